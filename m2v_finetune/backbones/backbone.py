@@ -1,0 +1,187 @@
+"""The module that turns windows of samples into all hidden states of the network."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from m2v_finetune.errors import UserError
+
+NORMALIZE_EPSILON = 1e-7
+MASK_VECTOR = "masked_spec_embed"
+
+
+class Backbone(nn.Module):
+    """A pre-trained network that returns every hidden state, the same number in every mode.
+
+    The layers are run one by one here, so that hidden states can be consumed as they come (a running
+    weighted sum keeps one of them, not all), so that none is ever dropped (LayerDrop is off), and so
+    that the last state means the same whatever transformers calls it: the output of the network,
+    after the final LayerNorm where there is one.
+
+    Attributes:
+        network: HubertModel, Data2VecAudioModel or Wav2Vec2Model of transformers.
+        source: The name it was loaded by.
+        revision: Branch, tag or commit it was loaded from, or None.
+        licence: SPDX identifier of the weights, or empty when unknown.
+        sample_rate: Of the audio it expects, in Hz.
+        frame_rate: Frames a second, exact: sample_rate over the product of the conv strides.
+        num_hidden_states: Transformer layers in use + 1; state 0 is the input of the first layer.
+        hidden_size: Width of each hidden state.
+        normalize: Whether each window is brought to zero mean and unit variance first.
+        settings: What `build_network` needs to build the same network, before truncation.
+    """
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        *,
+        source: str,
+        revision: str | None,
+        licence: str,
+        sample_rate: int,
+        normalize: bool,
+        num_layers: int | None = None,
+        spec_augment: bool = False,
+    ) -> None:
+        super().__init__()
+        config = network.config
+        self.settings: dict[str, Any] = {**config.to_dict(), "vocab_size": None}
+        self.source = source
+        self.revision = revision
+        self.licence = licence
+        self.sample_rate = sample_rate
+        self.normalize = normalize
+        self.spec_augment = spec_augment
+        self.frame_rate = Fraction(sample_rate, math.prod(config.conv_stride))
+        self.hidden_size: int = config.hidden_size
+        self.is_pre_norm = bool(getattr(config, "do_stable_layer_norm", False))
+        self.network = network
+        self._truncate(num_layers)
+        self._control_masking(spec_augment)
+        self.eval()
+
+    @property
+    def num_layers(self) -> int:
+        """Transformer layers in use."""
+        return len(self.network.encoder.layers)
+
+    @property
+    def num_hidden_states(self) -> int:
+        """Hidden states that `forward` returns."""
+        return self.num_layers + 1
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return how many frames a window of ``num_samples`` samples gives; 0 if it is too short."""
+        for kernel, stride in zip(
+            self.network.config.conv_kernel, self.network.config.conv_stride, strict=True
+        ):
+            num_samples = max(0, (num_samples - kernel) // stride + 1)
+        return num_samples
+
+    def check_window(self, num_samples: int) -> None:
+        """Raise `UserError` where a window is too short for the network or for its masks."""
+        frames = self.num_frames(num_samples)
+        least = self.network.config.mask_time_length if self.spec_augment else 1
+        if frames < least:
+            why = "SpecAugment masks spans of" if self.spec_augment else "The network needs"
+            raise UserError(
+                f"A window of {num_samples / self.sample_rate:.4g} s gives {frames} frames. {why} "
+                f"{least}. Set data.window_seconds to at least {(least + 1) / self.frame_rate:.2g}."
+            )
+
+    def prepare(self, waveforms: Tensor) -> Tensor:
+        """Return ``input_values``: each window with zero mean and unit variance, if the checkpoint asks.
+
+        Args:
+            waveforms: (batch, samples), mono at `sample_rate`, in [-1, 1].
+
+        Source: transformers, Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm.
+        """
+        if not self.normalize:
+            return waveforms
+        centred = waveforms - waveforms.mean(dim=-1, keepdim=True)
+        variance = centred.square().mean(dim=-1, keepdim=True)
+        return centred / torch.sqrt(variance + NORMALIZE_EPSILON)
+
+    def forward(self, input_values: Tensor) -> tuple[Tensor, ...]:
+        """Return all hidden states.
+
+        Args:
+            input_values: (batch, samples), as `prepare` returns them.
+
+        Returns:
+            `num_hidden_states` tensors, each (batch, frames, hidden_size).
+        """
+        return tuple(self.iterate_hidden_states(input_values))
+
+    def iterate_hidden_states(self, input_values: Tensor) -> Iterator[Tensor]:
+        """Yield the hidden states of `forward` one after the other, as they are computed."""
+        network, encoder = self.network, self.network.encoder
+        conv_learns = any(p.requires_grad for p in network.feature_extractor.parameters())
+        with torch.set_grad_enabled(conv_learns and torch.is_grad_enabled()):
+            features = network.feature_extractor(input_values).transpose(1, 2)
+        projected = network.feature_projection(features)
+        # data2vec and wav2vec 2.0 return the features beside their projection, HuBERT does not.
+        state = projected[0] if isinstance(projected, tuple) else projected
+        state = network._mask_hidden_states(state)
+        state = state + encoder.pos_conv_embed(state)
+        if not self.is_pre_norm:
+            state = encoder.layer_norm(state)
+        state = encoder.dropout(state)
+        if not encoder.layers and self.is_pre_norm:
+            state = encoder.layer_norm(state)
+        yield state
+        for index, layer in enumerate(encoder.layers):
+            state = layer(state)
+            if index + 1 == len(encoder.layers) and self.is_pre_norm:
+                state = encoder.layer_norm(state)
+            yield state
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the activations of each layer in the backward pass instead of keeping them."""
+        self.network.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the names and values of all weights: which backbone this is.
+
+        SpecAugment's vector does not count, as it is there only while its setting is on.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            if name == MASK_VECTOR:
+                continue
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _truncate(self, num_layers: int | None) -> None:
+        encoder = self.network.encoder
+        available = len(encoder.layers)
+        if num_layers is None or num_layers == available:
+            return
+        if not 0 <= num_layers < available:
+            raise UserError(
+                f"The backbone {self.source} has {available} transformer layers, so {num_layers} cannot "
+                f"be kept. Choose 0 to {available}."
+            )
+        encoder.layers = encoder.layers[:num_layers]
+        if self.is_pre_norm:
+            # The final LayerNorm belongs to the network's output; a lower state is what the next layer gets.
+            encoder.layer_norm = nn.Identity()
+
+    def _control_masking(self, spec_augment: bool) -> None:
+        config = self.network.config
+        config.apply_spec_augment = spec_augment
+        if spec_augment and config.mask_time_prob == 0.0 and config.mask_feature_prob == 0.0:
+            raise UserError(
+                f"backbone.spec_augment is on, but the config of {self.source} masks nothing "
+                "(mask_time_prob and mask_feature_prob are 0). Switch it off."
+            )
+        if not spec_augment and hasattr(self.network, MASK_VECTOR):
+            delattr(self.network, MASK_VECTOR)

@@ -1,0 +1,115 @@
+"""The checkpoints that load by a short name, as data.
+
+Source: the model card of m-a-p/music2vec-v1 and the published config.json of each repository. Any
+other HuBERT, wav2vec 2.0 or data2vec audio checkpoint loads by its Hub id or folder.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What is published of a checkpoint.
+
+    Attributes:
+        hub_id: Repository on the Hub, or None for one that ships with this package.
+        pretraining: Method, hours of music, length of a training excerpt.
+        num_layers: Transformer layers.
+        hidden_size: Width of a hidden state.
+        sample_rate: Of the audio, in Hz.
+        frame_rate: Frames a second: sample_rate / 320, the product of the conv strides.
+        parameters_millions: Of the backbone.
+        licence: SPDX identifier; models derived from the checkpoint inherit it.
+        citation: Paper, as an arXiv identifier, or empty.
+    """
+
+    hub_id: str | None
+    pretraining: str
+    num_layers: int
+    hidden_size: int
+    sample_rate: int
+    frame_rate: int
+    parameters_millions: float
+    licence: str
+    citation: str
+
+
+SHIPPED_DIR = Path(__file__).parent
+
+CHECKPOINTS = {
+    "music2vec-v1": Checkpoint(
+        hub_id="m-a-p/music2vec-v1",
+        pretraining="data2vec (BYOL-style), 1,000 h, 30 s (released: the crop5s version)",
+        num_layers=12,
+        hidden_size=768,
+        sample_rate=16000,
+        frame_rate=50,
+        parameters_millions=93.2,
+        licence="cc-by-nc-4.0",
+        citation="arXiv:2212.02508",
+    ),
+    "MERT-v0": Checkpoint(
+        hub_id="m-a-p/MERT-v0",
+        pretraining="masked prediction, 1,000 h, 5 s",
+        num_layers=12,
+        hidden_size=768,
+        sample_rate=16000,
+        frame_rate=50,
+        parameters_millions=94.4,
+        licence="cc-by-nc-4.0",
+        citation="arXiv:2306.00107",
+    ),
+    "MERT-v0-public": Checkpoint(
+        hub_id="m-a-p/MERT-v0-public",
+        pretraining="masked prediction, 900 h, 5 s",
+        num_layers=12,
+        hidden_size=768,
+        sample_rate=16000,
+        frame_rate=50,
+        parameters_millions=94.4,
+        licence="cc-by-nc-4.0",
+        citation="arXiv:2306.00107",
+    ),
+    "MERT-v1-95M": Checkpoint(
+        hub_id="m-a-p/MERT-v1-95M",
+        pretraining="masked prediction, 20,000 h, 5 s",
+        num_layers=12,
+        hidden_size=768,
+        sample_rate=24000,
+        frame_rate=75,
+        parameters_millions=94.4,
+        licence="cc-by-nc-4.0",
+        citation="arXiv:2306.00107",
+    ),
+    "MERT-v1-330M": Checkpoint(
+        hub_id="m-a-p/MERT-v1-330M",
+        pretraining="masked prediction, 160,000 h, 5 s",
+        num_layers=24,
+        hidden_size=1024,
+        sample_rate=24000,
+        frame_rate=75,
+        parameters_millions=315.4,
+        licence="cc-by-nc-4.0",
+        citation="arXiv:2306.00107",
+    ),
+    "random-small": Checkpoint(
+        hub_id=None,
+        pretraining="none: random weights, for trying the program offline",
+        num_layers=4,
+        hidden_size=128,
+        sample_rate=16000,
+        frame_rate=50,
+        parameters_millions=1.0,
+        licence="apache-2.0",
+        citation="",
+    ),
+}
+
+
+def published_checkpoint(source: str) -> Checkpoint | None:
+    """Return what is known of a backbone by its short name or its Hub id; None for any other."""
+    for name, checkpoint in CHECKPOINTS.items():
+        if source in (name, checkpoint.hub_id):
+            return checkpoint
+    return None

@@ -1,0 +1,373 @@
+"""The settings of a run: typed, complete, and the only place where a default is written.
+
+A recipe's settings are one frozen dataclass, `RecipeConfig`, of the sections below plus the section of
+its task. `parse_recipe` reads them from YAML files and from the command line, strictly: a key that
+does not exist and a value of the wrong type are errors.
+"""
+
+import re
+from argparse import ArgumentError
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from m2v_finetune.errors import UserError
+
+TuningMethod = Literal["probe", "lora", "full"]
+OnBadTrack = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """The pre-trained network, and how its layers are combined.
+
+    Args:
+        source: One of the names that `m2v backbones` lists, a Hub id, or a local folder.
+        revision: Branch, tag or commit of a Hub id; the default branch if not given.
+        num_layers: Keep only the first n transformer layers (Ding and Lerch keep 6 of 12); all if not
+            given.
+        layer_weighting: ``softmax`` learns a convex combination of all hidden states (SUPERB);
+            ``conv1d`` learns any linear combination with an offset (music2vec's model card); ``last``
+            takes the network's output; a number takes that hidden state (0 is the input of the first
+            layer), and the layers above it are not computed.
+        spec_augment: Mask spans of frames while training, with the probabilities of the checkpoint.
+    """
+
+    source: str = "music2vec-v1"
+    revision: str | None = None
+    num_layers: int | None = None
+    layer_weighting: Literal["softmax", "conv1d", "last"] | int = "softmax"
+    spec_augment: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """What reads the weighted hidden states.
+
+    Args:
+        pooling: How a window's frames become one vector: ``mean``, ``mean_std`` (mean and standard
+            deviation), or ``attention`` (a learned weighted mean).
+        kind: ``mlp`` has one hidden layer, as the published probes; ``linear`` has none.
+        hidden_size: Width of the hidden layer of ``mlp``.
+        dropout: Dropout probability before each linear layer.
+    """
+
+    pooling: Literal["mean", "mean_std", "attention"] = "mean"
+    kind: Literal["mlp", "linear"] = "mlp"
+    hidden_size: int = 512
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("head.hidden_size", self.hidden_size, 1)
+        _in_range("head.dropout", self.dropout, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig:
+    """What of the backbone learns.
+
+    Args:
+        method: ``probe`` keeps the backbone frozen; ``lora`` learns low-rank updates; ``full`` learns
+            all its weights.
+        r: Rank of the LoRA updates.
+        lora_alpha: LoRA's scale; the update is multiplied by lora_alpha / r.
+        lora_dropout: Dropout probability before the LoRA update.
+        lora_targets: Linear layers that get an update: those of ``attention`` (q, k, v, out), of the
+            ``feed_forward`` blocks, or ``all`` of them (best in Ding and Lerch, arXiv 2411.19371).
+        train_conv_encoder: Let ``full`` train the convolutional encoder too.
+    """
+
+    method: TuningMethod = "probe"
+    r: int = 2
+    lora_alpha: float = 4.0
+    lora_dropout: float = 0.0
+    lora_targets: Literal["attention", "feed_forward", "all"] = "all"
+    train_conv_encoder: bool = False
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("tuning.r", self.r, 1)
+        _in_range("tuning.lora_dropout", self.lora_dropout, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The music, its windows, and what to do with files that cannot be read.
+
+    Args:
+        source: A manifest (.csv or .jsonl), a folder that holds one, a folder with one folder per
+            label, a Hub data set id, or ``quickstart`` for the data that ships.
+        group_columns: When the data have no split and one is made: tracks that share a value of the
+            first of these columns that exists stay on one side.
+        validation_fraction: Share of groups in the validation split, when one is made.
+        test_fraction: Share of groups in the test split, when one is made.
+        window_seconds: What the model hears at once.
+        hop_seconds: Distance of windows when a whole track is judged; window_seconds if not given.
+        windows_per_track: Random windows of a track in one epoch of training.
+        num_workers: Processes that read audio, for each training process.
+        on_bad_track: ``stop`` lists all unreadable tracks and ends; ``skip`` goes on without them and
+            counts them in results.json.
+    """
+
+    source: str
+    group_columns: list[str] = field(default_factory=lambda: ["artist", "album"])
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    window_seconds: float = 5.0
+    hop_seconds: float | None = None
+    windows_per_track: int = 1
+    num_workers: int = 2
+    on_bad_track: OnBadTrack = "stop"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _positive("data.window_seconds", self.window_seconds)
+        if self.hop_seconds is not None:
+            _positive("data.hop_seconds", self.hop_seconds)
+            if self.hop_seconds > self.window_seconds:
+                raise UserError(
+                    f"data.hop_seconds is {self.hop_seconds}, more than data.window_seconds "
+                    f"({self.window_seconds}): music between windows would never be heard. "
+                    "Set it to at most the window."
+                )
+        _at_least("data.windows_per_track", self.windows_per_track, 1)
+        _at_least("data.num_workers", self.num_workers, 0)
+        for name in ("validation_fraction", "test_fraction"):
+            value = getattr(self, name)
+            if not 0.0 < value < 1.0:
+                raise UserError(f"data.{name} is {value}; it must lie between 0 and 1.")
+        if self.validation_fraction + self.test_fraction >= 1.0:
+            raise UserError(
+                f"data.validation_fraction {self.validation_fraction} and data.test_fraction "
+                f"{self.test_fraction} leave nothing to train on. Their sum must be below 1."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationConfig:
+    """Changes of the training windows that leave their labels true.
+
+    Args:
+        transforms: Applied in order, each a name with its parameters, such as
+            ``{name: gain, p: 0.5, min_gain_db: -6, max_gain_db: 6}``; docs/augmentation.md lists them.
+    """
+
+    transforms: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW, its rates and their course: linear warm-up, then a cosine to zero.
+
+    Args:
+        learning_rate: Peak rate of head and layer weights; by the tuning method if not given.
+        backbone_learning_rate: Peak rate of the backbone's trained weights; by the tuning method if not
+            given.
+        layer_decay: Each transformer layer's rate is that of the layer above times this.
+        weight_decay: Decoupled weight decay of matrices; vectors (biases, norms, layer weights) get none.
+        warmup_ratio: Share of all steps in which the rate rises from zero.
+        max_grad_norm: Gradients are scaled down to this total norm.
+    """
+
+    learning_rate: float | None = None
+    backbone_learning_rate: float | None = None
+    layer_decay: float = 1.0
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("learning_rate", "backbone_learning_rate"):
+            value = getattr(self, name)
+            if value is not None:
+                _positive(f"optimizer.{name}", value)
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise UserError(
+                f"optimizer.layer_decay is {self.layer_decay}; it must be above 0 and at most 1."
+            )
+        _in_range("optimizer.warmup_ratio", self.warmup_ratio, 0.0, 1.0)
+        _positive("optimizer.max_grad_norm", self.max_grad_norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long and in which portions.
+
+    Args:
+        epochs: Passes over the training tracks.
+        per_device_batch_size: Windows that one device sees at once.
+        gradient_accumulation_steps: Batches whose gradients make one optimiser step; the total batch is
+            per_device_batch_size x this x the number of processes.
+        eval_batch_size: Windows at once when tracks are judged.
+        mixed_precision: ``auto`` takes bf16 where the card computes in it, fp16 with loss scaling on
+            older cards, and no mixed precision on CPU.
+        gradient_checkpointing: Recompute activations in the backward pass instead of keeping them.
+        early_stopping_patience: End after this many epochs without a better validation metric.
+        log_every_steps: Optimiser steps between two lines of metrics.jsonl.
+        trackers: Trackers of Accelerate by name beside TensorBoard, such as ``wandb``.
+    """
+
+    epochs: int = 30
+    per_device_batch_size: int = 16
+    gradient_accumulation_steps: int = 1
+    eval_batch_size: int = 16
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    gradient_checkpointing: bool = True
+    early_stopping_patience: int = 5
+    log_every_steps: int = 10
+    trackers: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in (
+            "epochs",
+            "per_device_batch_size",
+            "gradient_accumulation_steps",
+            "eval_batch_size",
+            "early_stopping_patience",
+            "log_every_steps",
+        ):
+            _at_least(f"training.{name}", getattr(self, name), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where the run goes and how it repeats.
+
+    Args:
+        output_dir: The run folder, new or empty; ``runs/<task>-<date>-<time>`` if not given.
+        seed: Seed of weights, windows, order, augmentation and intervals.
+        resume: ``auto`` goes on from the last checkpoint in output_dir, if there is one; ``never``
+            refuses a folder that is not empty.
+    """
+
+    output_dir: str | None = None
+    seed: int = 0
+    resume: Literal["never", "auto"] = "never"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishConfig:
+    """What goes to the Hugging Face Hub, if anything does.
+
+    Args:
+        repo_id: Repository to push the model to, such as ``me/my-tagger``; nothing is pushed if not
+            given.
+        private: Create the repository as a private one.
+        weights: ``trained`` saves only what was trained and names the backbone it belongs to; ``all``
+            saves the whole network, with LoRA merged into it; ``auto`` is ``trained`` where anyone can
+            get the backbone by its name and it was not fully trained, else ``all``.
+    """
+
+    repo_id: str | None = None
+    private: bool = False
+    weights: Literal["auto", "trained", "all"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """The settings that every recipe has; each recipe adds the section ``task`` of its own.
+
+    Args:
+        data: The music.
+        backbone: The pre-trained network.
+        head: What reads its hidden states.
+        tuning: What of the backbone learns.
+        augmentation: Changes of the training windows.
+        optimizer: Rates and their course.
+        training: How long and in which portions.
+        run: Where the run goes and how it repeats.
+        publish: What goes to the Hub.
+    """
+
+    data: DataConfig
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+
+
+Config = TypeVar("Config", bound=RecipeConfig)
+
+
+def parse_recipe(
+    config_class: type[Config], argv: Sequence[str], *, description: str, quickstart: Path
+) -> Config:
+    """Read a recipe's settings: defaults, then each ``--config`` file, then ``--section.key value``.
+
+    When neither ``--config`` nor ``--data.source`` is given, the quickstart's file comes first.
+
+    Args:
+        config_class: A frozen dataclass of sections.
+        argv: The command line without the program's name.
+        description: What ``--help`` says first.
+        quickstart: The settings of the recipe's quickstart.
+
+    Raises:
+        UserError: An unknown key, a value of the wrong type or out of range, a missing file.
+        SystemExit: ``--help`` or ``--print_config`` was asked for.
+    """
+    names_data = any(word.split("=")[0] in ("--config", "--data.source") for word in argv)
+    if not names_data:
+        argv = ["--config", str(quickstart), *argv]
+    parser = ArgumentParser(description=description, exit_on_error=False)
+    parser.add_argument(
+        "--config", action="config", help="a YAML file of settings; may be repeated"
+    )
+    parser.add_class_arguments(config_class, as_group=False)
+    try:
+        settings = parser.instantiate(parser.parse_args(list(argv)))
+    except ArgumentError as error:
+        raise UserError(
+            f"The settings cannot be used: {error}{_suggestions(str(error), config_class)}\n"
+            "Run with --help for every key, its meaning and its default."
+        ) from error
+    return config_class(**{f.name: settings[f.name] for f in fields(config_class)})
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the settings as plain data, complete, ready for `save_config` and JSON."""
+    return asdict(config)
+
+
+def save_config(config: RecipeConfig, path: Path) -> None:
+    """Write all settings as YAML; given back as ``--config`` it repeats the run."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def _suggestions(message: str, config_class: type[RecipeConfig]) -> str:
+    known = [
+        f"{section.name}.{key.name}"
+        for section in fields(config_class)
+        for key in fields(cast(Any, section.type))
+    ]
+    words = re.findall(r"[\w.]+\.\w+|\w+", message)
+    near = {match for word in words for match in get_close_matches(word, known, n=1, cutoff=0.75)}
+    near -= set(words)
+    return f" Did you mean {' or '.join(sorted(near))}?" if near else ""
+
+
+def _at_least(name: str, value: int, lowest: int) -> None:
+    if value < lowest:
+        raise UserError(f"{name} is {value}; it must be at least {lowest}.")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise UserError(f"{name} is {value}; it must be above 0.")
+
+
+def _in_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value < high:
+        raise UserError(f"{name} is {value}; it must be at least {low} and below {high}.")

@@ -1,0 +1,308 @@
+"""Prepare a public data set: fetch its labels, check its audio, write its manifests.
+
+The labels are small and public, so they are fetched. The audio is large and often behind a form or
+a licence, so the user downloads it, by the instructions that each data set brings.
+"""
+
+import hashlib
+import http.client
+import ipaddress
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from m2v_finetune.audio.decode import inspect_audio
+from m2v_finetune.data.manifest import DATASET_INFO_NAME, DatasetInfo, problem_list
+from m2v_finetune.errors import AudioError, UserError
+
+TIMEOUT_SECONDS = 30.0
+BAD_TRACKS_NAME = "bad-tracks.tsv"
+MISSING = "missing"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """A label file at a public address.
+
+    Attributes:
+        url: ``https`` address that names one version for good, such as one with a commit.
+        path: Where it goes, relative to the root of the data set.
+        sha256: Sum of the content in hexadecimal; None where the sum is not known. Then the commit
+            in the address pins the content, and the reader of the file checks its counts.
+    """
+
+    url: str
+    path: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A public data set as `prepare_benchmark` needs it.
+
+    Attributes:
+        info: What the model card says of it.
+        remote_files: Label files to fetch.
+        instructions: How to get the audio by hand; ``{root}`` stands for the root folder.
+        manifests: Reads the label files below a root and returns the rows of each manifest by file
+            name. A row has ``id``, ``path`` relative to the root, ``split`` and the label columns.
+    """
+
+    info: DatasetInfo
+    remote_files: tuple[RemoteFile, ...]
+    instructions: str
+    manifests: Callable[[Path], dict[str, list[Row]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedManifest:
+    """A manifest that was written.
+
+    Attributes:
+        path: The file.
+        num_tracks: Tracks in it.
+        num_skipped: Tracks of the official list left out of it because their audio is bad.
+    """
+
+    path: Path
+    num_tracks: int
+    num_skipped: int
+
+
+def prepare_benchmark(
+    benchmark: Benchmark, root: Path, *, on_bad_track: Literal["stop", "skip"] = "stop"
+) -> list[PreparedManifest]:
+    """Fetch the labels, check the audio and write the manifests of a data set into its root.
+
+    Bad tracks are also listed in ``bad-tracks.tsv`` in the root: a line has path and problem.
+
+    Args:
+        benchmark: The data set.
+        root: Its folder, made when it does not exist.
+        on_bad_track: ``stop`` writes no manifest while a track is missing or damaged; ``skip``
+            writes the manifests without these tracks, but none that would be empty.
+
+    Returns:
+        The manifests written, with their counts.
+
+    Raises:
+        UserError: Label files cannot be fetched or are not the right ones; there is no audio at all
+            (the message holds the instructions); tracks are missing or damaged and ``on_bad_track``
+            is ``stop``, or no track is good; the root cannot be written.
+    """
+    title = benchmark.info.title
+    fetch_all(benchmark.remote_files, root)
+    manifests = benchmark.manifests(root)
+    names = list(dict.fromkeys(row["path"] for rows in manifests.values() for row in rows))
+    if not any((root / name).is_file() for name in names):
+        raise UserError(
+            f"The label files of {title} are in {root}, its audio is not: none of {len(names)} "
+            f"files is there, such as {root / names[0]}.\n\n"
+            + benchmark.instructions.format(root=root)
+        )
+    problems = check_files([root / name for name in names])
+    bad = {name: problems[root / name] for name in names if root / name in problems}
+    report = root / BAD_TRACKS_NAME
+    if bad:
+        lines = [f"{name}\t{' '.join(problem.split())}\n" for name, problem in bad.items()]
+        _write_whole(report, "".join(lines).encode())
+    else:
+        report.unlink(missing_ok=True)
+    good = {
+        file_name: [row for row in rows if row["path"] not in bad]
+        for file_name, rows in manifests.items()
+    }
+    if bad and (on_bad_track == "stop" or not any(good.values())):
+        affected = ", ".join(
+            f"{file_name}: {len(rows) - len(good[file_name])} of {len(rows)}"
+            for file_name, rows in manifests.items()
+        )
+        raise UserError(
+            problem_list(
+                f"{title} has audio files that are missing or damaged",
+                [f"{name}: {problem}" for name, problem in bad.items()],
+                f"All of them are in {report}. Tracks without usable audio: {affected}.\n"
+                "Download or unpack these files again, or go on without them "
+                "(--on-bad-track skip); results are then not comparable with published ones.\n\n"
+                + benchmark.instructions.format(root=root),
+            )
+        )
+    prepared = []
+    for file_name, rows in good.items():
+        if rows:
+            write_manifest(root / file_name, rows)
+            skipped = len(manifests[file_name]) - len(rows)
+            prepared.append(
+                PreparedManifest(path=root / file_name, num_tracks=len(rows), num_skipped=skipped)
+            )
+    write_dataset_info(root, benchmark.info)
+    return prepared
+
+
+def fetch_all(remote_files: Sequence[RemoteFile], root: Path) -> None:
+    """Fetch several files at once; see `fetch`.
+
+    Raises:
+        UserError: Lists every file that could not be had.
+    """
+    with ThreadPoolExecutor() as executor:
+        futures = [executor.submit(fetch, remote, root) for remote in remote_files]
+        errors = [future.exception() for future in futures]
+    problems = []
+    for error in errors:
+        if isinstance(error, UserError):
+            problems.append(str(error))
+        elif error is not None:
+            raise error
+    if problems:
+        raise UserError(
+            problem_list(
+                "Label files are missing or wrong",
+                problems,
+                "Files that are in place and right are kept; run the same command again.",
+            )
+        )
+
+
+def fetch(remote: RemoteFile, root: Path) -> Path:
+    """Return the file's place below a root, after fetching it unless it is there already.
+
+    The content is complete and checked before the name exists, so an interrupted transfer leaves
+    nothing behind.
+
+    Raises:
+        UserError: The address does not answer, or the content (fetched now, or put there by hand)
+            has another sum.
+    """
+    target = root / remote.path
+    if target.is_file():
+        problem = _sum_problem(target.read_bytes(), remote)
+        if problem:
+            raise UserError(
+                f"{target} is not the file that belongs there: {problem}. "
+                "Delete it, and it is fetched again."
+            )
+        return target
+    by_hand = f"Fetch it by hand on any machine with a network and save it as {target}."
+    try:
+        content = _download(remote.url)
+    except (OSError, http.client.HTTPException) as error:
+        # A URLError without a status code wraps the reason, such as a refused connection.
+        reason = error.reason if type(error) is urllib.error.URLError else error
+        raise UserError(f"{remote.url} could not be fetched ({reason}). {by_hand}") from error
+    problem = _sum_problem(content, remote)
+    if problem:
+        raise UserError(
+            f"{remote.url} gave another file than expected: {problem}. Nothing was saved. A proxy "
+            f"or a login page may have answered in its place. {by_hand}"
+        )
+    _write_whole(target, content)
+    return target
+
+
+def check_files(paths: Sequence[Path]) -> dict[Path, str]:
+    """Open every audio file, on several threads and with a progress bar on stderr.
+
+    Returns:
+        The problem of each file that is missing or damaged, in the order given, without its path.
+    """
+    columns = (
+        TextColumn("Checking audio"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    executor = ThreadPoolExecutor()
+    problems = {}
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            found = progress.track(executor.map(_audio_problem, paths), total=len(paths))
+            for path, problem in zip(paths, found, strict=True):
+                if problem is not None:
+                    problems[path] = problem
+    finally:
+        executor.shutdown(cancel_futures=True)  # an interrupt must not wait for 50,000 files
+    return problems
+
+
+def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSONL; the file is there whole or not at all.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    _write_whole(path, "".join(lines).encode())
+
+
+def write_dataset_info(folder: Path, info: DatasetInfo) -> None:
+    """Write ``dataset.json``, which `read_dataset_info` reads, beside the manifests of a folder.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    content = json.dumps(asdict(info), ensure_ascii=False, indent=2) + "\n"
+    _write_whole(folder / DATASET_INFO_NAME, content.encode())
+
+
+def _download(url: str) -> bytes:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
+        raise ValueError(f"a label file must have an https address: {url}")
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 (https only, above)
+        # Read without a size: only then does a connection that breaks off raise IncompleteRead.
+        content: bytes = response.read()
+        return content
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _sum_problem(content: bytes, remote: RemoteFile) -> str | None:
+    found = hashlib.sha256(content).hexdigest()
+    if remote.sha256 in (None, found):
+        return None
+    return f"its sha256 is {found}, expected is {remote.sha256}"
+
+
+def _audio_problem(path: Path) -> str | None:
+    if not path.is_file():
+        return MISSING
+    try:
+        inspect_audio(path)
+    except AudioError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}). Check the disk space and the rights of "
+            "the folder, or choose another root."
+        ) from error
+    finally:
+        with suppress(OSError):  # gone after a success
+            partial.unlink()

@@ -1,0 +1,108 @@
+"""Look at every audio file before training starts, and name all that cannot be used."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import track as progress
+
+from m2v_finetune.audio.decode import AudioInfo, inspect_audio
+from m2v_finetune.data.manifest import Track, problem_list
+from m2v_finetune.errors import AudioError, UserError
+
+logger = logging.getLogger(__name__)
+
+NUM_THREADS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckedTrack:
+    """A track whose audio can be read.
+
+    Attributes:
+        track: The track.
+        audio: Rate, length and channels of its file.
+    """
+
+    track: Track
+    audio: AudioInfo
+
+
+def check_tracks(
+    tracks: Sequence[Track],
+    *,
+    on_bad_track: Literal["stop", "skip"],
+    show_progress: bool = True,
+) -> tuple[list[CheckedTrack], list[str]]:
+    """Read the header and the end of every file (soundfile lets threads do that side by side).
+
+    Returns:
+        The usable tracks in their order, and one line for each track that was skipped.
+
+    Raises:
+        UserError: A file cannot be used and ``on_bad_track`` is ``stop``, or none can. All are listed.
+    """
+
+    def look(track: Track) -> AudioInfo | str:
+        try:
+            return inspect_audio(track.path)
+        except AudioError as error:
+            return f"{track.origin}: {error}"
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        found = list(
+            progress(
+                pool.map(look, tracks),
+                description="Checking audio",
+                total=len(tracks),
+                console=Console(stderr=True),
+                disable=not show_progress,
+                transient=True,
+            )
+        )
+    problems = [item for item in found if isinstance(item, str)]
+    checked = [
+        CheckedTrack(track=track, audio=item)
+        for track, item in zip(tracks, found, strict=True)
+        if not isinstance(item, str)
+    ]
+    if problems and (on_bad_track == "stop" or not checked):
+        raise UserError(
+            problem_list(
+                f"{len(problems)} of {len(tracks)} tracks cannot be used",
+                problems,
+                "Repair or remove them, or go on without them by --data.on_bad_track skip.",
+            )
+        )
+    for problem in problems:
+        logger.warning("Skipped %s", problem)
+    return checked, problems
+
+
+def check_splits(
+    splits: Mapping[str, Sequence[Track]],
+    *,
+    on_bad_track: Literal["stop", "skip"],
+    show_progress: bool = True,
+) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
+    """Check the files of all splits at once.
+
+    Returns:
+        The usable tracks, and the number of skipped ones, by split.
+
+    Raises:
+        UserError: As `check_tracks`, or no usable track is left in a split.
+    """
+    tracks = [track for members in splits.values() for track in members]
+    checked, _ = check_tracks(tracks, on_bad_track=on_bad_track, show_progress=show_progress)
+    usable = {name: [c for c in checked if c.track.split == name] for name in splits}
+    for name, members in usable.items():
+        if not members:
+            raise UserError(
+                f"None of the {len(splits[name])} tracks of the split '{name}' can be used (listed above). "
+                "Repair or replace them."
+            )
+    return usable, {name: len(splits[name]) - len(usable[name]) for name in splits}

@@ -1,0 +1,221 @@
+"""The manifest: one line a track, as CSV or JSONL (docs/data-formats.md).
+
+Only two columns mean something here: ``path`` (or ``file_name``), and ``split``, which may be
+absent. Every other column is kept as it was written, and belongs to the task that reads it.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from m2v_finetune.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+SPLIT_ALIASES = {
+    "training": "train",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
+PATH_COLUMNS = ("path", "file_name")
+MANIFEST_NAMES = ("manifest.jsonl", "manifest.csv", "metadata.jsonl", "metadata.csv")
+DATASET_INFO_NAME = "dataset.json"
+MAX_LISTED_PROBLEMS = 50
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Track:
+    """One music file and what is written about it.
+
+    Attributes:
+        id: Unique name of the track; the path as the manifest writes it, unless there is a column ``id``.
+        path: The audio file, absolute.
+        split: ``train``, ``validation``, ``test``, or None where the manifest has no split.
+        columns: All other columns, by name; from a CSV every value is a string.
+        origin: Where the track was read, for messages, such as ``songs.csv:12``.
+    """
+
+    id: str
+    path: Path
+    split: str | None
+    columns: Mapping[str, Any]
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What the model card says of the data: read from ``dataset.json`` beside a manifest.
+
+    Attributes:
+        name: Short name; for a data set of the Hub its id.
+        title: Name for people.
+        licence: SPDX identifier or a sentence; empty when unknown.
+        citation: BibTeX or a reference; empty when unknown.
+        homepage: Address; empty when unknown.
+    """
+
+    name: str
+    title: str = ""
+    licence: str = ""
+    citation: str = ""
+    homepage: str = ""
+
+
+def problem_list(title: str, problems: Sequence[str], advice: str) -> str:
+    """Return one message that lists every problem (the first 50 of very many) and what to do."""
+    listed = [f"  - {problem}" for problem in problems[:MAX_LISTED_PROBLEMS]]
+    if len(problems) > MAX_LISTED_PROBLEMS:
+        listed.append(f"  - and {len(problems) - MAX_LISTED_PROBLEMS} more")
+    return "\n".join([f"{title} ({len(problems)}):", *listed, advice])
+
+
+def read_manifest(path: Path) -> list[Track]:
+    """Read a manifest of any size; audio paths are relative to its folder.
+
+    Args:
+        path: A ``.csv`` or ``.jsonl`` file.
+
+    Raises:
+        UserError: The file is missing, is not what its name says, has no path column, or has lines
+            with an unknown split, a path twice, or a track in two splits. All such lines are listed.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no manifest at {path}. Give a .csv or .jsonl file.")
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
+    if path.suffix not in readers:
+        raise UserError(f"{path} is no manifest: the name must end in .csv or .jsonl.")
+    try:
+        rows = list(readers[path.suffix](path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    if not rows:
+        raise UserError(f"{path} lists no track. It needs one line a track.")
+    return tracks_from_rows(rows, folder=path.parent, name=path.name)
+
+
+def tracks_from_rows(
+    rows: Iterable[tuple[int, dict[str, Any]]], *, folder: Path, name: str
+) -> list[Track]:
+    """Make tracks of numbered rows, and report every row that cannot be one.
+
+    Args:
+        rows: Line number and columns.
+        folder: What relative paths are relative to.
+        name: The manifest's name, for messages.
+
+    Raises:
+        UserError: Lists all rows without a path, with an unknown split, or with a path or an id that
+            another row has.
+    """
+    tracks: list[Track] = []
+    problems: list[str] = []
+    seen_paths: dict[Path, Track] = {}
+    seen_ids: dict[str, Track] = {}
+    for line, row in rows:
+        origin = f"{name}:{line}"
+        columns = dict(row)
+        written = next((columns.pop(key) for key in PATH_COLUMNS if columns.get(key)), None)
+        if not isinstance(written, str):
+            problems.append(
+                f"{origin}: no path; a column 'path' or 'file_name' names the audio file"
+            )
+            continue
+        split = columns.pop("split", None) or None
+        if split is not None:
+            split = SPLIT_ALIASES.get(str(split).lower(), str(split).lower())
+            if split not in SPLITS:
+                problems.append(f"{origin}: split '{row['split']}' is none of {', '.join(SPLITS)}")
+                continue
+        track = Track(
+            id=str(columns.pop("id", None) or written),
+            path=Path(os.path.abspath(folder / written)),  # noqa: PTH100 (resolve() is slow for many)
+            split=split,
+            columns=columns,
+            origin=origin,
+        )
+        twin = seen_paths.setdefault(track.path, track)
+        namesake = seen_ids.setdefault(track.id, track)
+        if twin is not track and twin.split != split:
+            problems.append(
+                f"{origin}: '{written}' is in two splits: {split} here, {twin.split} at {twin.origin}"
+            )
+        elif twin is not track:
+            problems.append(f"{origin}: duplicate path '{written}', already at {twin.origin}")
+        elif namesake is not track:
+            problems.append(f"{origin}: duplicate id '{track.id}', already at {namesake.origin}")
+        tracks.append(track)
+    if problems:
+        raise UserError(
+            problem_list(f"{name} has lines that cannot be used", problems, "Correct these lines.")
+        )
+    with_split = [track for track in tracks if track.split is not None]
+    if with_split and len(with_split) < len(tracks):
+        bare = next(track for track in tracks if track.split is None)
+        raise UserError(
+            f"{name} gives a split for {len(with_split)} of {len(tracks)} tracks; the first "
+            f"without is at {bare.origin}. Give every track one, or none (then one is made for you)."
+        )
+    return tracks
+
+
+def read_dataset_info(folder: Path, *, name: str) -> DatasetInfo:
+    """Read ``dataset.json`` of a folder; without one, only the name is known.
+
+    Raises:
+        UserError: The file is no JSON object, or has a key that `DatasetInfo` does not know.
+    """
+    path = folder / DATASET_INFO_NAME
+    if not path.is_file():
+        return DatasetInfo(name=name)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return DatasetInfo(**content)
+    except (ValueError, TypeError) as error:
+        legal = ", ".join(field.name for field in fields(DatasetInfo))
+        raise UserError(
+            f"{path} cannot be used ({error}). It is a JSON object of {legal}."
+        ) from error
+
+
+def as_labels(value: Any) -> list[str]:
+    """Return the labels of a cell: a JSON list as it is, a CSV string split at ``;``.
+
+    >>> as_labels("rock; guitar ;;")
+    ['rock', 'guitar']
+    """
+    if value is None:
+        return []
+    parts = value if isinstance(value, list | tuple) else str(value).split(";")
+    return [label for label in (str(part).strip() for part in parts) if label]
+
+
+def _csv_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(
+                    f"{path.name}:{reader.line_num}: this line has not as many cells as the header "
+                    f"({', '.join(reader.fieldnames or [])}). Put cells with a comma in quotes."
+                )
+            yield reader.line_num, row
+
+
+def _jsonl_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path.name}:{number}: not JSON ({error}).") from error
+            if not isinstance(row, dict):
+                raise UserError(
+                    f'{path.name}:{number}: not a JSON object, such as {{"path": ...}}.'
+                )
+            yield number, row

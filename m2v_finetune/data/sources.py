@@ -1,0 +1,174 @@
+"""Where tracks come from: a manifest, a folder, a data set of the Hub, or what ships.
+
+Whatever the source, what comes out is a list of `Track` whose audio lies in files.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from m2v_finetune.data.manifest import (
+    MANIFEST_NAMES,
+    SPLIT_ALIASES,
+    SPLITS,
+    DatasetInfo,
+    Track,
+    read_dataset_info,
+    read_manifest,
+    tracks_from_rows,
+)
+from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.errors import UserError
+from m2v_finetune.hub import download_snapshot, explained, is_repo_id
+
+AUDIO_SUFFIXES = {".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"}
+QUICKSTART = "quickstart"
+
+
+def load_tracks(source: str, *, label_column: str) -> tuple[list[Track], DatasetInfo]:
+    """Find the tracks of a source.
+
+    Args:
+        source: A manifest, a folder with a manifest, a folder with one folder per label, a Hub data set
+            id, or ``quickstart``.
+        label_column: The column under which labels taken from folder names are filed.
+
+    Returns:
+        The tracks, and what is known of the data set.
+
+    Raises:
+        UserError: There is nothing at the source, or it cannot be read.
+    """
+    if source == QUICKSTART:
+        return _from_manifest(QUICKSTART_DIR / "manifest.jsonl")
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _from_manifest(path)
+    if path.is_dir():
+        manifest = next((path / name for name in MANIFEST_NAMES if (path / name).is_file()), None)
+        return _from_manifest(manifest) if manifest else _from_label_folders(path, label_column)
+    if is_repo_id(source) and path.suffix not in (".csv", ".jsonl"):
+        return _from_hub(source, label_column)
+    raise UserError(
+        f"There is no data at '{source}'. Give a .csv or .jsonl manifest, a folder that holds one "
+        f"({', '.join(MANIFEST_NAMES)}), a folder with one folder per label, a Hub data set id "
+        f"(user/name), or '{QUICKSTART}' for the data that ships."
+    )
+
+
+def _from_manifest(path: Path) -> tuple[list[Track], DatasetInfo]:
+    return read_manifest(path), read_dataset_info(path.parent, name=path.resolve().parent.name)
+
+
+def _from_label_folders(folder: Path, label_column: str) -> tuple[list[Track], DatasetInfo]:
+    """Read ``<label>/<file>`` or ``<split>/<label>/<file>``."""
+    names = {child.name.lower() for child in folder.iterdir() if child.is_dir()}
+    has_splits = bool(names) and names <= {*SPLITS, *SPLIT_ALIASES}
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.suffix.lower() not in AUDIO_SUFFIXES or len(parts) < 2 + has_splits:
+            continue
+        row: dict[str, Any] = {"path": str(Path(*parts)), label_column: [parts[int(has_splits)]]}
+        if has_splits:
+            row["split"] = parts[0]
+        rows.append((len(rows) + 1, row))
+    if not rows:
+        raise UserError(
+            f"The folder {folder} holds no manifest ({', '.join(MANIFEST_NAMES)}) and no audio in folders "
+            f"named by label, such as {folder / 'jazz' / 'song.mp3'}."
+        )
+    return (
+        tracks_from_rows(rows, folder=folder, name=str(folder)),
+        read_dataset_info(folder, name=folder.resolve().name),
+    )
+
+
+def _from_hub(repo_id: str, label_column: str) -> tuple[list[Track], DatasetInfo]:
+    """Read a data set of the Hub: one of audio files like a folder, one of tables through `datasets`."""
+    with explained(f"read the data set {repo_id}"):
+        info = HfApi().dataset_info(repo_id)
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    card: Any = info.card_data or {}
+    dataset = DatasetInfo(
+        name=repo_id,
+        title=repo_id,
+        licence=str(card.get("license") or ""),
+        homepage=f"https://huggingface.co/datasets/{repo_id}",
+    )
+    if any(Path(name).suffix.lower() in AUDIO_SUFFIXES for name in names):
+        tracks, _ = load_tracks(
+            str(download_snapshot(repo_id, repo_type="dataset")), label_column=label_column
+        )
+        return tracks, dataset
+    return _from_tables(repo_id), dataset
+
+
+def _from_tables(repo_id: str) -> list[Track]:
+    """Read a data set whose tables hold the audio; the other columns become the tracks' columns.
+
+    The audio is written to files once, in the cache of data sets, so that excerpts of it are read by
+    seeking like those of any other file.
+    """
+    # Imported here: it takes seconds, and most runs read files.
+    import datasets
+
+    try:
+        with explained(f"read the data set {repo_id}"):
+            loaded = datasets.load_dataset(repo_id)
+    except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError) as error:
+        raise UserError(f"Could not read the data set {repo_id}: {error}") from error
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "m2v-finetune" / repo_id.replace("/", "--")
+    has_splits = len(loaded) > 1  # one without splits is all 'train' on the Hub
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for split, table in loaded.items():
+        columns = [
+            name for name, kind in table.features.items() if isinstance(kind, datasets.Audio)
+        ]
+        if len(columns) != 1:
+            raise UserError(
+                f"The data set {repo_id} has {len(columns)} audio columns in its split '{split}' "
+                f"(columns: {', '.join(table.features)}). Exactly one is needed."
+            )
+        undecoded = table.cast_column(columns[0], datasets.Audio(decode=False))
+        for row in _named_rows(undecoded):
+            row["path"] = _audio_file(row.pop(columns[0]), cache)
+            if has_splits:
+                row["split"] = split
+            rows.append((len(rows) + 1, row))
+    return tracks_from_rows(rows, folder=cache, name=repo_id)
+
+
+def _named_rows(table: Any) -> Iterable[dict[str, Any]]:
+    """Yield the rows of a table of the Hub with class numbers turned into their names."""
+    import datasets
+
+    namers: dict[str, Any] = {}
+    for name, kind in table.features.items():
+        inner = getattr(kind, "feature", kind)
+        if isinstance(inner, datasets.ClassLabel):
+            namers[name] = inner.int2str
+    for row in table:
+        for name, to_name in namers.items():
+            if row[name] is not None:
+                row[name] = to_name(row[name])
+        yield row
+
+
+def _audio_file(audio: dict[str, Any], cache: Path) -> str:
+    """Return the path of a row's audio, writing embedded bytes to the cache under their checksum."""
+    content: bytes | None = audio["bytes"]
+    if content is None:
+        return str(audio["path"])
+    suffix = Path(audio["path"] or "audio.wav").suffix
+    path = cache / f"{hashlib.sha256(content).hexdigest()}{suffix}"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.part")
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    return str(path)

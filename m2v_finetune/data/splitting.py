@@ -1,0 +1,84 @@
+"""Splits: those the data bring, or one made so that an artist or album stays on one side."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sklearn.model_selection import GroupShuffleSplit
+
+from m2v_finetune.data.manifest import SPLITS, Track
+from m2v_finetune.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def split_tracks(
+    tracks: Sequence[Track],
+    *,
+    group_columns: Sequence[str],
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> dict[str, list[Track]]:
+    """Return the tracks by split; where they have none, draw one over groups.
+
+    Args:
+        tracks: All with a split, or all without.
+        group_columns: The first of these columns that any track has is the group: tracks that share its
+            value get the same split. A track without a value is a group of its own.
+        validation_fraction: Share of groups.
+        test_fraction: Share of groups.
+        seed: Decides the draw.
+
+    Raises:
+        UserError: A split of the data's own is empty, or there are fewer than three groups.
+    """
+    if tracks[0].split is None:
+        tracks = _draw(tracks, group_columns, validation_fraction, test_fraction, seed)
+    splits = {name: [track for track in tracks if track.split == name] for name in SPLITS}
+    empty = [name for name, members in splits.items() if not members]
+    if empty:
+        found = dict(Counter(track.split for track in tracks))
+        raise UserError(
+            f"The data have no track in {' and '.join(empty)} (found: {found}). "
+            "Put tracks there, or remove the column 'split' to have a split made."
+        )
+    return splits
+
+
+def _draw(
+    tracks: Sequence[Track],
+    group_columns: Sequence[str],
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> list[Track]:
+    column = next((c for c in group_columns if any(t.columns.get(c) for t in tracks)), None)
+    groups = [
+        f"{column}={track.columns[column]}" if column and track.columns.get(column) else track.id
+        for track in tracks
+    ]
+    if len(set(groups)) < 3:
+        raise UserError(
+            f"A split cannot be made: the tracks form {len(set(groups))} groups by '{column}', and three "
+            "splits need at least three. Add tracks, give a column 'split', or set data.group_columns."
+        )
+    logger.info(
+        "No split in the data: one is made with seed %d, over %d %s.",
+        seed,
+        len(set(groups)),
+        f"values of '{column}', each on one side" if column else "tracks",
+    )
+    shares = {"test": test_fraction, "validation": validation_fraction / (1 - test_fraction)}
+    assigned: dict[int, str] = {}
+    rest = list(range(len(tracks)))
+    for name, share in shares.items():
+        # At least one group on each side, however few there are.
+        num_groups = len({groups[i] for i in rest})
+        taken = max(1, round(share * num_groups))
+        splitter = GroupShuffleSplit(n_splits=1, test_size=taken, random_state=seed)
+        kept, drawn = next(splitter.split(rest, groups=[groups[i] for i in rest]))
+        assigned |= {rest[i]: name for i in drawn}
+        rest = [rest[i] for i in kept]
+    return [replace(t, split=assigned.get(i, "train")) for i, t in enumerate(tracks)]

@@ -1,0 +1,125 @@
+"""Fetching from the Hugging Face Hub and pushing to it, with messages that a person can act on."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from m2v_finetune.errors import UserError
+
+LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN."
+UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
+
+
+def is_repo_id(source: str) -> bool:
+    """Tell whether a string has the form of a Hub id, ``user/name``."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
+
+
+def download_snapshot(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    patterns: Sequence[str] | None = None,
+    repo_type: Literal["model", "dataset"] = "model",
+) -> Path:
+    """Return the local folder of a repository, fetched now or earlier; its name is the commit.
+
+    Raises:
+        UserError: No such repository or revision, no access, no network, a failing server.
+    """
+    with explained(f"fetch {repo_id}" + (f" at {revision}" if revision else "")):
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=list(patterns) if patterns else None,
+                repo_type=repo_type,
+            )
+        )
+
+
+def upload_folder(
+    folder: Path, repo_id: str, *, private: bool, message: str, library: tuple[str, str]
+) -> str:
+    """Create a model repository if needed and upload a folder in one commit.
+
+    Args:
+        folder: Its files replace those of the same name; others in the repository stay.
+        repo_id: ``user/name``.
+        private: Whether a repository that is created is a private one.
+        message: Of the commit.
+        library: Name and version that the Hub is told.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        UserError: No access, no network, or a failing server; the folder is untouched.
+    """
+    with explained(f"push to {repo_id}"):
+        api = HfApi(library_name=library[0], library_version=library[1])
+        api.whoami()  # creating an existing repository succeeds without a token; this does not
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+    return str(url)
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn the Hub client's errors into a `UserError` that says what could not be done and why.
+
+    Args:
+        doing: What is being done, such as ``fetch m-a-p/music2vec-v1``.
+    """
+    try:
+        yield
+    except (HTTPError, HFValidationError, LocalTokenNotFoundError, *UNREACHABLE) as error:
+        raise UserError(f"Could not {doing}: {_explanation(error)}") from error
+    except RuntimeError as error:
+        # The client wraps what fails while a large file is uploaded.
+        if not isinstance(error.__cause__, HTTPError):
+            raise
+        raise UserError(f"Could not {doing}: {_explanation(error.__cause__)}") from error
+
+
+def _explanation(error: BaseException) -> str:
+    if isinstance(error, GatedRepoError):
+        return f"the repository is gated. Accept its terms on its page. {LOG_IN}"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            "the Hub knows no such repository, or it is private and your token does not open it. Check "
+            f"the name. {LOG_IN}"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return "the repository has no such revision. Check its branches and tags."
+    if isinstance(error, LocalTokenNotFoundError):
+        return f"you are not logged in. {LOG_IN}"
+    if isinstance(error, HFValidationError):
+        return str(error)
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    if not isinstance(cause, HfHubHTTPError):
+        return (
+            "the Hub cannot be reached, and there is no complete earlier copy here. Check the network "
+            "(and HF_HUB_OFFLINE, HF_ENDPOINT), or use a local folder."
+        )
+    status = cause.response.status_code
+    if status == 401:
+        return f"the Hub refuses your token (401). {LOG_IN}"
+    if status == 403:
+        return f"your token may not do that (403). Check the user or organisation in the name. {LOG_IN}"
+    return f"the Hub failed with status {status}. Try again later."

@@ -1,0 +1,1 @@
+"""Metrics of track predictions: `evaluate.Metric` modules that need no network, and intervals."""

@@ -1,0 +1,466 @@
+"""TaskModel: backbone, layer weighting and head, from waveforms to what is known of a track."""
+
+import copy
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from m2v_finetune import __version__
+from m2v_finetune.audio.decode import inspect_audio
+from m2v_finetune.backbones import Backbone, load_backbone
+from m2v_finetune.backbones.backbone import MASK_VECTOR
+from m2v_finetune.backbones.checkpoints import CHECKPOINTS, published_checkpoint
+from m2v_finetune.backbones.layer_weighting import LayerWeighting
+from m2v_finetune.backbones.loading import build_network
+from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import TrackWindows, track_loader
+from m2v_finetune.data.manifest import Track
+from m2v_finetune.errors import UserError
+from m2v_finetune.heads import ClipHead
+from m2v_finetune.hub import download_snapshot, is_repo_id, upload_folder
+from m2v_finetune.tasks import TASKS, Task
+from m2v_finetune.tasks.tagging import TagPrediction
+from m2v_finetune.tuning import apply_tuning, merge_adapters
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
+LIBRARY_NAME = "m2v-finetune"
+MAX_LISTED_NAMES = 8
+
+
+class TaskModel(nn.Module):
+    """A backbone, the weighting of its layers, and the head of a task.
+
+    Attributes:
+        backbone: Yields hidden states; tuned by `tuning`.
+        layer_weighting: Makes one state of them.
+        head: Makes logits of it.
+        task: What the logits mean.
+        window_seconds: What the model hears at once.
+        hop_seconds: Distance of the windows of a track.
+        tuning: How the backbone was tuned.
+        base_fingerprint: Which backbone the tuned weights belong to; None where they stand alone.
+        card: The model card, as text, where there is one.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        layer_weighting: LayerWeighting,
+        head: ClipHead,
+        head_config: HeadConfig,
+        task: Task,
+        tuning: TuningConfig,
+        window_seconds: float,
+        hop_seconds: float,
+        base_fingerprint: str | None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layer_weighting = layer_weighting
+        self.head = head
+        self.head_config = head_config
+        self.task = task
+        self.tuning = tuning
+        self.window_seconds = window_seconds
+        self.hop_seconds = hop_seconds
+        self.base_fingerprint = base_fingerprint
+        self.card: str | None = None
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        task: Task,
+        backbone: BackboneConfig,
+        head: HeadConfig,
+        tuning: TuningConfig,
+        window_seconds: float,
+        hop_seconds: float | None = None,
+    ) -> "TaskModel":
+        """Load the backbone, set what of it learns, and put a new head on it.
+
+        Args:
+            task: What is to be learned.
+            backbone: Source, layers in use and their weighting.
+            head: Pooling and layers of the head.
+            tuning: What of the backbone learns.
+            window_seconds: What the model hears at once.
+            hop_seconds: Distance of windows; ``window_seconds`` if None.
+
+        Raises:
+            UserError: The backbone cannot be loaded, or a window is too short for it.
+        """
+        weighting = backbone.layer_weighting
+        num_layers = backbone.num_layers
+        if isinstance(weighting, int):
+            if num_layers is not None and not 0 <= weighting <= num_layers:
+                raise UserError(
+                    f"backbone.layer_weighting takes hidden state {weighting}, but backbone.num_layers keeps "
+                    f"the states 0 to {num_layers}."
+                )
+            num_layers = weighting
+        loaded = load_backbone(
+            backbone.source,
+            revision=backbone.revision,
+            num_layers=num_layers,
+            spec_augment=backbone.spec_augment,
+        )
+        fingerprint = loaded.fingerprint()
+        apply_tuning(loaded, tuning)
+        model = cls(
+            backbone=loaded,
+            layer_weighting=LayerWeighting(weighting, loaded.num_hidden_states),
+            head=_build_head(loaded, head, task),
+            head_config=head,
+            task=task,
+            tuning=tuning,
+            window_seconds=window_seconds,
+            hop_seconds=hop_seconds or window_seconds,
+            base_fingerprint=fingerprint,
+        )
+        loaded.check_window(model.window_samples)
+        return model
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of a window at the backbone's rate."""
+        return round(self.window_seconds * self.backbone.sample_rate)
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one window of a track to the next."""
+        return max(1, round(self.hop_seconds * self.backbone.sample_rate))
+
+    def train(self, mode: bool = True) -> "TaskModel":
+        """Set training mode; a backbone that does not learn stays in evaluation mode."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Return the logits of windows.
+
+        Args:
+            waveforms: (batch, window_samples), mono at the backbone's rate, in [-1, 1].
+
+        Returns:
+            (batch, task.num_outputs).
+        """
+        input_values = self.backbone.prepare(waveforms)
+        hidden_states = self.backbone.iterate_hidden_states(input_values)
+        features = self.layer_weighting(self.head.before_weighting(hidden_states))
+        return self.head(features)  # type: ignore[no-any-return]
+
+    def predict(self, path: str | Path, *, batch_size: int = 16) -> TagPrediction:
+        """Return what is known of a music file, for the whole track and along its time line.
+
+        Args:
+            path: A file of any length that soundfile reads, or ffmpeg where it is installed.
+            batch_size: Windows at once.
+
+        Raises:
+            AudioError: The file cannot be read.
+        """
+        path = Path(path)
+        audio = inspect_audio(path)
+        track = Track(id=str(path), path=path, split=None, columns={}, origin=str(path))
+        windows = TrackWindows(
+            [CheckedTrack(track=track, audio=audio)],
+            sample_rate=self.backbone.sample_rate,
+            window_samples=self.window_samples,
+            hop_samples=self.hop_samples,
+        )
+        device = next(self.parameters()).device
+        was_training = self.training
+        self.eval()
+        with torch.inference_mode():
+            scores = [
+                self.task.scores(self(waveforms.to(device))).float().cpu().numpy()
+                for _, waveforms in track_loader(windows, batch_size=batch_size, num_workers=0)
+            ]
+        self.train(was_training)
+        times = [
+            (
+                start / self.backbone.sample_rate,
+                min(
+                    (start + self.window_samples) / self.backbone.sample_rate,
+                    audio.duration_seconds,
+                ),
+            )
+            for _, start in windows.places
+        ]
+        return self.task.prediction(np.concatenate(scores), times)
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return what training can change, by name."""
+        return {
+            name: parameter.detach()
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and not name.endswith(MASK_VECTOR)
+        }
+
+    def save_pretrained(
+        self, folder: str | Path, *, weights: Literal["auto", "trained", "all"] = "auto"
+    ) -> None:
+        """Write config.json, model.safetensors and the model card.
+
+        Args:
+            folder: Made if needed; files of these names in it are replaced.
+            weights: ``trained`` saves what was trained, and the backbone's name; ``all`` the whole network
+                with adapters merged; ``auto`` is ``trained`` where anyone can get the backbone by that
+                name and it was not fully trained.
+
+        Raises:
+            UserError: ``trained`` is asked for of a model that was loaded with all its weights.
+        """
+        if weights == "auto":
+            weights = "trained" if self.is_adapter_enough() else "all"
+        if weights == "trained" and self.base_fingerprint is None:
+            raise UserError(
+                "This model was loaded with all its weights, merged, so that what was trained cannot be "
+                "told apart. Save it with weights='all'."
+            )
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if weights == "trained":
+            tensors = self.trained_tensors()
+        else:
+            merged = copy.deepcopy(self)
+            merge_adapters(merged.backbone)
+            tensors = {k: v for k, v in merged.state_dict().items() if not k.endswith(MASK_VECTOR)}
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            folder / WEIGHTS_FILE,
+            metadata={"format": "pt"},
+        )
+        settings = json.dumps(self._settings(weights), indent=2, ensure_ascii=False) + "\n"
+        (folder / CONFIG_FILE).write_text(settings, encoding="utf-8")
+        (folder / CARD_FILE).write_text(self.card or self.plain_card(), encoding="utf-8")
+
+    def is_adapter_enough(self) -> bool:
+        """Tell whether others can rebuild the model from what was trained and the backbone's name."""
+        anyone_has_it = self.backbone.source in CHECKPOINTS or (
+            is_repo_id(self.backbone.source) and not Path(self.backbone.source).is_dir()
+        )
+        return anyone_has_it and self.tuning.method != "full" and self.base_fingerprint is not None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        weights: Literal["auto", "trained", "all"] = "auto",
+    ) -> str:
+        """Save to a temporary folder and upload it; return the address of the repository.
+
+        Raises:
+            UserError: No access, no network, or a failing server. The model in memory is untouched.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, weights=weights)
+            return upload_model(Path(folder), repo_id, private=private)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> "TaskModel":
+        """Load what `save_pretrained` or `push_to_hub` wrote, in evaluation mode on the CPU.
+
+        Args:
+            source: A folder, such as ``model/`` of a run, or a Hub id.
+            revision: Branch, tag or commit of a Hub id.
+
+        Raises:
+            UserError: There is no such model, it is none of this program's, or its weights are not those
+                of its config or of its backbone.
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            if not is_repo_id(str(source)):
+                raise UserError(
+                    f"There is no model at '{source}'. Give a folder, such as model/ of a run, or a Hub id."
+                )
+            folder = download_snapshot(
+                str(source), revision=revision, patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+            )
+        model = cls._from_settings(folder)
+        model._load_tensors(folder / WEIGHTS_FILE)
+        card = folder / CARD_FILE
+        model.card = card.read_text(encoding="utf-8") if card.is_file() else None
+        return model.eval()
+
+    @classmethod
+    def _from_settings(cls, folder: Path) -> "TaskModel":
+        path = folder / CONFIG_FILE
+        if not path.is_file():
+            raise UserError(f"{folder} holds no {CONFIG_FILE}, so it is no model.")
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            if settings["library_name"] != LIBRARY_NAME:
+                raise ValueError(f"its library_name is {settings['library_name']!r}")
+            if settings["format_version"] > FORMAT_VERSION:
+                raise UserError(
+                    f"{path} was written by a newer version ({settings['library_version']}). Upgrade "
+                    f"{LIBRARY_NAME} (this is {__version__})."
+                )
+            task = TASKS[settings["task"]["name"]].from_dict(settings["task"])
+            tuning = TuningConfig(**settings["tuning"])
+            head = HeadConfig(**settings["head"])
+            saved = settings["backbone"]
+            stands_alone = settings["weights"] == "all"
+            if stands_alone:
+                backbone = Backbone(
+                    build_network(saved["settings"], where=str(path)),
+                    source=saved["source"],
+                    revision=saved["revision"],
+                    licence=saved["licence"],
+                    sample_rate=saved["sample_rate"],
+                    normalize=saved["normalize"],
+                    num_layers=saved["num_layers"],
+                )
+            else:
+                backbone = cls._base_backbone(saved, path)
+                apply_tuning(backbone, tuning)
+            return cls(
+                backbone=backbone,
+                layer_weighting=LayerWeighting(
+                    settings["layer_weighting"], backbone.num_hidden_states
+                ),
+                head=_build_head(backbone, head, task),
+                head_config=head,
+                task=task,
+                tuning=tuning,
+                window_seconds=float(settings["window_seconds"]),
+                hop_seconds=float(settings["hop_seconds"]),
+                base_fingerprint=None if stands_alone else saved["fingerprint"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path} is not the config of an {LIBRARY_NAME} model ({type(error).__name__}: {error})."
+            ) from error
+
+    @staticmethod
+    def _base_backbone(saved: Mapping[str, Any], path: Path) -> Backbone:
+        backbone = load_backbone(
+            saved["source"], revision=saved["revision"], num_layers=saved["num_layers"]
+        )
+        backbone.normalize = saved["normalize"]
+        if backbone.fingerprint() != saved["fingerprint"]:
+            raise UserError(
+                f"{path} was trained on another backbone than the one that '{saved['source']}' is here: its "
+                "weights differ. Fetch the right one, or ask for the model saved with all its weights."
+            )
+        return backbone
+
+    def _load_tensors(self, path: Path) -> None:
+        if not path.is_file():
+            raise UserError(f"{path.parent} holds no {path.name}.")
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is damaged ({error}). Fetch or save it again.") from error
+        expected = self.state_dict() if self.base_fingerprint is None else self.trained_tensors()
+        wrong = sorted(
+            name
+            for name in tensors.keys() | expected.keys()
+            if name not in tensors
+            or name not in expected
+            or tensors[name].shape != expected[name].shape
+        )
+        if wrong:
+            listed = ", ".join(wrong[:MAX_LISTED_NAMES])
+            raise UserError(
+                f"{path} does not fit its {CONFIG_FILE}: {len(wrong)} tensors are missing, unexpected or of "
+                f"another shape ({listed}{', ...' if len(wrong) > MAX_LISTED_NAMES else ''})."
+            )
+        self.load_state_dict(tensors, strict=False)
+
+    def _settings(self, weights: str) -> dict[str, Any]:
+        backbone = self.backbone
+        return {
+            "library_name": LIBRARY_NAME,
+            "library_version": __version__,
+            "format_version": FORMAT_VERSION,
+            "task": self.task.to_dict(),
+            "window_seconds": self.window_seconds,
+            "hop_seconds": self.hop_seconds,
+            "layer_weighting": self.layer_weighting.kind,
+            "head": asdict(self.head_config),
+            "tuning": asdict(self.tuning),
+            "weights": weights,
+            "backbone": {
+                "source": backbone.source,
+                "revision": backbone.revision,
+                "licence": backbone.licence,
+                "fingerprint": self.base_fingerprint,
+                "sample_rate": backbone.sample_rate,
+                "normalize": backbone.normalize,
+                "num_layers": backbone.num_layers,
+                "settings": backbone.settings,
+            },
+        }
+
+    def card_data(self) -> dict[str, Any]:
+        """Return the metadata that the Hub reads of every model, whatever is known of its training."""
+        published = published_checkpoint(self.backbone.source)
+        base = published.hub_id if published else self.backbone.source
+        data: dict[str, Any] = {
+            "library_name": LIBRARY_NAME,
+            "tags": ["music", "audio", self.task.name, LIBRARY_NAME],
+            "pipeline_tag": "audio-classification",
+        }
+        if self.backbone.licence:
+            data["license"] = self.backbone.licence
+        if base and is_repo_id(base):
+            data["base_model"] = base
+            data["base_model_relation"] = "adapter" if self.tuning.method == "lora" else "finetune"
+        return data
+
+    def plain_card(self) -> str:
+        """Return a card for a model that was not made by a recipe: licence, base and how to use it."""
+        data = ModelCardData(**self.card_data())
+        text = (
+            f"A model for {self.task.name}, made with {LIBRARY_NAME} from {self.backbone.source}.\n\n"
+            f"Licence of the backbone, which this model inherits: {self.backbone.licence or 'unknown'}.\n"
+        )
+        return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+
+
+def upload_model(folder: Path, repo_id: str, *, private: bool = False) -> str:
+    """Upload a model folder in one commit; return the address of the repository.
+
+    Raises:
+        UserError: No access, no network, or a failing server; the folder is untouched.
+    """
+    return upload_folder(
+        folder,
+        repo_id,
+        private=private,
+        message=f"Model made with {LIBRARY_NAME}",
+        library=(LIBRARY_NAME, __version__),
+    )
+
+
+def _build_head(backbone: Backbone, config: HeadConfig, task: Task) -> ClipHead:
+    return ClipHead(
+        input_size=backbone.hidden_size,
+        num_outputs=task.num_outputs,
+        pooling=config.pooling,
+        kind=config.kind,
+        hidden_size=config.hidden_size,
+        dropout=config.dropout,
+    )

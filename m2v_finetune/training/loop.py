@@ -1,0 +1,266 @@
+"""The training loop of every recipe."""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from m2v_finetune.config import OptimizerConfig, TrainingConfig
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import TrainingBatches, TrainingWindows, training_loader
+from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.model import TaskModel
+from m2v_finetune.training.checkpoint import Progress, load_best, load_last, save_best, save_last
+from m2v_finetune.training.evaluation import score_tracks, track_targets
+from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
+from m2v_finetune.training.progress import progress_bar
+from m2v_finetune.training.run_folder import RunFolder
+from m2v_finetune.training.signals import stop_on_signals
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """How training ended.
+
+    Attributes:
+        best_epoch: The epoch whose weights the model has now, from 1.
+        best_value: Its validation metric; nan if it never existed.
+        num_epochs: Epochs trained.
+        num_steps: Optimiser steps done.
+    """
+
+    best_epoch: int
+    best_value: float
+    num_epochs: int
+    num_steps: int
+
+
+class TrainingLoop:
+    """Trains until the epochs are done or validation no longer improves, and keeps the best weights.
+
+    After every epoch the tracks of the validation split are judged; the model ends with the weights of
+    the epoch in which the task's `selection_metric` of tracks was highest.
+
+    Args:
+        model: Tuned and headed; moved to the accelerator's device.
+        windows: Of the training split.
+        validation: Tracks of the validation split.
+        accelerator: Knows device, precision, accumulation and processes.
+        training: Epochs, batches, early stopping.
+        optimization: Rates and their course.
+        folder: Takes metrics.jsonl and checkpoints; where it has a checkpoint, the run goes on from it.
+        num_workers: Processes that read audio.
+        seed: Of the order of windows.
+    """
+
+    def __init__(
+        self,
+        model: TaskModel,
+        *,
+        windows: TrainingWindows,
+        validation: Sequence[CheckedTrack],
+        accelerator: Accelerator,
+        training: TrainingConfig,
+        optimization: OptimizerConfig,
+        folder: RunFolder,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.validation = validation
+        self.accelerator = accelerator
+        self.training = training
+        self.optimization = optimization
+        self.folder = folder
+        self.num_workers = num_workers
+        self.batches = TrainingBatches(
+            num_items=len(windows),
+            per_device_batch_size=training.per_device_batch_size,
+            gradient_accumulation_steps=training.gradient_accumulation_steps,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            seed=seed,
+        )
+        self.loader = training_loader(windows, self.batches, num_workers=num_workers)
+        self.total_steps = training.epochs * self.batches.steps_per_epoch
+        if training.gradient_checkpointing:
+            model.backbone.enable_gradient_checkpointing()
+        self.optimizer = build_optimizer(model, optimization)
+        self.wrapped, self.stepper = accelerator.prepare(model, self.optimizer)
+        self.progress = Progress()
+
+    def run(self) -> FitResult:
+        """Train.
+
+        Raises:
+            Stopped: A signal arrived; a checkpoint was saved.
+            UserError: The loss is not finite.
+        """
+        self._resume()
+        progress = self.progress
+        with stop_on_signals() as self.stop, progress_bar(self.accelerator) as self.bar:
+            self.bar_task = self.bar.add_task("Training", total=self.total_steps)
+            while not progress.is_finished:
+                self._train_epoch()
+                self._judge_epoch()
+                self._save()
+                if not progress.is_finished:
+                    self._stop_if_asked()
+        self.accelerator.wait_for_everyone()
+        load_best(self.model, self.folder.checkpoints)
+        assert progress.best_epoch is not None
+        assert progress.best_value is not None
+        if progress.epoch < self.training.epochs:
+            logger.info(
+                "Stopped early: validation did not improve for %d epochs.",
+                self.training.early_stopping_patience,
+            )
+        return FitResult(
+            best_epoch=progress.best_epoch,
+            best_value=progress.best_value,
+            num_epochs=progress.epoch,
+            num_steps=progress.step,
+        )
+
+    def _train_epoch(self) -> None:
+        progress = self.progress
+        self.batches.epoch, self.batches.first_step = progress.epoch, progress.step_in_epoch
+        self.wrapped.train()
+        self.losses: list[torch.Tensor] = []
+        batches = iter(self.loader)
+        while progress.step_in_epoch < self.batches.steps_per_epoch:
+            gradient_norm = self._train_step(batches)
+            progress.step += 1
+            progress.step_in_epoch += 1
+            is_last = progress.step_in_epoch == self.batches.steps_per_epoch
+            if is_last or progress.step % self.training.log_every_steps == 0:
+                self._log_step(gradient_norm)
+            self.bar.update(self.bar_task, completed=progress.step)
+            if not is_last:
+                self._stop_if_asked(save=True)
+
+    def _train_step(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """Take one optimiser step over as many batches as it accumulates; return the gradient norm."""
+        factor = rate_factor(
+            self.progress.step,
+            total_steps=self.total_steps,
+            warmup_ratio=self.optimization.warmup_ratio,
+        )
+        set_rates(self.optimizer, factor)
+        norm = torch.zeros(())
+        for _ in range(self.training.gradient_accumulation_steps):
+            waveforms, targets = next(batches)
+            with self.accelerator.accumulate(self.wrapped):
+                logits = self.wrapped(waveforms.to(self.accelerator.device, non_blocking=True))
+                targets = targets.to(self.accelerator.device, non_blocking=True)
+                loss = self.model.task.loss(logits.float(), targets)
+                self.losses.append(loss.detach())
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    norm = self.accelerator.clip_grad_norm_(
+                        self.wrapped.parameters(), self.optimization.max_grad_norm
+                    )
+                self.stepper.step()
+                self.stepper.zero_grad()
+        return norm
+
+    def _log_step(self, gradient_norm: torch.Tensor) -> None:
+        mean = torch.stack(self.losses).mean()
+        loss = float(self.accelerator.reduce(mean, reduction="mean"))
+        self.losses = []
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The training loss is {loss} by step {self.progress.step}: learning has failed. Lower "
+                "optimizer.learning_rate (and backbone_learning_rate), or set training.mixed_precision to "
+                f"'no'. The last checkpoint is in {self.folder.checkpoints}."
+            )
+        values = {"loss": loss, "gradient_norm": float(gradient_norm)}
+        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        self._log({**values, "learning_rates": rates}, tracked=values)
+        epoch = f"Epoch {self.progress.epoch + 1} of {self.training.epochs}, loss {loss:.4f}"
+        self.bar.update(self.bar_task, description=epoch)
+
+    def _judge_epoch(self) -> None:
+        """Judge the validation tracks, keep the weights if they are the best, end the epoch."""
+        progress, task = self.progress, self.model.task
+        scores = score_tracks(
+            self.model,
+            self.validation,
+            accelerator=self.accelerator,
+            batch_size=self.training.eval_batch_size,
+            num_workers=self.num_workers,
+            bar=self.bar,
+        )
+        values = task.values(track_targets(self.model, self.validation), scores)
+        value = values[task.selection_metric]
+        progress.epoch += 1
+        progress.step_in_epoch = 0
+        best = progress.best_value
+        # A metric that does not exist (one class only) is kept until there is one that does.
+        is_best = best is None or math.isnan(best) or value > best
+        if is_best:
+            progress.best_value, progress.best_epoch = value, progress.epoch
+            progress.epochs_without_improvement = 0
+            if self.accelerator.is_main_process:
+                save_best(self.model, self.folder.checkpoints)
+        else:
+            progress.epochs_without_improvement += 1
+        progress.is_finished = (
+            progress.epoch == self.training.epochs
+            or progress.epochs_without_improvement == self.training.early_stopping_patience
+        )
+        self._log({"validation": values}, tracked={f"validation/{k}": v for k, v in values.items()})
+        logger.info(
+            "Epoch %d of %d: validation %s%s",
+            progress.epoch,
+            self.training.epochs,
+            ", ".join(f"{task.metric_names[name]} {v:.4f}" for name, v in values.items()),
+            ", the best so far" if is_best else "",
+        )
+
+    def _log(self, line: dict[str, Any], *, tracked: dict[str, float]) -> None:
+        self.accelerator.log(tracked, step=self.progress.step)
+        if self.accelerator.is_main_process:
+            # The epoch that the steps belong to: `progress.epoch` epochs are complete.
+            epoch = self.progress.epoch + (self.progress.step_in_epoch > 0)
+            self.folder.log({"step": self.progress.step, "epoch": epoch, **line})
+
+    def _resume(self) -> None:
+        if not self.folder.has_checkpoint:
+            return
+        self.progress, metrics_bytes = load_last(
+            self.folder.checkpoints,
+            model=self.model,
+            optimizer=self.optimizer,
+            accelerator=self.accelerator,
+        )
+        if self.accelerator.is_main_process:
+            self.folder.cut_metrics(metrics_bytes)
+        logger.info("Going on after step %d of %d.", self.progress.step, self.total_steps)
+
+    def _save(self) -> None:
+        save_last(
+            self.folder.checkpoints,
+            model=self.model,
+            optimizer=self.optimizer,
+            accelerator=self.accelerator,
+            progress=self.progress,
+            metrics_bytes=self.folder.metrics_bytes(),
+        )
+
+    def _stop_if_asked(self, *, save: bool = False) -> None:
+        if not self.stop.is_agreed(self.accelerator):
+            return
+        if save:
+            self._save()
+        raise Stopped(
+            self.stop.number,
+            f"Stopped after step {self.progress.step} of {self.total_steps}, which is saved. Go on with:\n"
+            f"  {self.folder.resume_command()}",
+        )

@@ -1,0 +1,124 @@
+"""The end of a run: the test split, judged once."""
+
+import csv
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.manifest import DatasetInfo
+from m2v_finetune.training.checkpoint import write_atomically
+from m2v_finetune.training.evaluation import score_tracks, track_targets
+from m2v_finetune.training.loop import FitResult, TrainingLoop
+from m2v_finetune.training.progress import progress_bar
+from m2v_finetune.training.run_folder import write_json
+from m2v_finetune.training.setup import count_parameters
+
+logger = logging.getLogger(__name__)
+
+
+def judge_test(
+    loop: TrainingLoop,
+    fitted: FitResult,
+    *,
+    test: Sequence[CheckedTrack],
+    num_skipped: Mapping[str, int],
+    dataset: DatasetInfo,
+    seed: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Judge the tracks of the test split with the best weights; write results.json and predictions.csv.
+
+    Args:
+        loop: After `TrainingLoop.run`.
+        fitted: What it returned.
+        test: Tracks of the test split.
+        num_skipped: Number of tracks left out, by split.
+        dataset: What is known of the data.
+        seed: Of the bootstrap.
+        seconds: That training took.
+
+    Returns:
+        The content of results.json.
+    """
+    model, folder = loop.model, loop.folder
+    began = time.monotonic()
+    with progress_bar(loop.accelerator) as bar:
+        scores = score_tracks(
+            model,
+            test,
+            accelerator=loop.accelerator,
+            batch_size=loop.training.eval_batch_size,
+            num_workers=loop.num_workers,
+            bar=bar,
+        )
+    backbone = model.backbone
+    results = {
+        "task": model.task.name,
+        "split": "test",
+        "num_tracks": len(test),
+        "num_skipped_tracks": dict(num_skipped),
+        **model.task.report(track_targets(model, test), scores, seed=seed),
+        "metric_names": dict(model.task.metric_names),
+        "validation": {model.task.selection_metric: fitted.best_value},
+        "best_epoch": fitted.best_epoch,
+        "num_epochs": fitted.num_epochs,
+        "num_steps": fitted.num_steps,
+        "layer_weights": model.layer_weighting.weights().detach().cpu().tolist(),
+        "num_trained_parameters": count_parameters(model, trained_only=True),
+        "num_parameters": count_parameters(model),
+        "tuning": model.tuning.method,
+        "dataset": asdict(dataset),
+        "backbone": {
+            "source": backbone.source,
+            "revision": backbone.revision,
+            "licence": backbone.licence,
+        },
+        "seconds": {"training": seconds, "test": time.monotonic() - began},
+    }
+    if loop.accelerator.is_main_process:
+        write_predictions(folder.predictions, test, scores, labels=model.task.labels)
+        write_json(folder.results, results)
+    return results
+
+
+def log_results(results: Mapping[str, Any]) -> None:
+    """Log the metrics of the test split with their intervals, and the layer weights."""
+    for name, entry in results["metrics"].items():
+        logger.info(
+            "Test %s of %d tracks: %s",
+            results["metric_names"][name],
+            results["num_tracks"],
+            "none, as no label has both classes"
+            if entry["value"] is None
+            else f"{entry['value']:.4f} (95 % interval {entry['low']:.4f} to {entry['high']:.4f})",
+        )
+    if results["labels_left_out"]:
+        logger.info("Without labels of one class only: %s", ", ".join(results["labels_left_out"]))
+    weights = " ".join(f"{weight:.3f}" for weight in results["layer_weights"])
+    logger.info("Layer weights, from the input of the first layer up: %s", weights)
+
+
+def write_predictions(
+    path: Path,
+    tracks: Sequence[CheckedTrack],
+    scores: NDArray[np.float32],
+    *,
+    labels: Sequence[str],
+) -> None:
+    """Write one line a track: its id and the score of each label."""
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", *labels])
+            for checked, row in zip(tracks, scores, strict=True):
+                writer.writerow([checked.track.id, *(f"{value:.7g}" for value in row.tolist())])
+
+    write_atomically(path, write)

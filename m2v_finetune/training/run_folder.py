@@ -1,0 +1,169 @@
+"""The run folder: what a run was, what it measured, and what it made (docs/data-formats.md)."""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from m2v_finetune.config import RecipeConfig, save_config
+from m2v_finetune.errors import UserError
+from m2v_finetune.training.checkpoint import LAST_FILE, write_atomically
+
+PACKAGES = (
+    "m2v-finetune",
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "numpy",
+    "soundfile",
+    "soxr",
+)
+
+
+class RunFolder:
+    """Names and writes the files of a run.
+
+    Attributes:
+        path: The folder.
+        config: Resolved settings; given back as ``--config`` they repeat the run.
+        environment: Versions and machine.
+        metrics: One line a logged step or epoch.
+        results: Metrics of the test split with intervals.
+        predictions: One line a track of the test split.
+        checkpoints: To go on from, and the best.
+        model: What `TaskModel.from_pretrained` and the Hub take.
+        plots: Pictures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.results = path / "results.json"
+        self.predictions = path / "predictions.csv"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.plots = path / "plots"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return (self.checkpoints / LAST_FILE).is_file()
+
+    def create(self, config: RecipeConfig) -> None:
+        """Make the folder and write settings and environment.
+
+        Raises:
+            UserError: The folder cannot be made.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The run folder {self.path} cannot be made ({error.strerror}). Choose another by "
+                "--run.output_dir."
+            ) from error
+        save_config(config, self.config)
+        write_json(self.environment, describe_environment())
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def resume_command(self) -> str:
+        """Return the command that goes on with this run."""
+        script = Path(sys.argv[0])
+        return f"accelerate launch {script} --config {self.config} --run.resume auto"
+
+    def metrics_bytes(self) -> int:
+        """Return the length of metrics.jsonl."""
+        return self.metrics.stat().st_size if self.metrics.exists() else 0
+
+    def cut_metrics(self, num_bytes: int) -> None:
+        """Forget what was logged after a checkpoint was written."""
+        if self.metrics_bytes() > num_bytes:
+            os.truncate(self.metrics, num_bytes)
+
+
+def choose_folder(output_dir: str | None, *, task: str, resume: str) -> RunFolder:
+    """Return the folder of a run that may be begun or gone on with there.
+
+    Args:
+        output_dir: The user's, or None for a new one under ``runs/``.
+        task: Begins the name of a new one.
+        resume: ``never`` or ``auto``.
+
+    Raises:
+        UserError: The folder holds something already, and it is not to be resumed.
+    """
+    if output_dir is None:
+        if resume == "auto":
+            raise UserError(
+                "run.resume is 'auto', so run.output_dir must name the run to go on with."
+            )
+        return RunFolder(Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}")
+    path = Path(output_dir).expanduser()
+    if path.exists() and not path.is_dir():
+        raise UserError(f"run.output_dir {path} is a file. Name a folder.")
+    if path.is_dir() and any(path.iterdir()) and resume == "never":
+        raise UserError(
+            f"The run folder {path} is not empty, and nothing in it is overwritten. Choose another by "
+            "--run.output_dir, or go on with the run in it by --run.resume auto."
+        )
+    return RunFolder(path)
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Check that a run's files will fit on the disk.
+
+    Args:
+        folder: The run folder, which may not exist yet.
+        needed_bytes: Estimate of all that the run will write.
+
+    Raises:
+        UserError: There is less free.
+    """
+    existing = next(
+        parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists()
+    )
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise UserError(
+            f"The disk of {folder} has {free / 1e6:,.0f} MB free; this run needs about "
+            f"{needed_bytes / 1e6:,.0f} MB for checkpoints and the model. Free some, or choose another disk "
+            "by --run.output_dir."
+        )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON for people and programs, all or nothing."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda unfinished: _write_text(unfinished, text))
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions, machine and start of a run; no names of users, hosts or tokens."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "num_cpus": os.cpu_count(),
+        "cards": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {name: version(name) for name in PACKAGES},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

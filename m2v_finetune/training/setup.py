@@ -1,0 +1,170 @@
+"""The beginning of a run: processes, logging, seeds, and the first log."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from accelerate import Accelerator, PartialState
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from m2v_finetune.config import RecipeConfig, to_dict
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.manifest import DatasetInfo
+from m2v_finetune.model import TaskModel
+from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.precision import card_capability, choose_precision
+from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
+
+# Of what is trained, a run keeps: the last checkpoint with AdamW's two moments and its successor while it
+# is written, the best weights, and the model, each in float32.
+COPIES_OF_TRAINED = 2 * 3 + 2 + 1
+BYTES_PER_NUMBER = 4
+
+
+def start(config: RecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder]:
+    """Start the processes and choose the run folder; nothing is written yet.
+
+    Raises:
+        UserError: The run folder may not be used.
+    """
+    state = PartialState()
+    start_logging(is_main_process=state.is_main_process)
+    # One process decides: the name of a new folder holds the time.
+    [folder] = broadcast_object_list(
+        [choose_folder(config.run.output_dir, task=task, resume=config.run.resume)]
+    )
+    accelerator = Accelerator(
+        mixed_precision=choose_precision(
+            config.training.mixed_precision, capability=card_capability()
+        ),
+        gradient_accumulation_steps=config.training.gradient_accumulation_steps,
+        log_with=["tensorboard", *config.training.trackers],
+        project_config=ProjectConfiguration(
+            project_dir=str(folder.path), logging_dir=str(folder.path / "tensorboard")
+        ),
+    )
+    set_seed(config.run.seed)
+    return accelerator, folder
+
+
+def start_logging(*, is_main_process: bool = True) -> None:
+    """Log to standard error: all of this program on the main process, only errors elsewhere."""
+    handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("m2v_finetune").setLevel(logging.INFO if is_main_process else logging.ERROR)
+
+
+def open_run(
+    config: RecipeConfig,
+    *,
+    loop: TrainingLoop,
+    splits: Mapping[str, Sequence[CheckedTrack]],
+    dataset: DatasetInfo,
+) -> None:
+    """Say what will train, on what, at which cost; then make the run folder and start the trackers.
+
+    Raises:
+        UserError: The disk is too full, or the folder cannot be made.
+    """
+    accelerator, folder, model = loop.accelerator, loop.folder, loop.model
+    if accelerator.is_main_process:
+        Console(stderr=True).print(describe(config, loop=loop, splits=splits, dataset=dataset))
+        require_space(folder.path, run_bytes(model))
+        folder.create(config)
+    accelerator.wait_for_everyone()
+    flat = {
+        f"{section}.{key}": str(value)
+        for section, values in to_dict(config).items()
+        for key, value in values.items()
+    }
+    accelerator.init_trackers(model.task.name, config=flat)
+    set_seed(config.run.seed, device_specific=True)
+
+
+def run_bytes(model: TaskModel) -> int:
+    """Return about how many bytes a run writes: checkpoints, best weights, and the model."""
+    trained = count_parameters(model, trained_only=True)
+    whole = 0 if model.is_adapter_enough() else count_parameters(model)
+    return BYTES_PER_NUMBER * (COPIES_OF_TRAINED * trained + whole)
+
+
+def count_parameters(model: TaskModel, *, trained_only: bool = False) -> int:
+    """Return the number of weights, of all or of those that learn."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained_only)
+
+
+def describe(
+    config: RecipeConfig,
+    *,
+    loop: TrainingLoop,
+    splits: Mapping[str, Sequence[CheckedTrack]],
+    dataset: DatasetInfo,
+) -> Table:
+    """Return the first log as a table: what trains, on what data, at which cost."""
+    model, accelerator, batches = loop.model, loop.accelerator, loop.batches
+    backbone = model.backbone
+    trained, total = count_parameters(model, trained_only=True), count_parameters(model)
+    hours = {
+        name: sum(checked.audio.duration_seconds for checked in members) / 3600
+        for name, members in splits.items()
+    }
+    padded = sum(
+        checked.audio.num_samples(backbone.sample_rate) < model.window_samples
+        for members in splits.values()
+        for checked in members
+    )
+    rates: dict[str, float] = {}
+    for group in loop.optimizer.param_groups:
+        part = "backbone" if group["name"].startswith("backbone") else group["name"].split(",")[0]
+        rates[part] = max(rates.get(part, 0.0), group["peak_lr"])
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    licence = f", {dataset.licence}" if dataset.licence else ""
+    table.add_row("task", f"{model.task.name}, {model.task.num_outputs} outputs")
+    table.add_row(
+        "data",
+        f"{dataset.title or dataset.name}{licence}: "
+        + ", ".join(f"{name} {len(splits[name])} tracks ({hours[name]:.2f} h)" for name in splits),
+    )
+    table.add_row(
+        "windows",
+        f"{model.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
+        f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch"  # type: ignore[arg-type]
+        + (f"; {padded} tracks are shorter and padded with silence" if padded else ""),
+    )
+    table.add_row(
+        "backbone",
+        f"{backbone.source} ({backbone.licence or 'licence unknown'}), {backbone.num_layers} layers, "
+        f"{backbone.sample_rate} Hz; {_weights_note(backbone.source)}LayerDrop off, "
+        f"SpecAugment {'on' if backbone.spec_augment else 'off'}, "
+        f"windows {'normalised' if backbone.normalize else 'as they are'}",
+    )
+    table.add_row(
+        "tuning",
+        f"{model.tuning.method}: {trained:,} of {total:,} weights learn ({100 * trained / total:.2f} %); "
+        "peak rates " + ", ".join(f"{part} {rate:g}" for part, rate in rates.items()),
+    )
+    table.add_row(
+        "batch",
+        f"{batches.per_device_batch_size} windows x {batches.gradient_accumulation_steps} accumulated x "
+        f"{batches.num_processes} processes = {batches.total_batch_size}",
+    )
+    table.add_row(
+        "cost",
+        f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {loop.total_steps} "
+        f"steps, on {accelerator.device} in {_precision_name(accelerator.mixed_precision)}; "
+        f"up to {run_bytes(model) / 1e6:,.0f} MB on disk",
+    )
+    table.add_row("run folder", str(loop.folder.path))
+    return table
+
+
+def _weights_note(source: str) -> str:
+    return "RANDOM WEIGHTS, a demonstration; " if source.startswith("random") else ""
+
+
+def _precision_name(mixed_precision: str) -> str:
+    return "float32" if mixed_precision == "no" else mixed_precision

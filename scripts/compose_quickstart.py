@@ -1,0 +1,176 @@
+"""Composes and renders the quickstart data that ships in `m2v_finetune/data/quickstart`.
+
+    python scripts/compose_quickstart.py
+
+rebuilds the folder in five to ten minutes on two cores. It needs FluidSynth 2.3 or newer and the two
+sound fonts, in Debian and Ubuntu
+
+    apt-get install fluidsynth fluid-soundfont-gm musescore-general-soundfont
+
+and of Python packages only what m2v-finetune itself depends on. The same seed gives the same
+manifest, annotations and notes to the byte; the audio is the same music, though other versions of
+FluidSynth or libvorbis may encode it to other bytes. `--annotations-only` writes all but the audio
+and needs neither FluidSynth nor sound fonts.
+
+LICENSES.txt and __init__.py of the folder are kept by hand.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from composer.annotate import TAGS, annotation_files, choose_stems, clip_tags, manifest_row
+from composer.arrange import Piece, Plan, compose, plan_split
+from composer.describe import dataset_info, readme
+from composer.render import render_roles, sum_roles, write_ogg
+
+REPOSITORY = Path(__file__).parent.parent
+SEED = 1
+# Pieces of each split, and how many of them come with stems.
+NUM_PIECES = {"train": 160, "validation": 48, "test": 72}
+NUM_STEMS = {"train": 8, "validation": 2, "test": 2}
+# At least so many clips of a split have a tag, and as many have it not.
+FEWEST_PER_TAG = {"train": 8, "validation": 4, "test": 4}
+
+
+def compose_all(seed: int) -> tuple[list[Piece], frozenset[str]]:
+    """All pieces, sorted by identifier, and the identifiers of those that come with stems."""
+    pieces: list[Piece] = []
+    with_stems: frozenset[str] = frozenset()
+    for split, count in NUM_PIECES.items():
+        plans = plan_split(split, count, seed)
+        check_tags(split, plans)
+        with_stems |= choose_stems(plans, NUM_STEMS[split])
+        pieces += [compose(plan, seed) for plan in plans]
+    return sorted(pieces, key=lambda piece: piece.plan.identifier), with_stems
+
+
+def check_tags(split: str, plans: list[Plan]) -> None:
+    """Stop where a tag is too rare or too common in a split to be learned or measured."""
+    for tag in TAGS:
+        positives = sum(tag in clip_tags(plan) for plan in plans)
+        fewest = FEWEST_PER_TAG[split]
+        if not fewest <= positives <= len(plans) - fewest:
+            raise SystemExit(
+                f"{positives} of {len(plans)} {split} clips have the tag {tag!r}; "
+                f"{fewest} must have it and {fewest} must not. Choose another --seed."
+            )
+
+
+def write_annotations(
+    output: Path, pieces: list[Piece], with_stems: frozenset[str], soundfonts: dict[str, str]
+) -> None:
+    """Write everything but the audio.
+
+    Args:
+        output: The folder.
+        pieces: As `compose_all` returns them.
+        with_stems: Identifiers of the pieces that come with stems.
+        soundfonts: Name of each split's sound font.
+    """
+    folder = output / "annotations"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rows = []
+    for piece in pieces:
+        for name, content in annotation_files(piece).items():
+            (folder / name).write_bytes(content)
+        name = piece.plan.identifier
+        soundfont = soundfonts[name.split("-")[0]]
+        rows.append(manifest_row(piece, soundfont, has_stems=name in with_stems))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (output / "manifest.jsonl").write_text(lines, encoding="utf-8")
+    (output / "dataset.json").write_text(
+        json.dumps(dataset_info(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    (output / "README.md").write_text(readme(rows), encoding="utf-8")
+
+
+def write_audio(
+    output: Path,
+    pieces: list[Piece],
+    with_stems: frozenset[str],
+    render: Callable[[Piece], dict[str, np.ndarray]],
+    workers: int,
+) -> None:
+    """Render and write every clip, and the stems of some."""
+    for folder in (output / "audio", output / "stems"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+
+    def write_piece(piece: Piece) -> None:
+        name = piece.plan.identifier
+        stems = render(piece)
+        mixture = sum_roles(stems)
+        peak = max(abs(signal).max() for signal in (mixture, *stems.values()))
+        if peak > 0.99:
+            raise SystemExit(f"{name} would clip: its peak is {peak:.2f} of full scale.")
+        write_ogg(output / "audio" / f"{name}.ogg", mixture)
+        if name in with_stems:
+            (output / "stems" / name).mkdir()
+            for role, stem in stems.items():
+                write_ogg(output / "stems" / name / f"{role}.ogg", stem)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for done, _ in enumerate(pool.map(write_piece, pieces), start=1):
+            print(f"\r{done} of {len(pieces)} pieces", end="", flush=True)
+    print()
+
+
+def main() -> None:
+    """Compose, annotate and render."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=REPOSITORY / "m2v_finetune" / "data" / "quickstart"
+    )
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument(
+        "--train-soundfont",
+        type=Path,
+        default=Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
+        help="renders the train and validation splits (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--test-soundfont",
+        type=Path,
+        default=Path("/usr/share/sounds/sf3/MuseScore_General.sf3"),
+        help="renders the test split (default: %(default)s)",
+    )
+    parser.add_argument("--fluidsynth", default="fluidsynth", help="the program")
+    parser.add_argument("--workers", type=int, default=2, help="pieces rendered at a time")
+    parser.add_argument("--annotations-only", action="store_true", help="write no audio")
+    arguments = parser.parse_args()
+    soundfonts = {
+        "train": arguments.train_soundfont,
+        "validation": arguments.train_soundfont,
+        "test": arguments.test_soundfont,
+    }
+
+    def render(piece: Piece) -> dict[str, np.ndarray]:
+        split = piece.plan.identifier.split("-")[0]
+        return render_roles(piece, soundfonts[split], arguments.fluidsynth)
+
+    if not arguments.annotations_only:
+        for soundfont in sorted(set(soundfonts.values())):
+            if not soundfont.is_file():
+                parser.error(f"there is no sound font at {soundfont}; install it or name another")
+        if shutil.which(arguments.fluidsynth) is None:
+            parser.error(f"there is no program {arguments.fluidsynth!r}; install FluidSynth")
+    pieces, with_stems = compose_all(arguments.seed)
+    names = {split: path.stem for split, path in soundfonts.items()}
+    write_annotations(arguments.output, pieces, with_stems, names)
+    if not arguments.annotations_only:
+        write_audio(arguments.output, pieces, with_stems, render, arguments.workers)
+    files = [path for path in arguments.output.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    print(f"{arguments.output}: {len(files)} files, {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Make the small backbone that ships: random weights, in the published layout of music2vec.
+
+    python scripts/make_random_backbone.py [FOLDER]
+
+Its architecture is music2vec's (data2vec audio, 16 kHz, 50 frames a second, layer-normed
+convolutions), narrow and with four layers. Nothing was trained: it is there so that every step of
+the program runs offline.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import Data2VecAudioConfig, Data2VecAudioModel
+
+SEED = 20221205
+FOLDER = Path(__file__).parent.parent / "m2v_finetune" / "backbones" / "random_small"
+
+
+def main(folder: Path) -> None:
+    """Write config.json, preprocessor_config.json and model.safetensors into the folder."""
+    torch.manual_seed(SEED)
+    config = Data2VecAudioConfig(
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=512,
+        conv_dim=(16, 32, 32, 64, 64, 96, 128),
+        num_conv_pos_embeddings=5,
+        num_conv_pos_embedding_groups=16,
+        conv_pos_kernel_size=19,
+        layerdrop=0.0,
+    )
+    model = Data2VecAudioModel(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt", "note": f"random weights, seed {SEED}, nothing was trained"},
+    )
+    content = {"note": "random weights, nothing was trained", **config.to_diff_dict()}
+    for unused in ("transformers_version", "tdnn_dim", "tdnn_kernel", "tdnn_dilation"):
+        content.pop(unused, None)
+    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    preprocessor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "do_normalize": True,
+        "feature_size": 1,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": False,
+        "sampling_rate": 16000,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{folder}: {count:,} parameters, random weights")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
