@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import HfApi, snapshot_download
+from httpx2 import HTTPError
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,

@@ -425,7 +425,7 @@ class TaskModel(nn.Module):
         }
         if self.backbone.licence:
             data["license"] = self.backbone.licence
-        if base and is_repo_id(base):
+        if base and is_repo_id(base) and not Path(base).is_dir():
             data["base_model"] = base
             data["base_model_relation"] = "adapter" if self.tuning.method == "lora" else "finetune"
         return data

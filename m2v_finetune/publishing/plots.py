@@ -42,7 +42,7 @@ def plot_layer_weights(
     Args:
         weights: (num_hidden_states,); the first is that of the input of the first transformer layer.
         path: The PNG file; its folder is made if needed.
-        backbone: Name of the backbone, for the title.
+        backbone: Name, Hub id or folder of the backbone; its last part is shown.
         kind: The layer weighting: ``softmax``, ``conv1d``, ``last``, or the number of a hidden state.
     """
     _save(layer_weights_figure(weights, backbone=backbone, kind=kind), path)
@@ -101,7 +101,7 @@ def layer_weights_figure(weights: Sequence[float], *, backbone: str, kind: str |
     else:
         axes.set_ylim(0, 1.1)
         how = "The last hidden state alone" if kind == "last" else f"Hidden state {kind} alone"
-    _title(axes, f"Layer weights of {backbone}", how)
+    _title(axes, f"Layer weights of {_shortened(Path(backbone).name)}", how)
     return figure
 
 

@@ -49,7 +49,9 @@ def draw_plots(model: TaskModel, folder: RunFolder, results: dict[str, Any]) -> 
         backbone=model.backbone.source,
         kind=str(model.layer_weighting.kind),
     )
-    plot_training(folder.metrics, folder.plots / "training.png")
+    plot_training(
+        folder.metrics, folder.plots / "training.png", metric_names=results["metric_names"]
+    )
     for metric, name in results["metric_names"].items():
         path = folder.plots / f"per_label_{metric}.png"
         plot_per_label(results["per_label"], path, metric=metric, name=name)
