@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from m2v_finetune.errors import UserError
@@ -34,6 +35,8 @@ class Backbone(nn.Module):
         num_hidden_states: Transformer layers in use + 1; state 0 is the input of the first layer.
         hidden_size: Width of each hidden state.
         normalize: Whether each window is brought to zero mean and unit variance first.
+        gradient_checkpointing: In training mode, recompute the activations of each layer in the
+            backward pass instead of keeping them.
         settings: What `build_network` needs to build the same network, before truncation.
     """
 
@@ -61,6 +64,7 @@ class Backbone(nn.Module):
         self.frame_rate = Fraction(sample_rate, math.prod(config.conv_stride))
         self.hidden_size: int = config.hidden_size
         self.is_pre_norm = bool(getattr(config, "do_stable_layer_norm", False))
+        self.gradient_checkpointing = False
         self.network = network
         self._truncate(num_layers)
         self._control_masking(spec_augment)
@@ -125,8 +129,10 @@ class Backbone(nn.Module):
         network, encoder = self.network, self.network.encoder
         conv_learns = any(p.requires_grad for p in network.feature_extractor.parameters())
         with torch.set_grad_enabled(conv_learns and torch.is_grad_enabled()):
-            features = network.feature_extractor(input_values).transpose(1, 2)
-        projected = network.feature_projection(features)
+            features = input_values.unsqueeze(1)
+            for layer in network.feature_extractor.conv_layers:
+                features = self._run(layer, features)
+        projected = network.feature_projection(features.transpose(1, 2))
         # data2vec and wav2vec 2.0 return the features beside their projection, HuBERT does not.
         state = projected[0] if isinstance(projected, tuple) else projected
         state = network._mask_hidden_states(state)
@@ -138,14 +144,16 @@ class Backbone(nn.Module):
             state = encoder.layer_norm(state)
         yield state
         for index, layer in enumerate(encoder.layers):
-            state = layer(state)
+            state = self._run(layer, state)
             if index + 1 == len(encoder.layers) and self.is_pre_norm:
                 state = encoder.layer_norm(state)
             yield state
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Recompute the activations of each layer in the backward pass instead of keeping them."""
-        self.network.gradient_checkpointing_enable({"use_reentrant": False})
+    def _run(self, layer: nn.Module, state: Tensor) -> Tensor:
+        """Run a layer, keeping only its input for the backward pass where checkpointing is on."""
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(layer, state, use_reentrant=False)  # type: ignore[no-any-return]
+        return layer(state)  # type: ignore[no-any-return]
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the names and values of all weights: which backbone this is.

@@ -190,7 +190,7 @@ def _results_table(results: Mapping[str, Any]) -> str:
         [
             _table(["Metric", results["split"].capitalize(), "95 % interval", "Validation"], rows),
             f"Measured on the {_count(results['num_tracks'], 'track')} of the {results['split']} split, "
-            f"each judged as a whole, once, after training.{macro} The interval is a percentile "
+            f"each judged as a whole, once, after training.{macro} The interval is a "
             "bootstrap over these tracks. The validation value is that of the epoch that was chosen.",
         ]
     )

@@ -97,12 +97,8 @@ class Tagging:
                     f"Remove or correct them. The training tracks have: {', '.join(sorted(in_training))}.",
                 )
             )
-        unknown = [
-            f"{track.origin}: unknown label '{label}'"
-            for track in tracks
-            for label in as_labels(track.columns.get(column))
-            if label not in in_training or label not in labels
-        ]
+        task = cls(labels=labels, label_column=column)
+        unknown = task.unknown_labels(tracks)
         if unknown and not config.ignore_unknown_labels:
             why = "not in task.labels" if config.labels is not None else "on no training track"
             raise UserError(
@@ -112,7 +108,7 @@ class Tagging:
                     "Correct them, or go on without them by --task.ignore_unknown_labels true.",
                 )
             )
-        return cls(labels=labels, label_column=column)
+        return task
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Tagging":
@@ -122,6 +118,16 @@ class Tagging:
     def to_dict(self) -> dict[str, Any]:
         """Return what is saved with a model."""
         return {"name": self.name, "labels": list(self.labels), "label_column": self.label_column}
+
+    def unknown_labels(self, tracks: Sequence[Track]) -> list[str]:
+        """Return a line for each label of a track that is not among those of the task."""
+        known = set(self.labels)
+        return [
+            f"{track.origin}: unknown label '{label}'"
+            for track in tracks
+            for label in as_labels(track.columns.get(self.label_column))
+            if label not in known
+        ]
 
     def targets(self, track: Track) -> NDArray[np.float32]:
         """Return (num_outputs,): 1 for each label of the track, else 0."""

@@ -7,7 +7,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Progress:
         epoch: Epochs complete; also the number, from 0, of the one under way.
         step_in_epoch: Optimiser steps done in the epoch under way.
         step: Optimiser steps done in all.
-        best_value: Best validation metric so far; None before the first.
+        best_values: Validation metrics of the best epoch so far; empty before the first.
         best_epoch: The epoch that reached it, from 1.
         epochs_without_improvement: Since then.
         is_finished: Whether training is over.
@@ -41,7 +41,7 @@ class Progress:
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
-    best_value: float | None = None
+    best_values: dict[str, float] = field(default_factory=dict)
     best_epoch: int | None = None
     epochs_without_improvement: int = 0
     is_finished: bool = False

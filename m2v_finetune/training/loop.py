@@ -18,7 +18,7 @@ from m2v_finetune.training.checkpoint import Progress, load_best, load_last, sav
 from m2v_finetune.training.evaluation import score_tracks, track_targets
 from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
 from m2v_finetune.training.progress import progress_bar
-from m2v_finetune.training.run_folder import RunFolder
+from m2v_finetune.training.run_folder import RunFolder, json_number
 from m2v_finetune.training.signals import stop_on_signals
 
 logger = logging.getLogger(__name__)
@@ -30,13 +30,13 @@ class FitResult:
 
     Attributes:
         best_epoch: The epoch whose weights the model has now, from 1.
-        best_value: Its validation metric; nan if it never existed.
+        best_values: Its metrics of the validation tracks; nan where one never existed.
         num_epochs: Epochs trained.
         num_steps: Optimiser steps done.
     """
 
     best_epoch: int
-    best_value: float
+    best_values: dict[str, float]
     num_epochs: int
     num_steps: int
 
@@ -89,8 +89,7 @@ class TrainingLoop:
         )
         self.loader = training_loader(windows, self.batches, num_workers=num_workers)
         self.total_steps = training.epochs * self.batches.steps_per_epoch
-        if training.gradient_checkpointing:
-            model.backbone.enable_gradient_checkpointing()
+        model.backbone.gradient_checkpointing = training.gradient_checkpointing
         self.optimizer = build_optimizer(model, optimization)
         self.wrapped, self.stepper = accelerator.prepare(model, self.optimizer)
         self.progress = Progress()
@@ -115,7 +114,6 @@ class TrainingLoop:
         self.accelerator.wait_for_everyone()
         load_best(self.model, self.folder.checkpoints)
         assert progress.best_epoch is not None
-        assert progress.best_value is not None
         if progress.epoch < self.training.epochs:
             logger.info(
                 "Stopped early: validation did not improve for %d epochs.",
@@ -123,7 +121,7 @@ class TrainingLoop:
             )
         return FitResult(
             best_epoch=progress.best_epoch,
-            best_value=progress.best_value,
+            best_values=progress.best_values,
             num_epochs=progress.epoch,
             num_steps=progress.step,
         )
@@ -182,7 +180,8 @@ class TrainingLoop:
             )
         values = {"loss": loss, "gradient_norm": float(gradient_norm)}
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
-        self._log({**values, "learning_rates": rates}, tracked=values)
+        line = {k: json_number(v) for k, v in values.items()}
+        self._log({**line, "learning_rates": rates}, tracked=values)
         epoch = f"Epoch {self.progress.epoch + 1} of {self.training.epochs}, loss {loss:.4f}"
         self.bar.update(self.bar_task, description=epoch)
 
@@ -198,14 +197,13 @@ class TrainingLoop:
             bar=self.bar,
         )
         values = task.values(track_targets(self.model, self.validation), scores)
-        value = values[task.selection_metric]
         progress.epoch += 1
         progress.step_in_epoch = 0
-        best = progress.best_value
+        best = progress.best_values.get(task.selection_metric, math.nan)
         # A metric that does not exist (one class only) is kept until there is one that does.
-        is_best = best is None or math.isnan(best) or value > best
+        is_best = math.isnan(best) or values[task.selection_metric] > best
         if is_best:
-            progress.best_value, progress.best_epoch = value, progress.epoch
+            progress.best_values, progress.best_epoch = values, progress.epoch
             progress.epochs_without_improvement = 0
             if self.accelerator.is_main_process:
                 save_best(self.model, self.folder.checkpoints)
@@ -215,7 +213,10 @@ class TrainingLoop:
             progress.epoch == self.training.epochs
             or progress.epochs_without_improvement == self.training.early_stopping_patience
         )
-        self._log({"validation": values}, tracked={f"validation/{k}": v for k, v in values.items()})
+        self._log(
+            {"validation": {k: json_number(v) for k, v in values.items()}},
+            tracked={f"validation/{k}": v for k, v in values.items()},
+        )
         logger.info(
             "Epoch %d of %d: validation %s%s",
             progress.epoch,

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
+from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint import write_atomically
 from m2v_finetune.training.evaluation import score_tracks, track_targets
 from m2v_finetune.training.loop import FitResult, TrainingLoop
 from m2v_finetune.training.progress import progress_bar
-from m2v_finetune.training.run_folder import write_json
+from m2v_finetune.training.run_folder import json_number, write_json
 from m2v_finetune.training.setup import count_parameters
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ def judge_test(
         "num_skipped_tracks": dict(num_skipped),
         **model.task.report(track_targets(model, test), scores, seed=seed),
         "metric_names": dict(model.task.metric_names),
-        "validation": {model.task.selection_metric: fitted.best_value},
+        "validation": {k: json_number(v) for k, v in fitted.best_values.items()},
         "best_epoch": fitted.best_epoch,
         "num_epochs": fitted.num_epochs,
         "num_steps": fitted.num_steps,
@@ -86,6 +88,24 @@ def judge_test(
         write_predictions(folder.predictions, test, scores, labels=model.task.labels)
         write_json(folder.results, results)
     return results
+
+
+def measure(
+    model: TaskModel, tracks: Sequence[CheckedTrack], *, batch_size: int = 16, seed: int = 0
+) -> dict[str, Any]:
+    """Return the metrics of a trained model on labelled tracks, as results.json has them."""
+    accelerator = Accelerator()
+    with progress_bar(accelerator) as bar:
+        scores = score_tracks(
+            model.to(accelerator.device),
+            tracks,
+            accelerator=accelerator,
+            batch_size=batch_size,
+            num_workers=0,
+            bar=bar,
+        )
+    report = model.task.report(track_targets(model, tracks), scores, seed=seed)
+    return {"task": model.task.name, "num_tracks": len(tracks), **report}
 
 
 def log_results(results: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The run folder: what a run was, what it measured, and what it made (docs/data-formats.md)."""
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -143,6 +144,11 @@ def require_space(folder: Path, needed_bytes: int) -> None:
             f"{needed_bytes / 1e6:,.0f} MB for checkpoints and the model. Free some, or choose another disk "
             "by --run.output_dir."
         )
+
+
+def json_number(value: float) -> float | None:
+    """Return what JSON can hold of a number: None where it is not finite."""
+    return value if math.isfinite(value) else None
 
 
 def write_json(path: Path, content: Any) -> None:
