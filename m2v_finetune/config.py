@@ -5,6 +5,7 @@ its task. `parse_recipe` reads them from YAML files and from the command line, s
 does not exist and a value of the wrong type are errors.
 """
 
+import math
 import re
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -43,6 +44,13 @@ class BackboneConfig:
     num_layers: int | None = None
     layer_weighting: Literal["softmax", "conv1d", "last"] | int = "softmax"
     spec_augment: bool = False
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.num_layers is not None:
+            _at_least("backbone.num_layers", self.num_layers, 1)
+        if isinstance(self.layer_weighting, int):
+            _at_least("backbone.layer_weighting", self.layer_weighting, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,7 @@ class TuningConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         _at_least("tuning.r", self.r, 1)
+        _positive("tuning.lora_alpha", self.lora_alpha)
         _in_range("tuning.lora_dropout", self.lora_dropout, 0.0, 1.0)
 
 
@@ -192,6 +201,10 @@ class OptimizerConfig:
             raise UserError(
                 f"optimizer.layer_decay is {self.layer_decay}; it must be above 0 and at most 1."
             )
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise UserError(
+                f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0."
+            )
         _in_range("optimizer.warmup_ratio", self.warmup_ratio, 0.0, 1.0)
         _positive("optimizer.max_grad_norm", self.max_grad_norm)
 
@@ -251,6 +264,11 @@ class RunConfig:
     output_dir: str | None = None
     seed: int = 0
     resume: Literal["never", "auto"] = "never"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"run.seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,19 +336,24 @@ def parse_recipe(
         UserError: An unknown key, a value of the wrong type or out of range, a missing file.
         SystemExit: ``--help`` or ``--print_config`` was asked for.
     """
-    names_data = any(word.split("=")[0] in ("--config", "--data.source") for word in argv)
-    if not names_data:
-        argv = ["--config", str(quickstart), *argv]
+    files, options = _config_files(argv)
+    if not files and not any(o.split("=")[0] in ("--data", "--data.source") for o in options):
+        files = [quickstart]
+    for file in files:
+        _check_config_file(file)
     parser = ArgumentParser(description=description, exit_on_error=False)
     parser.add_argument(
         "--config", action="config", help="a YAML file of settings; may be repeated"
     )
     parser.add_class_arguments(config_class, as_group=False)
     try:
-        settings = parser.instantiate(parser.parse_args(list(argv)))
+        settings = parser.instantiate(
+            parser.parse_args([*(f"--config={file}" for file in files), *options])
+        )
     except ArgumentError as error:
+        message = _readable(str(error))
         raise UserError(
-            f"The settings cannot be used: {error}{_suggestions(str(error), config_class)}\n"
+            f"The settings cannot be used: {message}{_suggestions(message, config_class)}\n"
             "Run with --help for every key, its meaning and its default."
         ) from error
     return config_class(**{f.name: settings[f.name] for f in fields(config_class)})
@@ -346,6 +369,62 @@ def save_config(config: RecipeConfig, path: Path) -> None:
     path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
 
+def _config_files(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Return the files of ``--config`` and all other words, so that options win wherever they stand."""
+    files: list[Path] = []
+    options: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            file = next(words, None)
+            if file is None:
+                raise UserError("--config needs a file: --config FILE.yaml")
+            files.append(Path(file))
+        elif word.startswith("--config="):
+            files.append(Path(word.removeprefix("--config=")))
+        else:
+            options.append(word)
+    return files, options
+
+
+def _check_config_file(path: Path) -> None:
+    """Refuse a file that is no plain YAML mapping, before anything is built of it.
+
+    Aliases are refused because a few lines of them can stand for gigabytes.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file of settings at {path}. Give a YAML file to --config.")
+    try:
+        events = list(yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    # Stream start, document start, then the one value of the document.
+    if len(events) < 3 or not isinstance(events[2], yaml.MappingStartEvent):
+        raise UserError(
+            f"{path} holds no settings. It needs sections with keys, such as\n  data:\n    source: songs.csv"
+        )
+    for event in events:
+        is_alias = isinstance(event, yaml.AliasEvent)
+        if is_alias or getattr(event, "tag", None) is not None:
+            raise UserError(
+                f"{path}, line {event.start_mark.line + 1}: settings are plain data; "
+                f"{'aliases (*name)' if is_alias else f'tags ({event.tag})'} are not read. "
+                "Write the value itself."
+            )
+
+
+def _readable(message: str) -> str:
+    """Say in plain words what jsonargparse says in those of Python."""
+    message = re.sub(
+        r"Group '([\w.]+)' does not accept option '([\w.]+)'", r"There is no key '\1.\2'", message
+    )
+    message = re.sub(r"Option '([\w.]+)' is not accepted", r"There is no key '\1'", message)
+    message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.Literal[", "one of [")
+    return message.replace("NoneType", "null")
+
+
 def _suggestions(message: str, config_class: type[RecipeConfig]) -> str:
     known = [
         f"{section.name}.{key.name}"
@@ -355,7 +434,7 @@ def _suggestions(message: str, config_class: type[RecipeConfig]) -> str:
     words = re.findall(r"[\w.]+\.\w+|\w+", message)
     near = {match for word in words for match in get_close_matches(word, known, n=1, cutoff=0.75)}
     near -= set(words)
-    return f" Did you mean {' or '.join(sorted(near))}?" if near else ""
+    return f"\nDid you mean {' or '.join(sorted(near))}?" if near else ""
 
 
 def _at_least(name: str, value: int, lowest: int) -> None:
@@ -364,8 +443,8 @@ def _at_least(name: str, value: int, lowest: int) -> None:
 
 
 def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise UserError(f"{name} is {value}; it must be above 0.")
+    if not 0 < value < math.inf:
+        raise UserError(f"{name} is {value}; it must be above 0, and finite.")
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> None:

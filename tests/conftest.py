@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,23 @@ def shared_dir() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip("needs the shared test data (golden/, splits/) beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few clips of the quickstart data: 16 to train on, 8 to validate, 12 to test."""
+    from m2v_finetune.data.quickstart import QUICKSTART_DIR
+
+    left = {"train": 16, "validation": 8, "test": 12}
+    path = tmp_path_factory.mktemp("small") / "manifest.jsonl"
+    lines = []
+    for line in (QUICKSTART_DIR / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if left[row["split"]] > 0:
+            left[row["split"]] -= 1
+            # Tags that are common enough to have both classes in so few clips.
+            tags = [tag for tag in row["tags"] if tag in ("drums", "minor", "fast", "piano")]
+            path_of_audio = str(QUICKSTART_DIR / row["path"])
+            lines.append({"path": path_of_audio, "split": row["split"], "tags": tags})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path

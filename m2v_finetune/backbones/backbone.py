@@ -96,7 +96,7 @@ class Backbone(nn.Module):
             why = "SpecAugment masks spans of" if self.spec_augment else "The network needs"
             raise UserError(
                 f"A window of {num_samples / self.sample_rate:.4g} s gives {frames} frames. {why} "
-                f"{least}. Set data.window_seconds to at least {(least + 1) / self.frame_rate:.2g}."
+                f"{least}. Set data.window_seconds to at least {float((least + 1) / self.frame_rate):.2g}."
             )
 
     def prepare(self, waveforms: Tensor) -> Tensor:

@@ -92,8 +92,10 @@ def read_manifest(path: Path) -> list[Track]:
         rows = list(readers[path.suffix](path))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    if not rows:
-        raise UserError(f"{path} lists no track. It needs one line a track.")
+    except csv.Error as error:
+        raise UserError(
+            f"{path} is not CSV ({error}). Look for a quote that is not closed."
+        ) from error
     return tracks_from_rows(rows, folder=path.parent, name=path.name)
 
 
@@ -108,8 +110,8 @@ def tracks_from_rows(
         name: The manifest's name, for messages.
 
     Raises:
-        UserError: Lists all rows without a path, with an unknown split, or with a path or an id that
-            another row has.
+        UserError: There is no row; or lists all rows without a path, with an unknown split, or with a
+            path or an id that another row has.
     """
     tracks: list[Track] = []
     problems: list[str] = []
@@ -148,6 +150,8 @@ def tracks_from_rows(
         elif namesake is not track:
             problems.append(f"{origin}: duplicate id '{track.id}', already at {namesake.origin}")
         tracks.append(track)
+    if not tracks and not problems:
+        raise UserError(f"{name} lists no track. It needs one line a track.")
     if problems:
         raise UserError(
             problem_list(f"{name} has lines that cannot be used", problems, "Correct these lines.")

@@ -61,8 +61,9 @@ def _draw(
     ]
     if len(set(groups)) < 3:
         raise UserError(
-            f"A split cannot be made: the tracks form {len(set(groups))} groups by '{column}', and three "
-            "splits need at least three. Add tracks, give a column 'split', or set data.group_columns."
+            f"A split cannot be made: there are {len(set(groups))} "
+            f"{f"values of '{column}'" if column else 'tracks'}, and three splits need at least three. "
+            "Add tracks, give a column 'split', or set data.group_columns."
         )
     logger.info(
         "No split in the data: one is made with seed %d, over %d %s.",
@@ -74,9 +75,10 @@ def _draw(
     assigned: dict[int, str] = {}
     rest = list(range(len(tracks)))
     for name, share in shares.items():
-        # At least one group on each side, however few there are.
+        # At least one group for each split, however few there are.
         num_groups = len({groups[i] for i in rest})
-        taken = max(1, round(share * num_groups))
+        needed_after = len(shares) - len(set(assigned.values()))
+        taken = min(max(1, round(share * num_groups)), num_groups - needed_after)
         splitter = GroupShuffleSplit(n_splits=1, test_size=taken, random_state=seed)
         kept, drawn = next(splitter.split(rest, groups=[groups[i] for i in rest]))
         assigned |= {rest[i]: name for i in drawn}

@@ -6,7 +6,7 @@ from typing import Any
 
 from m2v_finetune.config import PublishConfig
 from m2v_finetune.errors import UserError
-from m2v_finetune.model import TaskModel, upload_model
+from m2v_finetune.model import CARD_FILE, TaskModel, upload_model
 from m2v_finetune.publishing.card import render_card
 from m2v_finetune.publishing.plots import plot_layer_weights, plot_per_label, plot_training
 from m2v_finetune.training.run_folder import RunFolder
@@ -22,10 +22,11 @@ def publish(
     Raises:
         UserError: The push failed. The model is in the run folder, and the message says how to push it.
     """
+    model.save_pretrained(folder.model, weights=config.weights)  # first what took hours to make
     draw_plots(model, folder, results)
     pictures = sorted(path.name for path in folder.plots.glob("*.png"))
     model.card = render_card(folder.path, model.card_data(), repo_id=config.repo_id, plots=pictures)
-    model.save_pretrained(folder.model, weights=config.weights)
+    (folder.model / CARD_FILE).write_text(model.card, encoding="utf-8")
     shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)
     logger.info("The model and its card are in %s", folder.model)
     if config.repo_id is None:

@@ -84,7 +84,10 @@ class RunFolder:
     def resume_command(self) -> str:
         """Return the command that goes on with this run."""
         script = Path(sys.argv[0])
-        return f"accelerate launch {script} --config {self.config} --run.resume auto"
+        return (
+            f"accelerate launch {script} --config {self.config} --run.output_dir {self.path} "
+            "--run.resume auto"
+        )
 
     def metrics_bytes(self) -> int:
         """Return the length of metrics.jsonl."""

@@ -1,0 +1,33 @@
+# The two commands of the README. Both set up a virtual environment of their own first.
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: quickstart test format clean
+
+quickstart: $(VENV)/.runtime
+	$(VENV)/bin/accelerate launch recipes/tagging.py
+
+test: $(VENV)/.development
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 10 --cov --cov-report term
+
+format:
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	touch $@ $(VENV)/.runtime

@@ -1,0 +1,63 @@
+"""Two processes on CPU against one: real processes, started by torchrun."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def run(repository, folder, manifest, *, processes, batch):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    settings = {
+        "data.source": manifest,
+        "data.window_seconds": 2,
+        "data.num_workers": 0,
+        "backbone.source": "random-small",
+        "head.dropout": 0,
+        "training.epochs": 2,
+        "training.per_device_batch_size": batch,
+        "training.log_every_steps": 1,
+        "run.output_dir": folder,
+    }
+    done = subprocess.run(
+        [*command, str(processes), repository / "recipes" / "tagging.py"]
+        + [f"--{key}={value}" for key, value in settings.items()],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def test_two_processes_give_the_losses_and_the_metrics_of_one(repository, small_manifest, tmp_path):
+    one = run(repository, tmp_path / "one", small_manifest, processes=1, batch=8)
+    two = run(repository, tmp_path / "two", small_manifest, processes=2, batch=4)
+    assert "8 windows x 1 accumulated x 1 processes = 8" in one
+    assert "4 windows x 1 accumulated x 2 processes = 8" in two
+
+    steps = {}
+    for name in ("one", "two"):
+        text = (tmp_path / name / "metrics.jsonl").read_text()
+        steps[name] = [json.loads(line) for line in text.splitlines()]
+    assert len(steps["one"]) == len(steps["two"]) == 2 * 2 + 2
+    for a, b in zip(steps["one"], steps["two"], strict=True):
+        if "loss" in a:
+            assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+            assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-4)
+        else:
+            assert a["validation"] == pytest.approx(b["validation"], abs=1e-4)
+
+    predictions = {}
+    for name in ("one", "two"):
+        with (tmp_path / name / "predictions.csv").open() as file:
+            predictions[name] = list(csv.reader(file))
+    # Every test track once, in the same order, with the same scores.
+    assert [row[0] for row in predictions["one"]] == [row[0] for row in predictions["two"]]
+    assert len(predictions["one"]) == 1 + 12
+    for a, b in zip(predictions["one"][1:], predictions["two"][1:], strict=True):
+        assert list(map(float, a[1:])) == pytest.approx(list(map(float, b[1:])), abs=1e-4)

@@ -1,0 +1,175 @@
+"""The backbone against transformers' own code, on small networks with random weights."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    Data2VecAudioConfig,
+    Data2VecAudioModel,
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
+
+from m2v_finetune.backbones import load_backbone
+from m2v_finetune.errors import UserError
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+NETWORKS = {
+    "data2vec": (
+        Data2VecAudioConfig,
+        Data2VecAudioModel,
+        {"conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 3},
+    ),
+    "hubert": (HubertConfig, HubertModel, {}),
+    "hubert-pre-norm": (HubertConfig, HubertModel, {"do_stable_layer_norm": True}),
+    "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model, {}),
+}
+
+
+def save_network(name, folder, **more):
+    config_class, model_class, options = NETWORKS[name]
+    torch.manual_seed(1)
+    network = model_class(config_class(**{**SMALL, **options, **more}))
+    network.save_pretrained(folder)
+    return network.eval()
+
+
+@pytest.fixture(params=list(NETWORKS))
+def network(request, tmp_path):
+    return save_network(request.param, tmp_path), tmp_path
+
+
+def test_states_equal_those_of_transformers(network):
+    reference, folder = network
+    backbone = load_backbone(folder)
+    x = torch.randn(2, 8000)
+    with torch.no_grad():
+        states = backbone(x)
+        output = reference(x, output_hidden_states=True)
+    assert len(states) == 4
+    torch.testing.assert_close(states[-1], output.last_hidden_state, rtol=0, atol=1e-6)
+    for ours, theirs in zip(states[:-1], output.hidden_states[:-1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_windows_are_normalised_as_by_the_checkpoints_preprocessor():
+    backbone = load_backbone("random-small")
+    x = 0.3 * torch.randn(3, 16000) + 0.1
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, sampling_rate=16000)
+    expected = extractor(list(x.numpy()), sampling_rate=16000, return_tensors="pt").input_values
+    torch.testing.assert_close(backbone.prepare(x), expected, rtol=0, atol=1e-5)
+
+
+def test_do_normalize_of_the_preprocessor_is_followed(tmp_path):
+    save_network("data2vec", tmp_path)
+    x = torch.randn(1, 4000) + 1
+    for choice in (True, False):
+        content = {"do_normalize": choice, "sampling_rate": 22050}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+        backbone = load_backbone(tmp_path)
+        assert backbone.sample_rate == 22050
+        assert torch.equal(backbone.prepare(x), x) is not choice
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "frames"),
+    [(5, 16000, 249), (5, 24000, 374), (30, 16000, 1499), (30, 24000, 2249)],
+)
+def test_frame_counts(seconds, rate, frames):
+    # The counts that were measured on the published architectures.
+    assert load_backbone("random-small").num_frames(seconds * rate) == frames
+
+
+def test_the_frame_count_is_that_of_the_states():
+    backbone = load_backbone("random-small")
+    for num_samples in (400, 719, 720, 16000, 64000):
+        with torch.no_grad():
+            assert backbone(torch.randn(1, num_samples))[0].shape[1] == backbone.num_frames(
+                num_samples
+            )
+
+
+def test_spec_augment_is_off_unless_asked_for():
+    x = torch.randn(1, 16000)
+    for asked, masked in ((False, False), (True, True)):
+        backbone = load_backbone("random-small", spec_augment=asked)
+        backbone.train()
+        for module in backbone.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        backbone.network.config.attention_dropout = 0.0
+        for layer in backbone.network.encoder.layers:
+            layer.attention.dropout = 0.0
+        torch.manual_seed(0)
+        differs = not torch.equal(backbone(x)[0], backbone.eval()(x)[0])
+        assert differs is masked
+
+
+def test_a_window_too_short_is_named():
+    with pytest.raises(UserError, match=r"0.01 s gives 0 frames.*data.window_seconds"):
+        load_backbone("random-small").check_window(160)
+    with pytest.raises(UserError, match="SpecAugment masks spans of 10"):
+        load_backbone("random-small", spec_augment=True).check_window(2000)
+    load_backbone("random-small").check_window(400)
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
+    save_network("hubert", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    bias = tensors.pop("encoder.layers.1.attention.q_proj.bias")
+    tensors["encoder.layers.1.attention.query.bias"] = bias
+    tensors["encoder.layer_norm.weight"] = torch.ones(7)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError) as caught:
+        load_backbone(tmp_path)
+    message = str(caught.value)
+    assert "missing encoder.layers.1.attention.q_proj.bias" in message
+    assert "unexpected encoder.layers.1.attention.query.bias" in message
+    assert "encoder.layer_norm.weight has shape (7,), not (32,)" in message
+
+
+def test_a_checkpoint_with_a_head_on_top_gives_its_backbone(tmp_path):
+    reference = save_network("wav2vec2", tmp_path)
+    tensors = {f"wav2vec2.{k}": v for k, v in load_file(tmp_path / "model.safetensors").items()}
+    save_file({**tensors, "lm_head.weight": torch.zeros(3, 32)}, tmp_path / "model.safetensors")
+    backbone = load_backbone(tmp_path)
+    for name, value in reference.state_dict().items():
+        if name != "masked_spec_embed":
+            assert torch.equal(backbone.network.state_dict()[name], value)
+
+
+def test_another_architecture_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match=r"'bert'.*data2vec-audio, hubert, mert_model, wav2vec2"):
+        load_backbone(tmp_path)
+
+
+def test_a_name_that_is_nothing_is_refused():
+    with pytest.raises(UserError, match=r"no backbone 'mert'.*music2vec-v1.*MERT-v1-330M"):
+        load_backbone("mert")
+
+
+def test_num_layers_out_of_range_is_refused():
+    with pytest.raises(UserError, match="has 4 transformer layers, so 5"):
+        load_backbone("random-small", num_layers=5)
+
+
+def test_the_fingerprint_tells_backbones_apart():
+    first = load_backbone("random-small")
+    assert first.fingerprint() == load_backbone("random-small", spec_augment=True).fingerprint()
+    with torch.no_grad():
+        first.network.encoder.layers[0].final_layer_norm.bias[0] += 1e-6
+    assert first.fingerprint() != load_backbone("random-small").fingerprint()

@@ -1,0 +1,182 @@
+"""The README's main command as it is printed, and a run that is stopped by a signal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from m2v_finetune.model import TaskModel
+
+FILES = {
+    "checkpoints/best.safetensors",
+    "checkpoints/last.pt",
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "model/README.md",
+    "model/config.json",
+    "model/model.safetensors",
+    "model/plots/layer_weights.png",
+    "model/plots/per_label_average_precision.png",
+    "model/plots/per_label_roc_auc.png",
+    "model/plots/training.png",
+    "plots/layer_weights.png",
+    "plots/per_label_average_precision.png",
+    "plots/per_label_roc_auc.png",
+    "plots/training.png",
+    "predictions.csv",
+    "results.json",
+}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def quickstart(repository, tmp_path_factory):
+    """`accelerate launch recipes/tagging.py`, nothing else, in a folder of its own, offline."""
+    place = tmp_path_factory.mktemp("quickstart")
+    accelerate = Path(sys.executable).with_name("accelerate")
+    done = subprocess.run(
+        [accelerate, "launch", repository / "recipes" / "tagging.py"],
+        cwd=place,
+        env=os.environ | OFFLINE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    [folder] = (place / "runs").iterdir()
+    return folder, done.stderr
+
+
+def test_the_run_folder_holds_what_is_promised(quickstart):
+    folder, _ = quickstart
+    assert folder.name.startswith("tagging-")
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert {name for name in found if not name.startswith("tensorboard/")} == FILES
+    assert any(name.startswith("tensorboard/") for name in found)
+
+
+def test_the_tagger_is_better_than_chance_beyond_its_interval(quickstart):
+    folder, log = quickstart
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["task"], results["split"], results["num_tracks"]) == ("tagging", "test", 72)
+    roc_auc = results["metrics"]["roc_auc"]
+    assert 0.5 < roc_auc["low"] < roc_auc["value"] < roc_auc["high"] < 1
+    assert results["num_skipped_tracks"] == {"train": 0, "validation": 0, "test": 0}
+    assert len(results["layer_weights"]) == 5
+    assert sum(results["layer_weights"]) == pytest.approx(1, abs=1e-5)
+    assert f"Test ROC-AUC of 72 tracks: {roc_auc['value']:.4f}" in " ".join(log.split())
+
+
+def test_the_first_log_says_what_trains_on_what_at_which_cost(quickstart):
+    _, log = quickstart
+    log = " ".join(log.split())
+    for words in (
+        "train 160 tracks",
+        "test 72 tracks",
+        "RANDOM WEIGHTS",
+        "probe:",
+        "weights learn",
+        "LayerDrop off, SpecAugment off",
+        "= 8",
+        "240 steps",
+        "MB on disk",
+    ):
+        assert words in log, words
+
+
+def test_the_model_loads_and_predicts(quickstart, repository):
+    folder, _ = quickstart
+    model = TaskModel.from_pretrained(folder / "model")
+    song = repository / "m2v_finetune/data/quickstart/audio/test-003.ogg"
+    prediction = model.predict(song)
+    assert set(prediction.tags) == set(model.task.labels)
+    assert [(w.start_seconds, w.end_seconds) for w in prediction.timeline] == [(0, 4), (4, 8)]
+    # What predict says of a file is what the run wrote of the track.
+    lines = (folder / "predictions.csv").read_text().splitlines()
+    header, row = (line.split(",") for line in (lines[0], lines[4]))
+    assert row[0] == "test-003"
+    for label, score in zip(header[1:], row[1:], strict=True):
+        assert prediction.tags[label] == pytest.approx(float(score), abs=1e-5)
+
+
+def test_the_card_carries_licence_results_and_pictures(quickstart):
+    folder, _ = quickstart
+    card = ModelCard.load(folder / "model" / "README.md")
+    results = json.loads((folder / "results.json").read_text())["metrics"]
+    assert card.data.license == "apache-2.0"
+    shown = {r.metric_type: (r.metric_value, r.metric_args) for r in card.data.eval_results}
+    for name, entry in results.items():
+        assert shown[name][0] == pytest.approx(entry["value"], abs=1e-4)
+        assert shown[name][1]["low"] == pytest.approx(entry["low"], abs=1e-4)
+        assert shown[name][1]["high"] == pytest.approx(entry["high"], abs=1e-4)
+    assert "random weights" in card.text
+    assert "plots/layer_weights.png" in card.text
+
+
+def launch(repository, manifest, folder, *more):
+    settings = {
+        "data.source": manifest,
+        "data.window_seconds": 2,
+        "data.num_workers": 1,
+        "backbone.source": "random-small",
+        "tuning.method": "lora",
+        "training.per_device_batch_size": 8,
+        "training.epochs": 60,
+        "training.early_stopping_patience": 60,
+        "training.log_every_steps": 1,
+        "run.output_dir": folder,
+    }
+    return subprocess.Popen(
+        [sys.executable, repository / "recipes" / "tagging.py"]
+        + [f"--{key}={value}" for key, value in settings.items()]
+        + list(more),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(number, code, repository, small_manifest, tmp_path):
+    folder = tmp_path / "run"
+    process = launch(repository, small_manifest, folder)
+    metrics = folder / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == code, log
+    assert "Traceback" not in log
+    assert f"--config {folder}/config.yaml --run.output_dir {folder} --run.resume auto" in log
+    assert (folder / "checkpoints" / "last.pt").is_file()
+    before = metrics.read_text()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["tuning"]["method"] == "lora"
+
+    # The printed arguments go on where it stopped (with fewer epochs here, to come to an end).
+    steps = len([line for line in before.splitlines() if "loss" in line])
+    epochs = str(steps // 2 + 1)
+    command = [f"--config={folder}/config.yaml", f"--run.output_dir={folder}", "--run.resume=auto"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            repository / "recipes" / "tagging.py",
+            *command,
+            "--training.epochs",
+            epochs,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert metrics.read_text().startswith(before)
+    assert "Going on after step" in done.stderr
+    assert (folder / "results.json").is_file()

@@ -1,0 +1,205 @@
+"""The loop on real audio: accumulation, resuming, and a model that is told the answer."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import set_seed
+
+from m2v_finetune.config import (
+    BackboneConfig,
+    HeadConfig,
+    OptimizerConfig,
+    TrainingConfig,
+    TuningConfig,
+)
+from m2v_finetune.data.checking import check_splits
+from m2v_finetune.data.loader import TrackWindows, TrainingWindows
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.data.splitting import split_tracks
+from m2v_finetune.errors import Stopped
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
+from m2v_finetune.training.evaluation import score_tracks, track_targets
+from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.progress import progress_bar
+from m2v_finetune.training.run_folder import RunFolder
+
+
+def load_splits(source):
+    tracks, _ = load_tracks(str(source), label_column="tags")
+    splits = split_tracks(
+        tracks, group_columns=[], validation_fraction=0.1, test_fraction=0.2, seed=0
+    )
+    checked, _ = check_splits(splits, on_bad_track="stop", show_progress=False)
+    return Tagging.from_tracks(TaggingConfig(), splits), checked
+
+
+@pytest.fixture(scope="module")
+def data(small_manifest):
+    return load_splits(small_manifest)
+
+
+def build_loop(
+    data, folder: Path, *, method="lora", batch=8, accumulation=1, epochs=2, dropout=True
+):
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    task, splits = data
+    set_seed(0)
+    model = TaskModel.build(
+        task=task,
+        backbone=BackboneConfig(source="random-small"),
+        head=HeadConfig(),
+        tuning=TuningConfig(method=method),
+        window_seconds=1.0,
+    )
+    if not dropout:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        for layer in model.backbone.network.encoder.layers:
+            layer.attention.dropout = 0.0
+    windows = TrainingWindows(
+        tracks=splits["train"],
+        targets=task.targets,
+        sample_rate=16000,
+        window_samples=model.window_samples,
+        windows_per_track=2,
+        augmentation=None,
+        seed=0,
+    )
+    run_folder = RunFolder(folder)
+    run_folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(gradient_accumulation_steps=accumulation)
+    return TrainingLoop(
+        model,
+        windows=windows,
+        validation=splits["validation"],
+        accelerator=accelerator,
+        training=TrainingConfig(
+            epochs=epochs,
+            per_device_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            log_every_steps=1,
+        ),
+        optimization=OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3),
+        folder=run_folder,
+        num_workers=0,
+        seed=0,
+    )
+
+
+def lines(folder: Path):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", ["probe", "lora", "full"])
+def test_one_by_one_accumulated_equals_one_batch(method, data, tmp_path):
+    for batch in (8, 1):
+        loop = build_loop(
+            data,
+            tmp_path / str(batch),
+            method=method,
+            batch=batch,
+            accumulation=8 // batch,
+            dropout=False,
+        )
+        loop.run()
+    whole, ones = lines(tmp_path / "8"), lines(tmp_path / "1")
+    assert len(whole) == len(ones) == 2 * 4 + 2
+    for a, b in zip(whole, ones, strict=True):
+        assert (a["step"], a["epoch"]) == (b["step"], b["epoch"])
+        if "loss" in a:
+            assert a["loss"] == pytest.approx(b["loss"], abs=2e-5)
+            assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
+            assert a["learning_rates"] == b["learning_rates"]
+        else:
+            assert a["validation"] == pytest.approx(b["validation"], abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["probe", "lora", "full"])
+@pytest.mark.parametrize("stop_after", [1, 4, 6])
+def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, tmp_path):
+    straight = build_loop(data, tmp_path / "straight", method=method)
+    fitted = straight.run()
+
+    stopped = build_loop(data, tmp_path / "stopped", method=method)
+    step = stopped._train_step
+
+    def step_and_signal(batches):
+        norm = step(batches)
+        stopped.stop.arrived = stopped.progress.step + 1 == stop_after
+        return norm
+
+    stopped._train_step = step_and_signal
+    with pytest.raises(Stopped, match=f"Stopped after step {stop_after} of 8"):
+        stopped.run()
+    resumed = build_loop(data, tmp_path / "stopped", method=method)
+    torch.rand(1000)  # whatever random numbers were drawn before resuming does not matter
+    assert resumed.run() == fitted
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_what_was_logged_after_the_last_checkpoint_is_cut_off(data, tmp_path):
+    build_loop(data, tmp_path, method="probe", epochs=1).run()
+    expected = lines(tmp_path)
+    RunFolder(tmp_path).log({"step": 999})
+    loop = build_loop(data, tmp_path, method="probe", epochs=1)
+    loop.run()
+    assert lines(tmp_path) == expected
+
+
+class ToldTheAnswer(torch.nn.Module):
+    """Answers with the true labels of the track that a waveform was cut from."""
+
+    def __init__(self, model, tracks):
+        super().__init__()
+        self.task, self.backbone = model.task, model.backbone
+        self.window_samples, self.hop_samples = model.window_samples, model.hop_samples
+        windows = TrackWindows(
+            tracks,
+            sample_rate=16000,
+            window_samples=self.window_samples,
+            hop_samples=self.hop_samples,
+        )
+        self.answers = {}
+        for number, waveform in (windows[i] for i in range(len(windows))):
+            targets = torch.from_numpy(self.task.targets(tracks[number].track))
+            self.answers[waveform.numpy().tobytes()] = 4 * targets - 2
+
+    def forward(self, waveforms):
+        return torch.stack([self.answers[w.numpy().tobytes()] for w in waveforms])
+
+
+def test_a_model_that_is_told_the_answer_is_perfect_on_the_quickstart_data():
+    task, splits = load_splits("quickstart")
+    model = TaskModel.build(
+        task=task,
+        backbone=BackboneConfig(source="random-small"),
+        head=HeadConfig(),
+        tuning=TuningConfig(),
+        window_seconds=5.0,
+    )
+    test = splits["test"]
+    oracle = ToldTheAnswer(model, test)
+    accelerator = Accelerator()
+    with progress_bar(accelerator) as bar:
+        scores = score_tracks(
+            oracle, test, accelerator=accelerator, batch_size=7, num_workers=2, bar=bar
+        )
+    targets = track_targets(oracle, test)
+    report = task.report(targets, scores, seed=0)
+    assert scores.shape == (72, 24)
+    assert report["labels_left_out"] == []
+    for entry in report["metrics"].values():
+        assert entry == {"value": 1.0, "low": 1.0, "high": 1.0}
+    # The same answers, told to the wrong tracks, are worth nothing.
+    wrong = task.values(targets, np.roll(scores, 1, axis=0))
+    assert wrong["roc_auc"] < 0.6
