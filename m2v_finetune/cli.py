@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m2v_finetune import __version__
-from m2v_finetune.errors import UserError, run_command
+from m2v_finetune.errors import AudioError, UserError, run_command
 
 if TYPE_CHECKING:
     from m2v_finetune.tasks.tagging import TagPrediction
@@ -158,12 +158,26 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     from m2v_finetune.audio.decode import inspect_audio
+    from m2v_finetune.data.manifest import problem_list
     from m2v_finetune.model import TaskModel
 
-    if arguments.output is not None and arguments.output.exists():
-        raise UserError(f"{arguments.output} exists, and is not overwritten. Name a new file.")
+    if arguments.output is not None:
+        if arguments.output.exists():
+            raise UserError(f"{arguments.output} exists, and is not overwritten. Name a new file.")
+        if not arguments.output.parent.is_dir():
+            raise UserError(
+                f"There is no folder {arguments.output.parent} for --output. Make it first."
+            )
+    problems = []  # every unreadable file is named before the model is loaded
     for path in arguments.files:
-        inspect_audio(path)  # every unreadable file is named before the model is loaded
+        try:
+            inspect_audio(path)
+        except AudioError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(
+            problem_list("Files that cannot be read", problems, "Repair them, or leave them out.")
+        )
     model = TaskModel.from_pretrained(arguments.model)
     render = {"text": _as_text, "json": _as_json, "csv": _as_csv}[arguments.format]
     parts = [
@@ -232,6 +246,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     chosen = [track for track in tracks if track.split in (None, arguments.split)]
     if not chosen:
         raise UserError(f"{dataset.name} has no track in the split '{arguments.split}'.")
+    column = model.task.label_column
+    if not any(column in track.columns for track in chosen):
+        raise UserError(
+            f"No track of {dataset.name} has a column '{column}', where this model's labels are looked for. "
+            "Rename the one that holds them."
+        )
     unknown = model.task.unknown_labels(chosen)
     if unknown:
         raise UserError(
@@ -244,6 +264,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _push(arguments: argparse.Namespace) -> None:
     from m2v_finetune.model import TaskModel, upload_model
 
+    if not arguments.folder.is_dir():
+        raise UserError(f"There is no folder {arguments.folder}. Name model/ of a run.")
     TaskModel.from_pretrained(arguments.folder)  # only a whole model is pushed
     print(
         f"Pushed to {upload_model(arguments.folder, arguments.repo_id, private=arguments.private)}"

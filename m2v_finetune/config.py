@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -288,6 +288,13 @@ class PublishConfig:
     private: bool = False
     weights: Literal["auto", "trained", "all"] = "auto"
 
+    def __post_init__(self) -> None:
+        """Check the form of the repository's name."""
+        if self.repo_id is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id):
+            raise UserError(
+                f"publish.repo_id is '{self.repo_id}'; it has the form user/name, such as me/my-tagger."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
@@ -341,15 +348,15 @@ def parse_recipe(
         files = [quickstart]
     for file in files:
         _check_config_file(file)
-    parser = ArgumentParser(description=description, exit_on_error=False)
+    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument(
         "--config", action="config", help="a YAML file of settings; may be repeated"
     )
     parser.add_class_arguments(config_class, as_group=False)
     try:
-        settings = parser.instantiate(
-            parser.parse_args([*(f"--config={file}" for file in files), *options])
-        )
+        parsed = parser.parse_args([*(f"--config={file}" for file in files), *options])
+        _refuse_null(parsed.as_dict(), config_class)
+        settings = parser.instantiate(parsed)
     except ArgumentError as error:
         message = _readable(str(error))
         raise UserError(
@@ -359,6 +366,17 @@ def parse_recipe(
     return config_class(**{f.name: settings[f.name] for f in fields(config_class)})
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes strings such as ``1e5``, which PyYAML reads as strings but `parse_recipe` as numbers."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+.0-9][0-9._]*[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Return the settings as plain data, complete, ready for `save_config` and JSON."""
     return asdict(config)
@@ -366,7 +384,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def save_config(config: RecipeConfig, path: Path) -> None:
     """Write all settings as YAML; given back as ``--config`` it repeats the run."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False), encoding="utf-8")
 
 
 def _config_files(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -395,7 +413,9 @@ def _check_config_file(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"There is no file of settings at {path}. Give a YAML file to --config.")
     try:
-        events = list(yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+        events: list[Any] = list(
+            yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        )
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     except yaml.YAMLError as error:
@@ -415,6 +435,18 @@ def _check_config_file(path: Path) -> None:
             )
 
 
+def _refuse_null(settings: dict[str, Any], config_class: type[RecipeConfig]) -> None:
+    """Refuse a key without a value in YAML, which the parser lets through for every type."""
+    for section in fields(config_class):
+        for key in fields(cast(Any, section.type)):
+            has_value = (settings[section.name] or {}).get(key.name) is not None
+            if not has_value and type(None) not in get_args(key.type):
+                raise UserError(
+                    f"{section.name}.{key.name} has no value (null). Give it one, or remove the key "
+                    "from the settings to have its default."
+                )
+
+
 def _readable(message: str) -> str:
     """Say in plain words what jsonargparse says in those of Python."""
     message = re.sub(
@@ -422,7 +454,7 @@ def _readable(message: str) -> str:
     )
     message = re.sub(r"Option '([\w.]+)' is not accepted", r"There is no key '\1'", message)
     message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.Literal[", "one of [")
-    return message.replace("NoneType", "null")
+    return message.replace("Expected a ", "Expected ").replace("NoneType", "null")
 
 
 def _suggestions(message: str, config_class: type[RecipeConfig]) -> str:

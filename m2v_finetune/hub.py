@@ -35,9 +35,17 @@ def download_snapshot(
     *,
     revision: str | None = None,
     patterns: Sequence[str] | None = None,
+    ignore_patterns: Sequence[str] | None = None,
     repo_type: Literal["model", "dataset"] = "model",
 ) -> Path:
     """Return the local folder of a repository, fetched now or earlier; its name is the commit.
+
+    Args:
+        repo_id: ``user/name``.
+        revision: Branch, tag or commit; the default branch if not given.
+        patterns: Fetch only files that match one of these; all if not given.
+        ignore_patterns: Do not fetch files that match one of these.
+        repo_type: Models and data sets have names of their own.
 
     Raises:
         UserError: No such repository or revision, no access, no network, a failing server.
@@ -48,9 +56,20 @@ def download_snapshot(
                 repo_id,
                 revision=revision,
                 allow_patterns=list(patterns) if patterns else None,
+                ignore_patterns=list(ignore_patterns) if ignore_patterns else None,
                 repo_type=repo_type,
             )
         )
+
+
+def check_login(repo_id: str) -> None:
+    """Ask the Hub whether it takes the token.
+
+    Raises:
+        UserError: It does not, or it cannot be reached.
+    """
+    with explained(f"log in for {repo_id}"):
+        HfApi().whoami()
 
 
 def upload_folder(
@@ -113,10 +132,13 @@ def _explanation(error: BaseException) -> str:
         return str(error)
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
     if not isinstance(cause, HfHubHTTPError):
-        return (
-            "the Hub cannot be reached, and there is no complete earlier copy here. Check the network "
-            "(and HF_HUB_OFFLINE, HF_ENDPOINT), or use a local folder."
-        )
+        advice = "Check the network (and HF_HUB_OFFLINE, HF_ENDPOINT)"
+        if isinstance(error, LocalEntryNotFoundError):
+            return (
+                "the Hub cannot be reached, and there is no complete earlier copy here. "
+                f"{advice}, or use a local folder."
+            )
+        return f"the Hub cannot be reached. {advice}."
     status = cause.response.status_code
     if status == 401:
         return f"the Hub refuses your token (401). {LOG_IN}"

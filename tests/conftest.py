@@ -40,3 +40,13 @@ def small_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append({"path": path_of_audio, "split": row["split"], "tags": tags})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests measured (``record_property``), whichever process they ran in."""
+    reports = [r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, [])]
+    measured = [line for report in reports for line in getattr(report, "user_properties", [])]
+    if measured:
+        terminalreporter.section("measured")
+        for name, value in sorted(measured):
+            terminalreporter.write_line(f"{name}: {value}")

@@ -73,9 +73,7 @@ def load_backbone(
         UserError: The source cannot be found or reached, is of another architecture, switches on what
             no released checkpoint uses, or its tensors are not those of its config.
     """
-    folder = _find(str(source), revision)
-    if revision is None and "snapshots" in folder.parts:
-        revision = folder.name  # the commit, so that a model says exactly what it was made from
+    folder, commit = _find(str(source), revision)
     settings = _read_json(folder / CONFIG_FILE)
     preprocessor = folder / PREPROCESSOR_FILE
     audio = _read_json(preprocessor) if preprocessor.is_file() else {}
@@ -85,7 +83,7 @@ def load_backbone(
     return Backbone(
         network,
         source=str(source),
-        revision=revision,
+        revision=commit,  # so that a model says exactly what it was made from
         licence=published.licence if published else _card_licence(folder),
         sample_rate=int(audio.get("sampling_rate", settings.get("sample_rate", 16000))),
         normalize=bool(audio.get("do_normalize", True)),
@@ -129,11 +127,12 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
         raise UserError(f"{where} describes no network that can be built: {error}") from error
 
 
-def _find(source: str, revision: str | None) -> Path:
-    """Return the folder that holds the checkpoint, downloading it if it is on the Hub."""
+def _find(source: str, revision: str | None) -> tuple[Path, str | None]:
+    """Return the folder of the checkpoint, downloaded if it is on the Hub, and then its commit."""
+    commit = None
     shipped = SHIPPED_DIR / source.replace("-", "_")
     if source in CHECKPOINTS and shipped.is_dir():
-        return shipped
+        return shipped, None
     if Path(source).is_dir():
         folder = Path(source)
     elif source in CHECKPOINTS or is_repo_id(source):
@@ -141,6 +140,7 @@ def _find(source: str, revision: str | None) -> Path:
         repo_id = published.hub_id if published and published.hub_id else source
         patterns = [CONFIG_FILE, PREPROCESSOR_FILE, "README.md", *WEIGHT_FILES]
         folder = download_snapshot(repo_id, revision=revision, patterns=patterns)
+        commit = folder.name
     else:
         raise UserError(
             f"There is no backbone '{source}': it is no folder, no Hub id (user/name), and none of the "
@@ -148,7 +148,7 @@ def _find(source: str, revision: str | None) -> Path:
         )
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} holds no {CONFIG_FILE}, so it is no checkpoint.")
-    return folder
+    return folder, commit
 
 
 def _read_json(path: Path) -> dict[str, Any]:

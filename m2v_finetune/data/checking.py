@@ -72,7 +72,7 @@ def check_tracks(
     if problems and (on_bad_track == "stop" or not checked):
         raise UserError(
             problem_list(
-                f"{len(problems)} of {len(tracks)} tracks cannot be used",
+                f"Of {len(tracks)} tracks, these cannot be used",
                 problems,
                 "Repair or remove them, or go on without them by --data.on_bad_track skip.",
             )

@@ -5,11 +5,11 @@ Whatever the source, what comes out is a list of `Track` whose audio lies in fil
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import metadata_load
 
 from m2v_finetune.data.manifest import (
     MANIFEST_NAMES,
@@ -26,6 +26,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.hub import download_snapshot, explained, is_repo_id
 
 AUDIO_SUFFIXES = {".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"}
+TABLE_PATTERNS = ("*.parquet", "*.arrow")
 QUICKSTART = "quickstart"
 
 
@@ -66,12 +67,12 @@ def _from_manifest(path: Path) -> tuple[list[Track], DatasetInfo]:
 
 def _from_label_folders(folder: Path, label_column: str) -> tuple[list[Track], DatasetInfo]:
     """Read ``<label>/<file>`` or ``<split>/<label>/<file>``."""
-    names = {child.name.lower() for child in folder.iterdir() if child.is_dir()}
+    found = [path.relative_to(folder).parts for path in sorted(_audio_files(folder))]
+    names = {parts[0].lower() for parts in found if len(parts) > 1}
     has_splits = bool(names) and names <= {*SPLITS, *SPLIT_ALIASES}
     rows: list[tuple[int, dict[str, Any]]] = []
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if path.suffix.lower() not in AUDIO_SUFFIXES or len(parts) < 2 + has_splits:
+    for parts in found:
+        if len(parts) < 2 + has_splits:
             continue
         row: dict[str, Any] = {"path": str(Path(*parts)), label_column: [parts[int(has_splits)]]}
         if has_splits:
@@ -88,22 +89,27 @@ def _from_label_folders(folder: Path, label_column: str) -> tuple[list[Track], D
     )
 
 
+def _audio_files(folder: Path) -> Iterator[Path]:
+    """Yield audio files at any depth; what a dot hides (such as ``._song.mp3``) is no audio."""
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in AUDIO_SUFFIXES and not hidden:
+            yield path
+
+
 def _from_hub(repo_id: str, label_column: str) -> tuple[list[Track], DatasetInfo]:
     """Read a data set of the Hub: one of audio files like a folder, one of tables through `datasets`."""
-    with explained(f"read the data set {repo_id}"):
-        info = HfApi().dataset_info(repo_id)
-    names = [sibling.rfilename for sibling in info.siblings or []]
-    card: Any = info.card_data or {}
+    folder = download_snapshot(repo_id, repo_type="dataset", ignore_patterns=TABLE_PATTERNS)
+    readme = folder / "README.md"
+    card = (metadata_load(readme) if readme.is_file() else None) or {}
     dataset = DatasetInfo(
         name=repo_id,
         title=repo_id,
         licence=str(card.get("license") or ""),
         homepage=f"https://huggingface.co/datasets/{repo_id}",
     )
-    if any(Path(name).suffix.lower() in AUDIO_SUFFIXES for name in names):
-        tracks, _ = load_tracks(
-            str(download_snapshot(repo_id, repo_type="dataset")), label_column=label_column
-        )
+    if any(_audio_files(folder)):
+        tracks, _ = load_tracks(str(folder), label_column=label_column)
         return tracks, dataset
     return _from_tables(repo_id), dataset
 
@@ -139,6 +145,8 @@ def _from_tables(repo_id: str) -> list[Track]:
             row["path"] = _audio_file(row.pop(columns[0]), cache)
             if has_splits:
                 row["split"] = split
+                # The rows of each split are often counted from 0.
+                row["id"] = f"{split}/{row.get('id', len(rows))}"
             rows.append((len(rows) + 1, row))
     return tracks_from_rows(rows, folder=cache, name=repo_id)
 

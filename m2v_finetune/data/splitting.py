@@ -60,9 +60,9 @@ def _draw(
         for track in tracks
     ]
     if len(set(groups)) < 3:
+        units = f"values of '{column}'" if column else "tracks"
         raise UserError(
-            f"A split cannot be made: there are {len(set(groups))} "
-            f"{f"values of '{column}'" if column else 'tracks'}, and three splits need at least three. "
+            f"A split cannot be made: there are {len(set(groups))} {units}, and three splits need three. "
             "Add tracks, give a column 'split', or set data.group_columns."
         )
     logger.info(

@@ -177,7 +177,9 @@ def training_figure(
 
     _style(lower, grid="y")
     for key, (color, marker) in zip(judged[0]["validation"], SERIES, strict=False):
-        values = [line["validation"][key] for line in judged]
+        # metrics.jsonl has null where a metric did not exist.
+        found = [line["validation"][key] for line in judged]
+        values = [math.nan if value is None else value for value in found]
         name = metric_names.get(key, key)
         defined = [value for value in values if not math.isnan(value)]
         if defined:

@@ -1,10 +1,16 @@
 """The beginning of a run: processes, logging, seeds, and the first log."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 
 from accelerate import Accelerator, PartialState
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
+from accelerate.utils import (
+    ProjectConfiguration,
+    broadcast_object_list,
+    parse_flag_from_env,
+    set_seed,
+)
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
@@ -12,24 +18,37 @@ from rich.table import Table
 from m2v_finetune.config import RecipeConfig, to_dict
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
+from m2v_finetune.errors import UserError
+from m2v_finetune.hub import check_login
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.precision import card_capability, choose_precision
 from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
 
+logger = logging.getLogger(__name__)
+
 # Of what is trained, a run keeps: the last checkpoint with AdamW's two moments and its successor while it
 # is written, the best weights, and the model, each in float32.
 COPIES_OF_TRAINED = 2 * 3 + 2 + 1
 BYTES_PER_NUMBER = 4
+# Plots, log, TensorBoard, predictions and settings, generously.
+OTHER_BYTES = 20_000_000
 
 
 def start(config: RecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder]:
     """Start the processes and choose the run folder; nothing is written yet.
 
     Raises:
-        UserError: The run folder may not be used.
+        UserError: The run folder may not be used, or the processes do not find each other.
     """
-    state = PartialState()
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != state.num_processes:
+        raise UserError(
+            f"{started} processes were started, but they would train as {state.num_processes}, each by "
+            "itself. On CPU set ACCELERATE_USE_CPU=true: ACCELERATE_USE_CPU=true torchrun --standalone "
+            f"--nproc_per_node {started} recipes/{task}.py ..."
+        )
     start_logging(is_main_process=state.is_main_process)
     # One process decides: the name of a new folder holds the time.
     [folder] = broadcast_object_list(
@@ -73,6 +92,8 @@ def open_run(
         Console(stderr=True).print(describe(config, loop=loop, splits=splits, dataset=dataset))
         require_space(folder.path, run_bytes(model))
         folder.create(config)
+        if config.publish.repo_id is not None:
+            _try_login(config.publish.repo_id)
     accelerator.wait_for_everyone()
     flat = {
         f"{section}.{key}": str(value)
@@ -83,11 +104,19 @@ def open_run(
     set_seed(config.run.seed, device_specific=True)
 
 
+def _try_login(repo_id: str) -> None:
+    """Warn now, not after a night, if the Hub will not take the model; training goes on."""
+    try:
+        check_login(repo_id)
+    except UserError as problem:
+        logger.warning("%s The run goes on; its model can be pushed later by `m2v push`.", problem)
+
+
 def run_bytes(model: TaskModel) -> int:
-    """Return about how many bytes a run writes: checkpoints, best weights, and the model."""
+    """Return about how many bytes a run writes: checkpoints, best weights, the model, and the rest."""
     trained = count_parameters(model, trained_only=True)
     whole = 0 if model.is_adapter_enough() else count_parameters(model)
-    return BYTES_PER_NUMBER * (COPIES_OF_TRAINED * trained + whole)
+    return BYTES_PER_NUMBER * (COPIES_OF_TRAINED * trained + whole) + OTHER_BYTES
 
 
 def count_parameters(model: TaskModel, *, trained_only: bool = False) -> int:

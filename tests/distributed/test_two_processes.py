@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 
-def run(repository, folder, manifest, *, processes, batch):
+def launch(repository, folder, manifest, *, processes, batch, cpu="true"):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     settings = {
         "data.source": manifest,
@@ -22,14 +23,18 @@ def run(repository, folder, manifest, *, processes, batch):
         "training.log_every_steps": 1,
         "run.output_dir": folder,
     }
-    done = subprocess.run(
+    return subprocess.run(
         [*command, str(processes), repository / "recipes" / "tagging.py"]
         + [f"--{key}={value}" for key, value in settings.items()],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"ACCELERATE_USE_CPU": cpu, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def run(*arguments, **options):
+    done = launch(*arguments, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
 
@@ -37,8 +42,8 @@ def run(repository, folder, manifest, *, processes, batch):
 def test_two_processes_give_the_losses_and_the_metrics_of_one(repository, small_manifest, tmp_path):
     one = run(repository, tmp_path / "one", small_manifest, processes=1, batch=8)
     two = run(repository, tmp_path / "two", small_manifest, processes=2, batch=4)
-    assert "8 windows x 1 accumulated x 1 processes = 8" in one
-    assert "4 windows x 1 accumulated x 2 processes = 8" in two
+    assert "8 windows x 1 accumulated x 1 processes = 8" in " ".join(one.split())
+    assert "4 windows x 1 accumulated x 2 processes = 8" in " ".join(two.split())
 
     steps = {}
     for name in ("one", "two"):
@@ -61,3 +66,11 @@ def test_two_processes_give_the_losses_and_the_metrics_of_one(repository, small_
     assert len(predictions["one"]) == 1 + 12
     for a, b in zip(predictions["one"][1:], predictions["two"][1:], strict=True):
         assert list(map(float, a[1:])) == pytest.approx(list(map(float, b[1:])), abs=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a card the processes find each other")
+def test_processes_that_would_train_apart_are_refused(repository, small_manifest, tmp_path):
+    done = launch(repository, tmp_path / "run", small_manifest, processes=2, batch=4, cpu="false")
+    assert done.returncode != 0
+    assert "2 processes were started, but they would train as 1" in done.stderr
+    assert not (tmp_path / "run").exists()

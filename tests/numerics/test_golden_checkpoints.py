@@ -19,7 +19,7 @@ TOLERANCE = 1e-5
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_hidden_state_agrees(name, shared_dir, record_property, capsys):
+def test_every_hidden_state_agrees(name, shared_dir, record_property):
     folder = shared_dir / "golden" / "checkpoints" / name
     golden = np.load(folder / "hidden_states.npy")
     backbone = load_backbone(folder)
@@ -29,8 +29,7 @@ def test_every_hidden_state_agrees(name, shared_dir, record_property, capsys):
 
     assert len(states) == len(golden) == backbone.num_hidden_states
     worst = max(float(np.abs(g - s.numpy()).max()) for g, s in zip(golden, states, strict=True))
-    with capsys.disabled():
-        print(f"\n{name}: worst difference {worst:.2e} over {len(golden)} hidden states")
+    record_property(f"{name}, worst difference over {len(golden)} hidden states", f"{worst:.2e}")
     assert worst < TOLERANCE
 
 

@@ -1,0 +1,348 @@
+"""The documentation against the package: commands run, names and links exist, tables are current.
+
+Every shell and Python block is run (`doc_runner`), or says in a comment on the line before why not:
+`<!-- needs a download -->`, or `<!-- tested by: tests/path.py::test_name -->`. The blocks of a page run
+in their order in a folder with `songs.csv`, `music/`, `song.mp3` and a finished run `runs/songs`. The
+Hub is one on the loopback; there `m-a-p/music2vec-v1` and `m-a-p/MERT-v1-95M` are stand-ins, tiny and
+with random weights, and `me/my-tagger` is a model already.
+"""
+
+import ast
+import csv
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import soundfile
+from doc_blocks import (
+    COMMAND_LANGUAGES,
+    DATA_LANGUAGES,
+    NEEDS_A_DOWNLOAD,
+    RUN_LANGUAGES,
+    TESTED_BY,
+    Block,
+    anchors,
+    pages,
+    read_blocks,
+    without_blocks,
+)
+
+from m2v_finetune.audio.augmentation import Effect, build_augmentation
+from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR
+from m2v_finetune.config import parse_recipe
+from m2v_finetune.data.manifest import read_dataset_info, read_manifest
+from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.tasks.tagging import Tagging
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent / "hub"))
+from hub_server import HubServer  # noqa: E402
+
+# Blocks of each page: run here, needing a download, tested elsewhere. Change it with the page.
+NUM_BLOCKS = {
+    "README.md": (0, 1, 6),
+    "docs/adding-a-checkpoint.md": (2, 0, 0),
+    "docs/adding-a-data-set.md": (1, 1, 0),
+    "docs/adding-a-task.md": (1, 0, 0),
+    "docs/augmentation.md": (1, 0, 0),
+    "docs/data-formats.md": (1, 0, 0),
+    "docs/own-data.md": (8, 0, 0),
+    "docs/publishing.md": (6, 0, 0),
+    "docs/troubleshooting.md": (1, 0, 0),
+}
+STAND_INS = ("music2vec-v1", "MERT-v1-95M")
+NUM_SONGS = {"train": 8, "validation": 4, "test": 4}
+TAGS = ("drums", "minor", "fast", "piano")
+TOP_FOLDERS = ("benchmarks", "configs", "docs", "m2v_finetune", "recipes", "scripts", "tests")
+
+BLOCKS = {page: read_blocks(page) for page in pages()}
+ALL_BLOCKS = [block for blocks in BLOCKS.values() for block in blocks]
+
+
+def is_run(block: Block) -> bool:
+    return block.language in RUN_LANGUAGES and not is_marked(block)
+
+
+def is_marked(block: Block) -> bool:
+    return block.marker == NEEDS_A_DOWNLOAD or block.marker.startswith(TESTED_BY)
+
+
+def write_songs(folder: Path) -> None:
+    """Write songs.csv, music/song-01.ogg and so on, and song.mp3, of quickstart clips."""
+    (folder / "music").mkdir(parents=True)
+    left = dict(NUM_SONGS)
+    rows = []
+    for line in (QUICKSTART_DIR / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
+        clip = json.loads(line)
+        if left[clip["split"]] == 0:
+            continue
+        left[clip["split"]] -= 1
+        path = f"music/song-{len(rows) + 1:02d}.ogg"
+        shutil.copy(QUICKSTART_DIR / clip["path"], folder / path)
+        tags = ";".join(tag for tag in clip["tags"] if tag in TAGS)
+        rows.append({"path": path, "tags": tags, "split": clip["split"]})
+    with (folder / "songs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    samples, sample_rate = soundfile.read(folder / "music" / "song-01.ogg")
+    soundfile.write(folder / "song.mp3", samples, sample_rate)
+    for name in ("recipes", "configs"):
+        (folder / name).symlink_to(REPOSITORY / name)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def train(folder: Path, environment: dict[str, str]) -> None:
+    """Make runs/songs by the recipe, started as users start it."""
+    settings = {"data.source": "songs.csv", "run.output_dir": "runs/songs", "data.num_workers": "0"}
+    settings |= {"training.epochs": "1", "training.per_device_batch_size": "4"}
+    words = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    launcher = Path(sys.executable).parent / "accelerate"
+    process = subprocess.run(
+        [launcher, "launch", "recipes/tagging.py", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+
+
+def test_every_block_runs_or_says_why_not(tmp_path: Path) -> None:
+    unmarked = [
+        b for b in ALL_BLOCKS if b.marker.startswith(("needs", "tested")) and not is_marked(b)
+    ]
+    assert not unmarked, f"comments that are no marker: {[(b.name, b.marker) for b in unmarked]}"
+    runnable = [block for block in ALL_BLOCKS if is_run(block)]
+    assert runnable
+
+    with HubServer() as hub:
+        for name in STAND_INS:
+            files = files_of(SHIPPED_DIR / "random_small")
+            hub.add_repo(CHECKPOINTS[name].hub_id or "", files)
+        # One thread: on a busy machine more of them wait for each other.
+        environment = os.environ | hub.environment(tmp_path / "hub") | {"OMP_NUM_THREADS": "1"}
+        songs = tmp_path / "songs"
+        write_songs(songs)
+        train(songs, environment)
+        hub.add_repo("me/my-tagger", files_of(songs / "runs" / "songs" / "model"))
+
+        folders = {}
+        for page in {block.page for block in runnable}:
+            folders[page] = tmp_path / "pages" / page.replace("/", "-").removesuffix(".md")
+            shutil.copytree(songs, folders[page], symlinks=True)
+            for block in BLOCKS[page]:
+                if block.language == "yaml" and block.file_name:
+                    (folders[page] / block.file_name).write_text(block.text)
+        jobs = [
+            {
+                "name": block.name,
+                "language": block.language,
+                "text": block.text,
+                "commands": block.commands if block.language in COMMAND_LANGUAGES else [],
+                "folder": str(folders[block.page]),
+            }
+            for block in runnable
+        ]
+        (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+        runner = subprocess.run(
+            [
+                sys.executable,
+                HERE / "doc_runner.py",
+                tmp_path / "jobs.json",
+                tmp_path / "done.json",
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert runner.returncode == 0, runner.stderr
+        print(runner.stdout)  # how long each block took
+
+    results = json.loads((tmp_path / "done.json").read_text())
+    assert results.keys() == {block.name for block in runnable}
+    failed = {name: problem for name, problem in results.items() if problem}
+    assert not failed, "\n\n".join(f"{name}: {problem}" for name, problem in failed.items())
+
+
+def test_as_many_blocks_as_the_pages_had() -> None:
+    seen = {
+        page: (
+            sum(map(is_run, blocks)),
+            sum(b.language in RUN_LANGUAGES and b.marker == NEEDS_A_DOWNLOAD for b in blocks),
+            sum(b.language in RUN_LANGUAGES and b.marker.startswith(TESTED_BY) for b in blocks),
+        )
+        for page, blocks in BLOCKS.items()
+    }
+    assert {page: counts for page, counts in seen.items() if any(counts)} == NUM_BLOCKS
+
+
+def test_the_makefile_runs_what_the_readme_prints() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    settings = dict(re.findall(r"^(\w+) \?= (\S+)$", makefile, flags=re.MULTILINE))
+    recipes = {
+        target: [line.strip() for line in lines.splitlines() if not line.startswith("\ttouch")]
+        for target, lines in re.findall(r"^(\S+):.*\n((?:\t.*\n?)*)", makefile, flags=re.MULTILINE)
+    }
+
+    def commands(*targets: str) -> list[str]:
+        text = "\n".join(line for target in targets for line in recipes[target])
+        for name, value in settings.items():
+            text = text.replace(f"$({name})", value)
+        return text.splitlines()
+
+    printed = [block.commands for block in BLOCKS["README.md"] if block.language == "bash"]
+    assert ["make quickstart"] in printed
+    assert ["make test"] in printed
+    assert commands("$(VENV)/bin/python", "$(VENV)/.runtime", "quickstart") in printed
+    assert commands("$(VENV)/bin/python", "$(VENV)/.development", "test") in printed
+
+
+def test_languages_of_blocks() -> None:
+    known = {*RUN_LANGUAGES, *DATA_LANGUAGES, "", "text", "mermaid"}
+    unknown = [f"{b.name}: {b.language}" for b in ALL_BLOCKS if b.language not in known]
+    assert not unknown, "a block of these languages would be neither run nor read"
+
+
+def test_named_tests_exist() -> None:
+    for block in ALL_BLOCKS:
+        if block.marker.startswith(TESTED_BY):
+            path, _, name = block.marker.removeprefix(TESTED_BY).partition("::")
+            text = (REPOSITORY / path).read_text(encoding="utf-8")
+            assert re.search(rf"^def {re.escape(name)}\(", text, re.MULTILINE), (
+                f"{block.name}: {path} has no test {name!r}"
+            )
+
+
+def test_blocks_of_data_are_what_the_package_reads(tmp_path: Path) -> None:
+    recipe = runpy.run_path(str(REPOSITORY / "recipes" / "tagging.py"), run_name="recipe")
+    seen: Counter[str] = Counter()
+    for block in ALL_BLOCKS:
+        path = tmp_path / f"songs.{block.language}"
+        path.write_text(block.text + "\n")
+        if block.language in ("csv", "jsonl"):
+            assert read_manifest(path), block.name
+        elif block.language == "json":
+            (tmp_path / "dataset.json").write_text(block.text)
+            assert read_dataset_info(tmp_path, name="").name, block.name
+        elif block.language == "yaml":
+            argv = ["--data.source", "quickstart", "--config", str(path)]
+            config = parse_recipe(
+                recipe["Config"], argv, description="", quickstart=recipe["QUICKSTART"]
+            )
+            build_augmentation(
+                config.augmentation.transforms,
+                sample_rate=16000,
+                allowed_effects=frozenset(Effect),
+                task="tagging",
+            )
+        else:
+            continue
+        seen[block.language] += 1
+    assert seen["csv"] >= 2
+    assert seen["jsonl"] >= 1
+    assert seen["json"] >= 1
+    assert seen["yaml"] >= 2
+
+
+def test_links_lead_somewhere() -> None:
+    num_links = 0
+    for page in BLOCKS:
+        folder = (REPOSITORY / page).parent
+        for target in re.findall(r"\]\(<?([^)>\s]+)>?\)", without_blocks(page)):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            linked = folder / path if path else REPOSITORY / page
+            assert linked.exists(), f"{page}: no {target}"
+            assert not anchor or anchor in anchors(linked), f"{page}: no heading for {target}"
+            num_links += 1
+    assert num_links >= 20
+
+
+def test_files_in_backticks_exist() -> None:
+    num_paths = 0
+    for page in BLOCKS:
+        for code in re.findall(r"`([^`\n]+)`", without_blocks(page)):
+            for word in code.split():
+                if re.fullmatch(rf"({'|'.join(TOP_FOLDERS)})/[\w./-]*", word):
+                    assert (REPOSITORY / word).exists(), f"{page}: no {word}"
+                    num_paths += 1
+    assert num_paths >= 20
+
+
+def test_settings_in_the_text_exist() -> None:
+    recipe = runpy.run_path(str(REPOSITORY / "recipes" / "tagging.py"), run_name="recipe")
+    # Types are classes here: config.py and the recipes do not postpone annotations.
+    sections = {
+        section.name: set(section.type.__dataclass_fields__)
+        for section in recipe["Config"].__dataclass_fields__.values()
+    }
+    num_settings = 0
+    for page in BLOCKS:
+        text = (REPOSITORY / page).read_text(encoding="utf-8")
+        settings = re.findall(rf"--({'|'.join(sections)})\.(\w+)", text)
+        settings += re.findall(rf"`({'|'.join(sections)})\.(\w+)`", text)
+        for section, key in settings:
+            if key in ("json", "png", "yaml"):  # a file
+                continue
+            assert key in sections[section], f"{page}: there is no setting {section}.{key}"
+            num_settings += 1
+    assert num_settings >= 20
+
+
+def test_messages_in_the_tables_are_those_of_the_package() -> None:
+    said = "\n".join(message_texts())
+    listed = []
+    for page in ("docs/troubleshooting.md", "docs/publishing.md"):
+        rows = re.findall(r"^\| (`.*?) \|", without_blocks(page), flags=re.MULTILINE)
+        listed += [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    messages = [message for message in listed if message not in ("trained", "all", "auto")]
+    # Where the page has "...", the package puts in a value.
+    patterns = {
+        m: r"[^\n]*".join(re.escape(p.strip(" '")) for p in m.split("...")) for m in messages
+    }
+    missing = [message for message, pattern in patterns.items() if not re.search(pattern, said)]
+    assert not missing, "the package says none of these"
+    assert len(messages) >= 60
+
+
+def message_texts() -> list[str]:
+    """Every string of the package in one line, with "..." for what is put in."""
+    found = []
+    for path in sorted((REPOSITORY / "m2v_finetune").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [p.value if isinstance(p, ast.Constant) else "..." for p in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return [text.replace("\n", " ") for text in found]
+
+
+def test_reference_tables_are_current() -> None:
+    import reference_tables
+
+    text = reference_tables.PAGE.read_text(encoding="utf-8")
+    assert reference_tables.with_tables(text) == text, "run python tests/docs/reference_tables.py"
+
+
+def test_the_members_of_a_task_are_those_of_tagging() -> None:
+    text = without_blocks("docs/adding-a-task.md")
+    table = text.partition("<!-- members of Tagging: begin -->")[2].partition("<!-- members")[0]
+    told = set(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE))
+    members = {name for name in (*vars(Tagging), *Tagging.__annotations__) if name[0] != "_"}
+    assert told == members

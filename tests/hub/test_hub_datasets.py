@@ -1,0 +1,219 @@
+"""Data sets of the Hub, read by `load_tracks` from a Hub on the loopback.
+
+The clients read their settings when they are imported, so `load_tracks` runs in a process of its
+own and prints what it found.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import soundfile
+from hub_server import HubServer
+
+LOAD = """
+import dataclasses, json, sys
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.errors import UserError
+
+try:
+    tracks, info = load_tracks(sys.argv[1], label_column="tags")
+except UserError as error:
+    print(json.dumps({"error": str(error)}))
+else:
+    rows = [dataclasses.asdict(track) | {"path": str(track.path)} for track in tracks]
+    print(json.dumps({"tracks": rows, "info": dataclasses.asdict(info)}))
+"""
+
+
+def load(hub: HubServer, home: Path, repo_id: str, **variables: str) -> Any:
+    """Run `load_tracks`; return what it found, or its error."""
+    process = subprocess.run(
+        [sys.executable, "-c", LOAD, repo_id],
+        env=os.environ | hub.environment(home) | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def make_wav(value: float, num_samples: int = 1600) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.full(num_samples, value), 16_000, format="WAV")
+    return buffer.getvalue()
+
+
+STRING = datasets.Value("string")
+WAVS = [make_wav(n / 10) for n in range(6)]
+
+
+def parquet(rows: list[dict[str, Any]], **kinds: Any) -> bytes:
+    """A table with the types of `datasets` in its metadata."""
+    table = pyarrow.Table.from_pylist(rows, schema=datasets.Features(kinds).arrow_schema)
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def audio(number: int) -> dict[str, Any]:
+    return {"bytes": WAVS[number], "path": f"{number}.wav"}
+
+
+CARD = b"---\nlicense: cc-by-4.0\n---\n# Songs\n"
+
+
+def test_audio_files_with_a_table(hub: HubServer, tmp_path: Path) -> None:
+    table = "file_name,tags,split\naudio/0.wav,rock;pop,train\naudio/1.wav,pop,valid\n"
+    files = {"audio/0.wav": WAVS[0], "audio/1.wav": WAVS[1]}
+    hub.add_repo("me/songs", files | {"metadata.csv": table.encode(), "README.md": CARD}, "dataset")
+    found = load(hub, tmp_path, "me/songs")
+    assert [(t["id"], t["split"], t["columns"]) for t in found["tracks"]] == [
+        ("audio/0.wav", "train", {"tags": "rock;pop"}),
+        ("audio/1.wav", "validation", {"tags": "pop"}),
+    ]
+    assert [Path(t["path"]).read_bytes() for t in found["tracks"]] == WAVS[:2]
+    assert found["info"]["name"] == "me/songs"
+    assert found["info"]["licence"] == "cc-by-4.0"
+    assert found["info"]["homepage"].endswith("/datasets/me/songs")
+
+    # Once fetched, it is read without the network.
+    unplugged = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
+    assert load(hub, tmp_path, "me/songs", **unplugged) == found
+
+
+def test_a_folder_per_split_and_label(hub: HubServer, tmp_path: Path) -> None:
+    names = ["train/jazz/0.wav", "train/pop/1.WAV", "validation/pop/2.wav", "test/jazz/3.wav"]
+    hub.add_repo("me/folders", dict(zip(names, WAVS, strict=False)), "dataset")
+    found = load(hub, tmp_path, "me/folders")
+    assert {t["id"]: (t["split"], t["columns"]["tags"]) for t in found["tracks"]} == {
+        "train/jazz/0.wav": ("train", ["jazz"]),
+        "train/pop/1.WAV": ("train", ["pop"]),
+        "validation/pop/2.wav": ("validation", ["pop"]),
+        "test/jazz/3.wav": ("test", ["jazz"]),
+    }
+    assert all(Path(t["path"]).is_file() for t in found["tracks"])
+    assert found["info"]["licence"] == ""
+
+
+def test_tables_with_audio_and_classes(hub: HubServer, tmp_path: Path) -> None:
+    genre = datasets.ClassLabel(names=["jazz", "pop"])
+    kinds = {
+        "audio": datasets.Audio(),
+        "genre": genre,
+        "tags": datasets.List(datasets.ClassLabel(names=["loud", "sung", "live"])),
+        "id": datasets.Value("int64"),
+        "artist": datasets.Value("string"),
+    }
+    # The numbers of rows start anew in each split, as they often do.
+    rows = [
+        {"audio": audio(n), "genre": n % 2, "tags": tags, "id": n % 2, "artist": f"artist {n}"}
+        for n, tags in enumerate([[0, 2], [], [1], [0]])
+    ]
+    splits = {"train": rows[:2], "validation": rows[2:3], "test": rows[3:]}
+    files = {
+        f"data/{name}-00000-of-00001.parquet": parquet(members, **kinds)
+        for name, members in splits.items()
+    }
+    hub.add_repo("me/tables", files | {"README.md": CARD}, "dataset")
+    found = load(hub, tmp_path, "me/tables")
+    tracks = sorted(found["tracks"], key=lambda track: track["columns"]["artist"])
+    assert [t["split"] for t in tracks] == ["train", "train", "validation", "test"]
+    assert [t["columns"]["genre"] for t in tracks] == ["jazz", "pop", "jazz", "pop"]
+    assert [t["columns"]["tags"] for t in tracks] == [["loud", "live"], [], ["sung"], ["loud"]]
+    assert [Path(t["path"]).read_bytes() for t in tracks] == WAVS[:4]
+    assert [t["id"] for t in tracks] == ["train/0", "train/1", "validation/0", "test/1"]
+    assert "audio" not in tracks[0]["columns"]
+    assert found["info"]["licence"] == "cc-by-4.0"
+    # The audio is written once, and in the home of the Hub's data.
+    assert all(Path(t["path"]).is_relative_to(tmp_path) for t in tracks)
+    assert load(hub, tmp_path, "me/tables") == found
+    assert load(hub, tmp_path, "me/tables", HF_HUB_OFFLINE="1") == found
+
+
+def test_one_table_has_no_split_unless_it_has_the_column(hub: HubServer, tmp_path: Path) -> None:
+    kinds = {"audio": datasets.Audio(), "tags": datasets.List(datasets.Value("string"))}
+    rows = [{"audio": audio(n), "tags": ["a"], "split": s} for n, s in enumerate(["dev", "test"])]
+    hub.add_repo("me/bare", {"train.parquet": parquet(rows, **kinds)}, "dataset")
+    assert [t["split"] for t in load(hub, tmp_path, "me/bare")["tracks"]] == [None, None]
+
+    kinds["split"] = datasets.Value("string")
+    hub.add_repo("me/own", {"train.parquet": parquet(rows, **kinds)}, "dataset")
+    splits = [t["split"] for t in load(hub, tmp_path, "me/own")["tracks"]]
+    assert splits == ["validation", "test"]
+
+
+def test_a_track_in_two_splits_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    table = parquet([{"audio": audio(0)}], audio=datasets.Audio())
+    hub.add_repo("me/leak", {"train.parquet": table, "test.parquet": table}, "dataset")
+    assert "is in two splits" in load(hub, tmp_path, "me/leak")["error"]
+
+
+@pytest.mark.parametrize("name", ["me/text", "me/two"])
+def test_tables_without_one_audio_column_are_refused(
+    hub: HubServer, tmp_path: Path, name: str
+) -> None:
+    if name == "me/text":
+        table = parquet([{"tags": "a", "lyrics": "b"}], tags=STRING, lyrics=STRING)
+        columns = "tags, lyrics"
+    else:
+        row = {"mix": audio(0), "vocals": audio(1)}
+        table = parquet([row], mix=datasets.Audio(), vocals=datasets.Audio())
+        columns = "mix, vocals"
+    hub.add_repo(name, {"train.parquet": table}, "dataset")
+    message = load(hub, tmp_path, name)["error"]
+    assert name in message
+    assert f"{0 if name == 'me/text' else 2} audio columns" in message
+    assert columns in message
+
+
+def test_a_data_set_without_data_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("me/empty", {"README.md": CARD}, "dataset")
+    message = load(hub, tmp_path, "me/empty")["error"]
+    assert "me/empty" in message
+    assert "Could not read the data set" in message
+
+
+def test_a_missing_data_set_is_named(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("me/songs", {"config.json": b"{}"}, "model")  # a model is no data set
+    for token in ({}, {"HF_TOKEN": ""}):
+        message = load(hub, tmp_path, "me/songs", **token)["error"]
+        assert "me/songs" in message
+        assert "no such repository" in message
+        assert "hf auth login" in message
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_no_network_is_said(hub: HubServer, tmp_path: Path, offline: str) -> None:
+    hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0]}, "dataset")
+    unplugged = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": offline}
+    message = load(hub, tmp_path, "me/songs", **unplugged)["error"]
+    assert "me/songs" in message
+    assert "cannot be reached" in message
+    assert "HF_HUB_OFFLINE" in message
+
+
+def test_a_failing_server_is_said(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0]}, "dataset")
+    hub.fail_next("GET /api/datasets/me/songs", status=507, times=9)
+    message = load(hub, tmp_path, "me/songs")["error"]
+    assert "me/songs" in message
+    assert "507" in message
+
+
+def test_a_file_that_fails_is_said_and_the_next_try_goes_on(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0], "jazz/1.wav": WAVS[1]}, "dataset")
+    hub.fail_next(lambda line: "/resolve/" in line and "1.wav" in line, status=507)
+    assert "507" in load(hub, tmp_path, "me/songs")["error"]
+    assert len(load(hub, tmp_path, "me/songs")["tracks"]) == 2

@@ -1,0 +1,294 @@
+"""Windows and batches: what an optimiser step sees depends on the seed and the epoch alone."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m2v_finetune.audio.augmentation import Effect, build_augmentation
+from m2v_finetune.audio.decode import inspect_audio, read_audio
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import (
+    TrackWindows,
+    TrainingBatches,
+    TrainingWindows,
+    read_window,
+    track_loader,
+    training_loader,
+)
+from m2v_finetune.data.manifest import Track
+
+RATE_HZ = 16_000
+WINDOW = 4_000
+# A track shorter than a window, one of exactly one window, one a sample longer, and long ones;
+# two of them are not at the rate of the model.
+LENGTHS = {"short": 1_500, "equal": WINDOW, "next": WINDOW + 1, "long": 21_234, "longer": 40_000}
+
+
+def first_number(track: Track) -> np.ndarray:
+    return np.array([track.columns["number"], 1.0], dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def tracks(tmp_path_factory) -> list[CheckedTrack]:
+    folder = tmp_path_factory.mktemp("tracks")
+    checked = []
+    for number, (name, length) in enumerate(LENGTHS.items()):
+        path = folder / f"{name}.wav"
+        rate = RATE_HZ if number % 2 == 0 else 22_050
+        num_frames = -(-length * rate // RATE_HZ)
+        # Never zero, so that what is padded can be told from what is read.
+        noise = np.random.default_rng(number).uniform(0.1, 0.5, num_frames)
+        soundfile.write(path, noise, rate, subtype="FLOAT")
+        columns = {"number": number}
+        track = Track(id=name, path=path, split="train", columns=columns, origin=f"m.csv:{number}")
+        checked.append(CheckedTrack(track=track, audio=inspect_audio(path)))
+    return checked
+
+
+def windows_of(tracks, *, seed=0, augmentation=None, windows_per_track=3) -> TrainingWindows:
+    return TrainingWindows(
+        tracks=tracks,
+        targets=first_number,
+        sample_rate=RATE_HZ,
+        window_samples=WINDOW,
+        windows_per_track=windows_per_track,
+        augmentation=augmentation,
+        seed=seed,
+    )
+
+
+def batches_of(num_items: int, **changes) -> TrainingBatches:
+    settings = {
+        "per_device_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "process_index": 0,
+        "num_processes": 1,
+        "seed": 0,
+    }
+    return TrainingBatches(num_items=num_items, **(settings | changes))
+
+
+# -- windows of training --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("augmented", [False, True], ids=["plain", "augmented"])
+def test_the_number_of_workers_changes_nothing(tracks, augmented):
+    augmentation = None
+    if augmented:
+        augmentation = build_augmentation(
+            [{"name": "gain", "p": 0.7, "min_gain_db": -12, "max_gain_db": 6}],
+            sample_rate=RATE_HZ,
+            allowed_effects=frozenset(Effect),
+            task="tagging",
+        )
+    runs = []
+    for num_workers in (0, 1, 2):
+        windows = windows_of(tracks, augmentation=augmentation)
+        batches = batches_of(len(windows), seed=7)
+        loader = training_loader(windows, batches, num_workers=num_workers)
+        run = []
+        for epoch in range(2):
+            batches.epoch = epoch
+            run += list(loader)
+        runs.append(run)
+    assert len(runs[0]) == 2 * (len(LENGTHS) * 3 // 2)
+    for run in runs[1:]:
+        for (samples, targets), (other_samples, other_targets) in zip(runs[0], run, strict=True):
+            assert torch.equal(samples, other_samples)
+            assert torch.equal(targets, other_targets)
+    epochs = [torch.cat([samples for samples, _ in half]) for half in (runs[0][:7], runs[0][7:])]
+    assert not torch.equal(epochs[0].sort(0).values, epochs[1].sort(0).values)
+
+
+def test_reading_leaves_the_random_state_of_the_model_alone(tracks):
+    windows = windows_of(tracks)
+    before = torch.get_rng_state()
+    list(training_loader(windows, batches_of(len(windows)), num_workers=0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_window_depends_on_seed_epoch_track_and_repeat_alone(tracks):
+    windows = windows_of(tracks)
+    place = (2, 3 * 4 + 1)  # the second window of the longest track in epoch 2
+    samples, target = windows[place]
+    assert samples.shape == (WINDOW,)
+    assert samples.dtype == target.dtype == torch.float32
+    assert target.tolist() == [4.0, 1.0]
+    for _ in range(3):
+        windows[0, 0]
+    assert torch.equal(windows[place][0], samples)
+    # The other tracks and their order do not count.
+    assert torch.equal(windows_of(tracks[:3:-1])[2, 1][0], samples)
+    others = [
+        windows_of(tracks, seed=1)[place],
+        windows[3, place[1]],
+        windows[2, place[1] + 1],
+    ]
+    assert not any(torch.equal(other, samples) for other, _ in others)
+
+
+def test_windows_are_parts_of_their_tracks_and_only_short_ones_are_padded(tracks):
+    windows = windows_of(tracks, windows_per_track=8)
+    assert len(windows) == 8 * len(tracks)
+    for number, checked in enumerate(tracks):
+        whole = torch.from_numpy(read_audio(checked.track.path, sample_rate=RATE_HZ))
+        starts = set()
+        for repeat in range(8):
+            samples, _ = windows[0, number * 8 + repeat]
+            assert samples.shape == (WINDOW,)
+            if checked.track.id == "short":
+                assert torch.equal(samples[: len(whole)], whole)
+                assert (samples[len(whole) :] == 0).all()
+                continue
+            assert (samples != 0).all()
+            first_samples = whole[: len(whole) - WINDOW + 8].unfold(0, 8, 1)
+            start = int((first_samples - samples[:8]).abs().amax(1).argmin())
+            assert torch.allclose(whole[start : start + WINDOW], samples, atol=1e-5)
+            starts.add(start)
+        if checked.track.id.startswith("long"):
+            assert len(starts) == 8  # random, not one place
+
+
+# -- batches --------------------------------------------------------------------------------------
+
+sizes = st.integers(1, 6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(num_items=st.integers(1, 120), batch=sizes, accumulation=sizes, processes=sizes)
+def test_a_total_batch_is_the_same_however_it_is_divided(num_items, batch, accumulation, processes):
+    total = batch * accumulation * processes
+    (whole,) = [list(batches_of(num_items, per_device_batch_size=total, epoch=3))]
+    parts = [
+        list(
+            batches_of(
+                num_items,
+                per_device_batch_size=batch,
+                gradient_accumulation_steps=accumulation,
+                process_index=index,
+                num_processes=processes,
+                epoch=3,
+            )
+        )
+        for index in range(processes)
+    ]
+    assert len(whole) == max(1, num_items // total)
+    for step, expected in enumerate(whole):
+        of_step = slice(step * accumulation, (step + 1) * accumulation)
+        items = [item for part in parts for small in part[of_step] for item in small]
+        assert sorted(items) == sorted(expected)
+        assert all(len(small) == batch for part in parts for small in part[of_step])
+    assert all(len(part) == len(whole) * accumulation for part in parts)
+
+
+def test_one_by_eight_eight_by_one_and_two_processes_see_the_same():
+    def steps(**sizes) -> list[set]:
+        batches = list(batches_of(30, **sizes))
+        per_step = sizes["gradient_accumulation_steps"]
+        return [
+            {item for batch in batches[n : n + per_step] for item in batch}
+            for n in range(0, len(batches), per_step)
+        ]
+
+    eight = steps(per_device_batch_size=8, gradient_accumulation_steps=1)
+    assert [len(step) for step in eight] == [8, 8, 8]
+    assert steps(per_device_batch_size=1, gradient_accumulation_steps=8) == eight
+    halves = [
+        steps(
+            per_device_batch_size=2,
+            gradient_accumulation_steps=2,
+            num_processes=2,
+            process_index=index,
+        )
+        for index in range(2)
+    ]
+    assert [a | b for a, b in zip(*halves, strict=True)] == eight
+    assert not any(a & b for a, b in zip(*halves, strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(num_items=st.integers(1, 60), batch=sizes, accumulation=sizes, data=st.data())
+def test_a_resumed_epoch_goes_on_exactly(num_items, batch, accumulation, data):
+    sizes = {"per_device_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    full = batches_of(num_items, epoch=1, **sizes)
+    first_step = data.draw(st.integers(0, full.steps_per_epoch))
+    rest = batches_of(num_items, epoch=1, first_step=first_step, **sizes)
+    assert list(rest) == list(full)[first_step * accumulation :]
+    assert len(rest) == len(list(rest))
+
+
+def test_an_epoch_uses_an_item_once_and_leaves_less_than_a_total_batch():
+    items = [index for batch in batches_of(23, per_device_batch_size=4) for _, index in batch]
+    assert len(items) == len(set(items)) == 20
+    assert set(items) <= set(range(23))
+
+
+def test_too_few_items_are_repeated_to_fill_a_batch():
+    (batch,) = batches_of(3, per_device_batch_size=8)
+    assert {index for _, index in batch} == {0, 1, 2}
+    assert len(batch) == 8
+
+
+def test_order_depends_on_seed_and_epoch():
+    orders = [
+        [index for batch in batches_of(40, seed=seed, epoch=epoch) for _, index in batch]
+        for seed, epoch in [(0, 0), (0, 1), (1, 0)]
+    ]
+    assert all(a != b for a, b in pairwise([*orders, orders[0]]))
+    assert all(sorted(order) == list(range(40)) for order in orders)
+    assert {epoch for batch in batches_of(4, epoch=5) for epoch, _ in batch} == {5}
+
+
+# -- windows of whole tracks ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hop", [WINDOW, 1_700, 1])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_windows_of_a_track_cover_every_sample(tracks, hop, num_workers):
+    some = tracks[:4] if hop > 1 else tracks[:3]
+    windows = TrackWindows(some, sample_rate=RATE_HZ, window_samples=WINDOW, hop_samples=hop)
+    loader = track_loader(windows, batch_size=5, num_workers=num_workers)
+    numbers = torch.cat([numbers for numbers, _ in loader]).tolist()
+    samples = torch.cat([samples for _, samples in loader])
+    assert numbers == [number for number, _ in windows.places]
+    assert numbers == sorted(numbers)
+    assert samples.shape == (len(windows), WINDOW)
+    for number, checked in enumerate(some):
+        whole = torch.from_numpy(read_audio(checked.track.path, sample_rate=RATE_HZ))
+        covered = torch.zeros(len(whole), dtype=torch.bool)
+        rebuilt = torch.zeros_like(whole)
+        for (place, start), window in zip(windows.places, samples, strict=True):
+            if place == number:
+                part = slice(start, start + WINDOW)
+                covered[part] = True
+                rebuilt[part] = window[: len(whole[part])]
+                is_padded = bool((window == 0).any())
+                assert is_padded == (len(whole) < WINDOW)
+        assert covered.all()
+        assert torch.allclose(rebuilt, whole, atol=1e-5)
+    counts = [numbers.count(number) for number in range(len(some))]
+    if hop == WINDOW:
+        assert counts == [1, 1, 2, 6]
+
+
+def test_read_window_pads_a_short_track_at_its_end(tracks):
+    place = {"start_sample": 0, "sample_rate": RATE_HZ}
+    short = read_window(tracks[0], window_samples=WINDOW, **place)
+    assert (short[:1_500] > 0).all()
+    assert not short[1_500:].any()
+    assert (read_window(tracks[1], window_samples=WINDOW, **place) > 0).all()
+
+
+def test_a_file_that_vanished_is_named(tracks):
+    from m2v_finetune.errors import AudioError
+
+    track = Track(id="x", path=Path("/gone.wav"), split="train", columns={}, origin="m.csv:9")
+    gone = CheckedTrack(track=track, audio=tracks[-1].audio)
+    with pytest.raises(AudioError, match=r"/gone\.wav: no such file"):
+        read_window(gone, start_sample=0, window_samples=WINDOW, sample_rate=RATE_HZ)

@@ -1,0 +1,264 @@
+"""Manifests: what is read, and that every bad line is named with its place."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m2v_finetune.data.manifest import (
+    DatasetInfo,
+    as_labels,
+    problem_list,
+    read_dataset_info,
+    read_manifest,
+    tracks_from_rows,
+)
+from m2v_finetune.errors import UserError
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def message_of(call, *arguments, **named) -> str:
+    with pytest.raises(UserError) as raised:
+        call(*arguments, **named)
+    return str(raised.value)
+
+
+def refused(path: Path, content: str | bytes) -> str:
+    return message_of(read_manifest, write(path, content))
+
+
+def test_a_csv_is_read(tmp_path):
+    path = write(
+        tmp_path / "songs.csv",
+        'path,tags,split,artist\na.mp3,rock;pop,train,"Simon, Garfunkel"\nsub/b.wav,,test,\n',
+    )
+    first, second = read_manifest(path)
+    assert (first.id, first.path, first.split) == ("a.mp3", tmp_path / "a.mp3", "train")
+    assert first.columns == {"tags": "rock;pop", "artist": "Simon, Garfunkel"}
+    assert first.origin == "songs.csv:2"
+    assert second.path == tmp_path / "sub" / "b.wav"
+    assert second.columns == {"tags": "", "artist": ""}
+    assert second.origin == "songs.csv:3"
+
+
+def test_a_jsonl_is_read_with_its_types_and_blank_lines(tmp_path):
+    rows = [
+        {"file_name": "a.mp3", "tags": ["rock"], "tempo_bpm": 120.5, "id": "first"},
+        {"path": "/music/b.mp3", "tags": []},
+    ]
+    text = json.dumps(rows[0]) + "\n\n" + json.dumps(rows[1]) + "\n"
+    first, second = read_manifest(write(tmp_path / "m.jsonl", text))
+    assert (first.id, first.path, first.split) == ("first", tmp_path / "a.mp3", None)
+    assert first.columns == {"tags": ["rock"], "tempo_bpm": 120.5}
+    assert (second.id, second.path, second.origin) == (
+        "/music/b.mp3",
+        Path("/music/b.mp3"),
+        "m.jsonl:3",
+    )
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_what_spreadsheets_write_is_read(tmp_path, newline, mark):
+    text = newline.join(["path,tags", "é.mp3,a", ""]).encode()
+    (track,) = read_manifest(write(tmp_path / "m.csv", mark + text))
+    assert track.path == tmp_path / "é.mp3"
+    assert track.columns == {"tags": "a"}
+
+
+@pytest.mark.parametrize(
+    ("written", "split"),
+    [
+        ("train", "train"),
+        ("training", "train"),
+        ("Train", "train"),
+        ("validation", "validation"),
+        ("valid", "validation"),
+        ("val", "validation"),
+        ("DEV", "validation"),
+        ("test", "test"),
+    ],
+)
+def test_names_of_splits(tmp_path, written, split):
+    (track,) = read_manifest(write(tmp_path / "m.csv", f"path,split\na.mp3,{written}\n"))
+    assert track.split == split
+
+
+paths = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"), exclude_characters="/")),
+    min_size=1,
+    unique=True,
+).map(lambda names: [f"{number}/{name}.mp3" for number, name in enumerate(names)])
+
+
+@settings(max_examples=50, deadline=None)
+@given(paths=paths, tag=st.text(st.characters(codec="utf-8", exclude_categories=("Cs",))))
+def test_any_jsonl_comes_back(tmp_path_factory, paths, tag):
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    write(path, "".join(json.dumps({"path": p, "tags": [tag]}) + "\n" for p in paths))
+    tracks = read_manifest(path)
+    assert [track.id for track in tracks] == paths
+    assert all(track.columns == {"tags": [tag]} for track in tracks)
+
+
+# -- bad lines ------------------------------------------------------------------------------------
+
+
+def test_a_missing_manifest_is_named(tmp_path):
+    message = message_of(read_manifest, tmp_path / "none.csv")
+    assert str(tmp_path / "none.csv") in message
+    assert ".jsonl" in message
+
+
+def test_another_kind_of_file_is_refused(tmp_path):
+    message = refused(tmp_path / "songs.xlsx", "x")
+    assert "songs.xlsx" in message
+    assert ".csv or .jsonl" in message
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_manifest_is_refused(tmp_path, name, content):
+    message = refused(tmp_path / name, content)
+    assert "lists no track" in message
+    assert name in message
+
+
+def test_a_csv_with_a_header_only_is_refused(tmp_path):
+    assert "lists no track" in refused(tmp_path / "m.csv", "path,tags\n")
+
+
+def test_a_track_in_two_splits_is_refused(tmp_path):
+    message = refused(tmp_path / "m.csv", "path,split\na.mp3,train\nb.mp3,test\n./a.mp3,test\n")
+    assert "m.csv:4" in message
+    assert "'./a.mp3' is in two splits: test here, train at m.csv:2" in message
+
+
+def test_a_duplicate_path_is_refused(tmp_path):
+    message = refused(tmp_path / "m.csv", "path,split\na.mp3,train\nx/../a.mp3,train\n")
+    assert "m.csv:3: duplicate path 'x/../a.mp3', already at m.csv:2" in message
+
+
+def test_a_duplicate_id_is_refused(tmp_path):
+    message = refused(tmp_path / "m.csv", "path,id\na.mp3,7\nb.mp3,7\n")
+    assert "m.csv:3: duplicate id '7', already at m.csv:2" in message
+
+
+def test_an_unknown_split_is_refused(tmp_path):
+    message = refused(tmp_path / "m.csv", "path,split\na.mp3,train\nb.mp3,tset\n")
+    assert "m.csv:3" in message
+    assert "'tset'" in message
+    assert "train, validation, test" in message
+
+
+def test_a_split_for_some_tracks_only_is_refused(tmp_path):
+    message = refused(tmp_path / "m.csv", "path,split\na.mp3,train\nb.mp3,\n")
+    assert "1 of 2 tracks" in message
+    assert "m.csv:3" in message
+
+
+def test_a_manifest_without_paths_is_refused(tmp_path):
+    message = refused(tmp_path / "m.csv", "song,tags\na.mp3,rock\n")
+    assert "m.csv:2: no path" in message
+    assert "'path' or 'file_name'" in message
+
+
+def test_all_bad_lines_are_listed_at_once(tmp_path):
+    rows = ["a.mp3,train", ",train", "b.mp3,tset", "a.mp3,test", "c.mp3,test", "c.mp3,test"]
+    message = refused(tmp_path / "m.csv", "\n".join(["path,split", *rows]))
+    assert "(4)" in message
+    assert [f"m.csv:{line}:" in message for line in range(2, 8)] == [
+        False, True, True, True, False, True,
+    ]  # fmt: skip
+    assert message.endswith("Correct these lines.")
+
+
+def test_very_many_problems_are_counted():
+    message = problem_list("Bad", [f"line {n}" for n in range(60)], "Correct them.")
+    assert "Bad (60):" in message
+    assert "line 49\n" in message
+    assert "line 50" not in message
+    assert "and 10 more" in message
+
+
+@pytest.mark.parametrize("line", ["a.mp3", "a.mp3,rock,more"])
+def test_a_csv_line_with_other_cells_than_the_header_is_refused(tmp_path, line):
+    message = refused(tmp_path / "m.csv", f"path,tags\nb.mp3,pop\n{line}\n")
+    assert "m.csv:3" in message
+    assert "path, tags" in message
+    assert "quotes" in message
+
+
+def test_an_open_quote_is_refused(tmp_path):
+    message = refused(tmp_path / "m.csv", 'path,tags\na.mp3,"rock\n' + "b.mp3,pop\n" * 20_000)
+    assert "m.csv" in message
+    assert "quote" in message
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_text_that_is_not_utf8_is_refused(tmp_path, name, encoding):
+    text = "path,tags\né.mp3,a\n" if name == "m.csv" else '{"path": "é.mp3"}\n'
+    message = refused(tmp_path / name, text.encode(encoding))
+    assert name in message
+    assert "UTF-8" in message
+
+
+@pytest.mark.parametrize(
+    "line", ['{"path": "b.mp3"', "b.mp3", '{"path": "b.mp3"} x', "{'path': 1}"]
+)
+def test_a_line_that_is_not_json_is_refused(tmp_path, line):
+    message = refused(tmp_path / "m.jsonl", f'{{"path": "a.mp3"}}\n{line}\n')
+    assert "m.jsonl:2" in message
+    assert "not JSON" in message
+
+
+@pytest.mark.parametrize("line", ['["b.mp3"]', '"b.mp3"', "3", "null"])
+def test_a_line_that_is_no_object_is_refused(tmp_path, line):
+    message = refused(tmp_path / "m.jsonl", f'{{"path": "a.mp3"}}\n{line}\n')
+    assert "m.jsonl:2" in message
+    assert "JSON object" in message
+
+
+def test_no_rows_are_refused(tmp_path):
+    assert "me/empty lists no track" in message_of(
+        tracks_from_rows, [], folder=tmp_path, name="me/empty"
+    )
+
+
+# -- dataset.json and cells -----------------------------------------------------------------------
+
+
+def test_dataset_info(tmp_path):
+    assert read_dataset_info(tmp_path, name="mine") == DatasetInfo(name="mine")
+    write(tmp_path / "dataset.json", '{"name": "songs", "licence": "CC0-1.0"}')
+    assert read_dataset_info(tmp_path, name="x") == DatasetInfo(name="songs", licence="CC0-1.0")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"name": "x", "license": "y"}', "{}"])
+def test_a_bad_dataset_info_is_refused(tmp_path, content):
+    write(tmp_path / "dataset.json", content)
+    message = message_of(read_dataset_info, tmp_path, name="x")
+    assert str(tmp_path / "dataset.json") in message
+    assert "name, title, licence" in message
+
+
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        (None, []),
+        ("", []),
+        ("rock", ["rock"]),
+        (" rock ; hip hop;; ", ["rock", "hip hop"]),
+        (["rock; not split", " pop "], ["rock; not split", "pop"]),
+        (5, ["5"]),
+    ],
+)
+def test_labels_of_a_cell(cell, labels):
+    assert as_labels(cell) == labels

@@ -1,0 +1,313 @@
+"""The command `m2v`, each subcommand in this process: what it prints, and its exit code."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from m2v_finetune import __version__
+from m2v_finetune.backbones.checkpoints import CHECKPOINTS
+from m2v_finetune.cli import main
+from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.data.benchmarks import BENCHMARKS
+from m2v_finetune.data.checking import check_tracks
+from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks.tagging import Tagging
+from m2v_finetune.training.results import measure
+
+AUDIO = QUICKSTART_DIR / "audio"
+SONG, OTHER_SONG = AUDIO / "test-000.ogg", AUDIO / "test-001.ogg"
+LABELS = ("drums", "piano", "slow, sad")  # a comma must not break a CSV
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+M2v = Callable[..., Outcome]
+
+
+@pytest.fixture
+def m2v(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> M2v:
+    """Run the command line."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Outcome:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        return Outcome(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model() -> TaskModel:
+    torch.manual_seed(0)
+    model = TaskModel.build(
+        task=Tagging(labels=LABELS, label_column="tags"),
+        backbone=BackboneConfig(source="random-small"),
+        head=HeadConfig(kind="linear"),
+        tuning=TuningConfig(),
+        window_seconds=2.0,
+    )
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def saved(model: TaskModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "model"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> Path:
+    """A manifest of eight clips, six of them of the split test."""
+    rows = [
+        {"path": str(AUDIO / f"test-{i:03d}.ogg"), "split": "test", "tags": list(LABELS[: i % 4])}
+        for i in range(6)
+    ]
+    rows += [
+        {"path": str(AUDIO / f"train-{i:03d}.ogg"), "split": "train", "tags": ["drums"]}
+        for i in range(2)
+    ]
+    path = tmp_path / "songs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def assert_refused(outcome: Outcome, *says: str) -> None:
+    assert outcome.code == 2, outcome
+    assert outcome.stdout == ""
+    assert outcome.stderr.startswith("error: ") or "\nerror: " in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    for words in says:
+        assert words in outcome.stderr
+
+
+def test_version_and_help(m2v: M2v) -> None:
+    assert m2v("--version") == (0, f"m2v-finetune {__version__}\n", "")
+    code, stdout, _ = m2v("--help")
+    assert code == 0
+    for command in ("backbones", "data prepare", "data check", "predict", "evaluate", "push"):
+        assert f"m2v {command}" in stdout
+    for words in (["predict"], ["data", "prepare"], ["push"], ["evaluate"], ["data", "check"]):
+        assert m2v(*words, "--help").stdout.startswith(f"usage: m2v {' '.join(words)}")
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"], ["dance"], ["predict"], ["push", "model"]])
+def test_incomplete_command(m2v: M2v, arguments: list[str]) -> None:
+    code, stdout, stderr = m2v(*arguments)
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("usage: m2v")
+
+
+def test_backbones(m2v: M2v) -> None:
+    code, stdout, _ = m2v("backbones")
+    assert code == 0
+    lines = {line.split()[0]: line.split() for line in stdout.splitlines() if line.strip()}
+    assert len(CHECKPOINTS) == 6
+    for name, known in CHECKPOINTS.items():
+        numbers = [known.num_layers, known.hidden_size, known.sample_rate, known.frame_rate]
+        assert lines[name][1:6] == [*map(str, numbers), known.licence]
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+def test_check_of_good_data(m2v: M2v, songs: Path) -> None:
+    hours = sum(soundfile.info(AUDIO / f"test-{i:03d}.ogg").duration for i in range(6))
+    hours += sum(soundfile.info(AUDIO / f"train-{i:03d}.ogg").duration for i in range(2))
+    code, stdout, _ = m2v("data", "check", songs)
+    assert code == 0
+    name = songs.parent.name
+    assert stdout == f"{name}: all 8 tracks can be read ({hours / 3600:.2f} h).\n"
+
+
+def test_check_of_bad_data(m2v: M2v, tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.mp3").write_text("no music at all")
+    shutil.copy(SONG, tmp_path / "good.ogg")
+    lines = [
+        "path,tags",
+        "absent.flac,drums",
+        "empty.wav,drums",
+        "text.mp3,drums",
+        "good.ogg,drums",
+    ]
+    (tmp_path / "songs.csv").write_text("\n".join(lines) + "\n")
+    outcome = m2v("data", "check", tmp_path / "songs.csv")
+    assert_refused(
+        outcome,
+        "Of 4 tracks, these cannot be used (3)",
+        f"songs.csv:2: {tmp_path / 'absent.flac'}: no such file",
+        f"songs.csv:3: {tmp_path / 'empty.wav'}: empty file",
+        f"songs.csv:4: {tmp_path / 'text.mp3'}: no audio",
+    )
+    assert "good.ogg" not in outcome.stderr
+    assert_refused(m2v("data", "check", tmp_path / "none.csv"), "There is no data at")
+
+
+def test_prepare_of_an_unknown_data_set(m2v: M2v, tmp_path: Path) -> None:
+    outcome = m2v("data", "prepare", "fma", "--root", tmp_path / "fma")
+    assert_refused(outcome, "no data set 'fma'", *BENCHMARKS)
+    assert not (tmp_path / "fma").exists()
+
+
+# -- predict --------------------------------------------------------------------------------------
+
+
+def test_predict_text(m2v: M2v, model: TaskModel, saved: Path) -> None:
+    prediction = model.predict(SONG)
+    code, stdout, _ = m2v("predict", saved, SONG, OTHER_SONG)
+    assert code == 0
+    lines = stdout.splitlines()
+    assert len(lines) == 2 * (1 + len(LABELS))
+    assert lines[0] == str(SONG)
+    assert lines[4] == str(OTHER_SONG)
+    best_first = sorted(prediction.tags.items(), key=lambda item: -item[1])
+    assert lines[1:4] == [f"  {score:.3f}  {tag}" for tag, score in best_first]
+    shown = m2v("predict", saved, SONG, "--top", "1").stdout.splitlines()
+    assert shown == lines[:2]
+
+
+def test_predict_text_along_the_time_line(m2v: M2v, model: TaskModel, saved: Path) -> None:
+    timeline = model.predict(SONG).timeline
+    lines = m2v("predict", saved, SONG, "--timeline", "--top", "1").stdout.splitlines()
+    assert len(lines) == 2 + len(timeline)
+    for line, window in zip(lines[2:], timeline, strict=True):
+        tag, score = max(window.tags.items(), key=lambda item: item[1])
+        times = f"{window.start_seconds:8.2f} - {window.end_seconds:8.2f} s"
+        assert line == f"  {times}  {tag} {score:.3f}"
+
+
+def test_predict_json(m2v: M2v, model: TaskModel, saved: Path) -> None:
+    code, stdout, _ = m2v("predict", saved, SONG, OTHER_SONG, "--format", "json")
+    assert code == 0
+    first, second = map(json.loads, stdout.splitlines())
+    assert first == {"path": str(SONG), "tags": model.predict(SONG).tags}
+    assert second["path"] == str(OTHER_SONG)
+    assert first["tags"] != second["tags"]
+    stdout = m2v("predict", saved, SONG, "--format", "json", "--timeline").stdout
+    timeline = json.loads(stdout)["timeline"]
+    assert timeline[0].keys() == {"start_seconds", "end_seconds", "tags"}
+    assert timeline[0]["start_seconds"] == 0.0
+    assert timeline[-1]["end_seconds"] == pytest.approx(soundfile.info(SONG).duration, abs=1e-3)
+    means = {label: np.mean([window["tags"][label] for window in timeline]) for label in LABELS}
+    assert means == pytest.approx(first["tags"], abs=1e-6)
+
+
+def test_predict_csv(m2v: M2v, model: TaskModel, saved: Path) -> None:
+    code, stdout, _ = m2v("predict", saved, SONG, OTHER_SONG, "--format", "csv")
+    assert code == 0
+    header, *rows = csv.reader(io.StringIO(stdout))
+    assert header == ["path", *LABELS]
+    assert [row[0] for row in rows] == [str(SONG), str(OTHER_SONG)]
+    expected = list(model.predict(SONG).tags.values())
+    assert list(map(float, rows[0][1:])) == pytest.approx(expected, rel=1e-6)
+
+
+def test_predict_csv_along_the_time_line(m2v: M2v, model: TaskModel, saved: Path) -> None:
+    timelines = [model.predict(path).timeline for path in (SONG, OTHER_SONG)]
+    stdout = m2v("predict", saved, SONG, OTHER_SONG, "--format", "csv", "--timeline").stdout
+    header, *rows = csv.reader(io.StringIO(stdout))
+    assert header == ["path", "start_seconds", "end_seconds", *LABELS]
+    assert len(rows) == sum(map(len, timelines))
+    for row, window in zip(rows, timelines[0] + timelines[1], strict=True):
+        expected = [window.start_seconds, window.end_seconds, *window.tags.values()]
+        assert list(map(float, row[1:])) == pytest.approx(expected, abs=1e-3)
+
+
+def test_predict_writes_a_new_file_and_never_over_one(
+    m2v: M2v, saved: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "tags.json"
+    printed = m2v("predict", saved, SONG, "--format", "json").stdout
+    arguments = ["predict", saved, SONG, "--format", "json", "--output", output]
+    assert m2v(*arguments)[:2] == (0, "")
+    assert output.read_text() == printed
+    output.write_text("mine")
+    assert_refused(m2v(*arguments), f"{output} exists", "not overwritten")
+    assert output.read_text() == "mine"
+
+
+def test_predict_into_a_folder_that_is_not_there(m2v: M2v, saved: Path, tmp_path: Path) -> None:
+    output = tmp_path / "no" / "tags.json"
+    assert_refused(m2v("predict", saved, SONG, "--output", output), "no folder", str(output.parent))
+
+
+def test_predict_of_files_that_cannot_be_read(m2v: M2v, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.mp3").touch()
+    outcome = m2v("predict", saved, SONG, tmp_path / "absent.mp3", tmp_path / "empty.mp3")
+    assert_refused(outcome, f"{tmp_path / 'absent.mp3'}: no such file")
+    assert f"{tmp_path / 'empty.mp3'}: empty file" in outcome.stderr
+
+
+def test_predict_with_what_is_no_model(m2v: M2v, saved: Path, tmp_path: Path) -> None:
+    assert_refused(m2v("predict", tmp_path / "none", SONG), "There is no model at", "Hub id")
+    assert_refused(m2v("predict", tmp_path, SONG), "holds no config.json")
+    broken = tmp_path / "broken"
+    shutil.copytree(saved, broken)
+    weights = broken / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+    assert_refused(m2v("predict", broken, SONG), f"{weights} is damaged")
+
+
+# -- evaluate -------------------------------------------------------------------------------------
+
+
+def test_evaluate_equals_the_results_of_the_same_model(
+    m2v: M2v, model: TaskModel, saved: Path, songs: Path
+) -> None:
+    tracks, _ = load_tracks(str(songs), label_column="tags")
+    checked, _ = check_tracks([t for t in tracks if t.split == "test"], on_bad_track="stop")
+    code, stdout, _ = m2v("evaluate", saved, songs)
+    assert code == 0
+    measured = json.loads(stdout)
+    assert measured == json.loads(json.dumps(measure(model, checked)))
+    assert measured["num_tracks"] == 6
+    assert 0 <= measured["metrics"]["roc_auc"]["low"] <= measured["metrics"]["roc_auc"]["high"] <= 1
+    assert json.loads(m2v("evaluate", saved, songs, "--split", "train").stdout)["num_tracks"] == 2
+
+
+def test_evaluate_on_data_that_do_not_fit(
+    m2v: M2v, saved: Path, songs: Path, tmp_path: Path
+) -> None:
+    assert_refused(
+        m2v("evaluate", saved, songs, "--split", "validation"), "no track in the split 'validation'"
+    )
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text(songs.read_text().replace('"piano"', '"kazoo"'))
+    assert_refused(m2v("evaluate", saved, odd), "odd.jsonl:3: unknown label 'kazoo'")
+    unlabelled = tmp_path / "bare.jsonl"
+    unlabelled.write_text(json.dumps({"path": str(SONG)}) + "\n")
+    assert_refused(m2v("evaluate", saved, unlabelled), "has a column 'tags'")
+
+
+# -- push -----------------------------------------------------------------------------------------
+
+
+def test_push_of_what_is_no_model(m2v: M2v, tmp_path: Path) -> None:
+    """Nothing is asked of the Hub; pushes that reach it are tests of their own."""
+    assert_refused(m2v("push", "no/folder", "me/tagger"), "There is no folder no/folder")
+    assert_refused(m2v("push", tmp_path, "me/tagger"), f"{tmp_path} holds no config.json")
+
+
+def test_push_to_what_is_no_repository(m2v: M2v, saved: Path) -> None:
+    outcome = m2v("push", saved, "not a repository")
+    assert_refused(outcome, "Could not push to not a repository")
