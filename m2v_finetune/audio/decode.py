@@ -76,7 +76,7 @@ class AudioInfo:
     def num_samples(self, sample_rate: int) -> int:
         """Length of the file after resampling, as `read_audio` and `read_excerpt` count it.
 
-        Computed exactly, then rounded to the nearest integer, halves up.
+        Computed exactly, then rounded to the nearest integer, halves up; at least 1.
 
         Args:
             sample_rate: Rate after resampling in Hz.
@@ -181,8 +181,8 @@ def read_excerpt(
 
 
 def _num_resampled(num_frames: int, from_rate: int, to_rate: int) -> int:
-    """Round num_frames * to_rate / from_rate to the nearest integer, halves up."""
-    return (2 * num_frames * to_rate + from_rate) // (2 * from_rate)
+    """Round num_frames * to_rate / from_rate to the nearest integer, halves up, at least 1."""
+    return max(1, (2 * num_frames * to_rate + from_rate) // (2 * from_rate))
 
 
 def _resample(samples: NDArray[np.float32], from_rate: int, to_rate: int) -> NDArray[np.float32]:

@@ -75,6 +75,7 @@ def check_tracks(
                 f"Of {len(tracks)} tracks, these cannot be used",
                 problems,
                 "Repair or remove them, or go on without them by --data.on_bad_track skip.",
+                limit=None,
             )
         )
     for problem in problems:

@@ -65,11 +65,13 @@ class DatasetInfo:
     homepage: str = ""
 
 
-def problem_list(title: str, problems: Sequence[str], advice: str) -> str:
-    """Return one message that lists every problem (the first 50 of very many) and what to do."""
-    listed = [f"  - {problem}" for problem in problems[:MAX_LISTED_PROBLEMS]]
-    if len(problems) > MAX_LISTED_PROBLEMS:
-        listed.append(f"  - and {len(problems) - MAX_LISTED_PROBLEMS} more")
+def problem_list(
+    title: str, problems: Sequence[str], advice: str, *, limit: int | None = MAX_LISTED_PROBLEMS
+) -> str:
+    """Return one message that lists the problems, all or the first ``limit``, and what to do."""
+    listed = [f"  - {problem}" for problem in problems[:limit]]
+    if len(problems) > len(listed):
+        listed.append(f"  - and {len(problems) - len(listed)} more")
     return "\n".join([f"{title} ({len(problems)}):", *listed, advice])
 
 

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from m2v_finetune.data.checking import check_splits, check_tracks
+from m2v_finetune.data.loader import TrackWindows
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import UserError
 
@@ -94,7 +95,7 @@ def test_bad_tracks_can_be_skipped(tracks, caplog):
 
 def test_skipping_all_is_refused(tracks):
     bad = [track for track in tracks if not is_good(track)]
-    with pytest.raises(UserError, match="9 of 9 tracks"):
+    with pytest.raises(UserError, match=r"Of 9 tracks, these cannot be used \(9\)"):
         check_tracks(bad, on_bad_track="skip", show_progress=False)
 
 
@@ -122,7 +123,7 @@ def test_skipped_tracks_are_counted_by_split(tmp_path):
         "validation": ["good-2.wav"],
         "test": ["good-3.wav"],
     }
-    with pytest.raises(UserError, match="3 of 6 tracks") as raised:
+    with pytest.raises(UserError, match=r"Of 6 tracks, these cannot be used \(3\)") as raised:
         check_splits(in_split(tracks, "ttveee"), on_bad_track="stop", show_progress=False)
     assert str(raised.value).count("no such file") == 3
 
@@ -132,3 +133,23 @@ def test_a_split_without_a_usable_track_is_refused(tmp_path):
     tracks.append(make_track(tmp_path / "gone.wav", 2))
     with pytest.raises(UserError, match="None of the 1 tracks of the split 'test'"):
         check_splits(in_split(tracks, "tve"), on_bad_track="skip", show_progress=False)
+
+
+def test_a_hundred_bad_tracks_are_all_named(tmp_path):
+    missing = [
+        Track(id=str(n), path=tmp_path / f"{n}.wav", split=None, columns={}, origin=f"m.csv:{n}")
+        for n in range(100)
+    ]
+    with pytest.raises(UserError) as raised:
+        check_tracks(missing, on_bad_track="stop", show_progress=False)
+    assert all(f"m.csv:{n}: " in str(raised.value) for n in range(100))
+
+
+def test_a_file_of_one_frame_has_one_sample_at_any_rate(tmp_path):
+    soundfile.write(tmp_path / "click.wav", np.full(1, 0.5, dtype=np.float32), 44100)
+    track = Track(id="c", path=tmp_path / "click.wav", split=None, columns={}, origin="m.csv:1")
+    [checked], _ = check_tracks([track], on_bad_track="stop", show_progress=False)
+    windows = TrackWindows([checked], sample_rate=16000, window_samples=400, hop_samples=400)
+    _, waveform = windows[0]
+    assert waveform.shape == (400,)
+    assert np.isfinite(waveform.numpy()).all()
