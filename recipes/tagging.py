@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from m2v_finetune.audio.augmentation import build_augmentation
-from m2v_finetune.config import RecipeConfig, parse_recipe
+from m2v_finetune.config import RecipeConfig
 from m2v_finetune.data.checking import check_splits
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import run_command
 from m2v_finetune.model import TaskModel
+from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.publishing.publish import publish
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.loop import TrainingLoop

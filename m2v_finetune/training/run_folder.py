@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from m2v_finetune.config import RecipeConfig, save_config
+from m2v_finetune.config import RecipeConfig
 from m2v_finetune.errors import UserError
+from m2v_finetune.parsing import save_config
 from m2v_finetune.training.checkpoint import LAST_FILE, write_atomically
 
 PACKAGES = (

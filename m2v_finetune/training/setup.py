@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from m2v_finetune.config import RecipeConfig, to_dict
+from m2v_finetune.config import RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import check_login
 from m2v_finetune.model import TaskModel
+from m2v_finetune.parsing import to_dict
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.precision import card_capability, choose_precision
 from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space

@@ -35,9 +35,9 @@ from doc_blocks import (
 
 from m2v_finetune.audio.augmentation import Effect, build_augmentation
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR
-from m2v_finetune.config import parse_recipe
 from m2v_finetune.data.manifest import read_dataset_info, read_manifest
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.tasks.tagging import Tagging
 
 HERE = Path(__file__).parent
@@ -47,7 +47,7 @@ from hub_server import HubServer  # noqa: E402
 
 # Blocks of each page: run here, needing a download, tested elsewhere. Change it with the page.
 NUM_BLOCKS = {
-    "README.md": (0, 1, 6),
+    "README.md": (2, 1, 4),
     "docs/adding-a-checkpoint.md": (2, 0, 0),
     "docs/adding-a-data-set.md": (1, 1, 0),
     "docs/adding-a-task.md": (1, 0, 0),

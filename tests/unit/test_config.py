@@ -15,10 +15,9 @@ from m2v_finetune.config import (
     RecipeConfig,
     RunConfig,
     TrainingConfig,
-    parse_recipe,
-    save_config,
 )
 from m2v_finetune.errors import UserError
+from m2v_finetune.parsing import parse_recipe, save_config
 from m2v_finetune.tasks.tagging import TaggingConfig
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from m2v_finetune.audio.augmentation import Effect, build_augmentation
-from m2v_finetune.config import parse_recipe
 from m2v_finetune.data.benchmarks import BENCHMARKS
+from m2v_finetune.parsing import parse_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted((REPOSITORY / "configs" / "tagging").rglob("*.yaml"))

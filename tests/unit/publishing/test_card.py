@@ -23,11 +23,11 @@ from m2v_finetune.config import (
     RunConfig,
     TrainingConfig,
     TuningConfig,
-    save_config,
 )
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.model import TaskModel
+from m2v_finetune.parsing import save_config
 from m2v_finetune.publishing.card import BACKBONE_CITATIONS, public_settings, render_card
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.run_folder import describe_environment, write_json

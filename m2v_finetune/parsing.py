@@ -1,0 +1,164 @@
+"""Reading the settings of a run, strictly, from YAML and the command line; writing them back.
+
+A key that does not exist and a value of the wrong type are errors. YAML is data: its tags and aliases
+are refused before anything is built of them.
+"""
+
+import re
+from argparse import ArgumentError
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from m2v_finetune.config import RecipeConfig
+from m2v_finetune.errors import UserError
+
+Config = TypeVar("Config", bound=RecipeConfig)
+
+
+def parse_recipe(
+    config_class: type[Config], argv: Sequence[str], *, description: str, quickstart: Path
+) -> Config:
+    """Read a recipe's settings: defaults, then each ``--config`` file, then ``--section.key value``.
+
+    When neither ``--config`` nor ``--data.source`` is given, the quickstart's file comes first.
+
+    Args:
+        config_class: A frozen dataclass of sections.
+        argv: The command line without the program's name.
+        description: What ``--help`` says first.
+        quickstart: The settings of the recipe's quickstart.
+
+    Raises:
+        UserError: An unknown key, a value of the wrong type or out of range, a missing file.
+        SystemExit: ``--help`` or ``--print_config`` was asked for.
+    """
+    files, options = _config_files(argv)
+    if not files and not any(o.split("=")[0] in ("--data", "--data.source") for o in options):
+        files = [quickstart]
+    for file in files:
+        _check_config_file(file)
+    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument(
+        "--config", action="config", help="a YAML file of settings; may be repeated"
+    )
+    parser.add_class_arguments(config_class, as_group=False)
+    try:
+        parsed = parser.parse_args([*(f"--config={file}" for file in files), *options])
+        _refuse_null(parsed.as_dict(), config_class)
+        settings = parser.instantiate(parsed)
+    except ArgumentError as error:
+        message = _readable(str(error))
+        raise UserError(
+            f"The settings cannot be used: {message}{_suggestions(message, config_class)}\n"
+            "Run with --help for every key, its meaning and its default."
+        ) from error
+    return config_class(**{f.name: settings[f.name] for f in fields(config_class)})
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes strings such as ``1e5``, which PyYAML reads as strings but `parse_recipe` as numbers."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+.0-9][0-9._]*[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the settings as plain data, complete, ready for `save_config` and JSON."""
+    return asdict(config)
+
+
+def save_config(config: RecipeConfig, path: Path) -> None:
+    """Write all settings as YAML; given back as ``--config`` it repeats the run."""
+    path.write_text(yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False), encoding="utf-8")
+
+
+def _config_files(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Return the files of ``--config`` and all other words, so that options win wherever they stand."""
+    files: list[Path] = []
+    options: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            file = next(words, None)
+            if file is None:
+                raise UserError("--config needs a file: --config FILE.yaml")
+            files.append(Path(file))
+        elif word.startswith("--config="):
+            files.append(Path(word.removeprefix("--config=")))
+        else:
+            options.append(word)
+    return files, options
+
+
+def _check_config_file(path: Path) -> None:
+    """Refuse a file that is no plain YAML mapping, before anything is built of it.
+
+    Aliases are refused because a few lines of them can stand for gigabytes.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file of settings at {path}. Give a YAML file to --config.")
+    try:
+        events: list[Any] = list(
+            yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        )
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    # Stream start, document start, then the one value of the document.
+    if len(events) < 3 or not isinstance(events[2], yaml.MappingStartEvent):
+        raise UserError(
+            f"{path} holds no settings. It needs sections with keys, such as\n  data:\n    source: songs.csv"
+        )
+    for event in events:
+        is_alias = isinstance(event, yaml.AliasEvent)
+        if is_alias or getattr(event, "tag", None) is not None:
+            raise UserError(
+                f"{path}, line {event.start_mark.line + 1}: settings are plain data; "
+                f"{'aliases (*name)' if is_alias else f'tags ({event.tag})'} are not read. "
+                "Write the value itself."
+            )
+
+
+def _refuse_null(settings: dict[str, Any], config_class: type[RecipeConfig]) -> None:
+    """Refuse a key without a value in YAML, which the parser lets through for every type."""
+    for section in fields(config_class):
+        for key in fields(cast(Any, section.type)):
+            has_value = (settings[section.name] or {}).get(key.name) is not None
+            if not has_value and type(None) not in get_args(key.type):
+                raise UserError(
+                    f"{section.name}.{key.name} has no value (null). Give it one, or remove the key "
+                    "from the settings to have its default."
+                )
+
+
+def _readable(message: str) -> str:
+    """Say in plain words what jsonargparse says in those of Python."""
+    message = re.sub(
+        r"Group '([\w.]+)' does not accept option '([\w.]+)'", r"There is no key '\1.\2'", message
+    )
+    message = re.sub(r"Option '([\w.]+)' is not accepted", r"There is no key '\1'", message)
+    message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.Literal[", "one of [")
+    return message.replace("Expected a ", "Expected ").replace("NoneType", "null")
+
+
+def _suggestions(message: str, config_class: type[RecipeConfig]) -> str:
+    known = [
+        f"{section.name}.{key.name}"
+        for section in fields(config_class)
+        for key in fields(cast(Any, section.type))
+    ]
+    words = re.findall(r"[\w.]+\.\w+|\w+", message)
+    near = {match for word in words for match in get_close_matches(word, known, n=1, cutoff=0.75)}
+    near -= set(words)
+    return f"\nDid you mean {' or '.join(sorted(near))}?" if near else ""
