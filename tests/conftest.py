@@ -1,9 +1,13 @@
 """Fixtures that every test may use."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+
+# Test processes share the cores: one thread each, here and in every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).parent.parent
 
