@@ -7,7 +7,6 @@ import argparse
 import csv
 import io
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -86,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="text for people; json: a line a file; csv: a line a track, or a window (default: %(default)s)",
     )
     predict.add_argument(
-        "--top", type=int, default=10, help="tags to show in text (default: %(default)s)"
+        "--top", type=_count, default=10, help="tags to show in text (default: %(default)s)"
     )
     predict.add_argument("--output", type=Path, help="write to this new file, not to the terminal")
     predict.set_defaults(command=_predict)
@@ -107,6 +106,12 @@ def build_parser() -> argparse.ArgumentParser:
     push.add_argument("--private", action="store_true", help="if the repository is created")
     push.set_defaults(command=_push)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+    return int(text)
 
 
 def _backbones(arguments: argparse.Namespace) -> None:
@@ -178,15 +183,17 @@ def _predict(arguments: argparse.Namespace) -> None:
         raise UserError(
             problem_list("Files that cannot be read", problems, "Repair them, or leave them out.")
         )
+    import torch
+
     model = TaskModel.from_pretrained(arguments.model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     render = {"text": _as_text, "json": _as_json, "csv": _as_csv}[arguments.format]
-    parts = [
-        render(path, model.predict(path), arguments, index == 0)
-        for index, path in enumerate(arguments.files)
-    ]
-    if arguments.output is None:
-        sys.stdout.write("".join(parts))
-    else:
+    parts: list[str] = []
+    for path in arguments.files:
+        parts.append(render(path, model.predict(path), arguments, not parts))
+        if arguments.output is None:
+            print(parts[-1], end="", flush=True)
+    if arguments.output is not None:
         arguments.output.write_text("".join(parts), encoding="utf-8")
 
 

@@ -1,12 +1,13 @@
 """Task heads: what reads the weighted hidden states."""
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 Pooling = Literal["mean", "mean_std", "attention"]
+Kind = Literal["mlp", "linear"]
 STANDARD_DEVIATION_EPSILON = 1e-5
 
 
@@ -40,6 +41,9 @@ class ClipHead(nn.Module):
         kind: ``mlp`` or ``linear``.
         hidden_size: Width of the MLP's hidden layer.
         dropout: Probability before each linear layer.
+
+    Raises:
+        ValueError: There is no such pooling or kind.
     """
 
     def __init__(
@@ -48,11 +52,13 @@ class ClipHead(nn.Module):
         input_size: int,
         num_outputs: int,
         pooling: Pooling = "mean",
-        kind: Literal["mlp", "linear"] = "mlp",
+        kind: Kind = "mlp",
         hidden_size: int = 512,
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
+        if pooling not in get_args(Pooling) or kind not in get_args(Kind):
+            raise ValueError(f"no head has pooling {pooling!r} and kind {kind!r}")
         self.pooling = pooling
         if pooling == "attention":
             self.attention = AttentionPooling(input_size)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -105,6 +106,11 @@ class TaskModel(nn.Module):
         Raises:
             UserError: The backbone cannot be loaded, or a window is too short for it.
         """
+        if backbone.spec_augment and tuning.method == "probe":
+            raise UserError(
+                "backbone.spec_augment masks what a backbone learns from, and a probe's backbone is frozen. "
+                "Switch it off, or choose another tuning.method."
+            )
         weighting = backbone.layer_weighting
         num_layers = backbone.num_layers
         if isinstance(weighting, int):
@@ -335,6 +341,12 @@ class TaskModel(nn.Module):
             else:
                 backbone = cls._base_backbone(saved, path)
                 apply_tuning(backbone, tuning)
+            if settings["weights"] not in ("trained", "all"):
+                raise ValueError(f"its weights are {settings['weights']!r}")
+            window, hop = float(settings["window_seconds"]), float(settings["hop_seconds"])
+            if not 0 < hop <= window < math.inf:
+                raise ValueError(f"its windows are of {window} s every {hop} s")
+            backbone.check_window(round(window * backbone.sample_rate))
             return cls(
                 backbone=backbone,
                 layer_weighting=LayerWeighting(
@@ -344,11 +356,11 @@ class TaskModel(nn.Module):
                 head_config=head,
                 task=task,
                 tuning=tuning,
-                window_seconds=float(settings["window_seconds"]),
-                hop_seconds=float(settings["hop_seconds"]),
+                window_seconds=window,
+                hop_seconds=hop,
                 base_fingerprint=None if stands_alone else saved["fingerprint"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(
                 f"{path} is not the config of an {LIBRARY_NAME} model ({type(error).__name__}: {error})."
             ) from error
@@ -403,7 +415,10 @@ class TaskModel(nn.Module):
             "tuning": asdict(self.tuning),
             "weights": weights,
             "backbone": {
-                "source": backbone.source,
+                # A model that stands alone needs no path of its maker's machine.
+                "source": Path(backbone.source).name
+                if weights == "all" and Path(backbone.source).is_dir()
+                else backbone.source,
                 "revision": backbone.revision,
                 "licence": backbone.licence,
                 "fingerprint": self.base_fingerprint,

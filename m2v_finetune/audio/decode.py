@@ -228,17 +228,17 @@ def _open(path: Path) -> Iterator[Any]:
 
 def _read_head(path: Path) -> bytes:
     """Return the first bytes of a file that exists and is not empty."""
-    if path.is_dir():
-        raise AudioError(f"{path}: a directory, where an audio file is expected.")
     try:
+        if path.is_dir():
+            raise AudioError(f"{path}: a directory, where an audio file is expected.")
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError as error:
         raise AudioError(
             f"{path}: no such file. Check the path, and the audio directory that it is joined to."
         ) from error
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise AudioError(f"{path!s}: cannot be read ({error}).") from error
     if not head:
         raise AudioError(f"{path}: empty file (0 bytes). {_GET_AGAIN}")
     return head

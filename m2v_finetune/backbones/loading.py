@@ -132,8 +132,8 @@ def _find(source: str, revision: str | None) -> tuple[Path, str | None]:
     commit = None
     shipped = SHIPPED_DIR / source.replace("-", "_")
     if source in CHECKPOINTS and shipped.is_dir():
-        return shipped, None
-    if Path(source).is_dir():
+        folder = shipped
+    elif Path(source).is_dir():
         folder = Path(source)
     elif source in CHECKPOINTS or is_repo_id(source):
         published = published_checkpoint(source)
@@ -148,6 +148,10 @@ def _find(source: str, revision: str | None) -> tuple[Path, str | None]:
         )
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} holds no {CONFIG_FILE}, so it is no checkpoint.")
+    if revision is not None and commit is None:
+        raise UserError(
+            f"backbone.revision is '{revision}', but {source} is no repository of the Hub."
+        )
     return folder, commit
 
 

@@ -87,11 +87,14 @@ def read_manifest(path: Path) -> list[Track]:
     """
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}. Give a .csv or .jsonl file.")
+    suffix = path.suffix.lower()
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
-    if path.suffix not in readers:
+    if suffix not in readers:
         raise UserError(f"{path} is no manifest: the name must end in .csv or .jsonl.")
     try:
-        rows = list(readers[path.suffix](path))
+        rows = list(readers[suffix](path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     except csv.Error as error:
@@ -187,21 +190,45 @@ def read_dataset_info(folder: Path, *, name: str) -> DatasetInfo:
         ) from error
 
 
-def as_labels(value: Any) -> list[str]:
-    """Return the labels of a cell: a JSON list as it is, a CSV string split at ``;``.
+def as_labels(track: Track, column: str) -> list[str]:
+    """Return the labels in a track's column: a JSON list as it is, a string split at ``;``.
 
-    >>> as_labels("rock; guitar ;;")
-    ['rock', 'guitar']
+    Raises:
+        UserError: The column holds something else than text, or a list of texts.
+
+    >>> track = Track(id="a", path=Path("a"), split=None, columns={"t": "rock; pop ;"}, origin="")
+    >>> as_labels(track, "t")
+    ['rock', 'pop']
     """
+    value = track.columns.get(column)
     if value is None:
         return []
-    parts = value if isinstance(value, list | tuple) else str(value).split(";")
-    return [label for label in (str(part).strip() for part in parts) if label]
+    parts = value if isinstance(value, list | tuple) else [value]
+    wrong = [part for part in parts if not isinstance(part, str)]
+    if wrong:
+        raise UserError(
+            f"{track.origin}: the column '{column}' holds {wrong[0]!r}, which is no text. Labels are text; "
+            "put numbers in quotes."
+        )
+    labels = parts if parts is value else value.split(";")
+    return [label.strip() for label in labels if label.strip()]
 
 
 def _csv_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
+        header = [name.strip() for name in reader.fieldnames or []]
+        repeated = sorted({name for name in header if header.count(name) > 1})
+        if repeated:
+            raise UserError(
+                f"{path.name}:1: the header names {', '.join(repeated)} more than once."
+            )
+        if header and not set(header) & set(PATH_COLUMNS):
+            raise UserError(
+                f"{path.name}:1: the header is {', '.join(header)}. One column must be 'path' or "
+                "'file_name'; columns are separated by commas."
+            )
+        reader.fieldnames = header
         for row in reader:
             if None in row or None in row.values():
                 raise UserError(

@@ -47,6 +47,12 @@ def load_tracks(source: str, *, label_column: str) -> tuple[list[Track], Dataset
     if source == QUICKSTART:
         return _from_manifest(QUICKSTART_DIR / "manifest.jsonl")
     path = Path(source).expanduser()
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise UserError(f"The data source '{source[:200]}' cannot be read ({error}).") from error
     if path.is_file():
         return _from_manifest(path)
     if path.is_dir():

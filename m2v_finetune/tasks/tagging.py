@@ -78,9 +78,7 @@ class Tagging:
                 "--task.label_column."
             )
         in_training = Counter(
-            label
-            for track in splits["train"]
-            for label in set(as_labels(track.columns.get(column)))
+            label for track in splits["train"] for label in set(as_labels(track, column))
         )
         labels = tuple(sorted(in_training)) if config.labels is None else tuple(config.labels)
         if len(labels) < 1 or len(set(labels)) < len(labels):
@@ -105,15 +103,21 @@ class Tagging:
                 problem_list(
                     f"Labels that cannot be learned, as they are {why}",
                     unknown,
-                    "Correct them, or go on without them by --task.ignore_unknown_labels true.",
+                    "Correct them, or go on without them by --task.ignore_unknown_labels true. (If the split "
+                    "was made for you, another --run.seed makes another one.)",
                 )
             )
         return task
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Tagging":
-        """Rebuild the task from what `to_dict` returned."""
-        return cls(labels=tuple(settings["labels"]), label_column=settings["label_column"])
+        """Rebuild the task from what `to_dict` returned; ValueError if that is not what it is."""
+        labels = settings["labels"]
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise ValueError(f"its labels are {labels!r}, not a list of names")
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError("its labels are none, or one stands there twice")
+        return cls(labels=tuple(labels), label_column=settings["label_column"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is saved with a model."""
@@ -125,13 +129,13 @@ class Tagging:
         return [
             f"{track.origin}: unknown label '{label}'"
             for track in tracks
-            for label in as_labels(track.columns.get(self.label_column))
+            for label in as_labels(track, self.label_column)
             if label not in known
         ]
 
     def targets(self, track: Track) -> NDArray[np.float32]:
         """Return (num_outputs,): 1 for each label of the track, else 0."""
-        own = set(as_labels(track.columns.get(self.label_column)))
+        own = set(as_labels(track, self.label_column))
         return np.array([label in own for label in self.labels], dtype=np.float32)
 
     def allowed_effects(self) -> frozenset[Effect]:

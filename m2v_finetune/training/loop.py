@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -87,6 +88,13 @@ class TrainingLoop:
             num_processes=accelerator.num_processes,
             seed=seed,
         )
+        if len(windows) < self.batches.total_batch_size:
+            logger.warning(
+                "A total batch holds %d windows, but an epoch only %d: they are repeated to fill it. Lower "
+                "training.per_device_batch_size or gradient_accumulation_steps.",
+                self.batches.total_batch_size,
+                len(windows),
+            )
         self.loader = training_loader(windows, self.batches, num_workers=num_workers)
         self.total_steps = training.epochs * self.batches.steps_per_epoch
         model.backbone.gradient_checkpointing = training.gradient_checkpointing
@@ -173,17 +181,20 @@ class TrainingLoop:
         loss = float(self.accelerator.reduce(mean, reduction="mean"))
         self.losses = []
         if not math.isfinite(loss):
-            raise UserError(
-                f"The training loss is {loss} by step {self.progress.step}: learning has failed. Lower "
-                "optimizer.learning_rate (and backbone_learning_rate), or set training.mixed_precision to "
-                f"'no'. The last checkpoint is in {self.folder.checkpoints}."
-            )
+            raise UserError(self._failed(f"The training loss is {loss}"))
         values = {"loss": loss, "gradient_norm": float(gradient_norm)}
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         line = {k: json_number(v) for k, v in values.items()}
         self._log({**line, "learning_rates": rates}, tracked=values)
         epoch = f"Epoch {self.progress.epoch + 1} of {self.training.epochs}, loss {loss:.4f}"
         self.bar.update(self.bar_task, description=epoch)
+
+    def _failed(self, what: str) -> str:
+        return (
+            f"{what} at step {self.progress.step}: learning has failed. Lower optimizer.learning_rate (and "
+            "backbone_learning_rate), or set training.mixed_precision to 'no'. The last checkpoint, if there "
+            f"is one, is in {self.folder.checkpoints}."
+        )
 
     def _judge_epoch(self) -> None:
         """Judge the validation tracks, keep the weights if they are the best, end the epoch."""
@@ -196,7 +207,16 @@ class TrainingLoop:
             num_workers=self.num_workers,
             bar=self.bar,
         )
+        if not np.isfinite(scores).all():
+            raise UserError(
+                self._failed("What the model says of the validation tracks is not finite")
+            )
         values = task.values(track_targets(self.model, self.validation), scores)
+        if math.isnan(values[task.selection_metric]):
+            logger.warning(
+                "The validation tracks have no label with both classes, so no epoch can be called the best: "
+                "the last one is kept. Give the validation split more tracks."
+            )
         progress.epoch += 1
         progress.step_in_epoch = 0
         best = progress.best_values.get(task.selection_metric, math.nan)
@@ -234,6 +254,8 @@ class TrainingLoop:
 
     def _resume(self) -> None:
         if not self.folder.has_checkpoint:
+            if self.accelerator.is_main_process:
+                self.folder.cut_metrics(0)  # of a run that was killed before its first checkpoint
             return
         self.progress, metrics_bytes = load_last(
             self.folder.checkpoints,

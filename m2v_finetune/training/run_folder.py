@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import shutil
 import sys
 from datetime import UTC, datetime
@@ -12,12 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from m2v_finetune.config import RecipeConfig
+from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
-from m2v_finetune.parsing import save_config
+from m2v_finetune.parsing import save_config, to_dict
 from m2v_finetune.training.checkpoint import LAST_FILE, write_atomically
 
+# What a run that goes on may change: it changes neither the data nor a step that is done.
+MAY_CHANGE = (
+    "run.output_dir",
+    "run.resume",
+    "data.num_workers",
+    "training.epochs",
+    "training.early_stopping_patience",
+    "training.eval_batch_size",
+    "training.log_every_steps",
+    "training.trackers",
+)
 PACKAGES = (
     "m2v-finetune",
     "torch",
@@ -61,12 +75,20 @@ class RunFolder:
         """Whether there is something to go on from."""
         return (self.checkpoints / LAST_FILE).is_file()
 
+    @property
+    def is_a_run(self) -> bool:
+        """Whether the folder is one that `create` made."""
+        return self.checkpoints.is_dir() and self.config.is_file()
+
     def create(self, config: RecipeConfig) -> None:
-        """Make the folder and write settings and environment.
+        """Make the folder and write settings and environment; a run that goes on keeps its own.
 
         Raises:
-            UserError: The folder cannot be made.
+            UserError: The folder cannot be made, or holds a run with other settings.
         """
+        if self.is_a_run:
+            self._check_same(config)
+            return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,6 +99,27 @@ class RunFolder:
         save_config(config, self.config)
         write_json(self.environment, describe_environment())
 
+    def _check_same(self, config: RecipeConfig) -> None:
+        """Refuse to go on with settings that would make another run of it."""
+        began = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        changed = [
+            f"{section}.{key} was {began.get(section, {}).get(key)!r}, now {value!r}"
+            for section, values in to_dict(config).items()
+            for key, value in values.items()
+            if began.get(section, {}).get(key) != value
+            and section != "publish"
+            and f"{section}.{key}" not in MAY_CHANGE
+        ]
+        if changed:
+            raise UserError(
+                problem_list(
+                    f"The run in {self.path} began with other settings",
+                    changed,
+                    f"Go on with its own, by --config {self.config}. What may change: publish and "
+                    f"{', '.join(MAY_CHANGE)}.",
+                )
+            )
+
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         with self.metrics.open("a", encoding="utf-8") as file:
@@ -85,10 +128,8 @@ class RunFolder:
     def resume_command(self) -> str:
         """Return the command that goes on with this run."""
         script = Path(sys.argv[0])
-        return (
-            f"accelerate launch {script} --config {self.config} --run.output_dir {self.path} "
-            "--run.resume auto"
-        )
+        options = ["--config", self.config, "--run.output_dir", self.path, "--run.resume", "auto"]
+        return shlex.join(["accelerate", "launch", str(script), *map(str, options)])
 
     def metrics_bytes(self) -> int:
         """Return the length of metrics.jsonl."""
@@ -118,14 +159,26 @@ def choose_folder(output_dir: str | None, *, task: str, resume: str) -> RunFolde
             )
         return RunFolder(Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}")
     path = Path(output_dir).expanduser()
-    if path.exists() and not path.is_dir():
+    folder = RunFolder(path)
+    try:
+        is_file = path.exists() and not path.is_dir()
+        is_used = path.is_dir() and any(path.iterdir())
+        is_a_run = folder.is_a_run
+    except (OSError, ValueError) as error:
+        raise UserError(f"run.output_dir {output_dir} cannot be used ({error}).") from error
+    if is_file:
         raise UserError(f"run.output_dir {path} is a file. Name a folder.")
-    if path.is_dir() and any(path.iterdir()) and resume == "never":
+    if is_used and resume == "never":
         raise UserError(
             f"The run folder {path} is not empty, and nothing in it is overwritten. Choose another by "
             "--run.output_dir, or go on with the run in it by --run.resume auto."
         )
-    return RunFolder(path)
+    if is_used and not is_a_run:
+        raise UserError(
+            f"The folder {path} holds no run to go on with (no config.yaml and checkpoints/), and nothing "
+            "in it is overwritten. Choose another by --run.output_dir."
+        )
+    return folder
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:

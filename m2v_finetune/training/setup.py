@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import (
+    LoggerType,
     ProjectConfiguration,
     broadcast_object_list,
     parse_flag_from_env,
@@ -14,6 +15,7 @@ from accelerate.utils import (
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
 from m2v_finetune.config import RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack
@@ -42,6 +44,13 @@ def start(config: RecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder]:
     Raises:
         UserError: The run folder may not be used, or the processes do not find each other.
     """
+    legal = [kind.value for kind in LoggerType if kind is not LoggerType.ALL]
+    unknown = [name for name in config.training.trackers if name not in legal]
+    if unknown:
+        raise UserError(
+            f"training.trackers has {', '.join(unknown)}, which Accelerate does not know. It knows "
+            f"{', '.join(legal)}."
+        )
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != state.num_processes:
@@ -57,7 +66,8 @@ def start(config: RecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder]:
     )
     accelerator = Accelerator(
         mixed_precision=choose_precision(
-            config.training.mixed_precision, capability=card_capability()
+            config.training.mixed_precision,
+            capability=card_capability() if state.device.type == "cuda" else None,
         ),
         gradient_accumulation_steps=config.training.gradient_accumulation_steps,
         log_with=["tensorboard", *config.training.trackers],
@@ -152,43 +162,48 @@ def describe(
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
+
+    def row(name: str, text: str) -> None:
+        # As Text: titles and paths are the user's, and square brackets in them are no markup.
+        table.add_row(name, Text(text))
+
     licence = f", {dataset.licence}" if dataset.licence else ""
-    table.add_row("task", f"{model.task.name}, {model.task.num_outputs} outputs")
-    table.add_row(
+    row("task", f"{model.task.name}, {model.task.num_outputs} outputs")
+    row(
         "data",
         f"{dataset.title or dataset.name}{licence}: "
         + ", ".join(f"{name} {len(splits[name])} tracks ({hours[name]:.2f} h)" for name in splits),
     )
-    table.add_row(
+    row(
         "windows",
         f"{model.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
         f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch"  # type: ignore[arg-type]
         + (f"; {padded} tracks are shorter and padded with silence" if padded else ""),
     )
-    table.add_row(
+    row(
         "backbone",
         f"{backbone.source} ({backbone.licence or 'licence unknown'}), {backbone.num_layers} layers, "
         f"{backbone.sample_rate} Hz; {_weights_note(backbone.source)}LayerDrop off, "
         f"SpecAugment {'on' if backbone.spec_augment else 'off'}, "
         f"windows {'normalised' if backbone.normalize else 'as they are'}",
     )
-    table.add_row(
+    row(
         "tuning",
         f"{model.tuning.method}: {trained:,} of {total:,} weights learn ({100 * trained / total:.2f} %); "
         "peak rates " + ", ".join(f"{part} {rate:g}" for part, rate in rates.items()),
     )
-    table.add_row(
+    row(
         "batch",
         f"{batches.per_device_batch_size} windows x {batches.gradient_accumulation_steps} accumulated x "
         f"{batches.num_processes} processes = {batches.total_batch_size}",
     )
-    table.add_row(
+    row(
         "cost",
         f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {loop.total_steps} "
         f"steps, on {accelerator.device} in {_precision_name(accelerator.mixed_precision)}; "
         f"up to {run_bytes(model) / 1e6:,.0f} MB on disk",
     )
-    table.add_row("run folder", str(loop.folder.path))
+    row("run folder", str(loop.folder.path))
     return table
 
 

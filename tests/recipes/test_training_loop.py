@@ -1,6 +1,7 @@
 """The loop on real audio: accumulation, resuming, and a model that is told the answer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from m2v_finetune.data.checking import check_splits
 from m2v_finetune.data.loader import TrackWindows, TrainingWindows
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
-from m2v_finetune.errors import Stopped
+from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.evaluation import score_tracks, track_targets
@@ -154,6 +155,40 @@ def test_what_was_logged_after_the_last_checkpoint_is_cut_off(data, tmp_path):
     loop = build_loop(data, tmp_path, method="probe", epochs=1)
     loop.run()
     assert lines(tmp_path) == expected
+
+
+def test_training_stops_early_and_the_best_weights_come_back(data, tmp_path, monkeypatch):
+    loop = build_loop(data, tmp_path, method="full", epochs=10)
+    loop.training = replace(loop.training, early_stopping_patience=3)
+    weights = []
+
+    def scripted(task, targets, scores):
+        weights.append({k: v.clone() for k, v in loop.model.state_dict().items()})
+        roc_auc = [0.5, 0.7, 0.6, 0.7, 0.65, 0.9, 0.9][len(weights) - 1]
+        return {"roc_auc": roc_auc, "average_precision": 1 - roc_auc}
+
+    monkeypatch.setattr(Tagging, "values", scripted)
+    fitted = loop.run()
+    # 0.7 in epoch 2 is the best; 0.6, 0.7 and 0.65 are three epochs that are not better.
+    assert (fitted.best_epoch, fitted.num_epochs) == (2, 5)
+    assert fitted.best_values["roc_auc"] == 0.7
+    for name, value in loop.model.state_dict().items():
+        assert torch.equal(value, weights[1][name]), name
+    assert not torch.equal(weights[1]["head.layers.1.weight"], weights[4]["head.layers.1.weight"])
+
+
+def test_what_a_run_without_a_checkpoint_logged_is_cut_off(data, tmp_path):
+    RunFolder(tmp_path).log({"step": 1, "loss": 0.1})
+    build_loop(data, tmp_path, method="probe", epochs=1).run()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 4]
+
+
+def test_learning_that_fails_is_named(data, tmp_path):
+    loop = build_loop(data, tmp_path, method="full")
+    for group in loop.optimizer.param_groups:
+        group["peak_lr"] = 1e30
+    with pytest.raises(UserError, match=r"learning has failed\. Lower optimizer.learning_rate"):
+        loop.run()
 
 
 class ToldTheAnswer(torch.nn.Module):

@@ -134,7 +134,8 @@ def test_info_and_content(audio_dir, name):
 def test_num_samples_rounds_to_nearest(num_frames, rate, other):
     info = AudioInfo(sample_rate=rate, num_frames=num_frames, num_channels=1)
     doubled_error = 2 * (info.num_samples(other) * rate - num_frames * other)
-    assert -rate < doubled_error <= rate
+    # A track is never without a sample, however short it is.
+    assert -rate < doubled_error <= rate or info.num_samples(other) == 1
     assert info.num_samples(rate) == num_frames
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from m2v_finetune.data.manifest import (
     DatasetInfo,
+    Track,
     as_labels,
     problem_list,
     read_dataset_info,
@@ -165,7 +166,7 @@ def test_a_split_for_some_tracks_only_is_refused(tmp_path):
 
 def test_a_manifest_without_paths_is_refused(tmp_path):
     message = refused(tmp_path / "m.csv", "song,tags\na.mp3,rock\n")
-    assert "m.csv:2: no path" in message
+    assert "m.csv:1: the header is song, tags" in message
     assert "'path' or 'file_name'" in message
 
 
@@ -257,8 +258,37 @@ def test_a_bad_dataset_info_is_refused(tmp_path, content):
         ("rock", ["rock"]),
         (" rock ; hip hop;; ", ["rock", "hip hop"]),
         (["rock; not split", " pop "], ["rock; not split", "pop"]),
-        (5, ["5"]),
     ],
 )
 def test_labels_of_a_cell(cell, labels):
-    assert as_labels(cell) == labels
+    assert as_labels(track_with(cell), "tags") == labels
+
+
+@pytest.mark.parametrize("cell", [5, ["rock", None], [1980], {"rock": 1}, True])
+def test_labels_that_are_no_text_are_refused(cell):
+    message = message_of(as_labels, track_with(cell), "tags")
+    assert "songs.jsonl:3: the column 'tags'" in message
+    assert "Labels are text" in message
+
+
+def track_with(cell):
+    return Track(
+        id="a", path=Path("a.wav"), split=None, columns={"tags": cell}, origin="songs.jsonl:3"
+    )
+
+
+def test_headers_that_cannot_be_meant_are_refused(tmp_path):
+    write(tmp_path / "twice.csv", "path,tags,tags\na.wav,x,y\n")
+    assert "twice.csv:1: the header names tags more than once" in message_of(
+        read_manifest, tmp_path / "twice.csv"
+    )
+    write(tmp_path / "other.csv", "path;tags\na.wav;x\n")
+    message = message_of(read_manifest, tmp_path / "other.csv")
+    assert "other.csv:1: the header is path;tags" in message
+    assert "separated by commas" in message
+
+
+def test_spaces_in_a_header_and_a_suffix_in_capitals_do_no_harm(tmp_path):
+    write(tmp_path / "S.CSV", "path, tags\na.wav,rock\n")
+    [track] = read_manifest(tmp_path / "S.CSV")
+    assert track.columns == {"tags": "rock"}

@@ -1,0 +1,69 @@
+"""The run folder: what may be begun in it, and what may go on."""
+
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from m2v_finetune.config import DataConfig, OptimizerConfig, RecipeConfig, RunConfig, TrainingConfig
+from m2v_finetune.errors import UserError
+from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
+
+CONFIG = RecipeConfig(data=DataConfig(source="songs.csv"))
+
+
+def test_a_run_goes_on_with_its_own_settings(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(CONFIG)
+    written = folder.config.read_bytes(), folder.environment.read_bytes()
+    may = replace(
+        CONFIG,
+        data=replace(CONFIG.data, num_workers=7),
+        training=TrainingConfig(epochs=99, trackers=["wandb"]),
+        run=RunConfig(output_dir=str(folder.path), resume="auto"),
+    )
+    folder.create(may)
+    assert (folder.config.read_bytes(), folder.environment.read_bytes()) == written
+
+
+def test_a_run_does_not_go_on_with_other_settings(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(CONFIG)
+    written = folder.config.read_bytes()
+    other = replace(
+        CONFIG,
+        data=replace(CONFIG.data, window_seconds=1.0),
+        optimizer=OptimizerConfig(learning_rate=0.1),
+        run=RunConfig(seed=7),
+    )
+    with pytest.raises(UserError) as caught:
+        folder.create(other)
+    message = str(caught.value)
+    assert "began with other settings (3)" in message
+    assert "data.window_seconds was 5.0, now 1.0" in message
+    assert "optimizer.learning_rate was None, now 0.1" in message
+    assert "run.seed was 0, now 7" in message
+    assert folder.config.read_bytes() == written
+
+
+def test_only_a_run_is_gone_on_with(tmp_path):
+    (tmp_path / "config.yaml").write_text("precious: 1")
+    with pytest.raises(UserError, match="holds no run to go on with"):
+        choose_folder(str(tmp_path), task="tagging", resume="auto")
+    assert (tmp_path / "config.yaml").read_text() == "precious: 1"
+    fresh = choose_folder(str(tmp_path / "new"), task="tagging", resume="auto")
+    fresh.create(CONFIG)
+    assert choose_folder(str(fresh.path), task="tagging", resume="auto").is_a_run
+    with pytest.raises(UserError, match="is not empty"):
+        choose_folder(str(fresh.path), task="tagging", resume="never")
+
+
+def test_the_resume_command_can_be_pasted(tmp_path):
+    words = shlex.split(RunFolder(tmp_path / "my run").resume_command())
+    assert words[words.index("--run.output_dir") + 1] == str(tmp_path / "my run")
+
+
+def test_a_full_disk_is_noticed_before_training(tmp_path):
+    require_space(tmp_path / "not" / "yet", 1)
+    with pytest.raises(UserError, match=r"MB free; this run needs about 1,000,000,000,000 MB"):
+        require_space(tmp_path, 10**18)
