@@ -35,6 +35,7 @@ class Progress:
         best_values: Validation metrics of the best epoch so far; empty before the first.
         best_epoch: The epoch that reached it, from 1.
         epochs_without_improvement: Since then.
+        unlogged_losses: Of the batches since the last logged step, on the main process.
         is_finished: Whether training is over.
     """
 
@@ -44,6 +45,7 @@ class Progress:
     best_values: dict[str, float] = field(default_factory=dict)
     best_epoch: int | None = None
     epochs_without_improvement: int = 0
+    unlogged_losses: list[float] = field(default_factory=list)
     is_finished: bool = False
 
 

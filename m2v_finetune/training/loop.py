@@ -101,6 +101,7 @@ class TrainingLoop:
         self.optimizer = build_optimizer(model, optimization)
         self.wrapped, self.stepper = accelerator.prepare(model, self.optimizer)
         self.progress = Progress()
+        self.losses: list[torch.Tensor] = []  # of the batches since the last line of the log
 
     def run(self) -> FitResult:
         """Train.
@@ -138,7 +139,6 @@ class TrainingLoop:
         progress = self.progress
         self.batches.epoch, self.batches.first_step = progress.epoch, progress.step_in_epoch
         self.wrapped.train()
-        self.losses: list[torch.Tensor] = []
         batches = iter(self.loader)
         while progress.step_in_epoch < self.batches.steps_per_epoch:
             gradient_norm = self._train_step(batches)
@@ -230,8 +230,8 @@ class TrainingLoop:
         else:
             progress.epochs_without_improvement += 1
         progress.is_finished = (
-            progress.epoch == self.training.epochs
-            or progress.epochs_without_improvement == self.training.early_stopping_patience
+            progress.epoch >= self.training.epochs
+            or progress.epochs_without_improvement >= self.training.early_stopping_patience
         )
         self._log(
             {"validation": {k: json_number(v) for k, v in values.items()}},
@@ -263,11 +263,14 @@ class TrainingLoop:
             optimizer=self.optimizer,
             accelerator=self.accelerator,
         )
+        device = self.accelerator.device
+        self.losses = [torch.tensor(x, device=device) for x in self.progress.unlogged_losses]
         if self.accelerator.is_main_process:
             self.folder.cut_metrics(metrics_bytes)
         logger.info("Going on after step %d of %d.", self.progress.step, self.total_steps)
 
     def _save(self) -> None:
+        self.progress.unlogged_losses = [float(loss) for loss in self.losses]
         save_last(
             self.folder.checkpoints,
             model=self.model,

@@ -46,7 +46,15 @@ def data(small_manifest):
 
 
 def build_loop(
-    data, folder: Path, *, method="lora", batch=8, accumulation=1, epochs=2, dropout=True
+    data,
+    folder: Path,
+    *,
+    method="lora",
+    batch=8,
+    accumulation=1,
+    epochs=2,
+    log_every=1,
+    dropout=True,
 ):
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
@@ -86,7 +94,7 @@ def build_loop(
             epochs=epochs,
             per_device_batch_size=batch,
             gradient_accumulation_steps=accumulation,
-            log_every_steps=1,
+            log_every_steps=log_every,
         ),
         optimization=OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3),
         folder=run_folder,
@@ -126,10 +134,10 @@ def test_one_by_one_accumulated_equals_one_batch(method, data, tmp_path):
 @pytest.mark.parametrize("method", ["probe", "lora", "full"])
 @pytest.mark.parametrize("stop_after", [1, 4, 6])
 def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, tmp_path):
-    straight = build_loop(data, tmp_path / "straight", method=method)
+    straight = build_loop(data, tmp_path / "straight", method=method, log_every=3)
     fitted = straight.run()
 
-    stopped = build_loop(data, tmp_path / "stopped", method=method)
+    stopped = build_loop(data, tmp_path / "stopped", method=method, log_every=3)
     step = stopped._train_step
 
     def step_and_signal(batches):
@@ -140,7 +148,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, tmp_p
     stopped._train_step = step_and_signal
     with pytest.raises(Stopped, match=f"Stopped after step {stop_after} of 8"):
         stopped.run()
-    resumed = build_loop(data, tmp_path / "stopped", method=method)
+    resumed = build_loop(data, tmp_path / "stopped", method=method, log_every=3)
     torch.rand(1000)  # whatever random numbers were drawn before resuming does not matter
     assert resumed.run() == fitted
     assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
