@@ -1,6 +1,7 @@
 """The model folder of a run: weights, card and pictures; and its way to the Hub."""
 
 import logging
+import shlex
 import shutil
 from typing import Any
 
@@ -34,9 +35,10 @@ def publish(
     try:
         url = upload_model(folder.model, config.repo_id, private=config.private)
     except UserError as error:
+        words = ["m2v", "push", str(folder.model), config.repo_id]
+        command = shlex.join([*words, "--private"] if config.private else words)
         raise UserError(
-            f"{error}\nThe trained model is safe in {folder.model}. Push it later with:\n"
-            f"  m2v push {folder.model} {config.repo_id}{' --private' if config.private else ''}"
+            f"{error}\nThe trained model is safe in {folder.model}. Push it later with:\n  {command}"
         ) from error
     logger.info("Pushed to %s", url)
 

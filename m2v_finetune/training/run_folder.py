@@ -101,7 +101,16 @@ class RunFolder:
 
     def _check_same(self, config: RecipeConfig) -> None:
         """Refuse to go on with settings that would make another run of it."""
-        began = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        try:
+            began = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{self.config} is damaged, so the run cannot go on ({error})."
+            ) from error
+        if not isinstance(began, dict):
+            raise UserError(
+                f"{self.config} is damaged, so the run cannot go on: it holds no settings."
+            )
         changed = [
             f"{section}.{key} was {began.get(section, {}).get(key)!r}, now {value!r}"
             for section, values in to_dict(config).items()

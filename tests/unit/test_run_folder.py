@@ -46,6 +46,15 @@ def test_a_run_does_not_go_on_with_other_settings(tmp_path):
     assert folder.config.read_bytes() == written
 
 
+@pytest.mark.parametrize("content", [b"", b"[1]", b"a: [", b"\xff\xfe\xff"])
+def test_damaged_settings_of_a_run_are_named(tmp_path, content):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(CONFIG)
+    folder.config.write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.yaml is damaged, so the run cannot go on"):
+        folder.create(CONFIG)
+
+
 def test_only_a_run_is_gone_on_with(tmp_path):
     (tmp_path / "config.yaml").write_text("precious: 1")
     with pytest.raises(UserError, match="holds no run to go on with"):
