@@ -55,12 +55,16 @@ class HeadConfig:
         kind: ``mlp`` has one hidden layer, as the published probes; ``linear`` has none.
         hidden_size: Width of the hidden layer of ``mlp``.
         dropout: Dropout probability before each linear layer.
+        standardize: Bring each number that the layers read to mean 0 and deviation 1 over the training
+            windows, as measured in one pass before training: what a frozen backbone says of different
+            music often differs little beside its mean.
     """
 
     pooling: Literal["mean", "mean_std", "attention"] = "mean"
     kind: Literal["mlp", "linear"] = "mlp"
     hidden_size: int = 512
     dropout: float = 0.2
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""

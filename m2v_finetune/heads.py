@@ -29,6 +29,32 @@ def _layers(
     )
 
 
+class Standardization(nn.Module):
+    """Brings each number of the last dimension to mean 0 and deviation 1 over the training windows.
+
+    Mean and deviation are measured once, before training, and saved with the model. Until then it
+    changes nothing.
+
+    Source: the probes of jukemir (Castellon et al. 2021), which use scikit-learn's StandardScaler.
+
+    Attributes:
+        mean: (size,).
+        deviation: (size,), above 0.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("deviation", torch.ones(size))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features (..., size), standardised."""
+        return (features - self.mean) / self.deviation
+
+
 class AttentionPooling(nn.Module):
     """A weighted mean over frames whose weights are learned.
 
@@ -59,6 +85,7 @@ class ClipHead(nn.Module):
         kind: ``mlp`` or ``linear``.
         hidden_size: Width of the MLP's hidden layer.
         dropout: Probability before each linear layer.
+        standardize: Let the layers read the pooled vector standardised.
 
     Raises:
         ValueError: There is no such pooling or kind.
@@ -73,6 +100,7 @@ class ClipHead(nn.Module):
         kind: Kind = "mlp",
         hidden_size: int = 512,
         dropout: float = 0.2,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         if pooling not in get_args(Pooling) or kind not in get_args(Kind):
@@ -81,6 +109,7 @@ class ClipHead(nn.Module):
         if pooling == "attention":
             self.attention = AttentionPooling(input_size)
         pooled_size = 2 * input_size if pooling == "mean_std" else input_size
+        self.standardization = Standardization(pooled_size) if standardize else nn.Identity()
         self.layers = _layers(kind, pooled_size, num_outputs, hidden_size, dropout)
 
     def before_weighting(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -94,14 +123,18 @@ class ClipHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (batch, num_outputs) from weighted states (batch, frames, hidden_size)."""
+        return self.layers(self.standardization(self._pool(features)))  # type: ignore[no-any-return]
+
+    def _pool(self, features: Tensor) -> Tensor:
+        """Return one vector (batch, pooled_size) for the frames of each window."""
         if self.pooling == "attention":
-            return self.layers(self.attention(features))  # type: ignore[no-any-return]
+            return self.attention(features)  # type: ignore[no-any-return]
         pooled = features.mean(dim=1)
         if self.pooling == "mean_std":
             variance = features.var(dim=1, correction=0)
             # The epsilon keeps the gradient of the root finite where all frames are the same.
             pooled = torch.cat([pooled, (variance + STANDARD_DEVIATION_EPSILON).sqrt()], dim=-1)
-        return self.layers(pooled)  # type: ignore[no-any-return]
+        return pooled
 
 
 class FrameHead(nn.Module):
@@ -116,6 +149,7 @@ class FrameHead(nn.Module):
         prior: What the probabilities of a new head are about, by its last bias: where few frames are
             positive, training need not begin with learning that. Source: the initialisation of Lin et
             al., "Focal Loss for Dense Object Detection", arXiv 1708.02002.
+        standardize: Let the layers read each frame standardised.
 
     Raises:
         ValueError: There is no such kind.
@@ -130,10 +164,12 @@ class FrameHead(nn.Module):
         hidden_size: int = 512,
         dropout: float = 0.2,
         prior: float | None = None,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         if kind not in get_args(Kind):
             raise ValueError(f"no head has kind {kind!r}")
+        self.standardization = Standardization(input_size) if standardize else nn.Identity()
         self.layers = _layers(kind, input_size, num_outputs, hidden_size, dropout)
         if prior is not None:
             last = self.layers[-1]
@@ -146,7 +182,7 @@ class FrameHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (batch, frames, num_outputs) from states (batch, frames, hidden_size)."""
-        return self.layers(features)  # type: ignore[no-any-return]
+        return self.layers(self.standardization(features))  # type: ignore[no-any-return]
 
 
 class MaskHead(nn.Module):

@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -162,9 +162,11 @@ class TaskModel(nn.Module):
 
         Args:
             task: What is to be learned.
-            vectors: Mean and deviation of the training vectors.
-            head: Layers of the head; its pooling is ``mean``, of the one frame.
+            vectors: Their size and source.
+            head: Layers of the head; its pooling is ``mean``, of the one frame, and it standardises what
+                it reads.
         """
+        head = replace(head, standardize=True)
         return cls(
             backbone=vectors,
             layer_weighting=LayerWeighting("last", vectors.num_hidden_states),
@@ -291,12 +293,10 @@ class TaskModel(nn.Module):
         return self.task.predict(checked, ((window, scores) for _, window, scores in rows))
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Return what training can change, by name."""
-        return {
-            name: parameter.detach()
-            for name, parameter in self.named_parameters()
-            if parameter.requires_grad and not name.endswith(MASK_VECTOR)
-        }
+        """Return what training can change, by name: what learns, and what is measured for the head."""
+        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        names |= {f"head.{name}" for name, _ in self.head.named_buffers()}
+        return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
     def save_pretrained(
         self, folder: str | Path, *, weights: Literal["auto", "trained", "all"] = "auto"
@@ -326,9 +326,10 @@ class TaskModel(nn.Module):
         else:
             merged = copy.deepcopy(self)
             merge_adapters(merged.backbone)
-            tensors = {k: v for k, v in merged.state_dict().items() if not k.endswith(MASK_VECTOR)}
+            tensors = merged.state_dict()
+        # SpecAugment's vector serves training alone.
         save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            {k: v.cpu().contiguous() for k, v in tensors.items() if not k.endswith(MASK_VECTOR)},
             folder / WEIGHTS_FILE,
             metadata={"format": "pt"},
         )
@@ -407,7 +408,8 @@ class TaskModel(nn.Module):
             stands_alone = settings["weights"] == "all"
             backbone: AnyBackbone
             if saved["settings"].get("model_type") == MODEL_TYPE:
-                backbone = PrecomputedBackbone.empty(saved["settings"], source=saved["source"])
+                size = int(saved["settings"]["hidden_size"])
+                backbone = PrecomputedBackbone(size, source=saved["source"])
             elif stands_alone:
                 backbone = Backbone(
                     build_network(saved["settings"], where=str(path)),

@@ -10,7 +10,7 @@ from m2v_finetune.audio.augmentation import build_augmentation
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.config import RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack, check_splits
-from m2v_finetune.data.features import read_vector_splits, standardisation, vector_example
+from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.sources import load_tracks
@@ -157,7 +157,7 @@ def _on_vectors(
     folder = Path(config.data.features).expanduser()
     splits, num_skipped = read_vector_splits(split, folder, on_bad_track=config.data.on_bad_track)
     vectors = PrecomputedBackbone(
-        *standardisation(splits["train"]), source=f"vectors in {folder.resolve().name}"
+        splits["train"][0].vectors.shape[1], source=f"vectors in {folder.resolve().name}"
     )
     model = TaskModel.on_vectors(task=task, vectors=vectors, head=config.head)
     windows = TrainingWindows(

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from m2v_finetune.audio.frames import FrameGrid
@@ -18,8 +16,7 @@ CLIP_GRID = FrameGrid(sample_rate=1, stride_samples=1, receptive_field_samples=1
 class PrecomputedBackbone(nn.Module):
     """Passes vectors on as the one hidden state of a network without layers.
 
-    It has what `Backbone` has for those that use one. In place of weights it has mean and deviation of
-    the training vectors, by which each dimension is standardised.
+    It has what `Backbone` has for those that use one, and no weights.
 
     Attributes:
         network: Has no parameter.
@@ -27,12 +24,7 @@ class PrecomputedBackbone(nn.Module):
         sample_rate: Of `CLIP_GRID`: a clip is a sample.
         hidden_size: Numbers of a vector.
         settings: From which a saved model tells what it has in a backbone's place.
-        mean: (hidden_size,), of the training vectors.
-        deviation: (hidden_size,), of the training vectors; 1 where it is 0.
     """
-
-    mean: Tensor
-    deviation: Tensor
 
     revision = None
     licence = ""
@@ -45,21 +37,13 @@ class PrecomputedBackbone(nn.Module):
     normalize = False
     spec_augment = False
 
-    def __init__(self, mean: ArrayLike, deviation: ArrayLike, *, source: str) -> None:
+    def __init__(self, hidden_size: int, *, source: str) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
-        self.register_buffer("deviation", torch.as_tensor(deviation, dtype=torch.float32))
         self.network = nn.Identity()
         self.source = source
-        self.hidden_size = len(self.mean)
+        self.hidden_size = hidden_size
         self.gradient_checkpointing = False
         self.settings: dict[str, Any] = {"model_type": MODEL_TYPE, "hidden_size": self.hidden_size}
-
-    @classmethod
-    def empty(cls, settings: dict[str, Any], *, source: str) -> "PrecomputedBackbone":
-        """Return one for the tensors of a saved model, by its `settings`."""
-        size = int(settings["hidden_size"])
-        return cls(torch.zeros(size), torch.ones(size), source=source)
 
     def num_frames(self, num_samples: int) -> int:
         """Return how many vectors a window has: one for each clip."""
@@ -71,11 +55,8 @@ class PrecomputedBackbone(nn.Module):
             raise ValueError(f"a window of {num_samples} clips; vectors are read one by one")
 
     def prepare(self, vectors: Tensor) -> Tensor:
-        """Return vectors (batch, hidden_size) with each dimension standardised.
-
-        Source: the probes of jukemir (Castellon et al. 2021), which use scikit-learn's StandardScaler.
-        """
-        return (vectors - self.mean) / self.deviation
+        """Return vectors (batch, hidden_size) as they are: the head standardises them."""
+        return vectors
 
     def forward(self, vectors: Tensor) -> tuple[Tensor]:
         """Return the one hidden state, (batch, 1, hidden_size), of vectors (batch, hidden_size)."""

@@ -4,7 +4,7 @@ The layout is that of jukemir's archives: a folder with ``<clip>.npy``, float32 
 the clips that its manifest lists in the column ``clips``; without it, the one that is named as its id.
 
 Source: Castellon et al. 2021, "Codified audio language modeling learns useful representations for music
-information retrieval"; p-lambda/jukemir (``probe/__init__.py`` for the layout and the standardisation).
+information retrieval"; p-lambda/jukemir (``probe/__init__.py`` for the layout).
 """
 
 from collections import Counter
@@ -16,7 +16,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.preprocessing import StandardScaler
 
 from m2v_finetune.audio.augmentation import STILL, Moves
 from m2v_finetune.audio.decode import AudioInfo
@@ -82,17 +81,6 @@ def read_vector_splits(
         problems, num_tracks=len(tracks), is_any_left=bool(usable), on_bad_track=on_bad_track
     )
     return usable_by_split(splits, usable)
-
-
-def standardisation(
-    tracks: Sequence[VectorTrack],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and deviation of each dimension over all clips, (size,); a deviation of 0 counts as 1.
-
-    Source: scikit-learn's StandardScaler, as in the probes of jukemir.
-    """
-    scaler = StandardScaler().fit(np.concatenate([checked.vectors for checked in tracks]))
-    return scaler.mean_, scaler.scale_
 
 
 def read_vector(checked: CheckedTrack, window: Window) -> tuple[Array, ...]:

@@ -306,7 +306,7 @@ def _clips_row(per_track: int) -> list[str]:
     return [
         "Clips",
         f"{_count(per_track, 'random clip')} of a track in an epoch; a whole track is judged by all its "
-        "clips; each number of a vector is standardised by the training clips",
+        "clips",
     ]
 
 

@@ -164,6 +164,7 @@ class ClipTask(ABC):
             kind=config.kind,
             hidden_size=config.hidden_size,
             dropout=config.dropout,
+            standardize=config.standardize,
         )
 
     def describe_head(self, config: HeadConfig) -> str:
@@ -174,7 +175,10 @@ class ClipTask(ABC):
             else "linear"
         )
         pooling = POOLING_NAMES[config.pooling]
-        return f"{kind}, dropout {config.dropout:g}, over {pooling} of a window's frames"
+        standardised = ", standardised" if config.standardize else ""
+        return (
+            f"{kind}, dropout {config.dropout:g}, over {pooling} of a window's frames{standardised}"
+        )
 
     def moved_effects(self) -> frozenset[Effect]:
         """Return no effect: a task whose labels can follow says so itself."""

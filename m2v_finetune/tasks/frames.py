@@ -133,6 +133,7 @@ class FrameTask(ABC):
             kind=config.kind,
             hidden_size=config.hidden_size,
             dropout=config.dropout,
+            standardize=config.standardize,
             prior=self.prior,
         )
 
@@ -140,7 +141,8 @@ class FrameTask(ABC):
         """Return what the head is, for the model card."""
         is_mlp = config.kind == "mlp"
         kind = f"MLP with one hidden layer of {config.hidden_size}" if is_mlp else "linear"
-        return f"{kind}, dropout {config.dropout:g}, at each frame"
+        standardised = ", standardised" if config.standardize else ""
+        return f"{kind}, dropout {config.dropout:g}, at each frame{standardised}"
 
     def example(
         self, checked: CheckedTrack, window: Window, augment: Augment | None

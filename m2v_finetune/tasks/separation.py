@@ -261,7 +261,7 @@ class Separation:
         Raises:
             UserError: The settings ask for what a mask head has not.
         """
-        for key in ("pooling", "kind"):
+        for key in ("pooling", "kind", "standardize"):
             if getattr(config, key) != getattr(HeadConfig(), key):
                 raise UserError(
                     f"head.{key} is '{getattr(config, key)}', but separation has a head of its own: a "

@@ -94,11 +94,7 @@ def save_last(
     if not accelerator.is_main_process:
         return
     content = {
-        "trained": {
-            name: parameter.detach()
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
-        },
+        "trained": model.trained_tensors(),
         "optimizer": optimizer.state_dict(),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         "random_states": random_states,
@@ -127,7 +123,7 @@ def load_last(
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         trained = content["trained"]
-        expected = {n: p.shape for n, p in model.named_parameters() if p.requires_grad}
+        expected = {name: tensor.shape for name, tensor in model.trained_tensors().items()}
         if {name: tensor.shape for name, tensor in trained.items()} != expected:
             raise UserError(
                 f"{path} belongs to a model that trained other tensors. Resume with the settings that the "

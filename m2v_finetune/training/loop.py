@@ -20,6 +20,7 @@ from m2v_finetune.training.optimization import build_optimizer, rate_factor, set
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder, json_number
 from m2v_finetune.training.signals import stop_on_signals
+from m2v_finetune.training.standardization import measure_standardization
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,15 @@ class TrainingLoop:
         self._resume()
         progress = self.progress
         with stop_on_signals() as self.stop, progress_bar(self.accelerator) as self.bar:
+            if not self.folder.has_checkpoint:
+                self.batches.epoch, self.batches.first_step = 0, 0
+                measure_standardization(
+                    self.model,
+                    self.loader,
+                    accelerator=self.accelerator,
+                    bar=self.bar,
+                    num_batches=len(self.batches),
+                )
             self.bar_task = self.bar.add_task("Training", total=self.total_steps)
             while not progress.is_finished:
                 self._train_epoch()

@@ -18,6 +18,7 @@ def launch(repository, folder, manifest, *, processes, batch, cpu="true"):
         "data.num_workers": 0,
         "backbone.source": "random-small",
         "head.dropout": 0,
+        "head.standardize": "true",
         "training.epochs": 2,
         "training.per_device_batch_size": batch,
         "training.log_every_steps": 1,

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import set_seed
+from sklearn.preprocessing import StandardScaler
 
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.cli import main
@@ -27,7 +28,7 @@ from m2v_finetune.config import (
     TuningConfig,
 )
 from m2v_finetune.data.checking import check_splits
-from m2v_finetune.data.features import read_vector_splits, standardisation, vector_example
+from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import read_manifest
 from m2v_finetune.data.quickstart import QUICKSTARTS
@@ -80,7 +81,7 @@ def on_audio(task):
     return TaskModel.build(
         task=task,
         backbone=BackboneConfig(source="random-small", layer_weighting="last"),
-        head=HeadConfig(),
+        head=HeadConfig(standardize=True),
         tuning=TuningConfig(method="probe"),
         window_seconds=1.0,
     ).eval()
@@ -135,13 +136,9 @@ def build_loop(model, tracks, example, folder):
 def test_pooled_states_as_vectors_train_as_the_audio_does(
     on_audio, task, split, features, tmp_path
 ):
-    """Both start from the same head, and the vectors are left as they are (mean 0, deviation 1)."""
+    """Both start from the same head, and standardise what it reads."""
     read, _ = read_vector_splits(split, features, on_bad_track="stop")
-    vectors = PrecomputedBackbone(
-        np.zeros(on_audio.backbone.hidden_size),
-        np.ones(on_audio.backbone.hidden_size),
-        source="vectors in pooled",
-    )
+    vectors = PrecomputedBackbone(on_audio.backbone.hidden_size, source="vectors in pooled")
     on_vectors = TaskModel.on_vectors(task=task, vectors=vectors, head=HeadConfig())
     on_vectors.head.load_state_dict(on_audio.head.state_dict())
     checked, _ = check_splits(split, on_bad_track="stop", show_progress=False)
@@ -227,9 +224,10 @@ def test_a_saved_model_standardises_as_the_trained_one(run, features, split, tas
     model = TaskModel.from_pretrained(run / "model")
     assert isinstance(model.backbone, PrecomputedBackbone)
     read, _ = read_vector_splits(split, features, on_bad_track="stop")
-    mean, deviation = standardisation(read["train"])
-    np.testing.assert_allclose(model.backbone.mean, mean, rtol=1e-6)
-    np.testing.assert_allclose(model.backbone.deviation, deviation, rtol=1e-6)
+    scaler = StandardScaler().fit(np.concatenate([one.vectors for one in read["train"]]))
+    mean, deviation = scaler.mean_, scaler.scale_
+    np.testing.assert_allclose(model.head.standardization.mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(model.head.standardization.deviation, deviation, rtol=1e-5)
     written = (run / "predictions.csv").read_text().splitlines()
     assert len(written) == 1 + len(read["test"])
     for line, checked in zip(written[1:], read["test"], strict=True):
@@ -247,7 +245,7 @@ def test_a_damaged_or_altered_saved_model_is_refused(run, tmp_path):
     settings["backbone"]["settings"]["hidden_size"] += 1
     (tmp_path / "config.json").write_text(json.dumps(settings))
     (tmp_path / "model.safetensors").write_bytes((run / "model/model.safetensors").read_bytes())
-    with pytest.raises(UserError, match=r"3 tensors are missing.*backbone\.mean"):
+    with pytest.raises(UserError, match=r"3 tensors are missing.*head\.standardization\.mean"):
         TaskModel.from_pretrained(tmp_path)
 
 

@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import set_seed
+from sklearn.preprocessing import StandardScaler
 
 from m2v_finetune.audio.augmentation import STILL
 from m2v_finetune.config import (
@@ -23,12 +25,14 @@ from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.heads import Standardization
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.evaluation import judge_tracks
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder
+from m2v_finetune.training.standardization import measure_standardization
 
 
 def load_splits(source):
@@ -63,7 +67,7 @@ def build_loop(
     model = TaskModel.build(
         task=task,
         backbone=BackboneConfig(source="random-small"),
-        head=HeadConfig(),
+        head=HeadConfig(standardize=True),
         tuning=TuningConfig(method=method),
         window_seconds=1.0,
     )
@@ -154,6 +158,44 @@ def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, tmp_p
     assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
     for name, value in straight.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_what_the_head_reads_is_standardised_by_the_training_windows(data, tmp_path):
+    loop = build_loop(data, tmp_path / "run", method="probe", epochs=1)
+    before = loop.model.layer_weighting.weights().detach().clone()
+    waveforms = torch.stack([loop.loader.dataset[0, index][0] for index in range(32)])
+    loop.run()
+    measured = loop.model.head.standardization
+    backbone = loop.model.backbone.eval()
+    with torch.no_grad():
+        states = torch.stack(backbone(backbone.prepare(waveforms)))
+        pooled = torch.einsum("l,lbtd->btd", before, states).mean(dim=1)
+    expected = StandardScaler().fit(pooled.double().numpy())
+    np.testing.assert_allclose(measured.mean, expected.mean_, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(measured.deviation, expected.scale_, rtol=1e-4)
+
+    loop.model.save_pretrained(tmp_path / "model", weights="trained")
+    loaded = TaskModel.from_pretrained(tmp_path / "model")
+    assert torch.equal(loaded.head.standardization.mean, measured.mean)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(waveforms), loop.model.eval()(waveforms))
+
+
+def test_a_number_that_never_changes_is_not_divided_by_zero():
+    """As where a unit of the network is dead: its rounding errors must not be blown up."""
+    constant = torch.full((16, 1), 0.1)
+    batches = [
+        (torch.cat([constant, torch.randn(16, 1)], dim=1), torch.zeros(16)) for _ in range(3)
+    ]
+    model = torch.nn.Sequential(Standardization(2))
+    model.head = model[0]
+    accelerator = Accelerator()
+    with progress_bar(accelerator) as bar:
+        measure_standardization(
+            model, batches, accelerator=accelerator, bar=bar, num_batches=len(batches)
+        )
+    assert model.head.deviation[0] == 1
+    assert model.head.deviation[1] != 1
 
 
 def test_what_was_logged_after_the_last_checkpoint_is_cut_off(data, tmp_path):

@@ -10,7 +10,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.data.benchmarks import (
@@ -22,7 +21,7 @@ from m2v_finetune.data.benchmarks import (
     magnatagatune,
     prepare_benchmark,
 )
-from m2v_finetune.data.features import read_vector, read_vector_splits, standardisation
+from m2v_finetune.data.features import read_vector, read_vector_splits
 from m2v_finetune.data.loader import TrackWindows
 from m2v_finetune.data.manifest import Track, read_manifest
 from m2v_finetune.errors import UserError
@@ -93,7 +92,7 @@ def test_each_clip_is_a_window_of_its_track(folder: Path, write: Write) -> None:
         write(name)
     tracks = splits([track("a", clips=["a-0", "a-1"])])
     read, _ = read_vector_splits(tracks, folder, on_bad_track="stop")
-    vectors = PrecomputedBackbone(*standardisation(read["train"]), source="vectors in jukebox")
+    vectors = PrecomputedBackbone(SIZE, source="vectors in jukebox")
     windows = TrackWindows(
         [*read["train"], *read["test"]],
         inputs=read_vector,
@@ -188,29 +187,6 @@ def test_no_folder_and_no_file_at_all(folder: Path) -> None:
         read_vector_splits(splits([]), folder / "gone", on_bad_track="stop")
     with pytest.raises(UserError, match=r"Of 2 tracks, these cannot be used \(2\)"):
         read_vector_splits(splits([]), folder, on_bad_track="skip")
-
-
-def test_vectors_are_standardised_by_all_clips_of_training(folder: Path, write: Write) -> None:
-    generator = np.random.default_rng(0)
-    content = generator.normal(loc=5, scale=3, size=(40, SIZE)).astype(np.float32)
-    content[:, 2] = 0.1  # never changes
-    for name, rows in (("a", content[:30]), ("b", content[30:])):
-        write(name, rows)
-    for name in ("v", "t"):
-        write(name)
-    read, _ = read_vector_splits(splits([track("a"), track("b")]), folder, on_bad_track="stop")
-    mean, deviation = standardisation(read["train"])
-    np.testing.assert_allclose(mean, content.mean(axis=0), rtol=1e-5)
-    assert deviation[2] == 1
-    np.testing.assert_allclose(
-        np.delete(deviation, 2), np.delete(content.std(axis=0), 2), rtol=1e-5
-    )
-    backbone = PrecomputedBackbone(mean, deviation, source="vectors in jukebox")
-    (state,) = backbone(backbone.prepare(torch.from_numpy(content)))
-    assert state.shape == (40, 1, SIZE)
-    np.testing.assert_allclose(state[:, 0].mean(dim=0), np.zeros(SIZE), atol=1e-5)
-    expected = np.array([1, 1, 0, 1, 1, 1])
-    np.testing.assert_allclose(state[:, 0].std(dim=0, correction=0), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("module", [gtzan, giantsteps, emomusic, magnatagatune])

@@ -1,0 +1,57 @@
+"""Mean and deviation of what a head reads, over the windows of the first epoch."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from accelerate import Accelerator
+from rich.progress import Progress
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from m2v_finetune.heads import Standardization
+from m2v_finetune.model import TaskModel
+
+
+def measure_standardization(
+    model: TaskModel,
+    batches: Iterable[Sequence[Tensor]],
+    *,
+    accelerator: Accelerator,
+    bar: Progress,
+    num_batches: int,
+) -> None:
+    """Set mean and deviation of a model's `Standardization`, in place; without one do nothing.
+
+    The layer weights are those that training begins with. Every process sees what all have read, so all
+    come to the same. A deviation of 0 counts as 1.
+
+    Source: scikit-learn's StandardScaler, as in the probes of jukemir.
+
+    Args:
+        model: On the device; left in evaluation mode.
+        batches: What the model takes, and last the targets; this process's share of an epoch.
+        accelerator: Knows the precision and the processes.
+        bar: Shows how far it is.
+        num_batches: Of ``batches``.
+    """
+    modules = [module for module in model.head.modules() if isinstance(module, Standardization)]
+    if not modules:
+        return
+    [module] = modules
+    scaler = StandardScaler()
+
+    def add(_: nn.Module, read: tuple[Tensor]) -> None:
+        rows = accelerator.gather(read[0].double().flatten(0, -2))
+        scaler.partial_fit(rows.cpu().numpy())
+
+    hook = module.register_forward_pre_hook(add)
+    task = bar.add_task("Measuring what the head reads", total=num_batches)
+    model.eval()
+    for *inputs, _ in batches:
+        with torch.inference_mode(), accelerator.autocast():
+            model(*(part.to(accelerator.device, non_blocking=True) for part in inputs))
+        bar.advance(task)
+    hook.remove()
+    bar.remove_task(task)
+    module.mean.copy_(torch.from_numpy(scaler.mean_))
+    module.deviation.copy_(torch.from_numpy(scaler.scale_))
