@@ -294,7 +294,7 @@ def test_no_other_room_names_a_task() -> None:
     own = modules - shared
     assert len(own) == len(TASKS)
     for path in PACKAGE.rglob("*.py"):
-        if path.parent.name == "tasks" or path == PACKAGE / "benchmarking.py":
+        if path.parent.name == "tasks" or path == PACKAGE / "benchmarking" / "rows.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:

@@ -12,14 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from m2v_finetune.benchmarking import (
-    MODELS,
-    RATES,
-    TABLE,
-    BenchmarkSettings,
-    render_markdown,
-    run_benchmark,
-)
+from m2v_finetune.benchmarking import BenchmarkSettings, run_benchmark
+from m2v_finetune.benchmarking.rows import MODELS, TABLE
+from m2v_finetune.benchmarking.run import RATES
+from m2v_finetune.benchmarking.table import render_markdown
 from m2v_finetune.cli import main
 from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
