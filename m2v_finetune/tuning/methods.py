@@ -130,7 +130,8 @@ def _describe_adapter(config: TuningConfig) -> str:
 
 
 def _describe_top_layers(config: TuningConfig) -> str:
-    return f"fine-tuning of the last {config.num_top_layers} transformer layers"
+    count = config.num_top_layers
+    return f"fine-tuning of the last {f'{count} transformer layers' if count > 1 else 'transformer layer'}"
 
 
 def _describe_full(config: TuningConfig) -> str:

@@ -21,7 +21,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.checkpoint import Progress, load_last, save_last
 from m2v_finetune.training.optimization import build_optimizer
-from m2v_finetune.tuning import METHODS
+from m2v_finetune.tuning import METHODS, describe_tuning
 
 TASK = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
 LAYERS, WIDTH, INNER, CONV = 3, 32, 64, 8
@@ -174,6 +174,20 @@ def test_each_method_is_a_row_with_its_settings():
     assert settings == set(TuningConfig.__dataclass_fields__) - {"method"}
     for method, row in METHODS.items():
         assert row.backbone_learning_rate > 0 or method == "probe"
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("lora, attention", "LoRA, rank 3, alpha 4, dropout 0, on attention linear layers"),
+        ("dora", "DoRA, rank 2, alpha 4, dropout 0, on all linear layers"),
+        ("adapter", "bottleneck adapters of width 4, and the LayerNorms beside them"),
+        ("top_layers", "fine-tuning of the last transformer layer"),
+        ("full, conv encoder too", "full fine-tuning, convolutional encoder trained"),
+    ],
+)
+def test_what_is_said_of_a_method(case, said):
+    assert describe_tuning(CASES[case]) == said
 
 
 @pytest.mark.parametrize("architecture", BOTH)
