@@ -1,15 +1,16 @@
-"""Run the tagging quickstart with every method of tuning.
+"""Take steps with every method of tuning, then run the tagging quickstart with it.
 
-    python benchmarks/tuning_methods.py [METHOD ...]
+    python benchmarks/tuning_methods.py [METHOD ...] [--epochs N]
 
-writes benchmarks/results/tuning_methods.json and the table of docs/tuning.md. Of each method:
+writes benchmarks/results/tuning_methods.json and the table of docs/tuning.md. Of each method, first:
 
-- the metric of the validation tracks after some epochs of the quickstart with the method's default rate for
-  the backbone and the quickstart's for the head. The backbone has RANDOM weights;
-- seconds of an optimiser step, the fastest of some, on noise of the quickstart's batch;
+- CPU seconds of an optimiser step on one thread, the fastest of some, on noise of the quickstart's batch;
 - peak memory of a step: the bytes of all tensors that are alive at once (weights, gradients, optimiser and
   activations), counted operation by operation. It is no measure of the process, and what a kernel needs
-  inside is not in it.
+  inside is not in it;
+
+and then the metric of the validation tracks after some epochs of the quickstart, with the method's default
+rate for the backbone and the quickstart's for the head. The backbone has RANDOM weights.
 """
 
 import argparse
@@ -38,7 +39,6 @@ from m2v_finetune.training.setup import count_parameters
 REPOSITORY = Path(__file__).parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "tuning_methods.json"
 PAGE = REPOSITORY / "docs" / "tuning.md"
-NUM_EPOCHS = 2
 NUM_STEPS = 5
 NUM_TAGS = 24  # of the quickstart
 
@@ -74,58 +74,65 @@ class LiveBytes(TorchDispatchMode):
 
 
 def main() -> None:
-    """Run the methods asked for, or all, and write what was measured."""
+    """Measure the methods asked for, or all, and write what was found as it is found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("methods", nargs="*", help="all if none")
-    for method in parser.parse_args().methods or get_args(TuningMethod):
-        with tempfile.TemporaryDirectory() as folder:
-            measured = measure(method, Path(folder) / "run")
-        found = json.loads(RESULT.read_text()) if RESULT.is_file() else {"methods": {}}
-        found["methods"][method] = measured
-        found |= {
-            "task": "tagging",
-            "backbone": "random-small, RANDOM WEIGHTS",
-            "num_epochs": NUM_EPOCHS,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        }
-        RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    shown = table(json.loads(RESULT.read_text())["methods"])
+    parser.add_argument("--epochs", type=int, default=5, help="of a run")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    methods = arguments.methods or get_args(TuningMethod)
+    for method in methods:
+        write(method, take_steps(settings(method)))
+    for method in methods:
+        write(method, run(method, arguments.epochs))
+    print(table(json.loads(RESULT.read_text())["methods"]))
+
+
+def write(method: str, measured: dict[str, Any]) -> None:
+    """Add what was measured to the results and the page."""
+    found = json.loads(RESULT.read_text()) if RESULT.is_file() else {"methods": {}}
+    found["methods"].setdefault(method, {}).update(measured)
+    found |= {
+        "task": "tagging",
+        "backbone": "random-small, RANDOM WEIGHTS",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} used",
+    }
+    RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- measured: begin -->\n")
     after = rest.partition("<!-- measured: end -->")[2]
+    shown = table(found["methods"])
     page = f"{before}<!-- measured: begin -->\n{shown}\n<!-- measured: end -->{after}"
     PAGE.write_text(page, encoding="utf-8")
-    print(shown)
 
 
-def measure(method: str, folder: Path) -> dict[str, Any]:
-    """Return what a run and some steps of a method need and reach."""
+def settings(method: str, **more: str) -> RecipeConfig:
+    """Return the quickstart's settings with a method."""
     recipe = runpy.run_path(str(REPOSITORY / "recipes" / "tagging.py"), run_name="recipe")
-    settings = {
-        "tuning.method": method,
-        "training.epochs": str(NUM_EPOCHS),
-        "run.output_dir": str(folder),
-    }
-    config = parse_recipe(
+    given = {"tuning.method": method, **more}
+    return parse_recipe(
         recipe["Config"],
-        [word for key, value in settings.items() for word in (f"--{key}", value)],
+        [word for key, value in given.items() for word in (f"--{key}", value)],
         description="",
         quickstart=recipe["QUICKSTART"],
     )
-    results = run_recipe(config, Tagging, config.task, is_search=True)
-    model, seconds, peak_bytes = take_steps(config)
+
+
+def run(method: str, num_epochs: int) -> dict[str, Any]:
+    """Return what validation says of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        more = {"training.epochs": str(num_epochs), "run.output_dir": f"{folder}/run"}
+        config = settings(method, **more)
+        results = run_recipe(config, Tagging, config.task, is_search=True)
     name = results["selection_metric"]
     return {
-        "trained_parameters": count_parameters(model, trained_only=True),
-        "of_the_backbone": count_parameters(model.backbone, trained_only=True),
-        "peak_bytes": peak_bytes,
-        "seconds_a_step": round(seconds, 3),
         "metric": results["metric_names"][name],
         "validation": round(results["validation"][name], 4),
+        "num_epochs": num_epochs,
     }
 
 
-def take_steps(config: RecipeConfig) -> tuple[TaskModel, float, int]:
-    """Return the model, the seconds of the fastest optimiser step, and the peak bytes of one."""
+def take_steps(config: RecipeConfig) -> dict[str, Any]:
+    """Return the weights that learn, and what an optimiser step needs."""
     model = TaskModel.build(
         task=Tagging(labels=tuple(f"tag {i}" for i in range(NUM_TAGS)), label_column="tags"),
         backbone=config.backbone,
@@ -147,9 +154,9 @@ def take_steps(config: RecipeConfig) -> tuple[TaskModel, float, int]:
     step()  # makes the optimiser's state
     seconds = []
     for _ in range(NUM_STEPS):
-        began = time.perf_counter()
+        began = time.process_time()
         step()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     counter = LiveBytes()
     for tensor in (*model.parameters(), *model.buffers()):
         counter.add(tensor)
@@ -158,21 +165,31 @@ def take_steps(config: RecipeConfig) -> tuple[TaskModel, float, int]:
             counter.add(tensor)
     with counter:
         step()
-    return model, min(seconds), counter.peak
+    return {
+        "trained_parameters": count_parameters(model, trained_only=True),
+        "of_the_backbone": count_parameters(model.backbone, trained_only=True),
+        "peak_bytes": counter.peak,
+        "cpu_seconds_a_step": round(min(seconds), 3),
+    }
 
 
 def table(methods: dict[str, Any]) -> str:
     """Return the measured values as a Markdown table."""
     lines = [
-        "| method | trained in the backbone | trained in all | peak MB of tensors | seconds a step | "
-        "validation ROC-AUC |",
-        "|---|---|---|---|---|---|",
+        "| method | trained in the backbone | trained in all | peak MB of tensors | CPU seconds a step | "
+        "validation ROC-AUC | after epochs |",
+        "|---|---|---|---|---|---|---|",
     ]
     for method in get_args(TuningMethod):
+        if method not in methods:
+            continue
         row = methods[method]
+        reached = (
+            f"{row['validation']:.3f} | {row['num_epochs']}" if "validation" in row else "- | -"
+        )
         lines.append(
             f"| `{method}` | {row['of_the_backbone']:,} | {row['trained_parameters']:,} | "
-            f"{row['peak_bytes'] / 1e6:.1f} | {row['seconds_a_step']:.2f} | {row['validation']:.3f} |"
+            f"{row['peak_bytes'] / 1e6:.1f} | {row['cpu_seconds_a_step']:.2f} | {reached} |"
         )
     return "\n".join(lines)
 
