@@ -6,13 +6,39 @@ its task; `parsing.parse_recipe` reads them.
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from m2v_finetune.errors import UserError
 
-TuningMethod = Literal["probe", "lora", "full"]
+TuningMethod = Literal[
+    "probe",
+    "lora",
+    "dora",
+    "ia3",
+    "bitfit",
+    "layernorm",
+    "adapter",
+    "ssf",
+    "top_layers",
+    "full",
+]
 OnBadTrack = Literal["stop", "skip"]
+
+LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout", "lora_targets")
+TUNING_SETTINGS: dict[TuningMethod, tuple[str, ...]] = {
+    "probe": (),
+    "lora": LORA_SETTINGS,
+    "dora": LORA_SETTINGS,
+    "ia3": (),
+    "bitfit": (),
+    "layernorm": (),
+    "adapter": ("adapter_size",),
+    "ssf": (),
+    "top_layers": ("num_top_layers",),
+    "full": ("train_conv_encoder",),
+}
+"""What each method of tuning uses of `TuningConfig`, beside its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +100,22 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig:
-    """What of the backbone learns.
+    """What of the backbone learns; the other settings belong to some methods only.
 
     Args:
-        method: ``probe`` keeps the backbone frozen; ``lora`` learns low-rank updates; ``full`` learns
-            all its weights.
-        r: Rank of the LoRA updates.
-        lora_alpha: LoRA's scale; the update is multiplied by lora_alpha / r.
-        lora_dropout: Dropout probability before the LoRA update.
+        method: ``probe`` keeps the backbone frozen; ``lora`` and ``dora`` learn low-rank updates; ``ia3``
+            scales of keys, values and feed-forward activations; ``bitfit`` the biases; ``layernorm`` the
+            LayerNorms; ``adapter`` small networks behind attention and feed-forward blocks; ``ssf`` scales
+            and shifts of all layers' outputs; ``top_layers`` the last transformer layers; ``full`` all
+            weights. docs/tuning.md compares them.
+        r: Rank of the updates of ``lora`` and ``dora``.
+        lora_alpha: Their scale; an update is multiplied by lora_alpha / r.
+        lora_dropout: Dropout probability before them.
         lora_targets: Linear layers that get an update: those of ``attention`` (q, k, v, out), of the
             ``feed_forward`` blocks, or ``all`` of them (best in Ding and Lerch, arXiv 2411.19371).
+        adapter_size: Width of the bottleneck of ``adapter`` (16 in Ding and Lerch).
+        num_top_layers: How many transformer layers ``top_layers`` trains; a quarter of a network's layers
+            reached 90 % of the quality of all, on text (Lee et al., arXiv 1911.03090).
         train_conv_encoder: Let ``full`` train the convolutional encoder too.
     """
 
@@ -92,13 +124,29 @@ class TuningConfig:
     lora_alpha: float = 4.0
     lora_dropout: float = 0.0
     lora_targets: Literal["attention", "feed_forward", "all"] = "all"
+    adapter_size: int = 16
+    num_top_layers: int = 3
     train_conv_encoder: bool = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check ranges, and that the method uses what was set."""
         _at_least("tuning.r", self.r, 1)
         _positive("tuning.lora_alpha", self.lora_alpha)
         _in_range("tuning.lora_dropout", self.lora_dropout, 0.0, 1.0)
+        _at_least("tuning.adapter_size", self.adapter_size, 1)
+        _at_least("tuning.num_top_layers", self.num_top_layers, 1)
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.name not in self.used() and value != setting.default:
+                users = [name for name, used in TUNING_SETTINGS.items() if setting.name in used]
+                raise UserError(
+                    f"tuning.{setting.name} is {value}, which tuning.method {self.method} does not use. "
+                    f"Remove it, or set tuning.method to {' or '.join(users)}."
+                )
+
+    def used(self) -> dict[str, Any]:
+        """Return the method and the settings that it uses."""
+        return {name: getattr(self, name) for name in ("method", *TUNING_SETTINGS[self.method])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,8 +329,9 @@ class PublishConfig:
             given.
         private: Create the repository as a private one.
         weights: ``trained`` saves only what was trained and names the backbone it belongs to; ``all``
-            saves the whole network, with LoRA merged into it; ``auto`` is ``trained`` where anyone can
-            get the backbone by its name and it was not fully trained, else ``all``.
+            saves the whole network, with what was added merged into its weights where it can be; ``auto``
+            is ``trained`` where anyone can get the backbone by its name and it was not fully trained, else
+            ``all``.
     """
 
     repo_id: str | None = None

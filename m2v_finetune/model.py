@@ -34,7 +34,7 @@ from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import download_snapshot, is_repo_id, upload_folder
 from m2v_finetune.tasks import TASKS, Prediction, Task
-from m2v_finetune.tuning import apply_tuning, merge_adapters
+from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters, trained_parts
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -42,6 +42,9 @@ WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 LIBRARY_NAME = "m2v-finetune"
 MAX_LISTED_NAMES = 8
+
+Weights = Literal["auto", "trained", "all"]
+"""What a saved model holds; see `TaskModel.save_pretrained`."""
 
 
 class NotFiniteError(UserError):
@@ -298,22 +301,28 @@ class TaskModel(nn.Module):
         names |= {f"head.{name}" for name, _ in self.head.named_buffers()}
         return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
-    def save_pretrained(
-        self, folder: str | Path, *, weights: Literal["auto", "trained", "all"] = "auto"
-    ) -> None:
+    def trained_parts(self) -> dict[str, int]:
+        """Return the number of weights that learn in each part, from the input to the head."""
+        parts = trained_parts(self.backbone)
+        for name, module in (("layer weights", self.layer_weighting), ("head", self.head)):
+            count = sum(p.numel() for p in module.parameters() if p.requires_grad)
+            if count:
+                parts[name] = count
+        return parts
+
+    def save_pretrained(self, folder: str | Path, *, weights: Weights = "auto") -> None:
         """Write config.json, model.safetensors and the model card.
 
         Args:
             folder: Made if needed; files of these names in it are replaced.
-            weights: ``trained`` saves what was trained, and the backbone's name; ``all`` the whole network
-                with adapters merged; ``auto`` is ``trained`` where anyone can get the backbone by that
-                name and it was not fully trained.
+            weights: ``trained`` saves what was trained, and the backbone's name; ``all`` the whole network,
+                with adapters merged where they can be; ``auto`` is ``trained`` where anyone can get the
+                backbone by that name and it was not fully trained.
 
         Raises:
             UserError: ``trained`` is asked for of a model that was loaded with all its weights.
         """
-        if weights == "auto":
-            weights = "trained" if self.is_adapter_enough() else "all"
+        weights = self._saved_weights(weights)
         if weights == "trained" and self.base_fingerprint is None:
             raise UserError(
                 "This model was loaded with all its weights, merged, so that what was trained cannot be "
@@ -335,7 +344,13 @@ class TaskModel(nn.Module):
         )
         settings = json.dumps(self._settings(weights), indent=2, ensure_ascii=False) + "\n"
         (folder / CONFIG_FILE).write_text(settings, encoding="utf-8")
-        (folder / CARD_FILE).write_text(self.card or self.plain_card(), encoding="utf-8")
+        card = self.card or self.plain_card(weights=weights)
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+    def _saved_weights(self, weights: Weights) -> Literal["trained", "all"]:
+        if weights == "auto":
+            return "trained" if self.is_adapter_enough() else "all"
+        return weights
 
     def is_adapter_enough(self) -> bool:
         """Tell whether others can rebuild the model from what was trained and the backbone's name."""
@@ -349,7 +364,7 @@ class TaskModel(nn.Module):
         repo_id: str,
         *,
         private: bool = False,
-        weights: Literal["auto", "trained", "all"] = "auto",
+        weights: Weights = "auto",
     ) -> str:
         """Save to a temporary folder and upload it; return the address of the repository.
 
@@ -420,6 +435,8 @@ class TaskModel(nn.Module):
                     normalize=saved["normalize"],
                     num_layers=saved["num_layers"],
                 )
+                if METHODS[tuning.method].adds == "modules":
+                    apply_tuning(backbone, tuning)
             else:
                 backbone = cls._base_backbone(saved, path)
                 apply_tuning(backbone, tuning)
@@ -494,7 +511,7 @@ class TaskModel(nn.Module):
             "hop_seconds": self.hop_seconds,
             "layer_weighting": self.layer_weighting.kind,
             "head": asdict(self.head_config),
-            "tuning": asdict(self.tuning),
+            "tuning": self.tuning.used(),
             "weights": weights,
             "backbone": {
                 # A model that stands alone needs no path of its maker's machine.
@@ -511,8 +528,12 @@ class TaskModel(nn.Module):
             },
         }
 
-    def card_data(self) -> dict[str, Any]:
-        """Return the metadata that the Hub reads of every model, whatever is known of its training."""
+    def card_data(self, *, weights: Weights = "auto") -> dict[str, Any]:
+        """Return the metadata that the Hub reads of every model, whatever is known of its training.
+
+        Args:
+            weights: As `save_pretrained` saves them: without its base a model is no adapter.
+        """
         published = published_checkpoint(self.backbone.source)
         base = published.hub_id if published else self.backbone.source
         data: dict[str, Any] = {
@@ -524,12 +545,14 @@ class TaskModel(nn.Module):
             data["license"] = self.backbone.licence
         if base and is_repo_id(base) and not Path(base).is_dir():
             data["base_model"] = base
-            data["base_model_relation"] = "adapter" if self.tuning.method == "lora" else "finetune"
+            is_adapter = METHODS[self.tuning.method].adds != "nothing"
+            is_adapter = is_adapter and self._saved_weights(weights) == "trained"
+            data["base_model_relation"] = "adapter" if is_adapter else "finetune"
         return data
 
-    def plain_card(self) -> str:
+    def plain_card(self, *, weights: Weights = "auto") -> str:
         """Return a card for a model that was not made by a recipe: licence, base and how to use it."""
-        data = ModelCardData(**self.card_data())
+        data = ModelCardData(**self.card_data(weights=weights))
         text = (
             f"A model for {self.task.name}, made with {LIBRARY_NAME} from {self.backbone.source}.\n\n"
             f"Licence of the backbone, which this model inherits: {self.backbone.licence or 'unknown'}.\n"

@@ -15,20 +15,16 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from m2v_finetune.backbones.checkpoints import published_checkpoint
+from m2v_finetune.config import TuningConfig
 from m2v_finetune.hub import is_repo_id
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.training.run_folder import RunFolder
-from m2v_finetune.tuning import METHODS
+from m2v_finetune.tuning import METHODS, describe_tuning
 
 CONFIDENCE_LEVEL = 0.95
 UNKNOWN_LICENCE = "unknown"  # the Hub's identifier for it
 MODEL_PLACEHOLDER = "path/to/model"
 LAYER_PICTURE, TRAINING_PICTURE = "layer_weights.png", "training.png"
-TUNING_NAMES = {
-    "probe": "a probe on the frozen backbone",
-    "lora": "LoRA",
-    "full": "full fine-tuning",
-}
 # The papers of the published checkpoints, by `Checkpoint.citation`. Source: arXiv.
 BACKBONE_CITATIONS = {
     "arXiv:2212.02508": """\
@@ -264,7 +260,9 @@ def _method(
         ],
         [
             "Tuning",
-            _tuning_name(results) if _is_of_vectors(results) else _tuning(config),
+            _tuning_name(results)
+            if _is_of_vectors(results)
+            else describe_tuning(TuningConfig(**config["tuning"])),
         ],
         ["Trained parameters", f"{trained:,} of {total:,} ({trained / total:.1%})"],
         ["Head", results["head"]],
@@ -311,21 +309,7 @@ def _clips_row(per_track: int) -> list[str]:
 
 
 def _tuning_name(results: Mapping[str, Any]) -> str:
-    return "a probe on them" if _is_of_vectors(results) else TUNING_NAMES[results["tuning"]]
-
-
-def _tuning(config: Mapping[str, Any]) -> str:
-    tuning = config["tuning"]
-    if tuning["method"] == "lora":
-        targets = tuning["lora_targets"].replace("_", "-")
-        return (
-            f"LoRA, rank {tuning['r']}, alpha {tuning['lora_alpha']:g}, dropout "
-            f"{tuning['lora_dropout']:g}, on {targets} linear layers"
-        )
-    if tuning["method"] == "full":
-        conv = "trained" if tuning["train_conv_encoder"] else "frozen"
-        return f"full fine-tuning, convolutional encoder {conv}"
-    return TUNING_NAMES[tuning["method"]]
+    return "a probe on them" if _is_of_vectors(results) else METHODS[results["tuning"]].title
 
 
 def _rates(config: Mapping[str, Any]) -> str:

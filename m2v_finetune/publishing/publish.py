@@ -42,7 +42,10 @@ def publish(
     model.save_pretrained(folder.model, weights=config.weights)  # first what took hours to make
     captions = draw_plots(model, folder, results, judged=judged, tracks=tracks)
     model.card = render_card(
-        folder.path, model.card_data(), repo_id=config.repo_id, captions=captions
+        folder.path,
+        model.card_data(weights=config.weights),
+        repo_id=config.repo_id,
+        captions=captions,
     )
     (folder.model / CARD_FILE).write_text(model.card, encoding="utf-8")
     shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)

@@ -28,6 +28,7 @@ from m2v_finetune.parsing import to_dict
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.precision import card_capability, choose_precision
 from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
+from m2v_finetune.tuning import describe_tuning
 
 logger = logging.getLogger(__name__)
 
@@ -198,8 +199,13 @@ def describe(
         )
     row(
         "tuning",
-        f"{model.tuning.method}: {trained:,} of {total:,} weights learn ({100 * trained / total:.2f} %); "
-        "peak rates " + ", ".join(f"{part} {rate:g}" for part, rate in rates.items()),
+        f"{model.tuning.method} ({describe_tuning(model.tuning)}); peak rates "
+        + ", ".join(f"{part} {rate:g}" for part, rate in rates.items()),
+    )
+    row(
+        "learning",
+        f"{trained:,} of {total:,} weights learn ({100 * trained / total:.2f} %): "
+        + ", ".join(f"{part} {count:,}" for part, count in model.trained_parts().items()),
     )
     row(
         "batch",

@@ -12,10 +12,15 @@ from pathlib import Path
 
 import audiomentations
 import task_tables
+import torch
 
 from m2v_finetune.audio.augmentation import _HIDDEN_PARAMETERS, TRANSFORMS, Effect
+from m2v_finetune.backbones import Backbone
+from m2v_finetune.backbones.loading import build_network
+from m2v_finetune.config import TuningConfig
 from m2v_finetune.tasks.tagging import WORDS_MOVED_BY
 from m2v_finetune.tasks.task import Task
+from m2v_finetune.tuning import METHODS, apply_tuning, describe_tuning
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -91,6 +96,37 @@ def members_table() -> str:
     return "\n".join(lines)
 
 
+SAVED_WHOLE = {"nothing": "as plain weights", "folded": "merged", "modules": "beside the weights"}
+
+
+def methods_table() -> str:
+    """Every method of tuning: what learns on a network of music2vec-v1's size, rates, and merging."""
+    lines = [
+        "| method | what learns | trained weights | rate: backbone | head | saved with `all` |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, method in METHODS.items():
+        with torch.device("meta"):  # only sizes count
+            backbone = Backbone(
+                build_network({"model_type": "data2vec-audio"}, where="music2vec-v1"),
+                source="music2vec-v1",
+                revision=None,
+                licence="",
+                sample_rate=16000,
+                normalize=True,
+            )
+            total = sum(p.numel() for p in backbone.parameters())
+            config = TuningConfig(method=name)
+            apply_tuning(backbone, config)
+        trained = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+        lines.append(
+            f"| `{name}` | {describe_tuning(config)} | {trained:,} ({100 * trained / total:.2g} %) | "
+            f"{method.backbone_learning_rate:g} | {method.learning_rate:g} | "
+            f"{SAVED_WHOLE[method.adds]} |"
+        )
+    return "\n".join(lines)
+
+
 # By page, what stands between its markers `<!-- name: begin -->` and `<!-- name: end -->`.
 TABLES = {
     DOCS.parent / "README.md": {"tasks in short": task_tables.short_table},
@@ -103,6 +139,7 @@ TABLES = {
         "members of a task": members_table,
         "last added": task_tables.last_added,
     },
+    DOCS / "tuning.md": {"methods": methods_table},
     DOCS / "tasks.md": {
         "tasks": task_tables.tasks_table,
         **{

@@ -41,6 +41,7 @@ from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.classification import Classification
+from m2v_finetune.tuning import METHODS
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -385,7 +386,7 @@ def test_reference_tables_are_current() -> None:
         text = page.read_text(encoding="utf-8")
         current = reference_tables.with_tables(page)
         assert current == text, f"{page}: run python tests/docs/reference_tables.py"
-    assert len(reference_tables.TABLES) == 4
+    assert len(reference_tables.TABLES) == 5
 
 
 @pytest.mark.parametrize("name", list(TASKS))
@@ -412,4 +413,14 @@ def test_the_quickstart_table_is_what_was_measured():
     assert set(measured) == set(TASKS)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     shown = readme.split("<!-- quickstart table: begin -->\n")[1].split("\n<!-- quickstart")[0]
+    assert shown == script["table"](measured)
+
+
+def test_the_table_of_tuning_methods_is_what_was_measured():
+    script = runpy.run_path(str(REPOSITORY / "benchmarks" / "tuning_methods.py"), run_name="table")
+    results = REPOSITORY / "benchmarks" / "results" / "tuning_methods.json"
+    measured = json.loads(results.read_text(encoding="utf-8"))["methods"]
+    assert set(measured) == set(METHODS)
+    page = (REPOSITORY / "docs" / "tuning.md").read_text(encoding="utf-8")
+    shown = page.split("<!-- measured: begin -->\n")[1].split("\n<!-- measured: end")[0]
     assert shown == script["table"](measured)

@@ -226,13 +226,14 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging
 
 answer = {}
-for name, weights in (("probe", "auto"), ("lora", "auto"), ("lora", "all"), ("full", "auto")):
+for case in ("probe-auto", "lora-auto", "lora-all", "adapter-all", "full-auto"):
+    name, weights = case.split("-")
     torch.manual_seed(1)
     model = TaskModel.build(
         task=Tagging(labels=("drums", "piano", "slow"), label_column="tags"),
         backbone=BackboneConfig(source=sys.argv[1]),
         head=HeadConfig(),
-        tuning=TuningConfig(method=name, r=4),
+        tuning=TuningConfig(method=name),
         window_seconds=2.0,
         hop_seconds=1.0,
     )
@@ -242,7 +243,7 @@ for name, weights in (("probe", "auto"), ("lora", "auto"), ("lora", "all"), ("fu
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn_like(parameter)
     model.eval()
-    repo_id = f"me/{name}-{weights}"
+    repo_id = f"me/{case}"
     url = model.push_to_hub(repo_id, weights=weights)
     prediction = model.predict(sys.argv[2])
     windows = [list(window.scores.values()) for window in prediction.timeline]
@@ -263,9 +264,9 @@ for repo_id in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def pushed(me: Client) -> dict[str, Any]:
-    """Address, tags and tags of the windows of four models, by the repositories they were pushed to."""
+    """Address, tags and tags of the windows of five models, by the repositories they were pushed to."""
     models: dict[str, Any] = me.ask(PUSH_EVERY_METHOD, "random-small", SONG)
-    assert len(models) == 4
+    assert len(models) == 5
     return models
 
 
@@ -274,7 +275,7 @@ def test_every_method_comes_back_from_the_hub(
 ) -> None:
     loaded = stranger.ask(LOAD_MODELS, SONG, *pushed)
     predictions = {json.dumps(tags) for _, tags, _ in pushed.values()}
-    assert len(predictions) == 3  # the methods differ; LoRA is the same model twice
+    assert len(predictions) == 4  # the methods differ; LoRA is the same model twice
     for repo_id, (url, tags, windows) in pushed.items():
         assert url == f"{server.url}/{repo_id}"
         same_tags, same_windows, method, is_training = loaded[repo_id]

@@ -1,0 +1,23 @@
+"""What of a backbone learns, how it is changed for that, and at which rate."""
+
+from m2v_finetune.tuning.methods import (
+    LORA_TARGETS,
+    METHODS,
+    Method,
+    apply_tuning,
+    describe_tuning,
+    merge_adapters,
+    trained_parts,
+)
+from m2v_finetune.tuning.rates import parameter_groups
+
+__all__ = [
+    "LORA_TARGETS",
+    "METHODS",
+    "Method",
+    "apply_tuning",
+    "describe_tuning",
+    "merge_adapters",
+    "parameter_groups",
+    "trained_parts",
+]

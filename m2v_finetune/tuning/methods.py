@@ -1,0 +1,285 @@
+"""The methods of tuning, each a row of `METHODS`."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from peft import IA3Config, LNTuningConfig, LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from m2v_finetune.backbones import AnyBackbone, Backbone
+from m2v_finetune.config import TuningConfig, TuningMethod
+from m2v_finetune.errors import UserError
+from m2v_finetune.tuning.modules import BottleneckAdapter, ScaleShift
+from m2v_finetune.tuning.rates import layers_above
+
+ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
+FEED_FORWARD_LAYERS = ("intermediate_dense", "output_dense")
+LORA_TARGETS = {
+    "attention": ATTENTION_LAYERS,
+    "feed_forward": FEED_FORWARD_LAYERS,
+    "all": (*ATTENTION_LAYERS, *FEED_FORWARD_LAYERS),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way of tuning.
+
+    Attributes:
+        apply: Changes a frozen backbone in place, so that what shall learn requires gradients, and nothing
+            else.
+        learning_rate: Default peak rate of head and layer weights.
+        backbone_learning_rate: Default peak rate of what learns in the backbone.
+        title: What it is called in a sentence.
+        describe: Says what it does with the settings given; the title where there are none.
+        adds: ``nothing`` to the network, whose own weights learn; modules that can be ``folded`` into its
+            weights after training; or ``modules`` that stay.
+    """
+
+    apply: Callable[[Backbone, TuningConfig], None]
+    learning_rate: float
+    backbone_learning_rate: float
+    title: str
+    describe: Callable[[TuningConfig], str] | None = None
+    adds: Literal["nothing", "folded", "modules"] = "nothing"
+
+
+def _probe(backbone: Backbone, config: TuningConfig) -> None:
+    """Leave everything frozen."""
+
+
+def _lora(backbone: Backbone, config: TuningConfig) -> None:
+    _inject(
+        backbone,
+        LoraConfig(
+            r=config.r,
+            lora_alpha=cast(int, config.lora_alpha),
+            lora_dropout=config.lora_dropout,
+            target_modules=list(LORA_TARGETS[config.lora_targets]),
+            use_dora=config.method == "dora",
+        ),
+    )
+
+
+def _ia3(backbone: Backbone, config: TuningConfig) -> None:
+    # Keys and values are scaled behind their layers, feed-forward activations before the second one.
+    scaled = ["k_proj", "v_proj", "output_dense"]
+    _inject(backbone, IA3Config(target_modules=scaled, feedforward_modules=["output_dense"]))
+
+
+def _bitfit(backbone: Backbone, config: TuningConfig) -> None:
+    for _, layer in _tunable_layers(backbone):
+        layer.bias.requires_grad_(True)
+
+
+def _layernorm(backbone: Backbone, config: TuningConfig) -> None:
+    norms = [name for name, layer in _tunable_layers(backbone) if isinstance(layer, nn.LayerNorm)]
+    with warnings.catch_warnings():
+        # PEFT looks for the inputs and outputs of each layer that it tunes, and warns that a norm has none.
+        warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
+        _inject(backbone, LNTuningConfig(target_modules=norms))
+
+
+def _adapter(backbone: Backbone, config: TuningConfig) -> None:
+    def with_adapter(dropout: nn.Module) -> BottleneckAdapter:
+        return BottleneckAdapter(
+            dropout, hidden_size=backbone.hidden_size, adapter_size=config.adapter_size
+        )
+
+    for layer in backbone.network.encoder.layers:
+        layer.dropout = with_adapter(layer.dropout)  # behind the attention
+        layer.feed_forward.output_dropout = with_adapter(layer.feed_forward.output_dropout)
+        for norm in (layer.layer_norm, layer.final_layer_norm):
+            norm.requires_grad_(True)
+
+
+def _ssf(backbone: Backbone, config: TuningConfig) -> None:
+    for name, layer in list(_tunable_layers(backbone)):
+        _replace(backbone, name, ScaleShift(layer))
+
+
+def _top_layers(backbone: Backbone, config: TuningConfig) -> None:
+    if config.num_top_layers > backbone.num_layers:
+        raise UserError(
+            f"tuning.num_top_layers is {config.num_top_layers}, but the backbone has {backbone.num_layers} "
+            f"transformer layers in use. Set it to 1 to {backbone.num_layers}."
+        )
+    for name, parameter in backbone.network.named_parameters():
+        parameter.requires_grad_(layers_above(name, backbone) < config.num_top_layers)
+
+
+def _full(backbone: Backbone, config: TuningConfig) -> None:
+    backbone.requires_grad_(True)
+    if not config.train_conv_encoder:
+        backbone.network.feature_extractor.requires_grad_(False)
+
+
+def _describe_lora(config: TuningConfig) -> str:
+    return (
+        f"{METHODS[config.method].title}, rank {config.r}, alpha {config.lora_alpha:g}, dropout "
+        f"{config.lora_dropout:g}, on {config.lora_targets.replace('_', '-')} linear layers"
+    )
+
+
+def _describe_adapter(config: TuningConfig) -> str:
+    return f"bottleneck adapters of width {config.adapter_size}, and the LayerNorms beside them"
+
+
+def _describe_top_layers(config: TuningConfig) -> str:
+    count = config.num_top_layers
+    return f"fine-tuning of the last {f'{count} transformer layers' if count > 1 else 'transformer layer'}"
+
+
+def _describe_full(config: TuningConfig) -> str:
+    conv = "trained" if config.train_conv_encoder else "frozen"
+    return f"full fine-tuning, convolutional encoder {conv}"
+
+
+# Rates. Ding and Lerch (arXiv 2411.19371): 1e-4 for LoRA, BitFit, SSF and bottleneck adapters, head
+# included, 1e-5 for the backbone in full tuning. MusicFM's authors pair that with 1e-4 on the head; the
+# last layers alone take the same, and DoRA takes LoRA's. (IA)³ and LayerNorms learn at 3e-3 and 3e-4 in
+# the code of T-Few (arXiv 2205.05638; r-three/t-few, configs/ia3.json and layernorm.json). 1e-3 lies in
+# the middle of the range that the published probes search (MARBLE, arXiv 2306.10548).
+METHODS: dict[TuningMethod, Method] = {
+    "probe": Method(
+        apply=_probe,
+        learning_rate=1e-3,
+        backbone_learning_rate=0.0,
+        title="a probe on the frozen backbone",
+    ),
+    "lora": Method(
+        apply=_lora,
+        learning_rate=1e-4,
+        backbone_learning_rate=1e-4,
+        title="LoRA",
+        describe=_describe_lora,
+        adds="folded",
+    ),
+    "dora": Method(
+        apply=_lora,
+        learning_rate=1e-4,
+        backbone_learning_rate=1e-4,
+        title="DoRA",
+        describe=_describe_lora,
+        adds="folded",
+    ),
+    "ia3": Method(
+        apply=_ia3,
+        learning_rate=1e-4,
+        backbone_learning_rate=3e-3,
+        title="(IA)³ on keys, values and feed-forward activations",
+        adds="folded",
+    ),
+    "bitfit": Method(
+        apply=_bitfit,
+        learning_rate=1e-4,
+        backbone_learning_rate=1e-4,
+        title="BitFit, the biases of the transformer layers",
+    ),
+    "layernorm": Method(
+        apply=_layernorm,
+        learning_rate=1e-4,
+        backbone_learning_rate=3e-4,
+        title="LayerNorm tuning of the transformer layers",
+        adds="folded",
+    ),
+    "adapter": Method(
+        apply=_adapter,
+        learning_rate=1e-4,
+        backbone_learning_rate=1e-4,
+        title="bottleneck adapters",
+        describe=_describe_adapter,
+        adds="modules",
+    ),
+    "ssf": Method(
+        apply=_ssf,
+        learning_rate=1e-4,
+        backbone_learning_rate=1e-4,
+        title="SSF, scale and shift behind each linear layer and LayerNorm of the transformer layers",
+        adds="folded",
+    ),
+    "top_layers": Method(
+        apply=_top_layers,
+        learning_rate=1e-4,
+        backbone_learning_rate=1e-5,
+        title="fine-tuning of the last transformer layers",
+        describe=_describe_top_layers,
+    ),
+    "full": Method(
+        apply=_full,
+        learning_rate=1e-4,
+        backbone_learning_rate=1e-5,
+        title="full fine-tuning",
+        describe=_describe_full,
+    ),
+}
+
+
+def apply_tuning(backbone: Backbone, config: TuningConfig) -> None:
+    """Set, in place, what of the backbone learns by the method of the config.
+
+    Raises:
+        UserError: The backbone has fewer layers than ``num_top_layers``.
+    """
+    backbone.requires_grad_(False)
+    METHODS[config.method].apply(backbone, config)
+
+
+def describe_tuning(config: TuningConfig) -> str:
+    """Say what a method does, with its settings."""
+    method = METHODS[config.method]
+    return method.describe(config) if method.describe else method.title
+
+
+def merge_adapters(backbone: AnyBackbone) -> None:
+    """Fold added modules into the weights they belong to, in place; those that cannot be folded stay."""
+    for name, module in list(backbone.network.named_modules()):
+        if isinstance(module, ScaleShift):
+            _replace(backbone, name, module.fold())
+        elif isinstance(module, BaseTunerLayer):
+            module.merge()
+            _replace(backbone, name, module.get_base_layer())
+
+
+def trained_parts(backbone: AnyBackbone) -> dict[str, int]:
+    """Return the number of weights that learn in each part of the backbone, from its input up."""
+    counts: Counter[str] = Counter()
+    layers = set()
+    for name, parameter in backbone.network.named_parameters():
+        if parameter.requires_grad:
+            depth = layers_above(name, backbone)
+            if depth < backbone.num_layers:
+                layers.add(backbone.num_layers - depth)
+                counts["layers"] += parameter.numel()
+            else:
+                is_conv = name.startswith("feature_extractor.")
+                counts["conv encoder" if is_conv else "projection and positions"] += (
+                    parameter.numel()
+                )
+    if layers:
+        numbered = f"transformer layers {min(layers)} to {max(layers)} of {backbone.num_layers}"
+        counts[numbered] = counts.pop("layers")
+    return dict(counts)
+
+
+def _tunable_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Linear | nn.LayerNorm]]:
+    """Yield names and modules of linear layers and LayerNorms in the transformer layers and above them."""
+    for name, module in backbone.network.named_modules():
+        if (
+            isinstance(module, nn.Linear | nn.LayerNorm)
+            and layers_above(name, backbone) < backbone.num_layers
+        ):
+            yield name, module
+
+
+def _inject(backbone: Backbone, config: PeftConfig) -> None:
+    inject_adapter_in_model(config, backbone.network)
+
+
+def _replace(backbone: AnyBackbone, name: str, module: nn.Module) -> None:
+    parent_name, _, own_name = name.rpartition(".")
+    setattr(backbone.network.get_submodule(parent_name), own_name, module)

@@ -1,0 +1,71 @@
+"""Groups of what learns, each with its rate."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from m2v_finetune.backbones import AnyBackbone
+
+
+def parameter_groups(
+    backbone: AnyBackbone,
+    others: Iterable[tuple[str, nn.Parameter]],
+    *,
+    learning_rate: float,
+    backbone_learning_rate: float,
+    layer_decay: float,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """Return groups for a torch optimiser: every parameter that learns is in exactly one.
+
+    Args:
+        backbone: Its parameters get ``backbone_learning_rate``, times ``layer_decay`` for each transformer
+            layer above them; what comes before the first layer counts as one more layer below it.
+        others: Names and parameters of head and layer weighting, which get ``learning_rate``.
+        learning_rate: Peak rate.
+        backbone_learning_rate: Peak rate of the top layer.
+        layer_decay: Factor from a layer to the one below.
+        weight_decay: For matrices; vectors get none.
+
+    Returns:
+        Groups with ``params``, ``lr``, ``weight_decay`` and ``name``.
+    """
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+
+    def add(group: str, rate: float, parameter: nn.Parameter, *, is_matrix: bool) -> None:
+        if not parameter.requires_grad:
+            return
+        entry = groups.setdefault(
+            (group, is_matrix),
+            {
+                "name": f"{group}, {'matrices' if is_matrix else 'vectors'}",
+                "params": [],
+                "lr": rate,
+                "weight_decay": weight_decay if is_matrix else 0.0,
+            },
+        )
+        entry["params"].append(parameter)
+
+    for _, parameter in others:
+        add("head and layer weights", learning_rate, parameter, is_matrix=parameter.ndim > 1)
+    for name, parameter in backbone.network.named_parameters():
+        depth = layers_above(name, backbone)
+        add(
+            f"backbone, {depth} below the top",
+            backbone_learning_rate * layer_decay**depth,
+            parameter,
+            # (IA)³ scales by vectors that it shapes as matrices: decay would pull them from 1 to 0.
+            is_matrix=parameter.squeeze().ndim > 1,
+        )
+    return list(groups.values())
+
+
+def layers_above(name: str, backbone: AnyBackbone) -> int:
+    """Return how many transformer layers lie above a parameter of the network."""
+    parts = name.split(".")
+    if parts[:2] == ["encoder", "layers"]:
+        return backbone.num_layers - 1 - int(parts[2])
+    if parts[:2] == ["encoder", "layer_norm"] and backbone.is_pre_norm:
+        return 0
+    return backbone.num_layers

@@ -1,0 +1,419 @@
+"""Every method of tuning on both architectures, small and with random weights."""
+
+from typing import get_args
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import Data2VecAudioConfig, Data2VecAudioModel, HubertConfig, HubertModel
+
+from m2v_finetune.backbones import load_backbone
+from m2v_finetune.config import (
+    TUNING_SETTINGS,
+    BackboneConfig,
+    HeadConfig,
+    OptimizerConfig,
+    TuningConfig,
+    TuningMethod,
+)
+from m2v_finetune.errors import UserError
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks.tagging import Tagging
+from m2v_finetune.training.checkpoint import Progress, load_last, save_last
+from m2v_finetune.training.optimization import build_optimizer
+from m2v_finetune.tuning import METHODS, describe_tuning
+
+TASK = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
+LAYERS, WIDTH, INNER, CONV = 3, 32, 64, 8
+SMALL = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": INNER,
+    "conv_dim": (CONV,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+ARCHITECTURES = {
+    "data2vec": (
+        Data2VecAudioConfig,
+        Data2VecAudioModel,
+        {"conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 3},
+    ),
+    "hubert": (HubertConfig, HubertModel, {}),
+    "hubert-pre-norm": (HubertConfig, HubertModel, {"do_stable_layer_norm": True}),
+}
+CASES = {method: TuningConfig(method=method) for method in get_args(TuningMethod)}
+CASES["lora, attention"] = TuningConfig(method="lora", r=3, lora_targets="attention")
+CASES["top_layers"] = TuningConfig(method="top_layers", num_top_layers=1)
+CASES["adapter"] = TuningConfig(method="adapter", adapter_size=4)
+CASES["full, conv encoder too"] = TuningConfig(method="full", train_conv_encoder=True)
+LEARNING = [name for name in CASES if name != "probe"]
+BOTH = ("data2vec", "hubert")
+
+ATTENTION = {f"attention.{one}_proj": (WIDTH, WIDTH) for one in ("q", "k", "v", "out")}
+FEED_FORWARD = {
+    "feed_forward.intermediate_dense": (INNER, WIDTH),
+    "feed_forward.output_dense": (WIDTH, INNER),
+}
+LINEAR = ATTENTION | FEED_FORWARD
+NORMS = ("layer_norm", "final_layer_norm")
+
+
+def of_a_layer(case):
+    """The shapes of what learns in one transformer layer, by name: what the papers say, not the code."""
+    config = CASES[case]
+    if config.method in ("lora", "dora"):
+        shapes = {}
+        for name, (outputs, inputs) in (LINEAR if "attention" not in case else ATTENTION).items():
+            shapes[f"{name}.lora_A.default.weight"] = (config.r, inputs)
+            shapes[f"{name}.lora_B.default.weight"] = (outputs, config.r)
+            if config.method == "dora":
+                shapes[f"{name}.lora_magnitude_vector.default.weight"] = (outputs,)
+        return shapes
+    if config.method == "ia3":
+        return {
+            "attention.k_proj.ia3_l.default": (WIDTH, 1),
+            "attention.v_proj.ia3_l.default": (WIDTH, 1),
+            "feed_forward.output_dense.ia3_l.default": (1, INNER),
+        }
+    if config.method == "bitfit":
+        biases = {f"{name}.bias": (outputs,) for name, (outputs, _) in LINEAR.items()}
+        return biases | {f"{name}.bias": (WIDTH,) for name in NORMS}
+    if config.method == "layernorm":
+        return {
+            f"{name}.ln_tuning_layers.default.{one}": (WIDTH,)
+            for name in NORMS
+            for one in ("weight", "bias")
+        }
+    if config.method == "adapter":
+        shapes = {f"{name}.{one}": (WIDTH,) for name in NORMS for one in ("weight", "bias")}
+        for name in ("dropout", "feed_forward.output_dropout"):
+            shapes[f"{name}.down.weight"] = (config.adapter_size, WIDTH)
+            shapes[f"{name}.down.bias"] = (config.adapter_size,)
+            shapes[f"{name}.up.weight"] = (WIDTH, config.adapter_size)
+            shapes[f"{name}.up.bias"] = (WIDTH,)
+        return shapes
+    if config.method == "ssf":
+        widths = {name: outputs for name, (outputs, _) in LINEAR.items()} | dict.fromkeys(
+            NORMS, WIDTH
+        )
+        return {
+            f"{name}.{one}": (width,)
+            for name, width in widths.items()
+            for one in ("scale", "shift")
+        }
+    shapes = {f"{name}.weight": shape for name, shape in LINEAR.items()}
+    shapes |= {f"{name}.bias": shape[:1] for name, shape in LINEAR.items()}
+    return shapes | {f"{name}.{one}": (WIDTH,) for name in NORMS for one in ("weight", "bias")}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A checkpoint of each architecture."""
+    made = {}
+    for name, (config_class, model_class, options) in ARCHITECTURES.items():
+        made[name] = tmp_path_factory.mktemp("checkpoint") / name
+        torch.manual_seed(1)
+        network = model_class(config_class(**{**SMALL, **options}))
+        with torch.no_grad():  # norms and biases of 1 and 0 would hide what is folded wrongly
+            for parameter in network.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+        network.save_pretrained(made[name])
+    return made
+
+
+def build(folder, case, seed=0, **more):
+    torch.manual_seed(seed)
+    return TaskModel.build(
+        task=TASK,
+        backbone=BackboneConfig(source=str(folder), **more),
+        head=HeadConfig(hidden_size=8),
+        tuning=case if isinstance(case, TuningConfig) else CASES[case],
+        window_seconds=0.25,
+    )
+
+
+def batch(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(0, 2, (2, len(TASK.labels)), generator=generator).float()
+    return 0.1 * torch.randn(2, 4000, generator=generator), targets
+
+
+def train(model, optimizer, seeds):
+    model.train()
+    for seed in seeds:
+        torch.manual_seed(seed)
+        waveforms, targets = batch(seed)
+        optimizer.zero_grad()
+        TASK.loss(model(waveforms), targets).backward()
+        optimizer.step()
+
+
+def trained(folder, case, **more):
+    model = build(folder, case, **more)
+    train(model, fast(model), range(3))
+    return model.eval()
+
+
+def fast(model):
+    return build_optimizer(model, OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-2))
+
+
+def learning(model):
+    return {
+        name.removeprefix("backbone.network."): tuple(parameter.shape)
+        for name, parameter in model.named_parameters()
+        if name.startswith("backbone.") and parameter.requires_grad
+    }
+
+
+def test_each_method_is_a_row_with_its_settings():
+    assert tuple(METHODS) == tuple(TUNING_SETTINGS) == get_args(TuningMethod)
+    settings = {name for names in TUNING_SETTINGS.values() for name in names}
+    assert settings == set(TuningConfig.__dataclass_fields__) - {"method"}
+    for method, row in METHODS.items():
+        assert row.backbone_learning_rate > 0 or method == "probe"
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("lora, attention", "LoRA, rank 3, alpha 4, dropout 0, on attention linear layers"),
+        ("dora", "DoRA, rank 2, alpha 4, dropout 0, on all linear layers"),
+        ("adapter", "bottleneck adapters of width 4, and the LayerNorms beside them"),
+        ("top_layers", "fine-tuning of the last transformer layer"),
+        ("full, conv encoder too", "full fine-tuning, convolutional encoder trained"),
+    ],
+)
+def test_what_is_said_of_a_method(case, said):
+    assert describe_tuning(CASES[case]) == said
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("case", CASES)
+def test_exactly_these_learn(case, architecture, folders):
+    model = build(folders[architecture], case)
+    own = {
+        name: tuple(p.shape)
+        for name, p in load_backbone(folders[architecture]).network.named_parameters()
+    }
+    method = CASES[case].method
+    if method == "full":
+        expected = {
+            n: s for n, s in own.items() if not n.startswith("feature_extractor.") or "conv" in case
+        }
+    else:
+        layers = {"probe": [], "top_layers": [LAYERS - 1]}.get(method, range(LAYERS))
+        expected = {
+            f"encoder.layers.{i}.{name}": shape
+            for i in layers
+            for name, shape in of_a_layer(case).items()
+        }
+    expected = {n: s for n, s in expected.items() if n != "masked_spec_embed"}
+    assert learning(model) == expected
+    counts = model.trained_parts()
+    assert counts.pop("head") == (WIDTH + 1) * 8 + 9 * 3
+    assert counts.pop("layer weights") == LAYERS + 1
+    assert sum(counts.values()) == sum(torch.Size(shape).numel() for shape in expected.values())
+    if method not in ("probe", "full"):
+        assert len(counts) == 1
+        first = LAYERS if method == "top_layers" else 1
+        assert f"transformer layers {first} to {LAYERS} of {LAYERS}" in counts
+
+
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [
+        ("bitfit", {"encoder.layer_norm.bias"}),
+        (
+            "layernorm",
+            {f"encoder.layer_norm.ln_tuning_layers.default.{one}" for one in ("weight", "bias")},
+        ),
+        ("ssf", {"encoder.layer_norm.scale", "encoder.layer_norm.shift"}),
+        ("top_layers", {"encoder.layer_norm.weight", "encoder.layer_norm.bias"}),
+        ("adapter", set()),
+        ("lora", set()),
+    ],
+)
+def test_the_final_norm_of_a_pre_norm_network_belongs_to_the_layers(case, names, folders, tmp_path):
+    model = trained(folders["hubert-pre-norm"], case)
+    assert {name for name in learning(model) if not name.startswith("encoder.layers.")} == names
+    model.save_pretrained(tmp_path, weights="all")
+    with torch.no_grad():
+        expected = model(batch(9)[0])
+        torch.testing.assert_close(
+            TaskModel.from_pretrained(tmp_path)(batch(9)[0]), expected, rtol=0, atol=1e-5
+        )
+    cut = build(folders["hubert-pre-norm"], case, num_layers=2)  # its last state has no norm
+    assert all(name.startswith("encoder.layers.") for name in learning(cut))
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_changes_before_training(case, architecture, folders):
+    plain = load_backbone(folders[architecture])
+    tuned = build(folders[architecture], case).eval().backbone
+    waveforms, _ = batch()
+    # DoRA multiplies by norm / norm of its weights, which rounds.
+    tolerance = 1e-6 if case == "dora" else 0
+    with torch.no_grad():
+        for ours, theirs in zip(tuned(waveforms), plain(waveforms), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("case", CASES)
+def test_training_changes_what_learns_and_nothing_else(case, architecture, folders):
+    model = build(folders[architecture], case)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    learns = {name for name, p in model.named_parameters() if p.requires_grad}
+    train(model, fast(model), range(3))
+    changed = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
+    # A bias of all keys adds the same to all scores of a query: softmax takes it out again.
+    of_keys = {name for name in learns if name.endswith(("k_proj.bias", "k_proj.shift"))}
+    assert changed | of_keys == learns
+    assert any(name.startswith("backbone.") for name in changed) is (case != "probe")
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("case", CASES)
+def test_saved_and_loaded_says_the_same(case, architecture, folders, tmp_path):
+    model = trained(folders[architecture], case)
+    waveforms, _ = batch(9)
+    with torch.no_grad():
+        expected = model(waveforms)
+        assert not torch.allclose(expected, build(folders[architecture], case).eval()(waveforms))
+        for weights in ("trained", "all"):
+            folder = tmp_path / weights
+            model.save_pretrained(folder, weights=weights)
+            loaded = TaskModel.from_pretrained(folder)
+            assert loaded.tuning == model.tuning
+            tolerance = 1e-5 if weights == "all" else 0
+            torch.testing.assert_close(loaded(waveforms), expected, rtol=0, atol=tolerance)
+            is_adapter = weights == "trained" and METHODS[model.tuning.method].adds != "nothing"
+            model.backbone.source = "m-a-p/music2vec-v1"
+            relation = model.card_data(weights=weights)["base_model_relation"]
+            assert relation == ("adapter" if is_adapter else "finetune")
+            assert model.is_adapter_enough() is (model.tuning.method != "full")
+            model.backbone.source = str(folders[architecture])
+        # What stands alone can be saved and loaded once more.
+        loaded.save_pretrained(tmp_path / "again")
+        again = TaskModel.from_pretrained(tmp_path / "again")
+        assert torch.equal(again(waveforms), loaded(waveforms))
+    names = loaded.backbone.network.state_dict().keys()
+    plain = load_backbone(folders[architecture]).network.state_dict().keys()
+    added = {name for name in names if ".down." in name or ".up." in name}
+    assert names - added == plain
+    assert bool(added) is (case == "adapter")
+
+
+@pytest.mark.parametrize("case", LEARNING)
+def test_checkpointing_changes_no_gradient(case, folders):
+    found = []
+    for checkpointing in (False, True):
+        model = build(folders["data2vec"], case).train()
+        model.backbone.gradient_checkpointing = checkpointing
+        torch.manual_seed(7)  # the same dropout masks
+        TASK.loss(model(batch()[0]), batch()[1]).backward()
+        found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() == set(model.trained_tensors())
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", LEARNING)
+def test_a_resumed_run_goes_on_as_if_never_stopped(case, folders, tmp_path):
+    whole = build(folders["hubert"], case)
+    train(whole, fast(whole), range(2))
+
+    accelerator = Accelerator(cpu=True)
+    first = build(folders["hubert"], case)
+    optimizer = fast(first)
+    train(first, optimizer, range(1))
+    save_last(
+        tmp_path,
+        model=first,
+        optimizer=optimizer,
+        accelerator=accelerator,
+        progress=Progress(step=1),
+        metrics_bytes=0,
+    )
+    second = build(folders["hubert"], case, seed=5)
+    optimizer = fast(second)
+    load_last(tmp_path, model=second, optimizer=optimizer, accelerator=accelerator)
+    train(second, optimizer, range(1, 2))
+    for name, value in whole.trained_tensors().items():
+        assert torch.equal(second.trained_tensors()[name], value), name
+
+
+@pytest.mark.parametrize("case", LEARNING)
+def test_rates_fall_with_depth(case, folders):
+    model = build(folders["hubert"], case)
+    config = OptimizerConfig(learning_rate=1.0, backbone_learning_rate=1.0, layer_decay=0.5)
+    rates = {
+        id(p): (group["peak_lr"], group["weight_decay"])
+        for group in build_optimizer(model, config).param_groups
+        for p in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate, decay = rates.pop(id(parameter))
+        parts = name.removeprefix("backbone.network.").split(".")
+        in_layer = parts[:2] == ["encoder", "layers"]
+        depth = LAYERS - 1 - int(parts[2]) if in_layer else LAYERS
+        assert rate == (0.5**depth if name.startswith("backbone.") else 1.0), name
+        # Vectors do not decay, of whatever shape PEFT makes them: scales would go from 1 to 0.
+        if name.startswith("backbone."):
+            assert (decay == 0.0) is (max(parameter.shape) == parameter.numel()), name
+    assert not rates
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layers_below_the_first_that_learns_keep_nothing(checkpointing, folders):
+    kept = {}
+    for num_top_layers in (1, 2, 3):
+        tuning = TuningConfig(method="top_layers", num_top_layers=num_top_layers)
+        model = build(folders["data2vec"], tuning)
+        model.backbone.gradient_checkpointing = checkpointing
+        model.backbone.train()
+        kept[num_top_layers] = 0
+
+        def count(tensor, num=num_top_layers):
+            kept[num] += tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            states = model.backbone(batch()[0])
+        assert [state.requires_grad for state in states] == [
+            i > LAYERS - num_top_layers for i in range(LAYERS + 1)
+        ]
+    if not checkpointing:
+        # Each layer that learns costs the same, the first one no more than that, and the others nothing.
+        assert kept[3] - kept[2] == kept[2] - kept[1]
+        assert 0 < kept[1] <= kept[2] - kept[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "users"),
+    [
+        ("r", 4, "lora or dora"),
+        ("lora_targets", "attention", "lora or dora"),
+        ("adapter_size", 8, "adapter"),
+        ("num_top_layers", 2, "top_layers"),
+        ("train_conv_encoder", True, "full"),
+    ],
+)
+def test_settings_that_a_method_does_not_use_are_refused(setting, value, users):
+    for method in get_args(TuningMethod):
+        if method in users.split(" or "):
+            assert TuningConfig(method=method, **{setting: value}).used()[setting] == value
+            continue
+        with pytest.raises(UserError, match=rf"tuning\.{setting} is {value}.*{method} .*{users}\."):
+            TuningConfig(method=method, **{setting: value})
+
+
+def test_more_top_layers_than_there_are(folders):
+    with pytest.raises(UserError, match=r"num_top_layers is 4.* has 3 .*1 to 3"):
+        build(folders["hubert"], TuningConfig(method="top_layers", num_top_layers=LAYERS + 1))
