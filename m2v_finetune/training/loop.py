@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder, json_number
 from m2v_finetune.training.signals import stop_on_signals
 from m2v_finetune.training.standardization import measure_standardization
+from m2v_finetune.training.step import StepResult, take_step
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ class TrainingLoop:
         self.total_steps = training.epochs * self.batches.steps_per_epoch
         model.backbone.gradient_checkpointing = training.gradient_checkpointing
         self.optimizer = build_optimizer(model, optimization)
-        self.wrapped, self.stepper = accelerator.prepare(model, self.optimizer)
+        self.wrapped = accelerator.prepare(model)
         self.progress = Progress()
         self.losses: list[torch.Tensor] = []  # of the batches since the last line of the log
 
@@ -150,50 +152,46 @@ class TrainingLoop:
         self.wrapped.train()
         batches = iter(self.loader)
         while progress.step_in_epoch < self.batches.steps_per_epoch:
-            gradient_norm = self._train_step(batches)
+            result = self._train_step(batches)
+            self.losses += result.losses
             progress.step += 1
             progress.step_in_epoch += 1
             is_last = progress.step_in_epoch == self.batches.steps_per_epoch
             if is_last or progress.step % self.training.log_every_steps == 0:
-                self._log_step(gradient_norm)
+                self._log_step(result.gradient_norm)
             self.bar.update(self.bar_task, completed=progress.step)
             if not is_last:
                 self._stop_if_asked(save=True)
 
-    def _train_step(self, batches: Iterator[Sequence[torch.Tensor]]) -> torch.Tensor:
-        """Take one optimiser step over as many batches as it accumulates; return the gradient norm."""
+    def _train_step(self, batches: Iterator[Sequence[torch.Tensor]]) -> StepResult:
+        """Take one optimiser step over as many batches as it accumulates."""
         factor = rate_factor(
             self.progress.step,
             total_steps=self.total_steps,
             warmup_ratio=self.optimization.warmup_ratio,
         )
         set_rates(self.optimizer, factor)
-        norm = torch.zeros(())
-        for _ in range(self.training.gradient_accumulation_steps):
-            parts = next(batches)
-            with self.accelerator.accumulate(self.wrapped):
-                *inputs, targets = (
-                    part.to(self.accelerator.device, non_blocking=True) for part in parts
-                )
-                outputs = self.wrapped(*inputs)
-                loss = self.model.task.loss(outputs.float(), targets)
-                self.losses.append(loss.detach())
-                self.accelerator.backward(loss)
-                if self.accelerator.sync_gradients:
-                    norm = self.accelerator.clip_grad_norm_(
-                        self.wrapped.parameters(), self.optimization.max_grad_norm
-                    )
-                self.stepper.step()
-                self.stepper.zero_grad()
-        return norm
+        device, accumulated = self.accelerator.device, self.training.gradient_accumulation_steps
+        return take_step(
+            self.wrapped,
+            self.optimizer,
+            (
+                [part.to(device, non_blocking=True) for part in parts]
+                for parts in islice(batches, accumulated)
+            ),
+            loss=self.model.task.loss,
+            gradient_accumulation_steps=accumulated,
+            max_grad_norm=self.optimization.max_grad_norm,
+            scaler=self.accelerator.scaler,
+        )
 
-    def _log_step(self, gradient_norm: torch.Tensor) -> None:
+    def _log_step(self, gradient_norm: float) -> None:
         mean = torch.stack(self.losses).mean()
         loss = float(self.accelerator.reduce(mean, reduction="mean"))
         self.losses = []
         if not math.isfinite(loss):
             raise UserError(self._failed(f"The training loss is {loss}"))
-        values = {"loss": loss, "gradient_norm": float(gradient_norm)}
+        values = {"loss": loss, "gradient_norm": gradient_norm}
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         line = {k: json_number(v) for k, v in values.items()}
         self._log({**line, "learning_rates": rates}, tracked=values)
