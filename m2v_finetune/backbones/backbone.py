@@ -166,7 +166,7 @@ class Backbone(nn.Module):
             if learns and not self._recomputes():
                 return self._convolve(windows)
             size = max(1, CONV_PIECE_SAMPLES // windows.shape[-1])
-            pieces = [self._run(self._convolve, piece, encoder) for piece in windows.split(size)]
+            pieces = [self._run(self._convolve, piece, encoder) for piece in windows.split(size)]  # type: ignore[no-untyped-call]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _convolve(self, windows: Tensor) -> Tensor:
@@ -205,6 +205,14 @@ class Backbone(nn.Module):
         if self._recomputes() and (state.requires_grad or _learns(module)):
             return checkpoint(part, state, use_reentrant=False)  # type: ignore[no-any-return]
         return part(state)
+
+    def compile_layers(self) -> None:
+        """Have torch.compile make code of the transformer layers, in place, at their first use.
+
+        They share one graph, so it is made once; names of weights stay as they are.
+        """
+        for layer in self.network.encoder.layers:
+            layer.compile()
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the names and values of all weights: which backbone this is.
