@@ -23,6 +23,7 @@ TuningMethod = Literal[
     "top_layers",
     "full",
 ]
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor"]
 OnBadTrack = Literal["stop", "skip"]
 
 LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout", "lora_targets")
@@ -221,9 +222,12 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW, its rates and their course: linear warm-up, then a cosine to zero.
+    """What changes the weights, its rates and their course: linear warm-up, then a cosine to zero.
 
     Args:
+        name: ``adamw``; ``adamw_8bit`` keeps its two moments in 8 bits and ``paged_adamw_8bit`` lets them
+            move to the machine's memory where the card's is full (both by bitsandbytes, on NVIDIA
+            cards); ``adafactor`` keeps sums of rows and columns of the second moment, and no first.
         learning_rate: Peak rate of head and layer weights; by the tuning method if not given.
         backbone_learning_rate: Peak rate of the backbone's trained weights; by the tuning method if not
             given.
@@ -233,6 +237,7 @@ class OptimizerConfig:
         max_grad_norm: Gradients are scaled down to this total norm.
     """
 
+    name: OptimizerName = "adamw"
     learning_rate: float | None = None
     backbone_learning_rate: float | None = None
     layer_decay: float = 1.0
@@ -270,7 +275,10 @@ class TrainingConfig:
         eval_batch_size: Windows at once when tracks are judged.
         mixed_precision: ``auto`` takes bf16 where the card computes in it, fp16 with loss scaling on
             older cards, and no mixed precision on CPU.
-        gradient_checkpointing: Recompute activations in the backward pass instead of keeping them.
+        gradient_checkpointing: Recompute activations in the backward pass instead of keeping them: of
+            each transformer layer, and of the conv encoder where it learns.
+        compile: Compile the transformer layers by torch.compile: slower for the first steps, faster
+            afterwards. Dropout then draws other numbers; all else is the same to rounding.
         early_stopping_patience: End after this many epochs without a better validation metric.
         log_every_steps: Optimiser steps between two lines of metrics.jsonl.
         trackers: Trackers of Accelerate by name beside TensorBoard, such as ``wandb``.
@@ -282,6 +290,7 @@ class TrainingConfig:
     eval_batch_size: int = 16
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     gradient_checkpointing: bool = True
+    compile: bool = False
     early_stopping_patience: int = 5
     log_every_steps: int = 10
     trackers: list[str] = field(default_factory=list)
@@ -384,6 +393,7 @@ class RecipeConfig:
             not in ("softmax", "last"),
             "backbone.spec_augment (to false)": self.backbone.spec_augment,
             "head.pooling (to mean)": self.head.pooling != "mean",
+            "training.compile (to false)": self.training.compile,
             "publish.weights (to auto or all)": self.publish.weights == "trained",
         }
         if any(refused.values()):

@@ -1,7 +1,7 @@
 """The module that turns windows of samples into all hidden states of the network."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +15,11 @@ from m2v_finetune.errors import UserError
 
 NORMALIZE_EPSILON = 1e-7
 MASK_VECTOR = "masked_spec_embed"
+CONV_PIECE_SAMPLES = 2**20
+"""Samples that go through the conv encoder at once: 13 windows of 5 s at 16 kHz, or 1 of 30 s at 24 kHz.
+
+The first layer makes 512 / 5 numbers of each sample: 0.4 GB for a piece in float32.
+"""
 
 
 class Backbone(nn.Module):
@@ -128,35 +133,86 @@ class Backbone(nn.Module):
         return tuple(self.iterate_hidden_states(input_values))
 
     def iterate_hidden_states(self, input_values: Tensor) -> Iterator[Tensor]:
-        """Yield the hidden states of `forward` one after the other, as they are computed."""
+        """Yield the hidden states of `forward` one after the other, as they are computed.
+
+        What lies below the first weight that learns runs without a graph, so nothing of it is kept.
+        """
         network, encoder = self.network, self.network.encoder
-        conv_learns = any(p.requires_grad for p in network.feature_extractor.parameters())
-        with torch.set_grad_enabled(conv_learns and torch.is_grad_enabled()):
-            features = input_values.unsqueeze(1)
-            for layer in network.feature_extractor.conv_layers:
-                features = self._run(layer, features)
+        features = self._encode(input_values)
         projected = network.feature_projection(features.transpose(1, 2))
         # data2vec and wav2vec 2.0 return the features beside their projection, HuBERT does not.
         state = projected[0] if isinstance(projected, tuple) else projected
-        state = network._mask_hidden_states(state)
-        state = state + encoder.pos_conv_embed(state)
-        if not self.is_pre_norm:
-            state = encoder.layer_norm(state)
-        state = encoder.dropout(state)
+        # Masks are drawn outside of what is recomputed, as numpy's random state is not brought back.
+        state = self._run(self._embed, network._mask_hidden_states(state), encoder.pos_conv_embed)
         if not encoder.layers and self.is_pre_norm:
             state = encoder.layer_norm(state)
         yield state
         for index, layer in enumerate(encoder.layers):
-            state = self._run(layer, state)
+            state = self._run(layer, state, layer)
             if index + 1 == len(encoder.layers) and self.is_pre_norm:
                 state = encoder.layer_norm(state)
             yield state
 
-    def _run(self, layer: nn.Module, state: Tensor) -> Tensor:
-        """Run a layer, keeping only its input for the backward pass where checkpointing is on."""
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(layer, state, use_reentrant=False)  # type: ignore[no-any-return]
-        return layer(state)  # type: ignore[no-any-return]
+    def _encode(self, input_values: Tensor) -> Tensor:
+        """Return the features of the conv encoder, (batch, channels, frames).
+
+        The outputs of its first layers are the largest tensors of all. Where none of them is kept, or
+        all are recomputed, the windows go through it in pieces, so that a batch costs no more than one.
+        """
+        encoder = self.network.feature_extractor
+        learns = _learns(encoder) and torch.is_grad_enabled()
+        windows = input_values.unsqueeze(1)
+        with torch.set_grad_enabled(learns):
+            if learns and not self._recomputes():
+                return self._convolve(windows)
+            size = max(1, CONV_PIECE_SAMPLES // windows.shape[-1])
+            pieces = [self._run(self._convolve, piece, encoder) for piece in windows.split(size)]  # type: ignore[no-untyped-call]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _convolve(self, windows: Tensor) -> Tensor:
+        """Return the features of windows (batch, 1, samples)."""
+        features = windows
+        for index, layer in enumerate(self.network.feature_extractor.conv_layers):
+            if index == 0:
+                # In float32, which costs no memory: its normalisation makes float32 anyway.
+                with torch.autocast(features.device.type, enabled=False):
+                    features = layer(features)
+            else:
+                features = layer(features)
+        return features
+
+    def _embed(self, state: Tensor) -> Tensor:
+        """Return hidden state 0 from projected features, (batch, frames, hidden_size)."""
+        encoder = self.network.encoder
+        # Everything is added to this state: it stays in float32 whatever the layers compute in.
+        state = state.float()
+        state = state + encoder.pos_conv_embed(state)
+        if not self.is_pre_norm:
+            state = encoder.layer_norm(state)
+        return encoder.dropout(state)  # type: ignore[no-any-return]
+
+    def _recomputes(self) -> bool:
+        return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+
+    def _run(self, part: Callable[[Tensor], Tensor], state: Tensor, module: nn.Module) -> Tensor:
+        """Run a part, keeping only its input for the backward pass where checkpointing is on.
+
+        Args:
+            part: Of the network.
+            state: Its input.
+            module: Where its weights are.
+        """
+        if self._recomputes() and (state.requires_grad or _learns(module)):
+            return checkpoint(part, state, use_reentrant=False)  # type: ignore[no-any-return]
+        return part(state)
+
+    def compile_layers(self) -> None:
+        """Have torch.compile make code of the transformer layers, in place, at their first use.
+
+        They share one graph, so it is made once; names of weights stay as they are.
+        """
+        for layer in self.network.encoder.layers:
+            layer.compile()
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the names and values of all weights: which backbone this is.
@@ -196,3 +252,7 @@ class Backbone(nn.Module):
             )
         if not spec_augment and hasattr(self.network, MASK_VECTOR):
             delattr(self.network, MASK_VECTOR)
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())

@@ -36,6 +36,8 @@ class Progress:
         best_epoch: The epoch that reached it, from 1.
         epochs_without_improvement: Since then.
         unlogged_losses: Of the batches since the last logged step, on the main process.
+        num_skipped_steps: Of `step`, those that changed no weight, as their gradients were not finite.
+        skipped_in_a_row: How many of the last steps those are.
         is_finished: Whether training is over.
     """
 
@@ -46,6 +48,8 @@ class Progress:
     best_epoch: int | None = None
     epochs_without_improvement: int = 0
     unlogged_losses: list[float] = field(default_factory=list)
+    num_skipped_steps: int = 0
+    skipped_in_a_row: int = 0
     is_finished: bool = False
 
 

@@ -4,11 +4,13 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from m2v_finetune.backbones import Backbone
 from m2v_finetune.config import OptimizerConfig, TrainingConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import TrainingBatches, TrainingWindows, training_loader
@@ -21,8 +23,12 @@ from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder, json_number
 from m2v_finetune.training.signals import stop_on_signals
 from m2v_finetune.training.standardization import measure_standardization
+from m2v_finetune.training.step import StepResult, take_step
 
 logger = logging.getLogger(__name__)
+
+# Float16's first loss scale, 65536, is halved by each: after twenty it is below a tenth.
+MAX_SKIPPED_IN_A_ROW = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +40,14 @@ class FitResult:
         best_values: Its metrics of the validation tracks; nan where one never existed.
         num_epochs: Epochs trained.
         num_steps: Optimiser steps done.
+        num_skipped_steps: Of those, the ones whose gradients were not finite, so that no weight changed.
     """
 
     best_epoch: int
     best_values: dict[str, float]
     num_epochs: int
     num_steps: int
+    num_skipped_steps: int
 
 
 class TrainingLoop:
@@ -98,8 +106,13 @@ class TrainingLoop:
         self.loader = training_loader(windows, self.batches, num_workers=num_workers)
         self.total_steps = training.epochs * self.batches.steps_per_epoch
         model.backbone.gradient_checkpointing = training.gradient_checkpointing
+        if training.compile:
+            assert isinstance(
+                model.backbone, Backbone
+            )  # vectors have no layers; settings refuse that
+            model.backbone.compile_layers()
+        self.wrapped = accelerator.prepare(model)
         self.optimizer = build_optimizer(model, optimization)
-        self.wrapped, self.stepper = accelerator.prepare(model, self.optimizer)
         self.progress = Progress()
         self.losses: list[torch.Tensor] = []  # of the batches since the last line of the log
 
@@ -108,7 +121,8 @@ class TrainingLoop:
 
         Raises:
             Stopped: A signal arrived; a checkpoint was saved.
-            UserError: The loss is not finite.
+            UserError: Learning has failed: many steps in a row had gradients that are not finite, or what
+                the model says of the validation tracks is not.
         """
         self._resume()
         progress = self.progress
@@ -142,6 +156,7 @@ class TrainingLoop:
             best_values=progress.best_values,
             num_epochs=progress.epoch,
             num_steps=progress.step,
+            num_skipped_steps=progress.num_skipped_steps,
         )
 
     def _train_epoch(self) -> None:
@@ -150,53 +165,73 @@ class TrainingLoop:
         self.wrapped.train()
         batches = iter(self.loader)
         while progress.step_in_epoch < self.batches.steps_per_epoch:
-            gradient_norm = self._train_step(batches)
+            result = self._train_step(batches)
             progress.step += 1
             progress.step_in_epoch += 1
+            self._count(result)
             is_last = progress.step_in_epoch == self.batches.steps_per_epoch
             if is_last or progress.step % self.training.log_every_steps == 0:
-                self._log_step(gradient_norm)
+                self._log_step(result.gradient_norm)
             self.bar.update(self.bar_task, completed=progress.step)
             if not is_last:
                 self._stop_if_asked(save=True)
 
-    def _train_step(self, batches: Iterator[Sequence[torch.Tensor]]) -> torch.Tensor:
-        """Take one optimiser step over as many batches as it accumulates; return the gradient norm."""
+    def _train_step(self, batches: Iterator[Sequence[torch.Tensor]]) -> StepResult:
+        """Take one optimiser step over as many batches as it accumulates."""
         factor = rate_factor(
             self.progress.step,
             total_steps=self.total_steps,
             warmup_ratio=self.optimization.warmup_ratio,
         )
         set_rates(self.optimizer, factor)
-        norm = torch.zeros(())
-        for _ in range(self.training.gradient_accumulation_steps):
-            parts = next(batches)
-            with self.accelerator.accumulate(self.wrapped):
-                *inputs, targets = (
-                    part.to(self.accelerator.device, non_blocking=True) for part in parts
-                )
-                outputs = self.wrapped(*inputs)
-                loss = self.model.task.loss(outputs.float(), targets)
-                self.losses.append(loss.detach())
-                self.accelerator.backward(loss)
-                if self.accelerator.sync_gradients:
-                    norm = self.accelerator.clip_grad_norm_(
-                        self.wrapped.parameters(), self.optimization.max_grad_norm
-                    )
-                self.stepper.step()
-                self.stepper.zero_grad()
-        return norm
+        device, accumulated = self.accelerator.device, self.training.gradient_accumulation_steps
+        return take_step(
+            self.wrapped,
+            self.optimizer,
+            (
+                [part.to(device, non_blocking=True) for part in parts]
+                for parts in islice(batches, accumulated)
+            ),
+            loss=self.model.task.loss,
+            gradient_accumulation_steps=accumulated,
+            max_grad_norm=self.optimization.max_grad_norm,
+            scaler=self.accelerator.scaler,
+        )
 
-    def _log_step(self, gradient_norm: torch.Tensor) -> None:
-        mean = torch.stack(self.losses).mean()
+    def _count(self, result: StepResult) -> None:
+        """Keep the losses of a step, or count it as skipped.
+
+        Gradients are summed over processes before their norm is taken, so that all skip the same steps.
+        """
+        progress = self.progress
+        if not result.is_skipped:
+            self.losses += result.losses
+            progress.skipped_in_a_row = 0
+            return
+        progress.num_skipped_steps += 1
+        progress.skipped_in_a_row += 1
+        scaler = self.accelerator.scaler
+        logger.warning(
+            "Step %d changed nothing: its gradient norm is %s%s. Skipped so far: %d.",
+            progress.step,
+            result.gradient_norm,
+            "" if scaler is None else f", and the loss is now scaled by {scaler.get_scale():g}",
+            progress.num_skipped_steps,
+        )
+        if progress.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+            said = f"The gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row are not finite"
+            raise UserError(self._failed(said))
+
+    def _log_step(self, gradient_norm: float) -> None:
+        none = torch.tensor(math.nan, device=self.accelerator.device)  # all were skipped
+        mean = torch.stack(self.losses).mean() if self.losses else none
         loss = float(self.accelerator.reduce(mean, reduction="mean"))
         self.losses = []
-        if not math.isfinite(loss):
-            raise UserError(self._failed(f"The training loss is {loss}"))
-        values = {"loss": loss, "gradient_norm": float(gradient_norm)}
+        values = {"loss": loss, "gradient_norm": gradient_norm}
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         line = {k: json_number(v) for k, v in values.items()}
-        self._log({**line, "learning_rates": rates}, tracked=values)
+        skipped = {"num_skipped_steps": self.progress.num_skipped_steps}
+        self._log({**line, **skipped, "learning_rates": rates}, tracked={**values, **skipped})
         epoch = f"Epoch {self.progress.epoch + 1} of {self.training.epochs}, loss {loss:.4f}"
         self.bar.update(self.bar_task, description=epoch)
 

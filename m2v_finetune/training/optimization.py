@@ -1,16 +1,27 @@
 """The optimiser and the course of its rates."""
 
 import math
+from typing import Any
 
 import torch
+from transformers.optimization import Adafactor
 
-from m2v_finetune.config import OptimizerConfig
+from m2v_finetune.config import OptimizerConfig, OptimizerName
+from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tuning import METHODS, parameter_groups
 
 
-def build_optimizer(model: TaskModel, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW over everything that learns; each group keeps its peak rate as ``peak_lr``."""
+def build_optimizer(model: TaskModel, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return an optimiser over everything that learns; each group keeps its peak rate as ``peak_lr``.
+
+    Args:
+        model: On the device that it trains on.
+        config: Which optimiser, and its rates.
+
+    Raises:
+        UserError: The optimiser is one of bitsandbytes, and there is none here, or no NVIDIA card.
+    """
     method = METHODS[model.tuning.method]
     groups = parameter_groups(
         model.backbone,
@@ -26,7 +37,31 @@ def build_optimizer(model: TaskModel, config: OptimizerConfig) -> torch.optim.Ad
     )
     for group in groups:
         group["peak_lr"] = group["lr"]
-    return torch.optim.AdamW(groups)
+    is_on_card = next(model.parameters()).is_cuda
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, fused=True if is_on_card else None)
+    if config.name == "adafactor":
+        # The rates are those of the config, as for AdamW: not relative to the step or to the weights.
+        return Adafactor(groups, scale_parameter=False, relative_step=False)  # type: ignore[no-any-return]
+    return _bitsandbytes(config.name, is_on_card=is_on_card)(groups)  # type: ignore[no-any-return]
+
+
+def _bitsandbytes(name: OptimizerName, *, is_on_card: bool) -> Any:
+    """Return the class of an optimiser of bitsandbytes."""
+    if not is_on_card:
+        raise UserError(
+            f"optimizer.name is {name}, which runs on NVIDIA cards only, and this run is on none. Set it to "
+            "adamw, or to adafactor, which keeps less."
+        )
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise UserError(
+            f"optimizer.name is {name}, which needs bitsandbytes ({error}). Install it by `pip install "
+            "'m2v-finetune[cuda]'`, or set optimizer.name to adafactor, which keeps little too."
+        ) from error
+    optimizers = bitsandbytes.optim
+    return optimizers.AdamW8bit if name == "adamw_8bit" else optimizers.PagedAdamW8bit
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:

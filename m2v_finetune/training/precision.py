@@ -4,6 +4,8 @@ from typing import Literal
 
 import torch
 
+from m2v_finetune.errors import UserError
+
 BF16_CAPABILITY = (8, 0)
 
 
@@ -19,7 +21,20 @@ def choose_precision(
     Returns:
         For ``auto``: bf16 from capability 8.0 up, where the arithmetic exists; fp16 with loss scaling on
         older cards such as an RTX 2080 Ti (7.5); no mixed precision on CPU.
+
+    Raises:
+        UserError: The choice is one that the hardware does not compute in.
     """
+    if setting == "fp16" and capability is None:
+        raise UserError(
+            "training.mixed_precision is fp16, which trains on NVIDIA cards only, and this run is on "
+            "none. Set it to no, or to auto."
+        )
+    if setting == "bf16" and capability is not None and capability < BF16_CAPABILITY:
+        raise UserError(
+            "training.mixed_precision is bf16, but this card has compute capability "
+            f"{'.'.join(map(str, capability))}, and bfloat16 begins at 8.0. Set it to fp16, or to auto."
+        )
     if setting != "auto":
         return setting
     if capability is None:

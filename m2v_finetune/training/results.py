@@ -74,6 +74,7 @@ def judge_test(
         "best_epoch": fitted.best_epoch,
         "num_epochs": fitted.num_epochs,
         "num_steps": fitted.num_steps,
+        "num_skipped_steps": fitted.num_skipped_steps,
         "layer_weights": model.layer_weighting.weights().detach().cpu().tolist(),
         "num_trained_parameters": count_parameters(model, trained_only=True),
         "num_parameters": count_parameters(model),
@@ -107,6 +108,7 @@ def write_validation(loop: TrainingLoop, fitted: FitResult) -> dict[str, Any]:
         "best_epoch": fitted.best_epoch,
         "num_epochs": fitted.num_epochs,
         "num_steps": fitted.num_steps,
+        "num_skipped_steps": fitted.num_skipped_steps,
     }
     if loop.accelerator.is_main_process:
         write_json(loop.folder.results, results)

@@ -215,7 +215,8 @@ def describe(
     row(
         "cost",
         f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {loop.total_steps} "
-        f"steps, on {accelerator.device} in {_precision_name(accelerator.mixed_precision)}; "
+        f"steps, on {accelerator.device} in {_precision_name(accelerator.mixed_precision)}"
+        f"{', layers compiled' if config.training.compile else ''}, by {config.optimizer.name}; "
         f"up to {run_bytes(model) / 1e6:,.0f} MB on disk",
     )
     row("run folder", str(loop.folder.path))

@@ -135,6 +135,18 @@ def test_one_by_one_accumulated_equals_one_batch(method, data, tmp_path):
             assert a["validation"] == pytest.approx(b["validation"], abs=1e-3)
 
 
+def stop_after_step(loop, last):
+    """Send a signal while this step is taken."""
+    step = loop._train_step
+
+    def step_and_signal(batches):
+        result = step(batches)
+        loop.stop.arrived = loop.progress.step + 1 == last
+        return result
+
+    loop._train_step = step_and_signal
+
+
 @pytest.mark.parametrize("method", ["probe", "lora", "full"])
 @pytest.mark.parametrize("stop_after", [1, 4, 6])
 def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, tmp_path):
@@ -142,14 +154,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, tmp_p
     fitted = straight.run()
 
     stopped = build_loop(data, tmp_path / "stopped", method=method, log_every=3)
-    step = stopped._train_step
-
-    def step_and_signal(batches):
-        norm = step(batches)
-        stopped.stop.arrived = stopped.progress.step + 1 == stop_after
-        return norm
-
-    stopped._train_step = step_and_signal
+    stop_after_step(stopped, stop_after)
     with pytest.raises(Stopped, match=f"Stopped after step {stop_after} of 8"):
         stopped.run()
     resumed = build_loop(data, tmp_path / "stopped", method=method, log_every=3)
@@ -240,6 +245,50 @@ def test_learning_that_fails_is_named(data, tmp_path):
         group["peak_lr"] = 1e30
     with pytest.raises(UserError, match=r"learning has failed\. Lower optimizer.learning_rate"):
         loop.run()
+
+
+def damage_steps(loop, damaged):
+    """Make the logits of these training steps, from 1, not finite."""
+
+    def damage(head, inputs, logits):
+        step = loop.progress.step + 1
+        return logits * torch.inf if head.training and step in damaged else logits
+
+    loop.model.head.register_forward_hook(damage)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted_over_a_resume(data, tmp_path, caplog):
+    straight = build_loop(data, tmp_path / "straight", method="lora")
+    damage_steps(straight, {2, 3, 5})
+    fitted = straight.run()
+    assert (fitted.num_steps, fitted.num_skipped_steps) == (8, 3)
+    logged = [line for line in lines(tmp_path / "straight") if "loss" in line]
+    assert [line["num_skipped_steps"] for line in logged] == [0, 1, 2, 2, 3, 3, 3, 3]
+    assert [line["loss"] is None for line in logged] == [step in (2, 3, 5) for step in range(1, 9)]
+    assert "Step 5 changed nothing: its gradient norm is nan. Skipped so far: 3." in caplog.text
+
+    stopped = build_loop(data, tmp_path / "stopped", method="lora")
+    damage_steps(stopped, {2, 3, 5})
+    stop_after_step(stopped, 3)
+    with pytest.raises(Stopped):
+        stopped.run()
+    resumed = build_loop(data, tmp_path / "stopped", method="lora")
+    damage_steps(resumed, {2, 3, 5})
+    assert resumed.run() == fitted
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
+
+
+def test_too_many_skipped_steps_in_a_row_stop_the_run(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("m2v_finetune.training.loop.MAX_SKIPPED_IN_A_ROW", 3)
+    loop = build_loop(data, tmp_path, method="lora")
+    damage_steps(loop, {2, 3, 5, 6, 7})
+    with pytest.raises(
+        UserError, match=r"gradients of 3 steps in a row are not finite at step 7: "
+    ):
+        loop.run()
+    kept = build_loop(data, tmp_path, method="lora")
+    kept._resume()
+    assert (kept.progress.step, kept.progress.num_skipped_steps) == (4, 2)
 
 
 def test_validation_that_is_not_finite_is_named(data, tmp_path):

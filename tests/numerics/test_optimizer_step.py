@@ -1,0 +1,246 @@
+"""One optimiser step: float16, steps that are skipped, optimisers, compiled layers."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
+from m2v_finetune.errors import UserError
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks.tagging import Tagging
+from m2v_finetune.training.checkpoint import LAST_FILE, Progress, load_last, save_last
+from m2v_finetune.training.optimization import _bitsandbytes, build_optimizer
+from m2v_finetune.training.precision import choose_precision
+from m2v_finetune.training.step import take_step
+
+NAMES = ("music2vec-v1", "MERT-v0", "MERT-v0-public", "MERT-v1-95M", "MERT-v1-330M")
+TASK = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
+SAMPLES = 8000
+
+
+def build(source="random-small", method="full", seconds=0.5, **backbone):
+    torch.manual_seed(0)
+    model = TaskModel.build(
+        task=TASK,
+        backbone=BackboneConfig(source=str(source), **backbone),
+        head=HeadConfig(dropout=0.0),
+        tuning=TuningConfig(method=method, train_conv_encoder=method == "full"),
+        window_seconds=seconds,
+    )
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for layer in model.backbone.network.encoder.layers:
+        layer.attention.dropout = 0.0
+    return model.train()
+
+
+def batch(seed=0, size=4):
+    generator = torch.Generator().manual_seed(seed)
+    windows = 0.1 * torch.randn(size, SAMPLES, generator=generator)
+    return windows, torch.randint(0, 2, (size, 3), generator=generator).float()
+
+
+def step(model, optimizer, *batches, **options):
+    return take_step(
+        model,
+        optimizer,
+        batches or (batch(),),
+        loss=TASK.loss,
+        gradient_accumulation_steps=max(1, len(batches)),
+        max_grad_norm=1.0,
+        **options,
+    )
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def half():
+    """Autocast and loss scaling as on a card that has no bfloat16."""
+    return {
+        "autocast": partial(torch.autocast, "cpu", dtype=torch.float16),
+        "scaler": torch.amp.GradScaler("cpu"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "gain"), [*((name, 1.0) for name in NAMES), ("MERT-v0", 1e-3), ("music2vec-v1", 1e-3)]
+)
+def test_float16_trains_as_float32_does(name, gain, shared_dir):
+    """Everything learns, from loud and from quiet music; the first steps find the loss scale."""
+    folder = shared_dir / "golden" / "checkpoints" / name
+    x = gain * torch.from_numpy(np.load(folder / "input_values.npy")[:, :SAMPLES])
+    targets = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    losses = []
+    for options in ({}, half()):
+        model = build(folder)
+        model.backbone.gradient_checkpointing = True
+        optimizer = build_optimizer(model, OptimizerConfig(backbone_learning_rate=1e-4))
+        results = [step(model, optimizer, (x, targets), **options) for _ in range(10)]
+        done = [r for r in results if not r.is_skipped]
+        assert len(done) >= 6
+        losses.append([float(r.losses[0]) for r in done[:6]])
+        assert all(math.isfinite(r.gradient_norm) for r in done)
+        assert weights(model).isfinite().all()
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3)
+    assert losses[1][-1] < losses[1][0]
+
+
+@pytest.mark.parametrize("name", ["music2vec-v1", "MERT-v1-95M", "MERT-v1-330M"])
+def test_hidden_states_are_float32_whatever_the_layers_compute_in(name, shared_dir):
+    model = build(shared_dir / "golden" / "checkpoints" / name)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.float16):
+        assert {state.dtype for state in model.backbone(batch()[0])} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_step_with_gradients_that_are_not_finite_changes_nothing(precision):
+    model = build()
+    optimizer = build_optimizer(model, OptimizerConfig())
+    options = half() if precision == "float16" else {}
+    damaged = [batch(0), (torch.full((4, SAMPLES), torch.inf), batch()[1])]
+    before = weights(model)
+    skipped = step(model, optimizer, *damaged, **options)
+    assert skipped.is_skipped
+    assert not math.isfinite(skipped.gradient_norm)
+    assert torch.equal(weights(model), before)
+    assert not optimizer.state
+    if precision == "float16":
+        assert options["scaler"].get_scale() == 2.0**15
+    results = [step(model, optimizer, batch(size=1), **options) for _ in range(8)]
+    assert not results[-1].is_skipped
+    assert not torch.equal(weights(model), before)
+    assert weights(model).isfinite().all()
+
+
+def test_no_gradient_outlives_a_step_that_breaks_off():
+    """As when memory runs out: the step can be taken again."""
+    model, other = build(), build()
+    optimizer = build_optimizer(model, OptimizerConfig())
+    with pytest.raises(ValueError, match="must be the same as input size"):
+        step(model, optimizer, batch(), (batch()[0], torch.zeros(4, 7)))
+    assert all(p.grad is None for p in model.parameters())
+    step(model, optimizer, batch())
+    step(other, build_optimizer(other, OptimizerConfig()), batch())
+    assert torch.equal(weights(model), weights(other))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_every_optimizer_resumes_to_the_bit(name, tmp_path):
+    config = OptimizerConfig(name=name, learning_rate=1e-2, backbone_learning_rate=1e-3)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True)
+    straight = build(method="lora")
+    optimizer = build_optimizer(straight, config)
+    losses = [step(straight, optimizer, batch(0)).losses[0]]
+    progress = Progress(step=1, num_skipped_steps=3, skipped_in_a_row=2)
+    save_last(
+        tmp_path,
+        model=straight,
+        optimizer=optimizer,
+        accelerator=accelerator,
+        progress=progress,
+        metrics_bytes=0,
+    )
+    losses += [step(straight, optimizer, batch(0)).losses[0] for _ in range(3)]
+    assert losses[-1] < losses[0]
+
+    resumed = build(method="lora")
+    optimizer = build_optimizer(resumed, config)
+    found, _ = load_last(tmp_path, model=resumed, optimizer=optimizer, accelerator=accelerator)
+    assert found == progress
+    for _ in range(3):
+        step(resumed, optimizer, batch(0))
+    assert torch.equal(weights(resumed), weights(straight))
+
+
+def test_adafactor_keeps_next_to_nothing():
+    kept = {}
+    for name in ("adamw", "adafactor"):
+        model = build()
+        optimizer = build_optimizer(model, OptimizerConfig(name=name))
+        step(model, optimizer)
+        tensors = [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
+        kept[name] = sum(tensor.nbytes for tensor in tensors)
+    trained = 4 * len(weights(model))
+    assert kept["adamw"] == pytest.approx(2 * trained, rel=0.01)
+    assert kept["adafactor"] < 0.1 * trained
+
+
+def test_eight_bit_states_survive_a_checkpoint(tmp_path):
+    """Tensors of bytes, marked as bitsandbytes marks those that can leave the card."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = build(method="probe")
+    optimizer = build_optimizer(model, OptimizerConfig())
+    first = optimizer.param_groups[0]["params"][0]
+    paged = torch.arange(256, dtype=torch.uint8)
+    paged.is_paged, paged.page_deviceid = True, 0
+    optimizer.state[first] = {"step": 3, "state1": paged, "qmap1": torch.rand(256)}
+    save_last(
+        tmp_path,
+        model=model,
+        optimizer=optimizer,
+        accelerator=Accelerator(cpu=True),
+        progress=Progress(),
+        metrics_bytes=0,
+    )
+    content = torch.load(tmp_path / LAST_FILE, weights_only=True)
+    assert torch.equal(content["optimizer"]["state"][0]["state1"], paged)
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit"])
+def test_optimizers_of_bitsandbytes_need_a_card_and_bitsandbytes(name, monkeypatch):
+    with pytest.raises(UserError, match=rf"{name}, which runs on NVIDIA cards only.*adafactor"):
+        build_optimizer(build(method="probe"), OptimizerConfig(name=name))
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r"pip install 'm2v-finetune\[cuda\]'"):
+        _bitsandbytes(name, is_on_card=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "capability", "message"),
+    [
+        ("fp16", None, "this run is on none"),
+        ("bf16", (7, 5), "capability 7.5, and bfloat16 begins"),
+    ],
+)
+def test_a_precision_that_the_hardware_lacks_is_refused(setting, capability, message):
+    with pytest.raises(UserError, match=message):
+        choose_precision(setting, capability=capability)
+
+
+def has_compiler():
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_layers_give_the_same_losses():
+    """And the same names of weights."""
+    method = "lora"
+    plain = build(method=method, num_layers=1)
+    names = list(plain.state_dict())
+    optimizer = build_optimizer(plain, OptimizerConfig())
+    expected = [float(step(plain, optimizer).losses[0]) for _ in range(3)]
+    for checkpointing in (False, True):
+        model = build(method=method, num_layers=1)
+        model.backbone.gradient_checkpointing = checkpointing
+        model.backbone.compile_layers()
+        assert list(model.state_dict()) == names
+        optimizer = build_optimizer(model, OptimizerConfig())
+        losses = [float(step(model, optimizer).losses[0]) for _ in range(3)]
+        assert losses == pytest.approx(expected, abs=1e-5)
+    assert torch._dynamo.utils.counters["frames"]["ok"] >= 1
