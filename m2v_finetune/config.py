@@ -403,6 +403,171 @@ class RecipeConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class MusicConfig:
+    """Music without labels, its windows, and what to do with files that cannot be read.
+
+    Args:
+        source: A folder of audio files, a manifest (.csv or .jsonl), a folder that holds one, a Hub data
+            set id, or what ships, such as ``quickstart``. Labels are not read. Where the data bring
+            splits, ``train`` is learned from, ``validation`` is held out, and ``test`` is not heard.
+        group_columns: When the data have no split and one is made: tracks that share a value of the
+            first of these columns that exists stay on one side.
+        validation_fraction: Share of groups that are held out, when a split is made.
+        window_seconds: What the model hears at once.
+        windows_per_track: Random windows of a track in one epoch, and of a track that is held out.
+        num_workers: Processes that read audio, for each training process.
+        on_bad_track: ``stop`` lists all unreadable tracks and ends; ``skip`` goes on without them.
+    """
+
+    source: str
+    group_columns: list[str] = field(default_factory=lambda: ["artist", "album"])
+    validation_fraction: float = 0.05
+    window_seconds: float = 5.0
+    windows_per_track: int = 1
+    num_workers: int = 2
+    on_bad_track: OnBadTrack = "stop"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _positive("data.window_seconds", self.window_seconds)
+        _at_least("data.windows_per_track", self.windows_per_track, 1)
+        _at_least("data.num_workers", self.num_workers, 0)
+        if not 0.0 < self.validation_fraction < 1.0:
+            raise UserError(
+                f"data.validation_fraction is {self.validation_fraction}; it must lie between 0 and 1."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """What pre-training starts from: a checkpoint, or the architecture of one.
+
+    Args:
+        source: One of the names that `m2v backbones` lists, a Hub id, or a local folder: its weights go
+            on learning, and what is made has its licence.
+        revision: Branch, tag or commit of a Hub id; the default branch if not given.
+        architecture: In place of source, a config.json or a folder that holds one: the weights begin at
+            random.
+        licence: SPDX identifier of what is made from an architecture, such as ``apache-2.0``.
+    """
+
+    source: str | None = None
+    revision: str | None = None
+    architecture: str | None = None
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what belongs to a start."""
+        if self.source is None and self.revision is not None:
+            raise UserError(
+                f"backbone.revision is '{self.revision}', but nothing is loaded from the Hub."
+            )
+        if self.source is not None and self.licence is not None:
+            raise UserError(
+                f"backbone.licence is '{self.licence}', but what is made from {self.source} has its "
+                "licence. Remove it."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """The objective: masks, targets, and how the teacher follows.
+
+    Defaults are those of data2vec for audio (arXiv 2202.03555).
+
+    Args:
+        mask_probability: Share of a window's frames that the masked spans would cover if none
+            overlapped; at 0.65 with spans of 10 about half of the frames are masked.
+        mask_span_frames: Length of a masked span.
+        num_target_layers: Targets are the mean of the feed-forward outputs of so many of the highest
+            layers.
+        teacher_averages: ``layers``: the teacher's transformer layers are moving averages, and its conv
+            encoder and positional convolutions are the student's own; ``all``: all its weights are
+            moving averages.
+        ema_begin: Decay of the moving average at the first step.
+        ema_end: Decay from ema_ramp_steps on.
+        ema_ramp_steps: Optimiser steps in which the decay rises linearly.
+        min_target_variance: The run stops where the variance of targets over the frames of a window, of
+            1 for one normalised layer, falls below.
+        min_prediction_variance: The same for predictions.
+        watch_after_steps: Optimiser steps before the run may stop so.
+    """
+
+    mask_probability: float = 0.65
+    mask_span_frames: int = 10
+    num_target_layers: int = 8
+    teacher_averages: Literal["layers", "all"] = "layers"
+    ema_begin: float = 0.999
+    ema_end: float = 0.9999
+    ema_ramp_steps: int = 30_000
+    min_target_variance: float = 0.01
+    min_prediction_variance: float = 0.0001
+    watch_after_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 0.0 < self.mask_probability <= 1.0:
+            raise UserError(
+                f"pretrain.mask_probability is {self.mask_probability}; it must be above 0 and at most 1."
+            )
+        _at_least("pretrain.mask_span_frames", self.mask_span_frames, 1)
+        _at_least("pretrain.num_target_layers", self.num_target_layers, 1)
+        _in_range("pretrain.ema_begin", self.ema_begin, 0.0, 1.0)
+        if not self.ema_begin <= self.ema_end <= 1.0:
+            raise UserError(
+                f"pretrain.ema_end is {self.ema_end}; it must be from pretrain.ema_begin "
+                f"({self.ema_begin}) to 1."
+            )
+        _at_least("pretrain.ema_ramp_steps", self.ema_ramp_steps, 1)
+        _at_least("pretrain.watch_after_steps", self.watch_after_steps, 0)
+        for name in ("min_target_variance", "min_prediction_variance"):
+            value = getattr(self, name)
+            if not 0.0 <= value < math.inf:
+                raise UserError(f"pretrain.{name} is {value}; it must be at least 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingConfig:
+    """The settings of a pre-training run.
+
+    Args:
+        data: The music.
+        backbone: What the run starts from.
+        pretrain: The objective.
+        optimizer: Rates and their course; both rates are 5e-4 if not given.
+        training: How long and in which portions; no epoch is called the best, so there is no early
+            stopping.
+        run: Where the run goes and how it repeats.
+        publish: What goes to the Hub: the whole backbone.
+    """
+
+    data: MusicConfig
+    backbone: StartConfig = field(default_factory=StartConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+
+    def __post_init__(self) -> None:
+        """Check that there is one start, and what has no meaning here."""
+        if (self.backbone.source is None) == (self.backbone.architecture is None):
+            raise UserError(
+                f"backbone.source is {self.backbone.source!r} and backbone.architecture is "
+                f"{self.backbone.architecture!r}. Give one: a checkpoint to go on from, such as "
+                "music2vec-v1, or a config.json to begin at random."
+            )
+        if self.publish.weights == "trained":
+            raise UserError(
+                "publish.weights is 'trained', but pre-training changes the whole backbone. Set it to auto."
+            )
+
+
+AnyRecipeConfig = RecipeConfig | PretrainingConfig
+"""The settings of any recipe."""
+
+
 def _at_least(name: str, value: int, lowest: int) -> None:
     if value < lowest:
         raise UserError(f"{name} is {value}; it must be at least {lowest}.")

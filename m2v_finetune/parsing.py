@@ -15,10 +15,10 @@ from typing import Any, TypeVar, cast, get_args
 import yaml
 from jsonargparse import ArgumentParser
 
-from m2v_finetune.config import RecipeConfig
+from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.errors import UserError
 
-Config = TypeVar("Config", bound=RecipeConfig)
+Config = TypeVar("Config", bound=AnyRecipeConfig)
 
 
 def parse_recipe(
@@ -77,7 +77,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return asdict(config)
 
 
-def save_config(config: RecipeConfig, path: Path) -> None:
+def save_config(config: AnyRecipeConfig, path: Path) -> None:
     """Write all settings as YAML; given back as ``--config`` it repeats the run."""
     path.write_text(yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False), encoding="utf-8")
 
@@ -130,7 +130,7 @@ def _check_config_file(path: Path) -> None:
             )
 
 
-def _refuse_null(settings: dict[str, Any], config_class: type[RecipeConfig]) -> None:
+def _refuse_null(settings: dict[str, Any], config_class: type[Any]) -> None:
     """Refuse a key without a value in YAML, which the parser lets through for every type."""
     for section in fields(config_class):
         for key in fields(cast(Any, section.type)):
@@ -152,7 +152,7 @@ def _readable(message: str) -> str:
     return message.replace("Expected a ", "Expected ").replace("NoneType", "null")
 
 
-def _suggestions(message: str, config_class: type[RecipeConfig]) -> str:
+def _suggestions(message: str, config_class: type[Any]) -> str:
     known = [
         f"{section.name}.{key.name}"
         for section in fields(config_class)

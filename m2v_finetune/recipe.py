@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from m2v_finetune.audio.augmentation import build_augmentation
-from m2v_finetune.backbones import PrecomputedBackbone
-from m2v_finetune.config import RecipeConfig
+from m2v_finetune.backbones import Backbone, PrecomputedBackbone, load_backbone, new_backbone
+from m2v_finetune.config import PretrainingConfig, RecipeConfig, StartConfig
 from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.loader import TrainingWindows
@@ -17,12 +18,31 @@ from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.pretraining.windows import FixedWindows, MaskedWindows, unlabelled_example
+from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.publishing.publish import publish
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.loop import TrainingLoop
-from m2v_finetune.training.results import judge_test, log_results, write_validation
-from m2v_finetune.training.setup import open_run, start
+from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
+from m2v_finetune.training.results import (
+    judge_test,
+    log_results,
+    write_pretraining,
+    write_validation,
+)
+from m2v_finetune.training.setup import (
+    describe,
+    describe_pretraining,
+    open_run,
+    pretraining_bytes,
+    run_bytes,
+    start,
+)
+
+# Source: data2vec (arXiv 2202.03555), the peak rate of its base model for audio.
+PRETRAINING_RATE = 5e-4
 
 Splits = Mapping[str, Sequence[CheckedTrack]]
 Parts = tuple[TaskModel, TrainingWindows, Splits, dict[str, int]]
@@ -80,7 +100,7 @@ def run_recipe(
     loop = TrainingLoop(
         model,
         windows=windows,
-        validation=splits["validation"],
+        objective=TaskObjective(model, splits["validation"]),
         accelerator=accelerator,
         training=config.training,
         optimization=config.optimizer,
@@ -89,7 +109,13 @@ def run_recipe(
         num_workers=config.data.num_workers if config.data.features is None else 0,
         seed=config.run.seed,
     )
-    open_run(config, loop=loop, splits=splits, dataset=dataset)
+    open_run(
+        config,
+        loop=loop,
+        task=task.name,
+        first_log=describe(config, loop=loop, splits=splits, dataset=dataset),
+        needed_bytes=run_bytes(model),
+    )
     began = time.monotonic()
     fitted = loop.run()
 
@@ -113,6 +139,106 @@ def run_recipe(
         publish(model, folder, results, config.publish, judged=judged, tracks=splits["test"])
     accelerator.end_training()
     return results
+
+
+def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
+    """Build the parts, pre-train, publish the backbone.
+
+    Args:
+        config: All settings.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        UserError: Something that the user can mend, or the representations collapsed.
+        Stopped: A signal arrived; a checkpoint was saved.
+    """
+    accelerator, folder = start(config, task="pretrain")
+
+    # The tracks and their splits; no labels.
+    tracks, dataset = load_tracks(config.data.source, label_column=None)
+    splits, num_skipped = check_splits(
+        split_tracks(
+            tracks,
+            group_columns=config.data.group_columns,
+            validation_fraction=config.data.validation_fraction,
+            test_fraction=None,
+            seed=config.run.seed,
+        ),
+        on_bad_track=config.data.on_bad_track,
+        show_progress=accelerator.is_main_process,
+    )
+
+    # Student, head and teacher; random windows with random masks, and some that stay the same.
+    model = PretrainingModel(
+        _start_backbone(config.backbone), config.pretrain, window_seconds=config.data.window_seconds
+    )
+    windows = {
+        name: MaskedWindows(
+            windows=TrainingWindows(
+                tracks=members,
+                example=unlabelled_example,
+                grid=model.backbone.frame_grid,
+                window_samples=model.window_samples,
+                windows_per_track=config.data.windows_per_track,
+                augmentation=None,
+                seed=config.run.seed,
+            ),
+            mask_probability=config.pretrain.mask_probability,
+            mask_span_frames=config.pretrain.mask_span_frames,
+        )
+        for name, members in splits.items()
+    }
+
+    # Train; the weights of the last epoch stay.
+    rate = config.optimizer.learning_rate or PRETRAINING_RATE
+    loop = TrainingLoop(
+        model,
+        windows=windows["train"],
+        objective=PretrainingObjective(model, FixedWindows(masked=windows["validation"])),
+        accelerator=accelerator,
+        training=config.training,
+        optimization=replace(
+            config.optimizer,
+            learning_rate=rate,
+            backbone_learning_rate=config.optimizer.backbone_learning_rate or rate,
+        ),
+        folder=folder,
+        num_workers=config.data.num_workers,
+        seed=config.run.seed,
+    )
+    open_run(
+        config,
+        loop=loop,
+        task="pretrain",
+        first_log=describe_pretraining(config, loop=loop, splits=splits, dataset=dataset),
+        needed_bytes=pretraining_bytes(model),
+    )
+    began = time.monotonic()
+    fitted = loop.run()
+
+    results = write_pretraining(
+        loop,
+        fitted,
+        splits=splits,
+        num_skipped=num_skipped,
+        dataset=dataset,
+        is_new=config.backbone.architecture is not None,
+        seconds=time.monotonic() - began,
+    )
+    if accelerator.is_main_process:
+        publish_backbone(model.backbone, folder, results, config)
+    accelerator.end_training()
+    return results
+
+
+def _start_backbone(config: StartConfig) -> Backbone:
+    """Load a checkpoint to go on from, or draw random weights for an architecture."""
+    if config.source is not None:
+        return load_backbone(config.source, revision=config.revision, spec_augment=True)
+    assert config.architecture is not None  # settings refuse neither
+    return new_backbone(config.architecture, licence=config.licence or "")
 
 
 def _on_audio(

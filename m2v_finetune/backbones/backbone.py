@@ -1,8 +1,10 @@
 """The module that turns windows of samples into all hidden states of the network."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -137,13 +139,20 @@ class Backbone(nn.Module):
 
         What lies below the first weight that learns runs without a graph, so nothing of it is kept.
         """
-        network, encoder = self.network, self.network.encoder
-        features = self._encode(input_values)
-        projected = network.feature_projection(features.transpose(1, 2))
-        # data2vec and wav2vec 2.0 return the features beside their projection, HuBERT does not.
-        state = projected[0] if isinstance(projected, tuple) else projected
+        state = self.project(self.encode(input_values))
         # Masks are drawn outside of what is recomputed, as numpy's random state is not brought back.
-        state = self._run(self._embed, network._mask_hidden_states(state), encoder.pos_conv_embed)
+        yield from self.iterate_layers(self.network._mask_hidden_states(state))
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return features (batch, channels, frames) as (batch, frames, hidden_size)."""
+        projected = self.network.feature_projection(features.transpose(1, 2))
+        # data2vec and wav2vec 2.0 return the features beside their projection, HuBERT does not.
+        return projected[0] if isinstance(projected, tuple) else projected  # type: ignore[no-any-return]
+
+    def iterate_layers(self, state: Tensor) -> Iterator[Tensor]:
+        """Yield the hidden states of projected features (batch, frames, hidden_size), masked or not."""
+        encoder = self.network.encoder
+        state = self._run(self._embed, state, encoder.pos_conv_embed)
         if not encoder.layers and self.is_pre_norm:
             state = encoder.layer_norm(state)
         yield state
@@ -153,7 +162,7 @@ class Backbone(nn.Module):
                 state = encoder.layer_norm(state)
             yield state
 
-    def _encode(self, input_values: Tensor) -> Tensor:
+    def encode(self, input_values: Tensor) -> Tensor:
         """Return the features of the conv encoder, (batch, channels, frames).
 
         The outputs of its first layers are the largest tensors of all. Where none of them is kept, or
@@ -214,6 +223,25 @@ class Backbone(nn.Module):
         for layer in self.network.encoder.layers:
             layer.compile()
 
+    def save_pretrained(self, folder: Path) -> None:
+        """Write config.json, preprocessor_config.json and model.safetensors, as `load_backbone` reads them.
+
+        Args:
+            folder: Made if needed; files of these names in it are replaced.
+        """
+        self.network.save_pretrained(folder)
+        preprocessor = {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            "do_normalize": self.normalize,
+            "feature_size": 1,
+            "padding_side": "right",
+            "padding_value": 0.0,
+            "return_attention_mask": False,
+            "sampling_rate": self.sample_rate,
+        }
+        text = json.dumps(preprocessor, indent=2) + "\n"
+        (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+
     def fingerprint(self) -> str:
         """Return a SHA-256 over the names and values of all weights: which backbone this is.
 
@@ -247,8 +275,9 @@ class Backbone(nn.Module):
         config.apply_spec_augment = spec_augment
         if spec_augment and config.mask_time_prob == 0.0 and config.mask_feature_prob == 0.0:
             raise UserError(
-                f"backbone.spec_augment is on, but the config of {self.source} masks nothing "
-                "(mask_time_prob and mask_feature_prob are 0). Switch it off."
+                f"The config of {self.source} masks nothing (mask_time_prob and mask_feature_prob are 0), so "
+                "the network has no vector for masked frames. Switch backbone.spec_augment off; to "
+                "pre-train, set mask_time_prob in its config.json, such as to 0.05."
             )
         if not spec_augment and hasattr(self.network, MASK_VECTOR):
             delattr(self.network, MASK_VECTOR)

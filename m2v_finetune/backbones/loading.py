@@ -92,6 +92,37 @@ def load_backbone(
     )
 
 
+def new_backbone(architecture: str | Path, *, licence: str) -> Backbone:
+    """Return a backbone with random weights, to be pre-trained, drawn from torch's random state.
+
+    Args:
+        architecture: A config.json, or a folder that holds one; a preprocessor_config.json beside it
+            says the sample rate and whether windows are normalised (16 kHz and yes without one).
+        licence: SPDX identifier of the weights that will be made; empty when unknown.
+
+    Raises:
+        UserError: There is no such file, or it describes no network that can be built.
+    """
+    path = Path(architecture).expanduser()
+    if path.is_dir():
+        path = path / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(
+            f"There is no architecture at {path}. Give a {CONFIG_FILE}, or a folder that holds one."
+        )
+    preprocessor = path.parent / PREPROCESSOR_FILE
+    audio = _read_json(preprocessor) if preprocessor.is_file() else {}
+    return Backbone(
+        build_network(_read_json(path), where=str(path)),
+        source=str(architecture),
+        revision=None,
+        licence=licence,
+        sample_rate=int(audio.get("sampling_rate", 16000)),
+        normalize=bool(audio.get("do_normalize", True)),
+        spec_augment=True,
+    )
+
+
 def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel:
     """Build the network of a config.json, with random weights.
 

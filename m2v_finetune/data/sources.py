@@ -29,13 +29,14 @@ AUDIO_SUFFIXES = {".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".op
 TABLE_PATTERNS = ("*.parquet", "*.arrow")
 
 
-def load_tracks(source: str, *, label_column: str) -> tuple[list[Track], DatasetInfo]:
+def load_tracks(source: str, *, label_column: str | None) -> tuple[list[Track], DatasetInfo]:
     """Find the tracks of a source.
 
     Args:
         source: A manifest, a folder with a manifest, a folder with one folder per label, a Hub data set
             id, or the name of a set that ships, such as ``quickstart``.
-        label_column: The column under which labels taken from folder names are filed.
+        label_column: The column under which labels taken from folder names are filed; None where no
+            labels are needed: then a folder may hold its audio at any depth.
 
     Returns:
         The tracks, and what is known of the data set.
@@ -56,7 +57,7 @@ def load_tracks(source: str, *, label_column: str) -> tuple[list[Track], Dataset
         return _from_manifest(path)
     if path.is_dir():
         manifest = next((path / name for name in MANIFEST_NAMES if (path / name).is_file()), None)
-        return _from_manifest(manifest) if manifest else _from_label_folders(path, label_column)
+        return _from_manifest(manifest) if manifest else _from_folders(path, label_column)
     if is_repo_id(source) and path.suffix not in (".csv", ".jsonl"):
         return _from_hub(source, label_column)
     raise UserError(
@@ -70,19 +71,27 @@ def _from_manifest(path: Path) -> tuple[list[Track], DatasetInfo]:
     return read_manifest(path), read_dataset_info(path.parent, name=path.resolve().parent.name)
 
 
-def _from_label_folders(folder: Path, label_column: str) -> tuple[list[Track], DatasetInfo]:
-    """Read ``<label>/<file>`` or ``<split>/<label>/<file>``."""
+def _from_folders(folder: Path, label_column: str | None) -> tuple[list[Track], DatasetInfo]:
+    """Read ``<label>/<file>`` or ``<split>/<label>/<file>``; without labels, any file, or ``<split>/...``."""
     found = [path.relative_to(folder).parts for path in sorted(_audio_files(folder))]
     names = {parts[0].lower() for parts in found if len(parts) > 1}
     has_splits = bool(names) and names <= {*SPLITS, *SPLIT_ALIASES}
+    least_depth = 1 + has_splits + (label_column is not None)
     rows: list[tuple[int, dict[str, Any]]] = []
     for parts in found:
-        if len(parts) < 2 + has_splits:
+        if len(parts) < least_depth:
             continue
-        row: dict[str, Any] = {"path": str(Path(*parts)), label_column: [parts[int(has_splits)]]}
+        row: dict[str, Any] = {"path": str(Path(*parts))}
+        if label_column is not None:
+            row[label_column] = [parts[int(has_splits)]]
         if has_splits:
             row["split"] = parts[0]
         rows.append((len(rows) + 1, row))
+    if not rows and label_column is None:
+        raise UserError(
+            f"The folder {folder} holds no manifest ({', '.join(MANIFEST_NAMES)}) and no audio "
+            f"({', '.join(sorted(AUDIO_SUFFIXES))})."
+        )
     if not rows:
         raise UserError(
             f"The folder {folder} holds no manifest ({', '.join(MANIFEST_NAMES)}) and no audio in folders "
@@ -102,7 +111,7 @@ def _audio_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _from_hub(repo_id: str, label_column: str) -> tuple[list[Track], DatasetInfo]:
+def _from_hub(repo_id: str, label_column: str | None) -> tuple[list[Track], DatasetInfo]:
     """Read a data set of the Hub: one of audio files like a folder, one of tables through `datasets`."""
     folder = download_snapshot(repo_id, repo_type="dataset", ignore_patterns=TABLE_PATTERNS)
     readme = folder / "README.md"

@@ -18,7 +18,7 @@ def split_tracks(
     *,
     group_columns: Sequence[str],
     validation_fraction: float,
-    test_fraction: float,
+    test_fraction: float | None,
     seed: int,
 ) -> dict[str, list[Track]]:
     """Return the tracks by split; where they have none, draw one over groups.
@@ -28,15 +28,16 @@ def split_tracks(
         group_columns: The first of these columns that any track has is the group: tracks that share its
             value get the same split. A track without a value is a group of its own.
         validation_fraction: Share of groups.
-        test_fraction: Share of groups.
+        test_fraction: Share of groups; None for no test split, and to leave out one that the data bring.
         seed: Decides the draw.
 
     Raises:
-        UserError: A split of the data's own is empty, or there are fewer than three groups.
+        UserError: A split of the data's own is empty, or there are fewer groups than splits.
     """
+    names = [name for name in SPLITS if name != "test" or test_fraction is not None]
     if tracks[0].split is None:
         tracks = _draw(tracks, group_columns, validation_fraction, test_fraction, seed)
-    splits = {name: [track for track in tracks if track.split == name] for name in SPLITS}
+    splits = {name: [track for track in tracks if track.split == name] for name in names}
     empty = [name for name, members in splits.items() if not members]
     if empty:
         found = dict(Counter(track.split for track in tracks))
@@ -51,7 +52,7 @@ def _draw(
     tracks: Sequence[Track],
     group_columns: Sequence[str],
     validation_fraction: float,
-    test_fraction: float,
+    test_fraction: float | None,
     seed: int,
 ) -> list[Track]:
     column = next((c for c in group_columns if any(t.columns.get(c) for t in tracks)), None)
@@ -59,11 +60,15 @@ def _draw(
         f"{column}={track.columns[column]}" if column and track.columns.get(column) else track.id
         for track in tracks
     ]
-    if len(set(groups)) < 3:
+    shares = {"validation": validation_fraction}
+    if test_fraction is not None:
+        rest_share = validation_fraction / (1 - test_fraction)
+        shares = {"test": test_fraction, "validation": rest_share}
+    if len(set(groups)) < 1 + len(shares):
         units = f"values of '{column}'" if column else "tracks"
         raise UserError(
-            f"A split cannot be made: there are {len(set(groups))} {units}, and three splits need three. "
-            "Add tracks, give a column 'split', or set data.group_columns."
+            f"A split cannot be made: there are {len(set(groups))} {units}, and {1 + len(shares)} splits "
+            f"need {1 + len(shares)}. Add tracks, give a column 'split', or set data.group_columns."
         )
     logger.info(
         "No split in the data: one is made with seed %d, over %d %s.",
@@ -71,7 +76,6 @@ def _draw(
         len(set(groups)),
         f"values of '{column}', each on one side" if column else "tracks",
     )
-    shares = {"test": test_fraction, "validation": validation_fraction / (1 - test_fraction)}
     assigned: dict[int, str] = {}
     rest = list(range(len(tracks)))
     for name, share in shares.items():

@@ -19,6 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
+
+AnyModel = TaskModel | PretrainingModel
 
 LAST_FILE = "last.pt"
 BEST_FILE = "best.safetensors"
@@ -62,13 +65,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     unfinished.replace(path)
 
 
-def save_best(model: TaskModel, folder: Path) -> None:
+def save_best(model: AnyModel, folder: Path) -> None:
     """Write what was trained as the best so far."""
     tensors = {name: value.cpu().contiguous() for name, value in model.trained_tensors().items()}
     write_atomically(folder / BEST_FILE, lambda path: save_file(tensors, path))
 
 
-def load_best(model: TaskModel, folder: Path) -> None:
+def load_best(model: AnyModel, folder: Path) -> None:
     """Bring back what `save_best` wrote."""
     model.load_state_dict(load_file(folder / BEST_FILE), strict=False)
 
@@ -76,7 +79,7 @@ def load_best(model: TaskModel, folder: Path) -> None:
 def save_last(
     folder: Path,
     *,
-    model: TaskModel,
+    model: AnyModel,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     progress: Progress,
@@ -111,7 +114,7 @@ def save_last(
 def load_last(
     folder: Path,
     *,
-    model: TaskModel,
+    model: AnyModel,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> tuple[Progress, int]:

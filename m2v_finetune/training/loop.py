@@ -5,27 +5,29 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
 
 from m2v_finetune.backbones import Backbone
 from m2v_finetune.config import OptimizerConfig, TrainingConfig
-from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import TrainingBatches, TrainingWindows, training_loader
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.pretraining.windows import MaskedWindows
 from m2v_finetune.training.checkpoint import Progress, load_best, load_last, save_best, save_last
-from m2v_finetune.training.evaluation import judge_tracks
+from m2v_finetune.training.objective import Objective
 from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder, json_number
 from m2v_finetune.training.signals import stop_on_signals
-from m2v_finetune.training.standardization import measure_standardization
 from m2v_finetune.training.step import StepResult, take_step
 
 logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=TaskModel | PretrainingModel)
 
 # Float16's first loss scale, 65536, is halved by each: after twenty it is below a tenth.
 MAX_SKIPPED_IN_A_ROW = 20
@@ -50,16 +52,16 @@ class FitResult:
     num_skipped_steps: int
 
 
-class TrainingLoop:
+class TrainingLoop(Generic[Model]):
     """Trains until the epochs are done or validation no longer improves, and keeps the best weights.
 
-    After every epoch the tracks of the validation split are judged; the model ends with the weights of
-    the epoch in which the task's `selection_metric` of tracks was highest.
+    After every epoch what is held out is judged; the model ends with the weights of the epoch in which
+    the objective's `selection_metric` was highest, or of the last one where there is none.
 
     Args:
         model: Tuned and headed; moved to the accelerator's device.
         windows: Of the training split.
-        validation: Tracks of the validation split.
+        objective: Loss and validation.
         accelerator: Knows device, precision, accumulation and processes.
         training: Epochs, batches, early stopping.
         optimization: Rates and their course.
@@ -70,10 +72,10 @@ class TrainingLoop:
 
     def __init__(
         self,
-        model: TaskModel,
+        model: Model,
         *,
-        windows: TrainingWindows,
-        validation: Sequence[CheckedTrack],
+        windows: TrainingWindows | MaskedWindows,
+        objective: Objective,
         accelerator: Accelerator,
         training: TrainingConfig,
         optimization: OptimizerConfig,
@@ -82,7 +84,7 @@ class TrainingLoop:
         seed: int,
     ) -> None:
         self.model = model
-        self.validation = validation
+        self.objective = objective
         self.accelerator = accelerator
         self.training = training
         self.optimization = optimization
@@ -129,8 +131,7 @@ class TrainingLoop:
         with stop_on_signals() as self.stop, progress_bar(self.accelerator) as self.bar:
             if not self.folder.has_checkpoint:
                 self.batches.epoch, self.batches.first_step = 0, 0
-                measure_standardization(
-                    self.model,
+                self.objective.begin(
                     self.loader,
                     accelerator=self.accelerator,
                     bar=self.bar,
@@ -166,6 +167,8 @@ class TrainingLoop:
         batches = iter(self.loader)
         while progress.step_in_epoch < self.batches.steps_per_epoch:
             result = self._train_step(batches)
+            if not result.is_skipped:
+                self.objective.end_step()
             progress.step += 1
             progress.step_in_epoch += 1
             self._count(result)
@@ -192,7 +195,7 @@ class TrainingLoop:
                 [part.to(device, non_blocking=True) for part in parts]
                 for parts in islice(batches, accumulated)
             ),
-            loss=self.model.task.loss,
+            loss=self.objective.loss,
             gradient_accumulation_steps=accumulated,
             max_grad_norm=self.optimization.max_grad_norm,
             scaler=self.accelerator.scaler,
@@ -227,11 +230,16 @@ class TrainingLoop:
         mean = torch.stack(self.losses).mean() if self.losses else none
         loss = float(self.accelerator.reduce(mean, reduction="mean"))
         self.losses = []
-        values = {"loss": loss, "gradient_norm": gradient_norm}
+        measures = {
+            name: float(self.accelerator.reduce(value, reduction="mean"))
+            for name, value in self.objective.take_measures().items()
+        }
+        values = {"loss": loss, "gradient_norm": gradient_norm, **measures}
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         line = {k: json_number(v) for k, v in values.items()}
         skipped = {"num_skipped_steps": self.progress.num_skipped_steps}
         self._log({**line, **skipped, "learning_rates": rates}, tracked={**values, **skipped})
+        self.objective.check_measures(measures)
         epoch = f"Epoch {self.progress.epoch + 1} of {self.training.epochs}, loss {loss:.4f}"
         self.bar.update(self.bar_task, description=epoch)
 
@@ -243,12 +251,10 @@ class TrainingLoop:
         )
 
     def _judge_epoch(self) -> None:
-        """Judge the validation tracks, keep the weights if they are the best, end the epoch."""
-        progress, task = self.progress, self.model.task
+        """Judge what is held out, keep the weights if they are the best, end the epoch."""
+        progress, objective = self.progress, self.objective
         try:
-            judged = judge_tracks(
-                self.model,
-                self.validation,
+            values = objective.judge(
                 accelerator=self.accelerator,
                 batch_size=self.training.eval_batch_size,
                 num_workers=self.num_workers,
@@ -257,18 +263,21 @@ class TrainingLoop:
         except NotFiniteError as error:
             said = "What the model says of the validation tracks is not finite"
             raise UserError(self._failed(said)) from error
-        values = task.values(judged)
-        if math.isnan(values[task.selection_metric]):
+        selection = objective.selection_metric
+        if selection is not None and math.isnan(values[selection]):
             logger.warning(
                 "The validation tracks do not give %s a value, so no epoch can be called the best: the last "
                 "one is kept. Give the validation split more tracks.",
-                task.metric_names[task.selection_metric],
+                objective.metric_names[selection],
             )
         progress.epoch += 1
         progress.step_in_epoch = 0
-        best = progress.best_values.get(task.selection_metric, math.nan)
-        # A metric that does not exist (one class only) is kept until there is one that does.
-        is_best = math.isnan(best) or values[task.selection_metric] > best
+        if selection is None:
+            is_best = True
+        else:
+            best = progress.best_values.get(selection, math.nan)
+            # A metric that does not exist (one class only) is kept until there is one that does.
+            is_best = math.isnan(best) or values[selection] > best
         if is_best:
             progress.best_values, progress.best_epoch = values, progress.epoch
             progress.epochs_without_improvement = 0
@@ -288,8 +297,8 @@ class TrainingLoop:
             "Epoch %d of %d: validation %s%s",
             progress.epoch,
             self.training.epochs,
-            ", ".join(f"{task.metric_names[name]} {v:.4f}" for name, v in values.items()),
-            ", the best so far" if is_best else "",
+            ", ".join(f"{objective.metric_names[name]} {v:.4f}" for name, v in values.items()),
+            ", the best so far" if is_best and selection is not None else "",
         )
 
     def _log(self, line: dict[str, Any], *, tracked: dict[str, float]) -> None:

@@ -9,10 +9,13 @@ from transformers.optimization import Adafactor
 from m2v_finetune.config import OptimizerConfig, OptimizerName
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tuning import METHODS, parameter_groups
 
 
-def build_optimizer(model: TaskModel, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: TaskModel | PretrainingModel, config: OptimizerConfig
+) -> torch.optim.Optimizer:
     """Return an optimiser over everything that learns; each group keeps its peak rate as ``peak_lr``.
 
     Args:

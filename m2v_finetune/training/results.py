@@ -14,6 +14,7 @@ from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.model import TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint import write_atomically
 from m2v_finetune.training.evaluation import judge_tracks
 from m2v_finetune.training.loop import FitResult, TrainingLoop
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def judge_test(
-    loop: TrainingLoop,
+    loop: TrainingLoop[TaskModel],
     fitted: FitResult,
     *,
     test: Sequence[CheckedTrack],
@@ -96,7 +97,7 @@ def judge_test(
     return results, judged
 
 
-def write_validation(loop: TrainingLoop, fitted: FitResult) -> dict[str, Any]:
+def write_validation(loop: TrainingLoop[TaskModel], fitted: FitResult) -> dict[str, Any]:
     """Write to results.json what validation says of a run whose test tracks are not judged; return it."""
     task = loop.model.task
     results = {
@@ -109,6 +110,61 @@ def write_validation(loop: TrainingLoop, fitted: FitResult) -> dict[str, Any]:
         "num_epochs": fitted.num_epochs,
         "num_steps": fitted.num_steps,
         "num_skipped_steps": fitted.num_skipped_steps,
+    }
+    if loop.accelerator.is_main_process:
+        write_json(loop.folder.results, results)
+    return results
+
+
+def write_pretraining(
+    loop: TrainingLoop[PretrainingModel],
+    fitted: FitResult,
+    *,
+    splits: Mapping[str, Sequence[CheckedTrack]],
+    num_skipped: Mapping[str, int],
+    dataset: DatasetInfo,
+    is_new: bool,
+    seconds: float,
+) -> dict[str, Any]:
+    """Write to results.json what a pre-training run made, and return it.
+
+    Args:
+        loop: After `TrainingLoop.run`.
+        fitted: What it returned.
+        splits: The tracks that were heard and those that were held out.
+        num_skipped: Number of tracks left out, by split.
+        dataset: What is known of the data.
+        is_new: Whether it began from random weights.
+        seconds: That training took.
+    """
+    backbone = loop.model.backbone
+    results = {
+        "task": "pretrain",
+        "split": "validation",
+        "num_tracks": {name: len(members) for name, members in splits.items()},
+        "num_skipped_tracks": dict(num_skipped),
+        "hours": {
+            name: sum(checked.audio.duration_seconds for checked in members) / 3600
+            for name, members in splits.items()
+        },
+        "metric_names": dict(loop.objective.metric_names),
+        "validation": {k: json_number(v) for k, v in fitted.best_values.items()},
+        "num_epochs": fitted.num_epochs,
+        "num_steps": fitted.num_steps,
+        "total_batch_size": loop.batches.total_batch_size,
+        "num_parameters": count_parameters(backbone),
+        "dataset": asdict(dataset),
+        "backbone": {
+            "source": backbone.source,
+            "revision": backbone.revision,
+            "licence": backbone.licence,
+            "is_new": is_new,
+            "num_layers": backbone.num_layers,
+            "hidden_size": backbone.hidden_size,
+            "sample_rate": backbone.sample_rate,
+            "frame_rate": float(backbone.frame_rate),
+        },
+        "seconds": {"training": seconds},
     }
     if loop.accelerator.is_main_process:
         write_json(loop.folder.results, results)

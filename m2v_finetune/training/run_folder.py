@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import yaml
 
-from m2v_finetune.config import RecipeConfig
+from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.parsing import save_config, to_dict
@@ -87,7 +87,7 @@ class RunFolder:
         left = [path for path in self.path.iterdir() if path not in made and path.suffix != ".part"]
         return not left and self.checkpoints.is_dir() and not any(self.checkpoints.iterdir())
 
-    def create(self, config: RecipeConfig) -> None:
+    def create(self, config: AnyRecipeConfig) -> None:
         """Make the folder and write settings and environment; a run that goes on keeps its own.
 
         Raises:
@@ -107,7 +107,7 @@ class RunFolder:
         # Last, as it makes the folder a run.
         write_atomically(self.config, lambda unfinished: save_config(config, unfinished))
 
-    def _check_same(self, config: RecipeConfig) -> None:
+    def _check_same(self, config: AnyRecipeConfig) -> None:
         """Refuse to go on with settings that would make another run of it."""
         try:
             began = yaml.safe_load(self.config.read_text(encoding="utf-8"))

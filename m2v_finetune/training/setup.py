@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import (
@@ -16,15 +17,17 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
 from m2v_finetune.backbones import PrecomputedBackbone
-from m2v_finetune.config import RecipeConfig
+from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import check_login
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import to_dict
+from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.precision import card_capability, choose_precision
 from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
@@ -40,7 +43,7 @@ BYTES_PER_NUMBER = 4
 OTHER_BYTES = 20_000_000
 
 
-def start(config: RecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder]:
+def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder]:
     """Start the processes and choose the run folder; nothing is written yet.
 
     Raises:
@@ -89,21 +92,29 @@ def start_logging(*, is_main_process: bool = True) -> None:
 
 
 def open_run(
-    config: RecipeConfig,
+    config: AnyRecipeConfig,
     *,
-    loop: TrainingLoop,
-    splits: Mapping[str, Sequence[CheckedTrack]],
-    dataset: DatasetInfo,
+    loop: TrainingLoop[Any],
+    task: str,
+    first_log: Table,
+    needed_bytes: int,
 ) -> None:
     """Say what will train, on what, at which cost; then make the run folder and start the trackers.
+
+    Args:
+        config: All settings.
+        loop: About to run.
+        task: Names the run for trackers.
+        first_log: What `describe` returned.
+        needed_bytes: About how many bytes the run writes.
 
     Raises:
         UserError: The disk is too full, or the folder cannot be made.
     """
-    accelerator, folder, model = loop.accelerator, loop.folder, loop.model
+    accelerator, folder = loop.accelerator, loop.folder
     if accelerator.is_main_process:
-        Console(stderr=True).print(describe(config, loop=loop, splits=splits, dataset=dataset))
-        require_space(folder.path, run_bytes(model))
+        Console(stderr=True).print(first_log)
+        require_space(folder.path, needed_bytes)
         folder.create(config)
         if config.publish.repo_id is not None:
             _try_login(config.publish.repo_id)
@@ -113,7 +124,7 @@ def open_run(
         for section, values in to_dict(config).items()
         for key, value in values.items()
     }
-    accelerator.init_trackers(model.task.name, config=flat)
+    accelerator.init_trackers(task, config=flat)
     set_seed(config.run.seed, device_specific=True)
 
 
@@ -132,7 +143,7 @@ def run_bytes(model: TaskModel) -> int:
     return BYTES_PER_NUMBER * (COPIES_OF_TRAINED * trained + whole) + OTHER_BYTES
 
 
-def count_parameters(model: TaskModel, *, trained_only: bool = False) -> int:
+def count_parameters(model: nn.Module, *, trained_only: bool = False) -> int:
     """Return the number of weights, of all or of those that learn."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained_only)
 
@@ -140,7 +151,7 @@ def count_parameters(model: TaskModel, *, trained_only: bool = False) -> int:
 def describe(
     config: RecipeConfig,
     *,
-    loop: TrainingLoop,
+    loop: TrainingLoop[TaskModel],
     splits: Mapping[str, Sequence[CheckedTrack]],
     dataset: DatasetInfo,
 ) -> Table:
@@ -220,6 +231,58 @@ def describe(
         f"up to {run_bytes(model) / 1e6:,.0f} MB on disk",
     )
     row("run folder", str(loop.folder.path))
+    return table
+
+
+def pretraining_bytes(model: PretrainingModel) -> int:
+    """Return about how many bytes a pre-training run writes; its checkpoints hold the teacher too."""
+    trained, total = count_parameters(model, trained_only=True), count_parameters(model)
+    return BYTES_PER_NUMBER * (COPIES_OF_TRAINED * trained + 2 * (total - trained)) + OTHER_BYTES
+
+
+def describe_pretraining(
+    config: PretrainingConfig,
+    *,
+    loop: TrainingLoop[PretrainingModel],
+    splits: Mapping[str, Sequence[CheckedTrack]],
+    dataset: DatasetInfo,
+) -> Table:
+    """Return the first log of a pre-training run as a table."""
+    model, accelerator, batches = loop.model, loop.accelerator, loop.batches
+    backbone, objective = model.backbone, config.pretrain
+    begun = "random weights" if config.backbone.source is None else "its weights go on learning"
+    licence = f", {dataset.licence}" if dataset.licence else ""
+    rates = sorted({group["peak_lr"] for group in loop.optimizer.param_groups})
+    shared = "all averaged" if objective.teacher_averages == "all" else "convolutions shared"
+    rows = {
+        "task": "pre-training: masked prediction of a teacher's representations, without labels",
+        "data": f"{dataset.title or dataset.name}{licence}: "
+        + ", ".join(
+            f"{name} {len(own)} tracks ({_amount(own, 'h')})" for name, own in splits.items()
+        ),
+        "windows": f"{config.data.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
+        f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch",  # type: ignore[arg-type]
+        "backbone": f"{backbone.source} ({backbone.licence or 'licence unknown'}), {begun}, "
+        f"{backbone.num_layers} layers, {backbone.sample_rate} Hz; "
+        f"{count_parameters(backbone):,} weights, peak rates {', '.join(f'{rate:g}' for rate in rates)}",
+        "masks": f"spans of {objective.mask_span_frames} frames, probability "
+        f"{objective.mask_probability:g}",
+        "teacher": f"mean of {objective.num_target_layers} layers; decay {objective.ema_begin:g} to "
+        f"{objective.ema_end:g} in {objective.ema_ramp_steps} steps; {shared}",
+        "batch": f"{batches.per_device_batch_size} windows x {batches.gradient_accumulation_steps} "
+        f"accumulated x {batches.num_processes} processes = {batches.total_batch_size}",
+        "cost": f"{config.training.epochs} epochs of {batches.steps_per_epoch} steps = "
+        f"{loop.total_steps} steps, on {accelerator.device} in "
+        f"{_precision_name(accelerator.mixed_precision)}; up to {pretraining_bytes(model) / 1e6:,.0f} MB "
+        "on disk",
+        "run folder": str(loop.folder.path),
+    }
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        # As Text: titles and paths are the user's, and square brackets in them are no markup.
+        table.add_row(name, Text(text))
     return table
 
 

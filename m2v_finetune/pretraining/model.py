@@ -1,0 +1,185 @@
+"""PretrainingModel: a student, the head that predicts, and the teacher that it follows."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from m2v_finetune.backbones import Backbone
+from m2v_finetune.backbones.backbone import MASK_VECTOR
+from m2v_finetune.config import PretrainConfig, TuningConfig
+from m2v_finetune.errors import UserError
+from m2v_finetune.pretraining.teacher import Teacher, ema_decay
+
+TARGET_VARIANCE, PREDICTION_VARIANCE = "target_variance", "prediction_variance"
+MEASURES = (TARGET_VARIANCE, PREDICTION_VARIANCE)
+
+
+class PretrainingModel(nn.Module):
+    """A backbone that learns from music without labels.
+
+    Source: data2vec (arXiv 2202.03555) and Music2Vec (arXiv 2212.02508).
+
+    Attributes:
+        backbone: The student, which is what a run makes.
+        head: Predicts the teacher's targets from the student's last hidden state.
+        teacher: Makes the targets.
+        config: Masks, targets and the teacher's course.
+        window_samples: What the model hears at once.
+        tuning: Everything learns.
+        num_updates: How often the teacher has followed, ().
+    """
+
+    metric_names: ClassVar = {
+        "loss": "loss",
+        TARGET_VARIANCE: "variance of targets",
+        PREDICTION_VARIANCE: "variance of predictions",
+    }
+
+    def __init__(
+        self, backbone: Backbone, config: PretrainConfig, *, window_seconds: float
+    ) -> None:
+        """Put head and teacher beside a backbone.
+
+        Args:
+            backbone: With its vector of masked frames (loaded with ``spec_augment``).
+            config: Masks, targets and the teacher's course.
+            window_seconds: What the model hears at once.
+
+        Raises:
+            UserError: The backbone has fewer layers than make targets, or a window is too short.
+        """
+        super().__init__()
+        self.window_samples = round(window_seconds * backbone.sample_rate)
+        if config.num_target_layers > backbone.num_layers:
+            raise UserError(
+                f"pretrain.num_target_layers is {config.num_target_layers}, but {backbone.source} has "
+                f"{backbone.num_layers} transformer layers. Set it to at most that."
+            )
+        num_frames = backbone.num_frames(self.window_samples)
+        if num_frames <= config.mask_span_frames:
+            raise UserError(
+                f"A window of {window_seconds:g} s gives {num_frames} frames, and spans of "
+                f"{config.mask_span_frames} are masked. Set data.window_seconds to at least "
+                f"{float((config.mask_span_frames + 2) / backbone.frame_rate):.2g}, or "
+                "pretrain.mask_span_frames to less."
+            )
+        self.config = config
+        self.tuning = TuningConfig(method="full", train_conv_encoder=True)
+        self.backbone = backbone.requires_grad_(True)
+        self.head = nn.Linear(backbone.hidden_size, backbone.hidden_size)
+        self.teacher = Teacher(
+            backbone,
+            num_target_layers=config.num_target_layers,
+            averages=config.teacher_averages,
+        )
+        # Parameters, so that they are in checkpoints; no buffers, as DistributedDataParallel gives every
+        # process those of the first.
+        self.num_updates = nn.Parameter(torch.zeros((), dtype=torch.int64), requires_grad=False)
+        self._sums = nn.Parameter(torch.zeros(len(MEASURES) + 1), requires_grad=False)
+
+    def forward(self, waveforms: Tensor, masks: Tensor) -> Tensor:
+        """Return predictions and targets of all frames, (2, batch, frames, hidden_size).
+
+        Args:
+            waveforms: (batch, samples), as read.
+            masks: (batch, frames), true where the student does not hear.
+        """
+        input_values = self.backbone.prepare(waveforms)
+        features = self.backbone.encode(input_values)
+        with torch.no_grad():
+            if self.teacher.hears_through_student:
+                heard = features.detach()
+            else:
+                heard = self.teacher.backbone.encode(input_values)
+            targets = self.teacher.targets(heard)
+        state = self.backbone.project(features)
+        vector = self.backbone.network.get_parameter(MASK_VECTOR).to(state.dtype)
+        masked = torch.where(masks.unsqueeze(-1), vector, state)
+        *_, last = self.backbone.iterate_layers(masked)
+        return torch.stack([self.head(last).float(), targets])
+
+    def loss(self, outputs: Tensor, masks: Tensor) -> Tensor:
+        """Return the mean squared error at masked frames; each window counts the same.
+
+        So a total batch may be divided in any way: windows differ in how many frames are masked.
+
+        Args:
+            outputs: What `forward` returned, in float32.
+            masks: (batch, frames).
+        """
+        if self.training:
+            found = variances_of_windows(outputs.detach(), masks).mean(dim=1).flip(0)
+            self._sums.add_(torch.cat([found, found.new_ones(1)]))
+        return window_losses(outputs, masks).mean()
+
+    def judge(self, outputs: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the values of `metric_names` for each window of a batch, (batch,) each."""
+        of_predictions, of_targets = variances_of_windows(outputs, masks)
+        return window_losses(outputs, masks), of_targets, of_predictions
+
+    def end_step(self) -> None:
+        """Let the teacher follow, after the student's weights changed."""
+        decay = ema_decay(
+            int(self.num_updates),
+            begin=self.config.ema_begin,
+            end=self.config.ema_end,
+            ramp_steps=self.config.ema_ramp_steps,
+        )
+        self.teacher.follow(self.backbone, decay)
+        self.num_updates.add_(1)
+
+    def take_measures(self) -> dict[str, Tensor]:
+        """Return the mean variances of the batches since this was last asked, and begin anew."""
+        means = self._sums[:-1] / self._sums[-1]
+        self._sums.zero_()
+        return dict(zip(MEASURES, means, strict=True))
+
+    def check_measures(self, measures: Mapping[str, float]) -> None:
+        """Stop where what is learned has become the same for all frames.
+
+        Raises:
+            UserError: A variance is below its floor, and enough steps are done.
+        """
+        floors = {
+            TARGET_VARIANCE: self.config.min_target_variance,
+            PREDICTION_VARIANCE: self.config.min_prediction_variance,
+        }
+        below = [name for name, floor in floors.items() if not measures[name] >= floor]
+        if below and int(self.num_updates) > self.config.watch_after_steps:
+            said = ", ".join(
+                f"{self.metric_names[name]} {measures[name]:.3g} (at least {floors[name]:g})"
+                for name in below
+            )
+            raise UserError(
+                f"The representations have collapsed after {int(self.num_updates)} steps: over the time of a "
+                f"window, {said}. Begin again with a lower optimizer.learning_rate, a longer "
+                "optimizer.warmup_ratio, or a higher pretrain.ema_begin."
+            )
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return all that a run changes, the teacher included, by name."""
+        return dict(self.state_dict())
+
+
+def window_losses(outputs: Tensor, masks: Tensor) -> Tensor:
+    """Return the mean squared error of each window at its masked frames, (batch,).
+
+    Args:
+        outputs: Predictions and targets, (2, batch, frames, width).
+        masks: (batch, frames), true at least once in each window.
+    """
+    predictions, targets = outputs.unbind()
+    errors = (predictions - targets).square().mean(dim=-1)
+    return (errors * masks).sum(dim=1) / masks.sum(dim=1)
+
+
+def variances_of_windows(outputs: Tensor, masks: Tensor) -> Tensor:
+    """Return the variance over the masked frames of each window, of predictions and targets, (2, batch).
+
+    It is the mean over dimensions. Arguments are those of `window_losses`.
+    """
+    weights = (masks / masks.sum(dim=1, keepdim=True)).unsqueeze(-1)
+    means = (outputs * weights).sum(dim=2, keepdim=True)
+    return ((outputs - means).square() * weights).sum(dim=2).mean(dim=-1)

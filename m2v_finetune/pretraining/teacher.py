@@ -1,0 +1,116 @@
+"""The teacher: what follows the student as an exponential moving average, and what it says of music."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from m2v_finetune.backbones import Backbone
+
+INSTANCE_NORM_EPSILON = 1e-5
+AVERAGED_WITH_LAYERS = ("encoder.layers.", "encoder.layer_norm.")
+
+
+def ema_decay(step: int, *, begin: float, end: float, ramp_steps: int) -> float:
+    """Return the decay of the moving average after an optimiser step.
+
+    It rises linearly from ``begin`` to ``end``, which it keeps from ``ramp_steps`` on.
+
+    Source: data2vec (arXiv 2202.03555), section 3.3.
+
+    Args:
+        step: Optimiser steps done before this one.
+        begin: Decay at the first step.
+        end: Decay from ``ramp_steps`` on.
+        ramp_steps: Length of the ramp.
+    """
+    return end if step >= ramp_steps else begin + (end - begin) * step / ramp_steps
+
+
+def instance_normalize(states: Tensor) -> Tensor:
+    """Return states (batch, frames, width) with zero mean and unit variance over the frames of a window.
+
+    Each window and each of its dimensions is normalised by itself.
+    """
+    variance, mean = torch.var_mean(states, dim=1, keepdim=True, correction=0)
+    return (states - mean) * torch.rsqrt(variance + INSTANCE_NORM_EPSILON)
+
+
+class Teacher(nn.Module):
+    """A copy of the student's network whose weights follow it; always in evaluation mode.
+
+    Attributes:
+        backbone: The copy.
+        num_target_layers: Of how many of its highest layers targets are the mean.
+        averages: ``layers``: the transformer layers are averaged, and conv encoder, projection and
+            positional convolutions are the student's own at each step; ``all``: everything is averaged.
+    """
+
+    def __init__(
+        self, student: Backbone, *, num_target_layers: int, averages: Literal["layers", "all"]
+    ) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(student).requires_grad_(False)
+        self.num_target_layers = num_target_layers
+        self.averages = averages
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in evaluation mode, whatever the student does."""
+        return super().train(mode=False)
+
+    @property
+    def hears_through_student(self) -> bool:
+        """Whether the features of the student's conv encoder are the teacher's too."""
+        return self.averages == "layers"
+
+    @torch.no_grad()
+    def follow(self, student: Backbone, decay: float) -> None:
+        """Move the averaged weights to ``decay * own + (1 - decay) * student``; copy the others."""
+        for (name, own), its in zip(
+            self.backbone.network.named_parameters(), student.network.parameters(), strict=True
+        ):
+            if self.averages == "all" or name.startswith(AVERAGED_WITH_LAYERS):
+                own.lerp_(its, 1.0 - decay)
+            else:
+                own.copy_(its)
+
+    @torch.no_grad()
+    def targets(self, features: Tensor) -> Tensor:
+        """Return what the student is to predict, (batch, frames, hidden_size), in float32.
+
+        It is the mean over the highest layers of what their feed-forward blocks give before the last
+        residual, each normalised over time.
+
+        Source: data2vec (arXiv 2202.03555), section 3.3; instance normalisation for audio as in its
+        section 4.2.
+
+        Args:
+            features: Of the conv encoder, (batch, channels, frames), of music without a mask.
+        """
+        layers = self.backbone.network.encoder.layers[-self.num_target_layers :]
+        with _outputs_of([layer.feed_forward for layer in layers]) as outputs:
+            for _ in self.backbone.iterate_layers(self.backbone.project(features)):
+                pass
+        total = torch.zeros_like(outputs[0], dtype=torch.float32)
+        for output in outputs:
+            total += instance_normalize(output.float())
+        return total / len(outputs)
+
+
+@contextmanager
+def _outputs_of(modules: list[Any]) -> Iterator[list[Tensor]]:
+    """Collect what modules return while the context is open, in the order in which they run."""
+    outputs: list[Tensor] = []
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+        for module in modules
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,76 @@
+"""Windows of unlabelled music, each with the mask that a student hears it through."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from m2v_finetune.audio.windows import draw_generator
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import Array, Augment, TrainingWindows, Window, read_window
+from m2v_finetune.pretraining.masking import span_mask
+
+
+def unlabelled_example(
+    checked: CheckedTrack, window: Window, augment: Augment | None
+) -> tuple[Array]:
+    """Read a window, (samples,)."""
+    return (read_window(checked, window),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedWindows(Dataset[tuple[Tensor, ...]]):
+    """Random windows with random masks, addressed by (epoch, index), decided by (seed, epoch, track).
+
+    Attributes:
+        windows: Where the windows lie.
+        mask_probability: Of `span_mask`.
+        mask_span_frames: Of `span_mask`.
+    """
+
+    windows: TrainingWindows
+    mask_probability: float
+    mask_span_frames: int
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Return the window (samples,), its mask (frames,), and the mask again.
+
+        The mask says what the student hears, and at which frames its predictions count.
+        """
+        epoch, index = place
+        windows = self.windows
+        track_index, repeat = divmod(index, windows.windows_per_track)
+        name = f"{windows.tracks[track_index].track.id}#{repeat}"
+        mask = torch.from_numpy(
+            span_mask(
+                windows.grid.num_frames(windows.window_samples),
+                probability=self.mask_probability,
+                span_frames=self.mask_span_frames,
+                generator=draw_generator(windows.seed, epoch, name, "mask"),
+            )
+        )
+        (waveform,) = windows[place]
+        return waveform, mask, mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedWindows(Dataset[tuple[Tensor, Tensor]]):
+    """Windows with masks that are the same whenever they are asked for, addressed by number.
+
+    Attributes:
+        masked: Whose first epoch they are.
+    """
+
+    masked: MaskedWindows
+
+    def __len__(self) -> int:
+        return len(self.masked)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return a window (samples,) and its mask (frames,)."""
+        waveform, mask, _ = self.masked[0, index]
+        return waveform, mask

@@ -1,0 +1,158 @@
+"""The backbone that pre-training made: its folder, its card, and its way to the Hub."""
+
+import json
+import logging
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCardData
+
+from m2v_finetune.backbones import Backbone
+from m2v_finetune.backbones.checkpoints import published_checkpoint
+from m2v_finetune.config import PretrainingConfig
+from m2v_finetune.errors import UserError
+from m2v_finetune.hub import is_repo_id
+from m2v_finetune.model import CARD_FILE, LIBRARY_NAME, upload_model
+from m2v_finetune.plotting.pretraining import plot_pretraining
+from m2v_finetune.publishing.card import TRAINING_PICTURE, UNKNOWN_LICENCE, public_settings
+from m2v_finetune.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def publish_backbone(
+    backbone: Backbone, folder: RunFolder, results: Mapping[str, Any], config: PretrainingConfig
+) -> None:
+    """Write ``plots/`` and ``model/`` of a run, and push the backbone if the config names a repository.
+
+    Args:
+        backbone: With the weights to publish.
+        folder: Of the run.
+        results: The content of results.json.
+        config: All settings.
+
+    Raises:
+        UserError: The push failed. The backbone is in the run folder.
+    """
+    folder.model.mkdir(exist_ok=True)
+    backbone.save_pretrained(folder.model)
+    floors = {
+        "target_variance": config.pretrain.min_target_variance,
+        "prediction_variance": config.pretrain.min_prediction_variance,
+    }
+    plot_pretraining(folder.metrics, folder.plots / TRAINING_PICTURE, floors=floors)
+    shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)
+    card = render_backbone_card(folder.path, results, repo_id=config.publish.repo_id)
+    (folder.model / CARD_FILE).write_text(card, encoding="utf-8")
+    logger.info("The backbone and its card are in %s", folder.model)
+    if config.publish.repo_id is None:
+        return
+    try:
+        url = upload_model(folder.model, config.publish.repo_id, private=config.publish.private)
+    except UserError as error:
+        words = ["m2v", "push", str(folder.model), config.publish.repo_id]
+        command = shlex.join([*words, "--private"] if config.publish.private else words)
+        raise UserError(
+            f"{error}\nThe backbone is safe in {folder.model}. Push it later with:\n  {command}"
+        ) from error
+    logger.info("Pushed to %s", url)
+
+
+def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: str | None) -> str:
+    """Return the model card of a pre-trained backbone: metadata that the Hub reads, then Markdown.
+
+    Args:
+        run_dir: Holds config.yaml and environment.json.
+        results: The content of results.json.
+        repo_id: Its repository on the Hub; None for one that stays in a folder.
+    """
+    folder = RunFolder(run_dir)
+    environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+    settings = public_settings(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+    backbone, dataset, objective = results["backbone"], results["dataset"], settings["pretrain"]
+    name = repo_id.split("/")[-1] if repo_id else "Pre-trained backbone"
+    licence = backbone["licence"] or UNKNOWN_LICENCE
+    source = public_settings(backbone["source"])
+    begun = (
+        f"from random weights, by the architecture `{source}`"
+        if backbone["is_new"]
+        else f"from `{source}`"
+        + (f" at `{backbone['revision']}`" if backbone["revision"] else "")
+        + ", whose licence it has"
+    )
+    held_out = results["validation"]
+    machine = ", ".join(environment["cards"]) or f"{environment['num_cpus']} CPU cores"
+    packages = ", ".join(f"{key} {value}" for key, value in environment["packages"].items())
+    metadata = ModelCardData(
+        license=licence,
+        library_name="transformers",
+        tags=["audio", "music", "data2vec", LIBRARY_NAME],
+        base_model=None if backbone["is_new"] else _hub_id(backbone["source"]),
+        datasets=[dataset["name"]] if is_repo_id(dataset["name"]) else None,
+    ).to_yaml()
+    return f"""\
+---
+{metadata}
+---
+
+# {name}
+
+A backbone for music: {results["num_parameters"]:,} weights, {backbone["num_layers"]} transformer layers
+of width {backbone["hidden_size"]}, {backbone["sample_rate"]} Hz, {backbone["frame_rate"]} frames a second. It
+was pre-trained by the objective of music2vec, without labels, {begun}.
+
+## How to use
+
+```python
+from m2v_finetune.backbones import load_backbone
+
+backbone = load_backbone("{repo_id or "path/to/model"}")
+```
+
+or by `--backbone.source {repo_id or "path/to/model"}` in every recipe of {LIBRARY_NAME}.
+
+## Training
+
+{dataset["title"] or dataset["name"]}{f", {dataset['licence']}" if dataset["licence"] else ""}:
+{results["num_tracks"]["train"]:,} tracks, {results["hours"]["train"]:.2f} h;
+{results["num_steps"]:,} steps of {results["total_batch_size"]} windows of
+{settings["data"]["window_seconds"]:g} s in {results["seconds"]["training"]:,.0f} s on {machine}.
+A student hears music with spans of {objective["mask_span_frames"]} frames masked (probability
+{objective["mask_probability"]:g}) and predicts there, by squared error, the mean of the
+{objective["num_target_layers"]} highest feed-forward outputs, each normalised over time, of a teacher that
+hears everything. The teacher is a moving average of the student, with a decay from
+{objective["ema_begin"]:g} to {objective["ema_end"]:g} in {objective["ema_ramp_steps"]:,} steps.
+
+On {results["num_tracks"]["validation"]:,} tracks that were held out the loss is {held_out["loss"]:.4f}; the
+variance over time is {held_out["target_variance"]:.3f} for targets and
+{held_out["prediction_variance"]:.3f} for predictions.
+
+![Loss and variances](plots/{TRAINING_PICTURE})
+
+## Licence
+
+{licence}
+
+## Settings and versions
+
+```yaml
+{yaml.safe_dump(settings, sort_keys=False).strip()}
+```
+
+{packages}; Python {environment["python"]}.
+
+## Citation
+
+Baevski et al., data2vec (arXiv:2202.03555); Li et al., MAP-Music2Vec (arXiv:2212.02508).
+"""
+
+
+def _hub_id(source: str) -> str | None:
+    published = published_checkpoint(source)
+    if published is not None:
+        return published.hub_id
+    return source if is_repo_id(source) and not Path(source).is_dir() else None

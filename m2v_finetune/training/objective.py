@@ -1,0 +1,226 @@
+"""What a run learns by and how it is judged, as the loop asks for it."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from rich.progress import Progress
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.model import NotFiniteError, TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.pretraining.windows import FixedWindows
+from m2v_finetune.training.evaluation import judge_tracks
+from m2v_finetune.training.standardization import measure_standardization
+
+
+class Objective(Protocol):
+    """What the loop asks, beside running the model."""
+
+    @property
+    def metric_names(self) -> Mapping[str, str]:
+        """Of the validation metrics, for people."""
+        ...
+
+    @property
+    def selection_metric(self) -> str | None:
+        """The metric by which an epoch is the best; None where the last one always is."""
+        ...
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        ...
+
+    def begin(
+        self,
+        batches: Iterable[Sequence[Tensor]],
+        *,
+        accelerator: Accelerator,
+        bar: Progress,
+        num_batches: int,
+    ) -> None:
+        """Measure what a new run has to know of its data before the first step.
+
+        Args:
+            batches: Of the first epoch, this process's share.
+            accelerator: Knows the precision and the processes.
+            bar: Shows how far it is.
+            num_batches: Of ``batches``.
+        """
+        ...
+
+    def judge(
+        self, *, accelerator: Accelerator, batch_size: int, num_workers: int, bar: Progress
+    ) -> dict[str, float]:
+        """Return the validation metrics, the same on every process.
+
+        Raises:
+            NotFiniteError: What the model says is not finite.
+        """
+        ...
+
+    def end_step(self) -> None:
+        """Do what follows a change of the weights."""
+        ...
+
+    def take_measures(self) -> dict[str, Tensor]:
+        """Return what is logged beside the loss: means since this was last asked, scalars."""
+        ...
+
+    def check_measures(self, measures: Mapping[str, float]) -> None:
+        """Stop a run that its measures, means over all processes, show to have failed.
+
+        Raises:
+            UserError: It has.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TaskObjective:
+    """The loss of a task, and its metrics of whole tracks.
+
+    Attributes:
+        model: What learns.
+        validation: Tracks of the validation split.
+    """
+
+    model: TaskModel
+    validation: Sequence[CheckedTrack]
+
+    @property
+    def metric_names(self) -> Mapping[str, str]:
+        """Names for people."""
+        return self.model.task.metric_names
+
+    @property
+    def selection_metric(self) -> str:
+        """By the task."""
+        return self.model.task.selection_metric
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the task's loss."""
+        return self.model.task.loss(outputs, targets)
+
+    def begin(
+        self,
+        batches: Iterable[Sequence[Tensor]],
+        *,
+        accelerator: Accelerator,
+        bar: Progress,
+        num_batches: int,
+    ) -> None:
+        """Measure mean and deviation of what the head reads, where it standardises that."""
+        measure_standardization(
+            self.model, batches, accelerator=accelerator, bar=bar, num_batches=num_batches
+        )
+
+    def judge(
+        self, *, accelerator: Accelerator, batch_size: int, num_workers: int, bar: Progress
+    ) -> dict[str, float]:
+        """Return the task's metrics of the validation tracks."""
+        judged = judge_tracks(
+            self.model,
+            self.validation,
+            accelerator=accelerator,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            bar=bar,
+        )
+        return self.model.task.values(judged)
+
+    def end_step(self) -> None:
+        """Nothing follows."""
+
+    def take_measures(self) -> dict[str, Tensor]:
+        """Nothing is logged beside the loss."""
+        return {}
+
+    def check_measures(self, measures: Mapping[str, float]) -> None:
+        """Nothing to check."""
+
+
+@dataclass(frozen=True)
+class PretrainingObjective:
+    """The loss at masked frames; validation is the same loss on windows and masks that never change.
+
+    Attributes:
+        model: What learns.
+        validation: Windows that are held out.
+    """
+
+    model: PretrainingModel
+    validation: FixedWindows
+
+    @property
+    def metric_names(self) -> Mapping[str, str]:
+        """Names for people."""
+        return self.model.metric_names
+
+    @property
+    def selection_metric(self) -> None:
+        """None: the teacher moves, so losses of two epochs are not distances to the same thing."""
+        return None
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the squared error at masked frames."""
+        return self.model.loss(outputs, targets)
+
+    def begin(
+        self,
+        batches: Iterable[Sequence[Tensor]],
+        *,
+        accelerator: Accelerator,
+        bar: Progress,
+        num_batches: int,
+    ) -> None:
+        """Nothing to measure."""
+
+    def judge(
+        self, *, accelerator: Accelerator, batch_size: int, num_workers: int, bar: Progress
+    ) -> dict[str, float]:
+        """Return the means over the windows that are held out; each is heard by one process."""
+        own = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
+        loader = DataLoader(
+            Subset(self.validation, own),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            generator=torch.Generator(),
+            pin_memory=torch.cuda.is_available(),
+        )
+        self.model.eval()
+        bar_task = bar.add_task("Judging windows", total=len(own))
+        rows: list[list[float]] = []
+        for waveforms, masks in loader:
+            masks = masks.to(accelerator.device)
+            with torch.inference_mode(), accelerator.autocast():
+                outputs = self.model(waveforms.to(accelerator.device), masks)
+            rows += torch.stack(self.model.judge(outputs, masks), dim=1).tolist()
+            bar.advance(bar_task, len(waveforms))
+        bar.remove_task(bar_task)
+        # In the order of the windows, so that the sums of one process and of two are the same.
+        numbered = sorted(gather_object(list(zip(own, rows, strict=True))))
+        values = (
+            torch.tensor([row for _, row in numbered], dtype=torch.float64).mean(dim=0).tolist()
+        )
+        if not all(map(math.isfinite, values)):
+            raise NotFiniteError("the music that is held out")
+        return dict(zip(self.model.metric_names, values, strict=True))
+
+    def end_step(self) -> None:
+        """Let the teacher follow."""
+        self.model.end_step()
+
+    def take_measures(self) -> dict[str, Tensor]:
+        """Return variances of targets and predictions."""
+        return self.model.take_measures()
+
+    def check_measures(self, measures: Mapping[str, float]) -> None:
+        """Stop where the representations have collapsed."""
+        self.model.check_measures(measures)
