@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -229,7 +230,11 @@ class Backbone(nn.Module):
         Args:
             folder: Made if needed; files of these names in it are replaced.
         """
-        self.network.save_pretrained(folder)
+        config = self.network.config
+        config.architectures = [type(self.network).__name__]
+        config.save_pretrained(folder)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         preprocessor = {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",
             "do_normalize": self.normalize,

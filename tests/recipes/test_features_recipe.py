@@ -39,6 +39,7 @@ from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.tasks.instrument import Instrument, InstrumentConfig
 from m2v_finetune.training.evaluation import judge_tracks
 from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder
 
@@ -123,7 +124,7 @@ def build_loop(model, tracks, example, folder):
     return TrainingLoop(
         model,
         windows=windows,
-        validation=tracks["validation"],
+        objective=TaskObjective(model, tracks["validation"]),
         accelerator=Accelerator(),
         training=TrainingConfig(epochs=2, per_device_batch_size=8, log_every_steps=1),
         optimization=OptimizerConfig(learning_rate=1e-2),

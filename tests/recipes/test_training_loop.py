@@ -30,6 +30,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.evaluation import judge_tracks
 from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.standardization import measure_standardization
@@ -92,7 +93,7 @@ def build_loop(
     return TrainingLoop(
         model,
         windows=windows,
-        validation=splits["validation"],
+        objective=TaskObjective(model, splits["validation"]),
         accelerator=accelerator,
         training=TrainingConfig(
             epochs=epochs,

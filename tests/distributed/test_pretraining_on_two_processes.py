@@ -1,0 +1,68 @@
+"""Pre-training by two processes on CPU against one: the same losses, teacher and backbone."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+ARCHITECTURE = {
+    "model_type": "data2vec-audio",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8, 12],
+    "conv_kernel": [40, 16],
+    "conv_stride": [20, 16],
+    "num_conv_pos_embeddings": 2,
+    "conv_pos_kernel_size": 5,
+    "num_conv_pos_embedding_groups": 4,
+    "mask_time_prob": 0.05,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+}
+
+
+def test_two_processes_give_what_one_gives(repository, small_manifest, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(ARCHITECTURE))
+    lines, ends = [], []
+    for processes in (1, 2):
+        settings = {
+            "data.source": small_manifest,
+            "data.window_seconds": 1,
+            "data.num_workers": 0,
+            "backbone.architecture": tmp_path,
+            "pretrain.num_target_layers": 2,
+            "pretrain.ema_begin": 0.5,
+            "training.epochs": 2,
+            "training.per_device_batch_size": 8 // processes,
+            "training.log_every_steps": 1,
+            "run.output_dir": tmp_path / str(processes),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+            + [str(processes), repository / "recipes" / "pretrain.py"]
+            + [f"--{key}={value}" for key, value in settings.items()],
+            env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"x {processes} processes = 8" in " ".join(done.stderr.split())
+        text = (tmp_path / str(processes) / "metrics.jsonl").read_text()
+        lines.append([json.loads(line) for line in text.splitlines()])
+        path = tmp_path / str(processes) / "checkpoints" / "last.pt"
+        ends.append(torch.load(path, weights_only=True)["trained"])
+    assert len(lines[0]) == len(lines[1]) == 2 * 2 + 2
+    for one, two in zip(*lines, strict=True):
+        for found, expected in ((two, one), (two.get("validation", {}), one.get("validation", {}))):
+            numbers = {k: v for k, v in expected.items() if isinstance(v, float)}
+            assert {k: found[k] for k in numbers} == pytest.approx(numbers, rel=1e-4)
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(ends[1][name], tensor, rtol=0, atol=2e-5, msg=name)

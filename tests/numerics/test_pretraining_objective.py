@@ -1,0 +1,313 @@
+"""The objective of pre-training against plain, slow versions of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import Data2VecAudioModel
+
+from m2v_finetune.backbones import load_backbone, new_backbone
+from m2v_finetune.config import PretrainConfig
+from m2v_finetune.errors import UserError
+from m2v_finetune.pretraining.masking import span_mask
+from m2v_finetune.pretraining.model import PretrainingModel, window_losses
+from m2v_finetune.pretraining.teacher import ema_decay, instance_normalize
+
+SETTINGS = {
+    "model_type": "data2vec-audio",
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8, 12],
+    "conv_kernel": [40, 16],
+    "conv_stride": [20, 16],
+    "num_conv_pos_embeddings": 2,
+    "conv_pos_kernel_size": 5,
+    "num_conv_pos_embedding_groups": 4,
+    "mask_time_prob": 0.05,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "layerdrop": 0.0,
+}
+SECONDS = 0.5
+
+
+@pytest.fixture(scope="module")
+def architecture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("architecture") / "config.json"
+    path.write_text(json.dumps(SETTINGS))
+    return path
+
+
+def build(architecture, *, seed=0, **settings):
+    torch.manual_seed(seed)
+    backbone = new_backbone(architecture, licence="")
+    # As after some training: with layers that differ more than at random.
+    with torch.no_grad():
+        for parameter in backbone.network.encoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    config = PretrainConfig(**{"num_target_layers": 2, **settings})
+    return PretrainingModel(backbone, config, window_seconds=SECONDS).train()
+
+
+def draw_batch(model, size=3, seed=0):
+    generator = np.random.default_rng(seed)
+    frames = model.backbone.num_frames(model.window_samples)
+    masks = [
+        span_mask(frames, probability=0.65, span_frames=10, generator=generator)
+        for _ in range(size)
+    ]
+    waveforms = 0.1 * generator.standard_normal((size, model.window_samples)) + 0.01
+    return torch.from_numpy(waveforms).float(), torch.from_numpy(np.stack(masks))
+
+
+def slow_targets(network, input_values, num_layers):
+    """By the layers' own modules, one window, layer and dimension after the other."""
+    rows = []
+    for window in input_values:
+        features = network.feature_extractor(window[None]).transpose(1, 2)
+        state = network.feature_projection(features)[0]
+        encoder = network.encoder
+        state = encoder.layer_norm(state + encoder.pos_conv_embed(state))
+        outputs = []
+        for layer in encoder.layers:
+            middle = layer.layer_norm(state + layer.attention(state)[0])
+            outputs.append(layer.feed_forward(middle))
+            state = layer.final_layer_norm(middle + outputs[-1])
+        total = torch.zeros_like(outputs[0][0])
+        for output in outputs[len(outputs) - num_layers :]:
+            for d in range(output.shape[2]):
+                values = output[0, :, d]
+                mean = sum(values) / len(values)
+                variance = sum((value - mean) ** 2 for value in values) / len(values)
+                total[:, d] += (values - mean) / (variance + 1e-5) ** 0.5
+        rows.append(total / num_layers)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("averages", ["layers", "all"])
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_predictions_and_targets(architecture, averages, num_layers):
+    model = build(architecture, num_target_layers=num_layers, teacher_averages=averages)
+    # A teacher that is not the student.
+    with torch.no_grad():
+        for parameter in model.teacher.backbone.network.encoder.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        if averages == "all":
+            for parameter in model.teacher.backbone.network.feature_extractor.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    waveforms, masks = draw_batch(model)
+    predictions, targets = model(waveforms, masks)
+
+    centred = waveforms - waveforms.mean(dim=1, keepdim=True)
+    input_values = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-7).sqrt()
+    with torch.no_grad():
+        theirs = slow_targets(model.teacher.backbone.network, input_values, num_layers)
+    torch.testing.assert_close(targets, theirs, rtol=0, atol=3e-6)
+    # transformers' own forward pass puts its vector on masked frames.
+    student = model.backbone.network
+    assert isinstance(student, Data2VecAudioModel)
+    last = student(input_values, mask_time_indices=masks).last_hidden_state
+    torch.testing.assert_close(predictions, model.head(last), rtol=0, atol=1e-6)
+
+
+def test_the_loss_and_its_equal_windows(architecture):
+    model = build(architecture)
+    waveforms, masks = draw_batch(model, size=4)
+    masks[0, 5:] = False
+    masks[0, 4] = True
+    outputs = model(waveforms, masks)
+    of_windows = []
+    for prediction, target, mask in zip(*outputs.detach(), masks, strict=True):
+        errors = [
+            float(((prediction[t] - target[t]) ** 2).mean()) for t in range(len(mask)) if mask[t]
+        ]
+        of_windows.append(sum(errors) / len(errors))
+    assert model.loss(outputs, masks).item() == pytest.approx(sum(of_windows) / 4, abs=1e-6)
+    halves = [
+        model.loss(model(waveforms[i : i + 2], masks[i : i + 2]), masks[i : i + 2]) for i in (0, 2)
+    ]
+    assert (sum(halves) / 2).item() == pytest.approx(sum(of_windows) / 4, abs=1e-6)
+    assert window_losses(outputs, masks).tolist() == pytest.approx(of_windows, abs=1e-6)
+
+
+def test_gradients_reach_the_student_alone(architecture):
+    model = build(architecture)
+    waveforms, masks = draw_batch(model)
+    model.loss(model(waveforms, masks), masks).backward()
+    learns = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {name.split(".")[0] for name in learns} == {"backbone", "head"}
+    expected = {n for n, p in model.named_parameters() if p.requires_grad}
+    # A bias of keys moves all weights of attention alike, so that it changes nothing.
+    assert {name for name in expected - learns if "k_proj.bias" not in name} == set()
+
+
+def test_unmasked_music_reaches_the_teacher_and_masked_music_the_student(architecture):
+    model = build(architecture)
+    waveforms, masks = draw_batch(model, size=1)
+    nothing = torch.zeros_like(masks)
+    everything = torch.ones_like(masks)
+    heard, hidden, part = (model(waveforms, m).detach() for m in (nothing, everything, masks))
+    assert torch.equal(heard[1], part[1])
+    assert not torch.allclose(heard[0], part[0], atol=1e-3)
+    # Where all is masked, the student can tell frames apart by their distance to the borders alone.
+    middle = hidden[0][0, 8:-8]
+    torch.testing.assert_close(middle, middle[:1].expand_as(middle), rtol=0, atol=1e-5)
+
+
+def test_the_teacher_stays_in_evaluation_mode(architecture, tmp_path):
+    settings = {**SETTINGS, "hidden_dropout": 0.5, "feat_proj_dropout": 0.5}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(settings))
+    model = build(path)
+    waveforms, masks = draw_batch(model)
+    (one, a), (two, b) = model(waveforms, masks), model(waveforms, masks)
+    assert torch.equal(a, b)
+    assert not torch.equal(one, two)
+    assert model.training
+    assert model.backbone.training
+    assert not model.teacher.training
+    assert not any(module.training for module in model.teacher.modules())
+
+
+@pytest.mark.parametrize(
+    ("step", "decay"), [(0, 0.9), (1, 0.91), (5, 0.95), (9, 0.99), (10, 1.0), (1000, 1.0)]
+)
+def test_the_decay_at_given_steps(step, decay):
+    assert ema_decay(step, begin=0.9, end=1.0, ramp_steps=10) == pytest.approx(decay, abs=1e-12)
+
+
+@pytest.mark.parametrize("averages", ["layers", "all"])
+def test_the_teacher_follows(architecture, averages):
+    model = build(
+        architecture, ema_begin=0.5, ema_end=0.9, ema_ramp_steps=2, teacher_averages=averages
+    )
+    teacher, student = model.teacher.backbone.network, model.backbone.network
+    own = {name: p.detach().clone() for name, p in teacher.named_parameters()}
+    assert len(own) > 30
+    for step, decay in enumerate((0.5, 0.7, 0.9, 0.9)):
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        model.end_step()
+        assert int(model.num_updates) == step + 1
+        for name, its in student.named_parameters():
+            is_averaged = averages == "all" or ".layers." in name.replace(
+                "pos_conv_embed.layers", ""
+            )
+            is_averaged |= name.startswith("encoder.layer_norm")
+            own[name] = (
+                decay * own[name] + (1 - decay) * its.detach()
+                if is_averaged
+                else its.detach().clone()
+            )
+        for name, parameter in teacher.named_parameters():
+            torch.testing.assert_close(parameter.detach(), own[name], rtol=1e-6, atol=1e-6)
+
+
+def test_masks_are_spans_and_cover_about_half():
+    shares = []
+    for seed in range(300):
+        mask = span_mask(
+            249, probability=0.65, span_frames=10, generator=np.random.default_rng(seed)
+        )
+        # The same draws, one span after the other.
+        generator = np.random.default_rng(seed)
+        count = int(0.65 * 249 / 10 + generator.random())
+        slow = np.zeros(249, dtype=bool)
+        for start in generator.choice(240, size=count, replace=False):
+            for frame in range(start, start + 10):
+                slow[frame] = True
+        assert np.array_equal(mask, slow)
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]])))
+        assert ((edges[1::2] - edges[::2]) >= 10).all()
+        shares.append(mask.mean())
+    # 1 - (1 - 16.185 / 240) ** 10 = 0.503, less near the borders.
+    assert np.mean(shares) == pytest.approx(0.49, abs=0.01)
+
+
+def test_a_short_window_still_has_a_span():
+    mask = span_mask(11, probability=0.01, span_frames=10, generator=np.random.default_rng(0))
+    assert mask.sum() == 10
+
+
+def test_instance_normalization_leaves_constants_at_zero():
+    states = torch.randn(2, 50, 3)
+    states[:, :, 1] = 7.0
+    normalized = instance_normalize(states)
+    assert torch.equal(normalized[:, :, 1], torch.zeros(2, 50))
+    assert normalized[:, :, 0].var(dim=1, correction=0).tolist() == pytest.approx([1, 1], abs=1e-3)
+
+
+def test_collapse_stops_and_says_the_numbers(architecture):
+    model = build(architecture, watch_after_steps=2)
+    with torch.no_grad():  # the head says the same of every frame
+        model.head.weight.zero_()
+    waveforms, masks = draw_batch(model)
+    for step in range(3):
+        model.loss(model(waveforms, masks), masks)
+        model.end_step()
+        measures = {name: float(value) for name, value in model.take_measures().items()}
+        assert measures["prediction_variance"] < 1e-9
+        assert measures["target_variance"] > 0.1
+        if step < 2:
+            model.check_measures(measures)
+    with pytest.raises(
+        UserError, match=r"collapsed after 3 steps.*variance of predictions .*at least 0.0001"
+    ):
+        model.check_measures(measures)
+    with pytest.raises(UserError, match="variance of targets nan"):
+        model.check_measures({"target_variance": float("nan"), "prediction_variance": 1.0})
+
+
+def test_what_is_logged_is_the_variance_over_masked_frames(architecture):
+    model = build(architecture)
+    expected = []
+    for seed in (1, 2):
+        waveforms, masks = draw_batch(model, seed=seed)
+        outputs = model(waveforms, masks)
+        model.loss(outputs, masks)
+        expected += [
+            [one[mask].var(dim=0, correction=0).mean() for one in (target, prediction)]
+            for prediction, target, mask in zip(*outputs.detach(), masks, strict=True)
+        ]
+    found = model.take_measures()
+    for value, slow in zip(found.values(), torch.tensor(expected).mean(dim=0), strict=True):
+        assert float(value) == pytest.approx(float(slow), rel=1e-5)
+    model.eval()
+    model.loss(model(waveforms, masks), masks)
+    assert all(torch.isnan(value) for value in model.take_measures().values())
+
+
+def test_a_saved_backbone_loads_to_equal_states(architecture, tmp_path):
+    model = build(architecture)
+    model.backbone.save_pretrained(tmp_path)
+    loaded = load_backbone(str(tmp_path), spec_augment=True)
+    waveforms, _ = draw_batch(model)
+    model.backbone.eval()
+    with torch.no_grad():
+        pairs = zip(model.backbone(waveforms), loaded(waveforms), strict=True)
+        assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    assert torch.equal(loaded.network.masked_spec_embed, model.backbone.network.masked_spec_embed)
+    assert (loaded.sample_rate, loaded.normalize) == (16000, True)
+    theirs = Data2VecAudioModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        last = theirs(waveforms).last_hidden_state
+        torch.testing.assert_close(last, model.backbone(waveforms)[-1], rtol=0, atol=1e-6)
+
+
+def test_what_cannot_be_pretrained_is_refused(architecture, tmp_path):
+    backbone = new_backbone(architecture, licence="")
+    with pytest.raises(UserError, match="num_target_layers is 8, but .* has 3 transformer layers"):
+        PretrainingModel(backbone, PretrainConfig(), window_seconds=1)
+    with pytest.raises(UserError, match="gives 9 frames, and spans of 10 are masked"):
+        PretrainingModel(backbone, PretrainConfig(num_target_layers=1), window_seconds=0.2)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**SETTINGS, "mask_time_prob": 0.0}))
+    with pytest.raises(UserError, match="masks nothing"):
+        new_backbone(path, licence="")
+    with pytest.raises(UserError, match="There is no architecture at"):
+        new_backbone(tmp_path / "missing", licence="")

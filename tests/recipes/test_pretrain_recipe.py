@@ -1,0 +1,207 @@
+"""The recipe of pre-training: from a folder of music to a backbone; resuming; collapse."""
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from m2v_finetune.backbones import load_backbone
+from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.recipe import run_pretraining
+from m2v_finetune.training.loop import TrainingLoop
+
+ARCHITECTURE = {
+    "model_type": "data2vec-audio",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8, 12],
+    "conv_kernel": [40, 16],
+    "conv_stride": [20, 16],
+    "num_conv_pos_embeddings": 2,
+    "conv_pos_kernel_size": 5,
+    "num_conv_pos_embedding_groups": 4,
+    "mask_time_prob": 0.05,
+}
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory):
+    """A folder of audio files at any depth, and nothing beside them."""
+    folder = tmp_path_factory.mktemp("music")
+    generator = np.random.default_rng(0)
+    for number in range(10):
+        path = folder / f"album {number % 3}" / f"{number}.wav"
+        path.parent.mkdir(exist_ok=True)
+        seconds = np.arange(3 * 16000) / 16000
+        tone = 0.1 * np.sin(2 * np.pi * 110 * (number + 1) * seconds)
+        soundfile.write(path, tone + 0.01 * generator.standard_normal(len(tone)), 16000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def architecture(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("architecture")
+    (folder / "config.json").write_text(json.dumps(ARCHITECTURE))
+    return folder
+
+
+@pytest.fixture
+def pretrain(repository, music, tmp_path):
+    """Runs the recipe in this process, with settings by name."""
+    own = runpy.run_path(str(repository / "recipes" / "pretrain.py"), run_name="recipe")
+
+    def run(folder, **settings):
+        for state in (AcceleratorState, PartialState, GradientState):
+            state._reset_state()
+        given = {
+            "data.source": music,
+            "data.validation_fraction": 0.2,
+            "data.window_seconds": 1.0,
+            "data.num_workers": 0,
+            "pretrain.num_target_layers": 2,
+            "training.epochs": 2,
+            "training.per_device_batch_size": 2,
+            "training.log_every_steps": 3,
+            "run.output_dir": tmp_path / folder,
+            **settings,
+        }
+        words = [f"--{name}={value}" for name, value in given.items()]
+        config = own["parse_recipe"](
+            own["Config"], words, description="", quickstart=own["QUICKSTART"]
+        )
+        return run_pretraining(config), tmp_path / folder
+
+    return run
+
+
+def test_from_an_architecture_to_a_backbone(pretrain, architecture):
+    results, folder = pretrain(
+        "run", **{"backbone.architecture": architecture, "backbone.licence": "mit"}
+    )
+    assert results["num_tracks"] == {"train": 8, "validation": 2}
+    assert results["num_steps"] == 2 * 4
+    assert results["backbone"]["is_new"]
+    assert results["validation"].keys() == {"loss", "target_variance", "prediction_variance"}
+    assert {path.name for path in (folder / "model").iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "plots",
+        "preprocessor_config.json",
+    }
+    backbone = load_backbone(str(folder / "model"))
+    assert backbone.licence == "mit"
+    assert backbone.num_layers == 2
+    # The student of the last epoch.
+    last = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["trained"]
+    for name, tensor in backbone.network.state_dict().items():
+        assert torch.equal(tensor, last[f"backbone.network.{name}"]), name
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in logged] == [3, 4, 6, 8]
+    assert all(line["target_variance"] > 0.1 for line in logged)
+    card = (folder / "model" / "README.md").read_text()
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata["license"] == "mit"
+    assert "base_model" not in metadata
+    assert str(folder.parent) not in card
+
+
+def test_from_a_checkpoint_with_its_licence(pretrain):
+    results, folder = pretrain(
+        "run",
+        **{
+            "backbone.source": "random-small",
+            "training.epochs": 1,
+            "pretrain.teacher_averages": "all",
+        },
+    )
+    assert not results["backbone"]["is_new"]
+    begun, made = load_backbone("random-small"), load_backbone(str(folder / "model"))
+    assert made.licence == "apache-2.0" == begun.licence
+    assert made.fingerprint() != begun.fingerprint()
+    moved = (
+        (
+            made.network.encoder.layers[0].attention.q_proj.weight
+            - begun.network.encoder.layers[0].attention.q_proj.weight
+        )
+        .abs()
+        .max()
+    )
+    assert 0 < moved < 0.01
+    card = (folder / "model" / "README.md").read_text()
+    assert "from `random-small`, whose licence it has" in card
+
+
+@pytest.mark.parametrize("stop_after", [2, 4])
+def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, stop_after, monkeypatch):
+    settings = {"backbone.architecture": architecture}
+    _, straight = pretrain("straight", **settings)
+
+    take = TrainingLoop._train_step
+
+    def step_and_signal(loop, batches):
+        result = take(loop, batches)
+        loop.stop.arrived = loop.progress.step + 1 == stop_after
+        return result
+
+    monkeypatch.setattr(TrainingLoop, "_train_step", step_and_signal)
+    with pytest.raises(Stopped):
+        pretrain("stopped", **settings)
+    monkeypatch.undo()
+    _, stopped = pretrain("stopped", **settings, **{"run.resume": "auto"})
+
+    assert (straight / "metrics.jsonl").read_text() == (stopped / "metrics.jsonl").read_text()
+    ends = [
+        torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["trained"]
+        for folder in (straight, stopped)
+    ]
+    assert ends[0].keys() == ends[1].keys()
+    assert int(ends[0]["num_updates"]) == 8
+    assert any(name.startswith("teacher.") for name in ends[0])
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
+
+
+def test_collapse_stops_the_run(pretrain, architecture):
+    with pytest.raises(UserError, match=r"collapsed after 3 steps.*variance of targets"):
+        pretrain(
+            "run",
+            **{
+                "backbone.architecture": architecture,
+                "pretrain.min_target_variance": 2.0,
+                "pretrain.watch_after_steps": 0,
+            },
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "Give one: a checkpoint to go on from"),
+        ({"backbone.source": "random-small", "backbone.licence": "mit"}, "has its licence"),
+        ({"backbone.source": "random-small", "publish.weights": "trained"}, "whole backbone"),
+        ({"backbone.source": "random-small", "pretrain.ema_end": 0.5}, "pretrain.ema_end is 0.5"),
+        ({"backbone.source": "random-small", "pretrain.num_target_layers": 9}, "has 4 transformer"),
+    ],
+)
+def test_settings_that_make_no_run(pretrain, settings, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        pretrain("run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_audio_is_refused(pretrain, tmp_path, architecture):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no manifest .* and no audio"):
+        pretrain(
+            "run",
+            **{"backbone.architecture": architecture, "data.source": tmp_path / "empty"},
+        )
