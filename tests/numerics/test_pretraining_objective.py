@@ -301,7 +301,7 @@ def test_a_saved_backbone_loads_to_equal_states(architecture, tmp_path):
 
 def test_what_cannot_be_pretrained_is_refused(architecture, tmp_path):
     backbone = new_backbone(architecture, licence="")
-    with pytest.raises(UserError, match="num_target_layers is 8, but .* has 3 transformer layers"):
+    with pytest.raises(UserError, match=r"num_target_layers is 8, but .* has 3 transformer layers"):
         PretrainingModel(backbone, PretrainConfig(), window_seconds=1)
     with pytest.raises(UserError, match="gives 9 frames, and spans of 10 are masked"):
         PretrainingModel(backbone, PretrainConfig(num_target_layers=1), window_seconds=0.2)

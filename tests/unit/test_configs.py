@@ -1,5 +1,6 @@
 """Every file of configs/ is a legal run of its recipe, and its header says how to start it."""
 
+import json
 import re
 import runpy
 from functools import cache
@@ -7,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from m2v_finetune.audio.augmentation import Effect, build_augmentation
+from m2v_finetune.backbones import new_backbone
+from m2v_finetune.backbones.checkpoints import CHECKPOINTS
+from m2v_finetune.backbones.loading import build_network
 from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.data.quickstart import QUICKSTARTS
 from m2v_finetune.parsing import parse_recipe
@@ -18,8 +23,10 @@ REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(
     path
     for path in (REPOSITORY / "configs").rglob("*.y*ml")
-    if path.parent != REPOSITORY / "configs" / "accelerate"
+    if path.parent
+    not in (REPOSITORY / "configs" / "accelerate", REPOSITORY / "configs" / "pretrain")
 )
+PRETRAINING_FILES = sorted((REPOSITORY / "configs" / "pretrain").glob("*.yaml"))
 METHODS = ("probe", "lora", "full")
 # Data sets (or tag sets of one) with a config for each method, by task; each task has a quickstart too.
 DATA_SETS = {
@@ -45,7 +52,8 @@ def recipe(task: str) -> dict[str, Any]:
 
 def test_every_task_has_a_recipe_and_configs_for_every_method() -> None:
     assert set(TASKS) == set(DATA_SETS)
-    assert {path.stem for path in (REPOSITORY / "recipes").glob("*.py")} == set(TASKS)
+    recipes = {path.stem for path in (REPOSITORY / "recipes").glob("*.py")}
+    assert recipes == {*TASKS, "pretrain"}
     for task, data_sets in DATA_SETS.items():
         found = [path for path in FILES if path.parent.name == task]
         assert len(found) == 1 + data_sets * len(METHODS), task
@@ -87,3 +95,36 @@ def test_a_config(path: Path) -> None:
     assert config.tuning.method == method
     manifest = Path(config.data.source).stem
     assert name in (benchmark, f"{benchmark}-{manifest}")
+
+
+@pytest.mark.parametrize("path", PRETRAINING_FILES, ids=lambda path: path.stem)
+def test_a_config_of_pretraining(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = recipe("pretrain")
+    config = parse_recipe(
+        own["Config"], ["--config", str(path)], description="", quickstart=own["QUICKSTART"]
+    )
+    header = path.read_text(encoding="utf-8").partition("\ndata:")[0]
+    if path == own["QUICKSTART"]:
+        assert "accelerate launch recipes/pretrain.py\n" in header
+        assert config.data.source in QUICKSTARTS
+    else:
+        own_name = path.relative_to(REPOSITORY).as_posix()
+        assert f"accelerate launch recipes/pretrain.py --config {own_name}" in header
+    if config.backbone.architecture is not None:
+        monkeypatch.chdir(REPOSITORY)
+        backbone = new_backbone(config.backbone.architecture, licence="")
+        assert backbone.sample_rate == 16000
+        assert backbone.frame_rate == 50
+        assert config.pretrain.num_target_layers <= backbone.num_layers
+
+
+def test_the_configs_of_pretraining() -> None:
+    assert {path.stem for path in PRETRAINING_FILES} == {"music2vec", "quickstart", "small"}
+
+
+def test_the_architecture_of_music2vec_has_its_size() -> None:
+    folder = REPOSITORY / "configs" / "pretrain" / "music2vec"
+    with torch.device("meta"):
+        network = build_network(json.loads((folder / "config.json").read_text()), where="")
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    assert round(millions, 1) == CHECKPOINTS["music2vec-v1"].parameters_millions
