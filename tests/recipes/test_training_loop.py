@@ -219,7 +219,7 @@ def test_training_stops_early_and_the_best_weights_come_back(data, tmp_path, mon
     weights = []
 
     def scripted(task, judged):
-        assert len(judged) == len(loop.validation)
+        assert len(judged) == len(loop.objective.validation)
         weights.append({k: v.clone() for k, v in loop.model.state_dict().items()})
         roc_auc = [0.5, 0.7, 0.6, 0.7, 0.65, 0.9, 0.9][len(weights) - 1]
         return {"roc_auc": roc_auc, "average_precision": 1 - roc_auc}
