@@ -27,8 +27,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import soundfile as sf
-import soxr
 from compose_quickstart import SEED as QUICKSTART_SEED
 from compose_quickstart import compose_all, manifest_lines
 from composer import theory
@@ -42,6 +40,7 @@ from composer.render import (
     render_score,
     rms,
     sum_roles,
+    write_flac,
 )
 from composer.styles import ALL_STYLES, OTHER_FAMILIES, OTHER_STYLES, STYLES
 from composer.voice import TECHNIQUES, VOICE_SECONDS, VOWELS, Singer, sing
@@ -70,7 +69,6 @@ PROGRAMS = {
 }
 # Root mean square levels, in dB of full scale.
 _LOUDNESS_DBFS = (-32.0, -20.0)
-_PEAK = 0.98
 _QUARTER_MICROSECONDS = 500_000
 _TICKS_PER_SECOND = TICKS_PER_QUARTER * 1_000_000 // _QUARTER_MICROSECONDS
 _NUM_NOTE_PROGRAMS = 6
@@ -165,12 +163,6 @@ def opening(piece: Piece) -> tuple[Any, ...]:
     return plan.key, plan.metre, plan.quarter_microseconds, pitches
 
 
-def finish(samples: np.ndarray) -> np.ndarray:
-    """At `OUTPUT_RATE_HZ`, and quieter where it would clip, (samples,)."""
-    resampled: np.ndarray = soxr.resample(samples, SAMPLE_RATE_HZ, OUTPUT_RATE_HZ)
-    return resampled * min(1.0, _PEAK / np.abs(resampled).max())
-
-
 class Writer:
     """Writes the files of a folder, one by its number."""
 
@@ -234,9 +226,7 @@ class Writer:
         elif is_needed:
             samples = sing_phrases(random, seconds)
         if samples is not None:
-            part = path.with_suffix(".part")
-            sf.write(part, finish(samples), OUTPUT_RATE_HZ, subtype="PCM_16", format="FLAC")
-            part.rename(path)
+            write_flac(path, samples, rate_hz=OUTPUT_RATE_HZ)
         return row | {"seconds": seconds}
 
 

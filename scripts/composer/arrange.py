@@ -101,16 +101,23 @@ class Piece:
     clip_start: int
 
 
-def plan_split(split: str, count: int, seed: int) -> list[Plan]:
+def plan_split(
+    split: str,
+    count: int,
+    seed: int,
+    *,
+    styles: Mapping[str, Style] = STYLES,
+    family_programs: Mapping[str, tuple[int, ...]] = FAMILIES,
+) -> list[Plan]:
     """Plan the pieces of a split, with styles, metres, keys and instruments spread evenly."""
     random = Random(f"{seed}/{split}")
-    styles = _deal(random, tuple(STYLES), count)
+    dealt_styles = _deal(random, tuple(styles), count)
     keys = _deal(random, theory.KEYS, count)
-    dealt_metres = {name: _deal(random, style.metres, count) for name, style in STYLES.items()}
+    dealt_metres = {name: _deal(random, style.metres, count) for name, style in styles.items()}
     used: Counter[tuple[str, str]] = Counter()
     numbers: Counter[str] = Counter()
     plans = []
-    for index, (style_name, key) in enumerate(zip(styles, keys, strict=True)):
+    for index, (style_name, key) in enumerate(zip(dealt_styles, keys, strict=True)):
         numbers[style_name] += 1
         plans.append(
             plan_piece(
@@ -121,7 +128,7 @@ def plan_split(split: str, count: int, seed: int) -> list[Plan]:
                 metre=dealt_metres[style_name].pop(),
                 key=key,
                 used=used,
-                family_programs=FAMILIES,
+                family_programs=family_programs,
             )
         )
     return plans

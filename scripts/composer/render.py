@@ -19,6 +19,8 @@ _FADE_IN_SECONDS = 0.002
 _FADE_OUT_SECONDS = 0.02
 # Levels of the roles against each other before the mixture is set to its loudness.
 ROLE_LEVELS_DB = {"drums": -2.0, "bass": -2.0, "chords": -2.0, "melody": 0.0}
+# A peak above this share of full scale counts as clipped.
+_LOUDEST_PEAK = 0.99
 # Rest between two roles in one rendered file: longer than any release.
 _GAP_SECONDS = 3.0
 # What an OGG file holds by its suffix, and soundfile's compression level. Vorbis at 1 is quality 0:
@@ -129,7 +131,7 @@ def write_sound(path: Path, samples: np.ndarray) -> None:
         SystemExit: The samples would clip.
     """
     peak = np.abs(samples).max()
-    if peak > 0.99:
+    if peak > _LOUDEST_PEAK:
         raise SystemExit(f"{path} would clip: its peak is {peak:.2f} of full scale.")
     subtype, compression_level = _CODECS[path.suffix]
     encoded = BytesIO()
@@ -148,6 +150,19 @@ def write_sound(path: Path, samples: np.ndarray) -> None:
     if not path.is_file() or not np.array_equal(sf.read(path)[0], sf.read(encoded)[0]):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded.getvalue())
+
+
+def write_flac(path: Path, samples: np.ndarray, *, rate_hz: int) -> None:
+    """Write mono samples, (samples,), at `SAMPLE_RATE_HZ`, as FLAC of 16 bits at another rate.
+
+    What would clip is made quieter. A file is whole or not there.
+    """
+    resampled = soxr.resample(samples, SAMPLE_RATE_HZ, rate_hz)
+    assert np.isfinite(resampled).all(), f"{path} would hold nan or infinity"
+    resampled *= min(1.0, _LOUDEST_PEAK / np.abs(resampled).max())
+    part = path.with_suffix(".part")
+    sf.write(part, resampled, rate_hz, subtype="PCM_16", format="FLAC")
+    part.rename(path)
 
 
 def decibel_gain(level_db: float) -> float:
