@@ -12,7 +12,8 @@ Needs FluidSynth 2.3 or newer and one sound font, in Debian and Ubuntu
     apt-get install fluidsynth musescore-general-soundfont-lossless
 
 where the font is not compressed: the compressed one takes three seconds a clip to load. The same seed
-gives the same manifests and annotations to the byte. Seed 1 is the quickstart's; the script stops where a piece is one of the quickstart's.
+gives the same manifests and annotations to the byte. Seed 1 is the quickstart's; the script stops where
+a piece is one of the quickstart's.
 """
 
 import argparse
@@ -57,7 +58,13 @@ def write_set(folder: Path, rows: list[dict[str, object]], *, name: str, title: 
     for row in rows:
         row["path"] = f"audio/{row['id']}.flac"
     (folder / "manifest.jsonl").write_text(manifest_lines(rows), encoding="utf-8")
-    info = {"name": name, "title": title, "licence": "CC0-1.0 AND MIT", "citation": "", "homepage": ""}
+    info = {
+        "name": name,
+        "title": title,
+        "licence": "CC0-1.0 AND MIT",
+        "citation": "",
+        "homepage": "",
+    }
     (folder / "dataset.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
 
@@ -125,7 +132,9 @@ def main() -> None:
     if arguments.seed == QUICKSTART_SEED:
         parser.error(f"seed {QUICKSTART_SEED} is the quickstart's; choose another")
     if with_audio and not arguments.soundfont.is_file():
-        parser.error(f"there is no sound font at {arguments.soundfont}; install one or name another")
+        parser.error(
+            f"there is no sound font at {arguments.soundfont}; install one or name another"
+        )
     if with_audio and shutil.which(arguments.fluidsynth) is None:
         parser.error(f"there is no program {arguments.fluidsynth!r}; install FluidSynth")
     player = (arguments.soundfont, arguments.fluidsynth)
@@ -135,9 +144,7 @@ def main() -> None:
         style=arguments.style,
     )
     write_clips(arguments.output, pieces, *player, with_audio=with_audio)
-    notes = plan_notes(
-        arguments.seed, dict(zip(SPLITS, arguments.notes_per_family, strict=True))
-    )
+    notes = plan_notes(arguments.seed, dict(zip(SPLITS, arguments.notes_per_family, strict=True)))
     write_notes(arguments.output / "notes", notes, *player, with_audio=with_audio)
     print(f"\n{arguments.output}: {len(pieces)} clips, {len(notes)} notes")
 

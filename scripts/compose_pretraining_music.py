@@ -76,7 +76,9 @@ _NUM_NOTE_PROGRAMS = 6
 _RELEASE_SECONDS = 1.0
 
 
-def compose_piece(random: Random, identifier: str, styles: tuple[str, ...], seconds: float) -> Piece:
+def compose_piece(
+    random: Random, identifier: str, styles: tuple[str, ...], seconds: float
+) -> Piece:
     """A piece in one of the styles, its melody and chords in any octave that they can be played in."""
     style, key = random.choice(styles), random.choice(theory.KEYS)
     plan = plan_piece(
@@ -247,7 +249,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.scores_only:
         if not arguments.soundfont.is_file():
-            parser.error(f"there is no sound font at {arguments.soundfont}; install one or name another")
+            parser.error(
+                f"there is no sound font at {arguments.soundfont}; install one or name another"
+            )
         if shutil.which(arguments.fluidsynth) is None:
             parser.error(f"there is no program {arguments.fluidsynth!r}; install FluidSynth")
     began = time.monotonic()
@@ -274,7 +278,9 @@ def main() -> None:
         "hours": round(seconds / 3600, 3),
         "seconds_to_write": round(time.monotonic() - began, 1),
     }
-    (arguments.output / "about.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    (arguments.output / "about.json").write_text(
+        json.dumps(info, indent=2) + "\n", encoding="utf-8"
+    )
     print(f"\n{arguments.output}: {time.monotonic() - began:.0f} s")
 
 

@@ -57,9 +57,7 @@ class NotePlan:
     program: int
 
 
-def plan_notes(
-    seed: int, notes_per_family: Mapping[str, int] = NOTES_PER_FAMILY
-) -> list[NotePlan]:
+def plan_notes(seed: int, notes_per_family: Mapping[str, int] = NOTES_PER_FAMILY) -> list[NotePlan]:
     """All notes, sorted by identifier.
 
     In all splits pitches, programs and velocities are spread evenly; a family that has as many notes

@@ -96,7 +96,8 @@ def render_roles(
     for index, track in enumerate(piece.score.tracks):
         start_seconds = clip_start_seconds + index * stride_ticks * tick_seconds
         stem = cut(mono, start_seconds, seconds)
-        stems[track.name] = stem * decibel_gain(role_levels_db[track.name]) / rms(stem)
+        # An instrument may have no sample for notes that are very high: it is silent then.
+        stems[track.name] = stem * decibel_gain(role_levels_db[track.name]) / (rms(stem) or 1.0)
     gain = decibel_gain(piece.plan.loudness_dbfs) / rms(sum_roles(stems))
     return {role: stem * gain for role, stem in stems.items()}
 
