@@ -15,7 +15,7 @@ from composer.midi import (
     encode_midi,
     seconds_of,
 )
-from composer.styles import FAMILIES, STEPS_PER_BAR, STEPS_PER_BEAT, STYLES
+from composer.styles import FAMILIES, OTHER_FAMILIES, STEPS_PER_BAR, STEPS_PER_BEAT, STYLES
 
 # Beats a minute at which a clip is called slow, or fast.
 SLOW_BPM = 80
@@ -99,7 +99,7 @@ def clip_chords(piece: Piece) -> list[tuple[float, float, str]]:
 
 
 def clip_tags(plan: Plan) -> list[str]:
-    """The tags that hold for the clip, in the order of `TAGS`."""
+    """The tags that hold for the clip, in the order of `TAGS`, then those of other families."""
     _, mode = theory.parse_key(plan.key)
     held = {plan.style, *plan.families.values()}
     if "drums" in plan.programs:
@@ -112,7 +112,7 @@ def clip_tags(plan: Plan) -> list[str]:
         held.add("slow")
     if round(plan.tempo_bpm, 2) >= FAST_BPM:
         held.add("fast")
-    return [tag for tag in TAGS if tag in held]
+    return [tag for tag in (*TAGS, *OTHER_FAMILIES) if tag in held]
 
 
 def clip_mood(piece: Piece) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Plans the pieces of a split and writes the notes of one."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from random import Random
@@ -9,6 +10,7 @@ from typing import TypeVar
 from composer import theory
 from composer.midi import DRUM_CHANNEL, TICKS_PER_QUARTER, Note, Score, Track, seconds_of
 from composer.styles import (
+    ALL_STYLES,
     DRUM_PITCHES,
     FAMILIES,
     MELODY_RANGES,
@@ -36,7 +38,7 @@ class Plan:
     Attributes:
         identifier: Such as ``"train-000"``.
         title: Such as ``"Waltz No. 12 in F minor"``; unique over all splits.
-        style: A key of `STYLES`.
+        style: A key of `ALL_STYLES`.
         metre: ``"3/4"``, ``"4/4"`` or ``"6/8"``.
         key: One of `theory.KEYS`.
         quarter_microseconds: Duration of a quarter note, a whole number as in MIDI.
@@ -99,50 +101,90 @@ class Piece:
     clip_start: int
 
 
-def plan_split(split: str, count: int, seed: int) -> list[Plan]:
+def plan_split(
+    split: str,
+    count: int,
+    seed: int,
+    *,
+    styles: Mapping[str, Style] = STYLES,
+    family_programs: Mapping[str, tuple[int, ...]] = FAMILIES,
+) -> list[Plan]:
     """Plan the pieces of a split, with styles, metres, keys and instruments spread evenly."""
     random = Random(f"{seed}/{split}")
-    styles = _deal(random, tuple(STYLES), count)
+    dealt_styles = _deal(random, tuple(styles), count)
     keys = _deal(random, theory.KEYS, count)
-    dealt_metres = {name: _deal(random, style.metres, count) for name, style in STYLES.items()}
+    dealt_metres = {name: _deal(random, style.metres, count) for name, style in styles.items()}
     used: Counter[tuple[str, str]] = Counter()
     numbers: Counter[str] = Counter()
     plans = []
-    for index, (style_name, key) in enumerate(zip(styles, keys, strict=True)):
-        style = STYLES[style_name]
-        metre = dealt_metres[style_name].pop()
-        slowest, fastest = style.tempo_bpm[metre]
-        # Evenly on a logarithmic scale, in whole beats a minute.
-        tempo_bpm = round(slowest * (fastest / slowest) ** random.random())
-        steps_per_beat = STEPS_PER_BEAT[metre]
-        families = _choose_families(random, style, used)
-        programs = {role: random.choice(FAMILIES[family]) for role, family in families.items()}
-        if random.random() < style.drums_share:
-            programs["drums"] = random.choice(style.kits)
+    for index, (style_name, key) in enumerate(zip(dealt_styles, keys, strict=True)):
         numbers[style_name] += 1
         plans.append(
-            Plan(
+            plan_piece(
+                random,
                 identifier=f"{split}-{index:03d}",
                 title=f"{style_name.capitalize()} in {key}, {split} No. {numbers[style_name]}",
                 style=style_name,
-                metre=metre,
+                metre=dealt_metres[style_name].pop(),
                 key=key,
-                quarter_microseconds=round(60_000_000 / tempo_bpm * 4 / steps_per_beat),
-                energy=round(random.random(), 3),
-                families=families,
-                programs={role: programs[role] for role in ROLES if role in programs},
-                has_break="drums" in programs and random.random() < 0.25,
+                used=used,
+                family_programs=family_programs,
             )
         )
     return plans
 
 
-def compose(plan: Plan, seed: int) -> Piece:
-    """Write the piece of a plan: as many bars as its clip can reach."""
+def plan_piece(
+    random: Random,
+    *,
+    identifier: str,
+    title: str,
+    style: str,
+    metre: str,
+    key: str,
+    used: Counter[tuple[str, str]],
+    family_programs: Mapping[str, tuple[int, ...]],
+) -> Plan:
+    """Decide what is left open of a piece: tempo, energy, instruments, roles.
+
+    Args:
+        random: Where the decisions come from.
+        identifier: Name of the piece.
+        title: Its title.
+        style: A key of `ALL_STYLES`.
+        metre: One of the style's.
+        key: One of `theory.KEYS`.
+        used: How often each family has been chosen; the piece's own are counted.
+        family_programs: The General MIDI programs (0 to 127) of each family.
+    """
+    manner = ALL_STYLES[style]
+    slowest, fastest = manner.tempo_bpm[metre]
+    # Evenly on a logarithmic scale, in whole beats a minute.
+    tempo_bpm = round(slowest * (fastest / slowest) ** random.random())
+    families = _choose_families(random, manner, used)
+    programs = {role: random.choice(family_programs[family]) for role, family in families.items()}
+    if random.random() < manner.drums_share:
+        programs["drums"] = random.choice(manner.kits)
+    return Plan(
+        identifier=identifier,
+        title=title,
+        style=style,
+        metre=metre,
+        key=key,
+        quarter_microseconds=round(60_000_000 / tempo_bpm * 4 / STEPS_PER_BEAT[metre]),
+        energy=round(random.random(), 3),
+        families=families,
+        programs={role: programs[role] for role in ROLES if role in programs},
+        has_break="drums" in programs and random.random() < 0.25,
+    )
+
+
+def compose(plan: Plan, seed: int, seconds: float = CLIP_SECONDS) -> Piece:
+    """Write the piece of a plan: as many bars as a clip of `seconds` can reach."""
     random = Random(f"{seed}/{plan.identifier}/notes")
     bar_ticks = STEPS_PER_BAR[plan.metre] * TICKS_PER_STEP
     bar_seconds = seconds_of(bar_ticks, plan.quarter_microseconds)
-    num_bars = 1 + ceil(CLIP_SECONDS / bar_seconds)
+    num_bars = 1 + ceil(seconds / bar_seconds)
     # The cut falls anywhere in the first three quarters of a bar, so that no clip can count on
     # beginning with a downbeat.
     clip_start = random.randrange(0, bar_ticks * 3 // 4)
@@ -233,7 +275,7 @@ def _velocity(plan: Plan, base: int) -> int:
 def _write_drums(
     random: Random, plan: Plan, chords: tuple[ChordSpan, ...], num_bars: int
 ) -> list[Note]:
-    patterns = STYLES[plan.style].drum_patterns[plan.metre]
+    patterns = ALL_STYLES[plan.style].drum_patterns[plan.metre]
     pattern = _by_energy(random, plan, patterns)
     steps_per_bar, beat = STEPS_PER_BAR[plan.metre], STEPS_PER_BEAT[plan.metre]
     has_crash = random.random() < 0.4
@@ -288,7 +330,7 @@ def _events_over_chords(
 def _write_bass(
     random: Random, plan: Plan, chords: tuple[ChordSpan, ...], num_bars: int
 ) -> list[Note]:
-    pattern = _by_energy(random, plan, STYLES[plan.style].bass_patterns[plan.metre])
+    pattern = _by_energy(random, plan, ALL_STYLES[plan.style].bass_patterns[plan.metre])
     notes = []
     for start, end, symbol, chord in _events_over_chords(pattern, plan, chords, num_bars):
         root = theory.nearest_pitch(36, frozenset({chord.root}), 30, 41)
@@ -307,7 +349,7 @@ def _write_bass(
 def _write_chords(
     random: Random, plan: Plan, chords: tuple[ChordSpan, ...], num_bars: int
 ) -> list[Note]:
-    style = STYLES[plan.style]
+    style = ALL_STYLES[plan.style]
     pattern = random.choice(style.chord_patterns[plan.metre])
     # Instruments that do not decay are held.
     gate = 0.97 if plan.families["chords"] in ("strings", "organ") else style.chord_gate
@@ -330,7 +372,7 @@ def _write_melody(
     random: Random, plan: Plan, chords: tuple[ChordSpan, ...], num_bars: int
 ) -> list[Note]:
     """Two bars' rhythms and contours, repeated A A B A; chord tones on beats, steps between."""
-    patterns = STYLES[plan.style].melody_patterns[plan.metre]
+    patterns = ALL_STYLES[plan.style].melody_patterns[plan.metre]
     low, high = MELODY_RANGES[plan.families["melody"]]
     cells = []
     for _ in range(2):

@@ -1,6 +1,6 @@
 """Plans and renders the single notes: instrument families of General MIDI, note by note."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -57,14 +57,14 @@ class NotePlan:
     program: int
 
 
-def plan_notes(seed: int) -> list[NotePlan]:
+def plan_notes(seed: int, notes_per_family: Mapping[str, int] = NOTES_PER_FAMILY) -> list[NotePlan]:
     """All notes, sorted by identifier.
 
-    In the train split every family plays every pitch once. In all splits pitches, programs and
-    velocities are spread evenly.
+    In all splits pitches, programs and velocities are spread evenly; a family that has as many notes
+    as there are pitches plays every pitch once.
     """
     plans = []
-    for split, count in NOTES_PER_FAMILY.items():
+    for split, count in notes_per_family.items():
         random = Random(f"{seed}/{split}/single notes")
         pitches = cycle(random.sample(PITCHES, len(PITCHES)))
         for instrument, programs in PROGRAMS.items():

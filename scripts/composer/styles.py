@@ -1,4 +1,4 @@
-"""What the six styles play: metres, tempi, instruments and patterns.
+"""What the styles play: metres, tempi, instruments and patterns.
 
 A pattern is one bar on a grid of sixteenth notes: 16 steps in 4/4, 12 in 3/4 and in 6/8. Blanks
 only help the eye.
@@ -34,6 +34,13 @@ FAMILIES = {
     "synth bass": (38, 39),
 }
 
+# Families that no piece of the six styles has: those of `OTHER_STYLES`.
+OTHER_FAMILIES = {
+    "plucked": (46, 104, 105, 106, 107),
+    "bells": (8, 9, 10, 14, 15, 112),
+    "struck": (108, 114, 115),
+}
+
 # Lowest and highest pitch of a melody.
 MELODY_RANGES = {
     "piano": (62, 86),
@@ -46,6 +53,9 @@ MELODY_RANGES = {
     "saxophone": (56, 77),
     "flute": (67, 88),
     "synthesizer": (58, 82),
+    "plucked": (55, 79),
+    "bells": (67, 91),
+    "struck": (60, 84),
 }
 
 DRUM_PITCHES = {
@@ -60,6 +70,9 @@ DRUM_PITCHES = {
     "shaker": 70,
     "high tom": 50,
     "low tom": 45,
+    "claves": 75,
+    "wood block": 76,
+    "triangle": 81,
 }
 
 DrumPattern = dict[str, str]
@@ -381,6 +394,45 @@ STYLES = {
         },
     ),
 }
+
+# Styles that the quickstart does not have: what a backbone can be adapted to.
+OTHER_STYLES = {
+    "music box": Style(
+        metres=("4/4", "3/4"),
+        tempo_bpm={"4/4": (60, 160), "3/4": (70, 170)},
+        drums_share=0.4,
+        bass_share=0.5,
+        melody_share=0.95,
+        kits=(0,),
+        chords=("plucked", "bells"),
+        melody=("bells", "struck", "plucked"),
+        bass=("plucked", "struck"),
+        chord_gate=0.9,
+        drum_patterns={
+            "4/4": (
+                {"triangle": "x... .... x... ....", "claves": ".... x... .... x..."},
+                {"wood block": "x..x ..x. x..x ..x.", "triangle": "x... .... .... ...."},
+            ),
+            "3/4": (
+                {"triangle": "x... .... ....", "claves": ".... x... x..."},
+                {"wood block": "x..x ..x. x.x."},
+            ),
+        },
+        chord_patterns={
+            "4/4": ("1- 2- 3- 4- 3- 2- 3- 4-", "1234 3234 1234 3234", "x--- 3- 2- x--- 3- 2-"),
+            "3/4": ("1- 2- 3- 4- 3- 2-", "x--- 3--- 2---"),
+        },
+        bass_patterns={
+            "4/4": ("R------- --------", "R------- 5-------"),
+            "3/4": ("R------- ----",),
+        },
+        melody_patterns={
+            "4/4": (*_MELODY["4/4"], "xxxx x-x- xxxx x---"),
+            "3/4": (*_MELODY["3/4"], "xxxx x-x- x---"),
+        },
+    ),
+}
+ALL_STYLES = STYLES | OTHER_STYLES
 
 
 def read_pattern(pattern: str, metre: str) -> list[tuple[int, int, str]]:

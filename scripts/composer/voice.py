@@ -145,13 +145,21 @@ def synthesise(plan: VoicePlan, seed: int) -> np.ndarray:
         float64, (samples,), at `render.SAMPLE_RATE_HZ`.
     """
     random = Random(f"{seed}/voices/{plan.identifier}")
+    return sing(random, SINGERS[plan.singer], TECHNIQUES[plan.technique], plan.vowel)
+
+
+def sing(random: Random, singer: Singer, technique: Technique, vowel: str) -> np.ndarray:
+    """Sing a few notes on one vowel, a key of `VOWELS`.
+
+    Returns:
+        float64, (samples,), `VOICE_SECONDS` long, at `render.SAMPLE_RATE_HZ`.
+    """
     noise = np.random.default_rng(random.getrandbits(64))
-    singer, technique = SINGERS[plan.singer], TECHNIQUES[plan.technique]
     f0_hz = _fry_hz(noise) if technique.is_fry else _melody_hz(random, noise, singer, technique)
     source = _source(f0_hz, noise, singer, technique)
     # No two takes of a vowel are alike.
     stretch = _TRACT_CM / singer.tract_cm * random.uniform(0.97, 1.03)
-    formants = [stretch * formant for formant in (*VOWELS[plan.vowel], *_HIGHER_FORMANTS_HZ)]
+    formants = [stretch * formant for formant in (*VOWELS[vowel], *_HIGHER_FORMANTS_HZ)]
     voice = _resonate(source, formants)
     fade = round(_FADE_SECONDS * SAMPLE_RATE_HZ)
     ramp = np.sin(np.linspace(0, np.pi / 2, fade)) ** 2
