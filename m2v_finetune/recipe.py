@@ -8,7 +8,7 @@ from typing import Any
 
 from m2v_finetune.audio.augmentation import build_augmentation
 from m2v_finetune.backbones import PrecomputedBackbone
-from m2v_finetune.config import RecipeConfig
+from m2v_finetune.config import RecipeConfig, parse_bytes
 from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.loader import TrainingWindows
@@ -21,6 +21,7 @@ from m2v_finetune.publishing.publish import publish
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.plan import machine_of, plan_run
 from m2v_finetune.training.results import judge_test, log_results, write_validation
 from m2v_finetune.training.setup import open_run, start
 
@@ -52,6 +53,11 @@ def run_recipe(
         UserError: Something that the user can mend.
         Stopped: A signal arrived; a checkpoint was saved.
     """
+    if config.data.features is not None and config.run.memory is not None:
+        raise UserError(
+            "run.memory divides batches of audio, and data.features gives vectors, which take next to "
+            "nothing. Remove it."
+        )
     if config.data.features is not None and not issubclass(task_class, ClipTask):
         raise UserError(
             f"data.features gives one vector for a whole clip, and {task_class.name} needs frames. It serves "
@@ -76,18 +82,30 @@ def run_recipe(
         config, task, split, show_progress=accelerator.is_main_process
     )
 
+    # What it will take, and the batches that fit into it.
+    training, plan = config.training, None
+    if config.run.memory is not None:
+        plan = plan_run(
+            config,
+            task,
+            machine_of(accelerator),
+            memory_bytes=parse_bytes("run.memory", config.run.memory),
+        )
+        training = plan.applied(training)
+
     # Train; the weights of the best epoch by the track-level validation metric stay.
     loop = TrainingLoop(
         model,
         windows=windows,
         validation=splits["validation"],
         accelerator=accelerator,
-        training=config.training,
+        training=training,
         optimization=config.optimizer,
         folder=folder,
         # Vectors are in memory: nothing is read.
         num_workers=config.data.num_workers if config.data.features is None else 0,
         seed=config.run.seed,
+        plan=plan,
     )
     open_run(config, loop=loop, splits=splits, dataset=dataset)
     began = time.monotonic()
