@@ -218,3 +218,14 @@ def test_what_to_switch_on_where_nothing_fits():
     with pytest.raises(UserError, match=r"Even one window at a time takes .* --tuning.method lora"):
         plan.applied(config.training)
     assert plan_run(config, TASK, CARD).changes == ()
+
+
+def test_what_an_optimizer_keeps():
+    kept = {}
+    for name in ("adamw", "adafactor", "adamw_8bit", "paged_adamw_8bit"):
+        config = replace(settings(), optimizer=OptimizerConfig(name=name))
+        kept[name] = StepMemory(config, TASK, CARD).peak(Split(batch_size=1, accumulation=1))[
+            "optimizer"
+        ]
+    assert kept["adamw"] > 3 * kept["adamw_8bit"] > 6 * kept["adafactor"]
+    assert kept["paged_adamw_8bit"] == 0
