@@ -46,7 +46,15 @@ class CardKernels(TorchFunctionMode):
       same); on CPU, attention with dropout keeps a square matrix.
     - Dropout keeps a mask of one byte a number; on CPU it keeps the numbers of the mask.
     - Autocast gives `FLOAT32_FUNCTIONS` float32.
+
+    Args:
+        on_card: Without, all is left as a CPU does it, but for what fake tensors cannot do: `torch.istft`
+            reads its window's values, so its parts are called.
     """
+
+    def __init__(self, *, on_card: bool = True) -> None:
+        super().__init__()
+        self.on_card = on_card
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -67,6 +75,10 @@ class CardKernels(TorchFunctionMode):
                     allow_unreachable=True,
                     accumulate_grad=True,
                 )
+        if func is torch.istft:
+            return _istft(*args, **kwargs)
+        if not self.on_card:
+            return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return _attention(*args, **kwargs)
         if func is F.dropout:
@@ -104,6 +116,15 @@ def _attention(
         scale=scale,
     )[0]
     return output
+
+
+def _istft(input: Tensor, n_fft: int, hop_length: int, *, window: Tensor, length: int) -> Tensor:
+    """Add the frames of spectrograms (batch, frequencies, columns) at their places."""
+    frames = torch.fft.irfft(input, n_fft, dim=-2) * window[:, None]
+    whole = (1, n_fft + hop_length * (input.shape[-1] - 1))
+    added = F.fold(frames, whole, (1, n_fft), stride=(1, hop_length)).flatten(1)
+    envelope = torch.ones_like(added[:1])
+    return (added / envelope)[:, n_fft // 2 :][:, :length]
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

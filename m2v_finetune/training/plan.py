@@ -437,7 +437,7 @@ def _fake(machine: Machine) -> Iterator[None]:
     """Let tensors have no values, and on a card keep what it would keep."""
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
-        CardKernels() if machine.on_card else nullcontext(),
+        CardKernels(on_card=machine.on_card),
     ):
         yield
 

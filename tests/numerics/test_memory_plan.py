@@ -17,8 +17,10 @@ from m2v_finetune.config import (
     TrainingConfig,
     TuningConfig,
 )
+from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks import TASK_SETTINGS, TASKS
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.card import FLOAT32_FUNCTIONS, CardKernels
 from m2v_finetune.training.counting import StorageRecorder
@@ -229,3 +231,23 @@ def test_what_an_optimizer_keeps():
         ]
     assert kept["adamw"] > 3 * kept["adamw_8bit"] > 6 * kept["adafactor"]
     assert kept["paged_adamw_8bit"] == 0
+
+
+def test_every_task_says_the_shapes_of_its_examples():
+    model = TaskModel.build(
+        task=TASK,
+        backbone=settings().backbone,
+        head=settings().head,
+        tuning=settings().tuning,
+        window_seconds=1.0,
+    )
+    window = Window(start_sample=0, num_samples=16000, grid=model.backbone.frame_grid)
+    for name, task_class in TASKS.items():
+        task = task_class.from_settings(TASK_SETTINGS[name]())
+        *inputs, targets = (torch.zeros(2, *shape) for shape in task.example_shapes(window))
+        head = task.build_head(settings().head, hidden_size=8, grid=model.backbone.frame_grid)
+        features = torch.zeros(2, model.backbone.num_frames(16000), 8)
+        loss = task.loss(head(features, *inputs[1:]), targets)
+        assert inputs[0].shape == (2, 16000)
+        assert loss.shape == ()
+        assert loss.isfinite()
