@@ -172,6 +172,11 @@ def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
         UserError: Something that the user can mend, or the representations collapsed.
         Stopped: A signal arrived; a checkpoint was saved.
     """
+    if config.run.memory is not None:
+        raise UserError(
+            "run.memory plans runs of tasks, not of pre-training. Remove it, and set "
+            "training.per_device_batch_size; a step that runs out of memory is taken in smaller batches."
+        )
     accelerator, folder = start(config, task="pretrain")
 
     # The tracks and their splits; no labels.
