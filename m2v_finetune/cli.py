@@ -24,6 +24,7 @@ Beside the recipes (accelerate launch recipes/tagging.py --help), which train:
   m2v backbones                              what loads by a short name
   m2v data prepare magnatagatune --root DIR  make a benchmark ready to train on
   m2v data check songs.csv                   look at every file of your own data
+  m2v plan --config FILE --memory 11GB       what a run will take, and the batches that fit
   m2v predict MODEL song.mp3                 what a model says of music files
   m2v evaluate MODEL songs.csv               the metrics of a model on labelled tracks
   m2v push runs/tagging-.../model me/tagger  put a trained model on the Hub
@@ -34,7 +35,10 @@ Beside the recipes (accelerate launch recipes/tagging.py --help), which train:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand and end the process with its exit code (`run_command`)."""
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    arguments, settings = parser.parse_known_args(argv)
+    if settings and arguments.command is not _plan:
+        parser.error(f"unrecognized arguments: {' '.join(settings)}")
+    arguments.settings = settings
     run_command(lambda: arguments.command(arguments))
 
 
@@ -71,6 +75,38 @@ def build_parser() -> argparse.ArgumentParser:
     check = data_commands.add_parser("check", help="look at every audio file of a data source")
     check.add_argument("source", help="manifest, folder or Hub id, as --data.source of a recipe")
     check.set_defaults(command=_check)
+
+    plan = commands.add_parser(
+        "plan",
+        help="the memory that a run will take, and the batches that fit",
+        description="Counts one optimiser step on tensors without values: no card, no data and no weights "
+        "are needed. Settings of the recipe may follow, such as --tuning.method full.",
+    )
+    plan.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        required=True,
+        help="as of a recipe; may be repeated",
+    )
+    plan.add_argument(
+        "--task", help="such as tagging; by default the name of the last file's folder"
+    )
+    plan.add_argument(
+        "--memory",
+        help="of each device, such as 11GB (decimal), 10GiB (binary) or 8e9; by default run.memory of the "
+        "settings",
+    )
+    plan.add_argument(
+        "--device", choices=["cuda", "cpu"], default="cuda", help="(default: %(default)s)"
+    )
+    plan.add_argument(
+        "--processes",
+        type=_count,
+        default=1,
+        help="that share a total batch (default: %(default)s)",
+    )
+    plan.set_defaults(command=_plan)
 
     predict = commands.add_parser(
         "predict",
@@ -206,6 +242,46 @@ def _check(arguments: argparse.Namespace) -> None:
     checked, _ = check_tracks(tracks, on_bad_track="stop")
     hours = sum(item.audio.duration_seconds for item in checked) / 3600
     print(f"{dataset.name}: all {len(checked)} tracks can be read ({hours:.2f} h).")
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.config import parse_bytes
+    from m2v_finetune.parsing import parse_recipe, recipe_config
+    from m2v_finetune.tasks import TASK_SETTINGS, TASKS
+    from m2v_finetune.training.plan import Machine, plan_run, show_plan
+    from m2v_finetune.training.precision import choose_precision
+
+    name = arguments.task or arguments.config[-1].resolve().parent.name
+    if name not in TASKS:
+        raise UserError(
+            f"There is no task '{name}'. Name one by --task: {', '.join(TASKS)}. Without it, the folder of "
+            "the file has to have its name, as in configs/tagging/."
+        )
+    config = parse_recipe(
+        recipe_config(TASK_SETTINGS[name]),
+        [*(f"--config={file}" for file in arguments.config), *arguments.settings],
+        description="",
+        quickstart=Path(),
+    )
+    on_card = arguments.device == "cuda"
+    machine = Machine(
+        on_card=on_card,
+        # Of cards that compute in float16 only; what bfloat16 takes is the same.
+        precision=choose_precision(
+            config.training.mixed_precision, capability=(7, 5) if on_card else None
+        ),
+        num_processes=arguments.processes,
+    )
+    memory = arguments.memory or config.run.memory
+    task = TASKS[name].from_settings(config.task)
+    plan = plan_run(
+        config, task, machine, memory_bytes=parse_bytes("--memory", memory) if memory else None
+    )
+    is_assumed = getattr(config.task, "labels", ()) is None
+    assumed = (
+        f" {task.num_outputs} labels are assumed, as the data name them." if is_assumed else ""
+    )
+    Console().print(show_plan(plan, assumed=assumed))
 
 
 def _predict(arguments: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ TuningMethod = Literal[
     "full",
 ]
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor"]
+BYTES_OF_UNIT = {"": 1, "b": 1, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
 OnBadTrack = Literal["stop", "skip"]
 
 LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout", "lora_targets")
@@ -317,16 +318,22 @@ class RunConfig:
         seed: Seed of weights, windows, order, augmentation and intervals.
         resume: ``auto`` goes on from the last checkpoint in output_dir, if there is one; ``never``
             refuses a folder that is not empty.
+        memory: What each device has, such as ``11GB``, ``10GiB`` or ``8e9`` (GB are decimal, GiB binary):
+            the total batch is divided so that the planned peak fits, with more accumulation of smaller
+            batches. If not given, batches are as the settings say.
     """
 
     output_dir: str | None = None
     seed: int = 0
     resume: Literal["never", "auto"] = "never"
+    memory: str | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
         if not 0 <= self.seed < 2**32:
             raise UserError(f"run.seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
+        if self.memory is not None:
+            parse_bytes("run.memory", self.memory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -566,6 +573,26 @@ class PretrainingConfig:
 
 AnyRecipeConfig = RecipeConfig | PretrainingConfig
 """The settings of any recipe."""
+
+
+def parse_bytes(name: str, text: str) -> int:
+    """Return the bytes that a size says: ``11GB`` is 11e9, ``11GiB`` is 11 * 2**30, a number is itself.
+
+    Raises:
+        UserError: It is no size, or zero; ``name`` says where it stood.
+
+    >>> [parse_bytes("", text) for text in ("11GB", "1.5 GiB", "8e9")]
+    [11000000000, 1610612736, 8000000000]
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE]\+?\d+)?)\s*([a-zA-Z]*)\s*", text)
+    unit = None if match is None else BYTES_OF_UNIT.get(match[2].lower())
+    number = 0 if match is None or unit is None else round(float(match[1]) * unit)
+    if number <= 0:
+        raise UserError(
+            f"{name} is '{text}', which is no amount of memory. Write it as 11GB (decimal), 10GiB (binary) "
+            "or 8e9 (bytes)."
+        )
+    return number
 
 
 def _at_least(name: str, value: int, lowest: int) -> None:

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 
 from m2v_finetune import __version__
 from m2v_finetune.audio.decode import inspect_audio
-from m2v_finetune.backbones import AnyBackbone, Backbone, PrecomputedBackbone, load_backbone
+from m2v_finetune.backbones import (
+    AnyBackbone,
+    Backbone,
+    PrecomputedBackbone,
+    bare_backbone,
+    load_backbone,
+)
 from m2v_finetune.backbones.backbone import MASK_VECTOR
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, published_checkpoint
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
@@ -107,6 +113,7 @@ class TaskModel(nn.Module):
         tuning: TuningConfig,
         window_seconds: float,
         hop_seconds: float | None = None,
+        with_weights: bool = True,
     ) -> "TaskModel":
         """Load the backbone, set what of it learns, and put a new head on it.
 
@@ -117,6 +124,8 @@ class TaskModel(nn.Module):
             tuning: What of the backbone learns.
             window_seconds: What the model hears at once.
             hop_seconds: Distance of windows; by the task if None.
+            with_weights: Without, the backbone is only built: its weights are random, none are read, and
+                SpecAugment is off. Such a model shows what training it would take.
 
         Raises:
             UserError: The backbone cannot be loaded, or a window is too short for it.
@@ -135,13 +144,18 @@ class TaskModel(nn.Module):
                     f"the states 0 to {num_layers}."
                 )
             num_layers = weighting
-        loaded = load_backbone(
-            backbone.source,
-            revision=backbone.revision,
-            num_layers=num_layers,
-            spec_augment=backbone.spec_augment,
-        )
-        fingerprint = loaded.fingerprint()
+        if with_weights:
+            loaded = load_backbone(
+                backbone.source,
+                revision=backbone.revision,
+                num_layers=num_layers,
+                spec_augment=backbone.spec_augment,
+            )
+        else:
+            loaded = bare_backbone(
+                backbone.source, revision=backbone.revision, num_layers=num_layers
+            )
+        fingerprint = loaded.fingerprint() if with_weights else None
         apply_tuning(loaded, tuning)
         model = cls(
             backbone=loaded,

@@ -7,7 +7,7 @@ are refused before anything is built of them.
 import re
 from argparse import ArgumentError
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, field, fields, make_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -59,6 +59,17 @@ def parse_recipe(
             "Run with --help for every key, its meaning and its default."
         ) from error
     return config_class(**{f.name: settings[f.name] for f in fields(config_class)})
+
+
+def recipe_config(task_settings: type[Any]) -> type[Any]:
+    """Return the class of a recipe's settings whose section ``task`` is of ``task_settings``."""
+    return make_dataclass(
+        "Config",
+        [("task", task_settings, field(default_factory=task_settings))],
+        bases=(RecipeConfig,),
+        frozen=True,
+        kw_only=True,
+    )
 
 
 class _Dumper(yaml.SafeDumper):

@@ -9,7 +9,7 @@ from typing import Any
 
 from m2v_finetune.audio.augmentation import build_augmentation
 from m2v_finetune.backbones import Backbone, PrecomputedBackbone, load_backbone, new_backbone
-from m2v_finetune.config import PretrainingConfig, RecipeConfig, StartConfig
+from m2v_finetune.config import PretrainingConfig, RecipeConfig, StartConfig, parse_bytes
 from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.loader import TrainingWindows
@@ -26,6 +26,7 @@ from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
+from m2v_finetune.training.plan import machine_of, plan_run
 from m2v_finetune.training.results import (
     judge_test,
     log_results,
@@ -72,6 +73,11 @@ def run_recipe(
         UserError: Something that the user can mend.
         Stopped: A signal arrived; a checkpoint was saved.
     """
+    if config.data.features is not None and config.run.memory is not None:
+        raise UserError(
+            "run.memory divides batches of audio, and data.features gives vectors, which take next to "
+            "nothing. Remove it."
+        )
     if config.data.features is not None and not issubclass(task_class, ClipTask):
         raise UserError(
             f"data.features gives one vector for a whole clip, and {task_class.name} needs frames. It serves "
@@ -96,18 +102,30 @@ def run_recipe(
         config, task, split, show_progress=accelerator.is_main_process
     )
 
+    # What it will take, and the batches that fit into it.
+    training, plan = config.training, None
+    if config.run.memory is not None:
+        plan = plan_run(
+            config,
+            task,
+            machine_of(accelerator),
+            memory_bytes=parse_bytes("run.memory", config.run.memory),
+        )
+        training = plan.applied(training)
+
     # Train; the weights of the best epoch by the track-level validation metric stay.
     loop = TrainingLoop(
         model,
         windows=windows,
         objective=TaskObjective(model, splits["validation"]),
         accelerator=accelerator,
-        training=config.training,
+        training=training,
         optimization=config.optimizer,
         folder=folder,
         # Vectors are in memory: nothing is read.
         num_workers=config.data.num_workers if config.data.features is None else 0,
         seed=config.run.seed,
+        plan=plan,
     )
     open_run(
         config,
@@ -154,6 +172,11 @@ def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
         UserError: Something that the user can mend, or the representations collapsed.
         Stopped: A signal arrived; a checkpoint was saved.
     """
+    if config.run.memory is not None:
+        raise UserError(
+            "run.memory plans runs of tasks, not of pre-training. Remove it, and set "
+            "training.per_device_batch_size; a step that runs out of memory is taken in smaller batches."
+        )
     accelerator, folder = start(config, task="pretrain")
 
     # The tracks and their splits; no labels.

@@ -1,10 +1,17 @@
 """The pre-trained networks: what they are, how they load, and the weighting of their layers."""
 
 from m2v_finetune.backbones.backbone import Backbone
-from m2v_finetune.backbones.loading import load_backbone, new_backbone
+from m2v_finetune.backbones.loading import bare_backbone, load_backbone, new_backbone
 from m2v_finetune.backbones.precomputed import PrecomputedBackbone
 
 AnyBackbone = Backbone | PrecomputedBackbone
 """What a `TaskModel` reads: a network, or vectors that one computed elsewhere."""
 
-__all__ = ["AnyBackbone", "Backbone", "PrecomputedBackbone", "load_backbone", "new_backbone"]
+__all__ = [
+    "AnyBackbone",
+    "Backbone",
+    "PrecomputedBackbone",
+    "bare_backbone",
+    "load_backbone",
+    "new_backbone",
+]

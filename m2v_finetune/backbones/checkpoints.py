@@ -4,8 +4,10 @@ Source: the model card of m-a-p/music2vec-v1 and the published config.json of ea
 other HuBERT, wav2vec 2.0 or data2vec audio checkpoint loads by its Hub id or folder.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,8 @@ class Checkpoint:
         parameters_millions: Of the backbone.
         licence: SPDX identifier; models derived from the checkpoint inherit it.
         citation: Paper, as an arXiv identifier, or empty.
+        settings: Its config.json, as far as it says what the network is and differs from the defaults of
+            transformers; None where the file itself ships.
     """
 
     hub_id: str | None
@@ -33,9 +37,25 @@ class Checkpoint:
     parameters_millions: float
     licence: str
     citation: str
+    settings: Mapping[str, Any] | None
 
 
 SHIPPED_DIR = Path(__file__).parent
+
+# The layouts are the defaults of transformers' Data2VecAudioConfig and HubertConfig: "base" networks.
+MERT_V1_LARGE: Mapping[str, Any] = {
+    "model_type": "mert_model",
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "do_stable_layer_norm": True,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "layerdrop": 0.0,
+    "mask_time_prob": 0.075,
+}
 
 CHECKPOINTS = {
     "music2vec-v1": Checkpoint(
@@ -48,6 +68,7 @@ CHECKPOINTS = {
         parameters_millions=93.2,
         licence="cc-by-nc-4.0",
         citation="arXiv:2212.02508",
+        settings={"model_type": "data2vec-audio"},
     ),
     "MERT-v0": Checkpoint(
         hub_id="m-a-p/MERT-v0",
@@ -59,6 +80,7 @@ CHECKPOINTS = {
         parameters_millions=94.4,
         licence="cc-by-nc-4.0",
         citation="arXiv:2306.00107",
+        settings={"model_type": "mert_model"},
     ),
     "MERT-v0-public": Checkpoint(
         hub_id="m-a-p/MERT-v0-public",
@@ -70,6 +92,7 @@ CHECKPOINTS = {
         parameters_millions=94.4,
         licence="cc-by-nc-4.0",
         citation="arXiv:2306.00107",
+        settings={"model_type": "mert_model"},
     ),
     "MERT-v1-95M": Checkpoint(
         hub_id="m-a-p/MERT-v1-95M",
@@ -81,6 +104,7 @@ CHECKPOINTS = {
         parameters_millions=94.4,
         licence="cc-by-nc-4.0",
         citation="arXiv:2306.00107",
+        settings={"model_type": "mert_model", "activation_dropout": 0.0, "layerdrop": 0.05},
     ),
     "MERT-v1-330M": Checkpoint(
         hub_id="m-a-p/MERT-v1-330M",
@@ -92,6 +116,7 @@ CHECKPOINTS = {
         parameters_millions=315.4,
         licence="cc-by-nc-4.0",
         citation="arXiv:2306.00107",
+        settings=MERT_V1_LARGE,
     ),
     "random-small": Checkpoint(
         hub_id=None,
@@ -103,6 +128,7 @@ CHECKPOINTS = {
         parameters_millions=0.9,
         licence="apache-2.0",
         citation="",
+        settings=None,
     ),
 }
 

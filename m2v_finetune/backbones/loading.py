@@ -8,7 +8,7 @@ wav2vec 2.0 network that it is, and every tensor has to find its place.
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +73,18 @@ def load_backbone(
         UserError: The source cannot be found or reached, is of another architecture, switches on what
             no released checkpoint uses, or its tensors are not those of its config.
     """
-    folder, commit = _find(str(source), revision)
+    folder, commit = _find(str(source), revision, files=("README.md", *WEIGHT_FILES))
     settings = _read_json(folder / CONFIG_FILE)
-    preprocessor = folder / PREPROCESSOR_FILE
-    audio = _read_json(preprocessor) if preprocessor.is_file() else {}
     published = published_checkpoint(str(source))
     network = build_network(settings, where=str(folder / CONFIG_FILE))
     _load_weights(network, folder)
+    audio = _audio_settings(folder, settings)
     return Backbone(
         network,
         source=str(source),
         revision=commit,  # so that a model says exactly what it was made from
         licence=published.licence if published else _card_licence(folder),
-        sample_rate=int(audio.get("sampling_rate", settings.get("sample_rate", 16000))),
-        normalize=bool(audio.get("do_normalize", True)),
+        **audio,
         num_layers=num_layers,
         spec_augment=spec_augment,
     )
@@ -121,6 +119,48 @@ def new_backbone(architecture: str | Path, *, licence: str) -> Backbone:
         normalize=bool(audio.get("do_normalize", True)),
         spec_augment=True,
     )
+
+
+def bare_backbone(
+    source: str | Path, *, revision: str | None = None, num_layers: int | None = None
+) -> Backbone:
+    """Build a backbone with random weights: what it is, without fetching or reading what it learned.
+
+    Args:
+        source: As for `load_backbone`. Of a published checkpoint nothing is fetched, of another Hub id its
+            configuration.
+        revision: Branch, tag or commit of a Hub id.
+        num_layers: Keep the first n transformer layers; all if None.
+
+    Raises:
+        UserError: The source cannot be found or reached, or is of another architecture.
+    """
+    published = published_checkpoint(str(source))
+    if published and published.settings is not None and not Path(source).is_dir():
+        settings, where = published.settings, str(source)
+        audio: dict[str, Any] = {"sample_rate": published.sample_rate, "normalize": True}
+    else:
+        folder, _ = _find(str(source), revision, files=())
+        settings, where = _read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE)
+        audio = _audio_settings(folder, settings)
+    return Backbone(
+        build_network(settings, where=where),
+        source=str(source),
+        revision=revision,
+        licence=published.licence if published else "",
+        **audio,
+        num_layers=num_layers,
+    )
+
+
+def _audio_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the preprocessor's file, or else config.json, says of the audio."""
+    preprocessor = folder / PREPROCESSOR_FILE
+    audio = _read_json(preprocessor) if preprocessor.is_file() else {}
+    return {
+        "sample_rate": int(audio.get("sampling_rate", settings.get("sample_rate", 16000))),
+        "normalize": bool(audio.get("do_normalize", True)),
+    }
 
 
 def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel:
@@ -158,8 +198,11 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
         raise UserError(f"{where} describes no network that can be built: {error}") from error
 
 
-def _find(source: str, revision: str | None) -> tuple[Path, str | None]:
-    """Return the folder of the checkpoint, downloaded if it is on the Hub, and then its commit."""
+def _find(source: str, revision: str | None, *, files: Sequence[str]) -> tuple[Path, str | None]:
+    """Return the folder of the checkpoint, and its commit if it is on the Hub.
+
+    From there its configuration and ``files`` are downloaded.
+    """
     commit = None
     shipped = SHIPPED_DIR / source.replace("-", "_")
     if source in CHECKPOINTS and shipped.is_dir():
@@ -169,7 +212,7 @@ def _find(source: str, revision: str | None) -> tuple[Path, str | None]:
     elif source in CHECKPOINTS or is_repo_id(source):
         published = published_checkpoint(source)
         repo_id = published.hub_id if published and published.hub_id else source
-        patterns = [CONFIG_FILE, PREPROCESSOR_FILE, "README.md", *WEIGHT_FILES]
+        patterns = [CONFIG_FILE, PREPROCESSOR_FILE, *files]
         folder = download_snapshot(repo_id, revision=revision, patterns=patterns)
         commit = folder.name
     else:

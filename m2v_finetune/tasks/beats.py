@@ -171,8 +171,15 @@ class BeatTracking(FrameTask):
             targets: (batch, frames, 2), nan where nothing is annotated.
         """
         known = ~targets.isnan()
-        weight = outputs.new_tensor(POSITIVE_WEIGHT)
-        return F.binary_cross_entropy_with_logits(outputs[known], targets[known], pos_weight=weight)
+        # A weight of zero and not a selection: its size would have to be read from the device.
+        total = F.binary_cross_entropy_with_logits(
+            outputs,
+            targets.nan_to_num(),
+            weight=known.to(outputs.dtype),
+            pos_weight=outputs.new_tensor(POSITIVE_WEIGHT),
+            reduction="sum",
+        )
+        return total / known.sum()
 
     def scores(self, outputs: Tensor) -> Tensor:
         """Return probabilities, (batch, frames, 2)."""

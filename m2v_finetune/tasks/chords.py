@@ -13,6 +13,7 @@ from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.decoding.chords import decode_chords
 from m2v_finetune.decoding.targets import chord_targets
@@ -143,6 +144,10 @@ class ChordRecognition(FrameTask):
     def moved_effects(self) -> frozenset[Effect]:
         """Return what moves pitch and time, which chords follow."""
         return frozenset({Effect.PITCH, Effect.TIME})
+
+    def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of a waveform, and of the number of a class for each frame."""
+        return (window.num_samples,), (window.grid.num_frames(window.num_samples),)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy over frames that have a class; 0 where none has.

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Moves
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track, problem_list, require_column
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import (
     ClipTask,
     JudgedClip,
+    assumed_labels,
     check_label_names,
     saved_labels,
     stack_judged,
@@ -81,6 +83,11 @@ class Classification(ClipTask):
         return task
 
     @classmethod
+    def from_settings(cls, config: Any) -> Self:
+        """Make the task from its settings; classes that only tracks have are assumed."""
+        return cls(labels=assumed_labels(config.labels), label_column=config.label_column)
+
+    @classmethod
     def read_label(cls, track: Track, column: str) -> str:
         """Return a track's class.
 
@@ -131,6 +138,10 @@ class Classification(ClipTask):
         """Return the number of the track's class, ()."""
         label = self.read_label(track, self.label_column)
         return np.asarray(self.labels.index(label), dtype=np.float32)
+
+    def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of a waveform, and of the number of a class."""
+        return (window.num_samples,), ()
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy of logits (batch, num_outputs) and classes (batch,)."""

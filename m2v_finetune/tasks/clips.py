@@ -21,7 +21,7 @@ from m2v_finetune.data.loader import Augment, Window, read_window
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.heads import ClipHead
-from m2v_finetune.tasks.task import WindowScores
+from m2v_finetune.tasks.task import ASSUMED_OUTPUTS, WindowScores
 
 Array = NDArray[np.float32]
 POOLING_NAMES = {
@@ -193,6 +193,10 @@ class ClipTask(ABC):
             samples, moves = augment(samples)
         return samples, self.targets(checked.track, moves)
 
+    def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of a waveform, and of a number for each output."""
+        return (window.num_samples,), (self.num_outputs,)
+
     def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
         """Return the waveform of a window."""
         return (read_window(checked, window),)
@@ -257,6 +261,11 @@ def check_label_names(
                 f"Remove or correct them. The training tracks have: {', '.join(sorted(in_training))}.",
             )
         )
+
+
+def assumed_labels(labels: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the labels that settings name, or stand-ins for those that only data know."""
+    return tuple(labels or map(str, range(ASSUMED_OUTPUTS)))
 
 
 def saved_labels(labels: Any) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ class Emotion(ClipTask):
             UserError: A column is in no track, or never changes; or lists each cell that is no number.
         """
         labels = tuple(config.target_columns)
-        unscaled = cls(labels=labels, means=(0.0,) * len(labels), deviations=(1.0,) * len(labels))
+        unscaled = cls.from_settings(config)
         unscaled.check_labels([track for members in splits.values() for track in members])
         values = np.stack([_numbers(track, labels) for track in splits["train"]])
         spans = np.ptp(
@@ -91,6 +91,12 @@ class Emotion(ClipTask):
             means=tuple(values.mean(axis=0).tolist()),
             deviations=tuple(values.std(axis=0).tolist()),
         )
+
+    @classmethod
+    def from_settings(cls, config: EmotionConfig) -> "Emotion":
+        """Make the task from its settings; mean and deviation are not known."""
+        labels = tuple(config.target_columns)
+        return cls(labels=labels, means=(0.0,) * len(labels), deviations=(1.0,) * len(labels))
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Emotion":

@@ -66,9 +66,14 @@ class FrameTask(ABC):
         Raises:
             UserError: Lists all that cannot be used, with file and line.
         """
-        task = cls(**asdict(config))
+        task = cls.from_settings(config)
         task.check_labels([track for members in splits.values() for track in members])
         return task
+
+    @classmethod
+    def from_settings(cls, config: Any) -> Self:
+        """Make the task from its settings, which are its attributes."""
+        return cls(**asdict(config))
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
@@ -158,6 +163,10 @@ class FrameTask(ABC):
         is_heard = moves.is_heard(times) & (times < window.duration_seconds)
         targets[~is_heard] = self.silence
         return samples, targets
+
+    def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of a waveform, and of a number for each output of each frame."""
+        return (window.num_samples,), (window.grid.num_frames(window.num_samples), self.num_outputs)
 
     def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
         """Return the waveform of a window."""

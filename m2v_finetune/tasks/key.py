@@ -57,6 +57,11 @@ class Key(Classification):
         return task
 
     @classmethod
+    def from_settings(cls, config: KeyConfig) -> "Key":
+        """Make the task from its settings: the classes are known."""
+        return cls(labels=KEYS, label_column=config.label_column)
+
+    @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Key":
         """Rebuild the task from what `to_dict` returned; ValueError if that is not what it is."""
         task = super().from_dict(settings)

@@ -53,6 +53,12 @@ class Pitch(Classification):
         return super().from_tracks(named, splits)
 
     @classmethod
+    def from_settings(cls, config: PitchConfig) -> "Pitch":
+        """Make the task from its settings; where they name no pitches, all are assumed."""
+        labels = tuple(str(pitch) for pitch in config.labels or MIDI_PITCHES)
+        return cls(labels=labels, label_column=config.label_column)
+
+    @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Pitch":
         """Rebuild the task from what `to_dict` returned; ValueError if that is not what it is."""
         task = super().from_dict(settings)

@@ -161,14 +161,19 @@ class Separation:
         cls, config: SeparationConfig, splits: Mapping[str, Sequence[Track]]
     ) -> "Separation":
         """Check the stems of every track; `UserError` lists all that cannot be used."""
-        task = cls(
+        task = cls.from_settings(config)
+        task.check_labels([track for members in splits.values() for track in members])
+        return task
+
+    @classmethod
+    def from_settings(cls, config: SeparationConfig) -> "Separation":
+        """Make the task from its settings, which are its attributes."""
+        return cls(
             stems=tuple(config.stems),
             label_column=config.label_column,
             sample_rate=config.sample_rate,
             num_channels=config.num_channels,
         )
-        task.check_labels([track for members in splits.values() for track in members])
-        return task
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Separation":
@@ -314,6 +319,11 @@ class Separation:
             stems = flat.reshape(stems.shape)
         mixture = stems.sum(axis=0)
         return self._heard(mixture, window), mixture, stems
+
+    def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of what the backbone hears, the mixture, and its stems."""
+        mixture = (self.num_channels, self._num_samples(window))
+        return (window.num_samples,), mixture, (len(self.stems), *mixture)
 
     def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
         """Return what the backbone hears, and the mixture, as `example` does."""

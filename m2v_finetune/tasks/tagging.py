@@ -18,6 +18,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import (
     ClipTask,
     JudgedClip,
+    assumed_labels,
     check_label_names,
     saved_labels,
     stack_judged,
@@ -95,6 +96,11 @@ class Tagging(ClipTask):
                 )
             )
         return task
+
+    @classmethod
+    def from_settings(cls, config: TaggingConfig) -> "Tagging":
+        """Make the task from its settings; labels that only tracks have are assumed."""
+        return cls(labels=assumed_labels(config.labels), label_column=config.label_column)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Tagging":

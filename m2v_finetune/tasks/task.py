@@ -16,6 +16,8 @@ from m2v_finetune.data.loader import Augment, Window
 from m2v_finetune.data.manifest import Track
 
 Array = NDArray[np.float32]
+ASSUMED_OUTPUTS = 50
+"""Labels of a task whose data name them, while there are no data: those of the usual tagging benchmarks."""
 WindowScores = Iterator[tuple[Window, Array]]
 """The windows of one track in order, each with what `Task.scores` made of it."""
 
@@ -79,6 +81,13 @@ class Task(Protocol):
         """
 
     @classmethod
+    def from_settings(cls, config: Any) -> "Task":
+        """Make the task from its settings alone, to plan a run.
+
+        It has as many outputs as with tracks, where settings say how many; else `ASSUMED_OUTPUTS`.
+        """
+
+    @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Task":
         """Rebuild the task from what `to_dict` returned; ValueError or KeyError if that is not what it is."""
 
@@ -124,6 +133,9 @@ class Task(Protocol):
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, ...]:
         """Read a window of a training track: what the model takes, and last what it should give."""
+
+    def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of what `example` reads of a window, all float32."""
 
     def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
         """Read a window of a track: what the model takes."""

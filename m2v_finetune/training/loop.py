@@ -1,5 +1,6 @@
 """The training loop of every recipe."""
 
+import gc
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from m2v_finetune.pretraining.windows import MaskedWindows
 from m2v_finetune.training.checkpoint import Progress, load_best, load_last, save_best, save_last
 from m2v_finetune.training.objective import Objective
 from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
+from m2v_finetune.training.plan import MemoryPlan, divisors, gigabytes
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder, json_number
 from m2v_finetune.training.signals import stop_on_signals
@@ -68,6 +70,7 @@ class TrainingLoop(Generic[Model]):
         folder: Takes metrics.jsonl and checkpoints; where it has a checkpoint, the run goes on from it.
         num_workers: Processes that read audio.
         seed: Of the order of windows.
+        plan: What the run was expected to take, where that was asked for.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class TrainingLoop(Generic[Model]):
         folder: RunFolder,
         num_workers: int,
         seed: int,
+        plan: MemoryPlan | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -115,8 +119,11 @@ class TrainingLoop(Generic[Model]):
             model.backbone.compile_layers()
         self.wrapped = accelerator.prepare(model)
         self.optimizer = build_optimizer(model, optimization)
+        self.optimizer.register_step_pre_hook(self._note_weights_change)
+        self.plan = plan
+        self.device_batch_size = training.per_device_batch_size
         self.progress = Progress()
-        self.losses: list[torch.Tensor] = []  # of the batches since the last line of the log
+        self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
 
     def run(self) -> FitResult:
         """Train.
@@ -180,20 +187,39 @@ class TrainingLoop(Generic[Model]):
                 self._stop_if_asked(save=True)
 
     def _train_step(self, batches: Iterator[Sequence[torch.Tensor]]) -> StepResult:
-        """Take one optimiser step over as many batches as it accumulates."""
+        """Take one optimiser step over as many batches as it accumulates.
+
+        Where memory runs out, the same step is taken with the same windows in smaller batches.
+        """
         factor = rate_factor(
             self.progress.step,
             total_steps=self.total_steps,
             warmup_ratio=self.optimization.warmup_ratio,
         )
         set_rates(self.optimizer, factor)
-        device, accumulated = self.accelerator.device, self.training.gradient_accumulation_steps
+        parts = list(islice(batches, self.training.gradient_accumulation_steps))
+        random_state = _random_state()
+        while True:
+            try:
+                return self._try_step(parts)
+            except torch.OutOfMemoryError:
+                self._take_smaller_batches()
+            # Outside of the handler, so that nothing of the step that failed is held by its traceback.
+            _free_memory()
+            _set_random_state(random_state)
+
+    def _try_step(self, parts: Sequence[Sequence[torch.Tensor]]) -> StepResult:
+        """Take one optimiser step over the batches of the loader, in those that the device bears."""
+        size, device = self.device_batch_size, self.accelerator.device
+        accumulated = self.training.per_device_batch_size // size * len(parts)
+        self.weights_change = False
         return take_step(
             self.wrapped,
             self.optimizer,
             (
-                [part.to(device, non_blocking=True) for part in parts]
-                for parts in islice(batches, accumulated)
+                [part.to(device, non_blocking=True) for part in smaller]
+                for batch in parts
+                for smaller in zip(*(torch.split(part, size) for part in batch), strict=True)
             ),
             loss=self.objective.loss,
             gradient_accumulation_steps=accumulated,
@@ -208,7 +234,8 @@ class TrainingLoop(Generic[Model]):
         """
         progress = self.progress
         if not result.is_skipped:
-            self.losses += result.losses
+            # The mean of each step: steps weigh the same, into however many batches they were divided.
+            self.losses.append(torch.stack(result.losses).mean())
             progress.skipped_in_a_row = 0
             return
         progress.num_skipped_steps += 1
@@ -224,6 +251,65 @@ class TrainingLoop(Generic[Model]):
         if progress.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             said = f"The gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row are not finite"
             raise UserError(self._failed(said))
+
+    def _note_weights_change(self, *_: Any) -> None:
+        self.weights_change = True
+
+    def _take_smaller_batches(self) -> None:
+        """Halve what the device sees at once, and say so.
+
+        Raises:
+            UserError: It sees a single window, or the step cannot be repeated; what was learned is saved
+                where it is whole.
+        """
+        size, training = self.device_batch_size, self.training
+        share = training.gradient_accumulation_steps * training.per_device_batch_size
+        what = self._out_of_memory()
+        smaller = max((one for one in divisors(size) if one <= size // 2), default=None)
+        advice = (
+            "`m2v plan` says what takes less: gradient checkpointing, fewer layers, shorter windows, "
+            "another tuning.method."
+        )
+        if self.weights_change:
+            raise UserError(
+                f"{what} The weights were being changed already, so the step cannot be repeated. {advice} "
+                f"The last checkpoint, if there is one, is in {self.folder.checkpoints}."
+            )
+        if self.accelerator.num_processes > 1:
+            raise UserError(
+                f"{what} With several processes none can change its batches alone. Go on with "
+                f"--training.per_device_batch_size {smaller or 1} and "
+                f"--training.gradient_accumulation_steps {share // (smaller or 1)}. {advice} The last "
+                f"checkpoint, if there is one, is in {self.folder.checkpoints}."
+            )
+        if smaller is None:
+            self._save()
+            raise UserError(
+                f"{what} There is nothing to divide. {advice} The {self.progress.step} steps before are "
+                f"saved in {self.folder.checkpoints}."
+            )
+        self.device_batch_size = smaller
+        logger.warning(
+            "%s Going on with batches of %d, %d of them accumulated: a total batch of %d as before. The "
+            "step is taken again; nothing is lost.",
+            what,
+            smaller,
+            share // smaller,
+            self.batches.total_batch_size,
+        )
+
+    def _out_of_memory(self) -> str:
+        """Return what happened, what was planned, and what was measured where that is possible."""
+        planned = f"; {gigabytes(self.plan.peak_bytes)} were planned" if self.plan else ""
+        measured = (
+            f"; {gigabytes(torch.cuda.max_memory_allocated())} were in use at most"
+            if torch.cuda.is_available()
+            else ""
+        )
+        return (
+            f"Step {self.progress.step + 1} ran out of memory with batches of "
+            f"{self.device_batch_size}{planned}{measured}."
+        )
 
     def _log_step(self, gradient_norm: float) -> None:
         none = torch.tensor(math.nan, device=self.accelerator.device)  # all were skipped
@@ -260,6 +346,12 @@ class TrainingLoop(Generic[Model]):
                 num_workers=self.num_workers,
                 bar=self.bar,
             )
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"Judging tracks ran out of memory with {self.training.eval_batch_size} windows at once. "
+                "Lower training.eval_batch_size. The last checkpoint, if there is one, is in "
+                f"{self.folder.checkpoints}."
+            ) from error
         except NotFiniteError as error:
             said = "What the model says of the validation tracks is not finite"
             raise UserError(self._failed(said)) from error
@@ -346,3 +438,24 @@ class TrainingLoop(Generic[Model]):
             f"Stopped after step {self.progress.step} of {self.total_steps}, which is saved. Go on with:\n"
             f"  {self.folder.resume_command()}",
         )
+
+
+def _random_state() -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return what a step draws from: dropout on the CPU and on the card."""
+    card = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return torch.get_rng_state(), card
+
+
+def _set_random_state(state: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+    cpu, card = state
+    torch.set_rng_state(cpu)
+    if card is not None:
+        torch.cuda.set_rng_state(card)
+
+
+def _free_memory() -> None:
+    """Give back what a failed step left: tensors in cycles, and blocks that the allocator keeps."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()

@@ -223,6 +223,8 @@ def describe(
         f"{batches.per_device_batch_size} windows x {batches.gradient_accumulation_steps} accumulated x "
         f"{batches.num_processes} processes = {batches.total_batch_size}",
     )
+    if loop.plan is not None:
+        row("memory", loop.plan.summary())
     row(
         "cost",
         f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {loop.total_steps} "

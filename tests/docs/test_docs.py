@@ -9,6 +9,7 @@ stand-ins, tiny and with random weights, and `me/my-tagger` is a model already.
 
 import ast
 import csv
+import itertools
 import json
 import os
 import re
@@ -425,3 +426,18 @@ def test_the_table_of_tuning_methods_is_what_was_measured():
     page = (REPOSITORY / "docs" / "tuning.md").read_text(encoding="utf-8")
     shown = page.split("<!-- measured: begin -->\n")[1].split("\n<!-- measured: end")[0]
     assert shown == script["table"](measured)
+
+
+def test_the_memory_tables_are_what_was_counted():
+    script = runpy.run_path(str(REPOSITORY / "benchmarks" / "memory_table.py"), run_name="tables")
+    found = json.loads(script["RESULT"].read_text(encoding="utf-8"))
+    cells = {
+        (cell["checkpoint"], cell["method"], cell["window_seconds"]) for cell in found["cells"]
+    }
+    assert cells == set(
+        itertools.product(script["CHECKPOINTS"], script["METHODS"], script["WINDOWS_SECONDS"])
+    )
+    page = script["PAGE"].read_text(encoding="utf-8")
+    for name, table in script["tables"](found).items():
+        assert page == script["replaced"](page, name, table)
+        assert table in page

@@ -306,6 +306,79 @@ def test_validation_that_is_not_finite_is_named(data, tmp_path):
         loop.run()
 
 
+def run_out_of_memory(loop, *, above: int, at_step: int = 0):
+    """Let the device hold batches of ``above`` windows only, from a step on.
+
+    A CPU does not say that its memory is used up, so the error that a card raises is raised by a hook, in
+    the middle of the forward pass.
+    """
+
+    def refuse(module, inputs):
+        if loop.progress.step >= at_step and loop.wrapped.training and len(inputs[0]) > above:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
+
+
+@pytest.mark.parametrize("method", ["probe", "full"])
+def test_out_of_memory_goes_on_in_smaller_batches_as_if_it_had_begun_so(
+    method, data, tmp_path, caplog
+):
+    loop = build_loop(data, tmp_path / "fell", method=method, batch=8, epochs=1)
+    run_out_of_memory(loop, above=2)
+    with caplog.at_level("WARNING"):
+        fitted = loop.run()
+    said = [record.getMessage() for record in caplog.records if "out of memory" in record.message]
+    assert [text[:48] for text in said] == [
+        "Step 1 ran out of memory with batches of 8. Goin",
+        "Step 1 ran out of memory with batches of 4. Goin",
+    ]
+    assert "batches of 2, 4 of them accumulated: a total batch of 8 as before" in said[1]
+    small = build_loop(data, tmp_path / "small", method=method, batch=2, accumulation=4, epochs=1)
+    assert small.run() == fitted
+    assert lines(tmp_path / "fell") == lines(tmp_path / "small")
+    for name, value in small.model.state_dict().items():
+        assert torch.equal(loop.model.state_dict()[name], value), name
+
+
+def test_out_of_memory_later_loses_no_step(data, tmp_path, caplog):
+    options = {"method": "lora", "batch": 4, "accumulation": 2, "dropout": False, "log_every": 3}
+    options["epochs"] = 1
+    whole = build_loop(data, tmp_path / "whole", **options)
+    whole.run()
+    fell = build_loop(data, tmp_path / "fell", **options)
+    run_out_of_memory(fell, above=3, at_step=2)
+    fell.run()
+    assert "Step 3 ran out of memory with batches of 4" in caplog.text
+    for a, b in zip(lines(tmp_path / "whole"), lines(tmp_path / "fell"), strict=True):
+        assert (a["step"], a["epoch"]) == (b["step"], b["epoch"])
+        assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), abs=2e-5)
+
+
+def test_out_of_memory_with_one_window_ends_the_run_with_its_steps_saved(data, tmp_path):
+    options = {"method": "probe", "batch": 2, "accumulation": 4, "epochs": 1}
+    loop = build_loop(data, tmp_path, **options)
+    run_out_of_memory(loop, above=0, at_step=2)
+    with pytest.raises(
+        UserError, match=r"Step 3 .* batches of 1\. There is nothing to divide.*2 steps"
+    ):
+        loop.run()
+    build_loop(data, tmp_path, **options).run()
+    build_loop(data, tmp_path / "straight", **options).run()
+    assert lines(tmp_path) == lines(tmp_path / "straight")
+
+
+def test_out_of_memory_while_weights_change_ends_the_run(data, tmp_path):
+    loop = build_loop(data, tmp_path, method="probe")
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    loop.optimizer.register_step_pre_hook(refuse)
+    with pytest.raises(UserError, match=r"weights were being changed already"):
+        loop.run()
+
+
 class ToldTheAnswer(TaskModel):
     """Answers with the true labels of the track that a waveform was cut from."""
 

@@ -148,6 +148,28 @@ def test_backbones(m2v: M2v) -> None:
 # -- data -----------------------------------------------------------------------------------------
 
 
+PLAN_CONFIG = Path(__file__).parents[2] / "configs" / "tagging" / "quickstart.yaml"
+PLAN = ["plan", "--config", str(PLAN_CONFIG), "--data.window_seconds", "1"]
+
+
+def test_plan(m2v: M2v) -> None:
+    done = m2v(*PLAN, "--memory", "11GB", "--training.per_device_batch_size", "4")
+    assert done.code == 0
+    said = " ".join(done.stdout.split())
+    for part in ("weights", "gradients", "optimizer", "activations", "workspace", "peak"):
+        assert part in said
+    assert "Counted for a CUDA card in fp16. 50 labels are assumed, as the data name them." in said
+    assert "--training.per_device_batch_size 4 --training.gradient_accumulation_steps 1" in said
+
+
+def test_plan_of_what_cannot_be_planned(m2v: M2v, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "mine.yaml"
+    shutil.copy(PLAN_CONFIG, elsewhere)
+    assert_refused(m2v("plan", "--config", str(elsewhere)), "Name one by --task", "tagging")
+    assert_refused(m2v(*PLAN, "--memory", "lots"), "no amount of memory", "11GB")
+    assert_refused(m2v(*PLAN, "--tuning.metod", "lora"), "tuning.method")
+
+
 def test_check_of_good_data(m2v: M2v, songs: Path) -> None:
     hours = sum(soundfile.info(AUDIO / f"test-{i:03d}.ogg").duration for i in range(6))
     hours += sum(soundfile.info(AUDIO / f"train-{i:03d}.ogg").duration for i in range(2))

@@ -1,0 +1,131 @@
+"""What a CUDA card does otherwise than a CPU, where it matters for memory.
+
+Fake tensors of a CUDA device cannot be differentiated where PyTorch was built without CUDA. So a step is
+counted on fake CPU tensors, and what is chosen by the device is chosen here as a card would.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+CUBLAS_WORKSPACE_BYTES = 2 * 4096 * 1024 + 8 * 16 * 1024
+"""What matrix products hold between calls. Source: PyTorch's CUDA semantics, "cuBLAS workspaces": by default
+:4096:2:16:8, in KiB; Hopper's is 32 MiB."""
+
+FLOAT32_FUNCTIONS = frozenset(
+    {
+        *(
+            "cumprod",
+            "cumsum",
+            "exp",
+            "expm1",
+            "group_norm",
+            "layer_norm",
+            "log",
+            "log10",
+            "log1p",
+            "log2",
+        ),
+        *("log_softmax", "logsumexp", "norm", "pow", "reciprocal", "rms_norm", "rsqrt", "softmax"),
+        *("softplus", "sum", "vector_norm"),
+    }
+)
+"""What autocast computes in float32 on CUDA and as it comes on CPU, of what networks here may use. Source:
+PyTorch's automatic mixed precision package, "CUDA Ops that can autocast to float32"."""
+
+
+class CardKernels(TorchFunctionMode):
+    """Lets functions of CPU tensors keep what those of CUDA tensors would keep.
+
+    - Attention is the memory-efficient kernel, which every card since 2014 has (FlashAttention keeps the
+      same); on CPU, attention with dropout keeps a square matrix.
+    - Dropout keeps a mask of one byte a number; on CPU it keeps the numbers of the mask.
+    - Autocast gives `FLOAT32_FUNCTIONS` float32.
+
+    Args:
+        on_card: Without, all is left as a CPU does it, but for what fake tensors cannot do: `torch.istft`
+            reads its window's values, so its parts are called.
+    """
+
+    def __init__(self, *, on_card: bool = True) -> None:
+        super().__init__()
+        self.on_card = on_card
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call a function as a card would."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if func is Tensor.backward:
+            # Inside a function the mode is off, but checkpointed layers run again in here; so the engine is
+            # called directly, as torch.autograd.backward would end up here again.
+            with self:
+                return _engine_run_backward(
+                    (args[0],),
+                    (torch.ones_like(args[0]),),
+                    False,
+                    False,
+                    (),
+                    allow_unreachable=True,
+                    accumulate_grad=True,
+                )
+        if func is torch.istft:
+            return _istft(*args, **kwargs)
+        if not self.on_card:
+            return func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        if func is F.dropout:
+            return _dropout(*args, **kwargs)
+        if name in FLOAT32_FUNCTIONS and torch.is_autocast_enabled("cpu"):
+            args, kwargs = tree_map_only(Tensor, _as_float32, (args, kwargs))
+            with torch.autocast("cpu", enabled=False):
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    learns = any(tensor.requires_grad for tensor in (query, key, value))
+    output: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query,
+        key,
+        value,
+        attn_mask,
+        learns and torch.is_grad_enabled(),
+        dropout_p,
+        is_causal,
+        scale=scale,
+    )[0]
+    return output
+
+
+def _istft(input: Tensor, n_fft: int, hop_length: int, *, window: Tensor, length: int) -> Tensor:
+    """Add the frames of spectrograms (batch, frequencies, columns) at their places."""
+    frames = torch.fft.irfft(input, n_fft, dim=-2) * window[:, None]
+    whole = (1, n_fft + hop_length * (input.shape[-1] - 1))
+    added = F.fold(frames, whole, (1, n_fft), stride=(1, hop_length)).flatten(1)
+    envelope = torch.ones_like(added[:1])
+    return (added / envelope)[:, n_fft // 2 :][:, :length]
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    return torch.native_dropout(input, p, training)[0] if training and p > 0 else input

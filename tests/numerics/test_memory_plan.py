@@ -1,0 +1,253 @@
+"""The planned memory is that of real steps, counted the same way; and what a card would keep is kept."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from m2v_finetune.backbones import bare_backbone
+from m2v_finetune.backbones.checkpoints import CHECKPOINTS
+from m2v_finetune.config import (
+    BackboneConfig,
+    DataConfig,
+    OptimizerConfig,
+    RecipeConfig,
+    TrainingConfig,
+    TuningConfig,
+)
+from m2v_finetune.data.loader import Window
+from m2v_finetune.errors import UserError
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks import TASK_SETTINGS, TASKS
+from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
+from m2v_finetune.training.card import FLOAT32_FUNCTIONS, CardKernels
+from m2v_finetune.training.counting import StorageRecorder
+from m2v_finetune.training.optimization import build_optimizer
+from m2v_finetune.training.plan import Machine, Split, StepMemory, plan_run
+from m2v_finetune.training.step import take_step
+
+CPU = Machine(on_card=False, precision="no")
+CARD = Machine(on_card=True, precision="fp16")
+TASK = Tagging.from_settings(TaggingConfig())
+
+
+def settings(method="full", *, checkpointing=True, batch=4, accumulation=1, seconds=1.0, layers=2):
+    return RecipeConfig(
+        data=DataConfig(source="none", window_seconds=seconds),
+        backbone=BackboneConfig(source="random-small", num_layers=layers),
+        tuning=TuningConfig(method=method),
+        training=TrainingConfig(
+            per_device_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            gradient_checkpointing=checkpointing,
+        ),
+    )
+
+
+def real_peak_bytes(config):
+    """Count what lives at the worst moment of a second optimiser step on real tensors."""
+    model = TaskModel.build(
+        task=TASK,
+        backbone=config.backbone,
+        head=config.head,
+        tuning=config.tuning,
+        window_seconds=config.data.window_seconds,
+    ).train()
+    model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
+    optimizer = build_optimizer(model, OptimizerConfig())
+    size, accumulation = (
+        config.training.per_device_batch_size,
+        config.training.gradient_accumulation_steps,
+    )
+    batches = [
+        (torch.randn(size, model.window_samples), torch.zeros(size, TASK.num_outputs))
+        for _ in range(accumulation)
+    ]
+
+    def step():
+        take_step(
+            model,
+            optimizer,
+            batches,
+            loss=TASK.loss,
+            gradient_accumulation_steps=accumulation,
+            max_grad_norm=1.0,
+        )
+
+    step()
+    with StorageRecorder() as recorder:
+        for tensor in (*model.parameters(), *model.buffers(), *batches[0]):
+            recorder.note(tensor)
+        for state in optimizer.state.values():
+            for tensor in state.values():
+                recorder.note(tensor)
+        step()
+    return sum(recorder.timeline().peak().values())
+
+
+@pytest.mark.parametrize(
+    ("method", "checkpointing", "accumulation"),
+    [
+        ("probe", True, 1),
+        ("lora", True, 2),
+        ("lora", False, 1),
+        ("full", True, 1),
+        ("full", True, 2),
+        ("full", False, 2),
+    ],
+)
+def test_the_plan_is_what_a_real_step_allocates(method, checkpointing, accumulation):
+    config = settings(method, checkpointing=checkpointing, accumulation=accumulation)
+    split = Split(batch_size=4, accumulation=accumulation)
+    planned = StepMemory(config, TASK, CPU).peak_bytes(split)
+    assert planned == pytest.approx(real_peak_bytes(config), rel=0.03)
+
+
+def test_the_parts_are_what_they_say():
+    peak = StepMemory(settings("full"), TASK, CARD).peak(Split(batch_size=4, accumulation=2))
+    model = TaskModel.build(
+        task=TASK,
+        backbone=settings().backbone,
+        head=settings().head,
+        tuning=settings().tuning,
+        window_seconds=1.0,
+    )
+    trained = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
+    # Blocks of 512 bytes make small tensors larger.
+    assert peak["weights"] == pytest.approx(
+        sum(4 * p.numel() for p in model.parameters()), rel=0.03
+    )
+    assert peak["gradients"] == pytest.approx(trained, rel=0.03)
+    assert peak["optimizer"] == pytest.approx(2 * trained, rel=0.08)
+    assert min(peak.values()) > 0
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKPOINTS if name != "random-small"])
+def test_published_architectures_are_known_without_their_files(name):
+    with torch.device("meta"):
+        backbone = bare_backbone(name)
+    known = CHECKPOINTS[name]
+    count = sum(parameter.numel() for parameter in backbone.parameters())
+    assert round(count / 1e6, 1) == known.parameters_millions
+    assert backbone.num_layers == known.num_layers
+    assert (backbone.hidden_size, backbone.sample_rate) == (known.hidden_size, known.sample_rate)
+    assert backbone.frame_rate == known.frame_rate
+
+
+class Saved:
+    """Notes what autograd keeps."""
+
+    def __enter__(self):
+        self.bytes = 0
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.note, lambda tensor: tensor)
+        self.hooks.__enter__()
+        return self
+
+    def note(self, tensor):
+        self.bytes += tensor.numel() * tensor.element_size()
+        return tensor
+
+    def __exit__(self, *error):
+        self.hooks.__exit__(*error)
+
+
+def test_a_card_keeps_no_square_of_attention_and_a_byte_a_number_of_dropout():
+    with FakeTensorMode():
+        state = torch.empty(2, 4, 500, 64, requires_grad=True)
+        kept = {}
+        for name, function in {
+            "attention": lambda: F.scaled_dot_product_attention(state, state, state, dropout_p=0.1),
+            "dropout": lambda: F.dropout(state, 0.1),
+        }.items():
+            with Saved() as on_cpu:
+                function()
+            with CardKernels(), Saved() as on_card:
+                function()
+            kept[name] = on_cpu.bytes, on_card.bytes
+    square, numbers = 2 * 4 * 500 * 500, 2 * 4 * 500 * 64
+    assert kept["attention"][0] > 4 * square > kept["attention"][1] >= 4 * 4 * numbers
+    assert kept["dropout"] == (4 * numbers, numbers)
+
+
+def test_a_card_computes_norms_in_float32_under_autocast():
+    on_cuda = {
+        name.removeprefix("aten::").partition(".")[0].removeprefix("linalg_")
+        for name in torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCUDA")
+    }
+    assert on_cuda >= FLOAT32_FUNCTIONS
+    half = torch.ones(2, 3, dtype=torch.float16)
+    with torch.autocast("cpu", torch.float16):
+        assert F.layer_norm(half, (3,)).dtype == torch.float16
+        with CardKernels():
+            assert F.layer_norm(half, (3,)).dtype == torch.float32
+
+
+def test_the_largest_batch_that_fits_and_keeps_the_total():
+    config = settings(batch=3, accumulation=4, layers=1)
+    config = replace(config, training=replace(config.training, eval_batch_size=512))
+    memory = StepMemory(config, TASK, CARD)
+    splits = {n: memory.peak_bytes(Split(batch_size=n, accumulation=12 // n)) for n in (6, 4, 3)}
+    assert splits[6] > splits[4] > splits[3]
+    # Room for batches of 4, a tenth to spare, and for no more.
+    plan = plan_run(config, TASK, CARD, memory_bytes=round(splits[4] * 1.1) + 1)
+    assert plan.chosen == Split(batch_size=4, accumulation=3)
+    assert plan.peak_bytes == splits[4]
+    assert 1 <= plan.eval_batch_size < config.training.eval_batch_size
+    training = plan.applied(config.training)
+    assert (training.per_device_batch_size, training.gradient_accumulation_steps) == (4, 3)
+    assert training.eval_batch_size == plan.eval_batch_size
+
+
+def test_what_to_switch_on_where_nothing_fits():
+    config = settings(checkpointing=False, batch=2)
+    smallest = StepMemory(config, TASK, CARD).peak_bytes(Split(batch_size=1, accumulation=2))
+    plan = plan_run(config, TASK, CARD, memory_bytes=smallest)
+    assert plan.chosen is None
+    found = {change.setting: change for change in plan.changes}
+    assert {
+        "--training.gradient_checkpointing true",
+        "--backbone.num_layers 1",
+        "--data.window_seconds 0.5",
+        "--tuning.method lora",
+    } <= set(found)
+    for change in found.values():
+        assert change.peak_bytes + change.saved_bytes == smallest
+    shorter = replace(config, data=replace(config.data, window_seconds=0.5))
+    expected = StepMemory(shorter, TASK, CARD).peak_bytes(Split(batch_size=1, accumulation=2))
+    assert found["--data.window_seconds 0.5"].peak_bytes == expected
+    with pytest.raises(UserError, match=r"Even one window at a time takes .* --tuning.method lora"):
+        plan.applied(config.training)
+    assert plan_run(config, TASK, CARD).changes == ()
+
+
+def test_what_an_optimizer_keeps():
+    kept = {}
+    for name in ("adamw", "adafactor", "adamw_8bit", "paged_adamw_8bit"):
+        config = replace(settings(), optimizer=OptimizerConfig(name=name))
+        kept[name] = StepMemory(config, TASK, CARD).peak(Split(batch_size=1, accumulation=1))[
+            "optimizer"
+        ]
+    assert kept["adamw"] > 3 * kept["adamw_8bit"] > 6 * kept["adafactor"]
+    assert kept["paged_adamw_8bit"] == 0
+
+
+def test_every_task_says_the_shapes_of_its_examples():
+    model = TaskModel.build(
+        task=TASK,
+        backbone=settings().backbone,
+        head=settings().head,
+        tuning=settings().tuning,
+        window_seconds=1.0,
+    )
+    window = Window(start_sample=0, num_samples=16000, grid=model.backbone.frame_grid)
+    for name, task_class in TASKS.items():
+        task = task_class.from_settings(TASK_SETTINGS[name]())
+        *inputs, targets = (torch.zeros(2, *shape) for shape in task.example_shapes(window))
+        head = task.build_head(settings().head, hidden_size=8, grid=model.backbone.frame_grid)
+        features = torch.zeros(2, model.backbone.num_frames(16000), 8)
+        loss = task.loss(head(features, *inputs[1:]), targets)
+        assert inputs[0].shape == (2, 16000)
+        assert loss.shape == ()
+        assert loss.isfinite()
