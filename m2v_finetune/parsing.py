@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, get_args
 import yaml
 from jsonargparse import ArgumentParser
 
-from m2v_finetune.config import AnyRecipeConfig
+from m2v_finetune.config import AnyRecipeConfig, RecipeConfig
 from m2v_finetune.errors import UserError
 
 Config = TypeVar("Config", bound=AnyRecipeConfig)

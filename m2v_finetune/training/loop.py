@@ -203,10 +203,10 @@ class TrainingLoop(Generic[Model]):
             try:
                 return self._try_step(parts)
             except torch.OutOfMemoryError:
+                _set_random_state(random_state)
                 self._take_smaller_batches()
             # Outside of the handler, so that nothing of the step that failed is held by its traceback.
             _free_memory()
-            _set_random_state(random_state)
 
     def _try_step(self, parts: Sequence[Sequence[torch.Tensor]]) -> StepResult:
         """Take one optimiser step over the batches of the loader, in those that the device bears."""
