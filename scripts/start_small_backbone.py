@@ -1,0 +1,67 @@
+"""Make what the pre-training of the small backbone starts from: random weights behind a bank of filters.
+
+    python scripts/start_small_backbone.py FOLDER
+
+The architecture is configs/pretrain/small. The first convolution begins as windowed cosines and sines at
+log-spaced frequencies, the two above it begin near to a mean over time; all else is drawn at random, and
+all of it learns. Convolutions of random weights say little of pitch and depend on phase, which nobody can
+predict where music is masked: a run of an hour would be spent on learning to hear.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from m2v_finetune.backbones import new_backbone
+
+SEED = 20221205
+ARCHITECTURE = Path(__file__).parent.parent / "configs" / "pretrain" / "small"
+LOWEST_HZ, HIGHEST_HZ = 55.0, 7000.0
+PERIODS = 24
+"""Length of a filter, where the kernel has room for it."""
+GAIN = 8.0
+RANDOM_SHARE = 0.2
+LICENCE = "apache-2.0"
+
+
+def filter_bank(channels: int, kernel_samples: int, *, sample_rate: int) -> Tensor:
+    """Return filters (channels, 1, kernel_samples): cosines, then sines, of unit sum under their windows."""
+    times = torch.arange(kernel_samples, dtype=torch.float64) - (kernel_samples - 1) / 2
+    octaves = math.log2(HIGHEST_HZ / LOWEST_HZ)
+    frequencies = LOWEST_HZ * 2.0 ** torch.linspace(0, octaves, channels // 2, dtype=torch.float64)
+    filters = []
+    for phase in (0.0, math.pi / 2):
+        for frequency in frequencies:
+            length = min(float(kernel_samples), PERIODS * sample_rate / float(frequency))
+            window = 0.5 + 0.5 * torch.cos(2 * math.pi * times / length)
+            window = torch.where(times.abs() < length / 2, window, 0.0)
+            wave = torch.cos(2 * math.pi * frequency * times / sample_rate - phase)
+            filters.append(window / window.sum() * wave)
+    return torch.stack(filters).float().unsqueeze(1)
+
+
+def main(folder: Path) -> None:
+    """Write the checkpoint, with its licence, into the folder."""
+    torch.manual_seed(SEED)
+    backbone = new_backbone(ARCHITECTURE, licence=LICENCE)
+    first, *others = [layer.conv.weight for layer in backbone.network.feature_extractor.conv_layers]
+    with torch.no_grad():
+        channels, _, kernel = first.shape
+        first.copy_(GAIN * filter_bank(channels, kernel, sample_rate=backbone.sample_rate))
+        for weight in others:
+            mean = torch.hann_window(weight.shape[2] + 2, periodic=False)[1:-1]
+            weight.mul_(RANDOM_SHARE)
+            weight.diagonal().add_((mean / mean.sum()).unsqueeze(1))
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone.save_pretrained(folder)
+    card = f"---\nlicense: {LICENCE}\n---\n\nRandom weights behind a bank of filters; nothing was trained.\n"
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    count = sum(parameter.numel() for parameter in backbone.parameters())
+    print(f"{folder}: {count:,} parameters")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
