@@ -249,7 +249,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from m2v_finetune.parsing import parse_recipe, recipe_config
     from m2v_finetune.tasks import TASK_SETTINGS, TASKS
     from m2v_finetune.training.plan import Machine, plan_run, show_plan
-    from m2v_finetune.training.precision import choose_precision
+    from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
 
     name = arguments.task or arguments.config[-1].resolve().parent.name
     if name not in TASKS:
@@ -264,11 +264,12 @@ def _plan(arguments: argparse.Namespace) -> None:
         quickstart=Path(),
     )
     on_card = arguments.device == "cuda"
+    # Of cards that compute in float16 only, unless the settings ask for bfloat16, which takes the same.
+    capability = BF16_CAPABILITY if config.training.mixed_precision == "bf16" else (7, 5)
     machine = Machine(
         on_card=on_card,
-        # Of cards that compute in float16 only; what bfloat16 takes is the same.
         precision=choose_precision(
-            config.training.mixed_precision, capability=(7, 5) if on_card else None
+            config.training.mixed_precision, capability=capability if on_card else None
         ),
         num_processes=arguments.processes,
     )

@@ -164,7 +164,9 @@ class BeatTracking(FrameTask):
         return frozenset({Effect.TIME})
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean binary cross-entropy over frames that are annotated, beats weighing more.
+        """Return the mean over windows of the mean binary cross-entropy of what is annotated.
+
+        Beats weigh more. Each window counts the same, so that a batch may be divided.
 
         Args:
             outputs: Logits, (batch, frames, 2).
@@ -172,14 +174,14 @@ class BeatTracking(FrameTask):
         """
         known = ~targets.isnan()
         # A weight of zero and not a selection: its size would have to be read from the device.
-        total = F.binary_cross_entropy_with_logits(
+        of_frames = F.binary_cross_entropy_with_logits(
             outputs,
             targets.nan_to_num(),
             weight=known.to(outputs.dtype),
             pos_weight=outputs.new_tensor(POSITIVE_WEIGHT),
-            reduction="sum",
+            reduction="none",
         )
-        return total / known.sum()
+        return (of_frames.sum(dim=(1, 2)) / known.sum(dim=(1, 2)).clamp(min=1)).mean()
 
     def scores(self, outputs: Tensor) -> Tensor:
         """Return probabilities, (batch, frames, 2)."""

@@ -150,17 +150,20 @@ class ChordRecognition(FrameTask):
         return (window.num_samples,), (window.grid.num_frames(window.num_samples),)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy over frames that have a class; 0 where none has.
+        """Return the mean over windows of the mean cross-entropy of frames that have a class.
+
+        A window without such a frame has a loss of 0. Each window counts the same, so that a batch may be
+        divided.
 
         Args:
             outputs: Logits, (batch, frames, 25).
             targets: Classes, (batch, frames), -1 for frames that do not count.
         """
-        classes = targets.long().flatten()
-        total = F.cross_entropy(
-            outputs.flatten(0, 1), classes, ignore_index=IGNORED, reduction="sum"
+        classes = targets.long()
+        of_frames = F.cross_entropy(
+            outputs.transpose(1, 2), classes, ignore_index=IGNORED, reduction="none"
         )
-        return total / (classes != IGNORED).sum().clamp(min=1)
+        return (of_frames.sum(dim=1) / (classes != IGNORED).sum(dim=1).clamp(min=1)).mean()
 
     def scores(self, outputs: Tensor) -> Tensor:
         """Return probabilities, (batch, frames, 25)."""

@@ -97,7 +97,7 @@ def save_last(
         progress: Where the run is.
         metrics_bytes: Length of metrics.jsonl now; what a killed run wrote after it is cut off.
     """
-    random_states = gather_object([_random_state()])
+    random_states = gather_object([get_random_state()])
     if not accelerator.is_main_process:
         return
     content = {
@@ -154,11 +154,12 @@ def load_last(
         raise UserError(f"{path} is damaged and cannot be resumed from ({error}).") from error
     # With more processes than before, the new ones start from the first one's random state.
     index = accelerator.process_index
-    _set_random_state(states[index] if index < len(states) else states[0])
+    set_random_state(states[index] if index < len(states) else states[0])
     return progress, metrics_bytes
 
 
-def _random_state() -> dict[str, Any]:
+def get_random_state() -> dict[str, Any]:
+    """Return what a step draws from: dropout on CPU and card, masks of SpecAugment in numpy."""
     version, keys, gauss = random.getstate()
     state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
     name, words, position, has_gauss, cached = state
@@ -170,7 +171,8 @@ def _random_state() -> dict[str, Any]:
     }
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: dict[str, Any]) -> None:
+    """Bring back what `get_random_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -18,7 +18,15 @@ from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import MaskedWindows
-from m2v_finetune.training.checkpoint import Progress, load_best, load_last, save_best, save_last
+from m2v_finetune.training.checkpoint import (
+    Progress,
+    get_random_state,
+    load_best,
+    load_last,
+    save_best,
+    save_last,
+    set_random_state,
+)
 from m2v_finetune.training.objective import Objective
 from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
 from m2v_finetune.training.plan import MemoryPlan, divisors, gigabytes
@@ -198,12 +206,12 @@ class TrainingLoop(Generic[Model]):
         )
         set_rates(self.optimizer, factor)
         parts = list(islice(batches, self.training.gradient_accumulation_steps))
-        random_state = _random_state()
+        random_state = get_random_state()
         while True:
             try:
                 return self._try_step(parts)
             except torch.OutOfMemoryError:
-                _set_random_state(random_state)
+                set_random_state(random_state)  # first, as it is saved where nothing can be divided
                 self._take_smaller_batches()
             # Outside of the handler, so that nothing of the step that failed is held by its traceback.
             _free_memory()
@@ -438,19 +446,6 @@ class TrainingLoop(Generic[Model]):
             f"Stopped after step {self.progress.step} of {self.total_steps}, which is saved. Go on with:\n"
             f"  {self.folder.resume_command()}",
         )
-
-
-def _random_state() -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return what a step draws from: dropout on the CPU and on the card."""
-    card = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    return torch.get_rng_state(), card
-
-
-def _set_random_state(state: tuple[torch.Tensor, torch.Tensor | None]) -> None:
-    cpu, card = state
-    torch.set_rng_state(cpu)
-    if card is not None:
-        torch.cuda.set_rng_state(card)
 
 
 def _free_memory() -> None:

@@ -41,6 +41,7 @@ from m2v_finetune.training.step import take_step
 Precision = Literal["no", "fp16", "bf16"]
 DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 SMALLER_OPTIMIZERS: tuple[OptimizerName, ...] = ("adafactor", "adamw_8bit")
+"""The first is for any machine, the second for CUDA cards."""
 MARGIN = 0.1
 """Share of a planned peak that has to be free beside it: peaks are planned to within a tenth."""
 MEANING: dict[Part, str] = {
@@ -283,9 +284,14 @@ def _largest(
         guessed = memory.peak_bytes(one) + slope * (split.batch_size - 1)
         return fits(round(guessed), memory_bytes)
 
-    # Downwards from where the line ends; what is chosen was counted.
-    likely = next(place for place, split in enumerate(splits) if seems_to_fit(split))
-    return next(split for split in splits[likely:] if fits(memory.peak_bytes(split), memory_bytes))
+    # From where the line ends, first down to what fits, then up: memory bends upwards, so that between its
+    # ends the line lies above it. What is chosen was counted.
+    place = next(place for place, split in enumerate(splits) if seems_to_fit(split))
+    while not fits(memory.peak_bytes(splits[place]), memory_bytes):
+        place += 1
+    while place > 0 and fits(memory.peak_bytes(splits[place - 1]), memory_bytes):
+        place -= 1
+    return splits[place]
 
 
 def _eval_batch_size(config: RecipeConfig, task: Task, machine: Machine, memory_bytes: int) -> int:
@@ -301,7 +307,7 @@ def _eval_batch_size(config: RecipeConfig, task: Task, machine: Machine, memory_
 def _changes(
     config: RecipeConfig, task: Task, machine: Machine, *, before: int
 ) -> Iterator[Change]:
-    """Yield what would take less memory than ``before``, one window at a time; the least last."""
+    """Yield what would take less memory than ``before``, one window at a time."""
     backbone, data, training, tuning = (
         config.backbone,
         config.data,
@@ -325,7 +331,7 @@ def _changes(
     shorter = replace(data, window_seconds=data.window_seconds / 2, hop_seconds=None)
     changed[f"--data.window_seconds {shorter.window_seconds:g}"] = replace(config, data=shorter)
     if config.optimizer.name == "adamw":
-        for name in SMALLER_OPTIMIZERS:
+        for name in SMALLER_OPTIMIZERS if machine.on_card else SMALLER_OPTIMIZERS[:1]:
             changed[f"--optimizer.name {name}"] = replace(
                 config, optimizer=replace(config.optimizer, name=name)
             )

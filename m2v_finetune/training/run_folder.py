@@ -25,6 +25,7 @@ from m2v_finetune.training.checkpoint import LAST_FILE, write_atomically
 MAY_CHANGE = (
     "run.output_dir",
     "run.resume",
+    "run.memory",
     "data.num_workers",
     "training.epochs",
     "training.early_stopping_patience",
@@ -32,6 +33,8 @@ MAY_CHANGE = (
     "training.log_every_steps",
     "training.trackers",
 )
+# What may change where their product stays: the content of a total batch does not depend on its division.
+SPLIT = ("per_device_batch_size", "gradient_accumulation_steps")
 PACKAGES = (
     "m2v-finetune",
     "torch",
@@ -119,13 +122,17 @@ class RunFolder:
             raise UserError(
                 f"{self.config} is damaged, so the run cannot go on: it holds no settings."
             )
+        now = to_dict(config)
+        may_change = {*MAY_CHANGE}
+        if _total_batch(began) == _total_batch(now):
+            may_change |= {f"training.{name}" for name in SPLIT}
         changed = [
             f"{section}.{key} was {began.get(section, {}).get(key)!r}, now {value!r}"
-            for section, values in to_dict(config).items()
+            for section, values in now.items()
             for key, value in values.items()
             if began.get(section, {}).get(key) != value
             and section != "publish"
-            and f"{section}.{key}" not in MAY_CHANGE
+            and f"{section}.{key}" not in may_change
         ]
         if changed:
             raise UserError(
@@ -133,7 +140,8 @@ class RunFolder:
                     f"The run in {self.path} began with other settings",
                     changed,
                     f"Go on with its own, by --config {self.config}. What may change: publish and "
-                    f"{', '.join(MAY_CHANGE)}.",
+                    f"{', '.join(MAY_CHANGE)}; and {' and '.join(f'training.{name}' for name in SPLIT)}, "
+                    "where their product stays.",
                 )
             )
 
@@ -156,6 +164,12 @@ class RunFolder:
         """Forget what was logged after a checkpoint was written."""
         if self.metrics_bytes() > num_bytes:
             os.truncate(self.metrics, num_bytes)
+
+
+def _total_batch(settings: dict[str, Any]) -> Any:
+    """Return the windows of a step on each device, of settings as config.yaml has them."""
+    training = settings.get("training", {})
+    return math.prod(training.get(name, 0) for name in SPLIT)
 
 
 def choose_folder(output_dir: str | None, *, task: str, resume: str) -> RunFolder:

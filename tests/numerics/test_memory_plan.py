@@ -25,7 +25,7 @@ from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.card import FLOAT32_FUNCTIONS, CardKernels
 from m2v_finetune.training.counting import StorageRecorder
 from m2v_finetune.training.optimization import build_optimizer
-from m2v_finetune.training.plan import Machine, Split, StepMemory, plan_run
+from m2v_finetune.training.plan import Machine, Split, StepMemory, _largest, plan_run
 from m2v_finetune.training.step import take_step
 
 CPU = Machine(on_card=False, precision="no")
@@ -198,6 +198,46 @@ def test_the_largest_batch_that_fits_and_keeps_the_total():
     training = plan.applied(config.training)
     assert (training.per_device_batch_size, training.gradient_accumulation_steps) == (4, 3)
     assert training.eval_batch_size == plan.eval_batch_size
+
+
+@pytest.mark.parametrize("configured", [(32, 1), (1, 32)])
+def test_no_larger_batch_would_fit(configured):
+    """Where the peak does not grow in a line: at small batches it is the optimiser's step."""
+    batch, accumulation = configured
+    config = settings(batch=batch, accumulation=accumulation, layers=4)
+    memory = StepMemory(config, TASK, CARD)
+    splits = [Split(batch_size=n, accumulation=32 // n) for n in (32, 16, 8, 4, 2, 1)]
+    peaks = [memory.peak_bytes(split) for split in splits]
+    assert peaks == sorted(peaks, reverse=True)
+    for split, peak in zip(splits, peaks, strict=True):
+        chosen = _largest(
+            memory, splits, splits[0 if batch > 1 else -1], memory_bytes=round(peak * 1.1) + 1
+        )
+        assert chosen == split
+
+
+def test_a_card_is_planned_as_a_card_and_more_of_them_with_their_buckets():
+    config, split = settings(checkpointing=False), Split(batch_size=4, accumulation=1)
+    peaks = [
+        StepMemory(config, TASK, machine).peak(split)
+        for machine in (CPU, Machine(on_card=True, precision="no"), CARD)
+    ]
+    on_cpu, on_card, in_half = (peak["activations"] for peak in peaks)
+    assert on_cpu > 1.1 * on_card > 1.1 * in_half
+    pair = StepMemory(config, TASK, replace(CARD, num_processes=2)).peak_bytes(split)
+    trained = sum(peaks[2].values()), peaks[2]["optimizer"] / 2
+    assert pair - trained[0] == pytest.approx(trained[1], rel=0.05)
+
+
+def test_only_what_runs_on_the_machine_is_advised():
+    config = settings(batch=1, layers=1)
+    found = {
+        machine.on_card: {
+            c.setting for c in plan_run(config, TASK, machine, memory_bytes=1).changes
+        }
+        for machine in (CPU, CARD)
+    }
+    assert found[True] - found[False] == {"--optimizer.name adamw_8bit"}
 
 
 def test_what_to_switch_on_where_nothing_fits():

@@ -60,6 +60,7 @@ def build_loop(
     epochs=2,
     log_every=1,
     dropout=True,
+    spec_augment=False,
 ):
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
@@ -67,7 +68,7 @@ def build_loop(
     set_seed(0)
     model = TaskModel.build(
         task=task,
-        backbone=BackboneConfig(source="random-small"),
+        backbone=BackboneConfig(source="random-small", spec_augment=spec_augment),
         head=HeadConfig(standardize=True),
         tuning=TuningConfig(method=method),
         window_seconds=1.0,
@@ -320,11 +321,12 @@ def run_out_of_memory(loop, *, above: int, at_step: int = 0):
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
 
 
-@pytest.mark.parametrize("method", ["probe", "full"])
+@pytest.mark.parametrize(("method", "spec_augment"), [("probe", False), ("full", True)])
 def test_out_of_memory_goes_on_in_smaller_batches_as_if_it_had_begun_so(
-    method, data, tmp_path, caplog
+    method, spec_augment, data, tmp_path, caplog
 ):
-    loop = build_loop(data, tmp_path / "fell", method=method, batch=8, epochs=1)
+    options = {"method": method, "spec_augment": spec_augment, "epochs": 1}
+    loop = build_loop(data, tmp_path / "fell", batch=8, **options)
     run_out_of_memory(loop, above=2)
     with caplog.at_level("WARNING"):
         fitted = loop.run()
@@ -334,7 +336,7 @@ def test_out_of_memory_goes_on_in_smaller_batches_as_if_it_had_begun_so(
         "Step 1 ran out of memory with batches of 4. Goin",
     ]
     assert "batches of 2, 4 of them accumulated: a total batch of 8 as before" in said[1]
-    small = build_loop(data, tmp_path / "small", method=method, batch=2, accumulation=4, epochs=1)
+    small = build_loop(data, tmp_path / "small", batch=2, accumulation=4, **options)
     assert small.run() == fitted
     assert lines(tmp_path / "fell") == lines(tmp_path / "small")
     for name, value in small.model.state_dict().items():

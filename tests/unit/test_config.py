@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from m2v_finetune.config import (
     DataConfig,
+    MusicConfig,
     OptimizerConfig,
+    PretrainingConfig,
     RecipeConfig,
     RunConfig,
+    StartConfig,
     TrainingConfig,
 )
 from m2v_finetune.errors import UserError
@@ -411,3 +414,12 @@ def test_a_config_cannot_be_changed():
     with pytest.raises(AttributeError):
         config.data.source = "y"
     assert replace(config, run=RunConfig(seed=3)).run.seed == 3
+
+
+def test_memory_of_pretraining_is_not_planned():
+    with pytest.raises(UserError, match=r"run\.memory is '11GB', but .* Remove it"):
+        PretrainingConfig(
+            data=MusicConfig(source="music"),
+            backbone=StartConfig(source="music2vec-v1"),
+            run=RunConfig(memory="11GB"),
+        )

@@ -26,6 +26,17 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path):
     assert (folder.config.read_bytes(), folder.environment.read_bytes()) == written
 
 
+def test_a_run_goes_on_with_its_total_batch_divided_otherwise(tmp_path):
+    """As the message says where memory has run out."""
+    folder = RunFolder(tmp_path / "run")
+    folder.create(CONFIG)
+    smaller = TrainingConfig(per_device_batch_size=4, gradient_accumulation_steps=4)
+    folder.create(replace(CONFIG, training=smaller, run=RunConfig(memory="8GB")))
+    other = replace(smaller, gradient_accumulation_steps=2)
+    with pytest.raises(UserError, match=r"other settings \(2\)[\s\S]*where their product stays"):
+        folder.create(replace(CONFIG, training=other))
+
+
 def test_a_run_does_not_go_on_with_other_settings(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create(CONFIG)
