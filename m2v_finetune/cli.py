@@ -248,7 +248,9 @@ def _plan(arguments: argparse.Namespace) -> None:
     from m2v_finetune.config import parse_bytes
     from m2v_finetune.parsing import parse_recipe, recipe_config
     from m2v_finetune.tasks import TASK_SETTINGS, TASKS
-    from m2v_finetune.training.plan import Machine, plan_run, show_plan
+    from m2v_finetune.training.counted_step import Machine
+    from m2v_finetune.training.plan import plan_run
+    from m2v_finetune.training.plan_tables import show_plan
     from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
 
     name = arguments.task or arguments.config[-1].resolve().parent.name

@@ -23,9 +23,10 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.card import FLOAT32_FUNCTIONS, CardKernels
+from m2v_finetune.training.counted_step import Machine
 from m2v_finetune.training.counting import StorageRecorder
 from m2v_finetune.training.optimization import build_optimizer
-from m2v_finetune.training.plan import Machine, Split, StepMemory, _largest, plan_run
+from m2v_finetune.training.plan import Split, StepMemory, _largest, plan_run
 from m2v_finetune.training.step import take_step
 
 CPU = Machine(on_card=False, precision="no")
