@@ -67,10 +67,17 @@ def take_step(
                 (share if scaler is None else scaler.scale(share)).backward()  # type: ignore[no-untyped-call]
         if scaler is not None:
             scaler.unscale_(optimizer)
-        norm = read_norm(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
-        is_skipped = not math.isfinite(norm)
-        if not is_skipped:
-            optimizer.step()
+        try:
+            norm = read_norm(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+            is_skipped = not math.isfinite(norm)
+            if not is_skipped:
+                optimizer.step()
+        except Exception:
+            if scaler is not None:
+                scaler.update(
+                    scaler.get_scale()
+                )  # keeps the scale; else it refuses to unscale again
+            raise
         if scaler is not None:
             scaler.update()
     finally:
