@@ -4,10 +4,10 @@ What is not counted: the CUDA context (0.3 to 0.6 GB outside of PyTorch), work s
 that the allocator cannot use for being in pieces. `MARGIN` is for these.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -69,6 +69,7 @@ class MemoryPlan:
         smallest_peak: That of one window at a time.
         eval_batch_size: Windows at once for judging tracks: that of the settings, or what fits.
         changes: What to switch on, where nothing fits.
+        combined: All of it at once, where no single one is enough.
     """
 
     machine: Machine
@@ -80,6 +81,7 @@ class MemoryPlan:
     smallest_peak: dict[Part, int]
     eval_batch_size: int
     changes: tuple[Change, ...]
+    combined: Change | None
 
     @property
     def peak_bytes(self) -> int:
@@ -115,13 +117,22 @@ class MemoryPlan:
         assert self.memory_bytes is not None
         least = sum(self.smallest_peak.values())
         fitting = [change for change in self.changes if fits(change.peak_bytes, self.memory_bytes)]
-        advice = (
-            f"It would fit with one of these: {'; '.join(change.setting for change in fitting)}."
-            if fitting
-            else "No single change is enough: combine them ("
-            + "; ".join(change.setting for change in self.changes)
-            + "), or take a card with more memory."
-        )
+        combined = self.combined
+        if fitting:
+            advice = f"It would fit with one of these: {'; '.join(change.setting for change in fitting)}."
+        elif combined is not None and fits(combined.peak_bytes, self.memory_bytes):
+            advice = (
+                f"No single change is enough; all together take {gigabytes(combined.peak_bytes)}, which "
+                f"fits: {combined.setting}. Some of them may do."
+            )
+        elif combined is not None:
+            advice = (
+                f"Not even all changes together are enough ({combined.setting}): they take "
+                f"{gigabytes(combined.peak_bytes)}. Take a card with more memory, or halve windows and "
+                "layers again."
+            )
+        else:
+            advice = "Nothing that could be switched on takes less: take a card with more memory."
         return (
             f"Even one window at a time takes {gigabytes(least)}, and {MARGIN:.0%} of it have to be free "
             f"beside it; the memory is {gigabytes(self.memory_bytes)}. {advice}"
@@ -167,12 +178,16 @@ def plan_run(
     smallest = memory.peak(splits[-1])
     chosen: Split | None = None
     changes: tuple[Change, ...] = ()
+    combined: Change | None = None
     eval_batch_size = config.training.eval_batch_size
     if memory_bytes is not None:
         chosen = _largest(memory, splits, configured, memory_bytes)
         eval_batch_size = _eval_batch_size(config, task, machine, memory_bytes)
         if chosen is None:
-            changes = tuple(_changes(config, task, machine, before=sum(smallest.values())))
+            before = sum(smallest.values())
+            changes = tuple(_changes(config, task, machine, before=before))
+            if not any(fits(change.peak_bytes, memory_bytes) for change in changes):
+                combined = _combined(config, task, machine, changes, before=before)
     return MemoryPlan(
         machine=machine,
         configured=configured,
@@ -183,6 +198,7 @@ def plan_run(
         smallest_peak=smallest,
         eval_batch_size=eval_batch_size,
         changes=changes,
+        combined=combined,
     )
 
 
@@ -266,41 +282,71 @@ def _changes(
     config: RecipeConfig, task: Task, machine: Machine, *, before: int
 ) -> Iterator[Change]:
     """Yield what would take less memory than ``before``, one window at a time."""
-    backbone, data, training, tuning = (
-        config.backbone,
-        config.data,
-        config.training,
-        config.tuning,
-    )
-    changed: dict[str, RecipeConfig] = {}
-    if not training.gradient_checkpointing:
-        changed["--training.gradient_checkpointing true"] = replace(
-            config, training=replace(training, gradient_checkpointing=True)
-        )
-    if tuning.train_conv_encoder:
-        changed["--tuning.train_conv_encoder false"] = replace(
-            config, tuning=replace(tuning, train_conv_encoder=False)
-        )
-    layers = num_layers(config)
-    if layers > 1:
-        changed[f"--backbone.num_layers {layers // 2}"] = replace(
-            config, backbone=replace(backbone, num_layers=layers // 2)
-        )
-    shorter = replace(data, window_seconds=data.window_seconds / 2, hop_seconds=None)
-    changed[f"--data.window_seconds {shorter.window_seconds:g}"] = replace(config, data=shorter)
-    if config.optimizer.name == "adamw":
-        for name in SMALLER_OPTIMIZERS if machine.on_card else SMALLER_OPTIMIZERS[:1]:
-            changed[f"--optimizer.name {name}"] = replace(
-                config, optimizer=replace(config.optimizer, name=name)
-            )
-    if tuning.method == "full":
-        changed["--tuning.method lora"] = replace(config, tuning=TuningConfig(method="lora"))
-    accumulation = training.per_device_batch_size * training.gradient_accumulation_steps
-    split = Split(batch_size=1, accumulation=accumulation)
-    for setting, other in changed.items():
-        peak = StepMemory(other, task, machine).peak_bytes(split)
+    for setting, change in _settings(config, machine).items():
+        peak = _one_window_bytes(change(config), task, machine)
         if peak < before:
             yield Change(setting=setting, peak_bytes=peak, saved_bytes=before - peak)
+
+
+def _combined(
+    config: RecipeConfig, task: Task, machine: Machine, changes: Sequence[Change], *, before: int
+) -> Change | None:
+    """Return some changes as one, or None where there are not several.
+
+    Of several optimisers it is the first, which keeps the least.
+    """
+    chosen: dict[str, str] = {}
+    for change in changes:
+        chosen.setdefault(change.setting.split()[0], change.setting)
+    if len(chosen) < 2:
+        return None
+    settings = _settings(config, machine)
+    for setting in chosen.values():
+        config = settings[setting](config)
+    peak = _one_window_bytes(config, task, machine)
+    return Change(setting=" ".join(chosen.values()), peak_bytes=peak, saved_bytes=before - peak)
+
+
+def _one_window_bytes(config: RecipeConfig, task: Task, machine: Machine) -> int:
+    """Return the peak of a step that takes its total batch one window at a time."""
+    training = config.training
+    accumulation = training.per_device_batch_size * training.gradient_accumulation_steps
+    split = Split(batch_size=1, accumulation=accumulation)
+    return StepMemory(config, task, machine).peak_bytes(split)
+
+
+def _settings(
+    config: RecipeConfig, machine: Machine
+) -> dict[str, Callable[[RecipeConfig], RecipeConfig]]:
+    """Return what may take less, as it is written on the command line, with what it changes."""
+
+    def changed(section: str, **values: Any) -> Callable[[RecipeConfig], RecipeConfig]:
+        return lambda one: replace(one, **{section: replace(getattr(one, section), **values)})
+
+    settings = {}
+    if not config.training.gradient_checkpointing:
+        settings["--training.gradient_checkpointing true"] = changed(
+            "training", gradient_checkpointing=True
+        )
+    if config.tuning.train_conv_encoder:
+        settings["--tuning.train_conv_encoder false"] = changed("tuning", train_conv_encoder=False)
+    layers = num_layers(config)
+    if layers > 1:
+        settings[f"--backbone.num_layers {layers // 2}"] = changed(
+            "backbone", num_layers=layers // 2
+        )
+    seconds = config.data.window_seconds / 2
+    settings[f"--data.window_seconds {seconds:g}"] = changed(
+        "data", window_seconds=seconds, hop_seconds=None
+    )
+    if config.optimizer.name == "adamw":
+        for name in SMALLER_OPTIMIZERS if machine.on_card else SMALLER_OPTIMIZERS[:1]:
+            settings[f"--optimizer.name {name}"] = changed("optimizer", name=name)
+    if config.tuning.method == "full":
+        settings["--tuning.method lora"] = lambda one: replace(
+            one, tuning=TuningConfig(method="lora")
+        )
+    return settings
 
 
 def num_layers(config: RecipeConfig) -> int:

@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 
 from m2v_finetune.training.counting import PARTS, Part
-from m2v_finetune.training.plan import MARGIN, MemoryPlan, fits, gigabytes
+from m2v_finetune.training.plan import MARGIN, MemoryPlan, Split, fits, gigabytes
 
 MEANING: dict[Part, str] = {
     "weights": "parameters and buffers, in float32",
@@ -18,7 +18,10 @@ MEANING: dict[Part, str] = {
 
 
 def show_plan(plan: MemoryPlan, *, assumed: str = "") -> Group:
-    """Return the plan as tables and sentences for people."""
+    """Return the plan as tables and sentences for people.
+
+    Where nothing fits, why is said by `MemoryPlan.refusal`.
+    """
     machine = plan.machine
     split, peak = plan.chosen or plan.configured, plan.chosen_peak or plan.peak
     columns = {f"{split.batch_size} x {split.accumulation}": peak}
@@ -43,23 +46,21 @@ def show_plan(plan: MemoryPlan, *, assumed: str = "") -> Group:
         f"Counted for {'a CUDA card' if machine.on_card else 'a CPU'} in "
         f"{'float32' if machine.precision == 'no' else machine.precision}.{assumed}",
     ]
-    if plan.memory_bytes is not None:
-        lines.append(_verdict(plan))
+    if plan.chosen is not None:
+        lines.append(_verdict(plan, plan.chosen))
     parts: list[Any] = [table, *lines]
     if plan.changes:
         parts.append(_changes_table(plan))
     return Group(*parts)
 
 
-def _verdict(plan: MemoryPlan) -> str:
+def _verdict(plan: MemoryPlan, chosen: Split) -> str:
     assert plan.memory_bytes is not None
-    if plan.chosen is None:
-        return plan.refusal()
-    total = plan.chosen.batch_size * plan.chosen.accumulation * plan.machine.num_processes
+    total = chosen.batch_size * chosen.accumulation * plan.machine.num_processes
     return (
         f"In {gigabytes(plan.memory_bytes)} fits, with {MARGIN:.0%} of the peak to spare: "
-        f"--training.per_device_batch_size {plan.chosen.batch_size} "
-        f"--training.gradient_accumulation_steps {plan.chosen.accumulation} "
+        f"--training.per_device_batch_size {chosen.batch_size} "
+        f"--training.gradient_accumulation_steps {chosen.accumulation} "
         f"--training.eval_batch_size {plan.eval_batch_size} (a total batch of {total}, as the settings say)."
     )
 
@@ -71,7 +72,7 @@ def _changes_table(plan: MemoryPlan) -> Table:
     table.add_column("saves", justify="right")
     table.add_column("peak", justify="right")
     table.add_column("fits")
-    for change in plan.changes:
+    for change in (*plan.changes, *([plan.combined] if plan.combined else [])):
         table.add_row(
             change.setting,
             gigabytes(change.saved_bytes),
