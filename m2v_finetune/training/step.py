@@ -73,10 +73,8 @@ def take_step(
             if not is_skipped:
                 optimizer.step()
         except Exception:
-            if scaler is not None:
-                scaler.update(
-                    scaler.get_scale()
-                )  # keeps the scale; else it refuses to unscale again
+            if scaler is not None:  # it would refuse to unscale again; its scale stays
+                scaler.update(scaler.get_scale())
             raise
         if scaler is not None:
             scaler.update()
