@@ -33,11 +33,10 @@ from m2v_finetune.config import (
 )
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES, CardKernels
+from m2v_finetune.training.counted_step import Machine, Precision
 from m2v_finetune.training.counting import BLOCK_BYTES, FakeRecorder
 from m2v_finetune.training.plan import (
-    Machine,
     MemoryPlan,
-    Precision,
     Split,
     StepMemory,
     plan_run,

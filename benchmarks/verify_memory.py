@@ -20,8 +20,9 @@ from memory_table import CHECKPOINTS, MEMORY_BYTES, METHODS, TASK, WINDOWS_SECON
 
 from m2v_finetune.errors import UserError, run_command
 from m2v_finetune.model import TaskModel
+from m2v_finetune.training.counted_step import DTYPES, Precision
 from m2v_finetune.training.optimization import build_optimizer
-from m2v_finetune.training.plan import DTYPES, Precision, Split
+from m2v_finetune.training.plan import Split
 from m2v_finetune.training.precision import BF16_CAPABILITY
 from m2v_finetune.training.step import take_step
 

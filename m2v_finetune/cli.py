@@ -248,10 +248,20 @@ def _plan(arguments: argparse.Namespace) -> None:
     from m2v_finetune.config import parse_bytes
     from m2v_finetune.parsing import parse_recipe, recipe_config
     from m2v_finetune.tasks import TASK_SETTINGS, TASKS
-    from m2v_finetune.training.plan import Machine, plan_run, show_plan
+    from m2v_finetune.training.counted_step import Machine
+    from m2v_finetune.training.plan import plan_run
+    from m2v_finetune.training.plan_tables import show_plan
     from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
 
+    for file in arguments.config:
+        if not file.is_file():
+            raise UserError(f"There is no file {file}. Give the settings of a recipe by --config.")
     name = arguments.task or arguments.config[-1].resolve().parent.name
+    if name == "pretrain":
+        raise UserError(
+            "The memory of pre-training is not planned. A step of it that runs out of memory is taken again "
+            "in smaller batches. Name a task by --task, or the settings of one by --config."
+        )
     if name not in TASKS:
         raise UserError(
             f"There is no task '{name}'. Name one by --task: {', '.join(TASKS)}. Without it, the folder of "
@@ -283,6 +293,8 @@ def _plan(arguments: argparse.Namespace) -> None:
         f" {task.num_outputs} labels are assumed, as the data name them." if is_assumed else ""
     )
     Console().print(show_plan(plan, assumed=assumed))
+    if plan.memory_bytes is not None and plan.chosen is None:
+        raise UserError(plan.refusal())
 
 
 def _predict(arguments: argparse.Namespace) -> None:

@@ -392,6 +392,11 @@ class RecipeConfig:
         """Check what vectors in place of audio forbid."""
         if self.data.features is None:
             return
+        if self.run.memory is not None:
+            raise UserError(
+                f"run.memory is '{self.run.memory}', which divides batches of audio, and data.features gives "
+                "vectors, which take next to nothing. Remove one of them."
+            )
         refused = {
             "tuning.method (to probe)": self.tuning.method != "probe",
             "augmentation.transforms (to [])": bool(self.augmentation.transforms),
@@ -580,11 +585,16 @@ AnyRecipeConfig = RecipeConfig | PretrainingConfig
 """The settings of any recipe."""
 
 
+LEAST_BYTES = 10**6
+"""Of memory given as a plain number."""
+
+
 def parse_bytes(name: str, text: str) -> int:
     """Return the bytes that a size says: ``11GB`` is 11e9, ``11GiB`` is 11 * 2**30, a number is itself.
 
     Raises:
-        UserError: It is no size, or zero; ``name`` says where it stood.
+        UserError: It is no size, or zero, or a number of less than a million bytes, as of one who meant
+            gigabytes; ``name`` says where it stood.
 
     >>> [parse_bytes("", text) for text in ("11GB", "1.5 GiB", "8e9")]
     [11000000000, 1610612736, 8000000000]
@@ -596,6 +606,11 @@ def parse_bytes(name: str, text: str) -> int:
         raise UserError(
             f"{name} is '{text}', which is no amount of memory. Write it as 11GB (decimal), 10GiB (binary) "
             "or 8e9 (bytes)."
+        )
+    if match is not None and not match[2] and number < LEAST_BYTES:
+        raise UserError(
+            f"{name} is '{text}', which is {number} bytes. Did you mean {text.strip()}GB? A number without a "
+            "unit is bytes."
         )
     return number
 

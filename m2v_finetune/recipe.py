@@ -73,11 +73,6 @@ def run_recipe(
         UserError: Something that the user can mend.
         Stopped: A signal arrived; a checkpoint was saved.
     """
-    if config.data.features is not None and config.run.memory is not None:
-        raise UserError(
-            "run.memory divides batches of audio, and data.features gives vectors, which take next to "
-            "nothing. Remove it."
-        )
     if config.data.features is not None and not issubclass(task_class, ClipTask):
         raise UserError(
             f"data.features gives one vector for a whole clip, and {task_class.name} needs frames. It serves "
@@ -172,11 +167,6 @@ def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
         UserError: Something that the user can mend, or the representations collapsed.
         Stopped: A signal arrived; a checkpoint was saved.
     """
-    if config.run.memory is not None:
-        raise UserError(
-            "run.memory plans runs of tasks, not of pre-training. Remove it, and set "
-            "training.per_device_batch_size; a step that runs out of memory is taken in smaller batches."
-        )
     accelerator, folder = start(config, task="pretrain")
 
     # The tracks and their splits; no labels.

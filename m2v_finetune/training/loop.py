@@ -28,7 +28,7 @@ from m2v_finetune.training.checkpoint import (
     set_random_state,
 )
 from m2v_finetune.training.objective import Objective
-from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
+from m2v_finetune.training.optimization import build_optimizer, make_moments, rate_factor, set_rates
 from m2v_finetune.training.plan import MemoryPlan, divisors, gigabytes
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder, json_number
@@ -127,7 +127,7 @@ class TrainingLoop(Generic[Model]):
             model.backbone.compile_layers()
         self.wrapped = accelerator.prepare(model)
         self.optimizer = build_optimizer(model, optimization)
-        self.optimizer.register_step_pre_hook(self._note_weights_change)
+        self.optimizer.register_step_pre_hook(self._before_weights_change)
         self.plan = plan
         self.device_batch_size = training.per_device_batch_size
         self.progress = Progress()
@@ -146,12 +146,7 @@ class TrainingLoop(Generic[Model]):
         with stop_on_signals() as self.stop, progress_bar(self.accelerator) as self.bar:
             if not self.folder.has_checkpoint:
                 self.batches.epoch, self.batches.first_step = 0, 0
-                self.objective.begin(
-                    self.loader,
-                    accelerator=self.accelerator,
-                    bar=self.bar,
-                    num_batches=len(self.batches),
-                )
+                self._begin()
             self.bar_task = self.bar.add_task("Training", total=self.total_steps)
             while not progress.is_finished:
                 self._train_epoch()
@@ -174,6 +169,22 @@ class TrainingLoop(Generic[Model]):
             num_steps=progress.step,
             num_skipped_steps=progress.num_skipped_steps,
         )
+
+    def _begin(self) -> None:
+        size = self.training.per_device_batch_size
+        try:
+            self.objective.begin(
+                self.loader,
+                accelerator=self.accelerator,
+                bar=self.bar,
+                num_batches=len(self.batches),
+            )
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"Measuring what the head reads, before the first step, ran out of memory with {size} "
+                "windows at once. Lower training.per_device_batch_size, and raise "
+                "training.gradient_accumulation_steps to keep the total batch."
+            ) from error
 
     def _train_epoch(self) -> None:
         progress = self.progress
@@ -260,7 +271,8 @@ class TrainingLoop(Generic[Model]):
             said = f"The gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row are not finite"
             raise UserError(self._failed(said))
 
-    def _note_weights_change(self, *_: Any) -> None:
+    def _before_weights_change(self, *_: Any) -> None:
+        make_moments(self.optimizer)
         self.weights_change = True
 
     def _take_smaller_batches(self) -> None:

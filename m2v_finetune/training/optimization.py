@@ -67,6 +67,28 @@ def _bitsandbytes(name: OptimizerName, *, is_on_card: bool) -> Any:
     return optimizers.AdamW8bit if name == "adamw_8bit" else optimizers.PagedAdamW8bit
 
 
+def make_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Let a new AdamW make its moments, all of them, before it changes a weight.
+
+    By itself it makes those of a parameter group when it comes to the group: if memory runs out then, the
+    weights of the groups before are changed. Other optimisers are left alone: what they keep is small.
+
+    Args:
+        optimizer: With the gradients of its parameters.
+
+    Raises:
+        torch.OutOfMemoryError: They do not fit; none of them is left.
+    """
+    if not isinstance(optimizer, torch.optim.AdamW) or optimizer.state:
+        return
+    try:
+        for group in optimizer.param_groups:
+            optimizer._init_group(group, [], [], [], [], [], [])  # type: ignore[no-untyped-call]
+    except torch.OutOfMemoryError:
+        optimizer.state.clear()
+        raise
+
+
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set each group's rate to its peak times ``factor``."""
     for group in optimizer.param_groups:

@@ -1,71 +1,29 @@
-"""The memory that a run will take, before it takes it: one optimiser step on tensors without values.
-
-The model is built by the code that trains it, the step is `step.take_step`, the optimiser that of
-`build_optimizer`; `counting` notes what they allocate.
+"""The memory that a run will take, before it takes it, and the batches that fit.
 
 What is not counted: the CUDA context (0.3 to 0.6 GB outside of PyTorch), work space of cuDNN, and memory
 that the allocator cannot use for being in pieces. `MARGIN` is for these.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from rich.console import Group
-from rich.table import Table
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from m2v_finetune.backbones import bare_backbone
 from m2v_finetune.config import OptimizerName, RecipeConfig, TrainingConfig, TuningConfig
-from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
-from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import Task
-from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES, CardKernels
-from m2v_finetune.training.counting import (
-    BLOCK_BYTES,
-    PARTS,
-    FakeRecorder,
-    Part,
-    StorageRecorder,
-    Timeline,
-)
-from m2v_finetune.training.optimization import build_optimizer
-from m2v_finetune.training.step import take_step
+from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES
+from m2v_finetune.training.counted_step import Machine, Precision, count_evaluation, count_step
+from m2v_finetune.training.counting import Part, Timeline
 
-Precision = Literal["no", "fp16", "bf16"]
-DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 SMALLER_OPTIMIZERS: tuple[OptimizerName, ...] = ("adafactor", "adamw_8bit")
 """The first is for any machine, the second for CUDA cards."""
 MARGIN = 0.1
 """Share of a planned peak that has to be free beside it: peaks are planned to within a tenth."""
-MEANING: dict[Part, str] = {
-    "weights": "parameters and buffers, in float32",
-    "gradients": "of what learns, in float32",
-    "optimizer": "moments and what else the optimiser keeps",
-    "activations": "what forward keeps for backward, the windows and half-precision weights included",
-    "workspace": "all else: intermediate results, layers computed again, cuBLAS",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Where a run is planned for.
-
-    Attributes:
-        on_card: A CUDA card; else a CPU.
-        precision: Mixed precision of the run.
-        num_processes: Devices that share a total batch.
-    """
-
-    on_card: bool
-    precision: Precision
-    num_processes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +69,7 @@ class MemoryPlan:
         smallest_peak: That of one window at a time.
         eval_batch_size: Windows at once for judging tracks: that of the settings, or what fits.
         changes: What to switch on, where nothing fits.
+        combined: All of it at once, where no single one is enough.
     """
 
     machine: Machine
@@ -122,6 +81,7 @@ class MemoryPlan:
     smallest_peak: dict[Part, int]
     eval_batch_size: int
     changes: tuple[Change, ...]
+    combined: Change | None
 
     @property
     def peak_bytes(self) -> int:
@@ -157,13 +117,22 @@ class MemoryPlan:
         assert self.memory_bytes is not None
         least = sum(self.smallest_peak.values())
         fitting = [change for change in self.changes if fits(change.peak_bytes, self.memory_bytes)]
-        advice = (
-            f"It would fit with one of these: {'; '.join(change.setting for change in fitting)}."
-            if fitting
-            else "No single change is enough: combine them ("
-            + "; ".join(change.setting for change in self.changes)
-            + "), or take a card with more memory."
-        )
+        combined = self.combined
+        if fitting:
+            advice = f"It would fit with one of these: {'; '.join(change.setting for change in fitting)}."
+        elif combined is not None and fits(combined.peak_bytes, self.memory_bytes):
+            advice = (
+                f"No single change is enough; all together take {gigabytes(combined.peak_bytes)}, which "
+                f"fits: {combined.setting}. Some of them may do."
+            )
+        elif combined is not None:
+            advice = (
+                f"Not even all changes together are enough ({combined.setting}): they take "
+                f"{gigabytes(combined.peak_bytes)}. Take a card with more memory, or halve windows and "
+                "layers again."
+            )
+        else:
+            advice = "Nothing that could be switched on takes less: take a card with more memory."
         return (
             f"Even one window at a time takes {gigabytes(least)}, and {MARGIN:.0%} of it have to be free "
             f"beside it; the memory is {gigabytes(self.memory_bytes)}. {advice}"
@@ -209,12 +178,16 @@ def plan_run(
     smallest = memory.peak(splits[-1])
     chosen: Split | None = None
     changes: tuple[Change, ...] = ()
+    combined: Change | None = None
     eval_batch_size = config.training.eval_batch_size
     if memory_bytes is not None:
         chosen = _largest(memory, splits, configured, memory_bytes)
         eval_batch_size = _eval_batch_size(config, task, machine, memory_bytes)
         if chosen is None:
-            changes = tuple(_changes(config, task, machine, before=sum(smallest.values())))
+            before = sum(smallest.values())
+            changes = tuple(_changes(config, task, machine, before=before))
+            if not any(fits(change.peak_bytes, memory_bytes) for change in changes):
+                combined = _combined(config, task, machine, changes, before=before)
     return MemoryPlan(
         machine=machine,
         configured=configured,
@@ -225,6 +198,7 @@ def plan_run(
         smallest_peak=smallest,
         eval_batch_size=eval_batch_size,
         changes=changes,
+        combined=combined,
     )
 
 
@@ -308,41 +282,71 @@ def _changes(
     config: RecipeConfig, task: Task, machine: Machine, *, before: int
 ) -> Iterator[Change]:
     """Yield what would take less memory than ``before``, one window at a time."""
-    backbone, data, training, tuning = (
-        config.backbone,
-        config.data,
-        config.training,
-        config.tuning,
-    )
-    changed: dict[str, RecipeConfig] = {}
-    if not training.gradient_checkpointing:
-        changed["--training.gradient_checkpointing true"] = replace(
-            config, training=replace(training, gradient_checkpointing=True)
-        )
-    if tuning.train_conv_encoder:
-        changed["--tuning.train_conv_encoder false"] = replace(
-            config, tuning=replace(tuning, train_conv_encoder=False)
-        )
-    layers = num_layers(config)
-    if layers > 1:
-        changed[f"--backbone.num_layers {layers // 2}"] = replace(
-            config, backbone=replace(backbone, num_layers=layers // 2)
-        )
-    shorter = replace(data, window_seconds=data.window_seconds / 2, hop_seconds=None)
-    changed[f"--data.window_seconds {shorter.window_seconds:g}"] = replace(config, data=shorter)
-    if config.optimizer.name == "adamw":
-        for name in SMALLER_OPTIMIZERS if machine.on_card else SMALLER_OPTIMIZERS[:1]:
-            changed[f"--optimizer.name {name}"] = replace(
-                config, optimizer=replace(config.optimizer, name=name)
-            )
-    if tuning.method == "full":
-        changed["--tuning.method lora"] = replace(config, tuning=TuningConfig(method="lora"))
-    accumulation = training.per_device_batch_size * training.gradient_accumulation_steps
-    split = Split(batch_size=1, accumulation=accumulation)
-    for setting, other in changed.items():
-        peak = StepMemory(other, task, machine).peak_bytes(split)
+    for setting, change in _settings(config, machine).items():
+        peak = _one_window_bytes(change(config), task, machine)
         if peak < before:
             yield Change(setting=setting, peak_bytes=peak, saved_bytes=before - peak)
+
+
+def _combined(
+    config: RecipeConfig, task: Task, machine: Machine, changes: Sequence[Change], *, before: int
+) -> Change | None:
+    """Return some changes as one, or None where there are not several.
+
+    Of several optimisers it is the first, which keeps the least.
+    """
+    chosen: dict[str, str] = {}
+    for change in changes:
+        chosen.setdefault(change.setting.split()[0], change.setting)
+    if len(chosen) < 2:
+        return None
+    settings = _settings(config, machine)
+    for setting in chosen.values():
+        config = settings[setting](config)
+    peak = _one_window_bytes(config, task, machine)
+    return Change(setting=" ".join(chosen.values()), peak_bytes=peak, saved_bytes=before - peak)
+
+
+def _one_window_bytes(config: RecipeConfig, task: Task, machine: Machine) -> int:
+    """Return the peak of a step that takes its total batch one window at a time."""
+    training = config.training
+    accumulation = training.per_device_batch_size * training.gradient_accumulation_steps
+    split = Split(batch_size=1, accumulation=accumulation)
+    return StepMemory(config, task, machine).peak_bytes(split)
+
+
+def _settings(
+    config: RecipeConfig, machine: Machine
+) -> dict[str, Callable[[RecipeConfig], RecipeConfig]]:
+    """Return what may take less, as it is written on the command line, with what it changes."""
+
+    def changed(section: str, **values: Any) -> Callable[[RecipeConfig], RecipeConfig]:
+        return lambda one: replace(one, **{section: replace(getattr(one, section), **values)})
+
+    settings = {}
+    if not config.training.gradient_checkpointing:
+        settings["--training.gradient_checkpointing true"] = changed(
+            "training", gradient_checkpointing=True
+        )
+    if config.tuning.train_conv_encoder:
+        settings["--tuning.train_conv_encoder false"] = changed("tuning", train_conv_encoder=False)
+    layers = num_layers(config)
+    if layers > 1:
+        settings[f"--backbone.num_layers {layers // 2}"] = changed(
+            "backbone", num_layers=layers // 2
+        )
+    seconds = config.data.window_seconds / 2
+    settings[f"--data.window_seconds {seconds:g}"] = changed(
+        "data", window_seconds=seconds, hop_seconds=None
+    )
+    if config.optimizer.name == "adamw":
+        for name in SMALLER_OPTIMIZERS if machine.on_card else SMALLER_OPTIMIZERS[:1]:
+            settings[f"--optimizer.name {name}"] = changed("optimizer", name=name)
+    if config.tuning.method == "full":
+        settings["--tuning.method lora"] = lambda one: replace(
+            one, tuning=TuningConfig(method="lora")
+        )
+    return settings
 
 
 def num_layers(config: RecipeConfig) -> int:
@@ -353,230 +357,3 @@ def num_layers(config: RecipeConfig) -> int:
         return config.backbone.num_layers
     with torch.device("meta"):
         return bare_backbone(config.backbone.source, revision=config.backbone.revision).num_layers
-
-
-def count_step(config: RecipeConfig, task: Task, machine: Machine, batch_size: int) -> Timeline:
-    """Count an optimiser step of one batch.
-
-    What it is counted for: the step after others, so the optimiser has its moments.
-    """
-    recorder = FakeRecorder()
-    with _fake(machine):
-        model = _empty_model(config, task)
-        optimizer = _optimizer(model, config, machine)
-        with recorder:
-            record_step(
-                recorder,
-                model,
-                optimizer,
-                _empty_batch(model, batch_size),
-                max_grad_norm=config.optimizer.max_grad_norm,
-                autocast=_autocast(machine),
-                read_norm=lambda norm: 1.0,
-            )
-    return recorder.timeline(block_bytes=BLOCK_BYTES if machine.on_card else 1)
-
-
-def record_step(
-    recorder: StorageRecorder,
-    model: TaskModel,
-    optimizer: torch.optim.Optimizer,
-    batch: Sequence[Tensor],
-    *,
-    max_grad_norm: float,
-    **others: Any,
-) -> None:
-    """Take an optimiser step, and tell a recorder which storages are what.
-
-    Args:
-        recorder: Is active.
-        model: In training mode.
-        optimizer: Of its parameters.
-        batch: Inputs, and last targets.
-        max_grad_norm: As `step.take_step` takes it.
-        others: As `step.take_step` takes them.
-    """
-    _note_all(recorder, model, batch)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                lambda one: recorder.note(one.grad, "gradients")
-            )
-    take_step(
-        model, optimizer, [batch], loss=model.task.loss, max_grad_norm=max_grad_norm, **others
-    )
-    for state in optimizer.state.values():
-        for value in state.values():
-            if isinstance(value, Tensor):
-                recorder.note(value, "optimizer")
-
-
-def count_evaluation(
-    config: RecipeConfig, task: Task, machine: Machine, batch_size: int
-) -> Timeline:
-    """Count a forward pass for judging tracks, beside what the optimiser keeps."""
-    recorder = FakeRecorder()
-    with _fake(machine):
-        model = _empty_model(config, task).eval()
-        *inputs, _ = batch = _empty_batch(model, batch_size)
-        with recorder:
-            _note_all(recorder, model, batch)
-            for parameter in model.parameters():
-                if parameter.requires_grad:  # AdamW's two moments
-                    moments = torch.empty_like(parameter), torch.empty_like(parameter)
-                    for moment in moments:
-                        recorder.note(moment, "optimizer")
-            with torch.no_grad(), _autocast(machine)():
-                model(*inputs)
-    return recorder.timeline(block_bytes=BLOCK_BYTES if machine.on_card else 1)
-
-
-def _note_all(recorder: StorageRecorder, model: TaskModel, batch: Sequence[Tensor]) -> None:
-    for tensor in (*model.parameters(), *model.buffers()):
-        recorder.note(tensor, "weights")
-    for tensor in batch:
-        recorder.note(tensor, "activations")
-
-
-@contextmanager
-def _fake(machine: Machine) -> Iterator[None]:
-    """Let tensors have no values, and on a card keep what it would keep."""
-    with (
-        FakeTensorMode(allow_non_fake_inputs=True),
-        CardKernels(on_card=machine.on_card),
-    ):
-        yield
-
-
-def _empty_model(config: RecipeConfig, task: Task) -> TaskModel:
-    """Build the model of a run without weights, in training mode; to call where tensors are fake."""
-    # Built on "meta", as PEFT moves what it makes, which fake tensors do not bear.
-    with unset_fake_temporarily(), torch.device("meta"):
-        model = TaskModel.build(
-            task=task,
-            # SpecAugment's masks are drawn by their values; they take a thousandth of the windows.
-            backbone=replace(config.backbone, spec_augment=False),
-            head=config.head,
-            tuning=config.tuning,
-            window_seconds=config.data.window_seconds,
-            hop_seconds=config.data.hop_seconds,
-            with_weights=False,
-        )
-    model.to_empty(device="cpu")
-    model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
-    return model.train()
-
-
-def _empty_batch(model: TaskModel, batch_size: int) -> list[Tensor]:
-    window = Window(
-        start_sample=0, num_samples=model.window_samples, grid=model.backbone.frame_grid
-    )
-    return [torch.empty(batch_size, *shape) for shape in model.task.example_shapes(window)]
-
-
-def _autocast(machine: Machine) -> Any:
-    dtype = DTYPES.get(machine.precision)
-    return nullcontext if dtype is None else partial(torch.autocast, "cpu", dtype)
-
-
-def _optimizer(model: TaskModel, config: RecipeConfig, machine: Machine) -> torch.optim.Optimizer:
-    """Return the optimiser of a run as it is on the machine."""
-    name = config.optimizer.name
-    if name in ("adamw_8bit", "paged_adamw_8bit"):
-        return EightBitMoments(model.parameters(), is_paged=name == "paged_adamw_8bit")
-    optimizer = build_optimizer(model, config.optimizer)
-    if machine.on_card and isinstance(optimizer, torch.optim.AdamW):
-        # Built of CPU tensors; on a card `build_optimizer` asks for the fused kernel.
-        for group in optimizer.param_groups:
-            group["fused"] = True
-    return optimizer
-
-
-class EightBitMoments(torch.optim.Optimizer):
-    """What AdamW of bitsandbytes keeps, without its kernels, which need a card.
-
-    Two moments of a byte a number with a scale for each 256, in float32 for tensors of less than 4096
-    numbers; nothing on the card where they are paged, as they move there by need. Source: bitsandbytes,
-    Optimizer2State (min_8bit_size, blocksize).
-    """
-
-    def __init__(self, parameters: Iterable[nn.Parameter], *, is_paged: bool) -> None:
-        super().__init__([one for one in parameters if one.requires_grad], {})
-        self.is_paged = is_paged
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Make the moments, the first time."""
-        for group in self.param_groups:
-            for one in group["params"]:
-                if not self.state[one] and not self.is_paged:
-                    is_small = one.numel() < 4096
-                    dtype = torch.float32 if is_small else torch.uint8
-                    for number in (1, 2):
-                        self.state[one][f"state{number}"] = torch.empty_like(one, dtype=dtype)
-                        if not is_small:
-                            scales = torch.empty(-(-one.numel() // 256), device=one.device)
-                            self.state[one][f"absmax{number}"] = scales
-
-
-def show_plan(plan: MemoryPlan, *, assumed: str = "") -> Group:
-    """Return the plan as tables and sentences for people."""
-    machine = plan.machine
-    split, peak = plan.chosen or plan.configured, plan.chosen_peak or plan.peak
-    columns = {f"{split.batch_size} x {split.accumulation}": peak}
-    if split != plan.configured:
-        configured = plan.configured
-        columns = {
-            f"settings: {configured.batch_size} x {configured.accumulation}": plan.peak,
-            **{f"fits: {name}": value for name, value in columns.items()},
-        }
-    table = Table(title="Peak memory of a step, windows x accumulation", title_justify="left")
-    table.add_column("part")
-    for name in columns:
-        table.add_column(name, justify="right")
-    table.add_column("what it is")
-    for part in PARTS:
-        table.add_row(part, *(gigabytes(peak[part]) for peak in columns.values()), MEANING[part])
-    table.add_section()
-    table.add_row(
-        "peak", *(gigabytes(sum(peak.values())) for peak in columns.values()), "at its worst moment"
-    )
-    lines = [
-        f"Counted for {'a CUDA card' if machine.on_card else 'a CPU'} in "
-        f"{'float32' if machine.precision == 'no' else machine.precision}.{assumed}",
-    ]
-    if plan.memory_bytes is not None:
-        lines.append(_verdict(plan))
-    parts: list[Any] = [table, *lines]
-    if plan.changes:
-        parts.append(_changes_table(plan))
-    return Group(*parts)
-
-
-def _verdict(plan: MemoryPlan) -> str:
-    assert plan.memory_bytes is not None
-    if plan.chosen is None:
-        return plan.refusal()
-    total = plan.chosen.batch_size * plan.chosen.accumulation * plan.machine.num_processes
-    return (
-        f"In {gigabytes(plan.memory_bytes)} fits, with {MARGIN:.0%} of the peak to spare: "
-        f"--training.per_device_batch_size {plan.chosen.batch_size} "
-        f"--training.gradient_accumulation_steps {plan.chosen.accumulation} "
-        f"--training.eval_batch_size {plan.eval_batch_size} (a total batch of {total}, as the settings say)."
-    )
-
-
-def _changes_table(plan: MemoryPlan) -> Table:
-    assert plan.memory_bytes is not None
-    table = Table(title="What would take less, one window at a time", title_justify="left")
-    table.add_column("setting")
-    table.add_column("saves", justify="right")
-    table.add_column("peak", justify="right")
-    table.add_column("fits")
-    for change in plan.changes:
-        table.add_row(
-            change.setting,
-            gigabytes(change.saved_bytes),
-            gigabytes(change.peak_bytes),
-            "yes" if fits(change.peak_bytes, plan.memory_bytes) else "no",
-        )
-    return table

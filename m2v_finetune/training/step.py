@@ -67,10 +67,15 @@ def take_step(
                 (share if scaler is None else scaler.scale(share)).backward()  # type: ignore[no-untyped-call]
         if scaler is not None:
             scaler.unscale_(optimizer)
-        norm = read_norm(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
-        is_skipped = not math.isfinite(norm)
-        if not is_skipped:
-            optimizer.step()
+        try:
+            norm = read_norm(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+            is_skipped = not math.isfinite(norm)
+            if not is_skipped:
+                optimizer.step()
+        except Exception:
+            if scaler is not None:  # it would refuse to unscale again; its scale stays
+                scaler.update(scaler.get_scale())
+            raise
         if scaler is not None:
             scaler.update()
     finally:

@@ -23,9 +23,10 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.card import FLOAT32_FUNCTIONS, CardKernels
+from m2v_finetune.training.counted_step import Machine
 from m2v_finetune.training.counting import StorageRecorder
 from m2v_finetune.training.optimization import build_optimizer
-from m2v_finetune.training.plan import Machine, Split, StepMemory, _largest, plan_run
+from m2v_finetune.training.plan import Split, StepMemory, _largest, gigabytes, plan_run
 from m2v_finetune.training.step import take_step
 
 CPU = Machine(on_card=False, precision="no")
@@ -260,6 +261,34 @@ def test_what_to_switch_on_where_nothing_fits():
     with pytest.raises(UserError, match=r"Even one window at a time takes .* --tuning.method lora"):
         plan.applied(config.training)
     assert plan_run(config, TASK, CARD).changes == ()
+
+
+def test_all_changes_together_are_counted_once():
+    config = settings(checkpointing=False, batch=2, layers=4)
+    split = Split(batch_size=1, accumulation=2)
+    plan = plan_run(config, TASK, CARD, memory_bytes=1)
+    assert plan.combined is not None
+    changed = RecipeConfig(
+        data=DataConfig(source="none", window_seconds=0.5),
+        backbone=BackboneConfig(source="random-small", num_layers=2),
+        tuning=TuningConfig(method="lora"),
+        optimizer=OptimizerConfig(name="adafactor"),
+        training=replace(config.training, gradient_checkpointing=True),
+    )
+    peak = StepMemory(changed, TASK, CARD).peak_bytes(split)
+    assert plan.combined.peak_bytes == peak < min(one.peak_bytes for one in plan.changes)
+    assert plan.combined.setting.split()[::2] == [
+        "--training.gradient_checkpointing",
+        "--backbone.num_layers",
+        "--data.window_seconds",
+        "--optimizer.name",
+        "--tuning.method",
+    ]
+    assert f"they take {gigabytes(peak)}. Take a card" in plan.refusal()
+    enough = replace(plan, memory_bytes=round(peak * 1.1) + 1).refusal()
+    assert f"all together take {gigabytes(peak)}, which fits: {plan.combined.setting}." in enough
+    some = max(one.peak_bytes for one in plan.changes)
+    assert plan_run(config, TASK, CARD, memory_bytes=round(some * 1.1) + 1).combined is None
 
 
 def test_what_an_optimizer_keeps():

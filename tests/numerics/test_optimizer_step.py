@@ -8,13 +8,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch.overrides import TorchFunctionMode
 
 from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.checkpoint import LAST_FILE, Progress, load_last, save_last
-from m2v_finetune.training.optimization import _bitsandbytes, build_optimizer
+from m2v_finetune.training.optimization import _bitsandbytes, build_optimizer, make_moments
 from m2v_finetune.training.precision import choose_precision
 from m2v_finetune.training.step import take_step
 
@@ -130,6 +131,83 @@ def test_no_gradient_outlives_a_step_that_breaks_off():
     step(model, optimizer, batch())
     step(other, build_optimizer(other, OptimizerConfig()), batch())
     assert torch.equal(weights(model), weights(other))
+
+
+def test_a_scaled_step_that_breaks_off_after_unscaling_can_be_taken_again():
+    scaler, other_scaler = (torch.amp.GradScaler("cpu", init_scale=2.0**10) for _ in range(2))
+    model, other = build(), build()
+    optimizer = build_optimizer(model, OptimizerConfig())
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    refusal = optimizer.register_step_pre_hook(refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        step(model, optimizer, scaler=scaler)
+    refusal.remove()
+    step(model, optimizer, scaler=scaler)
+    step(other, build_optimizer(other, OptimizerConfig()), scaler=other_scaler)
+    assert torch.equal(weights(model), weights(other))
+    assert scaler.state_dict() == other_scaler.state_dict()
+
+
+class FullMemory(TorchFunctionMode):
+    """Lets ``torch.zeros_like`` run out of memory after some calls, as a card would."""
+
+    def __init__(self, *, after: int):
+        super().__init__()
+        self.left = after
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.zeros_like:
+            self.left -= 1
+            if self.left < 0:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+        return func(*args, **(kwargs or {}))
+
+
+def test_moments_are_made_before_any_weight_changes_or_not_at_all():
+    model, other = build(), build()
+    optimizer, straight = (build_optimizer(one, OptimizerConfig()) for one in (model, other))
+    assert len(optimizer.param_groups) > 1
+    for one in (optimizer, straight):
+        for group in one.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.ones_like(parameter)
+    count = sum(2 * len(group["params"]) for group in optimizer.param_groups)
+    with FullMemory(after=count - 1), pytest.raises(torch.OutOfMemoryError):
+        make_moments(optimizer)
+    assert not optimizer.state
+    make_moments(optimizer)
+    assert sum(len(state) - 1 for state in optimizer.state.values()) == count
+    with FullMemory(after=0):  # there is nothing left to make
+        make_moments(optimizer)
+        optimizer.step()
+    straight.step()
+    assert torch.equal(weights(model), weights(other))
+
+
+def test_clipping_scales_the_update_to_the_norm():
+    """By max_grad_norm / (norm + 1e-6), as PyTorch does; plain descent changes weights by the gradient."""
+    generator = torch.Generator().manual_seed(0)
+    x, targets = (torch.randn(5, size, generator=generator).double() for size in (3, 2))
+    changes, norms = [], []
+    for max_grad_norm in (math.inf, 0.125):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2).double()
+        before = weights(model)
+        result = take_step(
+            model,
+            torch.optim.SGD(model.parameters(), lr=1.0),
+            [(x, targets)],
+            loss=lambda outputs, targets: (outputs - targets).square().mean(),
+            max_grad_norm=max_grad_norm,
+        )
+        changes.append(weights(model) - before)
+        norms.append(result.gradient_norm)
+    assert norms[0] == norms[1] > 0.5
+    torch.testing.assert_close(changes[1], changes[0] * 0.125 / (norms[0] + 1e-6))
+    assert float(changes[1].norm()) == pytest.approx(0.125, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])

@@ -168,6 +168,22 @@ def learning(model):
     }
 
 
+@pytest.mark.parametrize(("alpha", "r"), [(1, 4), (8, 2)])
+def test_lora_adds_its_product_times_alpha_by_r(alpha, r, folders):
+    case = TuningConfig(method="lora", r=r, lora_alpha=alpha, lora_targets="attention")
+    model = build(folders["hubert"], case).eval()
+    linear = model.backbone.network.encoder.layers[0].attention.q_proj
+    a, b = linear.lora_A["default"].weight, linear.lora_B["default"].weight
+    assert (a.shape, b.shape) == ((r, WIDTH), (WIDTH, r))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        b.copy_(torch.randn(b.shape, generator=generator))
+        x = torch.randn(5, WIDTH, generator=generator)
+        added = linear(x) - linear.base_layer(x)
+        torch.testing.assert_close(added, x @ a.T @ b.T * alpha / r, atol=1e-5, rtol=1e-4)
+    assert added.abs().max() > 0.1
+
+
 def test_each_method_is_a_row_with_its_settings():
     assert tuple(METHODS) == tuple(TUNING_SETTINGS) == get_args(TuningMethod)
     settings = {name for names in TUNING_SETTINGS.values() for name in names}

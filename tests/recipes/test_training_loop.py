@@ -370,6 +370,42 @@ def test_out_of_memory_with_one_window_ends_the_run_with_its_steps_saved(data, t
     assert lines(tmp_path) == lines(tmp_path / "straight")
 
 
+def test_out_of_memory_for_the_first_moments_goes_on_in_smaller_batches(
+    data, tmp_path, monkeypatch
+):
+    """Of the last of several parameter groups: no weight has changed by then."""
+    options = {"method": "full", "epochs": 1}
+    loop = build_loop(data, tmp_path / "fell", batch=4, **options)
+    last = loop.optimizer.param_groups[-1]["params"][-1]
+    assert len(loop.optimizer.param_groups) > 1
+    zeros_like = torch.zeros_like
+
+    def refuse(tensor, **others):
+        if tensor is last and loop.device_batch_size == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return zeros_like(tensor, **others)
+
+    monkeypatch.setattr(torch, "zeros_like", refuse)
+    loop.run()
+    assert loop.device_batch_size == 2
+    small = build_loop(data, tmp_path / "small", batch=2, accumulation=2, **options)
+    small.run()
+    assert lines(tmp_path / "fell") == lines(tmp_path / "small")
+
+
+def test_out_of_memory_before_the_first_step_says_what_to_lower(data, tmp_path):
+    loop = build_loop(data, tmp_path)
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
+    with pytest.raises(
+        UserError, match=r"with 8 windows at once\. Lower training\.per_device_batch_size"
+    ):
+        loop.run()
+
+
 def test_out_of_memory_while_weights_change_ends_the_run(data, tmp_path):
     loop = build_loop(data, tmp_path, method="probe")
 

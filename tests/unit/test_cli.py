@@ -168,7 +168,19 @@ def test_plan_of_what_cannot_be_planned(m2v: M2v, tmp_path: Path) -> None:
     assert_refused(m2v("plan", "--config", str(elsewhere)), "Name one by --task", "tagging")
     assert m2v(*PLAN, "--training.mixed_precision", "bf16").code == 0
     assert_refused(m2v(*PLAN, "--memory", "lots"), "no amount of memory", "11GB")
+    assert_refused(m2v(*PLAN, "--memory", "11"), "11 bytes. Did you mean 11GB?")
     assert_refused(m2v(*PLAN, "--tuning.metod", "lora"), "tuning.method")
+    missing = tmp_path / "nowhere" / "mine.yaml"
+    assert_refused(m2v("plan", "--config", str(missing)), f"There is no file {missing}.")
+    pretrain = PLAN_CONFIG.parents[1] / "pretrain" / "small.yaml"
+    assert_refused(m2v("plan", "--config", str(pretrain)), "pre-training is not planned")
+
+
+def test_a_plan_of_what_does_not_fit_ends_as_an_error(m2v: M2v) -> None:
+    done = m2v(*PLAN, "--memory", "2MB")
+    assert done.code == 2
+    assert "What would take less, one window at a time" in done.stdout
+    assert done.stderr.startswith("error: Even one window at a time takes")
 
 
 def test_check_of_good_data(m2v: M2v, songs: Path) -> None:

@@ -18,6 +18,7 @@ from m2v_finetune.config import (
     RunConfig,
     StartConfig,
     TrainingConfig,
+    TuningConfig,
 )
 from m2v_finetune.errors import UserError
 from m2v_finetune.parsing import parse_recipe, save_config
@@ -414,6 +415,22 @@ def test_a_config_cannot_be_changed():
     with pytest.raises(AttributeError):
         config.data.source = "y"
     assert replace(config, run=RunConfig(seed=3)).run.seed == 3
+
+
+def test_memory_of_vectors_is_not_planned():
+    with pytest.raises(UserError, match=r"run\.memory is '11GB', .* Remove one"):
+        RecipeConfig(
+            data=DataConfig(source="x", features="vectors.npz"),
+            tuning=TuningConfig(method="probe"),
+            run=RunConfig(memory="11GB"),
+        )
+
+
+@pytest.mark.parametrize("text", ["11", "11.5", "999999"])
+def test_a_plain_number_of_few_bytes_is_refused(text):
+    with pytest.raises(UserError, match=rf"Did you mean {text}GB\?"):
+        RunConfig(memory=text)
+    assert RunConfig(memory="1000000").memory == "1000000"
 
 
 def test_memory_of_pretraining_is_not_planned():

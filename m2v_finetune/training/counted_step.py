@@ -1,0 +1,205 @@
+"""One step of a run, counted on tensors without values.
+
+The model is built by the code that trains it, the step is `step.take_step`, the optimiser that of
+`build_optimizer`; `counting` notes what they allocate.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+
+from m2v_finetune.config import RecipeConfig
+from m2v_finetune.data.loader import Window
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks import Task
+from m2v_finetune.training.card import CardKernels
+from m2v_finetune.training.counting import BLOCK_BYTES, FakeRecorder, StorageRecorder, Timeline
+from m2v_finetune.training.optimization import build_optimizer
+from m2v_finetune.training.step import take_step
+
+Precision = Literal["no", "fp16", "bf16"]
+DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a run is planned for.
+
+    Attributes:
+        on_card: A CUDA card; else a CPU.
+        precision: Mixed precision of the run.
+        num_processes: Devices that share a total batch.
+    """
+
+    on_card: bool
+    precision: Precision
+    num_processes: int = 1
+
+
+def count_step(config: RecipeConfig, task: Task, machine: Machine, batch_size: int) -> Timeline:
+    """Count an optimiser step of one batch.
+
+    What it is counted for: the step after others, so the optimiser has its moments.
+    """
+    recorder = FakeRecorder()
+    with _fake(machine):
+        model = _empty_model(config, task)
+        optimizer = _optimizer(model, config, machine)
+        with recorder:
+            record_step(
+                recorder,
+                model,
+                optimizer,
+                _empty_batch(model, batch_size),
+                max_grad_norm=config.optimizer.max_grad_norm,
+                autocast=_autocast(machine),
+                read_norm=lambda norm: 1.0,
+            )
+    return recorder.timeline(block_bytes=BLOCK_BYTES if machine.on_card else 1)
+
+
+def record_step(
+    recorder: StorageRecorder,
+    model: TaskModel,
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[Tensor],
+    *,
+    max_grad_norm: float,
+    **others: Any,
+) -> None:
+    """Take an optimiser step, and tell a recorder which storages are what.
+
+    Args:
+        recorder: Is active.
+        model: In training mode.
+        optimizer: Of its parameters.
+        batch: Inputs, and last targets.
+        max_grad_norm: As `step.take_step` takes it.
+        others: As `step.take_step` takes them.
+    """
+    _note_all(recorder, model, batch)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                lambda one: recorder.note(one.grad, "gradients")
+            )
+    take_step(
+        model, optimizer, [batch], loss=model.task.loss, max_grad_norm=max_grad_norm, **others
+    )
+    for state in optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, Tensor):
+                recorder.note(value, "optimizer")
+
+
+def count_evaluation(
+    config: RecipeConfig, task: Task, machine: Machine, batch_size: int
+) -> Timeline:
+    """Count a forward pass for judging tracks, beside what the optimiser keeps."""
+    recorder = FakeRecorder()
+    with _fake(machine):
+        model = _empty_model(config, task).eval()
+        *inputs, _ = batch = _empty_batch(model, batch_size)
+        with recorder:
+            _note_all(recorder, model, batch)
+            for parameter in model.parameters():
+                if parameter.requires_grad:  # AdamW's two moments
+                    moments = torch.empty_like(parameter), torch.empty_like(parameter)
+                    for moment in moments:
+                        recorder.note(moment, "optimizer")
+            with torch.no_grad(), _autocast(machine)():
+                model(*inputs)
+    return recorder.timeline(block_bytes=BLOCK_BYTES if machine.on_card else 1)
+
+
+def _note_all(recorder: StorageRecorder, model: TaskModel, batch: Sequence[Tensor]) -> None:
+    for tensor in (*model.parameters(), *model.buffers()):
+        recorder.note(tensor, "weights")
+    for tensor in batch:
+        recorder.note(tensor, "activations")
+
+
+@contextmanager
+def _fake(machine: Machine) -> Iterator[None]:
+    """Let tensors have no values, and on a card keep what it would keep."""
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        CardKernels(on_card=machine.on_card),
+    ):
+        yield
+
+
+def _empty_model(config: RecipeConfig, task: Task) -> TaskModel:
+    """Build the model of a run without weights, in training mode; to call where tensors are fake."""
+    # Built on "meta", as PEFT moves what it makes, which fake tensors do not bear.
+    with unset_fake_temporarily(), torch.device("meta"):
+        model = TaskModel.build(
+            task=task,
+            # SpecAugment's masks are drawn by their values; they take a thousandth of the windows.
+            backbone=replace(config.backbone, spec_augment=False),
+            head=config.head,
+            tuning=config.tuning,
+            window_seconds=config.data.window_seconds,
+            hop_seconds=config.data.hop_seconds,
+            with_weights=False,
+        )
+    model.to_empty(device="cpu")
+    model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
+    return model.train()
+
+
+def _empty_batch(model: TaskModel, batch_size: int) -> list[Tensor]:
+    window = Window(
+        start_sample=0, num_samples=model.window_samples, grid=model.backbone.frame_grid
+    )
+    return [torch.empty(batch_size, *shape) for shape in model.task.example_shapes(window)]
+
+
+def _autocast(machine: Machine) -> Any:
+    dtype = DTYPES.get(machine.precision)
+    return nullcontext if dtype is None else partial(torch.autocast, "cpu", dtype)
+
+
+def _optimizer(model: TaskModel, config: RecipeConfig, machine: Machine) -> torch.optim.Optimizer:
+    """Return the optimiser of a run as it is on the machine."""
+    name = config.optimizer.name
+    if name in ("adamw_8bit", "paged_adamw_8bit"):
+        return EightBitMoments(model.parameters(), is_paged=name == "paged_adamw_8bit")
+    optimizer = build_optimizer(model, config.optimizer)
+    if machine.on_card and isinstance(optimizer, torch.optim.AdamW):
+        # Built of CPU tensors; on a card `build_optimizer` asks for the fused kernel.
+        for group in optimizer.param_groups:
+            group["fused"] = True
+    return optimizer
+
+
+class EightBitMoments(torch.optim.Optimizer):
+    """What AdamW of bitsandbytes keeps, without its kernels, which need a card.
+
+    Two moments of a byte a number with a scale for each 256, in float32 for tensors of less than 4096
+    numbers; nothing on the card where they are paged, as they move there by need. Source: bitsandbytes,
+    Optimizer2State (min_8bit_size, blocksize).
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, is_paged: bool) -> None:
+        super().__init__([one for one in parameters if one.requires_grad], {})
+        self.is_paged = is_paged
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make the moments, the first time."""
+        for group in self.param_groups:
+            for one in group["params"]:
+                if not self.state[one] and not self.is_paged:
+                    is_small = one.numel() < 4096
+                    dtype = torch.float32 if is_small else torch.uint8
+                    for number in (1, 2):
+                        self.state[one][f"state{number}"] = torch.empty_like(one, dtype=dtype)
+                        if not is_small:
+                            scales = torch.empty(-(-one.numel() // 256), device=one.device)
+                            self.state[one][f"absmax{number}"] = scales

@@ -1,0 +1,82 @@
+"""A memory plan as tables and sentences for people."""
+
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from m2v_finetune.training.counting import PARTS, Part
+from m2v_finetune.training.plan import MARGIN, MemoryPlan, Split, fits, gigabytes
+
+MEANING: dict[Part, str] = {
+    "weights": "parameters and buffers, in float32",
+    "gradients": "of what learns, in float32",
+    "optimizer": "moments and what else the optimiser keeps",
+    "activations": "what forward keeps for backward, the windows and half-precision weights included",
+    "workspace": "all else: intermediate results, layers computed again, cuBLAS",
+}
+
+
+def show_plan(plan: MemoryPlan, *, assumed: str = "") -> Group:
+    """Return the plan as tables and sentences for people.
+
+    Where nothing fits, why is said by `MemoryPlan.refusal`.
+    """
+    machine = plan.machine
+    split, peak = plan.chosen or plan.configured, plan.chosen_peak or plan.peak
+    columns = {f"{split.batch_size} x {split.accumulation}": peak}
+    if split != plan.configured:
+        configured = plan.configured
+        columns = {
+            f"settings: {configured.batch_size} x {configured.accumulation}": plan.peak,
+            **{f"fits: {name}": value for name, value in columns.items()},
+        }
+    table = Table(title="Peak memory of a step, windows x accumulation", title_justify="left")
+    table.add_column("part")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("what it is")
+    for part in PARTS:
+        table.add_row(part, *(gigabytes(peak[part]) for peak in columns.values()), MEANING[part])
+    table.add_section()
+    table.add_row(
+        "peak", *(gigabytes(sum(peak.values())) for peak in columns.values()), "at its worst moment"
+    )
+    lines = [
+        f"Counted for {'a CUDA card' if machine.on_card else 'a CPU'} in "
+        f"{'float32' if machine.precision == 'no' else machine.precision}.{assumed}",
+    ]
+    if plan.chosen is not None:
+        lines.append(_verdict(plan, plan.chosen))
+    parts: list[Any] = [table, *lines]
+    if plan.changes:
+        parts.append(_changes_table(plan))
+    return Group(*parts)
+
+
+def _verdict(plan: MemoryPlan, chosen: Split) -> str:
+    assert plan.memory_bytes is not None
+    total = chosen.batch_size * chosen.accumulation * plan.machine.num_processes
+    return (
+        f"In {gigabytes(plan.memory_bytes)} fits, with {MARGIN:.0%} of the peak to spare: "
+        f"--training.per_device_batch_size {chosen.batch_size} "
+        f"--training.gradient_accumulation_steps {chosen.accumulation} "
+        f"--training.eval_batch_size {plan.eval_batch_size} (a total batch of {total}, as the settings say)."
+    )
+
+
+def _changes_table(plan: MemoryPlan) -> Table:
+    assert plan.memory_bytes is not None
+    table = Table(title="What would take less, one window at a time", title_justify="left")
+    table.add_column("setting")
+    table.add_column("saves", justify="right")
+    table.add_column("peak", justify="right")
+    table.add_column("fits")
+    for change in (*plan.changes, *([plan.combined] if plan.combined else [])):
+        table.add_row(
+            change.setting,
+            gigabytes(change.saved_bytes),
+            gigabytes(change.peak_bytes),
+            "yes" if fits(change.peak_bytes, plan.memory_bytes) else "no",
+        )
+    return table
