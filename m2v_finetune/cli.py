@@ -208,8 +208,8 @@ def _backbones(arguments: argparse.Namespace) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "music2vec-small and random-small ship; the others are on the Hub under m-a-p/. Any other HuBERT, "
-        "wav2vec 2.0 or data2vec audio checkpoint loads by its Hub id or folder."
+        "The two small ones ship, the others are on the Hub under m-a-p/. Any other HuBERT, wav2vec 2.0 or "
+        "data2vec audio checkpoint loads by its Hub id or folder."
     )
 
 

@@ -103,7 +103,7 @@ def test_the_conv_encoder_goes_in_pieces(learns, monkeypatch):
         monkeypatch.setattr(backbone_module, "CONV_PIECE_SAMPLES", windows_at_once * SAMPLES)
         backbone = build(learns)
         with LargestTensor() as mode:
-            features = backbone._encode(waveforms())
+            features = backbone.encode(waveforms())
         largest.append(mode.numbers)
         if learns == "all":
             features.square().mean().backward()

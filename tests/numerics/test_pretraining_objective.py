@@ -106,7 +106,7 @@ def test_predictions_and_targets(architecture, averages, num_layers):
     input_values = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-7).sqrt()
     with torch.no_grad():
         theirs = slow_targets(model.teacher.backbone.network, input_values, num_layers)
-    torch.testing.assert_close(targets, theirs, rtol=0, atol=3e-6)
+    torch.testing.assert_close(targets, theirs, rtol=0, atol=1e-5)
     # transformers' own forward pass puts its vector on masked frames.
     student = model.backbone.network
     assert isinstance(student, Data2VecAudioModel)

@@ -82,7 +82,7 @@ def test_the_first_log_says_what_trains_on_what_at_which_cost(quickstart):
         "train 160 tracks",
         "test 72 tracks",
         "RANDOM WEIGHTS",
-        "probe:",
+        "probe (a probe on the frozen backbone)",
         "weights learn",
         "LayerDrop off, SpecAugment off",
         "= 8",

@@ -119,7 +119,12 @@ def test_a_config_of_pretraining(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_configs_of_pretraining() -> None:
-    assert {path.stem for path in PRETRAINING_FILES} == {"music2vec", "quickstart", "small"}
+    assert {path.stem for path in PRETRAINING_FILES} == {
+        "adaptation",
+        "music2vec",
+        "quickstart",
+        "small",
+    }
 
 
 def test_the_architecture_of_music2vec_has_its_size() -> None:
