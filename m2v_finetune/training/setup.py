@@ -74,7 +74,6 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
             config.training.mixed_precision,
             capability=card_capability() if state.device.type == "cuda" else None,
         ),
-        gradient_accumulation_steps=config.training.gradient_accumulation_steps,
         log_with=["tensorboard", *config.training.trackers],
         project_config=ProjectConfiguration(
             project_dir=str(folder.path), logging_dir=str(folder.path / "tensorboard")

@@ -90,7 +90,7 @@ def build_loop(
     )
     run_folder = RunFolder(folder)
     run_folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(gradient_accumulation_steps=accumulation)
+    accelerator = Accelerator()
     return TrainingLoop(
         model,
         windows=windows,
