@@ -15,8 +15,12 @@ from huggingface_hub import ModelCard
 from m2v_finetune.model import TaskModel
 
 FILES = {
-    "checkpoints/best.safetensors",
-    "checkpoints/last.pt",
+    "checkpoints/epoch-00011-step-00000220/best.safetensors",
+    "checkpoints/epoch-00011-step-00000220/manifest.json",
+    "checkpoints/epoch-00011-step-00000220/state.pt",
+    "checkpoints/epoch-00012-step-00000240/best.safetensors",
+    "checkpoints/epoch-00012-step-00000240/manifest.json",
+    "checkpoints/epoch-00012-step-00000240/state.pt",
     "config.yaml",
     "environment.json",
     "metrics.jsonl",

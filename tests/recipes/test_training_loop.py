@@ -17,6 +17,7 @@ from m2v_finetune.config import (
     BackboneConfig,
     HeadConfig,
     OptimizerConfig,
+    RunConfig,
     TrainingConfig,
     TuningConfig,
 )
@@ -60,6 +61,7 @@ def build_loop(
     epochs=2,
     log_every=1,
     dropout=True,
+    run=None,
 ):
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
@@ -104,7 +106,7 @@ def build_loop(
         optimization=OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3),
         folder=run_folder,
         num_workers=0,
-        seed=0,
+        run=RunConfig(**(run or {})),
     )
 
 
