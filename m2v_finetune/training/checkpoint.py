@@ -362,10 +362,10 @@ def _damage(checkpoint: Path) -> str | None:
         try:
             size = (checkpoint / name).stat().st_size
             if size != said["bytes"]:
-                return f"{name} has {size} bytes, and {said['bytes']} were written"
+                return f"{name} has {size} bytes, and {MANIFEST_FILE} says {said['bytes']}"
             with (checkpoint / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != said["sha256"]:
-                    return f"{name} is not what was written (SHA-256)"
+                    return f"{name} is not what {MANIFEST_FILE} says (SHA-256)"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return None

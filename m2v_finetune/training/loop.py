@@ -442,8 +442,9 @@ class TrainingLoop(Generic[Model]):
         if self.accelerator.is_main_process:
             tidy(self.folder.checkpoints, self.checkpoint)
         if self.checkpoint is None:
-            if self.accelerator.is_main_process:
-                self.folder.cut_metrics(0)  # of a run that was killed before its first checkpoint
+            if self.accelerator.is_main_process and self.folder.metrics.exists():
+                logger.info("Going on from the beginning: there is no checkpoint yet.")
+                self.folder.cut_metrics(0)
             return
         resumed = load_checkpoint(
             self.checkpoint,
