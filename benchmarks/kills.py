@@ -190,6 +190,8 @@ def _run_recipe(arguments: Sequence[str], log: Path, limit_bytes: int | None) ->
     if limit_bytes is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    # Processes that read audio are forked from this one, as those of a run that a shell started.
+    multiprocessing.set_start_method("fork", force=True)
     recipe = REPOSITORY / "recipes" / "tagging.py"
     sys.argv = [str(recipe), *arguments]
     runpy.run_path(str(recipe), run_name="__main__")
