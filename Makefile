@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test format clean
+.PHONY: quickstart test test-faults format clean
 
 quickstart: $(VENV)/.runtime
 	$(VENV)/bin/accelerate launch recipes/tagging.py
@@ -13,6 +13,11 @@ test: $(VENV)/.development
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 10 --cov --cov-report term
+
+# Longer than its part in `test`: kills 24 real processes and compares what became of their runs.
+test-faults: $(VENV)/.development
+	$(VENV)/bin/python -m pytest tests/faults
+	$(VENV)/bin/python benchmarks/kills.py
 
 format:
 	$(VENV)/bin/ruff check --fix

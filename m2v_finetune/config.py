@@ -321,12 +321,17 @@ class RunConfig:
         memory: What each device has, such as ``11GB``, ``10GiB`` or ``8e9`` (GB are decimal, GiB binary):
             the total batch is divided so that the planned peak fits, with more accumulation of smaller
             batches. If not given, batches are as the settings say.
+        checkpoint_every_steps: Optimiser steps between two checkpoints within an epoch; there is one at
+            the end of each epoch too. So many steps are lost at most where a run dies.
+        keep_checkpoints: How many stay on the disk; the older ones serve where the last one is damaged.
     """
 
     output_dir: str | None = None
     seed: int = 0
     resume: Literal["never", "auto"] = "never"
     memory: str | None = None
+    checkpoint_every_steps: int = 500
+    keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -334,6 +339,8 @@ class RunConfig:
             raise UserError(f"run.seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
         if self.memory is not None:
             parse_bytes("run.memory", self.memory)
+        _at_least("run.checkpoint_every_steps", self.checkpoint_every_steps, 1)
+        _at_least("run.keep_checkpoints", self.keep_checkpoints, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,7 @@ from m2v_finetune.training.results import (
     write_validation,
 )
 from m2v_finetune.training.setup import (
+    Started,
     describe,
     describe_pretraining,
     open_run,
@@ -41,6 +42,7 @@ from m2v_finetune.training.setup import (
     run_bytes,
     start,
 )
+from m2v_finetune.training.signals import stop_on_signals
 
 # Source: data2vec (arXiv 2202.03555), the peak rate of its base model for audio.
 PRETRAINING_RATE = 5e-4
@@ -71,7 +73,7 @@ def run_recipe(
 
     Raises:
         UserError: Something that the user can mend.
-        Stopped: A signal arrived; a checkpoint was saved.
+        Stopped: A signal arrived; what was learned is saved.
     """
     if config.data.features is not None and config.run.memory is not None:
         raise UserError(
@@ -84,6 +86,20 @@ def run_recipe(
             "tasks with one answer for a track."
         )
     accelerator, folder = start(config, task=task_class.name)
+    with stop_on_signals(folder.how_to_go_on):
+        return _run(config, task_class, task_config, (accelerator, folder), is_search=is_search)
+
+
+def _run(
+    config: RecipeConfig,
+    task_class: type[Task],
+    task_config: Any,
+    started: Started,
+    *,
+    is_search: bool,
+) -> Mapping[str, Any]:
+    """Do what `run_recipe` does, on what was started."""
+    accelerator, folder = started
 
     # The tracks, their splits, their labels.
     tracks, dataset = load_tracks(config.data.source, label_column=task_config.label_column)
@@ -124,7 +140,7 @@ def run_recipe(
         folder=folder,
         # Vectors are in memory: nothing is read.
         num_workers=config.data.num_workers if config.data.features is None else 0,
-        seed=config.run.seed,
+        run=config.run,
         plan=plan,
     )
     open_run(
@@ -132,7 +148,7 @@ def run_recipe(
         loop=loop,
         task=task.name,
         first_log=describe(config, loop=loop, splits=splits, dataset=dataset),
-        needed_bytes=run_bytes(model),
+        needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
     )
     began = time.monotonic()
     fitted = loop.run()
@@ -170,7 +186,7 @@ def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
 
     Raises:
         UserError: Something that the user can mend, or the representations collapsed.
-        Stopped: A signal arrived; a checkpoint was saved.
+        Stopped: A signal arrived; what was learned is saved.
     """
     if config.run.memory is not None:
         raise UserError(
@@ -178,6 +194,13 @@ def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
             "training.per_device_batch_size; a step that runs out of memory is taken in smaller batches."
         )
     accelerator, folder = start(config, task="pretrain")
+    with stop_on_signals(folder.how_to_go_on):
+        return _pretrain(config, (accelerator, folder))
+
+
+def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
+    """Do what `run_pretraining` does, on what was started."""
+    accelerator, folder = started
 
     # The tracks and their splits; no labels.
     tracks, dataset = load_tracks(config.data.source, label_column=None)
@@ -229,14 +252,14 @@ def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
         ),
         folder=folder,
         num_workers=config.data.num_workers,
-        seed=config.run.seed,
+        run=config.run,
     )
     open_run(
         config,
         loop=loop,
         task="pretrain",
         first_log=describe_pretraining(config, loop=loop, splits=splits, dataset=dataset),
-        needed_bytes=pretraining_bytes(model),
+        needed_bytes=pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
     )
     began = time.monotonic()
     fitted = loop.run()
