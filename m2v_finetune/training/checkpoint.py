@@ -41,6 +41,7 @@ class Progress:
         unlogged_losses: Of the batches since the last logged step, on the main process.
         num_skipped_steps: Of `step`, those that changed no weight, as their gradients were not finite.
         skipped_in_a_row: How many of the last steps those are.
+        bad_tracks: Tracks that were skipped since the run began, and why, by split and id.
         is_finished: Whether training is over.
     """
 
@@ -53,6 +54,7 @@ class Progress:
     unlogged_losses: list[float] = field(default_factory=list)
     num_skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    bad_tracks: dict[str, dict[str, str]] = field(default_factory=dict)
     is_finished: bool = False
 
 

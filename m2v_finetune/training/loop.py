@@ -3,22 +3,26 @@
 import gc
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from m2v_finetune.backbones import Backbone
 from m2v_finetune.config import OptimizerConfig, TrainingConfig
-from m2v_finetune.data.loader import TrainingBatches, TrainingWindows, training_loader
+from m2v_finetune.data.loader import TrainingBatches, TrainingWindows
+from m2v_finetune.data.manifest import problem_list
+from m2v_finetune.data.reading import Notes, WorkerError, read_batches, training_loader
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import MaskedWindows
 from m2v_finetune.training.checkpoint import Progress, load_best, load_last, save_best, save_last
+from m2v_finetune.training.faults import DataError, DataWatch, agree
 from m2v_finetune.training.objective import Objective
 from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
 from m2v_finetune.training.plan import MemoryPlan, divisors, gigabytes
@@ -71,6 +75,7 @@ class TrainingLoop(Generic[Model]):
         num_workers: Processes that read audio.
         seed: Of the order of windows.
         plan: What the run was expected to take, where that was asked for.
+        watch: What to do about tracks that can no longer be read; to stop if None.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class TrainingLoop(Generic[Model]):
         num_workers: int,
         seed: int,
         plan: MemoryPlan | None = None,
+        watch: DataWatch | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -94,6 +100,7 @@ class TrainingLoop(Generic[Model]):
         self.optimization = optimization
         self.folder = folder
         self.num_workers = num_workers
+        self.watch = watch or DataWatch()
         self.batches = TrainingBatches(
             num_items=len(windows),
             per_device_batch_size=training.per_device_batch_size,
@@ -109,7 +116,12 @@ class TrainingLoop(Generic[Model]):
                 self.batches.total_batch_size,
                 len(windows),
             )
-        self.loader = training_loader(windows, self.batches, num_workers=num_workers)
+        self.loader = training_loader(
+            windows,
+            self.batches,
+            num_workers=num_workers,
+            timeout_seconds=self.watch.timeout_seconds,
+        )
         self.total_steps = training.epochs * self.batches.steps_per_epoch
         model.backbone.gradient_checkpointing = training.gradient_checkpointing
         if training.compile:
@@ -124,6 +136,8 @@ class TrainingLoop(Generic[Model]):
         self.device_batch_size = training.per_device_batch_size
         self.progress = Progress()
         self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
+        self.bad_tracks: dict[str, str] = {}  # found here, and not yet told to other processes
+        self.heard: list[list[str]] = []  # tracks of each batch of the step, on this process
 
     def run(self) -> FitResult:
         """Train.
@@ -131,7 +145,8 @@ class TrainingLoop(Generic[Model]):
         Raises:
             Stopped: A signal arrived; a checkpoint was saved.
             UserError: Learning has failed: many steps in a row had gradients that are not finite, or what
-                the model says of the validation tracks is not.
+                the model says of the validation tracks is not. Or data cannot be read any more, and what was
+                done before is saved.
         """
         self._resume()
         progress = self.progress
@@ -139,7 +154,7 @@ class TrainingLoop(Generic[Model]):
             if not self.folder.has_checkpoint:
                 self.batches.epoch, self.batches.first_step = 0, 0
                 self.objective.begin(
-                    self.loader,
+                    self._read(),
                     accelerator=self.accelerator,
                     bar=self.bar,
                     num_batches=len(self.batches),
@@ -171,9 +186,9 @@ class TrainingLoop(Generic[Model]):
         progress = self.progress
         self.batches.epoch, self.batches.first_step = progress.epoch, progress.step_in_epoch
         self.wrapped.train()
-        batches = iter(self.loader)
+        batches = self._read()
         while progress.step_in_epoch < self.batches.steps_per_epoch:
-            result = self._train_step(batches)
+            result = self._step_or_stop(batches)
             if not result.is_skipped:
                 self.objective.end_step()
             progress.step += 1
@@ -186,7 +201,95 @@ class TrainingLoop(Generic[Model]):
             if not is_last:
                 self._stop_if_asked(save=True)
 
-    def _train_step(self, batches: Iterator[Sequence[torch.Tensor]]) -> StepResult:
+    def _read(self) -> Iterator[list[torch.Tensor]]:
+        """Yield tensors, and keep what is noted of them.
+
+        Raises:
+            DataError: Nothing can be read, or a worker failed.
+        """
+        try:
+            for *parts, notes in read_batches(self.loader):
+                assert isinstance(notes, Notes)
+                self.bad_tracks |= notes.bad_tracks
+                if not parts:
+                    said = "Windows cannot be read, and none that were tried in their places can"
+                    advice = "Is a drive missing?"
+                    raise DataError(problem_list(said, list(notes.bad_tracks.values()), advice))
+                self.heard.append(notes.track_ids)
+                yield parts
+        except WorkerError as error:
+            raise DataError(str(error)) from error
+
+    def _read_step(self, batches: Iterator[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
+        """Return the batches of a step, once the processes have told each other of faults.
+
+        So no process waits for the gradients of one that has stopped.
+        """
+        self.heard = []
+        failure, parts = None, []
+        try:
+            parts = list(islice(batches, self.training.gradient_accumulation_steps))
+        except DataError as fault:
+            failure = str(fault)
+        told, self.bad_tracks = self.bad_tracks, {}
+        self.watch.take("train", agree(self.accelerator, failure, told))
+        return parts
+
+    def _step_or_stop(self, batches: Iterator[list[torch.Tensor]]) -> StepResult:
+        """Take a step; where its data cannot be read or learned, save what was before it and stop."""
+        before = _random_state()
+        try:
+            result = self._train_step(batches)
+            if result.is_skipped:
+                self._name_not_finite(result)
+        except DataError as fault:
+            _set_random_state(before)
+            self._save_and_stop(fault)
+        return result
+
+    def _name_not_finite(self, result: StepResult) -> None:
+        """Say which batch and tracks made a step's gradients not finite.
+
+        Raises:
+            DataError: training.on_nonfinite is ``stop``. Under float16 that counts where a loss is not finite
+                alone: gradients that overflow are how the loss scale is found.
+        """
+        # Where memory ran out, a batch was divided.
+        losses = torch.stack(result.losses).view(len(self.heard), -1).sum(dim=1)
+        is_finite = torch.isfinite(losses).tolist()
+        has_bad_loss = not all(is_finite)
+        named = [
+            f"batch {number} of process {self.accelerator.process_index + 1}: {', '.join(tracks)}"
+            for number, (tracks, is_good) in enumerate(zip(self.heard, is_finite, strict=True), 1)
+            if not (has_bad_loss and is_good)
+        ]
+        told = gather_object([(has_bad_loss, named)])
+        has_bad_loss = any(is_bad for is_bad, _ in told)
+        # Where some losses are not finite, they are what to look at.
+        named = [line for is_bad, lines in told if is_bad or not has_bad_loss for line in lines]
+        what = "loss" if has_bad_loss else "gradient"
+        said = f"The {what} of step {self.progress.step + 1} is not finite"
+        if self.training.on_nonfinite == "stop" and (
+            has_bad_loss or self.accelerator.scaler is None
+        ):
+            raise DataError(
+                problem_list(
+                    f"{said}, and no weight was changed",
+                    named,
+                    "Listen to these tracks, or lower optimizer.learning_rate. To leave such steps out, set "
+                    "training.on_nonfinite to skip.",
+                )
+            )
+        logger.warning("%s. %s", said, "; ".join(named))
+
+    def _save_and_stop(self, fault: UserError) -> NoReturn:
+        self._save()
+        raise UserError(
+            f"{fault}\nStopped after step {self.progress.step} of {self.total_steps}, which is saved. Go on "
+            f"with:\n  {self.folder.resume_command()}"
+        ) from fault
+
+    def _train_step(self, batches: Iterator[list[torch.Tensor]]) -> StepResult:
         """Take one optimiser step over as many batches as it accumulates.
 
         Where memory runs out, the same step is taken with the same windows in smaller batches.
@@ -197,7 +300,7 @@ class TrainingLoop(Generic[Model]):
             warmup_ratio=self.optimization.warmup_ratio,
         )
         set_rates(self.optimizer, factor)
-        parts = list(islice(batches, self.training.gradient_accumulation_steps))
+        parts = self._read_step(batches)
         random_state = _random_state()
         while True:
             try:
@@ -345,6 +448,7 @@ class TrainingLoop(Generic[Model]):
                 batch_size=self.training.eval_batch_size,
                 num_workers=self.num_workers,
                 bar=self.bar,
+                watch=self.watch,
             )
         except torch.OutOfMemoryError as error:
             raise UserError(
@@ -352,6 +456,8 @@ class TrainingLoop(Generic[Model]):
                 "Lower training.eval_batch_size. The last checkpoint, if there is one, is in "
                 f"{self.folder.checkpoints}."
             ) from error
+        except DataError as fault:
+            self._save_and_stop(fault)
         except NotFiniteError as error:
             said = "What the model says of the validation tracks is not finite"
             raise UserError(self._failed(said)) from error
@@ -411,6 +517,7 @@ class TrainingLoop(Generic[Model]):
             optimizer=self.optimizer,
             accelerator=self.accelerator,
         )
+        self.watch.found = self.progress.bad_tracks
         device = self.accelerator.device
         self.losses = [torch.tensor(x, device=device) for x in self.progress.unlogged_losses]
         if self.accelerator.is_main_process:
@@ -419,6 +526,7 @@ class TrainingLoop(Generic[Model]):
 
     def _save(self) -> None:
         self.progress.unlogged_losses = [float(loss) for loss in self.losses]
+        self.progress.bad_tracks = self.watch.found
         save_last(
             self.folder.checkpoints,
             model=self.model,
