@@ -492,7 +492,7 @@ class TaskModel(nn.Module):
                 hop_seconds=hop,
                 base_fingerprint=None if stands_alone else saved["fingerprint"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(
                 f"{path} is not the config of an {LIBRARY_NAME} model ({type(error).__name__}: {error})."
             ) from error

@@ -313,6 +313,11 @@ def _read_frames(
     try:
         sound.seek(position)
         frames = sound.read(stop - position, dtype="float32", always_2d=True)[start - position :]
+    except MemoryError as error:
+        raise AudioError(
+            f"{path}: its header promises {sound.frames / sound.samplerate:.0f} s, more than the memory holds. "
+            f"{_GET_AGAIN}"
+        ) from error
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{path}: damaged or truncated: {position / sound.samplerate:.2f} s to "

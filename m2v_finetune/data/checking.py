@@ -152,7 +152,7 @@ def load_checked(
             split: {name: AudioInfo(**info) for name, info in members.items()}
             for split, members in content.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged, so the run cannot go on ({error}). Begin again."
         ) from error

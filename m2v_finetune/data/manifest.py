@@ -245,7 +245,7 @@ def read_dataset_info(folder: Path, *, name: str) -> DatasetInfo:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return DatasetInfo(**content)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         legal = ", ".join(field.name for field in fields(DatasetInfo))
         raise UserError(
             f"{path} cannot be used ({error}). It is a JSON object of {legal}."
@@ -318,7 +318,7 @@ def _jsonl_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(line, object_pairs_hook=_named_once)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path.name}:{number}: not JSON ({error}).") from error
             if not isinstance(row, dict):
                 raise UserError(
