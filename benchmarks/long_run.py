@@ -87,15 +87,17 @@ def watch(num_steps: int, every_seconds: float, folder: Path) -> list[Sample]:
     command = [sys.executable, REPOSITORY / "recipes" / "tagging.py"]
     command += [f"--{key}={value}" for key, value in settings.items()]
     samples = []
-    with (folder.parent / "output.txt").open("wb") as output:
-        with subprocess.Popen(list(map(str, command)), stdout=output, stderr=output) as running:
-            process = psutil.Process(running.pid)
-            while running.poll() is None:
-                time.sleep(every_seconds)
-                step = last_step(folder / "metrics.jsonl")
-                sample = look(process, step) if step else None
-                if sample is not None:
-                    samples.append(sample)
+    with (
+        (folder.parent / "output.txt").open("wb") as output,
+        subprocess.Popen(list(map(str, command)), stdout=output, stderr=output) as running,
+    ):
+        process = psutil.Process(running.pid)
+        while running.poll() is None:
+            time.sleep(every_seconds)
+            step = last_step(folder / "metrics.jsonl")
+            sample = look(process, step) if step else None
+            if sample is not None:
+                samples.append(sample)
     if running.returncode:
         sys.exit((folder.parent / "output.txt").read_text(encoding="utf-8")[-3000:])
     return samples

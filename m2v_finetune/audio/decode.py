@@ -315,8 +315,8 @@ def _read_frames(
         frames = sound.read(stop - position, dtype="float32", always_2d=True)[start - position :]
     except MemoryError as error:
         raise AudioError(
-            f"{path}: its header promises {sound.frames / sound.samplerate:.0f} s, more than the memory holds. "
-            f"{_GET_AGAIN}"
+            f"{path}: its header promises {sound.frames / sound.samplerate:.0f} s, more than the memory "
+            f"holds. {_GET_AGAIN}"
         ) from error
     except soundfile.LibsndfileError as error:
         raise AudioError(

@@ -124,7 +124,7 @@ def test_three_processes_judge_every_track_once(repository, small_manifest, tmp_
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_configs_are_read_by_accelerate(path):
-    config = load_config_from_file(path)
+    config = load_config_from_file(str(path))
     assert config.num_processes > 1
     given = yaml.safe_load(path.read_text())
     assert config.distributed_type.value == given["distributed_type"]
