@@ -311,7 +311,7 @@ class TrainingLoop(Generic[Model]):
             # Outside of the handler, so that nothing of the step that failed is held by its traceback.
             _free_memory()
 
-    def _try_step(self, parts: Sequence[Sequence[torch.Tensor]]) -> StepResult:
+    def _try_step(self, parts: list[list[torch.Tensor]]) -> StepResult:
         """Take one optimiser step over the batches of the loader, in those that the device bears."""
         size, device = self.device_batch_size, self.accelerator.device
         accumulated = self.training.per_device_batch_size // size * len(parts)
