@@ -24,8 +24,8 @@ from huggingface_hub.errors import (
 from m2v_finetune.errors import UserError
 
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN."
-# The client repeats transfers itself, but not its first question, what a repository holds.
-RETRY_PAUSES_SECONDS = (1.0, 4.0)
+# The client repeats most requests itself, but not its first question, what a repository holds.
+RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
 
 
