@@ -55,6 +55,7 @@ class Progress:
         epochs_without_improvement: Since then.
         num_skipped_steps: Of `step`, those that changed no weight, as their gradients were not finite.
         skipped_in_a_row: How many of the last steps those are.
+        bad_tracks: Tracks that were skipped since the run began, and why, by split and id.
     """
 
     epoch: int = 0
@@ -65,6 +66,7 @@ class Progress:
     epochs_without_improvement: int = 0
     num_skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    bad_tracks: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +120,8 @@ def save_checkpoint(
     of_processes = gather_object(
         [{"random": get_random_state(), "unlogged_losses": run.unlogged_losses}]
     )
-    if not accelerator.is_main_process:
-        return path
+    if path.is_dir() or not accelerator.is_main_process:
+        return path  # of a run that stops where it has just saved
     state = {
         "trained": model.trained_tensors(),
         "optimizer": optimizer.state_dict(),

@@ -3,10 +3,9 @@
 import gc
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -15,7 +14,9 @@ from accelerate import Accelerator
 
 from m2v_finetune.backbones import Backbone
 from m2v_finetune.config import OptimizerConfig, RunConfig, TrainingConfig
-from m2v_finetune.data.loader import TrainingBatches, TrainingWindows, training_loader
+from m2v_finetune.data.loader import TrainingBatches, TrainingWindows
+from m2v_finetune.data.manifest import problem_list
+from m2v_finetune.data.reading import training_loader
 from m2v_finetune.errors import DISK_ERRORS, Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
@@ -33,6 +34,7 @@ from m2v_finetune.training.checkpoint import (
     step_of,
     tidy,
 )
+from m2v_finetune.training.faults import DataError, DataWatch, StepReader
 from m2v_finetune.training.objective import Objective
 from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
 from m2v_finetune.training.plan import MemoryPlan, divisors, gigabytes
@@ -85,6 +87,7 @@ class TrainingLoop(Generic[Model]):
         num_workers: Processes that read audio.
         run: Seed of the order of windows; when checkpoints are written, and how many stay.
         plan: What the run was expected to take, where that was asked for.
+        watch: What to do about tracks that can no longer be read; to stop if None.
 
     Attributes:
         checkpoint: The last one; None before the first.
@@ -106,6 +109,7 @@ class TrainingLoop(Generic[Model]):
         num_workers: int,
         run: RunConfig,
         plan: MemoryPlan | None = None,
+        watch: DataWatch | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -115,6 +119,7 @@ class TrainingLoop(Generic[Model]):
         self.folder = folder
         self.num_workers = num_workers
         self.settings = run
+        self.watch = watch or DataWatch()
         self.batches = TrainingBatches(
             num_items=len(windows),
             per_device_batch_size=training.per_device_batch_size,
@@ -130,7 +135,12 @@ class TrainingLoop(Generic[Model]):
                 self.batches.total_batch_size,
                 len(windows),
             )
-        self.loader = training_loader(windows, self.batches, num_workers=num_workers)
+        self.loader = training_loader(
+            windows,
+            self.batches,
+            num_workers=num_workers,
+            timeout_seconds=self.watch.timeout_seconds,
+        )
         self.total_steps = training.epochs * self.batches.steps_per_epoch
         model.backbone.gradient_checkpointing = training.gradient_checkpointing
         if training.compile:
@@ -146,6 +156,7 @@ class TrainingLoop(Generic[Model]):
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
         self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
+        self.reader = StepReader(self.loader, accelerator=accelerator, watch=self.watch)
         self.checkpoint: Path | None = find_checkpoint(folder.checkpoints)
 
     def run(self) -> FitResult:
@@ -154,7 +165,8 @@ class TrainingLoop(Generic[Model]):
         Raises:
             Stopped: A signal arrived; a checkpoint was saved.
             UserError: Learning has failed: many steps in a row had gradients that are not finite, or what
-                the model says of the validation tracks is not. Or the disk does not take what is written.
+                the model says of the validation tracks is not. Or the disk does not take what is written. Or
+                data cannot be read any more, and what was done before is saved.
         """
         self._resume()
         progress = self.progress
@@ -199,7 +211,7 @@ class TrainingLoop(Generic[Model]):
         try:
             with self.stop.at_once():
                 self.objective.begin(
-                    self.loader,
+                    self.reader.read(),
                     accelerator=self.accelerator,
                     bar=self.bar,
                     num_batches=len(self.batches),
@@ -211,7 +223,7 @@ class TrainingLoop(Generic[Model]):
         progress = self.progress
         self.batches.epoch, self.batches.first_step = progress.epoch, progress.step_in_epoch
         self.wrapped.train()
-        batches = iter(self.loader)
+        batches = self.reader.read()
         while progress.step_in_epoch < self.batches.steps_per_epoch:
             result = self._train_step(batches)
             if not result.is_skipped:
@@ -229,14 +241,27 @@ class TrainingLoop(Generic[Model]):
             if progress.step % self.settings.checkpoint_every_steps == 0:
                 self._save()
 
-    def _train_step(self, batches: Iterator[Sequence[torch.Tensor]]) -> StepResult:
-        """Take one optimiser step over as many batches as it accumulates.
+    def _train_step(self, batches: Iterator[list[torch.Tensor]]) -> StepResult:
+        """Take a step; where its data cannot be read or learned, save what was before it and stop."""
+        random_state = get_random_state()
+        try:
+            parts = self.reader.read_step(batches, self.training.gradient_accumulation_steps)
+            result = self._take_step(parts, random_state)
+            if result.is_skipped:
+                self._name_not_finite(result)
+        except DataError as fault:
+            set_random_state(random_state)
+            self._save_and_stop(fault)
+        return result
+
+    def _take_step(
+        self, parts: list[list[torch.Tensor]], random_state: dict[str, Any]
+    ) -> StepResult:
+        """Take one optimiser step over the batches that it accumulates.
 
         Where memory runs out, the same step is taken with the same windows in smaller batches.
         """
         set_rates(self.optimizer, self._rate_factor(total_steps=self.total_steps))
-        parts = list(islice(batches, self.training.gradient_accumulation_steps))
-        random_state = get_random_state()
         while True:
             try:
                 return self._try_step(parts)
@@ -246,7 +271,7 @@ class TrainingLoop(Generic[Model]):
             # Outside of the handler, so that nothing of the step that failed is held by its traceback.
             _free_memory()
 
-    def _try_step(self, parts: Sequence[Sequence[torch.Tensor]]) -> StepResult:
+    def _try_step(self, parts: list[list[torch.Tensor]]) -> StepResult:
         """Take one optimiser step over the batches of the loader, in those that the device bears."""
         size, device = self.device_batch_size, self.accelerator.device
         accumulated = self.training.per_device_batch_size // size * len(parts)
@@ -264,6 +289,27 @@ class TrainingLoop(Generic[Model]):
             max_grad_norm=self.optimization.max_grad_norm,
             scaler=self.accelerator.scaler,
         )
+
+    def _name_not_finite(self, result: StepResult) -> None:
+        """Say which batches and tracks made a step's gradients not finite.
+
+        Raises:
+            DataError: training.on_nonfinite is ``stop``. Under float16 that counts where a loss is not finite
+                alone: gradients that overflow are how the loss scale is found.
+        """
+        is_loss, named = self.reader.not_finite(result.losses)
+        said = f"The {'loss' if is_loss else 'gradient'} of step {self.progress.step + 1} is not finite"
+        is_fault = is_loss or self.accelerator.scaler is None
+        if self.training.on_nonfinite == "stop" and is_fault:
+            raise DataError(
+                problem_list(
+                    f"{said}, and no weight was changed",
+                    named,
+                    "Listen to these tracks, or lower optimizer.learning_rate. To leave such steps out, set "
+                    "training.on_nonfinite to skip.",
+                )
+            )
+        logger.warning("%s. %s", said, "; ".join(named))
 
     def _count(self, result: StepResult) -> None:
         """Keep the losses of a step, or count it as skipped.
@@ -374,22 +420,24 @@ class TrainingLoop(Generic[Model]):
             f"is one, is in {self.folder.checkpoints}."
         )
 
-    def _judge_epoch(self) -> None:
-        """Judge what is held out, keep the weights if they are the best, end the epoch."""
-        progress, objective = self.progress, self.objective
+    def _judge(self) -> dict[str, float]:
+        """Return the metrics of what is held out."""
         # Several processes have to end together, so that they end what they judge.
         is_alone = self.accelerator.num_processes == 1
         at_once: AbstractContextManager[None] = self.stop.at_once() if is_alone else nullcontext()
         try:
             with at_once:
-                values = objective.judge(
+                return self.objective.judge(
                     accelerator=self.accelerator,
                     batch_size=self.training.eval_batch_size,
                     num_workers=self.num_workers,
                     bar=self.bar,
+                    watch=self.watch,
                 )
         except Stopped:
             self._stop(save=True)
+        except DataError as fault:
+            self._save_and_stop(fault)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"Judging tracks ran out of memory with {self.training.eval_batch_size} windows at once. "
@@ -399,6 +447,11 @@ class TrainingLoop(Generic[Model]):
         except NotFiniteError as error:
             said = "What the model says of the validation tracks is not finite"
             raise UserError(self._failed(said)) from error
+
+    def _judge_epoch(self) -> None:
+        """Judge what is held out, keep the weights if they are the best, end the epoch."""
+        progress, objective = self.progress, self.objective
+        values = self._judge()
         selection = objective.selection_metric
         if selection is not None and math.isnan(values[selection]):
             logger.warning(
@@ -455,6 +508,7 @@ class TrainingLoop(Generic[Model]):
             accelerator=self.accelerator,
         )
         self.progress, self.best = resumed.progress, resumed.best
+        self.watch.found = self.progress.bad_tracks
         device = self.accelerator.device
         self.losses = [torch.tensor(x, device=device) for x in resumed.unlogged_losses]
         if self.accelerator.is_main_process:
@@ -482,6 +536,7 @@ class TrainingLoop(Generic[Model]):
         )
 
     def _save(self) -> None:
+        self.progress.bad_tracks = self.watch.found
         needed = checkpoint_bytes(self.model, self.optimizer)
         with self._disk(f"The checkpoint after step {self.progress.step}", needed_bytes=needed):
             self.checkpoint = save_checkpoint(
@@ -527,10 +582,16 @@ class TrainingLoop(Generic[Model]):
     def _stop(self, *, save: bool) -> NoReturn:
         if save:
             self._save()
-        raise Stopped(
-            self.stop.number,
+        raise Stopped(self.stop.number, self._stopped())
+
+    def _save_and_stop(self, fault: DataError) -> NoReturn:
+        self._save()
+        raise UserError(f"{fault}\n{self._stopped()}") from fault
+
+    def _stopped(self) -> str:
+        return (
             f"Stopped after step {self.progress.step} of {self.total_steps}, which is saved. Go on with:\n"
-            f"  {self.folder.resume_command()}",
+            f"  {self.folder.resume_command()}"
         )
 
 

@@ -32,9 +32,13 @@ MAY_CHANGE = (
     "run.checkpoint_every_steps",
     "run.keep_checkpoints",
     "data.num_workers",
+    "data.on_bad_track",
+    "data.max_bad_fraction",
+    "data.timeout_seconds",
     "training.epochs",
     "training.early_stopping_patience",
     "training.eval_batch_size",
+    "training.on_nonfinite",
     "training.log_every_steps",
     "training.trackers",
 )

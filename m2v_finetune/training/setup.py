@@ -57,6 +57,14 @@ def start(config: AnyRecipeConfig, *, task: str) -> Started:
             f"training.trackers has {', '.join(unknown)}, which Accelerate does not know. It knows "
             f"{', '.join(legal)}."
         )
+    sharded = [
+        name for name in ("FSDP", "DEEPSPEED") if parse_flag_from_env(f"ACCELERATE_USE_{name}")
+    ]
+    if sharded:
+        raise UserError(
+            f"Accelerate was told to shard the model ({sharded[0]}), which this program does not do: each "
+            "process holds the whole model. Use configs/accelerate/ddp.yaml."
+        )
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != state.num_processes:

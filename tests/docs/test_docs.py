@@ -62,6 +62,7 @@ NUM_BLOCKS = {
     "docs/own-data.md": (9, 0, 0),
     "docs/pretraining.md": (2, 0, 0),
     "docs/publishing.md": (6, 0, 0),
+    "docs/several-gpus.md": (0, 0, 0),
     "docs/troubleshooting.md": (1, 0, 0),
 }
 STAND_INS = ("music2vec-v1", "MERT-v1-95M")
