@@ -84,6 +84,14 @@ def test_another_model_is_refused(tmp_path):
         load(save(tmp_path, 1), width=99)
 
 
+def test_a_run_that_stops_where_it_has_just_saved_has_its_checkpoint(tmp_path):
+    earlier, path = save(tmp_path, 1), save(tmp_path, 2)
+    written = (path / STATE_FILE).stat().st_mtime_ns
+    assert save(tmp_path, 2) == path
+    assert (path / STATE_FILE).stat().st_mtime_ns == written
+    assert checkpoints_in(tmp_path) == [earlier, path]
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 8

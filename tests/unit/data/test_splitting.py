@@ -104,7 +104,9 @@ def test_without_a_group_column_tracks_are_drawn():
 
 
 def test_too_few_groups_are_refused():
-    with pytest.raises(UserError, match=r"2 values of 'artist'.*three.*data\.group_columns"):
+    with pytest.raises(
+        UserError, match=r"2 values of 'artist', and 3 splits need 3.*data\.group_columns"
+    ):
         split([make_track(n, artist=f"a{n % 2}") for n in range(10)])
     with pytest.raises(UserError, match="2 tracks"):
         split([make_track(n) for n in range(2)])
