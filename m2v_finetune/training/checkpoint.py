@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -190,6 +191,7 @@ def load_checkpoint(
         set_random_state(own["random"])
     except (
         pickle.UnpicklingError,
+        SafetensorError,
         RuntimeError,
         EOFError,
         KeyError,

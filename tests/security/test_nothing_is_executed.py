@@ -1,5 +1,6 @@
 """Files from elsewhere that would run a program, read what is not theirs, or carry a secret away."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -17,6 +18,12 @@ from m2v_finetune.data.features import read_vector_splits
 from m2v_finetune.data.manifest import Track, read_manifest, tracks_from_rows
 from m2v_finetune.errors import UserError
 from m2v_finetune.parsing import parse_recipe
+from m2v_finetune.training.checkpoint import (
+    BEST_FILE,
+    MANIFEST_FILE,
+    STATE_FILE,
+    checkpoints_in,
+)
 
 RANDOM_SMALL = Path(__file__).parents[2] / "m2v_finetune" / "backbones" / "random_small"
 
@@ -94,14 +101,27 @@ def test_checkpoints_that_are_a_program_are_refused(small_manifest, tmp_path, tr
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
     assert run().returncode == 0
-    files = [path for path in (tmp_path / "run" / "checkpoints").rglob("*") if path.is_file()]
-    assert files
-    for path in files:
-        save_torch(path, trap)
-    done = run()
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr
-    assert not trap.exists()
+    [checkpoint] = checkpoints_in(tmp_path / "run" / "checkpoints")
+    for name in (BEST_FILE, STATE_FILE):
+        whole = (checkpoint / name).read_bytes()
+        save_torch(checkpoint / name, trap)
+        say_it_is_whole(checkpoint, name)
+        done = run()
+        assert done.returncode == 2, done.stderr[-2000:]
+        assert "cannot be resumed from" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not trap.exists()
+        (checkpoint / name).write_bytes(whole)
+        say_it_is_whole(checkpoint, name)
+
+
+def say_it_is_whole(checkpoint, name):
+    """Let the manifest of a checkpoint fit what a file is now."""
+    content = (checkpoint / name).read_bytes()
+    manifest = json.loads((checkpoint / MANIFEST_FILE).read_text())
+    digest = hashlib.sha256(content).hexdigest()
+    manifest["files"][name] = {"bytes": len(content), "sha256": digest}
+    (checkpoint / MANIFEST_FILE).write_text(json.dumps(manifest))
 
 
 def test_yaml_that_makes_objects_is_refused(tmp_path, trap):
