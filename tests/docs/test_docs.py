@@ -60,9 +60,9 @@ NUM_BLOCKS = {
     "docs/benchmarking.md": (0, 3, 0),
     "docs/data-formats.md": (2, 0, 0),
     "docs/own-data.md": (9, 0, 0),
+    "docs/memory.md": (1, 0, 0),
     "docs/pretraining.md": (2, 0, 0),
     "docs/publishing.md": (6, 0, 0),
-    "docs/several-gpus.md": (0, 0, 0),
     "docs/troubleshooting.md": (1, 0, 0),
 }
 STAND_INS = ("music2vec-v1", "MERT-v1-95M")
