@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test format clean
+.PHONY: quickstart test test-faults audit fuzz format clean
 
 quickstart: $(VENV)/.runtime
 	$(VENV)/bin/accelerate launch recipes/tagging.py
@@ -13,6 +13,21 @@ test: $(VENV)/.development
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 10 --cov --cov-report term
+
+# Longer than its part in `test`: kills 24 real processes and compares what became of their runs.
+test-faults: $(VENV)/.development
+	$(VENV)/bin/python -m pytest tests/faults
+	$(VENV)/bin/python benchmarks/kills.py
+
+# Known vulnerabilities of the pinned versions. It asks a server, so it is no part of `test`.
+audit: $(VENV)/.development
+	$(VENV)/bin/python -m pip install pip-audit
+	$(VENV)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+# The same as in `test`, with so many damaged files of each kind.
+INPUTS ?= 5000
+fuzz: $(VENV)/.development
+	M2V_FUZZ_INPUTS=$(INPUTS) $(VENV)/bin/python -m pytest tests/fuzz
 
 format:
 	$(VENV)/bin/ruff check --fix

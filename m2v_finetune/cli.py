@@ -31,6 +31,8 @@ Beside the recipes (accelerate launch recipes/tagging.py --help), which train:
   m2v benchmark --backbone X --root DIR      probe a backbone on every task, beside published numbers
 """
 
+OUTSIDE_HELP = "let relative paths of the manifest lead out of its folder"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand and end the process with its exit code (`run_command`)."""
@@ -74,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.set_defaults(command=_prepare)
     check = data_commands.add_parser("check", help="look at every audio file of a data source")
     check.add_argument("source", help="manifest, folder or Hub id, as --data.source of a recipe")
+    check.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
     check.set_defaults(command=_check)
 
     plan = commands.add_parser(
@@ -142,6 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="test",
         help="train, validation or test; ignored if the data have no split (default: %(default)s)",
     )
+    evaluate.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
     evaluate.set_defaults(command=_evaluate)
 
     push = commands.add_parser("push", help="put a trained model on the Hugging Face Hub")
@@ -238,7 +242,9 @@ def _check(arguments: argparse.Namespace) -> None:
     from m2v_finetune.data.checking import check_tracks
     from m2v_finetune.data.sources import load_tracks
 
-    tracks, dataset = load_tracks(arguments.source, label_column="tags")
+    tracks, dataset = load_tracks(
+        arguments.source, label_column="tags", allow_outside=arguments.allow_outside
+    )
     checked, _ = check_tracks(tracks, on_bad_track="stop")
     hours = sum(item.audio.duration_seconds for item in checked) / 3600
     print(f"{dataset.name}: all {len(checked)} tracks can be read ({hours:.2f} h).")
@@ -383,7 +389,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     model = TaskModel.from_pretrained(arguments.model)
     model.require_hearing()
-    tracks, dataset = load_tracks(arguments.source, label_column=model.task.label_column)
+    tracks, dataset = load_tracks(
+        arguments.source,
+        label_column=model.task.label_column,
+        allow_outside=arguments.allow_outside,
+    )
     chosen = [track for track in tracks if track.split in (None, arguments.split)]
     if not chosen:
         raise UserError(f"{dataset.name} has no track in the split '{arguments.split}'.")

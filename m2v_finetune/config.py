@@ -26,6 +26,7 @@ TuningMethod = Literal[
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor"]
 BYTES_OF_UNIT = {"": 1, "b": 1, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
 OnBadTrack = Literal["stop", "skip"]
+OnNonfinite = Literal["skip", "stop"]
 
 LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout", "lora_targets")
 TUNING_SETTINGS: dict[TuningMethod, tuple[str, ...]] = {
@@ -170,8 +171,14 @@ class DataConfig:
             window_seconds, or half of it where there is an answer for each frame or a stem.
         windows_per_track: Random windows of a track in one epoch of training.
         num_workers: Processes that read audio, for each training process.
-        on_bad_track: ``stop`` lists all unreadable tracks and ends; ``skip`` goes on without them and
-            counts them in results.json.
+        on_bad_track: What to do about files that cannot be read. At the beginning, ``stop`` lists all of them
+            and ends; ``skip`` goes on without them and counts them in results.json. During training, ``stop``
+            saves a checkpoint and ends; ``skip`` lets other windows take their places.
+        max_bad_fraction: Under ``skip``, the run ends where more than this share of a split's tracks is lost
+            during training: a drive may be missing.
+        timeout_seconds: The run ends where a worker gives no batch for so long; 0 waits for ever.
+        allow_outside: Let relative paths of a manifest lead out of its folder. Those of a data set of the
+            Hub never may.
     """
 
     source: str
@@ -184,6 +191,9 @@ class DataConfig:
     windows_per_track: int = 1
     num_workers: int = 2
     on_bad_track: OnBadTrack = "stop"
+    max_bad_fraction: float = 0.1
+    timeout_seconds: float = 300.0
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -198,6 +208,11 @@ class DataConfig:
                 )
         _at_least("data.windows_per_track", self.windows_per_track, 1)
         _at_least("data.num_workers", self.num_workers, 0)
+        _in_range("data.max_bad_fraction", self.max_bad_fraction, 0.0, 1.0)
+        if not 0.0 <= self.timeout_seconds < math.inf:
+            raise UserError(
+                f"data.timeout_seconds is {self.timeout_seconds}; it must be at least 0."
+            )
         for name in ("validation_fraction", "test_fraction"):
             value = getattr(self, name)
             if not 0.0 < value < 1.0:
@@ -281,6 +296,9 @@ class TrainingConfig:
         compile: Compile the transformer layers by torch.compile: slower for the first steps, faster
             afterwards. Dropout then draws other numbers; all else is the same to rounding.
         early_stopping_patience: End after this many epochs without a better validation metric.
+        on_nonfinite: What follows a step whose loss or gradients are not finite, so that it changes no
+            weight: ``skip`` counts it and goes on (but not after 20 in a row); ``stop`` saves a checkpoint
+            and ends.
         log_every_steps: Optimiser steps between two lines of metrics.jsonl.
         trackers: Trackers of Accelerate by name beside TensorBoard, such as ``wandb``.
     """
@@ -293,6 +311,7 @@ class TrainingConfig:
     gradient_checkpointing: bool = True
     compile: bool = False
     early_stopping_patience: int = 5
+    on_nonfinite: OnNonfinite = "skip"
     log_every_steps: int = 10
     trackers: list[str] = field(default_factory=list)
 
@@ -321,12 +340,17 @@ class RunConfig:
         memory: What each device has, such as ``11GB``, ``10GiB`` or ``8e9`` (GB are decimal, GiB binary):
             the total batch is divided so that the planned peak fits, with more accumulation of smaller
             batches. If not given, batches are as the settings say.
+        checkpoint_every_steps: Optimiser steps between two checkpoints within an epoch; there is one at
+            the end of each epoch too. So many steps are lost at most where a run dies.
+        keep_checkpoints: How many stay on the disk; the older ones serve where the last one is damaged.
     """
 
     output_dir: str | None = None
     seed: int = 0
     resume: Literal["never", "auto"] = "never"
     memory: str | None = None
+    checkpoint_every_steps: int = 500
+    keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -334,6 +358,8 @@ class RunConfig:
             raise UserError(f"run.seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
         if self.memory is not None:
             parse_bytes("run.memory", self.memory)
+        _at_least("run.checkpoint_every_steps", self.checkpoint_every_steps, 1)
+        _at_least("run.keep_checkpoints", self.keep_checkpoints, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -429,7 +455,14 @@ class MusicConfig:
         window_seconds: What the model hears at once.
         windows_per_track: Random windows of a track in one epoch, and of a track that is held out.
         num_workers: Processes that read audio, for each training process.
-        on_bad_track: ``stop`` lists all unreadable tracks and ends; ``skip`` goes on without them.
+        on_bad_track: What to do about files that cannot be read. At the beginning, ``stop`` lists all of them
+            and ends; ``skip`` goes on without them and counts them in results.json. During training, ``stop``
+            saves a checkpoint and ends; ``skip`` lets other windows take their places.
+        max_bad_fraction: Under ``skip``, the run ends where more than this share of a split's tracks is lost
+            during training: a drive may be missing.
+        timeout_seconds: The run ends where a worker gives no batch for so long; 0 waits for ever.
+        allow_outside: Let relative paths of a manifest lead out of its folder. Those of a data set of the
+            Hub never may.
     """
 
     source: str
@@ -439,12 +472,20 @@ class MusicConfig:
     windows_per_track: int = 1
     num_workers: int = 2
     on_bad_track: OnBadTrack = "stop"
+    max_bad_fraction: float = 0.1
+    timeout_seconds: float = 300.0
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _positive("data.window_seconds", self.window_seconds)
         _at_least("data.windows_per_track", self.windows_per_track, 1)
         _at_least("data.num_workers", self.num_workers, 0)
+        _in_range("data.max_bad_fraction", self.max_bad_fraction, 0.0, 1.0)
+        if not 0.0 <= self.timeout_seconds < math.inf:
+            raise UserError(
+                f"data.timeout_seconds is {self.timeout_seconds}; it must be at least 0."
+            )
         if not 0.0 < self.validation_fraction < 1.0:
             raise UserError(
                 f"data.validation_fraction is {self.validation_fraction}; it must lie between 0 and 1."

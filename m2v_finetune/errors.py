@@ -4,9 +4,14 @@ The command line and the recipes turn a `UserError` into one message without a t
 code 2; any other exception keeps its traceback and exits with 1.
 """
 
+import errno
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+# No space, a quota, a file over the limit, a disk that was mounted read-only, or one that is broken.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class UserError(Exception):
@@ -35,17 +40,27 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
 def run_command(command: Callable[[], None]) -> NoReturn:
     """Run a command and end the process with its exit code.
 
-    0 done; 2 a `UserError`, printed as one message without a traceback; 130 and 143 stopped by
-    SIGINT or SIGTERM; any other exception is a bug, keeps its traceback and gives 1.
+    0 done; 2 a `UserError`, or a disk that does not take or give a file, printed as one message without a
+    traceback; 130 stopped by SIGINT; 143 stopped by SIGTERM, or by SIGUSR1, which asks for the same; any
+    other exception is a bug, keeps its traceback and gives 1.
     """
     try:
         command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(  # noqa: T201
+            f"error: {error.filename or 'A file'} cannot be written or read: {error.strerror}. Free space, "
+            "or mind the disk, and begin again; a run goes on by --run.resume auto.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)  # noqa: T201
-        sys.exit(128 + stopped.signal_number)
+        sys.exit(130 if stopped.signal_number == signal.SIGINT else 143)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)

@@ -1,8 +1,10 @@
 """Fetching from the Hugging Face Hub and pushing to it, with messages that a person can act on."""
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,8 @@ from huggingface_hub.errors import (
 from m2v_finetune.errors import UserError
 
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN."
+# The client repeats most requests itself, but not its first question, what a repository holds.
+RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
 
 
@@ -50,16 +54,31 @@ def download_snapshot(
     Raises:
         UserError: No such repository or revision, no access, no network, a failing server.
     """
+    fetch = partial(
+        snapshot_download,
+        repo_id,
+        revision=revision,
+        allow_patterns=list(patterns) if patterns else None,
+        ignore_patterns=list(ignore_patterns) if ignore_patterns else None,
+        repo_type=repo_type,
+    )
     with explained(f"fetch {repo_id}" + (f" at {revision}" if revision else "")):
-        return Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                allow_patterns=list(patterns) if patterns else None,
-                ignore_patterns=list(ignore_patterns) if ignore_patterns else None,
-                repo_type=repo_type,
-            )
-        )
+        for pause_seconds in RETRY_PAUSES_SECONDS:
+            try:
+                return Path(fetch())
+            except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+                if not _is_of_the_moment(error):
+                    raise
+                time.sleep(pause_seconds)
+        return Path(fetch())
+
+
+def _is_of_the_moment(error: Exception) -> bool:
+    """Tell whether a server failed in a way that may pass."""
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    return isinstance(cause, HfHubHTTPError) and (
+        cause.response.status_code == 429 or cause.response.status_code >= 500
+    )
 
 
 def check_login(repo_id: str) -> None:

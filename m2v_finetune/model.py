@@ -4,7 +4,7 @@ import copy
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,9 +35,10 @@ from m2v_finetune.backbones.precomputed import MODEL_TYPE
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.features import read_vector
-from m2v_finetune.data.loader import TrackWindows, Window, track_loader
+from m2v_finetune.data.loader import TrackWindows, Window
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.errors import UserError
+from m2v_finetune.data.reading import read_batches, track_loader
+from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.hub import download_snapshot, is_repo_id, upload_folder
 from m2v_finetune.tasks import TASKS, Prediction, Task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters, trained_parts
@@ -51,6 +52,10 @@ MAX_LISTED_NAMES = 8
 
 Weights = Literal["auto", "trained", "all"]
 """What a saved model holds; see `TaskModel.save_pretrained`."""
+
+
+ScoredWindow = tuple[int, Window, NDArray[np.float32] | AudioError]
+"""Number of a track, place, and what the model says of it, or why it could not be read."""
 
 
 class NotFiniteError(UserError):
@@ -255,30 +260,44 @@ class TaskModel(nn.Module):
         *,
         batch_size: int,
         num_workers: int = 0,
+        timeout_seconds: float = 0,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    ) -> Iterator[tuple[int, Window, NDArray[np.float32]]]:
+    ) -> Iterator[ScoredWindow]:
         """Yield, window after window, the number of its track, its place, and its scores.
 
-        The model is left in evaluation mode.
+        The model is left in evaluation mode. Where a window cannot be read, the error stands in place of its
+        scores.
 
         Args:
             windows: What `track_windows` returned.
             batch_size: Windows at once.
             num_workers: Processes that read audio.
+            timeout_seconds: How long one of them may take for a batch; 0 for ever.
             autocast: Surrounds each pass through the network.
 
         Raises:
             NotFiniteError: The scores hold nan or infinity.
+            WorkerError: A process that reads audio failed.
         """
         device = next(self.parameters()).device
         self.eval()
-        for indices, parts in track_loader(windows, batch_size=batch_size, num_workers=num_workers):
-            with torch.inference_mode(), autocast():
-                outputs = self(*(part.to(device, non_blocking=True) for part in parts))
-                scores = self.task.scores(outputs.float()).cpu().numpy()
-            for index, one in zip(indices.tolist(), scores, strict=True):
+        loader = track_loader(
+            windows,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            timeout_seconds=timeout_seconds,
+        )
+        for indices, parts, bad in read_batches(loader):
+            rows: dict[int, NDArray[np.float32] | AudioError]
+            rows = {index: AudioError(why) for index, why in bad.items()}
+            if len(indices):
+                with torch.inference_mode(), autocast():
+                    outputs = self(*(part.to(device, non_blocking=True) for part in parts))
+                    scores = self.task.scores(outputs.float()).cpu().numpy()
+                rows |= zip(indices.tolist(), scores, strict=True)
+            for index, one in sorted(rows.items(), key=lambda pair: pair[0]):
                 number, window = windows.places[index]
-                if not np.isfinite(one).all():
+                if not isinstance(one, AudioError) and not np.isfinite(one).all():
                     raise NotFiniteError(windows.tracks[number].track.origin)
                 yield number, window, one
 
@@ -307,7 +326,7 @@ class TaskModel(nn.Module):
     def predict_track(self, checked: CheckedTrack, *, batch_size: int = 16) -> Prediction:
         """Return what is known of a track; leaves the model in evaluation mode."""
         rows = self.score_windows(self.track_windows([checked]), batch_size=batch_size)
-        return self.task.predict(checked, ((window, scores) for _, window, scores in rows))
+        return self.task.predict(checked, scored(rows))
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """Return what training can change, by name: what learns, and what is measured for the head."""
@@ -473,7 +492,7 @@ class TaskModel(nn.Module):
                 hop_seconds=hop,
                 base_fingerprint=None if stands_alone else saved["fingerprint"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(
                 f"{path} is not the config of an {LIBRARY_NAME} model ({type(error).__name__}: {error})."
             ) from error
@@ -572,6 +591,18 @@ class TaskModel(nn.Module):
             f"Licence of the backbone, which this model inherits: {self.backbone.licence or 'unknown'}.\n"
         )
         return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+
+
+def scored(rows: Iterable[ScoredWindow]) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+    """Yield places and scores of one track's windows.
+
+    Raises:
+        AudioError: A window could not be read.
+    """
+    for _, window, scores in rows:
+        if isinstance(scores, AudioError):
+            raise scores
+        yield window, scores
 
 
 def upload_model(folder: Path, repo_id: str, *, private: bool = False) -> str:

@@ -9,8 +9,15 @@ from typing import Any
 
 from m2v_finetune.audio.augmentation import build_augmentation
 from m2v_finetune.backbones import Backbone, PrecomputedBackbone, load_backbone, new_backbone
-from m2v_finetune.config import PretrainingConfig, RecipeConfig, StartConfig, parse_bytes
-from m2v_finetune.data.checking import CheckedTrack, check_splits
+from m2v_finetune.config import (
+    DataConfig,
+    MusicConfig,
+    PretrainingConfig,
+    RecipeConfig,
+    StartConfig,
+    parse_bytes,
+)
+from m2v_finetune.data.checking import CheckedTrack, check_splits, load_checked, save_checked
 from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
@@ -24,6 +31,8 @@ from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.publishing.publish import publish
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
+from m2v_finetune.training.checkpoint import checkpoints_in, write_atomically
+from m2v_finetune.training.faults import DataWatch, gone_processes_named
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
 from m2v_finetune.training.plan import machine_of, plan_run
@@ -33,7 +42,9 @@ from m2v_finetune.training.results import (
     write_pretraining,
     write_validation,
 )
+from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.setup import (
+    Started,
     describe,
     describe_pretraining,
     open_run,
@@ -41,13 +52,15 @@ from m2v_finetune.training.setup import (
     run_bytes,
     start,
 )
+from m2v_finetune.training.signals import stop_on_signals
 
 # Source: data2vec (arXiv 2202.03555), the peak rate of its base model for audio.
 PRETRAINING_RATE = 5e-4
 
 Splits = Mapping[str, Sequence[CheckedTrack]]
-Parts = tuple[TaskModel, TrainingWindows, Splits, dict[str, int]]
-"""The model, its training windows, the usable tracks, and the number of skipped ones by split."""
+
+TRACKS_FILE = "tracks.json"
+"""In the run folder: the tracks that could be read when the run began."""
 
 
 def run_recipe(
@@ -71,7 +84,7 @@ def run_recipe(
 
     Raises:
         UserError: Something that the user can mend.
-        Stopped: A signal arrived; a checkpoint was saved.
+        Stopped: A signal arrived; what was learned is saved.
     """
     if config.data.features is not None and not issubclass(task_class, ClipTask):
         raise UserError(
@@ -79,9 +92,27 @@ def run_recipe(
             "tasks with one answer for a track."
         )
     accelerator, folder = start(config, task=task_class.name)
+    with stop_on_signals(folder.how_to_go_on):
+        return _run(config, task_class, task_config, (accelerator, folder), is_search=is_search)
+
+
+def _run(
+    config: RecipeConfig,
+    task_class: type[Task],
+    task_config: Any,
+    started: Started,
+    *,
+    is_search: bool,
+) -> Mapping[str, Any]:
+    """Do what `run_recipe` does, on what was started."""
+    accelerator, folder = started
 
     # The tracks, their splits, their labels.
-    tracks, dataset = load_tracks(config.data.source, label_column=task_config.label_column)
+    tracks, dataset = load_tracks(
+        config.data.source,
+        label_column=task_config.label_column,
+        allow_outside=config.data.allow_outside,
+    )
     split = split_tracks(
         tracks,
         group_columns=config.data.group_columns,
@@ -92,10 +123,13 @@ def run_recipe(
     task = task_class.from_tracks(task_config, split)
 
     # Backbone, layer weighting, head; and random windows to train them on.
-    build = _on_audio if config.data.features is None else _on_vectors
-    model, windows, splits, num_skipped = build(
-        config, task, split, show_progress=accelerator.is_main_process
-    )
+    if config.data.features is None:
+        splits, num_skipped = _usable_tracks(
+            config.data, split, folder, show_progress=accelerator.is_main_process
+        )
+        model, windows = _on_audio(config, task, splits)
+    else:
+        model, windows, splits, num_skipped = _on_vectors(config, task, split)
 
     # What it will take, and the batches that fit into it.
     training, plan = config.training, None
@@ -119,18 +153,21 @@ def run_recipe(
         folder=folder,
         # Vectors are in memory: nothing is read.
         num_workers=config.data.num_workers if config.data.features is None else 0,
-        seed=config.run.seed,
+        run=config.run,
         plan=plan,
+        watch=_watch(config.data, splits, num_skipped),
     )
     open_run(
         config,
         loop=loop,
         task=task.name,
         first_log=describe(config, loop=loop, splits=splits, dataset=dataset),
-        needed_bytes=run_bytes(model),
+        needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
     )
+    _keep_tracks(loop, splits)
     began = time.monotonic()
-    fitted = loop.run()
+    with gone_processes_named(accelerator):
+        fitted = loop.run()
 
     if is_search:
         results = write_validation(loop, fitted)
@@ -138,18 +175,18 @@ def run_recipe(
         return results
 
     # The test split, once.
-    results, judged = judge_test(
-        loop,
-        fitted,
-        test=splits["test"],
-        num_skipped=num_skipped,
-        dataset=dataset,
-        seed=config.run.seed,
-        seconds=time.monotonic() - began,
-    )
+    with gone_processes_named(accelerator):
+        results, judged, test = judge_test(
+            loop,
+            fitted,
+            test=splits["test"],
+            dataset=dataset,
+            seed=config.run.seed,
+            seconds=time.monotonic() - began,
+        )
     log_results(results)
     if accelerator.is_main_process:
-        publish(model, folder, results, config.publish, judged=judged, tracks=splits["test"])
+        publish(model, folder, results, config.publish, judged=judged, tracks=test)
     accelerator.end_training()
     return results
 
@@ -165,22 +202,30 @@ def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
 
     Raises:
         UserError: Something that the user can mend, or the representations collapsed.
-        Stopped: A signal arrived; a checkpoint was saved.
+        Stopped: A signal arrived; what was learned is saved.
     """
     accelerator, folder = start(config, task="pretrain")
+    with stop_on_signals(folder.how_to_go_on):
+        return _pretrain(config, (accelerator, folder))
+
+
+def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
+    """Do what `run_pretraining` does, on what was started."""
+    accelerator, folder = started
 
     # The tracks and their splits; no labels.
-    tracks, dataset = load_tracks(config.data.source, label_column=None)
-    splits, num_skipped = check_splits(
-        split_tracks(
-            tracks,
-            group_columns=config.data.group_columns,
-            validation_fraction=config.data.validation_fraction,
-            test_fraction=None,
-            seed=config.run.seed,
-        ),
-        on_bad_track=config.data.on_bad_track,
-        show_progress=accelerator.is_main_process,
+    tracks, dataset = load_tracks(
+        config.data.source, label_column=None, allow_outside=config.data.allow_outside
+    )
+    split = split_tracks(
+        tracks,
+        group_columns=config.data.group_columns,
+        validation_fraction=config.data.validation_fraction,
+        test_fraction=None,
+        seed=config.run.seed,
+    )
+    splits, num_skipped = _usable_tracks(
+        config.data, split, folder, show_progress=accelerator.is_main_process
     )
 
     # Student, head and teacher; random windows with random masks, and some that stay the same.
@@ -219,23 +264,25 @@ def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
         ),
         folder=folder,
         num_workers=config.data.num_workers,
-        seed=config.run.seed,
+        run=config.run,
+        watch=_watch(config.data, splits, num_skipped),
     )
     open_run(
         config,
         loop=loop,
         task="pretrain",
         first_log=describe_pretraining(config, loop=loop, splits=splits, dataset=dataset),
-        needed_bytes=pretraining_bytes(model),
+        needed_bytes=pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
     )
+    _keep_tracks(loop, splits)
     began = time.monotonic()
-    fitted = loop.run()
+    with gone_processes_named(accelerator):
+        fitted = loop.run()
 
     results = write_pretraining(
         loop,
         fitted,
         splits=splits,
-        num_skipped=num_skipped,
         dataset=dataset,
         is_new=config.backbone.architecture is not None,
         seconds=time.monotonic() - began,
@@ -254,13 +301,42 @@ def _start_backbone(config: StartConfig) -> Backbone:
     return new_backbone(config.architecture, licence=config.licence or "")
 
 
-def _on_audio(
-    config: RecipeConfig, task: Task, split: Mapping[str, Sequence[Track]], *, show_progress: bool
-) -> Parts:
-    """Check the audio files; load the backbone."""
-    splits, num_skipped = check_splits(
-        split, on_bad_track=config.data.on_bad_track, show_progress=show_progress
+def _usable_tracks(
+    config: DataConfig | MusicConfig,
+    split: Mapping[str, Sequence[Track]],
+    folder: RunFolder,
+    *,
+    show_progress: bool,
+) -> tuple[Splits, dict[str, int]]:
+    """Check the audio files; a run that goes on has those that it began with."""
+    known = folder.path / TRACKS_FILE
+    if checkpoints_in(folder.checkpoints) and known.is_file():
+        return load_checked(known, split)
+    return check_splits(split, on_bad_track=config.on_bad_track, show_progress=show_progress)
+
+
+def _keep_tracks(loop: TrainingLoop[Any], splits: Splits) -> None:
+    if loop.accelerator.is_main_process and loop.checkpoint is None:
+        known = loop.folder.path / TRACKS_FILE
+        write_atomically(known, lambda unfinished: save_checked(unfinished, splits))
+
+
+def _watch(
+    config: DataConfig | MusicConfig, splits: Splits, num_skipped: Mapping[str, int]
+) -> DataWatch:
+    return DataWatch(
+        on_bad_track=config.on_bad_track,
+        max_bad_fraction=config.max_bad_fraction,
+        timeout_seconds=config.timeout_seconds,
+        num_tracks={split: len(members) for split, members in splits.items()},
+        num_skipped=num_skipped,
     )
+
+
+def _on_audio(
+    config: RecipeConfig, task: Task, splits: Splits
+) -> tuple[TaskModel, TrainingWindows]:
+    """Load the backbone."""
     model = TaskModel.build(
         task=task,
         backbone=config.backbone,
@@ -284,12 +360,12 @@ def _on_audio(
         ),
         seed=config.run.seed,
     )
-    return model, windows, splits, num_skipped
+    return model, windows
 
 
 def _on_vectors(
-    config: RecipeConfig, task: Task, split: Mapping[str, Sequence[Track]], *, show_progress: bool
-) -> Parts:
+    config: RecipeConfig, task: Task, split: Mapping[str, Sequence[Track]]
+) -> tuple[TaskModel, TrainingWindows, Splits, dict[str, int]]:
     """Read vectors that were computed elsewhere, in place of audio and backbone."""
     assert isinstance(task, ClipTask)
     assert config.data.features is not None

@@ -54,6 +54,10 @@ _MAX_OGG_PAGE_BYTES = 65307
 _GET_AGAIN = "Get the file again, or remove it from the data."
 
 
+class ExcerptError(AudioError, ValueError):
+    """An excerpt that is not inside the track: a mistake of the caller, or a file that has changed."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioInfo:
     """Length and layout of an audio file.
@@ -152,7 +156,7 @@ def read_excerpt(
         float32 rounding.
 
     Raises:
-        ValueError: The excerpt is not inside the track.
+        ExcerptError: The excerpt is not inside the track.
         AudioError: The file cannot be opened, ends early, or holds NaN or infinite samples.
     """
     return _read_part(
@@ -181,7 +185,7 @@ def read_channels(
         Shape (num_channels, num_samples).
 
     Raises:
-        ValueError: The excerpt is not inside the track.
+        ExcerptError: The excerpt is not inside the track.
         AudioError: As `read_excerpt`, or the file has several channels, but not as many as wanted.
     """
     part = _read_part(
@@ -207,9 +211,10 @@ def _read_part(
     with _open(path) as sound:
         total_samples = _num_resampled(sound.frames, sound.samplerate, sample_rate)
         if start_sample < 0 or num_samples < 1 or stop_sample > total_samples:
-            raise ValueError(
+            raise ExcerptError(
                 f"samples {start_sample} to {stop_sample} are not inside {path}, which has "
-                f"{total_samples} at {sample_rate} Hz"
+                f"{total_samples} at {sample_rate} Hz. If it had more before, the file was changed: put the "
+                "earlier one back."
             )
         # Frame i * ratio.numerator is exactly sample i * ratio.denominator, for whole i.
         ratio = Fraction(sound.samplerate, sample_rate)
@@ -308,6 +313,11 @@ def _read_frames(
     try:
         sound.seek(position)
         frames = sound.read(stop - position, dtype="float32", always_2d=True)[start - position :]
+    except MemoryError as error:
+        raise AudioError(
+            f"{path}: its header promises {sound.frames / sound.samplerate:.0f} s, more than the memory "
+            f"holds. {_GET_AGAIN}"
+        ) from error
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{path}: damaged or truncated: {position / sound.samplerate:.2f} s to "

@@ -175,7 +175,7 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
             checkpoint uses, or a value is not legal.
     """
     model_type = settings.get("model_type")
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise UserError(
             f"{where} is of model_type {model_type!r}. Backbones are {', '.join(ARCHITECTURES)}."
         )
@@ -194,7 +194,15 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
         config = config_class(**values)
         config._attn_implementation = "sdpa"
         return model_class(config)
-    except (TypeError, ValueError, RuntimeError) as error:
+    # Whatever the values of a damaged file make transformers and torch stumble over.
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+    ) as error:
         raise UserError(f"{where} describes no network that can be built: {error}") from error
 
 
@@ -232,7 +240,7 @@ def _find(source: str, revision: str | None, *, files: Sequence[str]) -> tuple[P
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}). Fetch or write it again.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object. Fetch or write it again.")

@@ -7,15 +7,12 @@ seed, so it is not trained twice.
 
 import json
 import logging
-import os
 import re
 import shlex
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -43,7 +40,7 @@ from m2v_finetune.publishing.card import is_random
 from m2v_finetune.recipe import run_recipe
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.run_folder import RunFolder, write_json
-from m2v_finetune.training.signals import SIGNALS
+from m2v_finetune.training.signals import stop_on_signals
 
 logger = logging.getLogger(__name__)
 
@@ -200,21 +197,11 @@ def _reason_to_skip(row: Row, settings: BenchmarkSettings) -> str | None:
 def _told_how_to_go_on(command: str) -> Iterator[None]:
     """Turn the signals, whenever they arrive, into `Stopped` with the command that goes on."""
     advice = f"Stopped. What is finished is kept. Go on with the same command:\n  {command}"
-    own_process = os.getpid()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != own_process:
-            os._exit(0)  # a worker that reads audio, and was started with this handler
-        raise Stopped(number, advice)
-
-    earlier = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
-        yield
+        with stop_on_signals(lambda: advice):
+            yield
     except Stopped as stopped:
         raise Stopped(stopped.signal_number, advice) from stopped
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 def _measure(row: Row, settings: BenchmarkSettings, protocol: _Protocol) -> dict[str, Any]:

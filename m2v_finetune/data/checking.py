@@ -1,9 +1,11 @@
 """Look at every audio file before training starts, and name all that cannot be used."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from rich.console import Console
@@ -120,6 +122,60 @@ def check_splits(
     tracks = [track for members in splits.values() for track in members]
     checked, _ = check_tracks(tracks, on_bad_track=on_bad_track, show_progress=show_progress)
     return usable_by_split(splits, checked)
+
+
+def save_checked(path: Path, splits: Mapping[str, Sequence[CheckedTrack]]) -> None:
+    """Write which tracks can be used, so that a run which goes on has the same windows."""
+    content = {
+        split: {checked.track.id: asdict(checked.audio) for checked in members}
+        for split, members in splits.items()
+    }
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def load_checked(
+    path: Path, splits: Mapping[str, Sequence[Track]]
+) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
+    """Return the tracks that could be used when `save_checked` wrote them; no file is looked at.
+
+    Returns:
+        The usable tracks, and the number of the others, by split.
+
+    Raises:
+        UserError: The file is damaged, or the data no longer have such tracks.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = {
+            split: {name: AudioInfo(**info) for name, info in members.items()}
+            for split, members in content.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged, so the run cannot go on ({error}). Begin again."
+        ) from error
+    usable = {
+        split: [
+            CheckedTrack(track=track, audio=known[split][track.id])
+            for track in members
+            if track.id in known.get(split, {})
+        ]
+        for split, members in splits.items()
+    }
+    gone = [
+        f"{split}: {name}"
+        for split, members in known.items()
+        for name in sorted(set(members) - {checked.track.id for checked in usable.get(split, [])})
+    ]
+    if gone:
+        raise UserError(
+            problem_list(
+                "The run began with tracks that the data no longer have in that split",
+                gone,
+                "Bring them back, or begin another run.",
+            )
+        )
+    return usable, {split: len(splits[split]) - len(usable[split]) for split in splits}
 
 
 def usable_by_split(

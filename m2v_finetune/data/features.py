@@ -21,7 +21,7 @@ from m2v_finetune.audio.augmentation import STILL, Moves
 from m2v_finetune.audio.decode import AudioInfo
 from m2v_finetune.data.checking import CheckedTrack, stop_or_skip, usable_by_split
 from m2v_finetune.data.loader import Augment, Window
-from m2v_finetune.data.manifest import Track, as_labels
+from m2v_finetune.data.manifest import Track, as_labels, path_problem
 from m2v_finetune.errors import UserError
 
 Array = NDArray[np.float32]
@@ -111,6 +111,10 @@ def _read_track(track: Track, folder: Path) -> tuple[dict[str, Array], list[str]
     for clip in as_labels(track, CLIPS_COLUMN) or [track.id]:
         path = folder / f"{clip}.npy"
         place = f"{track.origin}, track {track.id}: {path}"
+        out = path_problem(f"{clip}.npy", folder, track.path_rule)
+        if out is not None:
+            problems.append(f"{track.origin}, track {track.id}: {out}")
+            continue
         try:
             files[place] = _read_file(path)
         except FileNotFoundError:

@@ -7,13 +7,12 @@ them changes which windows an optimiser step sees.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from m2v_finetune.audio.augmentation import Augmentation, Moves
 from m2v_finetune.audio.decode import read_excerpt
@@ -25,6 +24,7 @@ from m2v_finetune.audio.windows import (
     window_starts,
 )
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.manifest import Track
 
 Array = NDArray[np.float32]
 Augment = Callable[[Array], tuple[Array, Moves]]
@@ -112,6 +112,10 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
 
     def __len__(self) -> int:
         return len(self.tracks) * self.windows_per_track
+
+    def track_of(self, index: int) -> Track:
+        """Return the track of an item."""
+        return self.tracks[index // self.windows_per_track].track
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return the tensors of item ``index`` in ``epoch``; the last one is the target."""
@@ -243,29 +247,3 @@ class TrackWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
         number, window = self.places[index]
         parts = self.inputs(self.tracks[number], window)
         return index, tuple(torch.from_numpy(part) for part in parts)
-
-
-def training_loader(
-    windows: Dataset[tuple[Tensor, ...]], batches: TrainingBatches, *, num_workers: int
-) -> DataLoader[Any]:
-    """Return batches of what the model takes and then targets; set ``batches.epoch`` before iterating."""
-    return DataLoader(
-        windows,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        # A generator of its own: reading data must not move the random state of the model.
-        generator=torch.Generator(),
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def track_loader(windows: TrackWindows, *, batch_size: int, num_workers: int) -> DataLoader[Any]:
-    """Return batches of (numbers of windows (B,), what the model takes) in order."""
-    return DataLoader(
-        windows,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
-    )

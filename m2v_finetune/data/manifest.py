@@ -9,8 +9,8 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, Literal
 
 from m2v_finetune.errors import UserError
 
@@ -26,6 +26,10 @@ MANIFEST_NAMES = ("manifest.jsonl", "manifest.csv", "metadata.jsonl", "metadata.
 DATASET_INFO_NAME = "dataset.json"
 MAX_LISTED_PROBLEMS = 50
 
+PathRule = Literal["any", "own", "foreign"]
+"""Where paths of a manifest may lead: anywhere; not out of its folder, unless they are absolute (a manifest
+of one's own); or never out of it, by links neither (a data set of the Hub)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Track:
@@ -38,6 +42,7 @@ class Track:
         columns: All other columns, by name; from a CSV every value is a string.
         origin: Where the track was read, for messages, such as ``songs.csv:12``.
         folder: What paths in its columns are relative to: the manifest's folder.
+        path_rule: Where these paths may lead.
     """
 
     id: str
@@ -46,6 +51,7 @@ class Track:
     columns: Mapping[str, Any]
     origin: str
     folder: Path
+    path_rule: PathRule = "own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,38 @@ class DatasetInfo:
     homepage: str = ""
 
 
+def path_problem(written: str, folder: Path, rule: PathRule) -> str | None:
+    """Return what is wrong where a path of a manifest leads out of its folder against the rule.
+
+    Args:
+        written: The path as the manifest has it.
+        folder: The manifest's.
+        rule: What may be.
+
+    >>> path_problem("a/../b.wav", Path("/music"), "own")
+    >>> path_problem("../b.wav", Path("/music"), "own")[:45]
+    "'../b.wav' leads out of the folder /music. Se"
+    >>> path_problem("/b.wav", Path("/music"), "foreign")
+    "'/b.wav' leads out of the folder /music, as no path of a data set of the Hub may"
+    """
+    if rule == "any" or (rule == "own" and PurePath(written).is_absolute()):
+        return None
+    said = f"'{written}' leads out of the folder {folder}"
+    is_inside = _is_inside(os.path.normpath(folder / written), os.path.normpath(folder))
+    if rule == "own":
+        advice = "Set data.allow_outside if it may, or write an absolute path"
+        return None if is_inside else f"{said}. {advice}"
+    # The cache of the Hub links its files from the folder `blobs` beside `snapshots`.
+    roots = [folder, folder.parent.parent / "blobs"]
+    real = os.path.realpath(folder / written)
+    is_real = any(_is_inside(real, os.path.realpath(root)) for root in roots)
+    return None if is_inside and is_real else f"{said}, as no path of a data set of the Hub may"
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return PurePath(path).is_relative_to(root)
+
+
 def problem_list(
     title: str, problems: Sequence[str], advice: str, *, limit: int | None = MAX_LISTED_PROBLEMS
 ) -> str:
@@ -77,15 +115,20 @@ def problem_list(
     return "\n".join([f"{title} ({len(problems)}):", *listed, advice])
 
 
-def read_manifest(path: Path) -> list[Track]:
+def read_manifest(
+    path: Path, *, allow_outside: bool = False, is_foreign: bool = False
+) -> list[Track]:
     """Read a manifest of any size; audio paths are relative to its folder.
 
     Args:
         path: A ``.csv`` or ``.jsonl`` file.
+        allow_outside: Let relative paths lead out of its folder.
+        is_foreign: Somebody else wrote it: no path may lead out of its folder.
 
     Raises:
         UserError: The file is missing, is not what its name says, has no path column, or has lines
-            with an unknown split, a path twice, or a track in two splits. All such lines are listed.
+            with an unknown split, a path twice or out of the folder, or a track in two splits. All such
+            lines are listed.
     """
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}. Give a .csv or .jsonl file.")
@@ -103,11 +146,21 @@ def read_manifest(path: Path) -> list[Track]:
         raise UserError(
             f"{path} is not CSV ({error}). Look for a quote that is not closed."
         ) from error
-    return tracks_from_rows(rows, folder=path.parent, name=path.name)
+    own_rule: PathRule = "any" if allow_outside else "own"
+    return tracks_from_rows(
+        rows,
+        folder=path.parent,
+        name=path.name,
+        path_rule="foreign" if is_foreign else own_rule,
+    )
 
 
 def tracks_from_rows(
-    rows: Iterable[tuple[int, dict[str, Any]]], *, folder: Path, name: str
+    rows: Iterable[tuple[int, dict[str, Any]]],
+    *,
+    folder: Path,
+    name: str,
+    path_rule: PathRule = "own",
 ) -> list[Track]:
     """Make tracks of numbered rows, and report every row that cannot be one.
 
@@ -115,6 +168,7 @@ def tracks_from_rows(
         rows: Line number and columns.
         folder: What relative paths are relative to.
         name: The manifest's name, for messages.
+        path_rule: Where paths may lead.
 
     Raises:
         UserError: There is no row; or lists all rows without a path, with an unknown split, or with a
@@ -133,6 +187,10 @@ def tracks_from_rows(
                 f"{origin}: no path; a column 'path' or 'file_name' names the audio file"
             )
             continue
+        out = path_problem(written, folder, path_rule)
+        if out is not None:
+            problems.append(f"{origin}: {out}")
+            continue
         split = columns.pop("split", None) or None
         if split is not None:
             split = SPLIT_ALIASES.get(str(split).lower(), str(split).lower())
@@ -146,6 +204,7 @@ def tracks_from_rows(
             columns=columns,
             origin=origin,
             folder=folder,
+            path_rule=path_rule,
         )
         twin = seen_paths.setdefault(track.path, track)
         namesake = seen_ids.setdefault(track.id, track)
@@ -186,7 +245,7 @@ def read_dataset_info(folder: Path, *, name: str) -> DatasetInfo:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return DatasetInfo(**content)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         legal = ", ".join(field.name for field in fields(DatasetInfo))
         raise UserError(
             f"{path} cannot be used ({error}). It is a JSON object of {legal}."
@@ -259,7 +318,7 @@ def _jsonl_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(line, object_pairs_hook=_named_once)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path.name}:{number}: not JSON ({error}).") from error
             if not isinstance(row, dict):
                 raise UserError(

@@ -6,6 +6,7 @@ Whatever the source, what comes out is a list of `Track` whose audio lies in fil
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ AUDIO_SUFFIXES = {".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".op
 TABLE_PATTERNS = ("*.parquet", "*.arrow")
 
 
-def load_tracks(source: str, *, label_column: str | None) -> tuple[list[Track], DatasetInfo]:
+def load_tracks(
+    source: str, *, label_column: str | None, allow_outside: bool = False
+) -> tuple[list[Track], DatasetInfo]:
     """Find the tracks of a source.
 
     Args:
@@ -37,6 +40,7 @@ def load_tracks(source: str, *, label_column: str | None) -> tuple[list[Track], 
             id, or the name of a set that ships, such as ``quickstart``.
         label_column: The column under which labels taken from folder names are filed; None where no
             labels are needed: then a folder may hold its audio at any depth.
+        allow_outside: Let relative paths of a manifest of one's own lead out of its folder.
 
     Returns:
         The tracks, and what is known of the data set.
@@ -45,7 +49,7 @@ def load_tracks(source: str, *, label_column: str | None) -> tuple[list[Track], 
         UserError: There is nothing at the source, or it cannot be read.
     """
     if source in QUICKSTARTS:
-        return _from_manifest(QUICKSTARTS[source])
+        return _from_manifest(QUICKSTARTS[source], allow_outside=False)
     path = Path(source).expanduser()
     try:
         path.stat()
@@ -54,10 +58,12 @@ def load_tracks(source: str, *, label_column: str | None) -> tuple[list[Track], 
     except (OSError, ValueError) as error:
         raise UserError(f"The data source '{source[:200]}' cannot be read ({error}).") from error
     if path.is_file():
-        return _from_manifest(path)
+        return _from_manifest(path, allow_outside=allow_outside)
     if path.is_dir():
         manifest = next((path / name for name in MANIFEST_NAMES if (path / name).is_file()), None)
-        return _from_manifest(manifest) if manifest else _from_folders(path, label_column)
+        if manifest is not None:
+            return _from_manifest(manifest, allow_outside=allow_outside)
+        return _from_folders(path, label_column)
     if is_repo_id(source) and path.suffix not in (".csv", ".jsonl"):
         return _from_hub(source, label_column)
     raise UserError(
@@ -67,8 +73,9 @@ def load_tracks(source: str, *, label_column: str | None) -> tuple[list[Track], 
     )
 
 
-def _from_manifest(path: Path) -> tuple[list[Track], DatasetInfo]:
-    return read_manifest(path), read_dataset_info(path.parent, name=path.resolve().parent.name)
+def _from_manifest(path: Path, *, allow_outside: bool) -> tuple[list[Track], DatasetInfo]:
+    tracks = read_manifest(path, allow_outside=allow_outside)
+    return tracks, read_dataset_info(path.parent, name=path.resolve().parent.name)
 
 
 def _from_folders(folder: Path, label_column: str | None) -> tuple[list[Track], DatasetInfo]:
@@ -123,8 +130,12 @@ def _from_hub(repo_id: str, label_column: str | None) -> tuple[list[Track], Data
         homepage=f"https://huggingface.co/datasets/{repo_id}",
     )
     if any(_audio_files(folder)):
-        tracks, _ = load_tracks(str(folder), label_column=label_column)
-        return tracks, dataset
+        manifest = next(
+            (folder / name for name in MANIFEST_NAMES if (folder / name).is_file()), None
+        )
+        if manifest is None:
+            return _from_folders(folder, label_column)[0], dataset
+        return read_manifest(manifest, is_foreign=True), dataset
     return _from_tables(repo_id), dataset
 
 
@@ -162,7 +173,8 @@ def _from_tables(repo_id: str) -> list[Track]:
                 # The rows of each split are often counted from 0.
                 row["id"] = f"{split}/{row.get('id', len(rows))}"
             rows.append((len(rows) + 1, row))
-    return tracks_from_rows(rows, folder=cache, name=repo_id)
+    tracks = tracks_from_rows(rows, folder=cache, name=repo_id)
+    return [replace(track, path_rule="foreign") for track in tracks]
 
 
 def _named_rows(table: Any) -> Iterable[dict[str, Any]]:
@@ -185,7 +197,10 @@ def _audio_file(audio: dict[str, Any], cache: Path) -> str:
     """Return the path of a row's audio, writing embedded bytes to the cache under their checksum."""
     content: bytes | None = audio["bytes"]
     if content is None:
-        return str(audio["path"])
+        raise UserError(
+            f"A table names the audio file '{audio['path']}' in place of holding it. What a data set of the "
+            "Hub names outside of itself is not read."
+        )
     suffix = Path(audio["path"] or "audio.wav").suffix
     path = cache / f"{hashlib.sha256(content).hexdigest()}{suffix}"
     if not path.exists():

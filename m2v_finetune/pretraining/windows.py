@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from m2v_finetune.audio.windows import draw_generator
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Array, Augment, TrainingWindows, Window, read_window
+from m2v_finetune.data.manifest import Track
 from m2v_finetune.pretraining.masking import span_mask
 
 
@@ -35,6 +36,15 @@ class MaskedWindows(Dataset[tuple[Tensor, ...]]):
 
     def __len__(self) -> int:
         return len(self.windows)
+
+    @property
+    def seed(self) -> int:
+        """Decides windows and masks, with epoch and track."""
+        return self.windows.seed
+
+    def track_of(self, index: int) -> Track:
+        """Return the track of an item."""
+        return self.windows.track_of(index)
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return the window (samples,), its mask (frames,), and the mask again.

@@ -19,7 +19,7 @@ from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window, read_window
-from m2v_finetune.data.manifest import Track, require_column
+from m2v_finetune.data.manifest import Track, path_problem, require_column
 from m2v_finetune.decoding.joining import FrameJoiner
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.heads import FrameHead
@@ -275,6 +275,8 @@ def _missing(track: Track, column: str) -> str | None:
     named = track.columns.get(column)
     if not isinstance(named, str) or not named:
         return f"no path in the column '{column}', but {named!r}"
+    if out := path_problem(named, track.folder, track.path_rule):
+        return out
     return None if (track.folder / named).is_file() else f"there is no file {track.folder / named}"
 
 

@@ -20,7 +20,7 @@ from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window
-from m2v_finetune.data.manifest import Track, problem_list, require_column
+from m2v_finetune.data.manifest import Track, path_problem, problem_list, require_column
 from m2v_finetune.data.sources import AUDIO_SUFFIXES
 from m2v_finetune.decoding.joining import OverlapAdd
 from m2v_finetune.errors import AudioError, UserError
@@ -227,6 +227,10 @@ class Separation:
 
     def _stem_problems(self, track: Track) -> list[str]:
         named = track.columns.get(self.label_column)
+        if isinstance(named, str):
+            out = path_problem(named, track.folder, track.path_rule)
+            if out is not None:
+                return [f"{track.origin}: {out}"]
         if not isinstance(named, str) or not (track.folder / named).is_dir():
             return [f"{track.origin}: there is no folder of stems at {named!r}"]
         try:

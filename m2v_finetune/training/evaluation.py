@@ -9,7 +9,10 @@ from accelerate.utils import gather_object
 from rich.progress import Progress
 
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.model import TaskModel
+from m2v_finetune.data.reading import WorkerError
+from m2v_finetune.errors import AudioError
+from m2v_finetune.model import TaskModel, scored
+from m2v_finetune.training.faults import DataWatch, agree
 
 
 def judge_tracks(
@@ -20,8 +23,13 @@ def judge_tracks(
     batch_size: int,
     num_workers: int,
     bar: Progress,
+    watch: DataWatch | None = None,
+    split: str = "test",
 ) -> list[Any]:
     """Return what the task found out about each track, in their order, on every process.
+
+    A track that cannot be read any more is left out, where ``watch`` allows that; it is then in
+    ``watch.found``.
 
     Each track is judged by exactly one process, over all its windows, by the task's own `predict` and
     `judge`. The tracks are judged as their windows come, so that one track's windows are held at a time.
@@ -33,24 +41,41 @@ def judge_tracks(
         batch_size: Windows at once.
         num_workers: Processes that read audio.
         bar: Shows how many tracks are done.
+        watch: What to do about tracks that can no longer be read; to stop if None.
+        split: That of the tracks.
 
     Returns:
         What `Task.judge` returned, one for each track.
 
     Raises:
+        DataError: A track cannot be read any more, or a worker failed.
         NotFiniteError: The model's scores of a track are not finite.
     """
     own = range(accelerator.process_index, len(tracks), accelerator.num_processes)
     windows = model.track_windows([tracks[i] for i in own])
     bar_task = bar.add_task("Judging tracks", total=len(own))
-    judged = []
+    watch = watch or DataWatch()
     rows = model.score_windows(
-        windows, batch_size=batch_size, num_workers=num_workers, autocast=accelerator.autocast
+        windows,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        timeout_seconds=watch.timeout_seconds,
+        autocast=accelerator.autocast,
     )
-    for number, of_track in groupby(rows, key=lambda row: row[0]):
-        checked = windows.tracks[number]
-        prediction = model.task.predict(checked, ((place, scores) for _, place, scores in of_track))
-        judged.append((own[number], model.task.judge(checked, prediction)))
-        bar.advance(bar_task)
+    judged = []
+    failure = None
+    bad_tracks: dict[str, str] = {}
+    try:
+        for number, of_track in groupby(rows, key=lambda row: row[0]):
+            checked = windows.tracks[number]
+            try:
+                prediction = model.task.predict(checked, scored(of_track))
+                judged.append((own[number], model.task.judge(checked, prediction)))
+            except AudioError as error:
+                bad_tracks[checked.track.id] = str(error)
+            bar.advance(bar_task)
+    except WorkerError as error:
+        failure = str(error)
     bar.remove_task(bar_task)
+    watch.take(split, agree(accelerator, failure, bad_tracks))
     return [one for _, one in sorted(gather_object(judged), key=lambda pair: pair[0])]

@@ -3,35 +3,43 @@
 import gc
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from accelerate import Accelerator
 
 from m2v_finetune.backbones import Backbone
-from m2v_finetune.config import OptimizerConfig, TrainingConfig
-from m2v_finetune.data.loader import TrainingBatches, TrainingWindows, training_loader
-from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.config import OptimizerConfig, RunConfig, TrainingConfig
+from m2v_finetune.data.loader import TrainingBatches, TrainingWindows
+from m2v_finetune.data.manifest import problem_list
+from m2v_finetune.data.reading import training_loader
+from m2v_finetune.errors import DISK_ERRORS, Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import MaskedWindows
 from m2v_finetune.training.checkpoint import (
     Progress,
+    RunState,
+    checkpoint_bytes,
+    copy_trained,
+    find_checkpoint,
     get_random_state,
-    load_best,
-    load_last,
-    save_best,
-    save_last,
+    load_checkpoint,
+    save_checkpoint,
     set_random_state,
+    step_of,
+    tidy,
 )
+from m2v_finetune.training.faults import DataError, DataWatch, StepReader
 from m2v_finetune.training.objective import Objective
 from m2v_finetune.training.optimization import build_optimizer, make_moments, rate_factor, set_rates
 from m2v_finetune.training.plan import MemoryPlan, divisors, gigabytes
 from m2v_finetune.training.progress import progress_bar
-from m2v_finetune.training.run_folder import RunFolder, json_number
+from m2v_finetune.training.run_folder import RunFolder, free_bytes, json_number
 from m2v_finetune.training.signals import stop_on_signals
 from m2v_finetune.training.step import StepResult, take_step
 
@@ -77,8 +85,15 @@ class TrainingLoop(Generic[Model]):
         optimization: Rates and their course.
         folder: Takes metrics.jsonl and checkpoints; where it has a checkpoint, the run goes on from it.
         num_workers: Processes that read audio.
-        seed: Of the order of windows.
+        run: Seed of the order of windows; when checkpoints are written, and how many stay.
         plan: What the run was expected to take, where that was asked for.
+        watch: What to do about tracks that can no longer be read; to stop if None.
+
+    Attributes:
+        checkpoint: The last one; None before the first.
+
+    Raises:
+        UserError: The folder has checkpoints, and all are damaged.
     """
 
     def __init__(
@@ -92,8 +107,9 @@ class TrainingLoop(Generic[Model]):
         optimization: OptimizerConfig,
         folder: RunFolder,
         num_workers: int,
-        seed: int,
+        run: RunConfig,
         plan: MemoryPlan | None = None,
+        watch: DataWatch | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -102,13 +118,15 @@ class TrainingLoop(Generic[Model]):
         self.optimization = optimization
         self.folder = folder
         self.num_workers = num_workers
+        self.settings = run
+        self.watch = watch or DataWatch()
         self.batches = TrainingBatches(
             num_items=len(windows),
             per_device_batch_size=training.per_device_batch_size,
             gradient_accumulation_steps=training.gradient_accumulation_steps,
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
-            seed=seed,
+            seed=run.seed,
         )
         if len(windows) < self.batches.total_batch_size:
             logger.warning(
@@ -117,7 +135,12 @@ class TrainingLoop(Generic[Model]):
                 self.batches.total_batch_size,
                 len(windows),
             )
-        self.loader = training_loader(windows, self.batches, num_workers=num_workers)
+        self.loader = training_loader(
+            windows,
+            self.batches,
+            num_workers=num_workers,
+            timeout_seconds=self.watch.timeout_seconds,
+        )
         self.total_steps = training.epochs * self.batches.steps_per_epoch
         model.backbone.gradient_checkpointing = training.gradient_checkpointing
         if training.compile:
@@ -131,7 +154,10 @@ class TrainingLoop(Generic[Model]):
         self.plan = plan
         self.device_batch_size = training.per_device_batch_size
         self.progress = Progress()
+        self.best: dict[str, torch.Tensor] = {}
         self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
+        self.reader = StepReader(self.loader, accelerator=accelerator, watch=self.watch)
+        self.checkpoint: Path | None = find_checkpoint(folder.checkpoints)
 
     def run(self) -> FitResult:
         """Train.
@@ -139,23 +165,26 @@ class TrainingLoop(Generic[Model]):
         Raises:
             Stopped: A signal arrived; a checkpoint was saved.
             UserError: Learning has failed: many steps in a row had gradients that are not finite, or what
-                the model says of the validation tracks is not.
+                the model says of the validation tracks is not. Or the disk does not take what is written. Or
+                data cannot be read any more, and what was done before is saved.
         """
         self._resume()
         progress = self.progress
-        with stop_on_signals() as self.stop, progress_bar(self.accelerator) as self.bar:
-            if not self.folder.has_checkpoint:
-                self.batches.epoch, self.batches.first_step = 0, 0
+        is_main = self.accelerator.is_main_process
+        with (
+            stop_on_signals(says_so=is_main) as self.stop,
+            progress_bar(self.accelerator) as self.bar,
+        ):
+            if self.checkpoint is None:
                 self._begin()
             self.bar_task = self.bar.add_task("Training", total=self.total_steps)
-            while not progress.is_finished:
-                self._train_epoch()
+            while not self._is_finished():
+                if progress.step_in_epoch < self.batches.steps_per_epoch:
+                    self._train_epoch()
                 self._judge_epoch()
                 self._save()
-                if not progress.is_finished:
-                    self._stop_if_asked()
-        self.accelerator.wait_for_everyone()
-        load_best(self.model, self.folder.checkpoints)
+                self._stop_if_asked()
+        self.model.load_state_dict(self.best, strict=False)
         assert progress.best_epoch is not None
         if progress.epoch < self.training.epochs:
             logger.info(
@@ -170,16 +199,27 @@ class TrainingLoop(Generic[Model]):
             num_skipped_steps=progress.num_skipped_steps,
         )
 
+    def _is_finished(self) -> bool:
+        """Tell from the settings, which may have changed since the last checkpoint."""
+        progress, training = self.progress, self.training
+        patience = training.early_stopping_patience
+        return progress.epoch >= training.epochs or progress.epochs_without_improvement >= patience
+
     def _begin(self) -> None:
-        size = self.training.per_device_batch_size
+        """Measure what a new run has to know of its data."""
+        self.batches.epoch, self.batches.first_step = 0, 0
         try:
-            self.objective.begin(
-                self.loader,
-                accelerator=self.accelerator,
-                bar=self.bar,
-                num_batches=len(self.batches),
-            )
+            with self.stop.at_once():
+                self.objective.begin(
+                    self.reader.read(),
+                    accelerator=self.accelerator,
+                    bar=self.bar,
+                    num_batches=len(self.batches),
+                )
+        except Stopped as stopped:
+            raise Stopped(stopped.signal_number, self.folder.how_to_go_on()) from None
         except torch.OutOfMemoryError as error:
+            size = self.training.per_device_batch_size
             raise UserError(
                 f"Measuring what the head reads, before the first step, ran out of memory with {size} "
                 "windows at once. Lower training.per_device_batch_size, and raise "
@@ -190,7 +230,7 @@ class TrainingLoop(Generic[Model]):
         progress = self.progress
         self.batches.epoch, self.batches.first_step = progress.epoch, progress.step_in_epoch
         self.wrapped.train()
-        batches = iter(self.loader)
+        batches = self.reader.read()
         while progress.step_in_epoch < self.batches.steps_per_epoch:
             result = self._train_step(batches)
             if not result.is_skipped:
@@ -202,22 +242,33 @@ class TrainingLoop(Generic[Model]):
             if is_last or progress.step % self.training.log_every_steps == 0:
                 self._log_step(result.gradient_norm)
             self.bar.update(self.bar_task, completed=progress.step)
-            if not is_last:
-                self._stop_if_asked(save=True)
+            if is_last:
+                return
+            self._stop_if_asked(save=True)
+            if progress.step % self.settings.checkpoint_every_steps == 0:
+                self._save()
 
-    def _train_step(self, batches: Iterator[Sequence[torch.Tensor]]) -> StepResult:
-        """Take one optimiser step over as many batches as it accumulates.
+    def _train_step(self, batches: Iterator[list[torch.Tensor]]) -> StepResult:
+        """Take a step; where its data cannot be read or learned, save what was before it and stop."""
+        random_state = get_random_state()
+        try:
+            parts = self.reader.read_step(batches, self.training.gradient_accumulation_steps)
+            result = self._take_step(parts, random_state)
+            if result.is_skipped:
+                self._name_not_finite(result)
+        except DataError as fault:
+            set_random_state(random_state)
+            self._save_and_stop(fault)
+        return result
+
+    def _take_step(
+        self, parts: list[list[torch.Tensor]], random_state: dict[str, Any]
+    ) -> StepResult:
+        """Take one optimiser step over the batches that it accumulates.
 
         Where memory runs out, the same step is taken with the same windows in smaller batches.
         """
-        factor = rate_factor(
-            self.progress.step,
-            total_steps=self.total_steps,
-            warmup_ratio=self.optimization.warmup_ratio,
-        )
-        set_rates(self.optimizer, factor)
-        parts = list(islice(batches, self.training.gradient_accumulation_steps))
-        random_state = get_random_state()
+        set_rates(self.optimizer, self._rate_factor(total_steps=self.total_steps))
         while True:
             try:
                 return self._try_step(parts)
@@ -227,7 +278,7 @@ class TrainingLoop(Generic[Model]):
             # Outside of the handler, so that nothing of the step that failed is held by its traceback.
             _free_memory()
 
-    def _try_step(self, parts: Sequence[Sequence[torch.Tensor]]) -> StepResult:
+    def _try_step(self, parts: list[list[torch.Tensor]]) -> StepResult:
         """Take one optimiser step over the batches of the loader, in those that the device bears."""
         size, device = self.device_batch_size, self.accelerator.device
         accumulated = self.training.per_device_batch_size // size * len(parts)
@@ -245,6 +296,27 @@ class TrainingLoop(Generic[Model]):
             max_grad_norm=self.optimization.max_grad_norm,
             scaler=self.accelerator.scaler,
         )
+
+    def _name_not_finite(self, result: StepResult) -> None:
+        """Say which batches and tracks made a step's gradients not finite.
+
+        Raises:
+            DataError: training.on_nonfinite is ``stop``. Under float16 that counts where a loss is not finite
+                alone: gradients that overflow are how the loss scale is found.
+        """
+        is_loss, named = self.reader.not_finite(result.losses)
+        said = f"The {'loss' if is_loss else 'gradient'} of step {self.progress.step + 1} is not finite"
+        is_fault = is_loss or self.accelerator.scaler is None
+        if self.training.on_nonfinite == "stop" and is_fault:
+            raise DataError(
+                problem_list(
+                    f"{said}, and no weight was changed",
+                    named,
+                    "Listen to these tracks, or lower optimizer.learning_rate. To leave such steps out, set "
+                    "training.on_nonfinite to skip.",
+                )
+            )
+        logger.warning("%s. %s", said, "; ".join(named))
 
     def _count(self, result: StepResult) -> None:
         """Keep the losses of a step, or count it as skipped.
@@ -356,16 +428,24 @@ class TrainingLoop(Generic[Model]):
             f"is one, is in {self.folder.checkpoints}."
         )
 
-    def _judge_epoch(self) -> None:
-        """Judge what is held out, keep the weights if they are the best, end the epoch."""
-        progress, objective = self.progress, self.objective
+    def _judge(self) -> dict[str, float]:
+        """Return the metrics of what is held out."""
+        # Several processes have to end together, so that they end what they judge.
+        is_alone = self.accelerator.num_processes == 1
+        at_once: AbstractContextManager[None] = self.stop.at_once() if is_alone else nullcontext()
         try:
-            values = objective.judge(
-                accelerator=self.accelerator,
-                batch_size=self.training.eval_batch_size,
-                num_workers=self.num_workers,
-                bar=self.bar,
-            )
+            with at_once:
+                return self.objective.judge(
+                    accelerator=self.accelerator,
+                    batch_size=self.training.eval_batch_size,
+                    num_workers=self.num_workers,
+                    bar=self.bar,
+                    watch=self.watch,
+                )
+        except Stopped:
+            self._stop(save=True)
+        except DataError as fault:
+            self._save_and_stop(fault)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"Judging tracks ran out of memory with {self.training.eval_batch_size} windows at once. "
@@ -375,6 +455,11 @@ class TrainingLoop(Generic[Model]):
         except NotFiniteError as error:
             said = "What the model says of the validation tracks is not finite"
             raise UserError(self._failed(said)) from error
+
+    def _judge_epoch(self) -> None:
+        """Judge what is held out, keep the weights if they are the best, end the epoch."""
+        progress, objective = self.progress, self.objective
+        values = self._judge()
         selection = objective.selection_metric
         if selection is not None and math.isnan(values[selection]):
             logger.warning(
@@ -393,14 +478,9 @@ class TrainingLoop(Generic[Model]):
         if is_best:
             progress.best_values, progress.best_epoch = values, progress.epoch
             progress.epochs_without_improvement = 0
-            if self.accelerator.is_main_process:
-                save_best(self.model, self.folder.checkpoints)
+            self.best = copy_trained(self.model)
         else:
             progress.epochs_without_improvement += 1
-        progress.is_finished = (
-            progress.epoch >= self.training.epochs
-            or progress.epochs_without_improvement >= self.training.early_stopping_patience
-        )
         self._log(
             {"validation": {k: json_number(v) for k, v in values.items()}},
             tracked={f"validation/{k}": v for k, v in values.items()},
@@ -414,49 +494,112 @@ class TrainingLoop(Generic[Model]):
         )
 
     def _log(self, line: dict[str, Any], *, tracked: dict[str, float]) -> None:
-        self.accelerator.log(tracked, step=self.progress.step)
-        if self.accelerator.is_main_process:
-            # The epoch that the steps belong to: `progress.epoch` epochs are complete.
-            epoch = self.progress.epoch + (self.progress.step_in_epoch > 0)
-            self.folder.log({"step": self.progress.step, "epoch": epoch, **line})
+        with self._disk("The log", needed_bytes=None):
+            self.accelerator.log(tracked, step=self.progress.step)
+            if self.accelerator.is_main_process:
+                # The epoch that the steps belong to: `progress.epoch` epochs are complete.
+                epoch = self.progress.epoch + (self.progress.step_in_epoch > 0)
+                self.folder.log({"step": self.progress.step, "epoch": epoch, **line})
 
     def _resume(self) -> None:
-        if not self.folder.has_checkpoint:
-            if self.accelerator.is_main_process:
-                self.folder.cut_metrics(0)  # of a run that was killed before its first checkpoint
+        if self.accelerator.is_main_process:
+            tidy(self.folder.checkpoints, self.checkpoint)
+        if self.checkpoint is None:
+            if self.accelerator.is_main_process and self.folder.metrics.exists():
+                logger.info("Going on from the beginning: there is no checkpoint yet.")
+                self.folder.cut_metrics(0)
             return
-        self.progress, metrics_bytes = load_last(
-            self.folder.checkpoints,
+        resumed = load_checkpoint(
+            self.checkpoint,
             model=self.model,
             optimizer=self.optimizer,
             accelerator=self.accelerator,
         )
+        self.progress, self.best = resumed.progress, resumed.best
+        self.watch.found = self.progress.bad_tracks
         device = self.accelerator.device
-        self.losses = [torch.tensor(x, device=device) for x in self.progress.unlogged_losses]
+        self.losses = [torch.tensor(x, device=device) for x in resumed.unlogged_losses]
         if self.accelerator.is_main_process:
-            self.folder.cut_metrics(metrics_bytes)
-        logger.info("Going on after step %d of %d.", self.progress.step, self.total_steps)
+            self.folder.cut_metrics(resumed.metrics_bytes)
+        step = self.progress.step
+        logger.info("Going on after step %d of %d.", step, self.total_steps)
+        if resumed.total_steps != self.total_steps:
+            logger.warning(
+                "From here on the rates follow a course of %d steps; until now it was one of %d. After step "
+                "%d they are %.3g of their peaks in place of %.3g. The run will end elsewhere than one that "
+                "began with %d steps.",
+                self.total_steps,
+                resumed.total_steps,
+                step,
+                self._rate_factor(total_steps=self.total_steps),
+                self._rate_factor(total_steps=resumed.total_steps),
+                self.total_steps,
+            )
+
+    def _rate_factor(self, *, total_steps: int) -> float:
+        return rate_factor(
+            self.progress.step,
+            total_steps=total_steps,
+            warmup_ratio=self.optimization.warmup_ratio,
+        )
 
     def _save(self) -> None:
-        self.progress.unlogged_losses = [float(loss) for loss in self.losses]
-        save_last(
-            self.folder.checkpoints,
-            model=self.model,
-            optimizer=self.optimizer,
-            accelerator=self.accelerator,
-            progress=self.progress,
-            metrics_bytes=self.folder.metrics_bytes(),
-        )
+        self.progress.bad_tracks = self.watch.found
+        needed = checkpoint_bytes(self.model, self.optimizer)
+        with self._disk(f"The checkpoint after step {self.progress.step}", needed_bytes=needed):
+            self.checkpoint = save_checkpoint(
+                self.folder.checkpoints,
+                model=self.model,
+                optimizer=self.optimizer,
+                accelerator=self.accelerator,
+                run=RunState(
+                    progress=self.progress,
+                    best=self.best,
+                    unlogged_losses=[float(loss) for loss in self.losses],
+                    metrics_bytes=self.folder.flush_metrics(),
+                    total_steps=self.total_steps,
+                ),
+                keep=self.settings.keep_checkpoints,
+            )
+
+    @contextmanager
+    def _disk(self, what: str, *, needed_bytes: int | None) -> Iterator[None]:
+        """Name what the disk does not take, and what is there in its place."""
+        try:
+            yield
+        except OSError as error:
+            if error.filename is None and error.errno not in DISK_ERRORS:
+                raise  # of a tracker's network
+            folder = self.folder.path
+            needs = "" if needed_bytes is None else f" takes {needed_bytes:,} bytes and"
+            kept = (
+                "There is no checkpoint yet"
+                if self.checkpoint is None
+                else f"The checkpoint after step {step_of(self.checkpoint)} is whole"
+            )
+            raise UserError(
+                f"{what}{needs} cannot be written to {folder}: {error.strerror or error}. Its disk has "
+                f"{free_bytes(folder):,} bytes free. {kept}. Mend the disk, then go on with:\n"
+                f"  {self.folder.resume_command()}"
+            ) from error
 
     def _stop_if_asked(self, *, save: bool = False) -> None:
-        if not self.stop.is_agreed(self.accelerator):
-            return
+        if self.stop.is_agreed(self.accelerator):
+            self._stop(save=save)
+
+    def _stop(self, *, save: bool) -> NoReturn:
         if save:
             self._save()
-        raise Stopped(
-            self.stop.number,
+        raise Stopped(self.stop.number, self._stopped())
+
+    def _save_and_stop(self, fault: DataError) -> NoReturn:
+        self._save()
+        raise UserError(f"{fault}\n{self._stopped()}") from fault
+
+    def _stopped(self) -> str:
+        return (
             f"Stopped after step {self.progress.step} of {self.total_steps}, which is saved. Go on with:\n"
-            f"  {self.folder.resume_command()}",
+            f"  {self.folder.resume_command()}"
         )
 
 

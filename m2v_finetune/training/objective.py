@@ -10,13 +10,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.progress import Progress
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.reading import WorkerError, read_batches, training_loader
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import FixedWindows
 from m2v_finetune.training.evaluation import judge_tracks
+from m2v_finetune.training.faults import DataWatch, agree
 from m2v_finetune.training.standardization import measure_standardization
 
 
@@ -56,12 +57,19 @@ class Objective(Protocol):
         ...
 
     def judge(
-        self, *, accelerator: Accelerator, batch_size: int, num_workers: int, bar: Progress
+        self,
+        *,
+        accelerator: Accelerator,
+        batch_size: int,
+        num_workers: int,
+        bar: Progress,
+        watch: DataWatch,
     ) -> dict[str, float]:
         """Return the validation metrics, the same on every process.
 
         Raises:
             NotFiniteError: What the model says is not finite.
+            DataError: Data cannot be read any more.
         """
         ...
 
@@ -122,7 +130,13 @@ class TaskObjective:
         )
 
     def judge(
-        self, *, accelerator: Accelerator, batch_size: int, num_workers: int, bar: Progress
+        self,
+        *,
+        accelerator: Accelerator,
+        batch_size: int,
+        num_workers: int,
+        bar: Progress,
+        watch: DataWatch,
     ) -> dict[str, float]:
         """Return the task's metrics of the validation tracks."""
         judged = judge_tracks(
@@ -132,6 +146,8 @@ class TaskObjective:
             batch_size=batch_size,
             num_workers=num_workers,
             bar=bar,
+            watch=watch,
+            split="validation",
         )
         return self.model.task.values(judged)
 
@@ -183,27 +199,44 @@ class PretrainingObjective:
         """Nothing to measure."""
 
     def judge(
-        self, *, accelerator: Accelerator, batch_size: int, num_workers: int, bar: Progress
+        self,
+        *,
+        accelerator: Accelerator,
+        batch_size: int,
+        num_workers: int,
+        bar: Progress,
+        watch: DataWatch,
     ) -> dict[str, float]:
         """Return the means over the windows that are held out; each is heard by one process."""
         own = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
-        loader = DataLoader(
-            Subset(self.validation, own),
-            batch_size=batch_size,
+        places = [(0, number) for number in own]
+        loader = training_loader(
+            self.validation.masked,
+            [places[i : i + batch_size] for i in range(0, len(places), batch_size)],
             num_workers=num_workers,
-            generator=torch.Generator(),
-            pin_memory=torch.cuda.is_available(),
+            timeout_seconds=watch.timeout_seconds,
+            is_persistent=False,
         )
         self.model.eval()
         bar_task = bar.add_task("Judging windows", total=len(own))
         rows: list[list[float]] = []
-        for waveforms, masks in loader:
-            masks = masks.to(accelerator.device)
-            with torch.inference_mode(), accelerator.autocast():
-                outputs = self.model(waveforms.to(accelerator.device), masks)
-            rows += torch.stack(self.model.judge(outputs, masks), dim=1).tolist()
-            bar.advance(bar_task, len(waveforms))
+        failure = None
+        bad_tracks: dict[str, str] = {}
+        try:
+            for *parts, notes in read_batches(loader):
+                bad_tracks |= notes.bad_tracks
+                if not parts:
+                    failure = "None of the windows that are held out can be read."
+                    break
+                waveforms, masks, _ = (part.to(accelerator.device) for part in parts)
+                with torch.inference_mode(), accelerator.autocast():
+                    outputs = self.model(waveforms, masks)
+                rows += torch.stack(self.model.judge(outputs, masks), dim=1).tolist()
+                bar.advance(bar_task, len(waveforms))
+        except WorkerError as error:
+            failure = str(error)
         bar.remove_task(bar_task)
+        watch.take("validation", agree(accelerator, failure, bad_tracks))
         # In the order of the windows, so that the sums of one process and of two are the same.
         numbered = sorted(gather_object(list(zip(own, rows, strict=True))))
         values = (

@@ -13,10 +13,12 @@ from accelerate import Accelerator
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
+from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint import write_atomically
 from m2v_finetune.training.evaluation import judge_tracks
+from m2v_finetune.training.faults import DataError, DataWatch
 from m2v_finetune.training.loop import FitResult, TrainingLoop
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import json_number, write_json
@@ -30,42 +32,53 @@ def judge_test(
     fitted: FitResult,
     *,
     test: Sequence[CheckedTrack],
-    num_skipped: Mapping[str, int],
     dataset: DatasetInfo,
     seed: int,
     seconds: float,
-) -> tuple[dict[str, Any], list[Any]]:
+) -> tuple[dict[str, Any], list[Any], list[CheckedTrack]]:
     """Judge the tracks of the test split with the best weights; write results.json and predictions.csv.
 
     Args:
         loop: After `TrainingLoop.run`.
         fitted: What it returned.
         test: Tracks of the test split.
-        num_skipped: Number of tracks left out, by split.
         dataset: What is known of the data.
         seed: Of the bootstrap.
         seconds: That training took.
 
     Returns:
-        The content of results.json, and what the task found out about each track.
+        The content of results.json, what the task found out about each track, and the tracks: those that
+        could still be read.
+
+    Raises:
+        UserError: A track cannot be read any more, or a worker failed.
     """
     model, folder = loop.model, loop.folder
     began = time.monotonic()
-    with progress_bar(loop.accelerator) as bar:
-        judged = judge_tracks(
-            model,
-            test,
-            accelerator=loop.accelerator,
-            batch_size=loop.training.eval_batch_size,
-            num_workers=loop.num_workers,
-            bar=bar,
-        )
+    try:
+        with progress_bar(loop.accelerator) as bar:
+            judged = judge_tracks(
+                model,
+                test,
+                accelerator=loop.accelerator,
+                batch_size=loop.training.eval_batch_size,
+                num_workers=loop.num_workers,
+                bar=bar,
+                watch=loop.watch,
+                split="test",
+            )
+    except DataError as fault:
+        raise UserError(
+            f"{fault}\nTraining is done, and saved. Go on with:\n  {folder.resume_command()}"
+        ) from fault
+    lost = loop.watch.found.get("test", {})
+    test = [checked for checked in test if checked.track.id not in lost]
     backbone = model.backbone
     results = {
         "task": model.task.name,
         "split": "test",
         "num_tracks": len(test),
-        "num_skipped_tracks": dict(num_skipped),
+        **skipped_tracks(loop.watch),
         **model.task.report(judged, seed=seed),
         "metric_names": dict(model.task.metric_names),
         "selection_metric": model.task.selection_metric,
@@ -94,7 +107,7 @@ def judge_test(
     if loop.accelerator.is_main_process:
         write_predictions(folder.predictions, test, [model.task.row(one) for one in judged])
         write_json(folder.results, results)
-    return results, judged
+    return results, judged, test
 
 
 def write_validation(loop: TrainingLoop[TaskModel], fitted: FitResult) -> dict[str, Any]:
@@ -121,7 +134,6 @@ def write_pretraining(
     fitted: FitResult,
     *,
     splits: Mapping[str, Sequence[CheckedTrack]],
-    num_skipped: Mapping[str, int],
     dataset: DatasetInfo,
     is_new: bool,
     seconds: float,
@@ -132,7 +144,6 @@ def write_pretraining(
         loop: After `TrainingLoop.run`.
         fitted: What it returned.
         splits: The tracks that were heard and those that were held out.
-        num_skipped: Number of tracks left out, by split.
         dataset: What is known of the data.
         is_new: Whether it began from random weights.
         seconds: That training took.
@@ -142,7 +153,7 @@ def write_pretraining(
         "task": "pretrain",
         "split": "validation",
         "num_tracks": {name: len(members) for name, members in splits.items()},
-        "num_skipped_tracks": dict(num_skipped),
+        **skipped_tracks(loop.watch),
         "hours": {
             name: sum(checked.audio.duration_seconds for checked in members) / 3600
             for name, members in splits.items()
@@ -169,6 +180,14 @@ def write_pretraining(
     if loop.accelerator.is_main_process:
         write_json(loop.folder.results, results)
     return results
+
+
+def skipped_tracks(watch: DataWatch) -> dict[str, Any]:
+    """Return how many tracks of each split were left out, and which of them were lost during the run."""
+    return {
+        "num_skipped_tracks": {split: watch.num_lost(split) for split in watch.num_tracks},
+        "lost_tracks": {split: sorted(found) for split, found in watch.found.items()},
+    }
 
 
 def measure(

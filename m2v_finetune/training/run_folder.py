@@ -1,6 +1,7 @@
 """The run folder: what a run was, what it measured, and what it made (docs/data-formats.md)."""
 
 import json
+import logging
 import math
 import os
 import platform
@@ -19,17 +20,25 @@ from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.parsing import save_config, to_dict
-from m2v_finetune.training.checkpoint import LAST_FILE, write_atomically
+from m2v_finetune.training.checkpoint import write_atomically
+
+logger = logging.getLogger(__name__)
 
 # What a run that goes on may change: it changes neither the data nor a step that is done.
 MAY_CHANGE = (
     "run.output_dir",
     "run.resume",
     "run.memory",
+    "run.checkpoint_every_steps",
+    "run.keep_checkpoints",
     "data.num_workers",
+    "data.on_bad_track",
+    "data.max_bad_fraction",
+    "data.timeout_seconds",
     "training.epochs",
     "training.early_stopping_patience",
     "training.eval_batch_size",
+    "training.on_nonfinite",
     "training.log_every_steps",
     "training.trackers",
 )
@@ -72,11 +81,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.plots = path / "plots"
-
-    @property
-    def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
-        return (self.checkpoints / LAST_FILE).is_file()
+        self._changed: dict[str, Any] = {}  # settings, by name, that a run goes on with
 
     @property
     def is_a_run(self) -> bool:
@@ -101,14 +106,14 @@ class RunFolder:
             return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_json(self.environment, describe_environment())
+            # Last, as it makes the folder a run.
+            write_atomically(self.config, lambda unfinished: save_config(config, unfinished))
         except OSError as error:
             raise UserError(
                 f"The run folder {self.path} cannot be made ({error.strerror}). Choose another by "
                 "--run.output_dir."
             ) from error
-        write_json(self.environment, describe_environment())
-        # Last, as it makes the folder a run.
-        write_atomically(self.config, lambda unfinished: save_config(config, unfinished))
 
     def _check_same(self, config: AnyRecipeConfig) -> None:
         """Refuse to go on with settings that would make another run of it."""
@@ -123,27 +128,31 @@ class RunFolder:
                 f"{self.config} is damaged, so the run cannot go on: it holds no settings."
             )
         now = to_dict(config)
+        changed = {
+            f"{section}.{key}": (before, value)
+            for section, values in now.items()
+            for key, value in values.items()
+            if (before := began.get(section, {}).get(key)) != value
+        }
         may_change = {*MAY_CHANGE}
         if _total_batch(began) == _total_batch(now):
             may_change |= {f"training.{name}" for name in SPLIT}
-        changed = [
-            f"{section}.{key} was {began.get(section, {}).get(key)!r}, now {value!r}"
-            for section, values in now.items()
-            for key, value in values.items()
-            if began.get(section, {}).get(key) != value
-            and section != "publish"
-            and f"{section}.{key}" not in may_change
-        ]
-        if changed:
+        told = {name: f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items()}
+        may = {name for name in told if name in may_change or name.startswith("publish.")}
+        if told.keys() - may:
             raise UserError(
                 problem_list(
                     f"The run in {self.path} began with other settings",
-                    changed,
+                    [line for name, line in told.items() if name not in may],
                     f"Go on with its own, by --config {self.config}. What may change: publish and "
                     f"{', '.join(MAY_CHANGE)}; and {' and '.join(f'training.{name}' for name in SPLIT)}, "
                     "where their product stays.",
                 )
             )
+        may -= {"run.output_dir", "run.resume"}
+        self._changed = {name: value for name, (_, value) in changed.items() if name in may}
+        for name in self._changed:
+            logger.info("Going on with another setting: %s.", told[name])
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -151,18 +160,33 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def resume_command(self) -> str:
-        """Return the command that goes on with this run."""
-        script = Path(sys.argv[0])
-        options = ["--config", self.config, "--run.output_dir", self.path, "--run.resume", "auto"]
-        return shlex.join(["accelerate", "launch", str(script), *map(str, options)])
+        """Return the command that goes on with this run, as its settings are now."""
+        options = {
+            "config": self.config,
+            "run.output_dir": self.path,
+            "run.resume": "auto",
+            **{name: _as_option(value) for name, value in self._changed.items()},
+        }
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        return shlex.join(["accelerate", "launch", str(Path(sys.argv[0])), *words])
 
-    def metrics_bytes(self) -> int:
-        """Return the length of metrics.jsonl."""
-        return self.metrics.stat().st_size if self.metrics.exists() else 0
+    def how_to_go_on(self) -> str:
+        """Return what to tell of a run that was stopped where there was no step to finish."""
+        if not self.is_a_run:
+            return "Stopped before the run began. Nothing was written."
+        return f"Stopped. What is saved is whole. Go on with:\n  {self.resume_command()}"
+
+    def flush_metrics(self) -> int:
+        """Flush metrics.jsonl to the disk, and return its length."""
+        if not self.metrics.exists():
+            return 0
+        with self.metrics.open("rb") as file:
+            os.fsync(file.fileno())
+        return self.metrics.stat().st_size
 
     def cut_metrics(self, num_bytes: int) -> None:
         """Forget what was logged after a checkpoint was written."""
-        if self.metrics_bytes() > num_bytes:
+        if self.metrics.exists() and self.metrics.stat().st_size > num_bytes:
             os.truncate(self.metrics, num_bytes)
 
 
@@ -222,16 +246,19 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     Raises:
         UserError: There is less free.
     """
-    existing = next(
-        parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists()
-    )
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if free < needed_bytes:
         raise UserError(
             f"The disk of {folder} has {free / 1e6:,.0f} MB free; this run needs about "
             f"{needed_bytes / 1e6:,.0f} MB for checkpoints and the model. Free some, or choose another disk "
             "by --run.output_dir."
         )
+
+
+def free_bytes(folder: Path) -> int:
+    """Return what is free on the disk of a folder, which may not exist yet."""
+    parents = (folder.resolve(), *folder.resolve().parents)
+    return shutil.disk_usage(next(parent for parent in parents if parent.exists())).free
 
 
 def json_number(value: float) -> float | None:
@@ -257,6 +284,10 @@ def describe_environment() -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def _as_option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -28,6 +28,7 @@ from m2v_finetune.hub import check_login
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import to_dict
 from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.training.checkpoint import step_of
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.precision import card_capability, choose_precision
 from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
@@ -35,15 +36,15 @@ from m2v_finetune.tuning import describe_tuning
 
 logger = logging.getLogger(__name__)
 
-# Of what is trained, a run keeps: the last checkpoint with AdamW's two moments and its successor while it
-# is written, the best weights, and the model, each in float32.
-COPIES_OF_TRAINED = 2 * 3 + 2 + 1
 BYTES_PER_NUMBER = 4
 # Plots, log, TensorBoard, predictions and settings, generously.
 OTHER_BYTES = 20_000_000
 
+Started = tuple[Accelerator, RunFolder]
+"""What `start` returns."""
 
-def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder]:
+
+def start(config: AnyRecipeConfig, *, task: str) -> Started:
     """Start the processes and choose the run folder; nothing is written yet.
 
     Raises:
@@ -55,6 +56,14 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
         raise UserError(
             f"training.trackers has {', '.join(unknown)}, which Accelerate does not know. It knows "
             f"{', '.join(legal)}."
+        )
+    sharded = [
+        name for name in ("FSDP", "DEEPSPEED") if parse_flag_from_env(f"ACCELERATE_USE_{name}")
+    ]
+    if sharded:
+        raise UserError(
+            f"Accelerate was told to shard the model ({sharded[0]}), which this program does not do: each "
+            "process holds the whole model. Use configs/accelerate/ddp.yaml."
         )
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     started = int(os.environ.get("WORLD_SIZE", "1"))
@@ -123,7 +132,11 @@ def open_run(
         for section, values in to_dict(config).items()
         for key, value in values.items()
     }
-    accelerator.init_trackers(task, config=flat)
+    # What was logged after the checkpoint will be logged again: TensorBoard is told to forget it.
+    next_step = 0 if loop.checkpoint is None else step_of(loop.checkpoint) + 1
+    accelerator.init_trackers(
+        task, config=flat, init_kwargs={"tensorboard": {"purge_step": next_step}}
+    )
     set_seed(config.run.seed, device_specific=True)
 
 
@@ -135,11 +148,17 @@ def _try_login(repo_id: str) -> None:
         logger.warning("%s The run goes on; its model can be pushed later by `m2v push`.", problem)
 
 
-def run_bytes(model: TaskModel) -> int:
-    """Return about how many bytes a run writes: checkpoints, best weights, the model, and the rest."""
+def run_bytes(model: TaskModel, *, keep_checkpoints: int) -> int:
+    """Return about how many bytes a run writes: checkpoints, the model, and the rest."""
     trained = count_parameters(model, trained_only=True)
-    whole = 0 if model.is_adapter_enough() else count_parameters(model)
-    return BYTES_PER_NUMBER * (COPIES_OF_TRAINED * trained + whole) + OTHER_BYTES
+    whole = trained if model.is_adapter_enough() else count_parameters(model)
+    checkpoints = _checkpoint_numbers(trained, trained=trained) * (keep_checkpoints + 1)
+    return BYTES_PER_NUMBER * (checkpoints + whole) + OTHER_BYTES
+
+
+def _checkpoint_numbers(saved: int, *, trained: int) -> int:
+    """Return the numbers in a checkpoint: what is saved and its best, and AdamW's two moments."""
+    return 2 * saved + 2 * trained
 
 
 def count_parameters(model: nn.Module, *, trained_only: bool = False) -> int:
@@ -229,16 +248,17 @@ def describe(
         f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {loop.total_steps} "
         f"steps, on {accelerator.device} in {_precision_name(accelerator.mixed_precision)}"
         f"{', layers compiled' if config.training.compile else ''}, by {config.optimizer.name}; "
-        f"up to {run_bytes(model) / 1e6:,.0f} MB on disk",
+        f"up to {run_bytes(model, keep_checkpoints=config.run.keep_checkpoints) / 1e6:,.0f} MB on disk",
     )
     row("run folder", str(loop.folder.path))
     return table
 
 
-def pretraining_bytes(model: PretrainingModel) -> int:
+def pretraining_bytes(model: PretrainingModel, *, keep_checkpoints: int) -> int:
     """Return about how many bytes a pre-training run writes; its checkpoints hold the teacher too."""
     trained, total = count_parameters(model, trained_only=True), count_parameters(model)
-    return BYTES_PER_NUMBER * (COPIES_OF_TRAINED * trained + 2 * (total - trained)) + OTHER_BYTES
+    checkpoints = _checkpoint_numbers(total, trained=trained) * (keep_checkpoints + 1)
+    return BYTES_PER_NUMBER * (checkpoints + trained) + OTHER_BYTES
 
 
 def describe_pretraining(
@@ -253,6 +273,7 @@ def describe_pretraining(
     backbone, objective = model.backbone, config.pretrain
     begun = "random weights" if config.backbone.source is None else "its weights go on learning"
     licence = f", {dataset.licence}" if dataset.licence else ""
+    needed_bytes = pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints)
     rates = sorted({group["peak_lr"] for group in loop.optimizer.param_groups})
     shared = "all averaged" if objective.teacher_averages == "all" else "convolutions shared"
     rows = {
@@ -274,7 +295,7 @@ def describe_pretraining(
         f"accumulated x {batches.num_processes} processes = {batches.total_batch_size}",
         "cost": f"{config.training.epochs} epochs of {batches.steps_per_epoch} steps = "
         f"{loop.total_steps} steps, on {accelerator.device} in "
-        f"{_precision_name(accelerator.mixed_precision)}; up to {pretraining_bytes(model) / 1e6:,.0f} MB "
+        f"{_precision_name(accelerator.mixed_precision)}; up to {needed_bytes / 1e6:,.0f} MB "
         "on disk",
         "run folder": str(loop.folder.path),
     }

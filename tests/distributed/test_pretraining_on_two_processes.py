@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 
+from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
+
 ARCHITECTURE = {
     "model_type": "data2vec-audio",
     "hidden_size": 16,
@@ -57,8 +59,8 @@ def test_two_processes_give_what_one_gives(repository, small_manifest, tmp_path)
         assert f"x {processes} processes = 8" in " ".join(done.stderr.split())
         text = (tmp_path / str(processes) / "metrics.jsonl").read_text()
         lines.append([json.loads(line) for line in text.splitlines()])
-        path = tmp_path / str(processes) / "checkpoints" / "last.pt"
-        ends.append(torch.load(path, weights_only=True)["trained"])
+        [*_, last] = checkpoints_in(tmp_path / str(processes) / "checkpoints")
+        ends.append(torch.load(last / STATE_FILE, weights_only=True)["trained"])
     assert len(lines[0]) == len(lines[1]) == 2 * 2 + 2
     for one, two in zip(*lines, strict=True):
         for found, expected in ((two, one), (two.get("validation", {}), one.get("validation", {}))):

@@ -207,6 +207,15 @@ def test_no_network_is_said(hub: HubServer, tmp_path: Path, offline: str) -> Non
     assert "HF_HUB_OFFLINE" in message
 
 
+def test_a_server_that_fails_for_a_moment_is_asked_again(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0]}, "dataset")
+    info = hub.fail_next("GET /api/datasets/me/songs", status=503, times=2)
+    file = hub.fail_next("GET /datasets/me/songs/resolve", status=503, times=1)
+    found = load(hub, tmp_path, "me/songs")
+    assert len(found.get("tracks", [])) == 1, found
+    assert info.remaining == file.remaining == 0
+
+
 def test_a_failing_server_is_said(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0]}, "dataset")
     hub.fail_next("GET /api/datasets/me/songs", status=507, times=9)

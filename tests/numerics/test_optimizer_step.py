@@ -1,6 +1,7 @@
 """One optimiser step: float16, steps that are skipped, optimisers, compiled layers."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,13 @@ from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, Tun
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging
-from m2v_finetune.training.checkpoint import LAST_FILE, Progress, load_last, save_last
+from m2v_finetune.training.checkpoint import (
+    STATE_FILE,
+    Progress,
+    RunState,
+    load_checkpoint,
+    save_checkpoint,
+)
 from m2v_finetune.training.optimization import _bitsandbytes, build_optimizer, make_moments
 from m2v_finetune.training.precision import choose_precision
 from m2v_finetune.training.step import take_step
@@ -22,6 +29,11 @@ from m2v_finetune.training.step import take_step
 NAMES = ("music2vec-v1", "MERT-v0", "MERT-v0-public", "MERT-v1-95M", "MERT-v1-330M")
 TASK = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
 SAMPLES = 8000
+
+
+BEGINNING = RunState(
+    progress=Progress(), best={}, unlogged_losses=[], metrics_bytes=0, total_steps=4
+)
 
 
 def build(source="random-small", method="full", seconds=0.5, **backbone):
@@ -219,21 +231,21 @@ def test_every_optimizer_resumes_to_the_bit(name, tmp_path):
     optimizer = build_optimizer(straight, config)
     losses = [step(straight, optimizer, batch(0)).losses[0]]
     progress = Progress(step=1, num_skipped_steps=3, skipped_in_a_row=2)
-    save_last(
+    path = save_checkpoint(
         tmp_path,
         model=straight,
         optimizer=optimizer,
         accelerator=accelerator,
-        progress=progress,
-        metrics_bytes=0,
+        run=replace(BEGINNING, progress=progress),
+        keep=1,
     )
     losses += [step(straight, optimizer, batch(0)).losses[0] for _ in range(3)]
     assert losses[-1] < losses[0]
 
     resumed = build(method="lora")
     optimizer = build_optimizer(resumed, config)
-    found, _ = load_last(tmp_path, model=resumed, optimizer=optimizer, accelerator=accelerator)
-    assert found == progress
+    found = load_checkpoint(path, model=resumed, optimizer=optimizer, accelerator=accelerator)
+    assert found == replace(BEGINNING, progress=progress)
     for _ in range(3):
         step(resumed, optimizer, batch(0))
     assert torch.equal(weights(resumed), weights(straight))
@@ -261,15 +273,15 @@ def test_eight_bit_states_survive_a_checkpoint(tmp_path):
     paged = torch.arange(256, dtype=torch.uint8)
     paged.is_paged, paged.page_deviceid = True, 0
     optimizer.state[first] = {"step": 3, "state1": paged, "qmap1": torch.rand(256)}
-    save_last(
+    path = save_checkpoint(
         tmp_path,
         model=model,
         optimizer=optimizer,
         accelerator=Accelerator(cpu=True),
-        progress=Progress(),
-        metrics_bytes=0,
+        run=BEGINNING,
+        keep=1,
     )
-    content = torch.load(tmp_path / LAST_FILE, weights_only=True)
+    content = torch.load(path / STATE_FILE, weights_only=True)
     assert torch.equal(content["optimizer"]["state"][0]["state1"], paged)
 
 

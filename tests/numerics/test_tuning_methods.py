@@ -19,7 +19,12 @@ from m2v_finetune.config import (
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging
-from m2v_finetune.training.checkpoint import Progress, load_last, save_last
+from m2v_finetune.training.checkpoint import (
+    Progress,
+    RunState,
+    load_checkpoint,
+    save_checkpoint,
+)
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.tuning import METHODS, describe_tuning
 
@@ -347,17 +352,19 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(case, folders, tmp_path):
     first = build(folders["hubert"], case)
     optimizer = fast(first)
     train(first, optimizer, range(1))
-    save_last(
+    path = save_checkpoint(
         tmp_path,
         model=first,
         optimizer=optimizer,
         accelerator=accelerator,
-        progress=Progress(step=1),
-        metrics_bytes=0,
+        run=RunState(
+            progress=Progress(step=1), best={}, unlogged_losses=[], metrics_bytes=0, total_steps=2
+        ),
+        keep=1,
     )
     second = build(folders["hubert"], case, seed=5)
     optimizer = fast(second)
-    load_last(tmp_path, model=second, optimizer=optimizer, accelerator=accelerator)
+    load_checkpoint(path, model=second, optimizer=optimizer, accelerator=accelerator)
     train(second, optimizer, range(1, 2))
     for name, value in whole.trained_tensors().items():
         assert torch.equal(second.trained_tensors()[name], value), name

@@ -20,6 +20,7 @@ from m2v_finetune.cli import main
 from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.training.checkpoint import STATE_FILE
 
 NUM_TRACKS = {"train": 8, "validation": 6, "test": 8}
 SMALL = {"rates": (1e-3, 1e-2), "epochs": 1, "num_workers": 0}
@@ -52,7 +53,7 @@ def settings(root, output, **changes):
 
 def times(folder: Path) -> dict[str, int]:
     """When each finished run was finished, and its last step saved."""
-    files = [*folder.rglob("results.json"), *folder.rglob("last.pt")]
+    files = [*folder.rglob("results.json"), *folder.rglob(STATE_FILE)]
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
 
 
@@ -147,7 +148,7 @@ def test_a_stop_in_the_second_run_and_going_on(number, root, tmp_path):
     )
     assert signal.getsignal(number) == earlier
     assert not (output / "benchmark.json").exists()
-    first = "tagging-magnatagatune/rate-0.001-seed-0/checkpoints/last.pt"
+    first = f"tagging-magnatagatune/rate-0.001-seed-0/checkpoints/epoch-00001-step-00000001/{STATE_FILE}"
     before = times(output)
     assert first in before
     assert not (second / "results.json").exists()
@@ -156,7 +157,7 @@ def test_a_stop_in_the_second_run_and_going_on(number, root, tmp_path):
         for path in [*second.glob("tensorboard"), *second.glob("metrics.jsonl")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in (second / "checkpoints").iterdir():
-            path.unlink()
+            shutil.rmtree(path)
 
     content = run_benchmark(given, **SMALL)
     assert times(output)[first] == before[first]  # trained once

@@ -37,6 +37,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.recipe import run_recipe
 from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.tasks.instrument import Instrument, InstrumentConfig
+from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
 from m2v_finetune.training.evaluation import judge_tracks
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import TaskObjective
@@ -130,7 +131,7 @@ def build_loop(model, tracks, example, folder):
         optimization=OptimizerConfig(learning_rate=1e-2),
         folder=run_folder,
         num_workers=0,
-        seed=0,
+        run=RunConfig(),
     )
 
 
@@ -270,10 +271,12 @@ def test_a_run_on_vectors_resumes(manifest, features, tmp_path):
     assert "metrics" not in searched
     assert not (tmp_path / "run" / "model").exists()
     assert not (tmp_path / "run" / "predictions.csv").exists()
-    last = (tmp_path / "run" / "checkpoints" / "last.pt").stat().st_mtime_ns
+    [checkpoint] = checkpoints_in(tmp_path / "run" / "checkpoints")[-1:]
+    last = (checkpoint / STATE_FILE).stat().st_mtime_ns
     resumed = replace(config, run=replace(config.run, resume="auto"))
     finished = run_recipe(resumed, Instrument, SETTINGS)
-    assert (tmp_path / "run" / "checkpoints" / "last.pt").stat().st_mtime_ns == last
+    assert (checkpoint / STATE_FILE).stat().st_mtime_ns == last
+    assert checkpoints_in(tmp_path / "run" / "checkpoints")[-1] == checkpoint
     assert finished["split"] == "test"
     assert finished["validation"] == searched["validation"]
     again = run_recipe(recipe_config(manifest, features, tmp_path / "again"), Instrument, SETTINGS)

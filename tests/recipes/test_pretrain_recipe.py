@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.recipe import run_pretraining
+from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
 from m2v_finetune.training.loop import TrainingLoop
 
 ARCHITECTURE = {
@@ -100,7 +101,7 @@ def test_from_an_architecture_to_a_backbone(pretrain, architecture):
     assert backbone.licence == "mit"
     assert backbone.num_layers == 2
     # The student of the last epoch.
-    last = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["trained"]
+    last = load_trained(folder)
     for name, tensor in backbone.network.state_dict().items():
         assert torch.equal(tensor, last[f"backbone.network.{name}"]), name
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -140,6 +141,11 @@ def test_from_a_checkpoint_with_its_licence(pretrain):
     assert "from `random-small`, whose licence it has" in card
 
 
+def load_trained(folder):
+    [*_, last] = checkpoints_in(folder / "checkpoints")
+    return torch.load(last / STATE_FILE, weights_only=True)["trained"]
+
+
 @pytest.mark.parametrize("stop_after", [2, 4])
 def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, stop_after, monkeypatch):
     settings = {"backbone.architecture": architecture}
@@ -159,10 +165,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, stop_af
     _, stopped = pretrain("stopped", **settings, **{"run.resume": "auto"})
 
     assert (straight / "metrics.jsonl").read_text() == (stopped / "metrics.jsonl").read_text()
-    ends = [
-        torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["trained"]
-        for folder in (straight, stopped)
-    ]
+    ends = [load_trained(folder) for folder in (straight, stopped)]
     assert ends[0].keys() == ends[1].keys()
     assert int(ends[0]["num_updates"]) == 8
     assert any(name.startswith("teacher.") for name in ends[0])

@@ -13,10 +13,15 @@ import yaml
 from huggingface_hub import ModelCard
 
 from m2v_finetune.model import TaskModel
+from m2v_finetune.training.checkpoint import find_checkpoint
 
 FILES = {
-    "checkpoints/best.safetensors",
-    "checkpoints/last.pt",
+    "checkpoints/epoch-00011-step-00000220/best.safetensors",
+    "checkpoints/epoch-00011-step-00000220/manifest.json",
+    "checkpoints/epoch-00011-step-00000220/state.pt",
+    "checkpoints/epoch-00012-step-00000240/best.safetensors",
+    "checkpoints/epoch-00012-step-00000240/manifest.json",
+    "checkpoints/epoch-00012-step-00000240/state.pt",
     "config.yaml",
     "environment.json",
     "metrics.jsonl",
@@ -143,7 +148,9 @@ def launch(repository, manifest, folder, *more):
     )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
+)
 def test_a_signal_saves_and_says_how_to_go_on(number, code, repository, small_manifest, tmp_path):
     folder = tmp_path / "run"
     process = launch(repository, small_manifest, folder)
@@ -154,8 +161,9 @@ def test_a_signal_saves_and_says_how_to_go_on(number, code, repository, small_ma
     _, log = process.communicate(timeout=60)
     assert process.returncode == code, log
     assert "Traceback" not in log
+    assert f"{number.name}: finishing the step, then saving" in log
     assert f"--config {folder}/config.yaml --run.output_dir {folder} --run.resume auto" in log
-    assert (folder / "checkpoints" / "last.pt").is_file()
+    assert find_checkpoint(folder / "checkpoints") is not None
     before = metrics.read_text()
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["tuning"]["method"] == "lora"

@@ -1,6 +1,10 @@
 """The loop on real audio: accumulation, resuming, and a model that is told the answer."""
 
 import json
+import logging
+import os
+import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import set_seed
+from safetensors.torch import load_file
 from sklearn.preprocessing import StandardScaler
 
 from m2v_finetune.audio.augmentation import STILL
@@ -17,6 +22,7 @@ from m2v_finetune.config import (
     BackboneConfig,
     HeadConfig,
     OptimizerConfig,
+    RunConfig,
     TrainingConfig,
     TuningConfig,
 )
@@ -28,9 +34,11 @@ from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.heads import Standardization
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
+from m2v_finetune.training.checkpoint import BEST_FILE, checkpoints_in, step_of
 from m2v_finetune.training.evaluation import judge_tracks
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import TaskObjective
+from m2v_finetune.training.optimization import rate_factor
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.standardization import measure_standardization
@@ -61,6 +69,7 @@ def build_loop(
     log_every=1,
     dropout=True,
     spec_augment=False,
+    run=None,
 ):
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
@@ -105,7 +114,7 @@ def build_loop(
         optimization=OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3),
         folder=run_folder,
         num_workers=0,
-        seed=0,
+        run=RunConfig(**(run or {})),
     )
 
 
@@ -165,6 +174,125 @@ def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, tmp_p
     assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
     for name, value in straight.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_in_validation_saves_and_the_validation_is_begun_again(number, data, tmp_path):
+    straight = build_loop(data, tmp_path / "straight", method="probe")
+    fitted = straight.run()
+
+    stopped = build_loop(data, tmp_path / "stopped", method="probe")
+    judge = TaskObjective.judge
+
+    def judge_and_signal(objective, **options):
+        os.kill(os.getpid(), number)
+        return judge(objective, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TaskObjective, "judge", judge_and_signal)
+        with pytest.raises(Stopped, match="Stopped after step 4 of 8, which is saved") as caught:
+            stopped.run()
+    assert caught.value.signal_number == number
+    assert stopped.checkpoint.name == "epoch-00000-step-00000004"
+    resumed = build_loop(data, tmp_path / "stopped", method="probe")
+    assert resumed.run() == fitted
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
+
+
+def test_a_signal_before_the_first_step_needs_no_checkpoint(data, tmp_path):
+    loop = build_loop(data, tmp_path, method="probe")
+
+    def begin(*_, **__):
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TaskObjective, "begin", begin)
+        with pytest.raises(Stopped) as caught:
+            loop.run()
+    assert caught.value.signal_number == signal.SIGUSR1
+    assert loop.checkpoint is None
+    assert list(loop.folder.checkpoints.iterdir()) == []
+
+
+def test_checkpoints_within_an_epoch_and_the_last_ones_stay(data, tmp_path):
+    loop = build_loop(
+        data, tmp_path, method="probe", run={"checkpoint_every_steps": 3, "keep_checkpoints": 3}
+    )
+    saved = []
+    save = loop._save
+
+    def save_and_look():
+        save()
+        saved.append(loop.checkpoint)
+
+    loop._save = save_and_look
+    loop.run()
+    assert [(path.name[:11], step_of(path)) for path in saved] == [
+        ("epoch-00000", 3),
+        ("epoch-00001", 4),
+        ("epoch-00001", 6),
+        ("epoch-00002", 8),
+    ]
+    assert checkpoints_in(tmp_path / "checkpoints") == saved[1:]
+    best = load_file(saved[-1] / BEST_FILE)
+    for name, value in loop.model.trained_tensors().items():
+        assert torch.equal(best[name], value), name
+
+
+def test_a_finished_run_goes_on_with_more_epochs(data, tmp_path, caplog):
+    build_loop(data, tmp_path, method="probe", epochs=1).run()
+    first = lines(tmp_path)
+    caplog.set_level(logging.INFO)
+    longer = build_loop(data, tmp_path, method="probe", epochs=3)
+    fitted = longer.run()
+    assert (fitted.num_epochs, fitted.num_steps) == (3, 12)
+    assert lines(tmp_path)[: len(first)] == first
+    rates = [line["learning_rates"] for line in lines(tmp_path) if "loss" in line]
+    whole = build_loop(data, tmp_path / "whole", method="probe", epochs=3)
+    whole.run()
+    expected = [line["learning_rates"] for line in lines(tmp_path / "whole") if "loss" in line]
+    assert rates[4:] == expected[4:]
+    assert rates[:4] != expected[:4]
+    factor = rate_factor(4, total_steps=12, warmup_ratio=0.1)
+    said = f"follow a course of 12 steps; until now it was one of 4. After step 4 they are {factor:.3g} of "
+    assert said + "their peaks in place of 0." in caplog.text
+
+
+@pytest.mark.parametrize("what", ["log", "checkpoint"])
+def test_a_disk_that_takes_no_more_stops_the_run_with_what_there_is(what, data, tmp_path):
+    straight = build_loop(data, tmp_path / "straight", method="probe")
+    fitted = straight.run()
+    loop = build_loop(data, tmp_path / "run", method="probe")
+    train = loop._train_epoch
+    metrics, folder = loop.folder.metrics, loop.folder.checkpoints
+
+    def train_and_fill():
+        if loop.progress.epoch == 1 and what == "log":
+            metrics.rename(tmp_path / "metrics")
+            metrics.symlink_to("/dev/full")
+        train()
+        if loop.progress.epoch == 1 and what == "checkpoint":
+            folder.rename(tmp_path / "checkpoints")
+
+    loop._train_epoch = train_and_fill
+    with pytest.raises(UserError) as caught:
+        loop.run()
+    message = str(caught.value)
+    said = {
+        "log": r"The log cannot be written to .*: No space left on device\. Its disk has [\d,]+ bytes free",
+        "checkpoint": r"The checkpoint after step 8 takes [\d,]+ bytes and cannot be written to .*: No such",
+    }
+    assert re.search(said[what], message), message
+    assert "The checkpoint after step 4 is whole. Mend the disk, then go on with:" in message
+    assert f"--run.output_dir {tmp_path / 'run'} --run.resume auto" in message
+    if what == "log":
+        metrics.unlink()
+        (tmp_path / "metrics").rename(metrics)
+    else:
+        (tmp_path / "checkpoints").rename(folder)
+    resumed = build_loop(data, tmp_path / "run", method="probe")
+    assert resumed.run() == fitted
+    assert lines(tmp_path / "run") == lines(tmp_path / "straight")
 
 
 def test_what_the_head_reads_is_standardised_by_the_training_windows(data, tmp_path):

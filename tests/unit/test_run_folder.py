@@ -1,5 +1,6 @@
 """The run folder: what may be begun in it, and what may go on."""
 
+import logging
 import shlex
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_s
 CONFIG = RecipeConfig(data=DataConfig(source="songs.csv"))
 
 
-def test_a_run_goes_on_with_its_own_settings(tmp_path):
+def test_a_run_goes_on_with_what_may_change(tmp_path, caplog):
     folder = RunFolder(tmp_path / "run")
     folder.create(CONFIG)
     written = folder.config.read_bytes(), folder.environment.read_bytes()
@@ -20,10 +21,19 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path):
         CONFIG,
         data=replace(CONFIG.data, num_workers=7),
         training=TrainingConfig(epochs=99, trackers=["wandb"]),
-        run=RunConfig(output_dir=str(folder.path), resume="auto"),
+        run=RunConfig(output_dir=str(folder.path), resume="auto", keep_checkpoints=1),
     )
+    caplog.set_level(logging.INFO)
     folder.create(may)
     assert (folder.config.read_bytes(), folder.environment.read_bytes()) == written
+    assert "Going on with another setting: training.epochs was 30, now 99." in caplog.text
+    assert "Going on with another setting: run.keep_checkpoints was 2, now 1." in caplog.text
+    assert "run.output_dir" not in caplog.text
+    # The next time goes on with them too.
+    words = shlex.split(folder.resume_command())
+    assert words[words.index("--training.epochs") + 1] == "99"
+    assert words[words.index("--training.trackers") + 1] == '["wandb"]'
+    assert words.count("--run.output_dir") == 1
 
 
 def test_a_run_goes_on_with_its_total_batch_divided_otherwise(tmp_path):

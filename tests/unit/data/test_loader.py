@@ -20,10 +20,9 @@ from m2v_finetune.data.loader import (
     TrainingWindows,
     Window,
     read_window,
-    track_loader,
-    training_loader,
 )
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.reading import read_batches, track_loader, training_loader
 
 RATE_HZ = 16_000
 WINDOW = 4_000
@@ -119,7 +118,7 @@ def test_the_number_of_workers_changes_nothing(tracks, augmented):
         run = []
         for epoch in range(2):
             batches.epoch = epoch
-            run += list(loader)
+            run += [parts for *parts, _ in read_batches(loader)]
         runs.append(run)
     assert len(runs[0]) == 2 * (len(LENGTHS) * 3 // 2)
     for run in runs[1:]:
@@ -319,9 +318,10 @@ def test_the_windows_of_a_track_cover_every_sample(tracks, hop, num_workers):
     some = tracks[:4] if hop > 1 else tracks[:3]
     windows = track_windows_of(some, hop=hop)
     batches = list(track_loader(windows, batch_size=5, num_workers=num_workers))
-    indices = torch.cat([indices for indices, _ in batches]).tolist()
-    samples = torch.cat([samples for _, (samples, _) in batches])
-    told = torch.cat([numbers for _, (_, numbers) in batches])[:, 0].tolist()
+    assert not any(bad for *_, bad in batches)
+    indices = torch.cat([indices for indices, *_ in batches]).tolist()
+    samples = torch.cat([samples for _, (samples, _), _ in batches])
+    told = torch.cat([numbers for _, (_, numbers), _ in batches])[:, 0].tolist()
     assert indices == list(range(len(windows)))
     numbers = [number for number, _ in windows.places]
     assert told == numbers  # each window was read of its own track

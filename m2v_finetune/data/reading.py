@@ -1,0 +1,342 @@
+"""Workers that read windows, and what goes wrong with it: files that can no longer be read, dead workers.
+
+A file that fails is tried again after a pause, as network drives fail for moments. What it then is, is
+no exception but a note beside the batch, for the run to act on. A worker that dies or hangs is a
+`WorkerError` with the track that it was reading, and is noticed while batches are read, never in the
+middle of a step.
+"""
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+
+from m2v_finetune.audio.windows import draw_generator
+from m2v_finetune.data.loader import TrackWindows
+from m2v_finetune.data.manifest import Track
+from m2v_finetune.errors import UserError
+
+# Pauses before a file is tried again.
+RETRY_PAUSES_SECONDS = (0.2, 1.0)
+# How many other items are tried in place of one that cannot be read.
+MAX_REPLACEMENTS = 16
+
+Read = TypeVar("Read")
+
+
+class WorkerError(UserError):
+    """A worker that reads audio died, or gave no sign of life for too long."""
+
+
+class Windows(Protocol):
+    """Random windows, addressed by (epoch, index)."""
+
+    @property
+    def seed(self) -> int:
+        """Decides which window takes the place of one that cannot be read."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]: ...
+
+    def track_of(self, index: int) -> Track:
+        """Return the track of an item."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """What is known of the items of a batch.
+
+    Attributes:
+        track_ids: Whose windows they are, one for each.
+        bad_tracks: Tracks that could not be read, and why, by id; other windows took their places.
+    """
+
+    track_ids: list[str]
+    bad_tracks: dict[str, str]
+
+
+class _Ledger:
+    """Which worker reads what, in memory that the workers share with the process that started them."""
+
+    def __init__(self, num_workers: int) -> None:
+        self.rows = torch.full((num_workers, 2), -1)
+        self.rows.share_memory_()  # type: ignore[no-untyped-call]
+
+    def write(self, item: int) -> None:
+        """Note what this worker reads now; -1 for nothing. Does nothing outside a worker."""
+        worker = get_worker_info()
+        if worker is not None:
+            self.rows[worker.id, 0] = os.getpid()
+            self.rows[worker.id, 1] = item
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers that have read something."""
+        return [int(pid) for pid in self.rows[:, 0] if pid > 0]
+
+    def read_by(self, pids: Sequence[int]) -> list[int]:
+        """Return what these workers were reading."""
+        return [int(item) for pid, item in self.rows.tolist() if pid in pids and item >= 0]
+
+
+class ReadableWindows(Dataset[tuple[Any, ...]]):
+    """Windows for training; where a track cannot be read, another window takes its place.
+
+    Which one is drawn from (seed, epoch, index), so that it depends on which files can be read alone.
+
+    Attributes:
+        windows: What is read.
+        ledger: Who reads what.
+    """
+
+    def __init__(self, windows: Windows, *, num_workers: int) -> None:
+        self.windows = windows
+        self.ledger = _Ledger(num_workers)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Any, ...]:
+        """Return the tensors of an item and, last, its `Notes`; those alone where nothing could be read."""
+        epoch, index = place
+        bad_tracks: dict[str, str] = {}
+        for candidate in self._candidates(epoch, index):
+            track = self.windows.track_of(candidate)
+            if track.id in bad_tracks:
+                continue
+            self.ledger.write(candidate)
+            try:
+                tensors = _patiently(lambda: self.windows[epoch, candidate])  # noqa: B023
+                return *tensors, Notes(track_ids=[track.id], bad_tracks=bad_tracks)
+            except (UserError, OSError) as error:
+                bad_tracks[track.id] = f"{track.origin}: {error}"
+            finally:
+                self.ledger.write(-1)
+        return (Notes(track_ids=[], bad_tracks=bad_tracks),)
+
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        yield index
+        generator = draw_generator(self.windows.seed, epoch, str(index), "replacement")
+        yield from map(int, generator.permutation(len(self.windows))[:MAX_REPLACEMENTS])
+
+    def origins(self, items: Sequence[int]) -> list[str]:
+        """Return the tracks of items, for messages."""
+        return [_named(self.windows.track_of(item)) for item in items]
+
+
+class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
+    """All windows of tracks, each with what was wrong where it could not be read.
+
+    Attributes:
+        windows: What is read.
+        ledger: Who reads what.
+    """
+
+    def __init__(self, windows: TrackWindows, *, num_workers: int) -> None:
+        self.windows = windows
+        self.ledger = _Ledger(num_workers)
+        self._bad: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> tuple[int, Any, str | None]:
+        """Return the number of the window, what the model takes of it, and what was wrong, if anything."""
+        number, _ = self.windows.places[index]
+        if number not in self._bad:
+            self.ledger.write(index)
+            try:
+                return *_patiently(lambda: self.windows[index]), None
+            except (UserError, OSError) as error:
+                self._bad[number] = f"{self.windows.tracks[number].track.origin}: {error}"
+            finally:
+                self.ledger.write(-1)
+        return index, None, self._bad[number]
+
+    def origins(self, items: Sequence[int]) -> list[str]:
+        """Return the tracks of windows, for messages."""
+        numbers = [self.windows.places[item][0] for item in items]
+        return [_named(self.windows.tracks[number].track) for number in numbers]
+
+
+def training_loader(
+    windows: Windows,
+    batches: Sampler[list[tuple[int, int]]] | Any,
+    *,
+    num_workers: int,
+    timeout_seconds: float = 0,
+    is_persistent: bool = True,
+) -> DataLoader[Any]:
+    """Return batches of what the model takes, then targets, then `Notes`, to be read by `read_batches`.
+
+    Args:
+        windows: What is read.
+        batches: Lists of (epoch, index); set ``batches.epoch`` before iterating.
+        num_workers: Processes that read; with 0 this one does.
+        timeout_seconds: How long a worker may take for a batch; 0 for ever.
+        is_persistent: Keep workers from epoch to epoch.
+    """
+    return DataLoader(
+        ReadableWindows(windows, num_workers=num_workers),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_collate_windows,
+        timeout=timeout_seconds if num_workers else 0,
+        # A generator of its own: reading data must not move the random state of the model.
+        generator=torch.Generator(),
+        persistent_workers=is_persistent and num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def track_loader(
+    windows: TrackWindows, *, batch_size: int, num_workers: int, timeout_seconds: float = 0
+) -> DataLoader[Any]:
+    """Return batches of windows in order, to be read by `read_batches`.
+
+    Each is a triple: numbers of windows (B,), what the model takes, and a dict of the windows that could
+    not be read, with what was wrong; the first two are of the other windows.
+    """
+    return DataLoader(
+        ReadableTracks(windows, num_workers=num_workers),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_collate_tracks,
+        timeout=timeout_seconds if num_workers else 0,
+        generator=torch.Generator(),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Yield the batches of a loader that was made here.
+
+    Raises:
+        WorkerError: A worker died, or took longer than the loader's timeout; the message has the track
+            that it was reading.
+    """
+    if loader.num_workers == 0:
+        yield from loader
+        return
+    try:
+        with _DeathWatch.install().listening():
+            batches = iter(loader)
+        watch = _DeathWatch.install()
+        while True:
+            with watch.listening():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        raise WorkerError(_explain(error, loader)) from error
+
+
+def _patiently(read: Callable[[], Read]) -> Read:
+    """Read, and where it fails try again after a pause."""
+    for pause_seconds in RETRY_PAUSES_SECONDS:
+        try:
+            return read()
+        except (UserError, OSError):
+            time.sleep(pause_seconds)
+    return read()
+
+
+def _collate_windows(items: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    notes = Notes(
+        track_ids=[name for item in items for name in item[-1].track_ids],
+        bad_tracks={name: why for item in items for name, why in item[-1].bad_tracks.items()},
+    )
+    if any(len(item) == 1 for item in items):
+        return (notes,)
+    return *default_collate([item[:-1] for item in items]), notes
+
+
+def _collate_tracks(
+    items: Sequence[tuple[int, Any, str | None]],
+) -> tuple[Tensor, list[Tensor], dict[int, str]]:
+    read = [(index, parts) for index, parts, problem in items if problem is None]
+    bad = {index: problem for index, _, problem in items if problem is not None}
+    if not read:
+        return torch.empty(0, dtype=torch.int64), [], bad
+    indices, parts = default_collate(read)
+    return indices, parts, bad
+
+
+def _named(track: Track) -> str:
+    return f"{track.origin} ({track.path})"
+
+
+def _explain(error: RuntimeError, loader: DataLoader[Any]) -> str:
+    """Say which worker failed at what, and end those that are left, which may hang."""
+    readable: Any = loader.dataset
+    ledger: _Ledger = readable.ledger
+    is_timeout = "timed out" in str(error)
+    pids = ledger.pids if is_timeout else [int(digits) for digits in re.findall(r"\d+", str(error))]
+    reading = readable.origins(ledger.read_by(pids))
+    for pid in ledger.pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    where = f" while it read {', '.join(reading)}" if reading else ", between two tracks"
+    if is_timeout:
+        return (
+            f"No audio came from a worker for {loader.timeout:g} s{where}. The drive may hang; or raise "
+            "data.timeout_seconds."
+        )
+    return (
+        f"A process that reads audio died{where} ({error}). The machine may be out of memory: lower "
+        "data.num_workers."
+    )
+
+
+class _DeathWatch:
+    """Lets torch's handler of dead workers raise only while a batch is awaited.
+
+    It would raise anywhere in the main thread: in the middle of an optimiser's step too.
+    """
+
+    def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
+        self.handler = handler
+        self.is_listening = False
+
+    @classmethod
+    def install(cls) -> "_DeathWatch":
+        """Put itself before the handler that torch set when the first workers started."""
+        handler = signal.getsignal(signal.SIGCHLD)
+        if isinstance(handler, cls):
+            return handler
+        if threading.current_thread() is not threading.main_thread() or not callable(handler):
+            return cls(lambda number, frame: None)
+        watch = cls(handler)
+        signal.signal(signal.SIGCHLD, watch)
+        return watch
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal."""
+        if self.is_listening:
+            self.handler(number, frame)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear of workers that die, and first of those that have died since."""
+        self.is_listening = True
+        try:
+            self.handler(signal.SIGCHLD, None)
+            yield
+        finally:
+            self.is_listening = False

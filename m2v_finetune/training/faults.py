@@ -1,0 +1,221 @@
+"""What a run does about tracks that can no longer be read, workers that died, and processes that are gone."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from m2v_finetune.config import OnBadTrack
+from m2v_finetune.data.manifest import problem_list
+from m2v_finetune.data.reading import Notes, WorkerError, read_batches
+from m2v_finetune.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# What the backends of torch.distributed say when another process is gone.
+PROCESS_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+
+
+class DataError(UserError):
+    """Data that a run cannot go on with; what it did before is whole."""
+
+
+@dataclass(kw_only=True)
+class DataWatch:
+    """Which tracks could be read when the run began and no longer can, and when that is too much.
+
+    Attributes:
+        on_bad_track: ``stop`` at the first, or ``skip`` them.
+        max_bad_fraction: The share of a split's tracks that may be lost so.
+        timeout_seconds: How long a worker may take for a batch; 0 for ever.
+        num_tracks: Tracks of each split that could be read when the run began.
+        num_skipped: The others, which were left out then.
+        found: Tracks that were skipped since, and why, by split and id.
+    """
+
+    on_bad_track: OnBadTrack = "stop"
+    max_bad_fraction: float = 0.0
+    timeout_seconds: float = 0.0
+    num_tracks: Mapping[str, int] = field(default_factory=dict)
+    num_skipped: Mapping[str, int] = field(default_factory=dict)
+    found: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def take(self, split: str, bad_tracks: Mapping[str, str]) -> None:
+        """Skip tracks, with a warning for each new one, or stop; the same on every process.
+
+        Args:
+            split: Theirs.
+            bad_tracks: Why they cannot be read, by id.
+
+        Raises:
+            DataError: The policy is to stop, or too many cannot be read.
+        """
+        known = self.found.get(split, {})
+        new = {name: why for name, why in sorted(bad_tracks.items()) if name not in known}
+        if not new:
+            return
+        title = "Tracks that could be read when the run began cannot be read any more"
+        if self.on_bad_track == "stop":
+            raise DataError(
+                problem_list(
+                    title,
+                    list(new.values()),
+                    "Repair them, or leave them out by --data.on_bad_track skip.",
+                )
+            )
+        total, num_bad = self.num_tracks[split], len(known) + len(new)
+        if num_bad > self.max_bad_fraction * total:
+            raise DataError(
+                problem_list(
+                    f"{title}: {num_bad} of {total} of the split '{split}', where data.max_bad_fraction "
+                    f"allows a share of {self.max_bad_fraction:g}",
+                    [*known.values(), *new.values()],
+                    "Is a drive missing? Repair them, or raise data.max_bad_fraction.",
+                )
+            )
+        self.found[split] = {**known, **new}
+        for why in new.values():
+            logger.warning("Skipped from now on: %s", why)
+
+    def num_lost(self, split: str) -> int:
+        """Return how many tracks of a split were left out, from the beginning or since."""
+        return self.num_skipped.get(split, 0) + len(self.found.get(split, {}))
+
+
+def agree(
+    accelerator: Accelerator, failure: str | None, bad_tracks: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the bad tracks of all processes, the same on each.
+
+    Every process has to call this. It costs one number where all is well.
+
+    Args:
+        accelerator: Knows the processes.
+        failure: Why this process cannot go on, if it cannot.
+        bad_tracks: That this process found.
+
+    Raises:
+        DataError: A process cannot go on.
+    """
+    if accelerator.num_processes > 1:
+        is_well = torch.tensor(failure is None and not bad_tracks, device=accelerator.device)
+        num_well = int(accelerator.reduce(is_well.int(), reduction="sum"))
+        if num_well == accelerator.num_processes:
+            return {}
+    told = gather_object([(failure, dict(bad_tracks))])
+    failures = [why for why, _ in told if why is not None]
+    if failures:
+        raise DataError("\n".join(failures))
+    return {name: why for _, bad in told for name, why in bad.items()}
+
+
+class StepReader:
+    """Reads the batches of optimiser steps, and knows whose windows they are.
+
+    Args:
+        loader: Of `training_loader`.
+        accelerator: Knows the processes.
+        watch: Takes the tracks that cannot be read.
+
+    Attributes:
+        heard: The tracks of each batch of the step, on this process.
+    """
+
+    def __init__(
+        self, loader: DataLoader[Any], *, accelerator: Accelerator, watch: DataWatch
+    ) -> None:
+        self.loader = loader
+        self.accelerator = accelerator
+        self.watch = watch
+        self.heard: list[list[str]] = []
+        self._untold: dict[str, str] = {}  # bad tracks that other processes do not know of yet
+
+    def read(self) -> Iterator[list[Tensor]]:
+        """Yield the tensors of each batch, and keep what is noted of them.
+
+        Raises:
+            DataError: Nothing can be read, or a worker failed.
+        """
+        try:
+            for *parts, notes in read_batches(self.loader):
+                assert isinstance(notes, Notes)
+                self._untold |= notes.bad_tracks
+                if not parts:
+                    said = "Windows cannot be read, and none that were tried in their places can"
+                    advice = "Is a drive missing?"
+                    raise DataError(problem_list(said, list(notes.bad_tracks.values()), advice))
+                self.heard.append(notes.track_ids)
+                yield parts
+        except WorkerError as error:
+            raise DataError(str(error)) from error
+
+    def read_step(self, batches: Iterator[list[Tensor]], num_batches: int) -> list[list[Tensor]]:
+        """Return the batches of a step, once the processes have told each other of faults.
+
+        So no process waits for the gradients of one that has stopped.
+
+        Args:
+            batches: What `read` yields.
+            num_batches: Of a step, on this process.
+
+        Raises:
+            DataError: A process cannot go on, or the policy is to stop; the same on every process.
+        """
+        self.heard = []
+        failure, parts = None, []
+        try:
+            parts = list(islice(batches, num_batches))
+        except DataError as fault:
+            failure = str(fault)
+        told, self._untold = self._untold, {}
+        self.watch.take("train", agree(self.accelerator, failure, told))
+        return parts
+
+    def not_finite(self, losses: Sequence[Tensor]) -> tuple[bool, list[str]]:
+        """Tell what of a skipped step to look at, the same on every process.
+
+        Args:
+            losses: Scalars, of the batches of the step or, where memory ran out, of equal parts of them.
+
+        Returns:
+            Whether a loss is not finite; and the batches of which that holds, or all where it holds of none,
+            each with its process and its tracks.
+        """
+        of_batches = torch.stack(list(losses)).view(len(self.heard), -1).sum(dim=1)
+        is_finite = torch.isfinite(of_batches).tolist()
+        process = self.accelerator.process_index + 1
+        told = gather_object(
+            [
+                (is_good, f"batch {number} of process {process}: {', '.join(tracks)}")
+                for number, (tracks, is_good) in enumerate(
+                    zip(self.heard, is_finite, strict=True), start=1
+                )
+            ]
+        )
+        bad = [line for is_good, line in told if not is_good]
+        return bool(bad), bad or [line for _, line in told]
+
+
+@contextmanager
+def gone_processes_named(accelerator: Accelerator) -> Iterator[None]:
+    """Turn what torch.distributed raises when another process died into a `UserError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not any(
+            word in str(error) for word in PROCESS_IS_GONE
+        ):
+            raise
+        raise UserError(
+            f"Process {accelerator.process_index} of {accelerator.num_processes} stops: another one is gone "
+            f"({str(error).splitlines()[0]}). Its own messages, or the system's log (out of memory?), say "
+            "why. The last checkpoint is whole."
+        ) from error

@@ -1,0 +1,134 @@
+"""Real processes started by torchrun: one is killed, and few tracks are shared by many."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+
+
+def start(repository, folder, manifest, *, processes, output, launcher=None, **settings):
+    settings = {
+        "data.source": manifest,
+        "data.window_seconds": 1,
+        "data.num_workers": 0,
+        "backbone.source": "random-small",
+        "training.per_device_batch_size": 2,
+        "training.log_every_steps": 1,
+        "training.early_stopping_patience": 1000,
+        "run.output_dir": folder,
+    } | settings
+    launcher = launcher or [
+        *("torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, repository / "recipes" / "tagging.py"]
+        + [f"--{key}={value}" for key, value in settings.items()],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        stdout=output,
+        stderr=output,
+    )
+
+
+def wait_for(condition, *, seconds):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.1)
+
+
+def test_a_killed_process_takes_the_others_down_and_one_alone_goes_on(
+    repository, small_manifest, tmp_path
+):
+    folder = tmp_path / "run"
+    with (tmp_path / "output").open("wb") as output:
+        launched = start(
+            repository,
+            folder,
+            small_manifest,
+            processes=2,
+            output=output,
+            **{"training.epochs": 500},
+        )
+        metrics = folder / "metrics.jsonl"
+        wait_for(
+            lambda: metrics.is_file() and metrics.read_text().count("validation") > 1, seconds=180
+        )
+        ranks = psutil.Process(launched.pid).children()
+        killed = next(p for p in ranks if p.environ().get("RANK") == "1")
+        began = time.monotonic()
+        os.kill(killed.pid, signal.SIGKILL)
+        assert launched.wait(timeout=90) != 0
+    assert time.monotonic() - began < 90
+    assert not any(process.is_running() for process in ranks)
+    text = " ".join((tmp_path / "output").read_text().split())
+    assert "error: Process 0 of 2 stops: another one is gone" in text
+    # What was saved is whole: one process goes on from it, with the same total batch.
+    done_epochs = sum("validation" in line for line in metrics.read_text().splitlines())
+    with (tmp_path / "output-2").open("wb") as output:
+        resumed = start(
+            repository,
+            folder,
+            small_manifest,
+            processes=1,
+            output=output,
+            launcher=["accelerate.commands.launch", "--cpu", "--num_processes", "1"],
+            **{
+                "training.epochs": done_epochs + 1,
+                "run.resume": "auto",
+            },
+        )
+        assert resumed.wait(timeout=180) == 0, (tmp_path / "output-2").read_text()[-2000:]
+    assert json.loads((folder / "results.json").read_text())["num_epochs"] == done_epochs + 1
+
+
+def test_three_processes_judge_every_track_once(repository, small_manifest, tmp_path):
+    """Four tracks to validate and one to test: some processes have none."""
+    left = {"train": 6, "validation": 4, "test": 1}
+    rows = []
+    for line in small_manifest.read_text().splitlines():
+        row = json.loads(line)
+        if left[row["split"]] > 0:
+            left[row["split"]] -= 1
+            rows.append(row | {"id": f"{row['split']}-{left[row['split']]}"})
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    with (tmp_path / "output").open("wb") as output:
+        launched = start(
+            repository,
+            tmp_path / "run",
+            manifest,
+            processes=3,
+            output=output,
+            **{"training.epochs": 1},
+        )
+        assert launched.wait(timeout=240) == 0, (tmp_path / "output").read_text()[-3000:]
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        assert [row[0] for row in list(csv.reader(file))[1:]] == ["test-0"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [line["step"] for line in lines] == [1, 1]  # once each: a step and a validation
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["num_tracks"] == 1
+    assert (tmp_path / "output").read_text().count("Test ROC-AUC") == 1
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_are_read_by_accelerate(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes > 1
+    given = yaml.safe_load(path.read_text())
+    assert config.distributed_type.value == given["distributed_type"]
+
+
+def test_there_are_configs():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"cpu", "ddp"}

@@ -1,0 +1,386 @@
+"""Data that turns bad in the middle of training: real files, real workers, real signals."""
+
+import gc
+import json
+import os
+import re
+import shutil
+import signal
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import set_seed
+
+from m2v_finetune.audio.decode import read_excerpt
+from m2v_finetune.config import (
+    BackboneConfig,
+    HeadConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainingConfig,
+    TuningConfig,
+)
+from m2v_finetune.data import reading
+from m2v_finetune.data.checking import check_splits, load_checked, save_checked
+from m2v_finetune.data.loader import TrainingWindows
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.data.splitting import split_tracks
+from m2v_finetune.errors import UserError
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
+from m2v_finetune.training.checkpoint import find_checkpoint
+from m2v_finetune.training.faults import DataWatch
+from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.objective import TaskObjective
+from m2v_finetune.training.run_folder import RunFolder
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(reading, "RETRY_PAUSES_SECONDS", (0.0, 0.0))
+
+
+@pytest.fixture
+def music(small_manifest, tmp_path):
+    """The small manifest with files of its own, to be damaged: 16 to train on, 8 to validate."""
+    lines = []
+    for number, line in enumerate(small_manifest.read_text().splitlines()):
+        row = json.loads(line)
+        place = tmp_path / "music" / f"{row['split']}-{number}{Path(row['path']).suffix}"
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(row["path"], place)
+        lines.append(json.dumps(row | {"path": place.name}))
+    manifest = tmp_path / "music" / "manifest.jsonl"
+    manifest.write_text("\n".join(lines))
+    tracks, _ = load_tracks(str(manifest), label_column="tags")
+    return split_tracks(
+        tracks, group_columns=[], validation_fraction=0.1, test_fraction=0.2, seed=0
+    )
+
+
+def build_loop(
+    split,
+    folder,
+    *,
+    on_bad_track="stop",
+    share=0.2,
+    workers=0,
+    seconds=60,
+    accumulation=2,
+    **training,
+):
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    set_seed(0)
+    kept = folder.parent / f"{folder.name}-tracks.json"
+    if kept.is_file():
+        splits, skipped = load_checked(kept, split)
+    else:
+        splits, skipped = check_splits(split, on_bad_track="stop", show_progress=False)
+        save_checked(kept, splits)
+    task = Tagging.from_tracks(TaggingConfig(), split)
+    model = TaskModel.build(
+        task=task,
+        backbone=BackboneConfig(source="random-small"),
+        head=HeadConfig(),
+        tuning=TuningConfig(method="lora"),
+        window_seconds=1.0,
+    )
+    windows = TrainingWindows(
+        tracks=splits["train"],
+        example=task.example,
+        grid=model.backbone.frame_grid,
+        window_samples=model.window_samples,
+        windows_per_track=1,
+        augmentation=None,
+        seed=0,
+    )
+    run_folder = RunFolder(folder)
+    run_folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    return TrainingLoop(
+        model,
+        windows=windows,
+        objective=TaskObjective(model, splits["validation"]),
+        accelerator=Accelerator(gradient_accumulation_steps=accumulation),
+        training=TrainingConfig(
+            epochs=2,
+            per_device_batch_size=2,
+            gradient_accumulation_steps=accumulation,
+            log_every_steps=1,
+            **training,
+        ),
+        optimization=OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3),
+        folder=run_folder,
+        num_workers=workers,
+        run=RunConfig(),
+        watch=DataWatch(
+            on_bad_track=on_bad_track,
+            max_bad_fraction=share,
+            timeout_seconds=seconds,
+            num_tracks={name: len(members) for name, members in splits.items()},
+            num_skipped=skipped,
+        ),
+    )
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_weights(one, other):
+    mine, theirs = one.model.state_dict(), other.model.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
+
+def at_batch(loop, number, do):
+    """Do something before a batch is asked for, from 1."""
+    read = loop.reader.read
+
+    def counted():
+        counted.calls += 1
+        if counted.calls > 1:  # the first reading is of the first epoch; others are as they are
+            yield from read()
+            return
+        for count, parts in enumerate(read(), start=1):
+            if count == number:
+                do()
+            yield parts
+
+    counted.calls = 0
+    loop.reader.read = counted
+
+
+@pytest.mark.parametrize("bad_split", ["train", "validation"])
+def test_a_file_that_turns_unreadable_stops_the_run_and_nothing_is_lost(music, tmp_path, bad_split):
+    straight = build_loop(music, tmp_path / "straight")
+    fitted = straight.run()
+
+    stopped = build_loop(music, tmp_path / "stopped")
+    # The last one that the first epoch reads: in the second batch of its step.
+    order = [index for batch in stopped.batches for _, index in batch]
+    track = music["train"][order[-1]] if bad_split == "train" else music["validation"][5]
+    whole = track.path.read_bytes()
+    at_batch(stopped, 3, lambda: track.path.write_bytes(whole[:3000]))
+    with pytest.raises(UserError) as error:
+        stopped.run()
+    step = 3 if bad_split == "train" else 4
+    said = str(error.value)
+    assert f"{track.origin}: {track.path}: " in said
+    assert f"Stopped after step {step} of 8, which is saved. Go on with:" in said
+    assert "--run.resume auto" in said
+
+    track.path.write_bytes(whole)  # repaired
+    resumed = build_loop(music, tmp_path / "stopped")
+    assert resumed.run() == fitted
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
+    assert same_weights(resumed, straight)
+
+
+def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
+    music, tmp_path, caplog
+):
+    runs = []
+    whole = {}
+    for workers in (0, 2):
+        loop = build_loop(music, tmp_path / str(workers), on_bad_track="skip", workers=workers)
+        for track in (music["train"][3], music["train"][7], music["validation"][2]):
+            whole.setdefault(track.path, track.path.read_bytes())
+            track.path.write_bytes(b"RIFF")
+        loop.run()
+        assert {split: len(found) for split, found in loop.watch.found.items()} == {
+            "train": 2,
+            "validation": 1,
+        }
+        runs.append(loop)
+        if workers == 0:
+            for path, content in whole.items():
+                path.write_bytes(content)
+    assert lines(tmp_path / "0") == lines(tmp_path / "2")
+    assert same_weights(*runs)
+    assert loop.watch.num_lost("train") == 2
+    assert (
+        f"Skipped from now on: {music['train'][3].origin}: {music['train'][3].path}" in caplog.text
+    )
+
+    # Stopped and gone on with, while the files are still bad: the windows are the same.
+    for path, content in whole.items():
+        path.write_bytes(content)
+    stopped = build_loop(music, tmp_path / "stopped", on_bad_track="skip")
+    for path in whole:
+        path.write_bytes(b"RIFF")
+    step = stopped._train_step
+
+    def step_and_ask(batches):
+        stopped.stop.arrived = stopped.progress.step == 4
+        return step(batches)
+
+    stopped._train_step = step_and_ask
+    with pytest.raises(Exception, match="Stopped after step 5 of 8"):
+        stopped.run()
+    resumed = build_loop(music, tmp_path / "stopped", on_bad_track="skip")
+    resumed.run()
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "0")
+    assert resumed.watch.found == runs[0].watch.found
+    assert same_weights(resumed, runs[0])
+
+
+def test_a_drive_that_is_gone_stops_a_run_that_may_skip(music, tmp_path):
+    loop = build_loop(music, tmp_path / "run", on_bad_track="skip", share=0.2)
+    at_batch(loop, 3, lambda: [track.path.unlink() for track in music["train"]])
+    with pytest.raises(
+        UserError, match=r"(?s)no such file.*Is a drive missing\?.*Stopped after step 1"
+    ):
+        loop.run()
+    assert find_checkpoint(loop.folder.checkpoints) == loop.checkpoint is not None
+
+
+def test_more_than_the_allowed_share_stops_a_run(music, tmp_path):
+    loop = build_loop(music, tmp_path / "run", on_bad_track="skip", share=0.2)
+    at_batch(loop, 1, lambda: [music["train"][i].path.write_bytes(b"x") for i in range(6)])
+    with pytest.raises(
+        UserError,
+        match=r"(?s)\d of 16 of the split 'train'.* allows a share of 0.2.*raise data\.max",
+    ):
+        loop.run()
+
+
+def test_a_network_drive_that_fails_for_a_moment_is_tried_again(music, tmp_path):
+    loop = build_loop(music, tmp_path / "run")
+    windows = loop.loader.dataset.windows
+    calls = []
+
+    def flaky(checked, window, augment):
+        calls.append(checked.track.id)
+        if calls.count(checked.track.id) < 3:
+            raise OSError(5, "Input/output error")
+        return loop.model.task.example(checked, window, augment)
+
+    object.__setattr__(windows, "example", flaky)
+    _, _, notes = loop.loader.dataset[0, 0]
+    assert notes.bad_tracks == {}
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("how", ["dies", "hangs"])
+@pytest.mark.parametrize("where", ["training", "judging"])
+def test_a_worker_that_fails_is_named_with_its_track(music, tmp_path, how, where, monkeypatch):
+    def fail():
+        os.kill(os.getpid(), signal.SIGKILL) if how == "dies" else time.sleep(1000)
+
+    loop = build_loop(music, tmp_path / "run", workers=2, seconds=5)
+    order = [index for batch in loop.batches for _, index in batch]
+    track = music["train"][order[9]] if where == "training" else music["validation"][5]
+    task = loop.model.task
+    example, inputs = task.example, task.inputs
+
+    def fatal_example(checked, window, augment):
+        if checked.track.id == track.id:
+            fail()
+        return example(checked, window, augment)
+
+    def fatal_inputs(checked, window):
+        if checked.track.id == track.id:
+            fail()
+        return inputs(checked, window)
+
+    object.__setattr__(loop.loader.dataset.windows, "example", fatal_example)
+    monkeypatch.setattr(type(task), "inputs", staticmethod(fatal_inputs))
+    began = time.monotonic()
+    with pytest.raises(UserError) as error:
+        loop.run()
+    assert time.monotonic() - began < 60
+    said = str(error.value)
+    assert f"while it read {track.origin} ({track.path})" in said
+    assert ("died" if how == "dies" else "No audio came from a worker for 5 s") in said
+    # A death is noticed at once, before what was read ahead is used.
+    step = r"\d" if how == "dies" else "2" if where == "training" else "4"
+    assert re.search(rf"Stopped after step {step} of 8, which is saved", said)
+    assert find_checkpoint(loop.folder.checkpoints) == loop.checkpoint is not None
+    # This process goes on: let go of the dead workers, which torch would report to later tests.
+    raised = error.value
+    while raised is not None:
+        traceback.clear_frames(raised.__traceback__)
+        raised = raised.__cause__ or raised.__context__
+    loop.loader._iterator = None
+    gc.collect()
+
+
+def make_not_finite(loop, track, what):
+    """Let the head say infinity of the batch that holds a window of this track."""
+
+    calls = []
+
+    def damage(head, inputs, logits):
+        if not head.training:
+            return logits
+        calls.append(1)
+        is_its_batch = track.id in loop.reader.heard[(len(calls) - 1) % len(loop.reader.heard)]
+        if is_its_batch and loop.progress.epoch == 0:
+            return logits * torch.inf if what == "loss" else BadGradient.apply(logits)
+        return logits
+
+    loop.model.head.register_forward_hook(damage)
+
+
+class BadGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * torch.nan
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_named_with_batch_and_tracks(music, tmp_path, caplog, what):
+    loop = build_loop(music, tmp_path / "run", on_nonfinite="skip")
+    order = [index for batch in loop.batches for _, index in batch]
+    names = [music["train"][index].id for index in order]
+    make_not_finite(loop, music["train"][order[6]], what)  # the second batch of the second step
+    loop.run()
+    assert loop.progress.num_skipped_steps == 1
+    text = " ".join(caplog.text.split())
+    batch = f"batch 2 of process 1: {names[6]}, {names[7]}"
+    if what == "loss":
+        assert f"The loss of step 2 is not finite. {batch}" in text
+    else:
+        first = f"batch 1 of process 1: {names[4]}, {names[5]}; "
+        assert f"The gradient of step 2 is not finite. {first}{batch}" in text
+
+    stopped = build_loop(music, tmp_path / "stopped", on_nonfinite="stop")
+    make_not_finite(stopped, music["train"][order[6]], what)
+    with pytest.raises(
+        UserError, match=f"(?s)The {what} of step 2 is not finite.*{re.escape(batch)}"
+    ):
+        stopped.run()
+    resumed = build_loop(music, tmp_path / "stopped", on_nonfinite="stop")
+    resumed.run()
+    straight = build_loop(music, tmp_path / "straight")
+    straight.run()
+    assert same_weights(resumed, straight)  # the step was taken again, with nothing lost
+
+
+def test_a_file_that_became_shorter_is_a_bad_track(music):
+    track = music["train"][0]
+    with pytest.raises(UserError, match="the file was changed"):
+        read_excerpt(track.path, sample_rate=16_000, start_sample=16_000 * 500, num_samples=16_000)
+
+
+def test_a_run_that_goes_on_needs_the_tracks_that_it_began_with(music, tmp_path):
+    splits, _ = check_splits(music, on_bad_track="stop", show_progress=False)
+    save_checked(tmp_path / "tracks.json", splits)
+    again, skipped = load_checked(tmp_path / "tracks.json", music)
+    assert again == splits
+    assert set(skipped.values()) == {0}
+    gone = music | {"train": music["train"][1:]}
+    with pytest.raises(UserError, match=r"no longer have in that split \(1\):\n  - train: "):
+        load_checked(tmp_path / "tracks.json", gone)
+    (tmp_path / "tracks.json").write_text("[]")
+    with pytest.raises(UserError, match="is damaged"):
+        load_checked(tmp_path / "tracks.json", music)

@@ -1,0 +1,216 @@
+"""Files from elsewhere that would run a program, read what is not theirs, or carry a secret away."""
+
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from m2v_finetune.backbones import load_backbone
+from m2v_finetune.config import RecipeConfig
+from m2v_finetune.data.features import read_vector_splits
+from m2v_finetune.data.manifest import Track, read_manifest, tracks_from_rows
+from m2v_finetune.errors import UserError
+from m2v_finetune.parsing import parse_recipe
+from m2v_finetune.training.checkpoint import (
+    BEST_FILE,
+    MANIFEST_FILE,
+    STATE_FILE,
+    checkpoints_in,
+)
+
+RANDOM_SMALL = Path(__file__).parents[2] / "m2v_finetune" / "backbones" / "random_small"
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, trap: Path) -> None:
+        self.trap = trap
+
+    def __reduce__(self):
+        return Path.touch, (self.trap,)
+
+
+@pytest.fixture
+def trap(tmp_path):
+    place = tmp_path / "executed"
+    pickle.loads(pickle.dumps(Payload(place)))
+    assert place.exists()  # the payload works
+    place.unlink()
+    return place
+
+
+def save_torch(path, trap):
+    torch.save({"weight": torch.zeros(1), "evil": Payload(trap)}, path)
+
+
+def save_bare(path, trap):
+    path.write_bytes(pickle.dumps(Payload(trap)))
+
+
+@pytest.mark.parametrize("save", [save_torch, save_bare])
+def test_weights_that_are_a_program_are_refused(tmp_path, trap, save):
+    folder = tmp_path / "backbone"
+    folder.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (folder / name).write_bytes((RANDOM_SMALL / name).read_bytes())
+    save(folder / "pytorch_model.bin", trap)
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        load_backbone(str(folder))
+    assert not trap.exists()
+
+
+def test_safetensors_are_taken_before_a_pickle(tmp_path, trap):
+    folder = tmp_path / "backbone"
+    folder.mkdir()
+    for path in RANDOM_SMALL.iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    save_bare(folder / "pytorch_model.bin", trap)
+    load_backbone(str(folder))
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("kind", ["object array", "pickle"])
+def test_vectors_that_are_a_program_are_refused(tmp_path, trap, kind):
+    if kind == "pickle":
+        save_bare(tmp_path / "a.npy", trap)
+    else:
+        np.save(tmp_path / "a.npy", np.array([Payload(trap)], dtype=object), allow_pickle=True)
+    track = Track(id="a", path=Path("a"), split="train", columns={}, origin="m:1", folder=tmp_path)
+    with pytest.raises(UserError, match="holds no vector"):
+        read_vector_splits({"train": [track]}, tmp_path, on_bad_track="stop")
+    assert not trap.exists()
+
+
+def test_checkpoints_that_are_a_program_are_refused(small_manifest, tmp_path, trap):
+    """Whatever files a run goes on from, each of them in turn replaced by a program."""
+    script = Path(__file__).parents[2] / "recipes" / "tagging.py"
+    command = [sys.executable, script, f"--data.source={small_manifest}"]
+    command += ["--backbone.source=random-small", "--data.window_seconds=1", "--data.num_workers=0"]
+    command += ["--training.epochs=1", f"--run.output_dir={tmp_path / 'run'}", "--run.resume=auto"]
+
+    def run():
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+    assert run().returncode == 0
+    [checkpoint] = checkpoints_in(tmp_path / "run" / "checkpoints")
+    for name in (BEST_FILE, STATE_FILE):
+        whole = (checkpoint / name).read_bytes()
+        save_torch(checkpoint / name, trap)
+        say_it_is_whole(checkpoint, name)
+        done = run()
+        assert done.returncode == 2, done.stderr[-2000:]
+        assert "cannot be resumed from" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not trap.exists()
+        (checkpoint / name).write_bytes(whole)
+        say_it_is_whole(checkpoint, name)
+
+
+def say_it_is_whole(checkpoint, name):
+    """Let the manifest of a checkpoint fit what a file is now."""
+    content = (checkpoint / name).read_bytes()
+    manifest = json.loads((checkpoint / MANIFEST_FILE).read_text())
+    digest = hashlib.sha256(content).hexdigest()
+    manifest["files"][name] = {"bytes": len(content), "sha256": digest}
+    (checkpoint / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
+def test_yaml_that_makes_objects_is_refused(tmp_path, trap):
+    path = tmp_path / "settings.yaml"
+    path.write_text(
+        f"data: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{trap}']]\n"
+    )
+    with pytest.raises(UserError, match="settings are plain data; tags"):
+        parse_recipe(
+            RecipeConfig, [f"--config={path}"], description="", quickstart=tmp_path / "none.yaml"
+        )
+    assert not trap.exists()
+
+
+def rows(*paths):
+    return [(number, {"path": path}) for number, path in enumerate(paths, start=1)]
+
+
+def test_relative_paths_stay_in_the_folder_of_the_manifest(tmp_path):
+    for path in ("../a.wav", "b/../../a.wav", ".."):
+        with pytest.raises(UserError, match=r"m:1: '.*' leads out of the folder .*allow_outside"):
+            tracks_from_rows(rows(path), folder=tmp_path, name="m")
+        assert tracks_from_rows(rows(path), folder=tmp_path, name="m", path_rule="any")
+    kept = tracks_from_rows(rows("b/../a.wav", "/x/a.wav"), folder=tmp_path, name="m")
+    assert [track.path for track in kept] == [tmp_path / "a.wav", Path("/x/a.wav")]
+    (tmp_path / "m.csv").write_text("path\n../a.wav\n")
+    assert read_manifest(tmp_path / "m.csv", allow_outside=True)
+
+
+def test_a_data_set_of_the_hub_reads_nothing_outside_of_itself(tmp_path):
+    cache = tmp_path / "datasets--me--songs"
+    folder = cache / "snapshots" / "0123"
+    folder.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    (cache / "blobs" / "abc").write_bytes(b"RIFF")
+    (tmp_path / "secret.wav").write_bytes(b"RIFF")
+    (folder / "cached.wav").symlink_to("../../blobs/abc")
+    (folder / "link.wav").symlink_to(tmp_path / "secret.wav")
+    for path in ("/etc/passwd", "../x.wav", "link.wav", str(tmp_path / "secret.wav")):
+        with pytest.raises(UserError, match=r"leads out of the folder .*of the Hub may"):
+            tracks_from_rows(rows(path), folder=folder, name="m", path_rule="foreign")
+    (track,) = tracks_from_rows(rows("cached.wav"), folder=folder, name="m", path_rule="foreign")
+    assert track.path_rule == "foreign"
+    # What its columns name is held to the same rule.
+    from m2v_finetune.labels.beats import read_beats
+    from m2v_finetune.tasks.frames import check_annotations
+
+    row = {"path": "cached.wav", "beats": "/etc/passwd"}
+    tracks = tracks_from_rows([(1, row)], folder=folder, name="m", path_rule="foreign")
+    with pytest.raises(UserError, match="'/etc/passwd' leads out of the folder"):
+        check_annotations(tracks, "beats", read_beats, end_seconds=lambda beats: 0.0)
+
+
+def test_a_token_is_in_no_file_and_no_output(small_manifest, tmp_path):
+    """A whole run with a token in its environment; every byte that it wrote is searched."""
+    token = "hf_" + "SecretOfTheTest0123456789abcdefgh"
+    script = Path(__file__).parents[2] / "recipes" / "tagging.py"
+    settings = {
+        "data.source": small_manifest,
+        "data.window_seconds": 1,
+        "data.num_workers": 0,
+        "backbone.source": "random-small",
+        "training.epochs": 1,
+        "run.output_dir": tmp_path / "run",
+        "publish.repo_id": "me/tagger",
+    }
+    done = subprocess.run(
+        [sys.executable, str(script), *(f"--{key}={value}" for key, value in settings.items())],
+        env=os.environ
+        | {
+            "HF_TOKEN": token,
+            "WANDB_API_KEY": token,
+            "HF_ENDPOINT": "http://127.0.0.1:9",  # nobody answers
+            "HF_HOME": str(tmp_path / "home"),
+        },
+        capture_output=True,
+        check=False,
+    )
+    assert b"Traceback" not in done.stderr, done.stderr[-2000:].decode()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    names = {path.name for path in written}
+    assert {
+        "config.yaml",
+        "environment.json",
+        "README.md",
+        "metrics.jsonl",
+        "results.json",
+    } <= names
+    assert any("tfevents" in name for name in names)
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["packages"]
+    for content in (done.stdout, done.stderr, *(path.read_bytes() for path in written)):
+        assert token.encode() not in content

@@ -1,0 +1,263 @@
+"""Checkpoints: whole or not there, checked when read, rotated."""
+
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from m2v_finetune.errors import UserError
+from m2v_finetune.training import checkpoint
+from m2v_finetune.training.checkpoint import (
+    BEST_FILE,
+    MANIFEST_FILE,
+    STATE_FILE,
+    Progress,
+    RunState,
+    checkpoint_bytes,
+    checkpoints_in,
+    copy_trained,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    step_of,
+    tidy,
+    write_atomically,
+)
+
+
+class Model(torch.nn.Linear):
+    """What of a model a checkpoint asks for."""
+
+    def trained_tensors(self):
+        return dict(self.state_dict())
+
+
+def save(folder, step, *, keep=2, width=100):
+    torch.manual_seed(step)
+    model = Model(width, width)
+    return save_checkpoint(
+        folder,
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters()),
+        accelerator=Accelerator(cpu=True),
+        run=RunState(
+            progress=Progress(step=step, best_values={"f1": step / 3}),
+            best=copy_trained(model),
+            unlogged_losses=[0.1, step / 7],
+            metrics_bytes=step,
+            total_steps=9,
+        ),
+        keep=keep,
+    )
+
+
+def load(path, *, width=100):
+    model = Model(width, width)
+    optimizer = torch.optim.AdamW(model.parameters())
+    run = load_checkpoint(path, model=model, optimizer=optimizer, accelerator=Accelerator(cpu=True))
+    return model, run
+
+
+def test_what_was_saved_comes_back_and_the_last_ones_stay(tmp_path):
+    paths = [save(tmp_path, step) for step in (1, 2, 3)]
+    assert checkpoints_in(tmp_path) == paths[1:]
+    assert [step_of(path) for path in paths] == [1, 2, 3]
+    assert find_checkpoint(tmp_path) == paths[2]
+    for step, path in zip((2, 3), paths[1:], strict=True):
+        model, run = load(path)
+        torch.manual_seed(step)
+        expected = Model(100, 100)
+        assert torch.equal(model.weight, expected.weight)
+        assert torch.equal(run.best["weight"], expected.weight)
+        assert run.progress == Progress(step=step, best_values={"f1": step / 3})
+        assert (run.unlogged_losses, run.metrics_bytes) == ([0.1, step / 7], step)
+    assert find_checkpoint(tmp_path / "none") is None
+
+
+def test_another_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="belongs to a model that trained other tensors"):
+        load(save(tmp_path, 1), width=99)
+
+
+def test_a_run_that_stops_where_it_has_just_saved_has_its_checkpoint(tmp_path):
+    earlier, path = save(tmp_path, 1), save(tmp_path, 2)
+    written = (path / STATE_FILE).stat().st_mtime_ns
+    assert save(tmp_path, 2) == path
+    assert (path / STATE_FILE).stat().st_mtime_ns == written
+    assert checkpoints_in(tmp_path) == [earlier, path]
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 8
+    path.write_bytes(content)
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size - 9)
+
+
+@pytest.mark.parametrize("name", [STATE_FILE, BEST_FILE, MANIFEST_FILE])
+@pytest.mark.parametrize("damage", [flip, truncate, os.unlink, lambda path: os.truncate(path, 0)])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(name, damage, tmp_path, caplog):
+    before, last = save(tmp_path, 1), save(tmp_path, 2)
+    damage(last / name)
+    assert find_checkpoint(tmp_path) == before
+    assert f"A checkpoint is damaged and not used: {last}: " in caplog.text
+    assert name in caplog.text
+    tidy(tmp_path, before)
+    assert checkpoints_in(tmp_path) == [before]
+    assert (tmp_path / f"damaged-{last.name}").is_dir()
+    assert save(tmp_path, 2) == last  # reached again
+    assert find_checkpoint(tmp_path) == last
+
+
+def test_every_damaged_byte_of_a_manifest_is_noticed_or_changes_nothing(tmp_path):
+    path = save(tmp_path, 1)
+    manifest = (path / MANIFEST_FILE).read_bytes()
+    noticed = 0
+    for place in range(len(manifest)):
+        changed = bytearray(manifest)
+        changed[place] ^= 1
+        (path / MANIFEST_FILE).write_bytes(changed)
+        with suppress(UserError):
+            find_checkpoint(tmp_path)
+            continue
+        noticed += 1
+    spaces = sum(byte in b" \n" for byte in manifest)
+    assert len(manifest) - spaces <= noticed <= len(manifest)
+
+
+def test_without_a_whole_checkpoint_the_run_does_not_begin_again(tmp_path):
+    for step in (1, 2):
+        flip(save(tmp_path, step) / STATE_FILE)
+    with pytest.raises(UserError, match=r"all of its checkpoints are damaged \(2\)") as caught:
+        find_checkpoint(tmp_path)
+    assert "step-00000001" in str(caught.value)
+    assert len(checkpoints_in(tmp_path)) == 2
+
+
+def in_child(do):
+    """Run something in a process of its own, and return how that ended."""
+    child = os.fork()
+    if child == 0:
+        try:
+            do()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_killed_at_any_moment_of_saving_the_last_or_the_new_one_is_whole(tmp_path, monkeypatch):
+    """SIGKILL before each call that changes the disk, until there is none left to kill at."""
+    changes = {"fsync": os, "mkdir": os, "rename": os, "rmdir": os, "unlink": os}
+    found = set()
+    for number in range(100):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save(folder, 1, keep=1)
+        left = number
+
+        def killing(real):
+            def call(*arguments, **options):
+                nonlocal left
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+                return real(*arguments, **options)
+
+            return call
+
+        def save_and_die():
+            for name, module in changes.items():
+                setattr(module, name, killing(getattr(module, name)))
+            save(folder, 2, keep=1)  # noqa: B023
+
+        code = in_child(save_and_die)
+        whole = find_checkpoint(folder)
+        assert whole is not None
+        assert load(whole)[1].progress.step == step_of(whole)
+        found.add(step_of(whole))
+        tidy(folder, whole)
+        assert {path.name for path in folder.iterdir()} == {p.name for p in checkpoints_in(folder)}
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert number > 8
+    assert found == {1, 2}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.95])
+def test_a_disk_that_takes_no_more_leaves_the_last_one_and_no_litter(share, tmp_path, capfd):
+    last = save(tmp_path, 1)
+    limit = int((last / STATE_FILE).stat().st_size * share)
+
+    def save_on_full_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        save(tmp_path, 2)
+
+    assert in_child(save_on_full_disk) == 1
+    assert "OSError(27, 'File too large')" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == [last]
+    assert find_checkpoint(tmp_path) == last
+
+
+def test_no_space_is_told_as_the_disk_says_it(tmp_path, monkeypatch):
+    """By /dev/full, in place of each file of a checkpoint."""
+    last = save(tmp_path, 1)
+    real = checkpoint._write
+    for name in (STATE_FILE, BEST_FILE, MANIFEST_FILE):
+
+        def write(path, content, name=name):
+            if path.name == name:
+                path.symlink_to("/dev/full")
+            return real(path, content)
+
+        monkeypatch.setattr(checkpoint, "_write", write)
+        with pytest.raises(OSError, match="No space left on device"):
+            save(tmp_path, 2)
+        assert list(tmp_path.iterdir()) == [last]
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "results.json"
+    write_atomically(path, lambda unfinished: unfinished.write_text("first"))
+
+    def fail(unfinished):
+        unfinished.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+    assert path.read_text() == "first"
+
+
+def test_the_bytes_of_a_checkpoint_are_known_before(tmp_path):
+    model = Model(300, 300)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 300)).sum().backward()
+    optimizer.step()
+    path = save_checkpoint(
+        tmp_path,
+        model=model,
+        optimizer=optimizer,
+        accelerator=Accelerator(cpu=True),
+        run=RunState(
+            progress=Progress(),
+            best=copy_trained(model),
+            unlogged_losses=[],
+            metrics_bytes=0,
+            total_steps=1,
+        ),
+        keep=1,
+    )
+    written = sum(file.stat().st_size for file in path.iterdir())
+    assert checkpoint_bytes(model, optimizer) == pytest.approx(written, rel=0.02)
