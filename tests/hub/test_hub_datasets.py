@@ -226,6 +226,6 @@ def test_a_failing_server_is_said(hub: HubServer, tmp_path: Path) -> None:
 
 def test_a_file_that_fails_is_said_and_the_next_try_goes_on(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0], "jazz/1.wav": WAVS[1]}, "dataset")
-    hub.fail_next(lambda line: "/resolve/" in line and "1.wav" in line, status=507)
-    assert "507" in load(hub, tmp_path, "me/songs")["error"]
+    hub.fail_next(lambda line: "/resolve/" in line and "1.wav" in line, status=507, times=4)
+    assert "507" in load(hub, tmp_path, "me/songs")["error"]  # the first try and three more
     assert len(load(hub, tmp_path, "me/songs")["tracks"]) == 2
