@@ -1,6 +1,5 @@
 """The training loop of every recipe."""
 
-import gc
 import logging
 import math
 from collections.abc import Iterator
@@ -34,10 +33,11 @@ from m2v_finetune.training.checkpoint import (
     step_of,
     tidy,
 )
+from m2v_finetune.training.exhausted_memory import SmallerBatches, StepTooLargeError
 from m2v_finetune.training.faults import DataError, DataWatch, StepReader
 from m2v_finetune.training.objective import Objective
-from m2v_finetune.training.optimization import build_optimizer, make_moments, rate_factor, set_rates
-from m2v_finetune.training.plan import MemoryPlan, divisors, gigabytes
+from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
+from m2v_finetune.training.plan import MemoryPlan
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder, free_bytes, json_number
 from m2v_finetune.training.signals import stop_on_signals
@@ -150,9 +150,10 @@ class TrainingLoop(Generic[Model]):
             model.backbone.compile_layers()
         self.wrapped = accelerator.prepare(model)
         self.optimizer = build_optimizer(model, optimization)
-        self.optimizer.register_step_pre_hook(self._before_weights_change)
         self.plan = plan
-        self.device_batch_size = training.per_device_batch_size
+        self.smaller_batches = SmallerBatches(
+            self.optimizer, training=training, accelerator=accelerator, plan=plan
+        )
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
         self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
@@ -249,50 +250,37 @@ class TrainingLoop(Generic[Model]):
                 self._save()
 
     def _train_step(self, batches: Iterator[list[torch.Tensor]]) -> StepResult:
-        """Take a step; where its data cannot be read or learned, save what was before it and stop."""
+        """Take a step; where that cannot be, save what was before it and stop."""
         random_state = get_random_state()
         try:
             parts = self.reader.read_step(batches, self.training.gradient_accumulation_steps)
-            result = self._take_step(parts, random_state)
+            set_rates(self.optimizer, self._rate_factor(total_steps=self.total_steps))
+            result = self.smaller_batches.take(
+                self._take_step, parts, number=self.progress.step + 1
+            )
             if result.is_skipped:
                 self._name_not_finite(result)
         except DataError as fault:
             set_random_state(random_state)
             self._save_and_stop(fault)
+        except StepTooLargeError as error:
+            if error.is_undone:
+                set_random_state(random_state)
+                self._save_and_stop(error)
+            folder = self.folder.checkpoints
+            raise UserError(
+                f"{error} The last checkpoint, if there is one, is in {folder}."
+            ) from error
         return result
 
-    def _take_step(
-        self, parts: list[list[torch.Tensor]], random_state: dict[str, Any]
-    ) -> StepResult:
-        """Take one optimiser step over the batches that it accumulates.
-
-        Where memory runs out, the same step is taken with the same windows in smaller batches.
-        """
-        set_rates(self.optimizer, self._rate_factor(total_steps=self.total_steps))
-        while True:
-            try:
-                return self._try_step(parts)
-            except torch.OutOfMemoryError:
-                set_random_state(random_state)  # first, as it is saved where nothing can be divided
-                self._take_smaller_batches()
-            # Outside of the handler, so that nothing of the step that failed is held by its traceback.
-            _free_memory()
-
-    def _try_step(self, parts: list[list[torch.Tensor]]) -> StepResult:
-        """Take one optimiser step over the batches of the loader, in those that the device bears."""
-        size, device = self.device_batch_size, self.accelerator.device
-        accumulated = self.training.per_device_batch_size // size * len(parts)
-        self.weights_change = False
+    def _take_step(self, batches: Iterator[list[torch.Tensor]], num_batches: int) -> StepResult:
+        """Take one optimiser step over batches."""
         return take_step(
             self.wrapped,
             self.optimizer,
-            (
-                [part.to(device, non_blocking=True) for part in smaller]
-                for batch in parts
-                for smaller in zip(*(torch.split(part, size) for part in batch), strict=True)
-            ),
+            batches,
             loss=self.objective.loss,
-            gradient_accumulation_steps=accumulated,
+            gradient_accumulation_steps=num_batches,
             max_grad_norm=self.optimization.max_grad_norm,
             scaler=self.accelerator.scaler,
         )
@@ -342,66 +330,6 @@ class TrainingLoop(Generic[Model]):
         if progress.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             said = f"The gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row are not finite"
             raise UserError(self._failed(said))
-
-    def _before_weights_change(self, *_: Any) -> None:
-        make_moments(self.optimizer)
-        self.weights_change = True
-
-    def _take_smaller_batches(self) -> None:
-        """Halve what the device sees at once, and say so.
-
-        Raises:
-            UserError: It sees a single window, or the step cannot be repeated; what was learned is saved
-                where it is whole.
-        """
-        size, training = self.device_batch_size, self.training
-        share = training.gradient_accumulation_steps * training.per_device_batch_size
-        what = self._out_of_memory()
-        smaller = max((one for one in divisors(size) if one <= size // 2), default=None)
-        advice = (
-            "`m2v plan` says what takes less: gradient checkpointing, fewer layers, shorter windows, "
-            "another tuning.method."
-        )
-        if self.weights_change:
-            raise UserError(
-                f"{what} The weights were being changed already, so the step cannot be repeated. {advice} "
-                f"The last checkpoint, if there is one, is in {self.folder.checkpoints}."
-            )
-        if self.accelerator.num_processes > 1:
-            raise UserError(
-                f"{what} With several processes none can change its batches alone. Go on with "
-                f"--training.per_device_batch_size {smaller or 1} and "
-                f"--training.gradient_accumulation_steps {share // (smaller or 1)}. {advice} The last "
-                f"checkpoint, if there is one, is in {self.folder.checkpoints}."
-            )
-        if smaller is None:
-            self._save()
-            raise UserError(
-                f"{what} There is nothing to divide. {advice} The {self.progress.step} steps before are "
-                f"saved in {self.folder.checkpoints}."
-            )
-        self.device_batch_size = smaller
-        logger.warning(
-            "%s Going on with batches of %d, %d of them accumulated: a total batch of %d as before. The "
-            "step is taken again; nothing is lost.",
-            what,
-            smaller,
-            share // smaller,
-            self.batches.total_batch_size,
-        )
-
-    def _out_of_memory(self) -> str:
-        """Return what happened, what was planned, and what was measured where that is possible."""
-        planned = f"; {gigabytes(self.plan.peak_bytes)} were planned" if self.plan else ""
-        measured = (
-            f"; {gigabytes(torch.cuda.max_memory_allocated())} were in use at most"
-            if torch.cuda.is_available()
-            else ""
-        )
-        return (
-            f"Step {self.progress.step + 1} ran out of memory with batches of "
-            f"{self.device_batch_size}{planned}{measured}."
-        )
 
     def _log_step(self, gradient_norm: float) -> None:
         none = torch.tensor(math.nan, device=self.accelerator.device)  # all were skipped
@@ -592,7 +520,7 @@ class TrainingLoop(Generic[Model]):
             self._save()
         raise Stopped(self.stop.number, self._stopped())
 
-    def _save_and_stop(self, fault: DataError) -> NoReturn:
+    def _save_and_stop(self, fault: UserError) -> NoReturn:
         self._save()
         raise UserError(f"{fault}\n{self._stopped()}") from fault
 
@@ -601,11 +529,3 @@ class TrainingLoop(Generic[Model]):
             f"Stopped after step {self.progress.step} of {self.total_steps}, which is saved. Go on with:\n"
             f"  {self.folder.resume_command()}"
         )
-
-
-def _free_memory() -> None:
-    """Give back what a failed step left: tensors in cycles, and blocks that the allocator keeps."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
