@@ -28,7 +28,6 @@ class PretrainingModel(nn.Module):
         config: Masks, targets and the teacher's course.
         window_samples: What the model hears at once.
         tuning: Everything learns.
-        num_updates: How often the teacher has followed, ().
     """
 
     metric_names: ClassVar = {
@@ -74,10 +73,10 @@ class PretrainingModel(nn.Module):
             num_target_layers=config.num_target_layers,
             averages=config.teacher_averages,
         )
-        # Parameters, so that they are in checkpoints; no buffers, as DistributedDataParallel gives every
-        # process those of the first.
-        self.num_updates = nn.Parameter(torch.zeros((), dtype=torch.int64), requires_grad=False)
+        # A parameter, so that it is in checkpoints; no buffer, as DistributedDataParallel gives every process
+        # that of the first.
         self._sums = nn.Parameter(torch.zeros(len(MEASURES) + 1), requires_grad=False)
+        self._of_batches: list[Tensor] = []  # variances, of the step that is being taken
 
     def forward(self, waveforms: Tensor, masks: Tensor) -> Tensor:
         """Return predictions and targets of all frames, (2, batch, frames, hidden_size).
@@ -111,7 +110,7 @@ class PretrainingModel(nn.Module):
         """
         if self.training:
             found = variances_of_windows(outputs.detach(), masks).mean(dim=1).flip(0)
-            self._sums.add_(torch.cat([found, found.new_ones(1)]))
+            self._of_batches.append(found)
         return window_losses(outputs, masks).mean()
 
     def judge(self, outputs: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,25 +118,39 @@ class PretrainingModel(nn.Module):
         of_predictions, of_targets = variances_of_windows(outputs, masks)
         return window_losses(outputs, masks), of_targets, of_predictions
 
-    def end_step(self) -> None:
-        """Let the teacher follow, after the student's weights changed."""
+    def begin_step(self) -> None:
+        """Forget the variances of a step that was broken off or changed nothing."""
+        self._of_batches = []
+
+    def end_step(self, num_updates: int) -> None:
+        """Let the teacher follow, after the student's weights changed, and keep the step's variances.
+
+        Args:
+            num_updates: How often the teacher has followed before.
+        """
         decay = ema_decay(
-            int(self.num_updates),
+            num_updates,
             begin=self.config.ema_begin,
             end=self.config.ema_end,
             ramp_steps=self.config.ema_ramp_steps,
         )
         self.teacher.follow(self.backbone, decay)
-        self.num_updates.add_(1)
+        # Steps weigh the same, into however many batches they were divided.
+        found = torch.stack(self._of_batches).mean(dim=0)
+        self._sums.add_(torch.cat([found, found.new_ones(1)]))
 
     def take_measures(self) -> dict[str, Tensor]:
-        """Return the mean variances of the batches since this was last asked, and begin anew."""
+        """Return the mean variances of the steps since this was last asked, and begin anew."""
         means = self._sums[:-1] / self._sums[-1]
         self._sums.zero_()
         return dict(zip(MEASURES, means, strict=True))
 
-    def check_measures(self, measures: Mapping[str, float]) -> None:
+    def check_measures(self, measures: Mapping[str, float], *, num_updates: int) -> None:
         """Stop where what is learned has become the same for all frames.
+
+        Args:
+            measures: Mean variances, by name.
+            num_updates: How often the student's weights were changed.
 
         Raises:
             UserError: A variance is below its floor, and enough steps are done.
@@ -147,13 +160,13 @@ class PretrainingModel(nn.Module):
             PREDICTION_VARIANCE: self.config.min_prediction_variance,
         }
         below = [name for name, floor in floors.items() if not measures[name] >= floor]
-        if below and int(self.num_updates) > self.config.watch_after_steps:
+        if below and num_updates > self.config.watch_after_steps:
             said = ", ".join(
                 f"{self.metric_names[name]} {measures[name]:.3g} (at least {floors[name]:g})"
                 for name in below
             )
             raise UserError(
-                f"The representations have collapsed after {int(self.num_updates)} steps: over the time of a "
+                f"The representations have collapsed after {num_updates} steps: over the time of a "
                 f"window, {said}. Begin again with a lower optimizer.learning_rate, a longer "
                 "optimizer.warmup_ratio, or a higher pretrain.ema_begin."
             )

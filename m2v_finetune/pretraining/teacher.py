@@ -70,13 +70,18 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, student: Backbone, decay: float) -> None:
         """Move the averaged weights to ``decay * own + (1 - decay) * student``; copy the others."""
+        averaged: list[tuple[Tensor, Tensor]] = []
+        copied: list[tuple[Tensor, Tensor]] = []
         for (name, own), its in zip(
             self.backbone.network.named_parameters(), student.network.parameters(), strict=True
         ):
-            if self.averages == "all" or name.startswith(AVERAGED_WITH_LAYERS):
-                own.lerp_(its, 1.0 - decay)
-            else:
-                own.copy_(its)
+            is_averaged = self.averages == "all" or name.startswith(AVERAGED_WITH_LAYERS)
+            (averaged if is_averaged else copied).append((own, its))
+        # Each list at once: a few kernels of a card in place of one for each weight.
+        own_weights, its_weights = zip(*averaged, strict=True)
+        torch._foreach_lerp_(own_weights, its_weights, 1.0 - decay)
+        for own, its in copied:
+            own.copy_(its)
 
     @torch.no_grad()
     def targets(self, features: Tensor) -> Tensor:

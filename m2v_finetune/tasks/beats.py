@@ -178,7 +178,7 @@ class BeatTracking(FrameTask):
             outputs,
             targets.nan_to_num(),
             weight=known.to(outputs.dtype),
-            pos_weight=outputs.new_tensor(POSITIVE_WEIGHT),
+            pos_weight=outputs.new_full((), POSITIVE_WEIGHT),
             reduction="none",
         )
         return (of_frames.sum(dim=(1, 2)) / known.sum(dim=(1, 2)).clamp(min=1)).mean()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -174,9 +175,9 @@ class Emotion(ClipTask):
             outputs: (batch, num_outputs), standardised.
             targets: (batch, num_outputs), in their own units.
         """
-        standardised = (targets - targets.new_tensor(self.means)) / targets.new_tensor(
-            self.deviations
-        )
+        # By column, with plain numbers: a tensor of them would make the device wait for it.
+        columns = zip(targets.unbind(dim=-1), self.means, self.deviations, strict=True)
+        standardised = torch.stack([(of - mean) / std for of, mean, std in columns], dim=-1)
         return F.mse_loss(outputs, standardised)
 
     def scores(self, outputs: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ class Transcription(FrameTask):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean binary cross-entropy of logits and rolls, both (batch, frames, 2 * 88)."""
-        weight = outputs.new_tensor(POSITIVE_WEIGHT)
+        weight = outputs.new_full((), POSITIVE_WEIGHT)
         return F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=weight)
 
     def scores(self, outputs: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ class TrainingLoop(Generic[Model]):
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
         self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
+        self.first_seconds: list[float] = []  # of the first two steps, where layers are compiled
         self.reader = StepReader(self.loader, accelerator=accelerator, watch=self.watch)
         self.checkpoint: Path | None = find_checkpoint(folder.checkpoints)
 
@@ -233,9 +235,11 @@ class TrainingLoop(Generic[Model]):
         self.wrapped.train()
         batches = self.reader.read()
         while progress.step_in_epoch < self.batches.steps_per_epoch:
+            began = time.perf_counter()
             result = self._train_step(batches)
+            self._tell_warm_up(time.perf_counter() - began)
             if not result.is_skipped:
-                self.objective.end_step()
+                self.objective.end_step(self._num_updates())
             progress.step += 1
             progress.step_in_epoch += 1
             self._count(result)
@@ -248,6 +252,23 @@ class TrainingLoop(Generic[Model]):
             self._stop_if_asked(save=True)
             if progress.step % self.settings.checkpoint_every_steps == 0:
                 self._save()
+
+    def _tell_warm_up(self, seconds: float) -> None:
+        """Say what the first steps took where code was made of the layers; each reads its gradient norm."""
+        if not self.training.compile or len(self.first_seconds) == 2:
+            return
+        self.first_seconds.append(seconds)
+        if len(self.first_seconds) == 2:
+            first, second = self.first_seconds
+            logger.info(
+                "The first step took %.1f s, compiling the layers included; the second took %.2f s.",
+                first,
+                second,
+            )
+
+    def _num_updates(self) -> int:
+        """Return how often the weights were changed."""
+        return self.progress.step - self.progress.num_skipped_steps
 
     def _train_step(self, batches: Iterator[list[torch.Tensor]]) -> StepResult:
         """Take a step; where that cannot be, save what was before it and stop."""
@@ -275,6 +296,7 @@ class TrainingLoop(Generic[Model]):
 
     def _take_step(self, batches: Iterator[list[torch.Tensor]], num_batches: int) -> StepResult:
         """Take one optimiser step over batches."""
+        self.objective.begin_step()
         return take_step(
             self.wrapped,
             self.optimizer,
@@ -332,20 +354,22 @@ class TrainingLoop(Generic[Model]):
             raise UserError(self._failed(said))
 
     def _log_step(self, gradient_norm: float) -> None:
-        none = torch.tensor(math.nan, device=self.accelerator.device)  # all were skipped
-        mean = torch.stack(self.losses).mean() if self.losses else none
-        loss = float(self.accelerator.reduce(mean, reduction="mean"))
+        is_known = bool(self.losses)  # else all were skipped
+        none = torch.tensor(math.nan, device=self.accelerator.device)
+        mean = torch.stack(self.losses).mean() if is_known else none
         self.losses = []
-        measures = {
-            name: float(self.accelerator.reduce(value, reduction="mean"))
-            for name, value in self.objective.take_measures().items()
-        }
+        measured = self.objective.take_measures()
+        # Read from the device at once.
+        means = self.accelerator.reduce(torch.stack([mean, *measured.values()]), reduction="mean")
+        loss, *others = means.tolist()
+        measures = dict(zip(measured, others, strict=True))
         values = {"loss": loss, "gradient_norm": gradient_norm, **measures}
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         line = {k: json_number(v) for k, v in values.items()}
         skipped = {"num_skipped_steps": self.progress.num_skipped_steps}
         self._log({**line, **skipped, "learning_rates": rates}, tracked={**values, **skipped})
-        self.objective.check_measures(measures)
+        if is_known:
+            self.objective.check_measures(measures, num_updates=self._num_updates())
         epoch = f"Epoch {self.progress.epoch + 1} of {self.training.epochs}, loss {loss:.4f}"
         self.bar.update(self.bar_task, description=epoch)
 

@@ -73,16 +73,28 @@ class Objective(Protocol):
         """
         ...
 
-    def end_step(self) -> None:
-        """Do what follows a change of the weights."""
+    def begin_step(self) -> None:
+        """Forget the batches of a step that was broken off, as it is taken again."""
+        ...
+
+    def end_step(self, num_updates: int) -> None:
+        """Do what follows a change of the weights.
+
+        Args:
+            num_updates: How often they were changed before.
+        """
         ...
 
     def take_measures(self) -> dict[str, Tensor]:
         """Return what is logged beside the loss: means since this was last asked, scalars."""
         ...
 
-    def check_measures(self, measures: Mapping[str, float]) -> None:
+    def check_measures(self, measures: Mapping[str, float], *, num_updates: int) -> None:
         """Stop a run that its measures, means over all processes, show to have failed.
+
+        Args:
+            measures: What `take_measures` returned.
+            num_updates: How often the weights were changed.
 
         Raises:
             UserError: It has.
@@ -151,14 +163,17 @@ class TaskObjective:
         )
         return self.model.task.values(judged)
 
-    def end_step(self) -> None:
+    def begin_step(self) -> None:
+        """Nothing is kept of a batch."""
+
+    def end_step(self, num_updates: int) -> None:
         """Nothing follows."""
 
     def take_measures(self) -> dict[str, Tensor]:
         """Nothing is logged beside the loss."""
         return {}
 
-    def check_measures(self, measures: Mapping[str, float]) -> None:
+    def check_measures(self, measures: Mapping[str, float], *, num_updates: int) -> None:
         """Nothing to check."""
 
 
@@ -246,14 +261,18 @@ class PretrainingObjective:
             raise NotFiniteError("the music that is held out")
         return dict(zip(self.model.metric_names, values, strict=True))
 
-    def end_step(self) -> None:
+    def begin_step(self) -> None:
+        """Forget the variances of a step that was broken off."""
+        self.model.begin_step()
+
+    def end_step(self, num_updates: int) -> None:
         """Let the teacher follow."""
-        self.model.end_step()
+        self.model.end_step(num_updates)
 
     def take_measures(self) -> dict[str, Tensor]:
         """Return variances of targets and predictions."""
         return self.model.take_measures()
 
-    def check_measures(self, measures: Mapping[str, float]) -> None:
+    def check_measures(self, measures: Mapping[str, float], *, num_updates: int) -> None:
         """Stop where the representations have collapsed."""
-        self.model.check_measures(measures)
+        self.model.check_measures(measures, num_updates=num_updates)

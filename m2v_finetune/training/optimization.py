@@ -42,7 +42,7 @@ def build_optimizer(
         group["peak_lr"] = group["lr"]
     is_on_card = next(model.parameters()).is_cuda
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, fused=True if is_on_card else None)
+        return torch.optim.AdamW(groups, fused=True)
     if config.name == "adafactor":
         # The rates are those of the config, as for AdamW: not relative to the step or to the weights.
         return Adafactor(groups, scale_parameter=False, relative_step=False)  # type: ignore[no-any-return]

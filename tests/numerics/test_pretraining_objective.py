@@ -188,12 +188,13 @@ def test_the_teacher_follows(architecture, averages):
     teacher, student = model.teacher.backbone.network, model.backbone.network
     own = {name: p.detach().clone() for name, p in teacher.named_parameters()}
     assert len(own) > 30
+    batch = draw_batch(model)
     for step, decay in enumerate((0.5, 0.7, 0.9, 0.9)):
         with torch.no_grad():
             for parameter in student.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        model.end_step()
-        assert int(model.num_updates) == step + 1
+        model.loss(model(*batch), batch[1])
+        model.end_step(step)
         for name, its in student.named_parameters():
             is_averaged = averages == "all" or ".layers." in name.replace(
                 "pos_conv_embed.layers", ""
@@ -248,28 +249,36 @@ def test_collapse_stops_and_says_the_numbers(architecture):
         model.head.weight.zero_()
     waveforms, masks = draw_batch(model)
     for step in range(3):
+        model.begin_step()
         model.loss(model(waveforms, masks), masks)
-        model.end_step()
+        model.end_step(step)
         measures = {name: float(value) for name, value in model.take_measures().items()}
         assert measures["prediction_variance"] < 1e-9
         assert measures["target_variance"] > 0.1
         if step < 2:
-            model.check_measures(measures)
+            model.check_measures(measures, num_updates=step + 1)
     with pytest.raises(
         UserError, match=r"collapsed after 3 steps.*variance of predictions .*at least 0.0001"
     ):
-        model.check_measures(measures)
+        model.check_measures(measures, num_updates=3)
+    lost = {"target_variance": float("nan"), "prediction_variance": 1.0}
     with pytest.raises(UserError, match="variance of targets nan"):
-        model.check_measures({"target_variance": float("nan"), "prediction_variance": 1.0})
+        model.check_measures(lost, num_updates=3)
 
 
 def test_what_is_logged_is_the_variance_over_masked_frames(architecture):
     model = build(architecture)
     expected = []
-    for seed in (1, 2):
+    for step, seed in enumerate((1, 2)):
         waveforms, masks = draw_batch(model, seed=seed)
         outputs = model(waveforms, masks)
-        model.loss(outputs, masks)
+        model.loss(
+            2 * outputs, masks
+        )  # of a step that is broken off, and taken again window by window
+        model.begin_step()
+        for one in range(len(masks)):
+            model.loss(outputs[:, one : one + 1], masks[one : one + 1])
+        model.end_step(step)
         expected += [
             [one[mask].var(dim=0, correction=0).mean() for one in (target, prediction)]
             for prediction, target, mask in zip(*outputs.detach(), masks, strict=True)

@@ -167,7 +167,6 @@ def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, stop_af
     assert (straight / "metrics.jsonl").read_text() == (stopped / "metrics.jsonl").read_text()
     ends = [load_trained(folder) for folder in (straight, stopped)]
     assert ends[0].keys() == ends[1].keys()
-    assert int(ends[0]["num_updates"]) == 8
     assert any(name.startswith("teacher.") for name in ends[0])
     for name, tensor in ends[0].items():
         assert torch.equal(tensor, ends[1][name]), name

@@ -1,0 +1,158 @@
+"""What keeps a step fast: one reading of the device, one graph, one kernel for the optimiser."""
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from m2v_finetune.backbones import load_backbone
+from m2v_finetune.config import (
+    BackboneConfig,
+    HeadConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TuningConfig,
+)
+from m2v_finetune.model import TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.tasks.beats import Beats
+from m2v_finetune.tasks.chords import Chords
+from m2v_finetune.tasks.emotion import Emotion
+from m2v_finetune.tasks.tagging import Tagging
+from m2v_finetune.tasks.transcription import Transcription
+from m2v_finetune.training.optimization import build_optimizer
+from m2v_finetune.training.step import take_step
+
+TAGGING = Tagging(labels=("a", "b", "c"), label_column="tags")
+# Operations that wait for a card: values, or sizes that depend on values, read from it, or put there.
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "is_nonzero")
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations that would wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in WAITING:
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def build(num_layers=1, method="full"):
+    torch.manual_seed(0)
+    model = TaskModel.build(
+        task=TAGGING,
+        backbone=BackboneConfig(source="random-small", num_layers=num_layers),
+        head=HeadConfig(),
+        tuning=TuningConfig(method=method),
+        window_seconds=0.5,
+    )
+    return model.train()
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return 0.1 * torch.randn(2, 8000, generator=generator), torch.ones(2, 3)
+
+
+def step(model, optimizer, parts, loss):
+    return take_step(model, optimizer, [parts], loss=loss, max_grad_norm=1.0)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_step_reads_the_device_once(method):
+    model = build(method=method)
+    optimizer = build_optimizer(model, OptimizerConfig())
+    parts = batch()
+    step(model, optimizer, parts, TAGGING.loss)
+    with Waits() as waits:
+        step(model, optimizer, parts, TAGGING.loss)
+    assert waits.names == ["_local_scalar_dense"]  # the gradient norm
+
+
+def test_a_step_of_pretraining_reads_the_device_once():
+    torch.manual_seed(0)
+    backbone = load_backbone("random-small", spec_augment=True)
+    model = PretrainingModel(backbone, PretrainConfig(num_target_layers=2), window_seconds=0.5)
+    model.train()
+    optimizer = build_optimizer(model, OptimizerConfig())
+    masks = torch.from_numpy(np.arange(24) % 3 == 0).expand(2, -1)[:, : backbone.num_frames(8000)]
+    with Waits() as waits:
+        for number in range(2):
+            model.begin_step()
+            step(model, optimizer, (batch()[0], masks, masks), model.loss)
+            model.end_step(number)
+    # Beside the gradient norms: the optimiser's counters, which it makes once.
+    assert waits.names.count("_local_scalar_dense") == 2
+    assert not set(waits.names) & {"nonzero", "masked_select", "is_nonzero"}
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "targets"),
+    [
+        (TAGGING, torch.randn(2, 3), torch.ones(2, 3)),
+        (Beats(), torch.randn(2, 9, 2), torch.tensor([1.0, float("nan")]).expand(2, 9, 2)),
+        (Chords(), torch.randn(2, 9, 25), torch.tensor([3.0, -1.0, 0.0]).repeat(2, 3)),
+        (Transcription(), torch.randn(2, 9, 176), torch.zeros(2, 9, 176)),
+        (
+            Emotion(labels=("x", "y"), means=(1.0, -2.0), deviations=(0.5, 3.0)),
+            torch.zeros(2, 2),
+            torch.tensor([[1.5, -2.0], [1.0, 4.0]]),
+        ),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_no_loss_waits_for_the_device(task, outputs, targets):
+    with Waits() as waits:
+        value = task.loss(outputs, targets)
+    assert waits.names == []
+    assert torch.isfinite(value)
+    if task.name == "emotion":
+        assert float(value) == pytest.approx((1.0**2 + 2.0**2) / 4)
+
+
+def test_one_kernel_of_adamw_equals_many():
+    """Wherever PyTorch has one, also on a CPU."""
+    models = [build(), build()]
+    optimizers = [build_optimizer(model, OptimizerConfig()) for model in models]
+    assert all(group["fused"] for group in optimizers[0].param_groups)
+    for group in optimizers[1].param_groups:
+        group["fused"] = False
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for own, other in zip(*(model.parameters() for model in models), strict=True):
+            if own.requires_grad:
+                own.grad = torch.randn(own.shape, generator=generator)
+                other.grad = own.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for own, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-7)
+
+
+def has_compiler():
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_layers_share_one_graph_for_all_steps():
+    torch._dynamo.reset()
+    counters.clear()
+    model = build(num_layers=2)
+    model.backbone.compile_layers()
+    optimizer = build_optimizer(model, OptimizerConfig())
+    for _ in range(3):
+        step(model, optimizer, batch(), TAGGING.loss)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
