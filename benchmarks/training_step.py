@@ -14,10 +14,10 @@ Rows, each with the same windows, precision and dropout on both sides, and no gr
 The network has the size of music2vec-v1 and RANDOM weights; `--backbone music2vec-small` is for trying
 the script. Both sides hold the same weights, and before any step their hidden states are asserted equal. The
 Trainer runs by itself, with its defaults; after each of its steps one is taken by this program. The first
-steps are kept apart: they make the optimiser's state, and compile what is compiled. On a CPU the time that the
-processor worked is given beside that of the clock, and judged by the goal. On an NVIDIA card both
-sides run in bfloat16, this program also with compiled layers, and its share of the card's own rate of matrix
-products is measured; on a CPU in float32.
+steps are kept apart: they make the optimiser's state, and compile what is compiled. On a CPU both sides
+run in float32, and the time that the processor worked is given beside that of the clock, and judged by the
+goal. On an NVIDIA card they run in bfloat16, this program also with compiled layers, and its share of the
+card's own rate of matrix products is measured.
 
 Writes benchmarks/results/training_step.json: medians, spread, ratios, versions and machine; where a goal is
 missed, which operations took the time of both sides.

@@ -68,9 +68,13 @@ def take_step(
         if scaler is not None:
             scaler.unscale_(optimizer)
         try:
-            norm = read_norm(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+            gradients = [one.grad for one in model.parameters() if one.grad is not None]
+            total = nn.utils.get_total_norm(gradients)
+            norm = read_norm(total)
             is_skipped = not math.isfinite(norm)
             if not is_skipped:
+                if norm > max_grad_norm:  # else it would pass over all gradients, to change none
+                    nn.utils.clip_grads_with_norm_(model.parameters(), max_grad_norm, total)
                 optimizer.step()
         except Exception:
             if scaler is not None:  # it would refuse to unscale again; its scale stays

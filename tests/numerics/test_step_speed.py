@@ -18,8 +18,8 @@ from m2v_finetune.config import (
 )
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
-from m2v_finetune.tasks.beats import Beats
-from m2v_finetune.tasks.chords import Chords
+from m2v_finetune.tasks.beats import BeatTracking
+from m2v_finetune.tasks.chords import ChordRecognition
 from m2v_finetune.tasks.emotion import Emotion
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.tasks.transcription import Transcription
@@ -98,9 +98,21 @@ def test_a_step_of_pretraining_reads_the_device_once():
     ("task", "outputs", "targets"),
     [
         (TAGGING, torch.randn(2, 3), torch.ones(2, 3)),
-        (Beats(), torch.randn(2, 9, 2), torch.tensor([1.0, float("nan")]).expand(2, 9, 2)),
-        (Chords(), torch.randn(2, 9, 25), torch.tensor([3.0, -1.0, 0.0]).repeat(2, 3)),
-        (Transcription(), torch.randn(2, 9, 176), torch.zeros(2, 9, 176)),
+        (
+            BeatTracking(label_column="beats"),
+            torch.randn(2, 9, 2),
+            torch.tensor([1.0, float("nan")]).expand(2, 9, 2),
+        ),
+        (
+            ChordRecognition(label_column="chords"),
+            torch.randn(2, 9, 25),
+            torch.tensor([3.0, -1.0, 0.0]).repeat(2, 3),
+        ),
+        (
+            Transcription(label_column="notes", sustain=True),
+            torch.randn(2, 9, 176),
+            torch.zeros(2, 9, 176),
+        ),
         (
             Emotion(labels=("x", "y"), means=(1.0, -2.0), deviations=(0.5, 3.0)),
             torch.zeros(2, 2),
