@@ -31,6 +31,7 @@ from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.training.sharding import load_optimizer_state, optimizer_state
 
 logger = logging.getLogger(__name__)
 
@@ -121,11 +122,12 @@ def save_checkpoint(
     of_processes = gather_object(
         [{"random": get_random_state(), "unlogged_losses": run.unlogged_losses}]
     )
+    of_optimizer = optimizer_state(optimizer)
     if path.is_dir() or not accelerator.is_main_process:
         return path  # of a run that stops where it has just saved
     state = {
         "trained": model.trained_tensors(),
-        "optimizer": optimizer.state_dict(),
+        "optimizer": of_optimizer,
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         "processes": of_processes,
         "progress": asdict(progress),
@@ -175,7 +177,7 @@ def load_checkpoint(
                 "run began with (config.yaml in its folder)."
             )
         model.load_state_dict(trained, strict=False)
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(optimizer, state["optimizer"])
         if accelerator.scaler is not None and state["scaler"] is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
         # With more processes than before, the new ones start from the first one's random state.
