@@ -220,8 +220,13 @@ class TrainingLoop(Generic[Model]):
                     bar=self.bar,
                     num_batches=len(self.batches),
                 )
+            self.reader.tell()
             if self.shards is not None:
                 scatter(self.model, self.shards)
+        except DataError as fault:
+            raise UserError(
+                f"{fault}\nNothing was learned yet. Begin again with:\n  {self.folder.resume_command()}"
+            ) from fault
         except Stopped as stopped:
             raise Stopped(stopped.signal_number, self.folder.how_to_go_on()) from None
         except torch.OutOfMemoryError as error:
@@ -414,6 +419,10 @@ class TrainingLoop(Generic[Model]):
                 "one is kept. Give the validation split more tracks.",
                 objective.metric_names[selection],
             )
+        for name, value in values.items():
+            if math.isnan(value) and name != selection:
+                said = "The validation tracks do not give %s a value, so it is left out."
+                logger.warning(said, objective.metric_names[name])
         progress.epoch += 1
         progress.step_in_epoch = 0
         if selection is None:

@@ -20,8 +20,8 @@ import yaml
 from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import write_atomically
 from m2v_finetune.parsing import save_config, to_dict
-from m2v_finetune.training.checkpoint import write_atomically
 
 logger = logging.getLogger(__name__)
 
