@@ -11,12 +11,14 @@ the first third. Writes benchmarks/results/long_run.json; exit code 1 where a li
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,8 @@ def last_step(metrics: Path) -> int:
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
-def watch(num_steps: int, every_seconds: float, folder: Path) -> list[Sample]:
-    """Run the recipe to its end and return what was seen."""
+def watch(num_steps: int, every_seconds: float, folder: Path) -> tuple[list[Sample], int]:
+    """Run the recipe to its end; return what was seen, and the steps that were done."""
     settings = {
         "backbone.source": "random-small",
         "tuning.method": "lora",
@@ -100,7 +102,7 @@ def watch(num_steps: int, every_seconds: float, folder: Path) -> list[Sample]:
                 samples.append(sample)
     if running.returncode:
         sys.exit((folder.parent / "output.txt").read_text(encoding="utf-8")[-3000:])
-    return samples
+    return samples, last_step(folder / "metrics.jsonl")
 
 
 def growth(values: list[int]) -> float:
@@ -138,14 +140,18 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        samples = watch(arguments.steps, arguments.every, Path(folder) / "run")
-    last = max(sample.step for sample in samples)
+        samples, steps = watch(arguments.steps, arguments.every, Path(folder) / "run")
     result = {
-        "steps": last,
+        "environment": {
+            "python": platform.python_version(),
+            "processor": platform.processor() or platform.machine(),
+            **{name: version(name) for name in ("torch", "transformers", "accelerate", "psutil")},
+        },
+        "steps": steps,
         "seconds": round(time.monotonic() - began),
         "num_workers": NUM_WORKERS,
         "num_cpus": os.cpu_count(),
-        **judge(samples, last),
+        **judge(samples, steps),
         "samples": [asdict(sample) for sample in samples[:: max(1, len(samples) // 200)]],
     }
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from m2v_finetune import __version__
@@ -39,6 +39,7 @@ from m2v_finetune.data.loader import TrackWindows, Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.reading import read_batches, track_loader
 from m2v_finetune.errors import AudioError, UserError
+from m2v_finetune.files import write_files
 from m2v_finetune.hub import download_snapshot, is_repo_id, upload_folder
 from m2v_finetune.tasks import TASKS, Prediction, Task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters, trained_parts
@@ -354,6 +355,7 @@ class TaskModel(nn.Module):
 
         Raises:
             UserError: ``trained`` is asked for of a model that was loaded with all its weights.
+            OSError: The disk does not take it; then no file is changed.
         """
         weights = self._saved_weights(weights)
         if weights == "trained" and self.base_fingerprint is None:
@@ -361,8 +363,6 @@ class TaskModel(nn.Module):
                 "This model was loaded with all its weights, merged, so that what was trained cannot be "
                 "told apart. Save it with weights='all'."
             )
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         if weights == "trained":
             tensors = self.trained_tensors()
         else:
@@ -370,15 +370,15 @@ class TaskModel(nn.Module):
             merge_adapters(merged.backbone)
             tensors = merged.state_dict()
         # SpecAugment's vector serves training alone.
-        save_file(
-            {k: v.cpu().contiguous() for k, v in tensors.items() if not k.endswith(MASK_VECTOR)},
-            folder / WEIGHTS_FILE,
-            metadata={"format": "pt"},
-        )
+        kept = {k: v.cpu().contiguous() for k, v in tensors.items() if not k.endswith(MASK_VECTOR)}
         settings = json.dumps(self._settings(weights), indent=2, ensure_ascii=False) + "\n"
-        (folder / CONFIG_FILE).write_text(settings, encoding="utf-8")
         card = self.card or self.plain_card(weights=weights)
-        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        contents = {
+            WEIGHTS_FILE: save(kept, metadata={"format": "pt"}),
+            CONFIG_FILE: settings.encode(),
+            CARD_FILE: card.encode(),
+        }
+        write_files(Path(folder), contents)
 
     def _saved_weights(self, weights: Weights) -> Literal["trained", "all"]:
         if weights == "auto":

@@ -24,6 +24,7 @@ from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import write_atomically
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import FixedWindows, MaskedWindows, unlabelled_example
@@ -31,7 +32,7 @@ from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.publishing.publish import publish
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
-from m2v_finetune.training.checkpoint import checkpoints_in, write_atomically
+from m2v_finetune.training.checkpoint import checkpoints_in
 from m2v_finetune.training.faults import DataWatch, gone_processes_named
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective

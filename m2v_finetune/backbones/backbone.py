@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import write_files
 
 NORMALIZE_EPSILON = 1e-7
 MASK_VECTOR = "masked_spec_embed"
@@ -229,12 +230,13 @@ class Backbone(nn.Module):
 
         Args:
             folder: Made if needed; files of these names in it are replaced.
+
+        Raises:
+            OSError: The disk does not take it; then no file is changed.
         """
         config = self.network.config
         config.architectures = [type(self.network).__name__]
-        config.save_pretrained(folder)
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         preprocessor = {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",
             "do_normalize": self.normalize,
@@ -244,8 +246,12 @@ class Backbone(nn.Module):
             "return_attention_mask": False,
             "sampling_rate": self.sample_rate,
         }
-        text = json.dumps(preprocessor, indent=2) + "\n"
-        (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+        contents = {
+            "model.safetensors": save(tensors, metadata={"format": "pt"}),
+            "config.json": config.to_json_string().encode(),
+            "preprocessor_config.json": (json.dumps(preprocessor, indent=2) + "\n").encode(),
+        }
+        write_files(folder, contents)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the names and values of all weights: which backbone this is.

@@ -1,5 +1,6 @@
 """Tagging: any number of labels for a track, each with a probability."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from m2v_finetune.tasks.clips import (
     stack_judged,
 )
 from m2v_finetune.tasks.task import Prediction
+
+logger = logging.getLogger(__name__)
 
 # Words in a tag that make it false when a window is changed: MagnaTagATune has fast, slow, loud, quiet.
 WORDS_MOVED_BY = {
@@ -95,7 +98,25 @@ class Tagging(ClipTask):
                     "was made for you, another --run.seed makes another one.)",
                 )
             )
+        for split in ("validation", "test"):
+            task.warn_of_one_class(splits.get(split, ()), split)
         return task
+
+    def warn_of_one_class(self, tracks: Sequence[Track], split: str) -> None:
+        """Say of which labels a split holds one class only, so that they cannot be judged."""
+        counts = Counter(
+            label for track in tracks for label in set(as_labels(track, self.label_column))
+        )
+        for label in self.labels:
+            if tracks and counts[label] in (0, len(tracks)):
+                logger.warning(
+                    "%s of the %d tracks of the split '%s' has the label '%s': it has no ROC-AUC and no "
+                    "average precision there, and their means are over the other labels.",
+                    "Each" if counts[label] else "None",
+                    len(tracks),
+                    split,
+                    label,
+                )
 
     @classmethod
     def from_settings(cls, config: TaggingConfig) -> "Tagging":

@@ -29,8 +29,10 @@ from torch import Tensor
 
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import UNFINISHED, flush_folder
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.training.sharding import load_optimizer_state, optimizer_state
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,6 @@ AnyModel = TaskModel | PretrainingModel
 STATE_FILE = "state.pt"
 BEST_FILE = "best.safetensors"
 MANIFEST_FILE = "manifest.json"
-UNFINISHED = ".{name}.part"  # also of single files; removed when a run goes on
 DAMAGED = "damaged-{name}"
 
 
@@ -121,11 +122,12 @@ def save_checkpoint(
     of_processes = gather_object(
         [{"random": get_random_state(), "unlogged_losses": run.unlogged_losses}]
     )
+    of_optimizer = optimizer_state(optimizer)
     if path.is_dir() or not accelerator.is_main_process:
         return path  # of a run that stops where it has just saved
     state = {
         "trained": model.trained_tensors(),
-        "optimizer": optimizer.state_dict(),
+        "optimizer": of_optimizer,
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         "processes": of_processes,
         "progress": asdict(progress),
@@ -141,12 +143,12 @@ def save_checkpoint(
         }
         text = json.dumps({"files": files}, indent=2) + "\n"
         _write(unfinished / MANIFEST_FILE, lambda file: file.write(text.encode()))
-        _flush_folder(unfinished)
+        flush_folder(unfinished)
         unfinished.rename(path)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    _flush_folder(folder)
+    flush_folder(folder)
     for old in checkpoints_in(folder)[:-keep]:
         # Under its own name half of it could be taken for damaged.
         shutil.rmtree(old.rename(folder / UNFINISHED.format(name=old.name)))
@@ -175,7 +177,7 @@ def load_checkpoint(
                 "run began with (config.yaml in its folder)."
             )
         model.load_state_dict(trained, strict=False)
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(optimizer, state["optimizer"])
         if accelerator.scaler is not None and state["scaler"] is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
         # With more processes than before, the new ones start from the first one's random state.
@@ -279,20 +281,6 @@ def tidy(folder: Path, checkpoint: Path | None) -> None:
         logger.warning("It is now %s, and can be deleted.", aside)
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary name, flush it to disk, and give it its name: all or nothing."""
-    unfinished = path.with_name(UNFINISHED.format(name=path.name))
-    try:
-        write(unfinished)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
-
-
 class _SummedFile:
     """Writes to a file, and knows the size and the SHA-256 of what it wrote.
 
@@ -334,15 +322,6 @@ def _write(path: Path, write: Callable[[Any], object]) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": summed.num_bytes, "sha256": summed.sum.hexdigest()}
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _read_manifest(checkpoint: Path) -> Mapping[str, Mapping[str, Any]]:

@@ -175,9 +175,20 @@ class StepReader:
             parts = list(islice(batches, num_batches))
         except DataError as fault:
             failure = str(fault)
+        self.tell(failure)
+        return parts
+
+    def tell(self, failure: str | None = None) -> None:
+        """Let the processes tell each other of the tracks that could not be read since the last time.
+
+        Args:
+            failure: Why this process cannot go on, if it cannot.
+
+        Raises:
+            DataError: A process cannot go on, or the policy is to stop; the same on every process.
+        """
         told, self._untold = self._untold, {}
         self.watch.take("train", agree(self.accelerator, failure, told))
-        return parts
 
     def not_finite(self, losses: Sequence[Tensor]) -> tuple[bool, list[str]]:
         """Tell what of a skipped step to look at, the same on every process.

@@ -41,6 +41,7 @@ from m2v_finetune.training.optimization import build_optimizer, rate_factor, set
 from m2v_finetune.training.plan import MemoryPlan
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder, free_bytes, json_number
+from m2v_finetune.training.sharding import gather, is_sharding, read_norm, scatter, shard
 from m2v_finetune.training.signals import stop_on_signals
 from m2v_finetune.training.step import StepResult, take_step
 
@@ -149,8 +150,10 @@ class TrainingLoop(Generic[Model]):
                 model.backbone, Backbone
             )  # vectors have no layers; settings refuse that
             model.backbone.compile_layers()
-        self.wrapped = accelerator.prepare(model)
-        self.optimizer = build_optimizer(model, optimization)
+        # What is trained: under FSDP2 shards, and `model` is what they are gathered into.
+        self.shards = shard(model, accelerator) if is_sharding(accelerator) else None
+        self.wrapped = accelerator.prepare(model) if self.shards is None else self.shards
+        self.optimizer = build_optimizer(self.shards or model, optimization)
         self.plan = plan
         self.smaller_batches = SmallerBatches(
             self.optimizer, training=training, accelerator=accelerator, plan=plan
@@ -187,7 +190,7 @@ class TrainingLoop(Generic[Model]):
                 self._judge_epoch()
                 self._save()
                 self._stop_if_asked()
-        self.model.load_state_dict(self.best, strict=False)
+        self.model.to(self.accelerator.device).load_state_dict(self.best, strict=False)
         assert progress.best_epoch is not None
         if progress.epoch < self.training.epochs:
             logger.info(
@@ -212,13 +215,20 @@ class TrainingLoop(Generic[Model]):
         """Measure what a new run has to know of its data."""
         self.batches.epoch, self.batches.first_step = 0, 0
         try:
-            with self.stop.at_once():
+            with self.stop.at_once(), self._whole_model():
                 self.objective.begin(
                     self.reader.read(),
                     accelerator=self.accelerator,
                     bar=self.bar,
                     num_batches=len(self.batches),
                 )
+            self.reader.tell()
+            if self.shards is not None:
+                scatter(self.model, self.shards)
+        except DataError as fault:
+            raise UserError(
+                f"{fault}\nNothing was learned yet. Begin again with:\n  {self.folder.resume_command()}"
+            ) from fault
         except Stopped as stopped:
             raise Stopped(stopped.signal_number, self.folder.how_to_go_on()) from None
         except torch.OutOfMemoryError as error:
@@ -305,6 +315,9 @@ class TrainingLoop(Generic[Model]):
             gradient_accumulation_steps=num_batches,
             max_grad_norm=self.optimization.max_grad_norm,
             scaler=self.accelerator.scaler,
+            # What Accelerate prepared has its own inside.
+            autocast=nullcontext if self.shards is None else self.accelerator.autocast,
+            read_norm=read_norm,
         )
 
     def _name_not_finite(self, result: StepResult) -> None:
@@ -380,13 +393,24 @@ class TrainingLoop(Generic[Model]):
             f"is one, is in {self.folder.checkpoints}."
         )
 
+    @contextmanager
+    def _whole_model(self) -> Iterator[None]:
+        """Inside, `model` is on the device, with what was learned until now."""
+        if self.shards is None:
+            yield
+            return
+        gather(self.shards, self.model)
+        self.model.to(self.accelerator.device)
+        yield
+        self.model.to("cpu")
+
     def _judge(self) -> dict[str, float]:
         """Return the metrics of what is held out."""
         # Several processes have to end together, so that they end what they judge.
         is_alone = self.accelerator.num_processes == 1
         at_once: AbstractContextManager[None] = self.stop.at_once() if is_alone else nullcontext()
         try:
-            with at_once:
+            with at_once, self._whole_model():
                 return self.objective.judge(
                     accelerator=self.accelerator,
                     batch_size=self.training.eval_batch_size,
@@ -419,6 +443,10 @@ class TrainingLoop(Generic[Model]):
                 "one is kept. Give the validation split more tracks.",
                 objective.metric_names[selection],
             )
+        for name, value in values.items():
+            if math.isnan(value) and name != selection:
+                said = "The validation tracks do not give %s a value, so it is left out."
+                logger.warning(said, objective.metric_names[name])
         progress.epoch += 1
         progress.step_in_epoch = 0
         if selection is None:
@@ -467,6 +495,8 @@ class TrainingLoop(Generic[Model]):
             optimizer=self.optimizer,
             accelerator=self.accelerator,
         )
+        if self.shards is not None:
+            scatter(self.model, self.shards)
         self.progress, self.best = resumed.progress, resumed.best
         self.watch.found = self.progress.bad_tracks
         device = self.accelerator.device
@@ -497,6 +527,8 @@ class TrainingLoop(Generic[Model]):
 
     def _save(self) -> None:
         self.progress.bad_tracks = self.watch.found
+        if self.shards is not None:
+            gather(self.shards, self.model)
         needed = checkpoint_bytes(self.model, self.optimizer)
         with self._disk(f"The checkpoint after step {self.progress.step}", needed_bytes=needed):
             self.checkpoint = save_checkpoint(

@@ -14,9 +14,9 @@ from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import write_atomically
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
-from m2v_finetune.training.checkpoint import write_atomically
 from m2v_finetune.training.evaluation import judge_tracks
 from m2v_finetune.training.faults import DataError, DataWatch
 from m2v_finetune.training.loop import FitResult, TrainingLoop

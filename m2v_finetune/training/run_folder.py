@@ -8,6 +8,7 @@ import platform
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,8 @@ import yaml
 from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import write_atomically
 from m2v_finetune.parsing import save_config, to_dict
-from m2v_finetune.training.checkpoint import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ MAY_CHANGE = (
 )
 # What may change where their product stays: the content of a total batch does not depend on its division.
 SPLIT = ("per_device_batch_size", "gradient_accumulation_steps")
+TOTAL = "The total batch"
 PACKAGES = (
     "m2v-finetune",
     "torch",
@@ -95,18 +97,22 @@ class RunFolder:
         left = [path for path in self.path.iterdir() if path not in made and path.suffix != ".part"]
         return not left and self.checkpoints.is_dir() and not any(self.checkpoints.iterdir())
 
-    def create(self, config: AnyRecipeConfig) -> None:
+    def create(self, config: AnyRecipeConfig, *, num_processes: int = 1) -> None:
         """Make the folder and write settings and environment; a run that goes on keeps its own.
+
+        Args:
+            config: All settings.
+            num_processes: That train.
 
         Raises:
             UserError: The folder cannot be made, or holds a run with other settings.
         """
         if self.is_a_run:
-            self._check_same(config)
+            self._check_same(config, num_processes=num_processes)
             return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_json(self.environment, describe_environment())
+            write_json(self.environment, describe_environment(num_processes=num_processes))
             # Last, as it makes the folder a run.
             write_atomically(self.config, lambda unfinished: save_config(config, unfinished))
         except OSError as error:
@@ -115,8 +121,14 @@ class RunFolder:
                 "--run.output_dir."
             ) from error
 
-    def _check_same(self, config: AnyRecipeConfig) -> None:
-        """Refuse to go on with settings that would make another run of it."""
+    def _check_same(self, config: AnyRecipeConfig, *, num_processes: int) -> None:
+        """Refuse to go on with settings or processes that would make another run of it."""
+        try:
+            processes_then = json.loads(self.environment.read_bytes())["num_processes"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.environment} is missing or damaged, so the run cannot go on ({error!r})."
+            ) from error
         try:
             began = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -134,11 +146,13 @@ class RunFolder:
             for key, value in values.items()
             if (before := began.get(section, {}).get(key)) != value
         }
-        may_change = {*MAY_CHANGE}
-        if _total_batch(began) == _total_batch(now):
-            may_change |= {f"training.{name}" for name in SPLIT}
+        then_batch, now_batch = _batch(began, processes_then), _batch(now, num_processes)
+        is_same_total = math.prod(then_batch) == math.prod(now_batch)
+        may_change = {*MAY_CHANGE, *(f"training.{name}" for name in SPLIT if is_same_total)}
         told = {name: f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items()}
         may = {name for name in told if name in may_change or name.startswith("publish.")}
+        if not is_same_total:
+            told[TOTAL] = f"{TOTAL} was {_product(then_batch)}, now {_product(now_batch)}"
         if told.keys() - may:
             raise UserError(
                 problem_list(
@@ -146,7 +160,7 @@ class RunFolder:
                     [line for name, line in told.items() if name not in may],
                     f"Go on with its own, by --config {self.config}. What may change: publish and "
                     f"{', '.join(MAY_CHANGE)}; and {' and '.join(f'training.{name}' for name in SPLIT)}, "
-                    "where their product stays.",
+                    "where their product with the number of processes stays.",
                 )
             )
         may -= {"run.output_dir", "run.resume"}
@@ -190,10 +204,17 @@ class RunFolder:
             os.truncate(self.metrics, num_bytes)
 
 
-def _total_batch(settings: dict[str, Any]) -> Any:
-    """Return the windows of a step on each device, of settings as config.yaml has them."""
+def _batch(settings: dict[str, Any], num_processes: int) -> list[int]:
+    """Return of what the total batch is the product, of settings as config.yaml has them."""
     training = settings.get("training", {})
-    return math.prod(training.get(name, 0) for name in SPLIT)
+    return [*(training.get(name, 0) for name in SPLIT), num_processes]
+
+
+def _product(batch: Sequence[int]) -> str:
+    device, accumulated, processes = batch
+    return (
+        f"{device} windows x {accumulated} accumulated x {processes} processes = {math.prod(batch)}"
+    )
 
 
 def choose_folder(output_dir: str | None, *, task: str, resume: str) -> RunFolder:
@@ -272,8 +293,8 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, lambda unfinished: _write_text(unfinished, text))
 
 
-def describe_environment() -> dict[str, Any]:
-    """Return versions, machine and start of a run; no names of users, hosts or tokens."""
+def describe_environment(*, num_processes: int = 1) -> dict[str, Any]:
+    """Return versions, machine, processes and start of a run; no names of users, hosts or tokens."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -281,6 +302,7 @@ def describe_environment() -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "num_cpus": os.cpu_count(),
         "cards": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "num_processes": num_processes,
         "packages": {name: version(name) for name in PACKAGES},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }

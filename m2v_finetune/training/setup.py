@@ -32,6 +32,7 @@ from m2v_finetune.training.checkpoint import step_of
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.precision import card_capability, choose_precision
 from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
+from m2v_finetune.training.sharding import check_sharding
 from m2v_finetune.tuning import describe_tuning
 
 logger = logging.getLogger(__name__)
@@ -57,14 +58,7 @@ def start(config: AnyRecipeConfig, *, task: str) -> Started:
             f"training.trackers has {', '.join(unknown)}, which Accelerate does not know. It knows "
             f"{', '.join(legal)}."
         )
-    sharded = [
-        name for name in ("FSDP", "DEEPSPEED") if parse_flag_from_env(f"ACCELERATE_USE_{name}")
-    ]
-    if sharded:
-        raise UserError(
-            f"Accelerate was told to shard the model ({sharded[0]}), which this program does not do: each "
-            "process holds the whole model. Use configs/accelerate/ddp.yaml."
-        )
+    check_sharding(config)
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != state.num_processes:
@@ -123,7 +117,7 @@ def open_run(
     if accelerator.is_main_process:
         Console(stderr=True).print(first_log)
         require_space(folder.path, needed_bytes)
-        folder.create(config)
+        folder.create(config, num_processes=accelerator.num_processes)
         if config.publish.repo_id is not None:
             _try_login(config.publish.repo_id)
     accelerator.wait_for_everyone()
@@ -247,7 +241,8 @@ def describe(
         "cost",
         f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {loop.total_steps} "
         f"steps, on {accelerator.device} in {_precision_name(accelerator.mixed_precision)}"
-        f"{', layers compiled' if config.training.compile else ''}, by {config.optimizer.name}; "
+        f"{', layers compiled' if config.training.compile else ''}"
+        f"{'' if loop.shards is None else ', sharded over the processes'}, by {config.optimizer.name}; "
         f"up to {run_bytes(model, keep_checkpoints=config.run.keep_checkpoints) / 1e6:,.0f} MB on disk",
     )
     row("run folder", str(loop.folder.path))

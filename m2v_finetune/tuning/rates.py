@@ -56,7 +56,7 @@ def parameter_groups(
             backbone_learning_rate * layer_decay**depth,
             parameter,
             # (IA)³ scales by vectors that it shapes as matrices: decay would pull them from 1 to 0.
-            is_matrix=parameter.squeeze().ndim > 1,
+            is_matrix=sum(size > 1 for size in parameter.shape) > 1,
         )
     return list(groups.values())
 

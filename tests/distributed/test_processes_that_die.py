@@ -85,6 +85,7 @@ def test_a_killed_process_takes_the_others_down_and_one_alone_goes_on(
             launcher=["accelerate.commands.launch", "--cpu", "--num_processes", "1"],
             **{
                 "training.epochs": done_epochs + 1,
+                "training.per_device_batch_size": 4,
                 "run.resume": "auto",
             },
         )
@@ -131,4 +132,4 @@ def test_configs_are_read_by_accelerate(path):
 
 
 def test_there_are_configs():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"cpu", "ddp"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"cpu", "ddp", "fsdp2"}

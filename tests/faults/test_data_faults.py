@@ -72,6 +72,7 @@ def build_loop(
     workers=0,
     seconds=60,
     accumulation=2,
+    standardize=False,
     **training,
 ):
     for state in (AcceleratorState, PartialState, GradientState):
@@ -87,7 +88,7 @@ def build_loop(
     model = TaskModel.build(
         task=task,
         backbone=BackboneConfig(source="random-small"),
-        head=HeadConfig(),
+        head=HeadConfig(standardize=standardize),
         tuning=TuningConfig(method="lora"),
         window_seconds=1.0,
     )
@@ -179,6 +180,28 @@ def test_a_file_that_turns_unreadable_stops_the_run_and_nothing_is_lost(music, t
     assert resumed.run() == fitted
     assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
     assert same_weights(resumed, straight)
+
+
+def test_a_file_that_turns_unreadable_before_the_first_step_stops_the_run(music, tmp_path):
+    """While it is measured what the head reads: what was measured without it is not kept."""
+    straight = build_loop(music, tmp_path / "straight", standardize=True)
+    straight.run()
+
+    stopped = build_loop(music, tmp_path / "stopped", standardize=True)
+    track = music["train"][[index for batch in stopped.batches for _, index in batch][-1]]
+    whole = track.path.read_bytes()
+    at_batch(stopped, 3, lambda: track.path.write_bytes(whole[:3000]))
+    with pytest.raises(UserError) as error:
+        stopped.run()
+    assert f"{track.origin}: {track.path}: " in str(error.value)
+    assert "Nothing was learned yet. Begin again with:" in str(error.value)
+    assert find_checkpoint(stopped.folder.checkpoints) is None
+
+    track.path.write_bytes(whole)
+    again = build_loop(music, tmp_path / "stopped", standardize=True)
+    again.run()
+    assert same_weights(again, straight)
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
 
 
 def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(

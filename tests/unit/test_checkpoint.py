@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import write_atomically
 from m2v_finetune.training import checkpoint
 from m2v_finetune.training.checkpoint import (
     BEST_FILE,
@@ -26,7 +27,6 @@ from m2v_finetune.training.checkpoint import (
     save_checkpoint,
     step_of,
     tidy,
-    write_atomically,
 )
 
 

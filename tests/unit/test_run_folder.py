@@ -43,8 +43,30 @@ def test_a_run_goes_on_with_its_total_batch_divided_otherwise(tmp_path):
     smaller = TrainingConfig(per_device_batch_size=4, gradient_accumulation_steps=4)
     folder.create(replace(CONFIG, training=smaller, run=RunConfig(memory="8GB")))
     other = replace(smaller, gradient_accumulation_steps=2)
-    with pytest.raises(UserError, match=r"other settings \(2\)[\s\S]*where their product stays"):
+    # Two processes share it; one alone would have half.
+    folder.create(replace(CONFIG, training=other), num_processes=2)
+    total = "The total batch was 16 windows x 1 accumulated x 1 processes = 16, now {} = {}"
+    with pytest.raises(UserError) as caught:
         folder.create(replace(CONFIG, training=other))
+    assert "other settings (3)" in str(caught.value)
+    assert total.format("4 windows x 2 accumulated x 1 processes", 8) in str(caught.value)
+    assert "where their product with the number of processes stays" in str(caught.value)
+    with pytest.raises(UserError) as caught:  # with no setting changed
+        folder.create(CONFIG, num_processes=2)
+    assert "other settings (1)" in str(caught.value)
+    assert total.format("16 windows x 1 accumulated x 2 processes", 32) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b"{}", b"\xff\xfe\xff"])
+def test_a_run_does_not_go_on_where_its_processes_are_not_known(tmp_path, content):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(CONFIG)
+    if content is None:
+        folder.environment.unlink()
+    else:
+        folder.environment.write_bytes(content)
+    with pytest.raises(UserError, match=r"environment\.json is missing or damaged"):
+        folder.create(CONFIG)
 
 
 def test_a_run_does_not_go_on_with_other_settings(tmp_path):

@@ -371,3 +371,20 @@ def test_a_label_forbids_what_would_make_it_false(label, forbidden):
 def test_other_labels_forbid_nothing():
     task = Tagging(labels=("rock", "slowcore", "flow"), label_column="tags")
     assert task.allowed_effects() == frozenset(Effect)
+
+
+def test_labels_of_one_class_in_a_split_are_named(caplog):
+    rows = {
+        "train": [{"tags": ["drums", "piano", "voice"]}],
+        "validation": [{"tags": ["drums", "piano"]}, {"tags": ["drums"]}],
+        "test": [{"tags": ["drums"]}, {"tags": ["piano", "voice"]}],
+    }
+    build(make_splits(**rows))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert said[0].startswith(
+        "Each of the 2 tracks of the split 'validation' has the label 'drums'"
+    )
+    assert said[1].startswith(
+        "None of the 2 tracks of the split 'validation' has the label 'voice'"
+    )
