@@ -168,7 +168,11 @@ def _state(run: Run) -> dict[str, Any]:
     state = torch.load(last / STATE_FILE, weights_only=True)
     events = EventAccumulator(str(run.folder / "tensorboard" / "tagging")).Reload()
     tags = events.Tags()["scalars"]
-    state["tensorboard"] = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+    state["tensorboard"] = {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)]
+        for tag in tags
+        if not tag.startswith("time/")  # which differs from run to run
+    }
     return state
 
 

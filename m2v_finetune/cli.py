@@ -5,6 +5,8 @@ Heavy imports stand inside the subcommands, so that `--help` and errors come at 
 
 import argparse
 import json
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m2v_finetune import __version__
-from m2v_finetune.errors import AudioError, UserError, run_command
+from m2v_finetune.errors import AudioError, Stopped, UserError, run_command
 
 if TYPE_CHECKING:
     from m2v_finetune.model import TaskModel
@@ -24,6 +26,7 @@ Beside the recipes (accelerate launch recipes/tagging.py --help), which train:
   m2v backbones                              what loads by a short name
   m2v data prepare magnatagatune --root DIR  make a benchmark ready to train on
   m2v data check songs.csv                   look at every file of your own data
+  m2v data convert songs.csv                 decode it once, so that training reads it many times faster
   m2v plan --config FILE --memory 11GB       what a run will take, and the batches that fit
   m2v predict MODEL song.mp3                 what a model says of music files
   m2v evaluate MODEL songs.csv               the metrics of a model on labelled tracks
@@ -78,6 +81,50 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("source", help="manifest, folder or Hub id, as --data.source of a recipe")
     check.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
     check.set_defaults(command=_check)
+    convert = data_commands.add_parser(
+        "convert",
+        help="decode a set once, so that recipes read it many times faster",
+        description="Writes a mono copy of every file at the rate of a backbone, with checksums, to "
+        "~/.cache/m2v-finetune (or the folder that the environment variable M2V_CACHE names). Recipes find "
+        "the copies by themselves, and read the file itself where it has changed since. The files "
+        "themselves are only read. Stop it whenever you like: the same command goes on. Delete the folder "
+        "to be rid of the copies.",
+        epilog="Worth it for MP3, Ogg and M4A, and for anything that is not at the backbone's rate. "
+        "Separation reads stereo at its own rate, and uses no copies.",
+    )
+    convert.add_argument("source", help="manifest, folder or Hub id, as --data.source of a recipe")
+    convert.add_argument(
+        "--backbone",
+        default="music2vec-v1",
+        help="whose rate the copies have, as --backbone.source of a recipe: a name that `m2v backbones` "
+        "lists, a folder or a Hub id (default: %(default)s)",
+    )
+    convert.add_argument(
+        "--format",
+        choices=["flac", "wav"],
+        default="flac",
+        help="both of 16 bits; flac takes about half the space, wav is read faster (default: %(default)s)",
+    )
+    convert.add_argument(
+        "--processes",
+        type=_count,
+        default=os.cpu_count() or 1,
+        help="that decode side by side (default: one for each core, %(default)s)",
+    )
+    convert.add_argument(
+        "--on-bad-track",
+        choices=["stop", "skip"],
+        default="stop",
+        help="what to do about files that cannot be read: list them all and stop, or convert the others "
+        "(default: %(default)s)",
+    )
+    convert.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare checksums of files and copies, not sizes and dates alone, and write again what differs",
+    )
+    convert.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
+    convert.set_defaults(command=_convert)
 
     plan = commands.add_parser(
         "plan",
@@ -250,6 +297,61 @@ def _check(arguments: argparse.Namespace) -> None:
     print(f"{dataset.name}: all {len(checked)} tracks can be read ({hours:.2f} h).")
 
 
+def _convert(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.data.checking import check_tracks, stop_or_skip
+    from m2v_finetune.data.converting import convert_tracks
+    from m2v_finetune.data.sources import load_tracks
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(
+            number, "Stopped. The copies that are written stay; the same command goes on."
+        )
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    sample_rate = _rate_of(arguments.backbone)
+    tracks, dataset = load_tracks(
+        arguments.source, label_column=None, allow_outside=arguments.allow_outside
+    )
+    checked, _ = check_tracks(tracks, on_bad_track=arguments.on_bad_track)
+    done = convert_tracks(
+        checked,
+        sample_rate=sample_rate,
+        copy_format=arguments.format,
+        num_processes=arguments.processes,
+        verify=arguments.verify,
+    )
+    num_copies = done.num_written + done.num_kept
+    hours = sum(one.audio.duration_seconds for one in checked) / 3600
+    print(
+        f"{dataset.name}: {num_copies} of {len(tracks)} tracks ({hours:.2f} h) have a copy, mono at "
+        f"{sample_rate} Hz in 16-bit {arguments.format.upper()}: {done.num_written} written in "
+        f"{done.seconds:.1f} s, {done.num_kept} there already{', verified' if arguments.verify else ''}."
+    )
+    print(
+        f"Files: {done.original_bytes / 1e6:,.1f} MB; copies: {done.copy_bytes / 1e6:,.1f} MB in "
+        f"{done.folder}"
+    )
+    stop_or_skip(
+        done.problems,
+        num_tracks=len(tracks),
+        is_any_left=num_copies > 0,
+        on_bad_track=arguments.on_bad_track,
+    )
+    print(
+        "Recipes with a backbone of this rate read the copies by themselves; their first log says so."
+    )
+
+
+def _rate_of(backbone: str) -> int:
+    """Return the sample rate of a backbone, by its name if that is known."""
+    from m2v_finetune.backbones import bare_backbone
+    from m2v_finetune.backbones.checkpoints import published_checkpoint
+
+    published = published_checkpoint(backbone)
+    return published.sample_rate if published else bare_backbone(backbone).sample_rate
+
+
 def _plan(arguments: argparse.Namespace) -> None:
     from m2v_finetune.config import parse_bytes
     from m2v_finetune.parsing import parse_recipe, recipe_config
@@ -383,6 +485,7 @@ def _write_predictions(
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from m2v_finetune.data.checking import check_tracks
+    from m2v_finetune.data.converting import with_copies
     from m2v_finetune.data.sources import load_tracks
     from m2v_finetune.model import TaskModel
     from m2v_finetune.training.results import measure
@@ -399,6 +502,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise UserError(f"{dataset.name} has no track in the split '{arguments.split}'.")
     model.task.check_labels(chosen)
     checked, _ = check_tracks(chosen, on_bad_track="stop")
+    if model.task.sample_rate is None:
+        checked = with_copies(checked, sample_rate=model.backbone.sample_rate)
     print(json.dumps(measure(model, checked), indent=2, ensure_ascii=False))
 
 

@@ -17,7 +17,14 @@ from m2v_finetune.config import (
     StartConfig,
     parse_bytes,
 )
-from m2v_finetune.data.checking import CheckedTrack, check_splits, load_checked, save_checked
+from m2v_finetune.data.checking import (
+    CheckedTrack,
+    check_splits,
+    converted_ids,
+    load_checked,
+    save_checked,
+)
+from m2v_finetune.data.converting import with_copies
 from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
@@ -128,7 +135,7 @@ def _run(
         splits, num_skipped = _usable_tracks(
             config.data, split, folder, show_progress=accelerator.is_main_process
         )
-        model, windows = _on_audio(config, task, splits)
+        model, windows, splits = _on_audio(config, task, splits, folder)
     else:
         model, windows, splits, num_skipped = _on_vectors(config, task, split)
 
@@ -233,6 +240,7 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
     model = PretrainingModel(
         _start_backbone(config.backbone), config.pretrain, window_seconds=config.data.window_seconds
     )
+    splits = _with_copies(splits, model.backbone.sample_rate, folder)
     windows = {
         name: MaskedWindows(
             windows=TrainingWindows(
@@ -310,10 +318,22 @@ def _usable_tracks(
     show_progress: bool,
 ) -> tuple[Splits, dict[str, int]]:
     """Check the audio files; a run that goes on has those that it began with."""
-    known = folder.path / TRACKS_FILE
-    if checkpoints_in(folder.checkpoints) and known.is_file():
-        return load_checked(known, split)
+    if _goes_on(folder):
+        return load_checked(folder.path / TRACKS_FILE, split)
     return check_splits(split, on_bad_track=config.on_bad_track, show_progress=show_progress)
+
+
+def _with_copies(splits: Splits, sample_rate: int, folder: RunFolder) -> Splits:
+    """Let tracks be read from converted copies; a run that goes on reads those that it began with."""
+    only = converted_ids(folder.path / TRACKS_FILE) if _goes_on(folder) else None
+    return {
+        split: with_copies(members, sample_rate=sample_rate, only=only)
+        for split, members in splits.items()
+    }
+
+
+def _goes_on(folder: RunFolder) -> bool:
+    return bool(checkpoints_in(folder.checkpoints)) and (folder.path / TRACKS_FILE).is_file()
 
 
 def _keep_tracks(loop: TrainingLoop[Any], splits: Splits) -> None:
@@ -335,9 +355,9 @@ def _watch(
 
 
 def _on_audio(
-    config: RecipeConfig, task: Task, splits: Splits
-) -> tuple[TaskModel, TrainingWindows]:
-    """Load the backbone."""
+    config: RecipeConfig, task: Task, splits: Splits, folder: RunFolder
+) -> tuple[TaskModel, TrainingWindows, Splits]:
+    """Load the backbone, and find what was converted for it."""
     model = TaskModel.build(
         task=task,
         backbone=config.backbone,
@@ -346,6 +366,8 @@ def _on_audio(
         window_seconds=config.data.window_seconds,
         hop_seconds=config.data.hop_seconds,
     )
+    if task.sample_rate is None:  # else it reads channels, at its own rate
+        splits = _with_copies(splits, model.backbone.sample_rate, folder)
     windows = TrainingWindows(
         tracks=splits["train"],
         example=task.example,
@@ -361,7 +383,7 @@ def _on_audio(
         ),
         seed=config.run.seed,
     )
-    return model, windows
+    return model, windows, splits
 
 
 def _on_vectors(

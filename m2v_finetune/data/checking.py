@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 from rich.console import Console
 from rich.progress import track as progress
 
+from m2v_finetune.audio.copies import AudioCopy
 from m2v_finetune.audio.decode import AudioInfo, inspect_audio
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import AudioError, UserError
@@ -27,10 +28,12 @@ class CheckedTrack:
     Attributes:
         track: The track.
         audio: Rate, length and channels of its file.
+        copy: What the backbone's windows are read from in place of the file, if anything.
     """
 
     track: Track
     audio: AudioInfo
+    copy: AudioCopy | None = None
 
 
 Checked = TypeVar("Checked", bound=CheckedTrack)
@@ -127,7 +130,10 @@ def check_splits(
 def save_checked(path: Path, splits: Mapping[str, Sequence[CheckedTrack]]) -> None:
     """Write which tracks can be used, so that a run which goes on has the same windows."""
     content = {
-        split: {checked.track.id: asdict(checked.audio) for checked in members}
+        split: {
+            checked.track.id: {**asdict(checked.audio), "is_converted": checked.copy is not None}
+            for checked in members
+        }
         for split, members in splits.items()
     }
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -138,6 +144,8 @@ def load_checked(
 ) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
     """Return the tracks that could be used when `save_checked` wrote them; no file is looked at.
 
+    None has its copy: `converted_ids` says which had one.
+
     Returns:
         The usable tracks, and the number of the others, by split.
 
@@ -147,7 +155,10 @@ def load_checked(
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         known = {
-            split: {name: AudioInfo(**info) for name, info in members.items()}
+            split: {
+                name: AudioInfo(**{k: v for k, v in info.items() if k != "is_converted"})
+                for name, info in members.items()
+            }
             for split, members in content.items()
         }
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -176,6 +187,17 @@ def load_checked(
             )
         )
     return usable, {split: len(splits[split]) - len(usable[split]) for split in splits}
+
+
+def converted_ids(path: Path) -> set[str]:
+    """Return the tracks that were read from copies when `save_checked` wrote them."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        name
+        for members in content.values()
+        for name, info in members.items()
+        if info.get("is_converted")
+    }
 
 
 def usable_by_split(

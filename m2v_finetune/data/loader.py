@@ -64,6 +64,8 @@ class Window:
 def read_window(checked: CheckedTrack, window: Window) -> Array:
     """Read one window of a track, padded with zeros only if the whole track is shorter.
 
+    It is read from the track's converted copy, where there is one at the rate of the window's grid.
+
     Returns:
         (num_samples,), mono at the rate of the window's grid.
 
@@ -71,12 +73,17 @@ def read_window(checked: CheckedTrack, window: Window) -> Array:
         AudioError: The file can no longer be read.
     """
     length = checked.audio.num_samples(window.grid.sample_rate)
-    samples = read_excerpt(
-        checked.track.path,
-        sample_rate=window.grid.sample_rate,
-        start_sample=window.start_sample,
-        num_samples=min(window.num_samples, length - window.start_sample),
-    )
+    num_samples = min(window.num_samples, length - window.start_sample)
+    copy = checked.copy
+    if copy is not None and copy.sample_rate == window.grid.sample_rate:
+        samples = copy.read_excerpt(start_sample=window.start_sample, num_samples=num_samples)
+    else:
+        samples = read_excerpt(
+            checked.track.path,
+            sample_rate=window.grid.sample_rate,
+            start_sample=window.start_sample,
+            num_samples=num_samples,
+        )
     if len(samples) == window.num_samples:
         return samples
     return pad_to_window(samples, window.num_samples)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-import time
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 import torch
 from accelerate import Accelerator
 
-from m2v_finetune.backbones import Backbone
+from m2v_finetune.backbones import Backbone, PrecomputedBackbone
 from m2v_finetune.config import OptimizerConfig, RunConfig, TrainingConfig
 from m2v_finetune.data.loader import TrainingBatches, TrainingWindows
 from m2v_finetune.data.manifest import problem_list
@@ -44,6 +44,7 @@ from m2v_finetune.training.run_folder import RunFolder, free_bytes, json_number
 from m2v_finetune.training.sharding import gather, is_sharding, read_norm, scatter, shard
 from m2v_finetune.training.signals import stop_on_signals
 from m2v_finetune.training.step import StepResult, take_step
+from m2v_finetune.training.waiting import StepClock
 
 logger = logging.getLogger(__name__)
 
@@ -161,8 +162,9 @@ class TrainingLoop(Generic[Model]):
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
         self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
-        self.first_seconds: list[float] = []  # of the first two steps, where layers are compiled
         self.reader = StepReader(self.loader, accelerator=accelerator, watch=self.watch)
+        self.clock = StepClock()
+        self.is_waiting_told = self.is_warm_up_told = False
         self.checkpoint: Path | None = find_checkpoint(folder.checkpoints)
 
     def run(self) -> FitResult:
@@ -245,9 +247,9 @@ class TrainingLoop(Generic[Model]):
         self.wrapped.train()
         batches = self.reader.read()
         while progress.step_in_epoch < self.batches.steps_per_epoch:
-            began = time.perf_counter()
-            result = self._train_step(batches)
-            self._tell_warm_up(time.perf_counter() - began)
+            with self.clock.step():
+                result = self._train_step(batches)
+            self._tell_warm_up()
             if not result.is_skipped:
                 self.objective.end_step(self._num_updates())
             progress.step += 1
@@ -263,18 +265,15 @@ class TrainingLoop(Generic[Model]):
             if progress.step % self.settings.checkpoint_every_steps == 0:
                 self._save()
 
-    def _tell_warm_up(self, seconds: float) -> None:
-        """Say what the first steps took where code was made of the layers; each reads its gradient norm."""
-        if not self.training.compile or len(self.first_seconds) == 2:
+    def _tell_warm_up(self) -> None:
+        """Say once what the first steps took where code was made of the layers."""
+        if not self.training.compile or self.is_warm_up_told or len(self.clock.first_seconds) < 2:
             return
-        self.first_seconds.append(seconds)
-        if len(self.first_seconds) == 2:
-            first, second = self.first_seconds
-            logger.info(
-                "The first step took %.1f s, compiling the layers included; the second took %.2f s.",
-                first,
-                second,
-            )
+        self.is_warm_up_told = True
+        logger.info(
+            "The first step took %.1f s, compiling the layers included; the second took %.2f s.",
+            *self.clock.first_seconds,
+        )
 
     def _num_updates(self) -> int:
         """Return how often the weights were changed."""
@@ -284,7 +283,8 @@ class TrainingLoop(Generic[Model]):
         """Take a step; where that cannot be, save what was before it and stop."""
         random_state = get_random_state()
         try:
-            parts = self.reader.read_step(batches, self.training.gradient_accumulation_steps)
+            with self.clock.reading():
+                parts = self.reader.read_step(batches, self.training.gradient_accumulation_steps)
             set_rates(self.optimizer, self._rate_factor(total_steps=self.total_steps))
             result = self.smaller_batches.take(
                 self._take_step, parts, number=self.progress.step + 1
@@ -380,7 +380,11 @@ class TrainingLoop(Generic[Model]):
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         line = {k: json_number(v) for k, v in values.items()}
         skipped = {"num_skipped_steps": self.progress.num_skipped_steps}
-        self._log({**line, **skipped, "learning_rates": rates}, tracked={**values, **skipped})
+        # For trackers alone: metrics.jsonl of equal runs are equal, and their times are not.
+        waiting = {"time/waiting_for_data": self.clock.take_line().share}
+        self._log(
+            {**line, **skipped, "learning_rates": rates}, tracked={**values, **skipped, **waiting}
+        )
         if is_known:
             self.objective.check_measures(measures, num_updates=self._num_updates())
         epoch = f"Epoch {self.progress.epoch + 1} of {self.training.epochs}, loss {loss:.4f}"
@@ -465,12 +469,28 @@ class TrainingLoop(Generic[Model]):
             {"validation": {k: json_number(v) for k, v in values.items()}},
             tracked={f"validation/{k}": v for k, v in values.items()},
         )
+        waiting = self.clock.take_epoch()
         logger.info(
-            "Epoch %d of %d: validation %s%s",
+            "Epoch %d of %d: validation %s%s; waited for data in %.0f %% of the steps' time",
             progress.epoch,
             self.training.epochs,
             ", ".join(f"{objective.metric_names[name]} {v:.4f}" for name, v in values.items()),
             ", the best so far" if is_best and selection is not None else "",
+            100 * waiting.share,
+        )
+        if waiting.is_much and not self.is_waiting_told:
+            self._advise_on_waiting()
+
+    def _advise_on_waiting(self) -> None:
+        """Say once what makes data come sooner."""
+        self.is_waiting_told = True
+        if isinstance(self.model.backbone, PrecomputedBackbone):
+            return  # nothing is decoded
+        logger.warning(
+            "The steps wait for audio. What helps: decode the set once by `m2v data convert SOURCE`, unless "
+            "that is done; raise data.num_workers, now %d, where cores are free (this machine has %s).",
+            self.num_workers,
+            os.cpu_count(),
         )
 
     def _log(self, line: dict[str, Any], *, tracked: dict[str, float]) -> None:

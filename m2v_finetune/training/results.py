@@ -103,6 +103,7 @@ def judge_test(
             else None,
         },
         "seconds": {"training": seconds, "test": time.monotonic() - began},
+        "waiting_share": loop.clock.run.share,
     }
     if loop.accelerator.is_main_process:
         write_predictions(folder.predictions, test, [model.task.row(one) for one in judged])
@@ -176,6 +177,7 @@ def write_pretraining(
             "frame_rate": float(backbone.frame_rate),
         },
         "seconds": {"training": seconds},
+        "waiting_share": loop.clock.run.share,
     }
     if loop.accelerator.is_main_process:
         write_json(loop.folder.results, results)

@@ -211,7 +211,8 @@ def describe(
             "windows",
             f"{model.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
             f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch"  # type: ignore[arg-type]
-            + (f"; {padded} tracks are shorter and padded with silence" if padded else ""),
+            + (f"; {padded} tracks are shorter and padded with silence" if padded else "")
+            + _copies_note(splits),
         )
         row(
             "backbone",
@@ -278,7 +279,7 @@ def describe_pretraining(
             f"{name} {len(own)} tracks ({_amount(own, 'h')})" for name, own in splits.items()
         ),
         "windows": f"{config.data.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
-        f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch",  # type: ignore[arg-type]
+        f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch" + _copies_note(splits),  # type: ignore[arg-type]
         "backbone": f"{backbone.source} ({backbone.licence or 'licence unknown'}), {begun}, "
         f"{backbone.num_layers} layers, {backbone.sample_rate} Hz; "
         f"{count_parameters(backbone):,} weights, peak rates {', '.join(f'{rate:g}' for rate in rates)}",
@@ -301,6 +302,17 @@ def describe_pretraining(
         # As Text: titles and paths are the user's, and square brackets in them are no markup.
         table.add_row(name, Text(text))
     return table
+
+
+def _copies_note(splits: Mapping[str, Sequence[CheckedTrack]]) -> str:
+    """Return how many tracks are read from what `m2v data convert` wrote; nothing where none is."""
+    tracks = [checked for members in splits.values() for checked in members]
+    num_copies = sum(checked.copy is not None for checked in tracks)
+    return (
+        f"; {num_copies} of {len(tracks)} tracks are read from converted copies"
+        if num_copies
+        else ""
+    )
 
 
 def _amount(members: Sequence[CheckedTrack], unit: str) -> str:

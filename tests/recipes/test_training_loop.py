@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -590,3 +591,26 @@ def test_a_model_that_is_told_the_answer_is_perfect_on_the_quickstart_data():
     ]
     wrong = task.values(told_wrong)
     assert wrong["roc_auc"] < 0.6
+
+
+def test_a_run_says_how_long_it_waits_for_data(data, tmp_path, monkeypatch, caplog):
+    loop = build_loop(data, tmp_path, method="probe", log_every=1)
+    read_step = loop.reader.read_step
+
+    def read_slowly(*arguments):
+        time.sleep(0.3)
+        return read_step(*arguments)
+
+    monkeypatch.setattr(loop.reader, "read_step", read_slowly)
+    monkeypatch.setattr("m2v_finetune.training.waiting.MUCH_SECONDS", 0.5)
+    with caplog.at_level("INFO"):
+        loop.run()
+    assert 0.1 < loop.clock.run.share < 1.0
+    assert loop.clock.run.waited_seconds >= 7 * 0.3
+    epochs = [line for line in caplog.messages if line.startswith("Epoch ")]
+    assert len(epochs) == 2
+    assert all("waited for data in" in line for line in epochs)
+    [advice] = [line for line in caplog.messages if "wait for audio" in line]
+    assert "m2v data convert" in advice
+    assert "data.num_workers, now 0" in advice
+    assert "wait" not in (tmp_path / "metrics.jsonl").read_text()

@@ -1,0 +1,270 @@
+"""Copies of audio files, mono and at the rate of a backbone, to be read in place of the originals.
+
+A copy is FLAC or WAV of 16 bits in a folder of its own (`copies_folder`), named by a hash of the original's
+path. A record beside it says of which original it is: size, time of change, SHA-256. So a copy is found by
+whoever knows the path of the original, and is not used once that has changed.
+
+Samples are divided by a power of two so that the loudest lies between a half and full scale, and rounded to
+the nearest of 65536 steps, without dither: what is read is at most 2**-16 of that power away from the
+original, MP3s beyond full scale are not clipped, and quiet tracks lose nothing. The record holds the power,
+and `AudioCopy.read_excerpt` multiplies by it.
+"""
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from m2v_finetune.audio.decode import AudioInfo, read_excerpt
+from m2v_finetune.errors import AudioError
+
+CACHE_VARIABLE = "M2V_CACHE"
+CopyFormat = Literal["flac", "wav"]
+
+# Part of every key: raise it where copies of the same file would become others.
+_VERSION = 1
+
+_FULL_SCALE = 32768  # of 16 bits
+_QUIETEST_SCALE = 2.0**-24
+
+# A track is decoded in pieces of this length, so that an hour of stereo does not fill the memory.
+_BLOCK_SECONDS = 300
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AudioCopy:
+    """A copy that can be read.
+
+    Attributes:
+        path: The file.
+        sample_rate: Its rate in Hz.
+        scale: What its samples are to be multiplied by.
+    """
+
+    path: Path
+    sample_rate: int
+    scale: float
+
+    def read_excerpt(self, *, start_sample: int, num_samples: int) -> NDArray[np.float32]:
+        """Read a part, as `decode.read_excerpt` reads it of the original, up to the rounding.
+
+        Returns:
+            Shape (num_samples,).
+
+        Raises:
+            AudioError: The copy is gone or damaged.
+        """
+        try:
+            samples = read_excerpt(
+                self.path,
+                sample_rate=self.sample_rate,
+                start_sample=start_sample,
+                num_samples=num_samples,
+            )
+        except AudioError as error:
+            raise AudioError(
+                f"{error} It is a converted copy: write it again by `m2v data convert SOURCE --verify`."
+            ) from error
+        samples *= np.float32(self.scale)
+        return samples
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopyRecord:
+    """What is known of an original and its copy.
+
+    Attributes:
+        original: Path of the original, without links.
+        num_bytes: Its size.
+        mtime_ns: When it was last changed, in nanoseconds.
+        sha256: Of its bytes.
+        audio: Its rate, length and channels.
+        format: Of the copy.
+        copy_num_bytes: Size of the copy.
+        copy_sha256: Of the copy's bytes.
+        scale: What the copy's samples are to be multiplied by.
+    """
+
+    original: str
+    num_bytes: int
+    mtime_ns: int
+    sha256: str
+    audio: AudioInfo
+    format: CopyFormat
+    copy_num_bytes: int
+    copy_sha256: str
+    scale: float
+
+    def is_current(self, path: Path, audio: AudioInfo, sample_rate: int) -> bool:
+        """Tell whether the original is as it was, by size and time of change, and the copy is there."""
+        status = path.stat()
+        return (
+            (status.st_size, status.st_mtime_ns) == (self.num_bytes, self.mtime_ns)
+            and self.audio == audio
+            and self.has_copy(path, sample_rate)
+        )
+
+    def has_copy(self, path: Path, sample_rate: int) -> bool:
+        """Tell whether the copy is there, in its size."""
+        copy = _copy_path(path, sample_rate, self.format)
+        return copy.is_file() and copy.stat().st_size == self.copy_num_bytes
+
+    def is_same_content(self, path: Path, sample_rate: int) -> bool:
+        """Tell, by checksums, whether original and copy are as they were."""
+        copy = _copy_path(path, sample_rate, self.format)
+        return _sha256(path) == self.sha256 and _sha256(copy) == self.copy_sha256
+
+
+def copies_folder(sample_rate: int) -> Path:
+    """Return the folder of the copies at a rate; it may not exist.
+
+    It lies below the folder that the environment variable M2V_CACHE names, else below
+    ``~/.cache/m2v-finetune``.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    root = Path(named).expanduser() if named else Path.home() / ".cache" / "m2v-finetune"
+    return root.absolute() / "audio" / f"{sample_rate}hz"
+
+
+def read_record(path: Path, sample_rate: int) -> CopyRecord | None:
+    """Return what is known of the copy of a file; None where there is none, or its record is damaged."""
+    try:
+        content = json.loads(_record_path(path, sample_rate).read_text(encoding="utf-8"))
+        record = CopyRecord(**{**content, "audio": AudioInfo(**content["audio"])})
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return record if record.format in ("flac", "wav") else None
+
+
+def copy_of(path: Path, record: CopyRecord, sample_rate: int) -> AudioCopy:
+    """Return the copy that a record speaks of."""
+    return AudioCopy(
+        path=_copy_path(path, sample_rate, record.format),
+        sample_rate=sample_rate,
+        scale=float(record.scale),
+    )
+
+
+def make_copy(
+    path: Path, audio: AudioInfo, *, sample_rate: int, copy_format: CopyFormat, verify: bool = False
+) -> tuple[CopyRecord, bool]:
+    """Write the copy of a file, unless it is there.
+
+    Copy and record are written under temporary names and renamed, the record last: half a copy cannot
+    exist.
+
+    Args:
+        path: The original.
+        audio: What `decode.inspect_audio` says of it.
+        sample_rate: Of the copy, in Hz.
+        copy_format: FLAC takes about half the space of WAV; WAV is read faster.
+        verify: Compare checksums of original and copy, not size and time of change alone.
+
+    Returns:
+        What is known of the copy, and whether it was written now.
+
+    Raises:
+        AudioError: The original cannot be decoded.
+        OSError: The disk does not take the copy.
+    """
+    known = read_record(path, sample_rate)
+    if known is not None and known.format == copy_format and known.has_copy(path, sample_rate):
+        is_current = known.is_current(path, audio, sample_rate)
+        if is_current and not verify:
+            return known, False
+        if known.audio == audio and known.is_same_content(path, sample_rate):
+            if not is_current:  # the same bytes with another date
+                known = replace(known, mtime_ns=path.stat().st_mtime_ns)
+                _write_record(path, sample_rate, known)
+            return known, False
+    status = path.stat()  # first: what changes from here on is noticed later
+    samples = _decode(path, audio, sample_rate)
+    scale = _scale(samples)
+    rounded = np.rint(samples * np.float32(_FULL_SCALE / scale))
+    integers = np.clip(rounded, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+    copy = _copy_path(path, sample_rate, copy_format)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = _unfinished(copy)
+    try:
+        with unfinished.open("wb") as file:
+            soundfile.write(
+                file, integers, sample_rate, format=copy_format.upper(), subtype="PCM_16"
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(copy)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    record = CopyRecord(
+        original=os.path.realpath(path),
+        num_bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        sha256=_sha256(path),
+        audio=audio,
+        format=copy_format,
+        copy_num_bytes=copy.stat().st_size,
+        copy_sha256=_sha256(copy),
+        scale=scale,
+    )
+    _write_record(path, sample_rate, record)
+    if known is not None and known.format != copy_format:
+        _copy_path(path, sample_rate, known.format).unlink(missing_ok=True)
+    return record, True
+
+
+def _decode(path: Path, audio: AudioInfo, sample_rate: int) -> NDArray[np.float32]:
+    """Return the whole track, (num_samples,), decoded piece by piece."""
+    num_samples = audio.num_samples(sample_rate)
+    samples = np.empty(num_samples, dtype=np.float32)
+    for start in range(0, num_samples, _BLOCK_SECONDS * sample_rate):
+        block = samples[start : start + _BLOCK_SECONDS * sample_rate]
+        block[:] = read_excerpt(
+            path, sample_rate=sample_rate, start_sample=start, num_samples=len(block)
+        )
+    return samples
+
+
+def _scale(samples: NDArray[np.float32]) -> float:
+    """Return the least power of two that samples can be divided by to be written without clipping."""
+    peak = max(float(np.abs(samples).max()), _QUIETEST_SCALE)
+    scale = 2.0 ** math.ceil(math.log2(peak))
+    # The highest step is one below full scale.
+    is_clipped = np.rint(samples.max() * np.float32(_FULL_SCALE / scale)) >= _FULL_SCALE
+    return 2.0 * scale if is_clipped else scale
+
+
+def _copy_path(path: Path, sample_rate: int, copy_format: CopyFormat) -> Path:
+    return _record_path(path, sample_rate).with_suffix(f".{copy_format}")
+
+
+def _record_path(path: Path, sample_rate: int) -> Path:
+    key = hashlib.sha256(f"{_VERSION} {os.path.realpath(path)}".encode(errors="surrogateescape"))
+    name = key.hexdigest()[:32]
+    return copies_folder(sample_rate) / name[:2] / f"{name}.json"
+
+
+def _write_record(path: Path, sample_rate: int, record: CopyRecord) -> None:
+    place = _record_path(path, sample_rate)
+    unfinished = _unfinished(place)
+    content: dict[str, Any] = asdict(record)
+    try:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(place)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.part")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,223 @@
+"""Write a data set once at the rate of a backbone, and let the loader find what was written."""
+
+import logging
+import multiprocessing
+import shutil
+import signal
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from m2v_finetune.audio.copies import (
+    CACHE_VARIABLE,
+    CopyFormat,
+    CopyRecord,
+    copies_folder,
+    copy_of,
+    make_copy,
+    read_record,
+)
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.manifest import problem_list
+from m2v_finetune.errors import DISK_ERRORS, AudioError, UserError
+
+logger = logging.getLogger(__name__)
+
+BYTES_PER_SAMPLE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What `convert_tracks` did.
+
+    Attributes:
+        folder: Where the copies are.
+        num_written: Copies written now.
+        num_kept: Copies that were there.
+        problems: Why the other tracks could not be converted.
+        original_bytes: Size of the files that have a copy.
+        copy_bytes: Size of their copies.
+        seconds: It took.
+    """
+
+    folder: Path
+    num_written: int
+    num_kept: int
+    problems: list[str]
+    original_bytes: int
+    copy_bytes: int
+    seconds: float
+
+
+def convert_tracks(
+    tracks: Sequence[CheckedTrack],
+    *,
+    sample_rate: int,
+    copy_format: CopyFormat = "flac",
+    num_processes: int,
+    verify: bool = False,
+    show_progress: bool = True,
+) -> Conversion:
+    """Write mono copies of all tracks; those that are there stay, so that it can be stopped at any time.
+
+    Args:
+        tracks: Of which copies are wanted; the originals are only read.
+        sample_rate: Of the copies in Hz.
+        copy_format: Of the copies.
+        num_processes: That decode side by side.
+        verify: Compare checksums with the copies that are there, and write again what differs.
+        show_progress: On standard error.
+
+    Raises:
+        UserError: The disk is too full, the folder cannot be made, or a process died.
+        OSError: The disk does not take a copy.
+    """
+    began = time.monotonic()
+    kept: list[CopyRecord] = []
+    missing: list[CheckedTrack] = []
+    for checked in tracks:
+        record = _current_record(checked, sample_rate)
+        if record is None or record.format != copy_format or verify:
+            missing.append(checked)
+        else:
+            kept.append(record)
+    _require_space(missing, sample_rate)
+    written: list[CopyRecord] = []
+    problems: dict[int, str] = {}
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not show_progress,
+        transient=True,
+    )
+    # Fresh processes: a fork would copy whatever threads the caller has.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_leave_signals)
+    try:
+        with bar:
+            bar_task = bar.add_task("Converting", total=len(missing))
+            jobs = {
+                pool.submit(
+                    make_copy,
+                    checked.track.path,
+                    checked.audio,
+                    sample_rate=sample_rate,
+                    copy_format=copy_format,
+                    verify=verify,
+                ): number
+                for number, checked in enumerate(missing)
+            }
+            for job in as_completed(jobs):
+                number = jobs[job]
+                try:
+                    record, is_new = job.result()
+                    (written if is_new else kept).append(record)
+                except (AudioError, OSError) as error:
+                    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                        raise
+                    problems[number] = f"{missing[number].track.origin}: {error}"
+                bar.advance(bar_task)
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"A process that converts audio died ({error}). The machine may be out of memory: lower "
+            "--processes. The same command goes on where it was."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    records = [*kept, *written]
+    return Conversion(
+        folder=copies_folder(sample_rate),
+        num_written=len(written),
+        num_kept=len(kept),
+        problems=[problems[number] for number in sorted(problems)],
+        original_bytes=sum(record.num_bytes for record in records),
+        copy_bytes=sum(record.copy_num_bytes for record in records),
+        seconds=time.monotonic() - began,
+    )
+
+
+def with_copies(
+    tracks: Sequence[CheckedTrack], *, sample_rate: int, only: Collection[str] | None = None
+) -> list[CheckedTrack]:
+    """Let tracks that have a converted copy be read from it, and warn of those that changed since.
+
+    Args:
+        tracks: In any order, which stays.
+        sample_rate: Of the backbone, in Hz.
+        only: Ids of the tracks of which a copy may be read; of all if None. A run that goes on reads what
+            it began with.
+    """
+    if only is None and not copies_folder(sample_rate).is_dir():
+        return list(tracks)
+    found, changed = [], []
+    for checked in tracks:
+        is_asked = only is None or checked.track.id in only
+        record = read_record(checked.track.path, sample_rate) if is_asked else None
+        path = checked.track.path
+        if record is not None and _is_current(record, checked, sample_rate):
+            found.append(replace(checked, copy=copy_of(path, record, sample_rate)))
+        else:
+            found.append(checked)
+            if record is not None or (only is not None and is_asked):
+                changed.append(f"{checked.track.origin}: {path}")
+    if changed:
+        logger.warning(
+            problem_list(
+                "Converted copies are gone, or are of what these files were before they changed, so the "
+                "files themselves are read",
+                changed,
+                "`m2v data convert SOURCE` writes the copies again.",
+                limit=5,
+            )
+        )
+    return found
+
+
+def _current_record(checked: CheckedTrack, sample_rate: int) -> CopyRecord | None:
+    record = read_record(checked.track.path, sample_rate)
+    return record if record and _is_current(record, checked, sample_rate) else None
+
+
+def _is_current(record: CopyRecord, checked: CheckedTrack, sample_rate: int) -> bool:
+    try:
+        return record.is_current(checked.track.path, checked.audio, sample_rate)
+    except OSError:  # the original is gone since it was checked
+        return False
+
+
+def _require_space(missing: Sequence[CheckedTrack], sample_rate: int) -> None:
+    """Check that the copies fit, as if they were WAV.
+
+    Raises:
+        UserError: They do not, or there can be no folder for them.
+    """
+    needed = BYTES_PER_SAMPLE * sum(checked.audio.num_samples(sample_rate) for checked in missing)
+    folder = copies_folder(sample_rate)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The folder {folder} for copies cannot be made ({error.strerror}). Name another by the "
+            f"environment variable {CACHE_VARIABLE}, for recipes too."
+        ) from error
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"The disk of {folder} has {free / 1e6:,.0f} MB free; the copies need up to "
+            f"{needed / 1e6:,.0f} MB. Free some, or name another folder by the environment variable "
+            f"{CACHE_VARIABLE}, for recipes too."
+        )
+
+
+def _leave_signals() -> None:
+    """Let the process that started this one decide what Ctrl-C ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

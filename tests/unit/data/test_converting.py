@@ -1,0 +1,135 @@
+"""A converted set: written by processes, found by the loader, and told of in the log."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from m2v_finetune.audio.copies import copies_folder
+from m2v_finetune.audio.frames import FrameGrid
+from m2v_finetune.data.checking import (
+    CheckedTrack,
+    check_tracks,
+    converted_ids,
+    load_checked,
+    save_checked,
+)
+from m2v_finetune.data.converting import convert_tracks, with_copies
+from m2v_finetune.data.loader import Window, read_window
+from m2v_finetune.data.manifest import Track
+from m2v_finetune.errors import UserError
+
+RATE_HZ = 16_000
+GRID = FrameGrid(sample_rate=RATE_HZ, stride_samples=320, receptive_field_samples=400)
+WINDOW = Window(start_sample=8_000, num_samples=16_000, grid=GRID)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("M2V_CACHE", str(tmp_path / "cache"))
+
+
+def write_noise(path: Path, *, seed: int = 0, seconds: float = 2.0) -> Path:
+    noise = np.random.default_rng(seed).uniform(-0.5, 0.5, (int(22_050 * seconds), 2))
+    soundfile.write(path, noise, 22_050)
+    return path
+
+
+@pytest.fixture
+def tracks(tmp_path) -> list[CheckedTrack]:
+    found = []
+    for number, name in enumerate(["a.wav", "b.flac", "c.ogg"]):
+        path = write_noise(tmp_path / name, seed=number)
+        found.append(
+            Track(
+                id=name,
+                path=path,
+                split="train",
+                columns={},
+                origin=f"songs.csv:{number + 2}",
+                folder=tmp_path,
+            )
+        )
+    return check_tracks(found, on_bad_track="stop", show_progress=False)[0]
+
+
+def convert(tracks, **options):
+    options = {"sample_rate": RATE_HZ, "num_processes": 1, "show_progress": False} | options
+    return convert_tracks(tracks, **options)
+
+
+def test_the_loader_reads_what_was_converted(tracks, monkeypatch):
+    assert with_copies(tracks, sample_rate=RATE_HZ) == tracks
+    originals = [read_window(checked, WINDOW) for checked in tracks]
+    done = convert(tracks, num_processes=2)
+    assert (done.num_written, done.num_kept, done.problems) == (3, 0, [])
+    assert done.original_bytes == sum(c.track.path.stat().st_size for c in tracks)
+    again = convert(tracks)
+    assert (again.num_written, again.num_kept) == (0, 3)
+    assert again.copy_bytes == done.copy_bytes > 3 * 30_000
+    copied = with_copies(tracks, sample_rate=RATE_HZ)
+    assert with_copies(tracks, sample_rate=24_000) == tracks
+    monkeypatch.setattr("m2v_finetune.data.loader.read_excerpt", None)  # not of the originals
+    for checked, original in zip(copied, originals, strict=True):
+        np.testing.assert_allclose(read_window(checked, WINDOW), original, atol=2e-5)
+    short = Window(start_sample=0, num_samples=50_000, grid=GRID)
+    assert read_window(copied[0], short).shape == (50_000,)
+
+
+def test_windows_at_another_rate_are_read_from_the_file(tracks):
+    convert(tracks)
+    [copied, *_] = with_copies(tracks, sample_rate=RATE_HZ)
+    grid = FrameGrid(sample_rate=24_000, stride_samples=320, receptive_field_samples=400)
+    window = Window(start_sample=100, num_samples=2_000, grid=grid)
+    assert (read_window(copied, window) == read_window(tracks[0], window)).all()
+
+
+def test_a_file_that_changed_is_read_itself_and_the_log_says_so(tracks, caplog):
+    convert(tracks)
+    path = write_noise(tracks[1].track.path, seed=99)
+    with caplog.at_level(logging.WARNING):
+        found = with_copies(tracks, sample_rate=RATE_HZ)
+    assert [checked.copy is not None for checked in found] == [True, False, True]
+    assert f"songs.csv:3: {path}" in caplog.text
+    assert "changed" in caplog.text
+    assert "songs.csv:2" not in caplog.text
+    assert convert(tracks).num_written == 1
+    assert all(c.copy is not None for c in with_copies(tracks, sample_rate=RATE_HZ))
+
+
+def test_a_run_that_goes_on_reads_what_it_began_with(tracks, tmp_path, caplog):
+    convert(tracks[:2])
+    began = with_copies(tracks, sample_rate=RATE_HZ)
+    save_checked(tmp_path / "tracks.json", {"train": began})
+    convert(tracks)
+    loaded, _ = load_checked(tmp_path / "tracks.json", {"train": [c.track for c in tracks]})
+    assert loaded["train"] == tracks
+    only = converted_ids(tmp_path / "tracks.json")
+    assert only == {"a.wav", "b.flac"}
+    assert with_copies(loaded["train"], sample_rate=RATE_HZ, only=only) == began
+    for path in copies_folder(RATE_HZ).rglob("*.json"):
+        path.unlink()
+    assert with_copies(loaded["train"], sample_rate=RATE_HZ, only=only) == tracks
+    assert "gone" in caplog.text
+
+
+def test_what_cannot_be_decoded_is_a_problem_and_the_others_are_written(tracks):
+    whole = tracks[1].track.path.read_bytes()
+    tracks[1].track.path.write_bytes(whole[: len(whole) // 2])
+    done = convert(tracks)
+    assert (done.num_written, len(done.problems)) == (2, 1)
+    assert done.problems[0].startswith("songs.csv:3: ")
+
+
+def test_a_full_disk_and_a_file_in_the_way_are_messages(tracks, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "m2v_finetune.data.converting.shutil.disk_usage", lambda _: type("Disk", (), {"free": 9})
+    )
+    with pytest.raises(UserError, match="M2V_CACHE"):
+        convert(tracks)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("M2V_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match="cannot be made"):
+        convert(tracks)
