@@ -220,7 +220,8 @@ class Backbone(nn.Module):
     def compile_layers(self) -> None:
         """Have torch.compile make code of the transformer layers, in place, at their first use.
 
-        They share one graph, so it is made once; names of weights stay as they are.
+        They share one graph, made once; the first has its own where its input needs no gradient. Names of
+        weights stay as they are.
         """
         for layer in self.network.encoder.layers:
             layer.compile()

@@ -1,11 +1,8 @@
-"""What keeps a step fast: one reading of the device, one graph, one kernel for the optimiser."""
+"""What keeps a step fast: one reading of the device, one kernel for the optimiser."""
 
 import numpy as np
 import pytest
 import torch
-from torch._dynamo.utils import counters
-from torch._inductor.cpp_builder import get_cpp_compiler
-from torch._inductor.exc import InvalidCxxCompiler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2v_finetune.backbones import load_backbone
@@ -147,24 +144,3 @@ def test_one_kernel_of_adamw_equals_many():
             optimizer.step()
     for own, other in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-7)
-
-
-def has_compiler():
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_layers_share_one_graph_for_all_steps():
-    torch._dynamo.reset()
-    counters.clear()
-    model = build(num_layers=2)
-    model.backbone.compile_layers()
-    optimizer = build_optimizer(model, OptimizerConfig())
-    for _ in range(3):
-        step(model, optimizer, batch(), TAGGING.loss)
-    assert counters["stats"]["unique_graphs"] == 1
-    assert not counters["graph_break"]
