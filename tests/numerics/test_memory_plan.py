@@ -217,17 +217,13 @@ def test_no_larger_batch_would_fit(configured):
         assert chosen == split
 
 
-def test_a_card_is_planned_as_a_card_and_more_of_them_with_their_buckets():
+def test_a_card_is_planned_as_a_card():
     config, split = settings(checkpointing=False), Split(batch_size=4, accumulation=1)
-    peaks = [
-        StepMemory(config, TASK, machine).peak(split)
+    on_cpu, on_card, in_half = (
+        StepMemory(config, TASK, machine).peak(split)["activations"]
         for machine in (CPU, Machine(on_card=True, precision="no"), CARD)
-    ]
-    on_cpu, on_card, in_half = (peak["activations"] for peak in peaks)
+    )
     assert on_cpu > 1.1 * on_card > 1.1 * in_half
-    pair = StepMemory(config, TASK, replace(CARD, num_processes=2)).peak_bytes(split)
-    trained = sum(peaks[2].values()), peaks[2]["optimizer"] / 2
-    assert pair - trained[0] == pytest.approx(trained[1], rel=0.05)
 
 
 def test_only_what_runs_on_the_machine_is_advised():
