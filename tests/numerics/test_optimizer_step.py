@@ -318,9 +318,9 @@ def has_compiler():
 
 
 @pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_layers_give_the_same_losses():
+@pytest.mark.parametrize("method", ["probe", "lora", "full"])
+def test_compiled_layers_give_the_same_losses(method):
     """And the same names of weights."""
-    method = "lora"
     plain = build(method=method, num_layers=1)
     names = list(plain.state_dict())
     optimizer = build_optimizer(plain, OptimizerConfig())
