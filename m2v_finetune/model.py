@@ -41,6 +41,7 @@ from m2v_finetune.data.reading import read_batches, track_loader
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.files import write_files
 from m2v_finetune.hub import download_snapshot, is_repo_id, upload_folder
+from m2v_finetune.pieces import Pieces
 from m2v_finetune.tasks import TASKS, Prediction, Task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters, trained_parts
 
@@ -82,6 +83,7 @@ class TaskModel(nn.Module):
         tuning: How the backbone was tuned.
         base_fingerprint: Which backbone the tuned weights belong to; None where they stand alone.
         card: The model card, as text, where there is one.
+        pieces: How many windows at once the device bears where nothing learns.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class TaskModel(nn.Module):
         self.hop_seconds = hop_seconds
         self.base_fingerprint = base_fingerprint
         self.card: str | None = None
+        self.pieces = Pieces()
 
     @classmethod
     def build(
@@ -267,7 +270,7 @@ class TaskModel(nn.Module):
         """Yield, window after window, the number of its track, its place, and its scores.
 
         The model is left in evaluation mode. Where a window cannot be read, the error stands in place of its
-        scores.
+        scores. Where memory runs out, batches are divided, with a warning.
 
         Args:
             windows: What `track_windows` returned.
@@ -279,8 +282,15 @@ class TaskModel(nn.Module):
         Raises:
             NotFiniteError: The scores hold nan or infinity.
             WorkerError: A process that reads audio failed.
+            torch.OutOfMemoryError: A single window does not fit.
         """
         device = next(self.parameters()).device
+
+        def score(*parts: Tensor) -> Tensor:
+            with torch.inference_mode(), autocast():
+                outputs = self(*(part.to(device, non_blocking=True) for part in parts))
+                return self.task.scores(outputs.float()).cpu()
+
         self.eval()
         loader = track_loader(
             windows,
@@ -292,9 +302,7 @@ class TaskModel(nn.Module):
             rows: dict[int, NDArray[np.float32] | AudioError]
             rows = {index: AudioError(why) for index, why in bad.items()}
             if len(indices):
-                with torch.inference_mode(), autocast():
-                    outputs = self(*(part.to(device, non_blocking=True) for part in parts))
-                    scores = self.task.scores(outputs.float()).cpu().numpy()
+                scores = self.pieces.run(score, parts).numpy()
                 rows |= zip(indices.tolist(), scores, strict=True)
             for index, one in sorted(rows.items(), key=lambda pair: pair[0]):
                 number, window = windows.places[index]

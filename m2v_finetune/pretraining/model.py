@@ -10,6 +10,7 @@ from m2v_finetune.backbones import Backbone
 from m2v_finetune.backbones.backbone import MASK_VECTOR
 from m2v_finetune.config import PretrainConfig, TuningConfig
 from m2v_finetune.errors import UserError
+from m2v_finetune.pieces import Pieces
 from m2v_finetune.pretraining.teacher import Teacher, ema_decay
 
 TARGET_VARIANCE, PREDICTION_VARIANCE = "target_variance", "prediction_variance"
@@ -28,6 +29,7 @@ class PretrainingModel(nn.Module):
         config: Masks, targets and the teacher's course.
         window_samples: What the model hears at once.
         tuning: Everything learns.
+        pieces: How many windows at once the device bears where nothing learns.
     """
 
     metric_names: ClassVar = {
@@ -73,8 +75,8 @@ class PretrainingModel(nn.Module):
             num_target_layers=config.num_target_layers,
             averages=config.teacher_averages,
         )
-        # A parameter, so that it is in checkpoints; no buffer, as DistributedDataParallel gives every process
-        # that of the first.
+        self.pieces = Pieces()
+        # A parameter, so that it is in checkpoints.
         self._sums = nn.Parameter(torch.zeros(len(MEASURES) + 1), requires_grad=False)
         self._of_batches: list[Tensor] = []  # variances, of the step that is being taken
 

@@ -188,7 +188,7 @@ class EightBitMoments(torch.optim.Optimizer):
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, is_paged: bool) -> None:
-        super().__init__([one for one in parameters if one.requires_grad], {})
+        super().__init__([one for one in parameters if one.requires_grad], {"lr": 0.0})
         self.is_paged = is_paged
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

@@ -148,10 +148,6 @@ class Timeline:
             parts=np.concatenate([self.parts, np.full(len(added), PARTS.index("workspace"))]),
         )
 
-    def bytes_of(self, part: Part) -> int:
-        """Return the bytes of all storages of a part."""
-        return int(self.sizes[self.parts == PARTS.index(part)].sum())
-
     def peak(self) -> dict[Part, int]:
         """Return the bytes that live at the worst moment, by part.
 

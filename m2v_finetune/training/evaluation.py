@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.progress import Progress
@@ -13,6 +14,11 @@ from m2v_finetune.data.reading import WorkerError
 from m2v_finetune.errors import AudioError
 from m2v_finetune.model import TaskModel, scored
 from m2v_finetune.training.faults import DataWatch, agree
+
+TOO_LITTLE_MEMORY = (
+    "Judging ran out of memory with a single window at once. Take shorter windows (data.window_seconds) or "
+    "fewer layers (backbone.num_layers)."
+)
 
 
 def judge_tracks(
@@ -48,7 +54,8 @@ def judge_tracks(
         What `Task.judge` returned, one for each track.
 
     Raises:
-        DataError: A track cannot be read any more, or a worker failed.
+        DataError: A track cannot be read any more, a worker failed, or a single window does not fit in
+            memory.
         NotFiniteError: The model's scores of a track are not finite.
     """
     own = range(accelerator.process_index, len(tracks), accelerator.num_processes)
@@ -76,6 +83,8 @@ def judge_tracks(
             bar.advance(bar_task)
     except WorkerError as error:
         failure = str(error)
+    except torch.OutOfMemoryError:
+        failure = TOO_LITTLE_MEMORY
     bar.remove_task(bar_task)
     watch.take(split, agree(accelerator, failure, bad_tracks))
     return [one for _, one in sorted(gather_object(judged), key=lambda pair: pair[0])]

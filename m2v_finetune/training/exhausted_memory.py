@@ -1,9 +1,7 @@
 """Where a step runs out of memory: the same step again, in smaller batches."""
 
-import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,10 +9,10 @@ from torch import Tensor
 
 from m2v_finetune.config import TrainingConfig
 from m2v_finetune.errors import UserError
+from m2v_finetune.pieces import free_memory
 from m2v_finetune.training.checkpoint import get_random_state, set_random_state
-from m2v_finetune.training.optimization import make_moments
 from m2v_finetune.training.plan import MemoryPlan, divisors, gigabytes
-from m2v_finetune.training.step import StepResult
+from m2v_finetune.training.step import StepOutOfMemoryError, StepResult
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +41,10 @@ class SmallerBatches:
     """Takes steps in batches that the device bears, of the size of the settings as long as that goes.
 
     Args:
-        optimizer: Of the steps.
         training: Batches of the settings.
         accelerator: Knows the processes.
         plan: What the run was expected to take, where that was asked for.
+        is_sharded: Processes share the weights, and exchange them within each pass.
 
     Attributes:
         size: Windows that the device sees at once.
@@ -54,19 +52,17 @@ class SmallerBatches:
 
     def __init__(
         self,
-        optimizer: torch.optim.Optimizer,
         *,
         training: TrainingConfig,
         accelerator: Accelerator,
         plan: MemoryPlan | None,
+        is_sharded: bool = False,
     ) -> None:
         self.size = training.per_device_batch_size
         self._training = training
         self._accelerator = accelerator
         self._plan = plan
-        self._optimizer = optimizer
-        self._weights_change = False
-        optimizer.register_step_pre_hook(self._before_weights_change)
+        self._is_sharded = is_sharded
 
     def take(self, step: TakeStep, parts: Sequence[Sequence[Tensor]], *, number: int) -> StepResult:
         """Take a step; where memory runs out, take it again with the same windows in smaller batches.
@@ -81,14 +77,13 @@ class SmallerBatches:
         """
         random_state = get_random_state()
         while True:
-            self._weights_change = False
             try:
                 return step(self._divided(parts), self._pieces * len(parts))
-            except torch.OutOfMemoryError:
-                self._halve(number)
+            except StepOutOfMemoryError as error:
+                self._halve(number, error)
             # Outside of the handler, so that nothing of the step that failed is held by its traceback.
             set_random_state(random_state)
-            _free_memory()
+            free_memory()
 
     @property
     def _pieces(self) -> int:
@@ -102,28 +97,23 @@ class SmallerBatches:
             for smaller in zip(*(torch.split(part, self.size) for part in batch), strict=True):
                 yield [part.to(device, non_blocking=True) for part in smaller]
 
-    def _before_weights_change(self, *_: Any) -> None:
-        make_moments(self._optimizer)
-        self._weights_change = True
-
-    def _halve(self, number: int) -> None:
-        """Halve what the device sees at once, and say so.
+    def _halve(self, number: int, error: StepOutOfMemoryError) -> None:
+        """Halve what each device sees at once, and say so; the same on every process.
 
         Raises:
             StepTooLargeError: It sees a single window, or the step cannot be repeated.
         """
-        num_processes = self._accelerator.num_processes
         share = self._training.gradient_accumulation_steps * self._training.per_device_batch_size
-        what = self._what(number)
+        what = self._what(number, error)
         smaller = max((one for one in divisors(self.size) if one <= self.size // 2), default=None)
-        if self._weights_change:
+        if not error.is_undone:
             raise StepTooLargeError(
                 f"{what} The weights were being changed already, so the step cannot be repeated. {ADVICE}",
                 is_undone=False,
             )
-        if num_processes > 1:
+        if self._is_sharded:
             raise StepTooLargeError(
-                f"{what} With several processes none can change its batches alone. Go on with "
+                f"{what} Where processes share the weights none can change its batches alone. Go on with "
                 f"--training.per_device_batch_size {smaller or 1} and "
                 f"--training.gradient_accumulation_steps {share // (smaller or 1)}. {ADVICE}",
                 is_undone=False,
@@ -137,23 +127,21 @@ class SmallerBatches:
             what,
             smaller,
             share // smaller,
-            share * num_processes,
+            share * self._accelerator.num_processes,
         )
 
-    def _what(self, number: int) -> str:
+    def _what(self, number: int, error: StepOutOfMemoryError) -> str:
         """Return what happened, what was planned, and what was measured where that is possible."""
+        num_processes = self._accelerator.num_processes
+        where = (
+            f" on process {', '.join(map(str, error.processes))} of {num_processes}"
+            if num_processes > 1
+            else ""
+        )
         planned = f"; {gigabytes(self._plan.peak_bytes)} were planned" if self._plan else ""
         measured = (
             f"; {gigabytes(torch.cuda.max_memory_allocated())} were in use at most"
             if torch.cuda.is_available()
             else ""
         )
-        return f"Step {number} ran out of memory with batches of {self.size}{planned}{measured}."
-
-
-def _free_memory() -> None:
-    """Give back what a failed step left: tensors in cycles, and blocks that the allocator keeps."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        return f"Step {number} ran out of memory{where} with batches of {self.size}{planned}{measured}."

@@ -11,6 +11,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 
 from m2v_finetune.backbones import Backbone, PrecomputedBackbone
 from m2v_finetune.config import OptimizerConfig, RunConfig, TrainingConfig
@@ -153,11 +154,19 @@ class TrainingLoop(Generic[Model]):
             model.backbone.compile_layers()
         # What is trained: under FSDP2 shards, and `model` is what they are gathered into.
         self.shards = shard(model, accelerator) if is_sharding(accelerator) else None
-        self.wrapped = accelerator.prepare(model) if self.shards is None else self.shards
+        if self.shards is None:
+            # For its device and precision; gradients of processes are exchanged by `take_step`.
+            accelerator.prepare_model(model, evaluation_mode=True)
+            if accelerator.num_processes > 1:
+                for tensor in (*model.parameters(), *model.buffers()):
+                    broadcast(tensor.data)
         self.optimizer = build_optimizer(self.shards or model, optimization)
         self.plan = plan
         self.smaller_batches = SmallerBatches(
-            self.optimizer, training=training, accelerator=accelerator, plan=plan
+            training=training,
+            accelerator=accelerator,
+            plan=plan,
+            is_sharded=self.shards is not None,
         )
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
@@ -207,6 +216,10 @@ class TrainingLoop(Generic[Model]):
             num_skipped_steps=progress.num_skipped_steps,
         )
 
+    @property
+    def _trained(self) -> torch.nn.Module:
+        return self.model if self.shards is None else self.shards
+
     def _is_finished(self) -> bool:
         """Tell from the settings, which may have changed since the last checkpoint."""
         progress, training = self.progress, self.training
@@ -233,18 +246,11 @@ class TrainingLoop(Generic[Model]):
             ) from fault
         except Stopped as stopped:
             raise Stopped(stopped.signal_number, self.folder.how_to_go_on()) from None
-        except torch.OutOfMemoryError as error:
-            size = self.training.per_device_batch_size
-            raise UserError(
-                f"Measuring what the head reads, before the first step, ran out of memory with {size} "
-                "windows at once. Lower training.per_device_batch_size, and raise "
-                "training.gradient_accumulation_steps to keep the total batch."
-            ) from error
 
     def _train_epoch(self) -> None:
         progress = self.progress
         self.batches.epoch, self.batches.first_step = progress.epoch, progress.step_in_epoch
-        self.wrapped.train()
+        self._trained.train()
         batches = self.reader.read()
         while progress.step_in_epoch < self.batches.steps_per_epoch:
             with self.clock.step():
@@ -308,7 +314,7 @@ class TrainingLoop(Generic[Model]):
         """Take one optimiser step over batches."""
         self.objective.begin_step()
         return take_step(
-            self.wrapped,
+            self._trained,
             self.optimizer,
             batches,
             loss=self.objective.loss,
@@ -318,6 +324,8 @@ class TrainingLoop(Generic[Model]):
             # What Accelerate prepared has its own inside.
             autocast=nullcontext if self.shards is None else self.accelerator.autocast,
             read_norm=read_norm,
+            # Shards exchange their gradients themselves.
+            num_processes=self.accelerator.num_processes if self.shards is None else 1,
         )
 
     def _name_not_finite(self, result: StepResult) -> None:
@@ -426,12 +434,6 @@ class TrainingLoop(Generic[Model]):
             self._stop(save=True)
         except DataError as fault:
             self._save_and_stop(fault)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"Judging tracks ran out of memory with {self.training.eval_batch_size} windows at once. "
-                "Lower training.eval_batch_size. The last checkpoint, if there is one, is in "
-                f"{self.folder.checkpoints}."
-            ) from error
         except NotFiniteError as error:
             said = "What the model says of the validation tracks is not finite"
             raise UserError(self._failed(said)) from error

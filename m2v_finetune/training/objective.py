@@ -16,7 +16,7 @@ from m2v_finetune.data.reading import WorkerError, read_batches, training_loader
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import FixedWindows
-from m2v_finetune.training.evaluation import judge_tracks
+from m2v_finetune.training.evaluation import TOO_LITTLE_MEMORY, judge_tracks
 from m2v_finetune.training.faults import DataWatch, agree
 from m2v_finetune.training.standardization import measure_standardization
 
@@ -232,6 +232,14 @@ class PretrainingObjective:
             timeout_seconds=watch.timeout_seconds,
             is_persistent=False,
         )
+
+        def judge(waveforms: Tensor, masks: Tensor) -> Tensor:
+            """Return the values of each window, (batch, metrics)."""
+            waveforms, masks = waveforms.to(accelerator.device), masks.to(accelerator.device)
+            with torch.inference_mode(), accelerator.autocast():
+                outputs = self.model(waveforms, masks)
+            return torch.stack(self.model.judge(outputs, masks), dim=1)
+
         self.model.eval()
         bar_task = bar.add_task("Judging windows", total=len(own))
         rows: list[list[float]] = []
@@ -243,13 +251,13 @@ class PretrainingObjective:
                 if not parts:
                     failure = "None of the windows that are held out can be read."
                     break
-                waveforms, masks, _ = (part.to(accelerator.device) for part in parts)
-                with torch.inference_mode(), accelerator.autocast():
-                    outputs = self.model(waveforms, masks)
-                rows += torch.stack(self.model.judge(outputs, masks), dim=1).tolist()
+                waveforms, masks, _ = parts
+                rows += self.model.pieces.run(judge, [waveforms, masks]).tolist()
                 bar.advance(bar_task, len(waveforms))
         except WorkerError as error:
             failure = str(error)
+        except torch.OutOfMemoryError:
+            failure = TOO_LITTLE_MEMORY
         bar.remove_task(bar_task)
         watch.take("validation", agree(accelerator, failure, bad_tracks))
         # In the order of the windows, so that the sums of one process and of two are the same.

@@ -67,26 +67,39 @@ def _bitsandbytes(name: OptimizerName, *, is_on_card: bool) -> Any:
     return optimizers.AdamW8bit if name == "adamw_8bit" else optimizers.PagedAdamW8bit
 
 
-def make_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Let a new AdamW make its moments, all of them, before it changes a weight.
+def rehearse(optimizer: torch.optim.Optimizer) -> None:
+    """Take the first step of a new optimiser at a rate of 0, and forget it: all that it keeps is made.
 
-    By itself it makes those of a parameter group when it comes to the group: if memory runs out then, the
-    weights of the groups before are changed. Other optimisers are left alone: what they keep is small.
+    By itself an optimiser makes what it keeps of a weight when it comes to it: if memory runs out then, the
+    weights before it are changed. After this, its first step asks for nothing that was not just there.
 
     Args:
-        optimizer: With the gradients of its parameters.
+        optimizer: With the gradients of its parameters, finite.
 
     Raises:
-        torch.OutOfMemoryError: They do not fit; none of them is left.
+        torch.OutOfMemoryError: The step does not fit; weights are as they were, and nothing is kept.
     """
-    if not isinstance(optimizer, torch.optim.AdamW) or optimizer.state:
+    if optimizer.state:
         return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
     try:
-        for group in optimizer.param_groups:
-            optimizer._init_group(group, [], [], [], [], [], [])  # type: ignore[no-untyped-call]
+        optimizer.step()
     except torch.OutOfMemoryError:
         optimizer.state.clear()
         raise
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if name.startswith("qmap"):  # what the bytes of bitsandbytes' moments stand for
+                continue
+            if isinstance(value, torch.Tensor):
+                value.zero_()
+            else:
+                state[name] = 0
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -215,9 +215,6 @@ class StepMemory:
         peak = (timeline.accumulating() if split.accumulation > 1 else timeline).peak()
         if self._machine.on_card:
             peak["workspace"] += CUBLAS_WORKSPACE_BYTES
-        if self._machine.num_processes > 1:
-            # DistributedDataParallel's buckets are a second copy (its gradient_as_bucket_view is off).
-            peak["workspace"] += timeline.bytes_of("gradients")
         return peak
 
     def peak_bytes(self, split: Split) -> int:

@@ -10,6 +10,12 @@ from torch import Tensor, nn
 
 from m2v_finetune.heads import Standardization
 from m2v_finetune.model import TaskModel
+from m2v_finetune.training.faults import agree
+
+TOO_LITTLE_MEMORY = (
+    "Measuring what the head reads, before the first step, ran out of memory with a single window at once. "
+    "Take shorter windows (data.window_seconds) or fewer layers (backbone.num_layers)."
+)
 
 
 def measure_standardization(
@@ -33,23 +39,37 @@ def measure_standardization(
         accelerator: Knows the precision and the processes.
         bar: Shows how far it is.
         num_batches: Of ``batches``.
+
+    Raises:
+        DataError: On a process a single window does not fit in memory.
     """
     modules = [module for module in model.head.modules() if isinstance(module, Standardization)]
     if not modules:
         return
     [module] = modules
     scaler = StandardScaler()
+    heard: dict[str, Tensor] = {}
 
-    def add(_: nn.Module, read: tuple[Tensor]) -> None:
-        rows = accelerator.gather(read[0].double().flatten(0, -2))
-        scaler.partial_fit(rows.cpu().numpy())
+    def keep(_: nn.Module, read: tuple[Tensor]) -> None:
+        heard["rows"] = read[0].double()
 
-    hook = module.register_forward_pre_hook(add)
+    def hear(*inputs: Tensor) -> Tensor:
+        """Return what the head reads of windows, (batch, ..., size)."""
+        with torch.inference_mode(), accelerator.autocast():
+            model(*(part.to(accelerator.device, non_blocking=True) for part in inputs))
+        return heard.pop("rows")
+
+    hook = module.register_forward_pre_hook(keep)
     task = bar.add_task("Measuring what the head reads", total=num_batches)
     model.eval()
     for *inputs, _ in batches:
-        with torch.inference_mode(), accelerator.autocast():
-            model(*(part.to(accelerator.device, non_blocking=True) for part in inputs))
+        rows, failure = torch.empty(0), None
+        try:
+            rows = model.pieces.run(hear, inputs).flatten(0, -2)
+        except torch.OutOfMemoryError:
+            failure = TOO_LITTLE_MEMORY
+        agree(accelerator, failure, {})  # else the others would wait for this one's rows
+        scaler.partial_fit(accelerator.gather(rows).cpu().numpy())
         bar.advance(task)
     hook.remove()
     bar.remove_task(task)

@@ -22,7 +22,7 @@ from m2v_finetune.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from m2v_finetune.training.optimization import _bitsandbytes, build_optimizer, make_moments
+from m2v_finetune.training.optimization import _bitsandbytes, build_optimizer, rehearse
 from m2v_finetune.training.precision import choose_precision
 from m2v_finetune.training.step import take_step
 
@@ -163,40 +163,40 @@ def test_a_scaled_step_that_breaks_off_after_unscaling_can_be_taken_again():
     assert scaler.state_dict() == other_scaler.state_dict()
 
 
-class FullMemory(TorchFunctionMode):
-    """Lets ``torch.zeros_like`` run out of memory after some calls, as a card would."""
-
-    def __init__(self, *, after: int):
-        super().__init__()
-        self.left = after
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.zeros_like:
-            self.left -= 1
-            if self.left < 0:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-        return func(*args, **(kwargs or {}))
-
-
-def test_moments_are_made_before_any_weight_changes_or_not_at_all():
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_a_rehearsal_changes_nothing_but_what_is_kept(name):
+    """Of a step that runs out of memory for the last weight's state, not even that."""
     model, other = build(), build()
-    optimizer, straight = (build_optimizer(one, OptimizerConfig()) for one in (model, other))
-    assert len(optimizer.param_groups) > 1
+    config = OptimizerConfig(name=name)
+    optimizer, straight = (build_optimizer(one, config) for one in (model, other))
     for one in (optimizer, straight):
         for group in one.param_groups:
             for parameter in group["params"]:
-                parameter.grad = torch.ones_like(parameter)
-    count = sum(2 * len(group["params"]) for group in optimizer.param_groups)
-    with FullMemory(after=count - 1), pytest.raises(torch.OutOfMemoryError):
-        make_moments(optimizer)
+                parameter.grad = torch.randn(
+                    parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())
+                )
+    before, rates = weights(model), [group["lr"] for group in optimizer.param_groups]
+    number = sum(len(group["params"]) for group in optimizer.param_groups)
+
+    class FullMemory(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func in (torch.zeros_like, torch.zeros) and len(optimizer.state) == number:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return func(*args, **(kwargs or {}))
+
+    with FullMemory(), pytest.raises(torch.OutOfMemoryError):
+        rehearse(optimizer)
     assert not optimizer.state
-    make_moments(optimizer)
-    assert sum(len(state) - 1 for state in optimizer.state.values()) == count
-    with FullMemory(after=0):  # there is nothing left to make
-        make_moments(optimizer)
+    for _ in range(2):  # the second time there is nothing left to make
+        rehearse(optimizer)
+        assert torch.equal(weights(model), before)
+        assert [group["lr"] for group in optimizer.param_groups] == rates
+        assert len(optimizer.state) == number
+    for _ in range(2):
         optimizer.step()
-    straight.step()
+        straight.step()
     assert torch.equal(weights(model), weights(other))
+    assert not torch.equal(weights(model), before)
 
 
 def test_clipping_scales_the_update_to_the_norm():
@@ -318,10 +318,14 @@ def has_compiler():
 
 
 @pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_layers_give_the_same_losses():
+@pytest.mark.parametrize(
+    ("method", "graphs"),
+    # Under lora the input of the first layer needs no gradient; all others share one graph.
+    [("probe", 1), ("lora", 2), ("full", 1)],
+)
+def test_compiled_layers_give_the_same_losses(method, graphs):
     """And the same names of weights; their graphs are made in the first step alone."""
     counters = torch._dynamo.utils.counters
-    method = "lora"
     plain = build(method=method, num_layers=2)
     names = list(plain.state_dict())
     optimizer = build_optimizer(plain, OptimizerConfig())
@@ -339,6 +343,5 @@ def test_compiled_layers_give_the_same_losses():
             losses.append(float(step(model, optimizer).losses[0]))
             num_graphs.append(counters["stats"]["unique_graphs"])
         assert losses == pytest.approx(expected, abs=1e-5)
-        # The input of the first layer needs no gradient; all others share one graph.
-        assert num_graphs == [2, 2, 2]
+        assert num_graphs == [graphs] * 3
         assert not counters["graph_break"]

@@ -440,3 +440,28 @@ def test_settings_that_a_method_does_not_use_are_refused(setting, value, users):
 def test_more_top_layers_than_there_are(folders):
     with pytest.raises(UserError, match=r"num_top_layers is 4.* has 3 .*1 to 3"):
         build(folders["hubert"], TuningConfig(method="top_layers", num_top_layers=LAYERS + 1))
+
+
+def test_default_rates_are_those_of_their_sources(repository):
+    """Head and backbone, as the page of methods lists them with where they come from."""
+    rates = {
+        "probe": (1e-3, 0.0),
+        "lora": (1e-4, 1e-4),
+        "dora": (1e-4, 1e-4),
+        "ia3": (1e-4, 3e-3),
+        "bitfit": (1e-4, 1e-4),
+        "layernorm": (1e-4, 3e-4),
+        "adapter": (1e-4, 1e-4),
+        "ssf": (1e-4, 1e-4),
+        "top_layers": (1e-4, 1e-5),
+        "full": (1e-4, 1e-5),
+    }
+    assert set(rates) == set(METHODS)
+    page = (repository / "docs" / "tuning.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- methods: begin -->")[2].partition("<!-- methods: end -->")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    listed = {row[0].strip("`"): row for row in rows if row and row[0].startswith("`")}
+    for method, (head, backbone) in rates.items():
+        known = METHODS[method]
+        assert (known.learning_rate, known.backbone_learning_rate) == (head, backbone)
+        assert [float(cell) for cell in listed[method][3:5]] == [backbone, head]

@@ -70,6 +70,7 @@ def build_loop(
     log_every=1,
     dropout=True,
     spec_augment=False,
+    optimizer="adamw",
     run=None,
 ):
     for state in (AcceleratorState, PartialState, GradientState):
@@ -112,7 +113,9 @@ def build_loop(
             gradient_accumulation_steps=accumulation,
             log_every_steps=log_every,
         ),
-        optimization=OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3),
+        optimization=OptimizerConfig(
+            name=optimizer, learning_rate=1e-2, backbone_learning_rate=1e-3
+        ),
         folder=run_folder,
         num_workers=0,
         run=RunConfig(**(run or {})),
@@ -444,7 +447,7 @@ def run_out_of_memory(loop, *, above: int, at_step: int = 0):
     """
 
     def refuse(module, inputs):
-        if loop.progress.step >= at_step and loop.wrapped.training and len(inputs[0]) > above:
+        if loop.progress.step >= at_step and loop.model.training and len(inputs[0]) > above:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
@@ -500,46 +503,77 @@ def test_out_of_memory_with_one_window_ends_the_run_with_its_steps_saved(data, t
     assert lines(tmp_path) == lines(tmp_path / "straight")
 
 
-def test_out_of_memory_for_the_first_moments_goes_on_in_smaller_batches(
-    data, tmp_path, monkeypatch
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_out_of_memory_for_what_the_optimizer_keeps_goes_on_in_smaller_batches(
+    optimizer, data, tmp_path, monkeypatch
 ):
-    """Of the last of several parameter groups: no weight has changed by then."""
-    options = {"method": "full", "epochs": 1}
+    """Of the last of several parameter groups, when those before have been stepped."""
+    options = {"method": "full", "epochs": 1, "optimizer": optimizer}
     loop = build_loop(data, tmp_path / "fell", batch=4, **options)
-    last = loop.optimizer.param_groups[-1]["params"][-1]
     assert len(loop.optimizer.param_groups) > 1
-    zeros_like = torch.zeros_like
+    number = len([p for group in loop.optimizer.param_groups for p in group["params"]])
 
-    def refuse(tensor, **others):
-        if tensor is last and loop.smaller_batches.size == 4:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return zeros_like(tensor, **others)
+    def refusing(make):
+        def refuse(*arguments, **others):
+            if loop.smaller_batches.size == 4 and len(loop.optimizer.state) == number:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return make(*arguments, **others)
 
-    monkeypatch.setattr(torch, "zeros_like", refuse)
+        return refuse
+
+    for made_by in ("zeros", "zeros_like"):
+        monkeypatch.setattr(torch, made_by, refusing(getattr(torch, made_by)))
     loop.run()
     assert loop.smaller_batches.size == 2
     small = build_loop(data, tmp_path / "small", batch=2, accumulation=2, **options)
     small.run()
     assert lines(tmp_path / "fell") == lines(tmp_path / "small")
+    for name, value in small.model.state_dict().items():
+        assert torch.equal(loop.model.state_dict()[name], value), name
 
 
-def test_out_of_memory_before_the_first_step_says_what_to_lower(data, tmp_path):
-    loop = build_loop(data, tmp_path)
+def test_out_of_memory_where_nothing_learns_changes_no_result(data, tmp_path, caplog):
+    """Before the first step, when the head's scale is measured, and when tracks are judged."""
+    whole = build_loop(data, tmp_path / "whole", method="probe", epochs=1)
+    whole.run()
+    loop = build_loop(data, tmp_path / "fell", method="probe", epochs=1)
+    seen = []
 
-    def refuse(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+    def refuse(module, inputs):
+        seen.append(len(inputs[0]))
+        if not loop.model.training and seen[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
 
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
-    with pytest.raises(
-        UserError, match=r"with 8 windows at once\. Lower training\.per_device_batch_size"
-    ):
+    loop.run()
+    assert seen[:5] == [8, 4, 2, 2, 2]
+    assert "8 windows at once ran out of memory outside of training. Going on with 4" in caplog.text
+    assert caplog.text.count("outside of training") == 2
+    for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "fell"), strict=True):
+        for name in {"loss", "gradient_norm", "validation"} & set(one):
+            assert one[name] == pytest.approx(other[name], abs=1e-5)
+
+
+@pytest.mark.parametrize("where", ["before", "judging"])
+def test_a_window_that_cannot_be_judged_ends_the_run(where, data, tmp_path):
+    loop = build_loop(data, tmp_path, method="probe", epochs=1)
+
+    def refuse(*_):
+        if where == "before" or (loop.progress.step and not loop.model.training):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
+    said = {"before": "before the first step, ran", "judging": r"Judging (.|\n)*after step 4 of 4"}
+    with pytest.raises(UserError, match=said[where]):
         loop.run()
 
 
 def test_out_of_memory_while_weights_change_ends_the_run(data, tmp_path):
     loop = build_loop(data, tmp_path, method="probe")
 
-    def refuse(*_):
+    def refuse(optimizer, *_):
+        if optimizer.param_groups[0]["lr"] == 0:  # the rehearsal
+            return
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     loop.optimizer.register_step_pre_hook(refuse)

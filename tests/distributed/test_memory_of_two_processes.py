@@ -1,0 +1,113 @@
+"""Memory that runs out on one of two processes, real ones: both go on in smaller batches."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Starts the recipe with a device of the second process that holds few windows at once.
+SCRIPT = """
+import runpy, sys
+import torch
+from accelerate import PartialState
+from m2v_finetune.backbones import Backbone
+
+# How many windows it holds in a forward pass that learns, in a backward pass, and where nothing learns;
+# the second only from the second step on, when there are pieces of two.
+forward, backward, judging = map(int, sys.argv[1:4])
+iterate, differentiate, passes = Backbone.iterate_hidden_states, torch.Tensor.backward, []
+
+def refuse(is_too_much):
+    if PartialState().process_index == 1 and is_too_much:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+def iterate_refusing(self, input_values):
+    global seen
+    seen = len(input_values)
+    for state in iterate(self, input_values):
+        yield state
+        refuse(seen > (forward if torch.is_grad_enabled() else judging))
+
+def differentiate_refusing(self, *arguments, **others):
+    passes.append(seen)
+    refuse(len(passes) > 3 and seen > backward)
+    differentiate(self, *arguments, **others)
+
+Backbone.iterate_hidden_states = iterate_refusing
+torch.Tensor.backward = differentiate_refusing
+sys.argv = sys.argv[4:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def launch(repository, folder: Path, manifest, *, holds=(9, 9, 9), batch=4, accumulation=1):
+    script = folder.with_suffix(".py")
+    script.write_text(SCRIPT)
+    settings = {
+        "data.source": manifest,
+        "data.window_seconds": 1,
+        "data.num_workers": 0,
+        "backbone.source": "random-small",
+        "backbone.num_layers": 1,
+        "head.dropout": 0,
+        "head.standardize": "true",
+        "tuning.lora_dropout": 0,
+        "training.epochs": 1,
+        "training.per_device_batch_size": batch,
+        "training.gradient_accumulation_steps": accumulation,
+        "training.eval_batch_size": 4,
+        "training.log_every_steps": 1,
+        "run.output_dir": folder,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
+    done = subprocess.run(
+        [*command, script, *map(str, holds), repository / "recipes" / "tagging.py"]
+        + [f"--{key}={value}" for key, value in settings.items()],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return done.returncode, " ".join(done.stderr.split())
+
+
+def metrics(folder: Path):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_both_go_on_as_if_they_had_begun_with_smaller_batches(repository, small_manifest, tmp_path):
+    straight, fell = tmp_path / "straight", tmp_path / "fell"
+    code, said = launch(repository, straight, small_manifest, batch=2, accumulation=2)
+    assert code == 0, said[-3000:]
+    code, said = launch(repository, fell, small_manifest, holds=(2, 1, 3))
+    assert code == 0, said[-3000:]
+    what = "ran out of memory on process 2 of 2 with batches of"
+    assert f"Step 1 {what} 4. Going on with batches of 2, 2 of them accumulated: a total" in said
+    assert f"Step 2 {what} 2. Going on with batches of 1, 4 of them accumulated: a total" in said
+    assert said.count("Going on with batches") == 2
+    first, *others = metrics(straight)
+    again, *others_again = metrics(fell)
+    assert first == again
+    for one, other in zip(others, others_again, strict=True):
+        for name in {"loss", "gradient_norm", "validation"} & set(one):
+            assert one[name] == pytest.approx(other[name], abs=1e-5)
+
+
+def test_a_window_that_does_not_fit_ends_both_with_what_was_learned_saved(
+    repository, small_manifest, tmp_path
+):
+    code, said = launch(repository, tmp_path / "run", small_manifest, holds=(0, 9, 9))
+    assert code != 0
+    assert "on process 2 of 2 with batches of 1. There is nothing to divide." in said
+    assert "Stopped after step 0" in said
