@@ -57,7 +57,6 @@ from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.loader import TrackWindows, Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.sources import load_tracks
-from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS, Task
 from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
@@ -329,13 +328,10 @@ class Music:
         folder = data / self.experiment.folder
         settings = TASK_SETTINGS[task]()
         tracks, _ = load_tracks(str(folder), label_column=settings.label_column)
-        splits = split_tracks(
-            tracks,
-            group_columns=["artist"],
-            validation_fraction=None,
-            test_fraction=None,
-            seed=0,
-        )
+        splits = {
+            name: [track for track in tracks if track.split == name]
+            for name in ("train", "validation", "test")
+        }
         self.task: Task = TASKS[task].from_tracks(settings, splits)
         checked, _ = check_splits(splits, on_bad_track="stop", show_progress=False)
         self.grid = load_backbone(str(backbone)).frame_grid
