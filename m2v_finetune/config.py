@@ -545,6 +545,11 @@ class PretrainConfig:
             1 for one normalised layer, falls below.
         min_prediction_variance: The same for predictions.
         watch_after_steps: Optimiser steps before the run may stop so.
+
+    Source: data2vec's code (fairseq, examples/data2vec/models/data2vec_audio.py) stops where the deviation,
+    the root of the variance, is below 0.1 for targets or 0.01 for predictions, after 5000 steps; the
+    floors here are the squares. It takes the deviation over the masked frames of a batch, and here the
+    variance is over those of a window, so that music that only differs between windows counts as the same.
     """
 
     mask_probability: float = 0.65
