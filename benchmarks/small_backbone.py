@@ -220,7 +220,8 @@ def run_all(
     wanted: list[tuple[str, str, int]],
 ) -> None:
     """Run tasks, rows and seeds that are not in the result file, and add a line for each."""
-    about = protocol(backbone, data)
+    about = protocol(data)
+    weights_digest = _digest(backbone / "model.safetensors")
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     if result is not None and not any("protocol" in line for line in read_lines(result)):
         append(result, {"protocol": digest, "about": about, "machine": machine()})
@@ -228,7 +229,11 @@ def run_all(
     for task, row, seed in wanted:
         if result is not None:
             lines = read_lines(result)
-            if any(line["protocol"] != digest for line in lines):
+            if any(
+                line["protocol"] != digest
+                or line.get("backbone_sha256", weights_digest) != weights_digest
+                for line in lines
+            ):
                 raise SystemExit(
                     f"{result} was measured with another backbone, music or settings; give another --result"
                 )
@@ -246,6 +251,7 @@ def run_all(
             "task": task,
             "row": row,
             "seed": seed,
+            **({"backbone_sha256": weights_digest} if "/pretrained/" in row else {}),
             **found,
             "cpu_seconds": round(time.process_time() - began, 1),
         }
@@ -269,10 +275,9 @@ def append(path: Path, line: dict[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def protocol(backbone: Path, data: Path) -> dict[str, Any]:
+def protocol(data: Path) -> dict[str, Any]:
     """Return all that runs depend on and that is not in their line."""
     return {
-        "backbone_sha256": _digest(backbone / "model.safetensors"),
         "clips_sha256": _digest(data / "manifest.jsonl"),
         "notes_sha256": _digest(data / "notes" / "manifest.jsonl"),
         "experiments": {task: asdict(one) for task, one in EXPERIMENTS.items()},

@@ -538,6 +538,7 @@ class PretrainConfig:
         teacher_averages: ``layers``: the teacher's transformer layers are moving averages, and its conv
             encoder and positional convolutions are the student's own; ``all``: all its weights are
             moving averages.
+        train_conv_encoder: Let the conv encoder learn too; without, it stays as it began.
         ema_begin: Decay of the moving average at the first step.
         ema_end: Decay from ema_ramp_steps on.
         ema_ramp_steps: Optimiser steps in which the decay rises linearly.
@@ -556,6 +557,7 @@ class PretrainConfig:
     mask_span_frames: int = 10
     num_target_layers: int = 8
     teacher_averages: Literal["layers", "all"] = "layers"
+    train_conv_encoder: bool = True
     ema_begin: float = 0.999
     ema_end: float = 0.9999
     ema_ramp_steps: int = 30_000
