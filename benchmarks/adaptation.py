@@ -1,8 +1,8 @@
 """What adapting a backbone to another style of music changes: probing before and after.
 
-    python benchmarks/adaptation.py BACKBONE
+    python benchmarks/adaptation.py
 
-BACKBONE is the small pre-trained one. The script composes an hour of music without labels in a style with
+The script composes an hour of music without labels in a style with
 instruments that the backbone never heard ("music box": bells, harps, plucked and struck instruments), and
 labelled clips of that style played by another sound font; goes on with the objective of music2vec on the
 former by `recipes/pretrain.py`; and probes both backbones on the latter, and on the labelled music of the
@@ -17,9 +17,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from small_backbone import REPOSITORY, SEEDS, interval, verdict
+from small_backbone_tables import REPOSITORY, Runs, cell, verdict
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
+SHIPPED = REPOSITORY / "m2v_finetune" / "backbones" / "music2vec_small"
+SEEDS = (0, 1, 2)
+PIECES = (160, 1, 80)
+NOTES = (1, 1, 1)
 WORK = REPOSITORY / "runs" / "adaptation"
 STYLE = "music box"
 TASKS = ("tagging", "key", "beats")
@@ -31,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("backbone", type=Path, help="the folder of the backbone to adapt")
+    parser.add_argument("--backbone", type=Path, default=SHIPPED, help="what is adapted")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of music and runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     parser.add_argument("--hours", type=float, default=1.0, help="of music without labels")
@@ -41,7 +45,6 @@ def main() -> None:
         default=REPOSITORY / "runs" / "labelled-music",
         help="labelled music of the styles that the backbone knows",
     )
-    parser.add_argument("--epochs", type=int, help="of each probe, for a trial")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     arguments, pretrain_options = parser.parse_known_args()
     work = arguments.work
@@ -50,7 +53,8 @@ def main() -> None:
     if not (music / "about.json").is_file():
         script("scripts/compose_pretraining_music.py", music, "--hours", arguments.hours, *style)
     if not (labelled / "notes" / "manifest.jsonl").is_file():
-        script("scripts/compose_labelled_music.py", labelled, *style)
+        counts = ["--pieces", *PIECES, "--notes-per-family", *NOTES]
+        script("scripts/compose_labelled_music.py", labelled, *counts, *style)
     if not (run / "model" / "model.safetensors").is_file():
         options = {
             "--config": REPOSITORY / "configs" / "pretrain" / "adaptation.yaml",
@@ -62,25 +66,31 @@ def main() -> None:
         pairs = (part for pair in options.items() for part in pair)
         script("recipes/pretrain.py", *pairs, *pretrain_options)
     print(f"| labelled music | backbone | {' | '.join(TASKS)} |\n|---|---|{'---|' * len(TASKS)}")
-    trial = [] if arguments.epochs is None else ["--epochs", arguments.epochs]
     for name, data in (("music box", labelled), ("the six styles", arguments.old_music)):
         found = []
         for when, backbone in (("before", arguments.backbone), ("after", run / "model")):
-            result = arguments.results / f"adaptation_{name.replace(' ', '_')}_{when}.json"
-            chosen = ["--tasks", *TASKS, "--rows", ROW, "--seeds", *arguments.seeds, *trial]
+            result = arguments.results / f"adaptation_{name.replace(' ', '_')}_{when}.jsonl"
             script(
                 "benchmarks/small_backbone.py",
-                backbone,
-                *("--data", data, "--result", result),
-                *chosen,
+                *("--backbone", backbone, "--data", data, "--result", result),
+                *("--tasks", *TASKS, "--rows", ROW, "--seeds", *arguments.seeds),
                 quiet=True,
             )
-            found.append(json.loads(result.read_text())["runs"])
-            cells = ["{:.3f} ± {:.3f}".format(*interval(found[-1][task][ROW])) for task in TASKS]
+            found.append(read(result))
+            cells = [cell(found[-1][task]) for task in TASKS]
             print(f"| {name} | {when} | {' | '.join(cells)} |", flush=True)
         before, after = found
-        cells = [verdict(after[task][ROW], before[task][ROW]) for task in TASKS]
+        cells = [verdict(after[task], before[task]) for task in TASKS]
         print(f"| {name} | after above before | {' | '.join(cells)} |", flush=True)
+
+
+def read(result: Path) -> dict[str, Runs]:
+    """Return the probes of a result file, by task and seed."""
+    lines = [json.loads(line) for line in result.read_text(encoding="utf-8").splitlines()]
+    return {
+        task: {line["seed"]: line["value"] for line in lines if line.get("task") == task}
+        for task in TASKS
+    }
 
 
 def script(path: str, *options: object, quiet: bool = False) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from small_backbone_tables import TASKS
 
 REPOSITORY = Path(__file__).parent.parent
-RESULT = REPOSITORY / "benchmarks" / "results" / "small_backbone.json"
+RESULT = REPOSITORY / "benchmarks" / "results" / "small_backbone.jsonl"
 PICTURE = REPOSITORY / "docs" / "images" / "layer_weights.png"
 ROW = "probe/pretrained/100"
 DARK = 0.6
@@ -23,12 +24,12 @@ DARK = 0.6
 
 def main(result: Path, picture: Path) -> None:
     """Draw the picture."""
-    found = json.loads(result.read_text())["runs"]
-    weights = {
-        task: np.mean([run["layer_weights"] for run in rows[ROW].values()], axis=0)
-        for task, rows in found.items()
-        if rows.get(ROW)
-    }
+    runs = [json.loads(line) for line in result.read_text(encoding="utf-8").splitlines()]
+    learned: dict[str, list[list[float]]] = {task: [] for task in TASKS}
+    for run in runs:
+        if run.get("row") == ROW:
+            learned[run["task"]].append(run["layer_weights"])
+    weights = {task: np.mean(own, axis=0) for task, own in learned.items() if own}
     if not weights:
         raise SystemExit(f"{result} has no row {ROW}; run benchmarks/small_backbone.py first")
     grid = np.stack(list(weights.values()))

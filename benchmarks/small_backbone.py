@@ -1,60 +1,78 @@
 """What a small pre-trained backbone is worth: probing and fine-tuning beside random weights and MFCCs.
 
-    python benchmarks/small_backbone.py BACKBONE
+    python scripts/compose_labelled_music.py runs/labelled-music --pieces 240 48 96 --notes-per-family 74 7 22
+    python benchmarks/small_backbone.py
 
-BACKBONE is a folder, as `recipes/pretrain.py` writes it. The labelled music is composed on demand by
-scripts/compose_labelled_music.py, which needs FluidSynth and a sound font that the pretraining music was
-not played with. Every number is a run of a real recipe, judged once on the test split:
+The music is played with a sound font that the pre-training music was not played with. Every number is of
+the test split, which is judged once, after the last step. Nothing is chosen by it, nor by validation, but
+the rates, which were set by hand on the validation split (`--split validation`).
 
 - `probe/WEIGHTS/100`: the backbone is frozen. WEIGHTS is `pretrained`; `random`, the same architecture
-  drawn anew for every seed; or `mfcc`, the mean of 20 MFCCs of a clip in place of a backbone. All have the
-  same head. Beats need frames, and a mean has none.
+  drawn anew for every seed; `start`, random weights behind the bank of filters that pre-training began
+  with; `mfcc`, the mean of 20 MFCCs of a window in place of a backbone; or `mfcc+deviation`, their
+  deviation too. All have the same windows and the same head, a linear one, over the mean and the deviation
+  of a window's frames. Beats need frames, so there are no MFCCs for them.
 - `lora/WEIGHTS/SHARE` and `full/WEIGHTS/SHARE`: fine-tuning with SHARE percent of the training labels,
-  the same for both weights. The validation split, by which the best epoch is chosen, stays whole.
+  the same for both weights.
 
-Three seeds draw the head, the windows, the share of the labels and the random weights; intervals are
-Student's t over the seeds (95 %). Every finished run is written to the result file at once, and what is
-there is not run again: `--tasks` and `--rows` do a part, `--table` only prints.
+Layer weighting, heads, losses, tuning, optimiser, step and metrics are the package's, as its recipes use
+them. Around them there is a plain loop in place of the recipes': the windows lie at fixed places and stay
+in memory, and what a frozen backbone says of them is computed once.
+
+Seeds draw the head, the order, the share of the labels and the random weights. Every finished run is a
+line of the result file, and what is there is not run again, so that several processes may work on it at
+once (`--tasks`, `--rows`) and a stopped one goes on where it was. `--table` writes docs/small-backbone.md
+and the README's short form from that file, and runs nothing.
 """
 
 import argparse
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
-import runpy
-import shutil
-import statistics
-import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import librosa
 import numpy as np
 import torch
-import yaml
-from safetensors.torch import save_file
-from scipy.stats import t as student
+from accelerate import Accelerator
+from rich.progress import Progress
+from torch import Tensor
 
-from m2v_finetune.audio.decode import read_audio
-from m2v_finetune.backbones.loading import build_network
-from m2v_finetune.parsing import parse_recipe
-from m2v_finetune.recipe import run_recipe
-from m2v_finetune.tasks import TASKS as TASK_CLASSES
+from m2v_finetune.backbones import load_backbone, new_backbone
+from m2v_finetune.backbones.backbone import Backbone
+from m2v_finetune.backbones.checkpoints import SHIPPED_DIR
+from m2v_finetune.backbones.layer_weighting import LayerWeighting
+from m2v_finetune.backbones.precomputed import PrecomputedBackbone
+from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
+from m2v_finetune.data.checking import CheckedTrack, check_splits
+from m2v_finetune.data.loader import TrackWindows, Window
+from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks import TASK_SETTINGS, TASKS, Task
+from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
+from m2v_finetune.training.setup import count_parameters
+from m2v_finetune.training.standardization import measure_standardization
+from m2v_finetune.training.step import take_step
 
 REPOSITORY = Path(__file__).parent.parent
-RESULT = REPOSITORY / "benchmarks" / "results" / "small_backbone.json"
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+from start_small_backbone import start_weights  # noqa: E402
+
+RESULT = REPOSITORY / "benchmarks" / "results" / "small_backbone.jsonl"
 DATA = REPOSITORY / "runs" / "labelled-music"
 SEEDS = (0, 1, 2)
-SHARES = (10, 30, 100)
-# Windows of a track in an epoch: with fewer labels each is heard more often.
-WINDOWS_PER_TRACK = {10: 4, 30: 2, 100: 1}
-SAMPLE_RATE_HZ = 16_000
 NUM_MFCC = 20
+EVAL_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,58 +83,92 @@ class Experiment:
         folder: Of the labelled music, its manifest.
         column: The labels, of which a share has every class; None where there are no classes.
         window_seconds: What the model hears at once.
+        batch_size: Windows of a step.
+        pooling: Of the frames of a window, where there is one answer for it.
     """
 
     folder: str
     column: str | None
     window_seconds: float
+    batch_size: int
+    pooling: Literal["mean", "mean_std"] = "mean_std"
+
+    @property
+    def head(self) -> HeadConfig:
+        """A linear layer on what it reads standardised."""
+        return HeadConfig(kind="linear", pooling=self.pooling, standardize=True, dropout=0.2)
 
 
-TASKS = {
-    "tagging": Experiment(folder=".", column="tags", window_seconds=4.0),
-    "key": Experiment(folder=".", column="key", window_seconds=4.0),
-    "instrument": Experiment(folder="notes", column="instrument", window_seconds=1.0),
-    "pitch": Experiment(folder="notes", column="pitch", window_seconds=1.0),
-    "beats": Experiment(folder=".", column=None, window_seconds=4.0),
+EXPERIMENTS = {
+    "tagging": Experiment(folder=".", column="tags", window_seconds=2.0, batch_size=8),
+    "key": Experiment(folder=".", column="key", window_seconds=2.0, batch_size=8),
+    "instrument": Experiment(
+        folder="notes", column="instrument", window_seconds=1.0, batch_size=16
+    ),
+    "pitch": Experiment(folder="notes", column="pitch", window_seconds=1.0, batch_size=16),
+    "beats": Experiment(folder=".", column=None, window_seconds=2.0, batch_size=8, pooling="mean"),
 }
-# Tuning, rates and epochs of each method: the same for both weights and all tasks.
-METHODS: dict[str, dict[str, Any]] = {
-    "probe": {
-        "tuning": {"method": "probe"},
-        "optimizer": {"learning_rate": 0.003},
-        "training": {"epochs": 20},
-    },
-    "lora": {
-        "tuning": {"method": "lora", "r": 8, "lora_alpha": 16.0},
-        "optimizer": {"learning_rate": 0.003, "backbone_learning_rate": 0.003},
-        "training": {"epochs": 12},
-    },
-    "full": {
-        "tuning": {"method": "full", "train_conv_encoder": True},
-        "optimizer": {"learning_rate": 0.003, "backbone_learning_rate": 0.001},
-        "training": {"epochs": 12},
-    },
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How a backbone is tuned; the same for all weights and tasks.
+
+    Attributes:
+        tuning: What learns.
+        optimizer: Rates.
+        steps: By the share of the labels, in percent.
+    """
+
+    tuning: TuningConfig
+    optimizer: OptimizerConfig
+    steps: dict[int, int]
+
+
+METHODS = {
+    "probe": Method(
+        tuning=TuningConfig(method="probe"),
+        optimizer=OptimizerConfig(learning_rate=0.003),
+        steps={100: 400},
+    ),
+    "lora": Method(
+        tuning=TuningConfig(method="lora", r=8, lora_alpha=16.0),
+        optimizer=OptimizerConfig(learning_rate=0.003, backbone_learning_rate=0.003),
+        steps={10: 50, 30: 75, 100: 100},
+    ),
+    "full": Method(
+        tuning=TuningConfig(method="full", train_conv_encoder=True),
+        optimizer=OptimizerConfig(learning_rate=0.003, backbone_learning_rate=0.001),
+        steps={10: 50, 30: 75, 100: 100},
+    ),
 }
+DRAWN = ("start", "random")
+PROBED = ("pretrained", "start", "random", "mfcc", "mfcc+deviation")
 ROWS = (
-    *(f"probe/{weights}/100" for weights in ("pretrained", "random", "mfcc")),
+    *(f"probe/{weights}/100" for weights in PROBED),
     *(
         f"{method}/{weights}/{share}"
         for method in ("lora", "full")
         for weights in ("pretrained", "random")
-        for share in SHARES
+        for share in METHODS[method].steps
     ),
 )
 
 
 def main() -> None:
-    """Run what was asked for and is not there yet, and print the table."""
+    """Run what was asked for and is not there yet, or write the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("backbone", type=Path, help="the folder of the pre-trained backbone")
+    parser.add_argument(
+        "--backbone",
+        type=Path,
+        default=SHIPPED_DIR / "music2vec_small",
+        help="the folder of the pre-trained backbone; music2vec-small if not given",
+    )
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the labelled music")
     parser.add_argument("--result", type=Path, default=RESULT, help="the result file")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     parser.add_argument(
         "--rows",
         nargs="+",
@@ -125,242 +177,398 @@ def main() -> None:
         help="such as probe, full/random or lora/pretrained/30",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--epochs", type=int, help="in place of each method's own, for a trial")
-    parser.add_argument("--table", action="store_true", help="print what is there")
+    parser.add_argument(
+        "--split",
+        choices=("validation", "test"),
+        default="test",
+        help="what is judged; of validation nothing is written",
+    )
+    parser.add_argument("--table", action="store_true", help="write the pages, and run nothing")
     arguments = parser.parse_args()
+    if arguments.table:
+        from small_backbone_tables import write_pages
+
+        write_pages(arguments.result)
+        return
     rows = [row for row in ROWS if f"{row}/".startswith(tuple(f"{r}/" for r in arguments.rows))]
     if not rows:
         parser.error(f"there is no row {' or '.join(arguments.rows)}; rows are {', '.join(ROWS)}")
-    found = open_result(arguments.result, arguments.backbone, epochs=arguments.epochs)
-    if not arguments.table:
-        if not (arguments.data / "notes" / "manifest.jsonl").is_file():
-            composer = REPOSITORY / "scripts" / "compose_labelled_music.py"
-            subprocess.run([sys.executable, composer, arguments.data], check=True)
-        bench = Bench(arguments.backbone.resolve(), arguments.data, epochs=arguments.epochs)
-        for seed in arguments.seeds:
-            for task in arguments.tasks:
-                for row in rows:
-                    done = found["runs"].setdefault(task, {}).setdefault(row, {})
-                    if str(seed) in done or (task == "beats" and row.startswith("probe/mfcc")):
-                        continue
-                    done[str(seed)] = bench.run(task, row, seed)
-                    write(arguments.result, found)
-                    print(f"{task} {row} seed {seed}: {done[str(seed)]}", flush=True)
-    print(tables(found["runs"]))
+    if not (arguments.data / "notes" / "manifest.jsonl").is_file():
+        parser.error(f"{arguments.data} has no labelled music; compose it first")
+    torch.set_num_threads(1)
+    run_all(
+        arguments.backbone,
+        arguments.data,
+        arguments.result if arguments.split == "test" else None,
+        split=arguments.split,
+        wanted=[
+            (task, row, seed)
+            for seed in arguments.seeds
+            for row in rows
+            for task in arguments.tasks
+            if not (task == "beats" and "mfcc" in row)
+        ],
+    )
 
 
-def open_result(path: Path, backbone: Path, *, epochs: int | None) -> dict[str, Any]:
-    """Return what a result file holds, or a new result; stop where it is of something else."""
-    about = {
-        "backbone_sha256": hashlib.sha256(
-            (backbone / "model.safetensors").read_bytes()
-        ).hexdigest(),
-        "methods": METHODS,
-        "epochs": epochs,
+def run_all(
+    backbone: Path,
+    data: Path,
+    result: Path | None,
+    *,
+    split: str,
+    wanted: list[tuple[str, str, int]],
+) -> None:
+    """Run tasks, rows and seeds that are not in the result file, and add a line for each."""
+    about = protocol(data)
+    weights_digest = _digest(backbone / "model.safetensors")
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    if result is not None and not any("protocol" in line for line in read_lines(result)):
+        append(result, {"protocol": digest, "about": about, "machine": machine()})
+    musics: dict[str, Music] = {}
+    for task, row, seed in wanted:
+        if result is not None:
+            lines = read_lines(result)
+            if any(
+                line["protocol"] != digest
+                or line.get("backbone_sha256", weights_digest) != weights_digest
+                for line in lines
+            ):
+                raise SystemExit(
+                    f"{result} was measured with another backbone, music or settings; give another --result"
+                )
+            if any(
+                (line.get("task"), line.get("row"), line.get("seed")) == (task, row, seed)
+                for line in lines
+            ):
+                continue
+        if task not in musics:
+            musics[task] = Music(task, data, backbone, split=split)
+        began = time.process_time()
+        found = run(musics[task], row, seed)
+        line = {
+            "protocol": digest,
+            "task": task,
+            "row": row,
+            "seed": seed,
+            **({"backbone_sha256": weights_digest} if "/pretrained/" in row else {}),
+            **found,
+            "cpu_seconds": round(time.process_time() - began, 1),
+        }
+        if result is not None:
+            append(result, line)
+        print(
+            f"{task} {row} seed {seed}: {found['value']:.4f}, {line['cpu_seconds']} s", flush=True
+        )
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a result file; none where there is no file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line, in one write: other processes add theirs."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def protocol(data: Path) -> dict[str, Any]:
+    """Return all that runs depend on and that is not in their line."""
+    return {
+        "clips_sha256": _digest(data / "manifest.jsonl"),
+        "notes_sha256": _digest(data / "notes" / "manifest.jsonl"),
+        "experiments": {task: asdict(one) for task, one in EXPERIMENTS.items()},
+        "methods": {name: asdict(one) for name, one in METHODS.items()},
+        "num_mfcc": NUM_MFCC,
     }
-    machine = {"processor": platform.machine(), "cpus": os.cpu_count()}
-    found: dict[str, Any] = {"about": about, "machine": machine, "runs": {}}
-    if path.is_file():
-        found = json.loads(path.read_text())
-        if found["about"] != json.loads(json.dumps(about)):
-            raise SystemExit(
-                f"{path} was measured with another backbone or other settings; give another --result"
-            )
-    return found
 
 
-def write(path: Path, found: dict[str, Any]) -> None:
-    """Write the result file, whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    part.rename(path)
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-class Bench:
-    """Runs recipes on a backbone and on what it is compared with.
+def machine() -> dict[str, Any]:
+    """Return where and with what was measured."""
+    names = ("torch", "transformers", "peft", "numpy", "librosa")
+    return {
+        "processor": platform.machine(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+    }
 
-    Args:
-        backbone: The pre-trained one.
-        data: The labelled music; what is made on the way goes to its folder ``work``.
-        epochs: In place of each method's own.
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of some tracks in memory.
+
+    Attributes:
+        places: For each window the number of its track, and where it lies.
+        waveforms: (windows, samples).
+        targets: (windows, ...), as the task gives them.
     """
 
-    def __init__(self, backbone: Path, data: Path, *, epochs: int | None) -> None:
-        self.backbone, self.data, self.epochs = backbone, data.resolve(), epochs
-        self.work = self.data / "work"
-        self.work.mkdir(exist_ok=True)
+    places: list[tuple[int, Window]]
+    waveforms: Tensor
+    targets: Tensor
 
-    def run(self, task: str, row: str, seed: int) -> dict[str, Any]:
-        """Run a task's recipe for a row of the table; return its metric and what it cost."""
-        method, weights, share = row.split("/")
-        experiment = TASKS[task]
-        folder = self.data / experiment.folder
-        settings: dict[str, Any] = {
-            "data": {
-                "source": str(self.manifest(folder, experiment.column, int(share), seed)),
-                "window_seconds": experiment.window_seconds,
-                "windows_per_track": WINDOWS_PER_TRACK[int(share)],
-                "num_workers": 0,
-            },
-            "head": {"standardize": True},
-            "run": {"seed": seed, "resume": "auto"},
-            **{section: dict(values) for section, values in METHODS[method].items()},
+
+class Music:
+    """The labelled music of a task: its tracks, their windows, and what frozen backbones said of these.
+
+    Args:
+        task: Its name.
+        data: All labelled music; the random backbones go to its folder ``work``.
+        backbone: The pre-trained one.
+        split: What is judged.
+    """
+
+    def __init__(self, task: str, data: Path, backbone: Path, *, split: str) -> None:
+        self.experiment = EXPERIMENTS[task]
+        self.backbone, self.work = backbone, data / "work"
+        self.known_states: dict[str, dict[str, Tensor]] = {}
+        folder = data / self.experiment.folder
+        settings = TASK_SETTINGS[task]()
+        tracks, _ = load_tracks(str(folder), label_column=settings.label_column)
+        splits = {
+            name: [track for track in tracks if track.split == name]
+            for name in ("train", "validation", "test")
         }
-        settings["training"] |= {
-            "per_device_batch_size": 16,
-            "eval_batch_size": 32,
-            "early_stopping_patience": 6,
-            "gradient_checkpointing": False,
-        }
-        if self.epochs is not None:
-            settings["training"]["epochs"] = self.epochs
-        if weights == "mfcc":
-            settings["data"]["features"] = str(self.mfccs(folder))
-        else:
-            source = self.backbone if weights == "pretrained" else self.random_backbone(seed)
-            settings["backbone"] = {"source": str(source)}
-        output = self.work / f"{task}-{row.replace('/', '-')}-{seed}"
-        settings["run"]["output_dir"] = str(output)
-        config = output.with_suffix(".yaml")
-        config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-        began = time.monotonic()
-        recipe = runpy.run_path(str(REPOSITORY / "recipes" / f"{task}.py"))
-        parsed = parse_recipe(
-            recipe["Config"], ["--config", str(config)], description="", quickstart=config
+        self.task: Task = TASKS[task].from_tracks(settings, splits)
+        checked, _ = check_splits(splits, on_bad_track="stop", show_progress=False)
+        self.grid = load_backbone(str(backbone)).frame_grid
+        self.tracks = {"train": checked["train"], "judged": checked[split]}
+        self.windows = {name: self._read(own) for name, own in self.tracks.items()}
+
+    def _read(self, tracks: list[CheckedTrack]) -> Windows:
+        """Read all windows of tracks, where they lie for judging."""
+        samples = round(self.experiment.window_seconds * self.grid.sample_rate)
+        laid = TrackWindows(
+            tracks,
+            inputs=self.task.inputs,
+            grid=self.grid,
+            window_samples=samples,
+            hop_samples=round(samples * self.task.hop_fraction),
+            on_frames=self.task.on_frames,
         )
-        # In this process: a new one would spend more time on imports than some runs on learning.
-        results = run_recipe(parsed, TASK_CLASSES[task], parsed.task)
-        shutil.rmtree(output)
-        config.unlink()
-        metric = results["selection_metric"]
-        return {
-            "metric": results["metric_names"][metric],
-            **results["metrics"][metric],
-            "validation": results["validation"][metric],
-            "best_epoch": results["best_epoch"],
-            "num_epochs": results["num_epochs"],
-            "num_trained_parameters": results["num_trained_parameters"],
-            "layer_weights": results["layer_weights"],
-            "seconds": round(time.monotonic() - began, 1),
-        }
+        examples = [
+            self.task.example(tracks[number], window, None) for number, window in laid.places
+        ]
+        waveforms, targets = (
+            torch.from_numpy(np.stack(parts)) for parts in zip(*examples, strict=True)
+        )
+        return Windows(laid.places, waveforms, targets)
 
-    def manifest(self, folder: Path, column: str | None, share: int, seed: int) -> Path:
-        """Write the manifest with a share of the training tracks, in percent; return its path.
+    def share(self, percent: int, seed: int) -> list[int]:
+        """Return the training windows that have labels: those of a share of the tracks.
 
         A smaller share of a seed is part of a larger one, and every class is in each.
         """
-        path = folder / "manifest.jsonl"
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        train = [row for row in rows if row["split"] == "train"]
-        if share == 100:
-            return path
-        Random(f"{seed}/labels").shuffle(train)
-        needed: list[dict[str, Any]] = []
+        tracks = self.tracks["train"]
+        order = list(range(len(tracks)))
+        if percent < 100:
+            Random(f"{seed}/labels").shuffle(order)
         covered: set[Any] = set()
-        for row in train:
-            labels = () if column is None else row[column]
-            classes = set(labels) if isinstance(labels, (list, tuple)) else {labels}
+        needed = []
+        for number in order:
+            classes = self._classes(tracks[number].track)
             if not classes <= covered:
                 covered |= classes
-                needed.append(row)
-        others = [row for row in train if row not in needed]
-        kept = [*needed, *others][: max(len(needed), round(len(train) * share / 100))]
-        content = kept + [row for row in rows if row["split"] != "train"]
-        subset = folder / f"manifest-{column or 'any'}-{share}-{seed}.jsonl"
-        subset.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
-        return subset
+                needed.append(number)
+        others = [number for number in order if number not in needed]
+        size = max(len(needed), round(len(tracks) * percent / 100))
+        kept = set([*needed, *others][:size])
+        places = self.windows["train"].places
+        return [index for index, (number, _) in enumerate(places) if number in kept]
 
-    def mfccs(self, folder: Path) -> Path:
-        """Write the mean MFCCs (librosa's defaults) of every track; return their folder."""
-        vectors = folder / "mfcc"
-        if not vectors.is_dir():
-            part = folder / "mfcc.part"
-            part.mkdir(exist_ok=True)
-            for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                samples = read_audio(folder / row["path"], sample_rate=SAMPLE_RATE_HZ)
-                frames = librosa.feature.mfcc(y=samples, sr=SAMPLE_RATE_HZ, n_mfcc=NUM_MFCC)
-                np.save(part / f"{row['id']}.npy", frames.mean(axis=1).astype(np.float32))
-            part.rename(vectors)
-        return vectors
+    def _classes(self, track: Track) -> set[Any]:
+        if self.experiment.column is None:
+            return set()
+        labels = track.columns[self.experiment.column]
+        return set(labels) if isinstance(labels, (list, tuple)) else {labels}
 
-    def random_backbone(self, seed: int) -> Path:
-        """Write the backbone's architecture with random weights; return its folder."""
-        settings = json.loads((self.backbone / "config.json").read_text())
-        name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        folder = self.work / f"random-{name}-{seed}"
-        if not (folder / "model.safetensors").is_file():
-            folder.mkdir(exist_ok=True)
-            for file in ("config.json", "preprocessor_config.json"):
-                shutil.copy(self.backbone / file, folder)
+    def source(self, weights: str, seed: int) -> Path:
+        """Return the folder of a backbone; random weights are drawn and written where they are missing."""
+        if weights == "pretrained":
+            return self.backbone
+        folder = self.work / f"{weights}-{seed}-{os.getpid()}"
+        if not folder.is_dir():
             torch.manual_seed(seed)
-            network = build_network(settings, where=str(self.backbone / "config.json"))
-            tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+            drawn = new_backbone(self.backbone, licence="")
+            if weights == "start":
+                start_weights(drawn)
+            folder.mkdir(parents=True)
+            drawn.save_pretrained(folder)
         return folder
 
-
-def interval(runs: dict[str, Any]) -> tuple[float, float]:
-    """Return the mean over the seeds, and half the width of its interval (nan of one seed)."""
-    values = [run["value"] for run in runs.values()]
-    if len(values) < 2:
-        return values[0], float("nan")
-    error = statistics.stdev(values) / len(values) ** 0.5
-    return statistics.mean(values), float(student.ppf(0.975, len(values) - 1)) * error
-
-
-def tables(found: dict[str, Any]) -> str:
-    """Return what was measured as Markdown: all rows, then what they say of pretraining."""
-    tasks = [task for task in TASKS if any(found.get(task, {}).values())]
-    if not tasks:
-        return "Nothing was measured yet."
-    metrics = {
-        task: next(run["metric"] for runs in found[task].values() for run in runs.values())
-        for task in tasks
-    }
-    lines = [
-        f"| tuning | weights | labels | {' | '.join(f'{t} ({metrics[t]})' for t in tasks)} |",
-        f"|---|---|---|{'---|' * len(tasks)}",
-    ]
-    for row in ROWS:
-        cells = []
-        for task in tasks:
-            runs = found[task].get(row)
-            mean, half = interval(runs) if runs else (float("nan"), 0.0)
-            cells.append(f"{mean:.3f} ± {half:.3f}" if runs else "")
-        if any(cells):
-            method, weights, share = row.split("/")
-            lines.append(f"| {method} | {weights} | {share} % | {' | '.join(cells)} |")
-    lines += ["", f"| is {' | '.join(['', *tasks])} |", f"|---|{'---|' * len(tasks)}"]
-    for better, worse in (
-        ("probe/pretrained/100", "probe/random/100"),
-        ("probe/pretrained/100", "probe/mfcc/100"),
-        *(
-            (f"{method}/pretrained/{share}", f"{method}/random/{other}")
-            for method in ("lora", "full")
-            for share, other in ((10, 10), (30, 30), (100, 100), (30, 100))
-        ),
-    ):
-        cells = [verdict(found[task].get(better), found[task].get(worse)) for task in tasks]
-        if any(cells):
-            lines.append(f"| {better} above {worse} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    def states(self, weights: str, seed: int) -> dict[str, Tensor]:
+        """Return what a frozen backbone says of all windows, (windows, states, frames, hidden_size)."""
+        if weights in self.known_states:
+            return self.known_states[weights]
+        waveforms = {name: own.waveforms for name, own in self.windows.items()}
+        if weights.startswith("mfcc"):
+            found = {name: mfccs(own, self.grid.sample_rate) for name, own in waveforms.items()}
+            if weights == "mfcc":
+                found = {name: own.mean(dim=2, keepdim=True) for name, own in found.items()}
+        else:
+            backbone = load_backbone(str(self.source(weights, seed)))
+            found = {name: hidden_states(backbone, own) for name, own in waveforms.items()}
+        if weights not in DRAWN:
+            self.known_states[weights] = found
+        return found
 
 
-def verdict(better: dict[str, Any] | None, worse: dict[str, Any] | None) -> str:
-    """Return whether one mean is above another, by seeds in common: yes and no beyond the interval.
+@torch.inference_mode()
+def hidden_states(backbone: Backbone, waveforms: Tensor) -> Tensor:
+    """Return all hidden states of windows, (windows, states, frames, hidden_size)."""
+    return torch.cat(
+        [
+            torch.stack(backbone(backbone.prepare(batch)), dim=1)
+            for batch in waveforms.split(EVAL_BATCH_SIZE)
+        ]
+    )
 
-    Both are measured with the same seeds on the same tracks, so it is the differences that have an interval.
+
+def mfccs(waveforms: Tensor, sample_rate: int) -> Tensor:
+    """Return the MFCCs of windows (librosa's defaults), (windows, 1, frames, NUM_MFCC)."""
+    columns = librosa.feature.mfcc(y=waveforms.numpy(), sr=sample_rate, n_mfcc=NUM_MFCC)
+    return torch.from_numpy(np.moveaxis(columns, -1, -2).astype(np.float32))[:, None]
+
+
+class FrozenStates(PrecomputedBackbone):
+    """Stands in for a frozen backbone whose hidden states were computed before.
+
+    Args:
+        states: Of some windows, (windows, hidden states, frames, hidden_size).
     """
-    seeds = sorted(set(better or ()) & set(worse or ()))
-    if not seeds:
-        return ""
-    assert better is not None
-    assert worse is not None
-    differences = {seed: {"value": better[seed]["value"] - worse[seed]["value"]} for seed in seeds}
-    mean, half = interval(differences)
-    answer = "yes" if mean > half else "no" if mean < -half else "open"
-    return f"{answer} ({mean:+.3f} ± {half:.3f})"
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__(states.shape[-1], source="hidden states")
+        self.num_hidden_states = states.shape[1]
+
+    def iterate_hidden_states(self, states: Tensor) -> Iterator[Tensor]:
+        """Yield the states one after the other, (batch, frames, hidden_size)."""
+        yield from states.unbind(1)
+
+
+def run(music: Music, row: str, seed: int) -> dict[str, Any]:
+    """Tune and judge a row of the table; return its metrics."""
+    name, weights, share = row.split("/")
+    if name == "probe":
+        inputs = music.states(weights, seed)
+        torch.manual_seed(seed)
+        model = probe(music, inputs["train"])
+    else:
+        inputs = {split: windows.waveforms for split, windows in music.windows.items()}
+        source = music.source(weights, seed)
+        torch.manual_seed(seed)
+        model = TaskModel.build(
+            task=music.task,
+            backbone=BackboneConfig(source=str(source)),
+            head=music.experiment.head,
+            tuning=METHODS[name].tuning,
+            window_seconds=music.experiment.window_seconds,
+        )
+    labelled = music.share(int(share), seed)
+    steps = METHODS[name].steps[int(share)]
+    fit(model, music, inputs["train"], labelled, METHODS[name].optimizer, steps=steps, seed=seed)
+    values = judge(model, music, inputs["judged"])
+    metric = music.task.selection_metric
+    return {
+        "metric": music.task.metric_names[metric],
+        "value": values[metric],
+        "values": values,
+        "num_windows": len(labelled),
+        "num_trained_parameters": count_parameters(model, trained_only=True),
+        "layer_weights": model.layer_weighting.weights().tolist(),
+    }
+
+
+def probe(music: Music, states: Tensor) -> TaskModel:
+    """Return a new layer weighting and head on hidden states."""
+    task, stand_in = music.task, FrozenStates(states)
+    return TaskModel(
+        backbone=stand_in,
+        layer_weighting=LayerWeighting("softmax", stand_in.num_hidden_states),
+        head=task.build_head(
+            music.experiment.head, hidden_size=stand_in.hidden_size, grid=music.grid
+        ),
+        head_config=music.experiment.head,
+        task=task,
+        tuning=METHODS["probe"].tuning,
+        window_seconds=music.experiment.window_seconds,
+        hop_seconds=music.experiment.window_seconds * task.hop_fraction,
+        base_fingerprint=None,
+    )
+
+
+def fit(
+    model: TaskModel,
+    music: Music,
+    inputs: Tensor,
+    labelled: list[int],
+    optimization: OptimizerConfig,
+    *,
+    steps: int,
+    seed: int,
+) -> None:
+    """Take optimiser steps; the rates rise and fall as in every recipe.
+
+    Args:
+        model: Tuned and headed.
+        music: Targets and batch size.
+        inputs: What the model takes, of all training windows.
+        labelled: The windows that may be used.
+        optimization: Rates.
+        steps: How many.
+        seed: Decides the order.
+    """
+    targets, size = music.windows["train"].targets, music.experiment.batch_size
+    windows = torch.tensor(labelled)
+    chunks = windows.split(size)
+    measure_standardization(
+        model,
+        ((inputs[chunk], targets[chunk]) for chunk in chunks),
+        accelerator=Accelerator(cpu=True),
+        bar=Progress(disable=True),
+        num_batches=len(chunks),
+    )
+    optimizer = build_optimizer(model, optimization)
+    generator = torch.Generator().manual_seed(seed)
+    # Every window once before any comes again.
+    rounds = -(-steps * size // len(windows))
+    order = torch.cat([torch.randperm(len(windows), generator=generator) for _ in range(rounds)])
+    model.train()
+    for step, chosen in enumerate(order.split(size)[:steps]):
+        chunk = windows[chosen]
+        set_rates(
+            optimizer,
+            rate_factor(step, total_steps=steps, warmup_ratio=optimization.warmup_ratio),
+        )
+        take_step(
+            model,
+            optimizer,
+            [(inputs[chunk], targets[chunk])],
+            loss=music.task.loss,
+            max_grad_norm=optimization.max_grad_norm,
+        )
+
+
+@torch.inference_mode()
+def judge(model: TaskModel, music: Music, inputs: Tensor) -> dict[str, float]:
+    """Return the task's metrics of the judged tracks, as the recipes find them."""
+    model.eval()
+    task, windows, tracks = music.task, music.windows["judged"], music.tracks["judged"]
+    scores = torch.cat([task.scores(model(one).float()) for one in inputs.split(EVAL_BATCH_SIZE)])
+    rows = zip(windows.places, scores.numpy(), strict=True)
+    judged = []
+    for number, of_track in groupby(rows, key=lambda row: row[0][0]):
+        places = ((window, row) for (_, window), row in of_track)
+        judged.append(task.judge(tracks[number], task.predict(tracks[number], places)))
+    return task.values(judged)
 
 
 if __name__ == "__main__":

@@ -538,6 +538,7 @@ class PretrainConfig:
         teacher_averages: ``layers``: the teacher's transformer layers are moving averages, and its conv
             encoder and positional convolutions are the student's own; ``all``: all its weights are
             moving averages.
+        train_conv_encoder: Let the conv encoder learn too; without, it stays as it began.
         ema_begin: Decay of the moving average at the first step.
         ema_end: Decay from ema_ramp_steps on.
         ema_ramp_steps: Optimiser steps in which the decay rises linearly.
@@ -545,12 +546,18 @@ class PretrainConfig:
             1 for one normalised layer, falls below.
         min_prediction_variance: The same for predictions.
         watch_after_steps: Optimiser steps before the run may stop so.
+
+    Source: data2vec's code (fairseq, examples/data2vec/models/data2vec_audio.py) stops where the deviation,
+    the root of the variance, is below 0.1 for targets or 0.01 for predictions, after 5000 steps; the
+    floors here are the squares. It takes the deviation over the masked frames of a batch, and here the
+    variance is over those of a window, so that music that only differs between windows counts as the same.
     """
 
     mask_probability: float = 0.65
     mask_span_frames: int = 10
     num_target_layers: int = 8
     teacher_averages: Literal["layers", "all"] = "layers"
+    train_conv_encoder: bool = True
     ema_begin: float = 0.999
     ema_end: float = 0.9999
     ema_ramp_steps: int = 30_000

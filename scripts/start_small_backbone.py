@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from m2v_finetune.backbones import new_backbone
+from m2v_finetune.backbones import Backbone, new_backbone
 
 SEED = 20221205
 ARCHITECTURE = Path(__file__).parent.parent / "configs" / "pretrain" / "small"
@@ -43,10 +43,8 @@ def filter_bank(channels: int, kernel_samples: int, *, sample_rate: int) -> Tens
     return torch.stack(filters).float().unsqueeze(1)
 
 
-def main(folder: Path) -> None:
-    """Write the checkpoint, with its licence, into the folder."""
-    torch.manual_seed(SEED)
-    backbone = new_backbone(ARCHITECTURE, licence=LICENCE)
+def start_weights(backbone: Backbone) -> None:
+    """Set the convolutions of a backbone with random weights, in place: the first a bank, then means."""
     first, *others = [layer.conv.weight for layer in backbone.network.feature_extractor.conv_layers]
     with torch.no_grad():
         channels, _, kernel = first.shape
@@ -55,6 +53,13 @@ def main(folder: Path) -> None:
             mean = torch.hann_window(weight.shape[2] + 2, periodic=False)[1:-1]
             weight.mul_(RANDOM_SHARE)
             weight.diagonal().add_((mean / mean.sum()).unsqueeze(1))
+
+
+def main(folder: Path) -> None:
+    """Write the checkpoint, with its licence, into the folder."""
+    torch.manual_seed(SEED)
+    backbone = new_backbone(ARCHITECTURE, licence=LICENCE)
+    start_weights(backbone)
     folder.mkdir(parents=True, exist_ok=True)
     backbone.save_pretrained(folder)
     card = f"---\nlicense: {LICENCE}\n---\n\nRandom weights behind a bank of filters; nothing was trained.\n"

@@ -28,7 +28,7 @@ class PretrainingModel(nn.Module):
         teacher: Makes the targets.
         config: Masks, targets and the teacher's course.
         window_samples: What the model hears at once.
-        tuning: Everything learns.
+        tuning: Everything learns, or all but the conv encoder.
         pieces: How many windows at once the device bears where nothing learns.
     """
 
@@ -67,8 +67,9 @@ class PretrainingModel(nn.Module):
                 "pretrain.mask_span_frames to less."
             )
         self.config = config
-        self.tuning = TuningConfig(method="full", train_conv_encoder=True)
+        self.tuning = TuningConfig(method="full", train_conv_encoder=config.train_conv_encoder)
         self.backbone = backbone.requires_grad_(True)
+        backbone.network.feature_extractor.requires_grad_(config.train_conv_encoder)
         self.head = nn.Linear(backbone.hidden_size, backbone.hidden_size)
         self.teacher = Teacher(
             backbone,
