@@ -17,6 +17,7 @@ from m2v_finetune.config import OptimizerConfig, RunConfig, TrainingConfig
 from m2v_finetune.data.loader import TrainingBatches, TrainingWindows
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.data.reading import training_loader
+from m2v_finetune.data.stored import StoredWindows
 from m2v_finetune.errors import DISK_ERRORS, Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
@@ -103,7 +104,7 @@ class TrainingLoop(Generic[Model]):
         self,
         model: Model,
         *,
-        windows: TrainingWindows | MaskedWindows,
+        windows: TrainingWindows | StoredWindows | MaskedWindows,
         objective: Objective,
         accelerator: Accelerator,
         training: TrainingConfig,
