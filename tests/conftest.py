@@ -13,7 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What tests cache stays out of the user's folder, and serves all tests of this process and its own.
 _CACHES = tempfile.TemporaryDirectory(prefix="m2v-test-caches-")
 os.environ.setdefault(  # fonts, which take seconds to look through
-    "MPLCONFIGDIR", str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "matplotlib")
+    "MPLCONFIGDIR",
+    str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "matplotlib"),
 )
 os.environ["XDG_CACHE_HOME"] = _CACHES.name
 

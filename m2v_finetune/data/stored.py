@@ -14,9 +14,10 @@ read is ever executed.
 import hashlib
 import json
 import os
+import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -119,6 +120,10 @@ class StoredStates:
             shutil.rmtree(unfinished)
             if self.damage() is not None:  # else another run made them just now
                 raise
+
+    def touch(self) -> None:
+        """Note that the files are in use now."""
+        os.utime(self.folder / SUMS_FILE)
 
     def write(self, rows: Sequence[int], states: Array, moves: Array) -> None:
         """Write what is said of windows, then that they are done.
@@ -272,6 +277,34 @@ def file_identity(path: Path) -> str:
         file.seek(max(0, status.st_size - END_BYTES))
         digest.update(file.read(END_BYTES))
     return digest.hexdigest()
+
+
+def make_room(
+    folder: Path, *, needed_bytes: int, limit_bytes: int, kept: Collection[Path]
+) -> list[Path]:
+    """Delete what was not used for longest, until what is needed fits; return what was deleted.
+
+    Args:
+        folder: Holds the folders of stored states; nothing else in it is touched.
+        needed_bytes: Of all that is kept.
+        limit_bytes: Of all together.
+        kept: Folders that stay.
+    """
+    others = [
+        path
+        for path in folder.glob("*")
+        if re.fullmatch(r"[0-9a-f]{64}", path.name)
+        and (path / SUMS_FILE).is_file()
+        and path not in kept
+    ]
+    others.sort(key=lambda path: (path / SUMS_FILE).stat().st_mtime)
+    sizes = [sum(file.stat().st_size for file in path.iterdir()) for path in others]
+    deleted = []
+    while others and needed_bytes + sum(sizes) > limit_bytes:
+        deleted.append(others.pop(0))
+        sizes.pop(0)
+        shutil.rmtree(deleted[-1])
+    return deleted
 
 
 def unique_draws(draws: Iterable[Draw]) -> list[Draw]:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from m2v_finetune.data.stored import (
     StoredStates,
     StoredWindows,
     file_identity,
+    make_room,
     unique_draws,
 )
 from m2v_finetune.errors import DISK_ERRORS, UserError
@@ -56,6 +57,7 @@ class StateCache:
         windows: Of the training split, with as many versions as are stored.
         stored: The arrays of each split.
         num_bytes: Of all of them.
+        limit_bytes: Of all in the folder, those of other runs too.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class StateCache:
         *,
         folder: Path,
         dtype: str,
+        limit_bytes: int,
         about: Mapping[str, Any],
+        augmentation: Mapping[str, Any] | None = None,
     ) -> None:
         """Lay out what is stored; nothing is written.
 
@@ -76,7 +80,9 @@ class StateCache:
             splits: The tracks; those of ``train`` are in ``windows``.
             folder: Holds a folder for each set of windows.
             dtype: ``float16`` or ``float32``.
-            about: What decides what is said of a window, beside audio, place and version.
+            limit_bytes: Of all in the folder.
+            about: What decides what is said of a window, beside audio, place and version; as JSON has it.
+            augmentation: What does of a window to train on, too.
         """
         assert isinstance(model.task, ClipTask | FrameTask)
         prefix = model.frozen_prefix
@@ -98,15 +104,17 @@ class StateCache:
         self.stored = {}
         for split, draws in self.draws.items():
             rows = [(identities[one.checked.track.path], *one.place[1:]) for one in draws]
-            key = hashlib.sha256(json.dumps([about, dtype, rows], sort_keys=True).encode())
+            of_split = {**about, "augmentation": augmentation if split == "train" else None}
+            key = hashlib.sha256(json.dumps([of_split, dtype, rows], sort_keys=True).encode())
             self.stored[split] = StoredStates(
                 folder=folder / key.hexdigest(),
                 places=[one.place for one in draws],
                 shape=(prefix.num_rows, prefix.width),
                 dtype=dtype,
-                about=about,
+                about=of_split,
             )
         self.num_bytes = sum(one.num_bytes for one in self.stored.values())
+        self.limit_bytes = limit_bytes
 
     def training_windows(self) -> StoredWindows:
         """Return what is trained on."""
@@ -143,6 +151,7 @@ class StateCache:
         """
         stored, accelerator, watch = self.stored[split], loop.accelerator, loop.watch
         if accelerator.is_main_process:
+            self._make_room(stored.folder.parent)
             _open(stored)
         accelerator.wait_for_everyone()
         began = time.monotonic()
@@ -182,6 +191,21 @@ class StateCache:
         if rows:
             seconds = time.monotonic() - began
             logger.info("Cached %d windows of the split '%s' in %.1f s.", len(rows), split, seconds)
+
+    def _make_room(self, folder: Path) -> None:
+        deleted = make_room(
+            folder,
+            needed_bytes=self.num_bytes,
+            limit_bytes=self.limit_bytes,
+            kept=[one.folder for one in self.stored.values()],
+        )
+        if deleted:
+            logger.info(
+                "Deleted %d of the oldest sets of cached states in %s: with this run's they would take more "
+                "than cache.max_size.",
+                len(deleted),
+                folder,
+            )
 
     def _compute(
         self,
@@ -281,16 +305,18 @@ def plan_cache(
     versions = 1
     if windows.is_random:
         versions = min(config.data.drawn_versions or CACHED_VERSIONS, config.training.epochs)
+    limit_bytes = parse_bytes("cache.max_size", settings.max_size)
     cache = StateCache(
         model,
         replace(windows, num_versions=versions),
         splits,
         folder=cache_folder(settings.folder),
         dtype=settings.precision,
-        about=_about(config, model, prefix, mixed_precision=mixed_precision),
+        limit_bytes=limit_bytes,
+        about=_as_json(_about(model, prefix, mixed_precision=mixed_precision)),
+        augmentation=_as_json(_augmentation(config, model)),
     )
-    limit = parse_bytes("cache.max_size", settings.max_size)
-    if cache.num_bytes > limit:
+    if cache.num_bytes > limit_bytes:
         return _without(
             config,
             f"it would take {_megabytes(cache.num_bytes)}, and cache.max_size is {settings.max_size}",
@@ -337,12 +363,9 @@ def _described(cache: StateCache, prefix: FrozenPrefix, versions: int) -> str:
     )
 
 
-def _about(
-    config: RecipeConfig, model: TaskModel, prefix: FrozenPrefix, *, mixed_precision: str
-) -> dict[str, Any]:
-    """Return all that decides what is said of a window, beside audio, place and version."""
+def _about(model: TaskModel, prefix: FrozenPrefix, *, mixed_precision: str) -> dict[str, Any]:
     backbone = model.backbone
-    about: dict[str, Any] = {
+    return {
         "format_version": FORMAT_VERSION,
         "weights": model.base_fingerprint,
         "network": {k: v for k, v in backbone.settings.items() if k not in NAMES_OF_SETTINGS},
@@ -350,18 +373,26 @@ def _about(
         "normalize": backbone.normalize,
         "sample_rate": backbone.sample_rate,
         "window_samples": model.window_samples,
-        "prefix": astuple(prefix),
+        "prefix": asdict(prefix),
         "mixed_precision": mixed_precision,
     }
-    if config.augmentation.transforms:
-        about["augmentation"] = {
-            "transforms": config.augmentation.transforms,
-            "files": _files_named(config.augmentation.transforms),
-            "task": model.task.to_dict(),  # says how labels follow, and so what may be done
-        }
-    # As JSON gives it back: tuples are lists, and keys are text.
-    content: dict[str, Any] = json.loads(json.dumps(about, default=str))
-    return content
+
+
+def _augmentation(config: RecipeConfig, model: TaskModel) -> dict[str, Any] | None:
+    transforms = config.augmentation.transforms
+    if not transforms:
+        return None
+    return {
+        "transforms": transforms,
+        "files": _files_named(transforms),
+        # A task says how labels follow a transform, and so what of it may be drawn.
+        "task": model.task.to_dict(),
+    }
+
+
+def _as_json(content: Any) -> Any:
+    """Return plain data as JSON gives it back: tuples are lists, and keys are text."""
+    return json.loads(json.dumps(content))
 
 
 def _files_named(transforms: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -401,6 +432,7 @@ def _open(stored: StoredStates) -> None:
     """Make the files where they are missing, or not what they should be."""
     damage = stored.damage()
     if damage is None:
+        stored.touch()
         return
     if stored.folder.exists():
         logger.warning("%s: all of it is computed again.", damage)
