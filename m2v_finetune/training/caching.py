@@ -100,10 +100,12 @@ class StateCache:
                     Draw(checked=tracks[number], window=window, augment=None, version="")
                     for number, window in placed.places
                 ]
-        identities = _identities([one for tracks in splits.values() for one in tracks])
+        identities = _identities(
+            [one for tracks in splits.values() for one in tracks], model.backbone.sample_rate
+        )
         self.stored = {}
         for split, draws in self.draws.items():
-            rows = [(identities[one.checked.track.path], *one.place[1:]) for one in draws]
+            rows = [(identities[one.checked.track.id], *one.place[1:]) for one in draws]
             of_split = {**about, "augmentation": augmentation if split == "train" else None}
             key = hashlib.sha256(json.dumps([of_split, dtype, rows], sort_keys=True).encode())
             self.stored[split] = StoredStates(
@@ -222,6 +224,8 @@ class StateCache:
         model, bad_tracks = self.model.eval(), {}
         if not windows.rows:
             return {}
+        place = next(model.parameters()).device  # the CPU, where what is trained is sharded
+        model.to(accelerator.device)
         loader = track_loader(
             windows,
             batch_size=batch_size,
@@ -250,6 +254,7 @@ class StateCache:
                     names = [windows.draws[row].checked.track.origin for row in rows]
                     stored.write(rows, _in_precision(values, stored.dtype, names), moves.numpy())
                 bar.advance(task, len(indices) + len(bad))
+        model.to(place)
         return bad_tracks
 
     def _check_shared(self, stored: StoredStates, bad_tracks: Mapping[str, str]) -> None:
@@ -414,18 +419,21 @@ def _all_draws(windows: TrainingWindows) -> Iterable[Draw]:
             yield windows.draw((epoch, index))
 
 
-def _identities(tracks: Sequence[CheckedTrack]) -> dict[Path, str]:
-    """Return the identity of each audio file; empty where it cannot be read, as will be noticed."""
+def _identities(tracks: Sequence[CheckedTrack], sample_rate: int) -> dict[str, str]:
+    """Return what tells the audio of each track, by its id, from all other; empty where it is gone."""
 
-    def identity(path: Path) -> str:
+    def identity(checked: CheckedTrack) -> str:
+        copy = checked.copy
         try:
-            return file_identity(path)
+            if copy is not None and copy.sample_rate == sample_rate:
+                return f"{file_identity(copy.path)} x {copy.scale}"
+            return file_identity(checked.track.path)
         except OSError:
-            return ""
+            return ""  # as will be noticed when it is read
 
-    paths = list({checked.track.path for checked in tracks})
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        return dict(zip(paths, pool.map(identity, paths), strict=True))
+        found = pool.map(identity, tracks)
+        return {checked.track.id: one for checked, one in zip(tracks, found, strict=True)}
 
 
 def _open(stored: StoredStates) -> None:

@@ -42,6 +42,7 @@ from m2v_finetune.tasks.key import Key, KeyConfig
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.caching import plan_cache
 from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.run_folder import RunFolder
 
 NUM_TRACKS = {"train": 6, "validation": 3, "test": 2}
 TASKS = {
@@ -118,7 +119,7 @@ def recipe(settings, tmp_path):
 
 
 @pytest.fixture
-def planned(settings):
+def planned(settings, tmp_path):
     """The folder of each split of a run, which is not run."""
 
     def plan(mixed_precision="no", **options):
@@ -128,7 +129,8 @@ def planned(settings):
             tracks, group_columns=[], validation_fraction=0.1, test_fraction=0.2, seed=0
         )
         checked, _ = check_splits(split, on_bad_track="stop", show_progress=False)
-        model, windows = _on_audio(config, task_class.from_tracks(config.task, split), checked)
+        task, folder = task_class.from_tracks(config.task, split), RunFolder(tmp_path / "run")
+        model, windows, checked = _on_audio(config, task, checked, folder)
         cache, _ = plan_cache(config, model, windows, checked, mixed_precision=mixed_precision)
         return {name: stored.folder for name, stored in cache.stored.items()}
 
