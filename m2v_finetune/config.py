@@ -28,6 +28,9 @@ BYTES_OF_UNIT = {"": 1, "b": 1, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2
 OnBadTrack = Literal["stop", "skip"]
 OnNonfinite = Literal["skip", "stop"]
 
+CACHED_VERSIONS = 4
+"""``data.drawn_versions`` where it is not given and the cache is used."""
+
 LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout", "lora_targets")
 TUNING_SETTINGS: dict[TuningMethod, tuple[str, ...]] = {
     "probe": (),
@@ -170,6 +173,9 @@ class DataConfig:
         hop_seconds: Distance of windows when a whole track is judged; by the task if not given:
             window_seconds, or half of it where there is an answer for each frame or a stem.
         windows_per_track: Random windows of a track in one epoch of training.
+        drawn_versions: How often the random windows of a track, and their augmentation, are drawn; epochs
+            take turns with them, and they are the same for every seed. If not given, they are drawn anew
+            for each epoch, but 4 times where the cache is used (docs/performance.md).
         num_workers: Processes that read audio, for each training process.
         on_bad_track: What to do about files that cannot be read. At the beginning, ``stop`` lists all of them
             and ends; ``skip`` goes on without them and counts them in results.json. During training, ``stop``
@@ -189,6 +195,7 @@ class DataConfig:
     window_seconds: float = 5.0
     hop_seconds: float | None = None
     windows_per_track: int = 1
+    drawn_versions: int | None = None
     num_workers: int = 2
     on_bad_track: OnBadTrack = "stop"
     max_bad_fraction: float = 0.1
@@ -207,6 +214,8 @@ class DataConfig:
                     "Set it to at most the window."
                 )
         _at_least("data.windows_per_track", self.windows_per_track, 1)
+        if self.drawn_versions is not None:
+            _at_least("data.drawn_versions", self.drawn_versions, 1)
         _at_least("data.num_workers", self.num_workers, 0)
         _in_range("data.max_bad_fraction", self.max_bad_fraction, 0.0, 1.0)
         if not 0.0 <= self.timeout_seconds < math.inf:
@@ -222,6 +231,30 @@ class DataConfig:
                 f"data.validation_fraction {self.validation_fraction} and data.test_fraction "
                 f"{self.test_fraction} leave nothing to train on. Their sum must be below 1."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """What the frozen part of the network says of each window, computed once and kept on the disk.
+
+    Args:
+        use: ``auto`` keeps the hidden states of a probe's frozen backbone, where they fit in max_size;
+            ``on`` also, where upper layers or adapters learn, the state from which these go on; ``off``
+            computes all in each epoch.
+        folder: Where; ``m2v-finetune`` in the user's folder of caches if not given. Runs with the same
+            backbone, audio and windows share what is there.
+        precision: ``float32`` is what would be computed again, to rounding; ``float16`` takes half of it.
+        max_size: Of the folder, such as ``20GB``: what was not used for longest is deleted to make room.
+    """
+
+    use: Literal["auto", "on", "off"] = "auto"
+    folder: str | None = None
+    precision: Literal["float32", "float16"] = "float32"
+    max_size: str = "20GB"
+
+    def __post_init__(self) -> None:
+        """Check the size."""
+        parse_bytes("cache.max_size", self.max_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,6 +431,7 @@ class RecipeConfig:
         head: What reads its hidden states.
         tuning: What of the backbone learns.
         augmentation: Changes of the training windows.
+        cache: What is computed once and kept.
         optimizer: Rates and their course.
         training: How long and in which portions.
         run: Where the run goes and how it repeats.
@@ -409,6 +443,7 @@ class RecipeConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -431,6 +466,8 @@ class RecipeConfig:
             not in ("softmax", "last"),
             "backbone.spec_augment (to false)": self.backbone.spec_augment,
             "head.pooling (to mean)": self.head.pooling != "mean",
+            "data.drawn_versions (to null)": self.data.drawn_versions is not None,
+            "cache.use (to auto)": self.cache.use == "on",
             "training.compile (to false)": self.training.compile,
             "publish.weights (to auto or all)": self.publish.weights == "trained",
         }

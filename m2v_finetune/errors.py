@@ -25,6 +25,10 @@ class AudioError(UserError):
     """An audio file that cannot be used: missing, empty, unreadable or truncated."""
 
 
+class NotStoredError(AudioError):
+    """A window of which nothing is stored, as its track could not be read."""
+
+
 class Stopped(Exception):  # noqa: N818 (it is no error)
     """A signal asked the run to stop; what it was doing is saved.
 

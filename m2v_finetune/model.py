@@ -6,7 +6,9 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +29,7 @@ from m2v_finetune.backbones import (
     bare_backbone,
     load_backbone,
 )
-from m2v_finetune.backbones.backbone import MASK_VECTOR
+from m2v_finetune.backbones.backbone import CONV_ENCODER, MASK_VECTOR
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, published_checkpoint
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.backbones.loading import build_network
@@ -35,7 +37,7 @@ from m2v_finetune.backbones.precomputed import MODEL_TYPE
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.features import read_vector
-from m2v_finetune.data.loader import TrackWindows, Window
+from m2v_finetune.data.loader import Inputs, TrackWindows, Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.reading import read_batches, track_loader
 from m2v_finetune.errors import AudioError, UserError
@@ -67,6 +69,36 @@ class NotFiniteError(UserError):
         super().__init__(
             f"What the model says of {origin} is not finite: its weights, or the audio, are damaged."
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenPrefix:
+    """What the frozen part of a model says of a window, as one matrix (rows, width).
+
+    First the hidden states that the layer weighting uses, as the head reads them, one after the other.
+    Then, where something above learns, the frames from which the network goes on; where these are the
+    last hidden state already, they are not there twice.
+
+    Attributes:
+        depth: As `Backbone.frozen_depth`.
+        states: Numbers of those hidden states, up to the depth.
+        frames_per_state: How many frames of each the head reads: 1 where it averages over time.
+        start_frames: Frames from which the network goes on; 0 where all of it is frozen.
+        num_rows: Of the matrix.
+        width: Of the matrix.
+    """
+
+    depth: int
+    states: tuple[int, ...]
+    frames_per_state: int
+    start_frames: int
+    num_rows: int
+    width: int
+
+    @property
+    def has_own_start(self) -> bool:
+        """Whether the frames to go on from are more than the last hidden state."""
+        return self.num_rows > len(self.states) * self.frames_per_state
 
 
 class TaskModel(nn.Module):
@@ -216,33 +248,113 @@ class TaskModel(nn.Module):
         return max(1, round(self.hop_seconds * self.backbone.sample_rate))
 
     def train(self, mode: bool = True) -> "TaskModel":
-        """Set training mode; a backbone that does not learn stays in evaluation mode."""
+        """Set training mode; what lies below the first weight that learns stays in evaluation mode.
+
+        So it says the same of a window whenever it is asked, and what it says can be kept.
+        """
         super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
-            self.backbone.eval()
+        for module in self.backbone.frozen_modules():
+            module.eval()
         return self
 
-    def forward(self, waveforms: Tensor, *others: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, *others: Tensor) -> Tensor:
         """Return the head's outputs for windows.
 
         Args:
-            waveforms: (batch, window_samples), mono at the backbone's rate, in [-1, 1].
+            inputs: Waveforms (batch, window_samples), mono at the backbone's rate, in [-1, 1]; or in their
+                place what `frozen_states` returned of them, (batch, rows, width), in any precision.
             others: What else the task's head takes, such as the mixture to separate.
 
         Returns:
             (batch, task.num_outputs), or with frames (batch, frames, task.num_outputs), or stems.
         """
-        input_values = self.backbone.prepare(waveforms)
-        hidden_states = self.backbone.iterate_hidden_states(input_values)
-        features = self.layer_weighting(self.head.before_weighting(hidden_states))  # type: ignore[operator]
-        return self.head(features, *others)  # type: ignore[no-any-return]
+        if inputs.ndim == 3:
+            hidden_states = self._continue(inputs.float())
+        else:
+            hidden_states = self.head.before_weighting(  # type: ignore[operator]
+                self.backbone.iterate_hidden_states(self.backbone.prepare(inputs))
+            )
+        return self.head(self.layer_weighting(hidden_states), *others)  # type: ignore[no-any-return]
 
-    def track_windows(self, tracks: Sequence[CheckedTrack]) -> TrackWindows:
-        """Return all windows of tracks, as this model and its task want them."""
-        is_of_vectors = isinstance(self.backbone, PrecomputedBackbone)
+    @cached_property
+    def frozen_prefix(self) -> FrozenPrefix | None:
+        """What the frozen part of the model says of a window; None where all of it learns."""
+        depth, backbone = self.backbone.frozen_depth, self.backbone
+        if depth is None or isinstance(backbone, PrecomputedBackbone):
+            return None
+        if backbone.spec_augment:
+            depth = CONV_ENCODER  # masks are drawn behind it
+        num_frames = backbone.num_frames(self.window_samples)
+        chosen = self.layer_weighting.chosen
+        states = tuple(i for i in range(depth + 1) if chosen in (None, i))
+        with torch.device("meta"):
+            [read] = self.head.before_weighting([torch.empty(1, num_frames, 1)])  # type: ignore[operator]
+        frames_per_state = read.shape[1]
+        start_frames = 0 if depth == backbone.num_layers else num_frames
+        is_there = depth in states and frames_per_state == num_frames
+        return FrozenPrefix(
+            depth=depth,
+            states=states,
+            frames_per_state=frames_per_state,
+            start_frames=start_frames,
+            num_rows=len(states) * frames_per_state + (0 if is_there else start_frames),
+            width=backbone.conv_size if depth == CONV_ENCODER else backbone.hidden_size,
+        )
+
+    def frozen_states(self, waveforms: Tensor) -> Tensor:
+        """Return what the frozen part of the model says of windows; `forward` goes on from there.
+
+        Args:
+            waveforms: (batch, window_samples), as `forward` takes them.
+
+        Returns:
+            (batch, rows, width) as `frozen_prefix` tells; nothing above it is computed.
+        """
+        prefix, backbone = self.frozen_prefix, self.backbone
+        assert prefix is not None
+        assert isinstance(backbone, Backbone)
+        features = backbone.encode(backbone.prepare(waveforms))
+        state, kept = features.transpose(1, 2), []
+        below = islice(backbone.iterate_from(CONV_ENCODER, features), prefix.depth + 1)
+        for number, state in enumerate(below):
+            if number in prefix.states:
+                kept += self.head.before_weighting([state])  # type: ignore[operator]
+        if prefix.has_own_start:
+            kept.append(state)
+        return torch.cat(kept, dim=1)
+
+    def _continue(self, stored: Tensor) -> Iterator[Tensor]:
+        """Yield all hidden states, as the head reads them, from what `frozen_states` returned."""
+        prefix, backbone = self.frozen_prefix, self.backbone
+        assert prefix is not None
+        assert isinstance(backbone, Backbone)
+        shape = (len(prefix.states), prefix.frames_per_state)
+        states = iter(stored[:, : math.prod(shape)].unflatten(1, shape).unbind(1))  # type: ignore[no-untyped-call]
+        for number in range(prefix.depth + 1):
+            # Nothing is stored of a state that the layer weighting does not use.
+            yield next(states) if number in prefix.states else stored.new_empty(0)
+        if prefix.start_frames:
+            start = stored[:, -prefix.start_frames :]
+            if prefix.depth == CONV_ENCODER:
+                start = start.transpose(1, 2)
+            above = backbone.iterate_from(prefix.depth, start)
+            yield from self.head.before_weighting(above)  # type: ignore[operator]
+
+    def track_windows(
+        self, tracks: Sequence[CheckedTrack], *, inputs: Inputs | None = None
+    ) -> TrackWindows:
+        """Return all windows of tracks, as this model and its task want them.
+
+        Args:
+            tracks: The tracks.
+            inputs: What reads a window, in place of the task.
+        """
+        if inputs is None:
+            is_of_vectors = isinstance(self.backbone, PrecomputedBackbone)
+            inputs = read_vector if is_of_vectors else self.task.inputs
         return TrackWindows(
             tracks,
-            inputs=read_vector if is_of_vectors else self.task.inputs,
+            inputs=inputs,
             grid=self.backbone.frame_grid,
             window_samples=self.window_samples,
             hop_samples=self.hop_samples,

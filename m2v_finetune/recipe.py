@@ -39,6 +39,7 @@ from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.publishing.publish import publish
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
+from m2v_finetune.training.caching import plan_cache
 from m2v_finetune.training.checkpoint import checkpoints_in
 from m2v_finetune.training.faults import DataWatch, gone_processes_named
 from m2v_finetune.training.loop import TrainingLoop
@@ -150,17 +151,24 @@ def _run(
         )
         training = plan.applied(training)
 
+    # What the frozen part of the network says, where it is computed once.
+    cache, cache_note = plan_cache(
+        config, model, windows, splits, mixed_precision=accelerator.mixed_precision
+    )
+    reads_audio = config.data.features is None and cache is None
+
     # Train; the weights of the best epoch by the track-level validation metric stay.
     loop = TrainingLoop(
         model,
-        windows=windows,
-        objective=TaskObjective(model, splits["validation"]),
+        windows=cache.training_windows() if cache else windows,
+        objective=TaskObjective(
+            model, splits["validation"], inputs=cache.inputs("validation") if cache else None
+        ),
         accelerator=accelerator,
         training=training,
         optimization=config.optimizer,
         folder=folder,
-        # Vectors are in memory: nothing is read.
-        num_workers=config.data.num_workers if config.data.features is None else 0,
+        num_workers=config.data.num_workers if reads_audio else 0,
         run=config.run,
         plan=plan,
         watch=_watch(config.data, splits, num_skipped),
@@ -169,12 +177,17 @@ def _run(
         config,
         loop=loop,
         task=task.name,
-        first_log=describe(config, loop=loop, splits=splits, dataset=dataset),
+        first_log=describe(
+            config, loop=loop, splits=splits, dataset=dataset, cache_note=cache_note
+        ),
         needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
     )
     _keep_tracks(loop, splits)
     began = time.monotonic()
     with gone_processes_named(accelerator):
+        if cache:
+            for name in ("train", "validation"):
+                cache.fill(name, loop=loop, num_workers=config.data.num_workers)
         fitted = loop.run()
 
     if is_search:
@@ -184,10 +197,13 @@ def _run(
 
     # The test split, once.
     with gone_processes_named(accelerator):
+        if cache:
+            cache.fill("test", loop=loop, num_workers=config.data.num_workers)
         results, judged, test = judge_test(
             loop,
             fitted,
             test=splits["test"],
+            inputs=cache.inputs("test") if cache else None,
             dataset=dataset,
             seed=config.run.seed,
             seconds=time.monotonic() - began,
@@ -382,6 +398,7 @@ def _on_audio(
             task=task.name,
         ),
         seed=config.run.seed,
+        num_versions=config.data.drawn_versions,
     )
     return model, windows, splits
 

@@ -2,12 +2,21 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 # Test processes share the cores: one thread each, here and in every process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What tests cache stays out of the user's folder, and serves all tests of this process and its own.
+_CACHES = tempfile.TemporaryDirectory(prefix="m2v-test-caches-")
+os.environ.setdefault(  # fonts, which take seconds to look through
+    "MPLCONFIGDIR",
+    str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "matplotlib"),
+)
+os.environ["XDG_CACHE_HOME"] = _CACHES.name
 
 REPOSITORY = Path(__file__).parent.parent
 

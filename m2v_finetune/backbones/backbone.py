@@ -18,6 +18,8 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_files
 
 NORMALIZE_EPSILON = 1e-7
+CONV_ENCODER = -1
+"""A depth of the network: behind its convolutional encoder. Others are numbers of hidden states."""
 MASK_VECTOR = "masked_spec_embed"
 CONV_PIECE_SAMPLES = 2**20
 """Samples that go through the conv encoder at once: 13 windows of 5 s at 16 kHz, or 1 of 30 s at 24 kHz.
@@ -43,6 +45,7 @@ class Backbone(nn.Module):
         frame_grid: Where the frames of a window lie: stride and receptive field of the conv encoder.
         num_hidden_states: Transformer layers in use + 1; state 0 is the input of the first layer.
         hidden_size: Width of each hidden state.
+        conv_size: Width of the convolutional encoder's features.
         normalize: Whether each window is brought to zero mean and unit variance first.
         gradient_checkpointing: In training mode, recompute the activations of each layer in the
             backward pass instead of keeping them.
@@ -74,6 +77,7 @@ class Backbone(nn.Module):
             sample_rate=sample_rate, kernels=config.conv_kernel, strides=config.conv_stride
         )
         self.hidden_size: int = config.hidden_size
+        self.conv_size: int = config.conv_dim[-1]
         self.is_pre_norm = bool(getattr(config, "do_stable_layer_norm", False))
         self.gradient_checkpointing = False
         self.network = network
@@ -95,6 +99,45 @@ class Backbone(nn.Module):
     def num_hidden_states(self) -> int:
         """Hidden states that `forward` returns."""
         return self.num_layers + 1
+
+    @property
+    def frozen_depth(self) -> int | None:
+        """The deepest point below which no weight learns.
+
+        A hidden state's number, which is that of the transformer layers below it; `CONV_ENCODER` where only
+        the convolutional encoder is frozen; None where that learns too.
+        """
+        if _learns(self.network.feature_extractor):
+            return None
+        encoder = self.network.encoder
+        if any(map(_learns, self._input_modules())):
+            return CONV_ENCODER
+        for index, layer in enumerate(encoder.layers):
+            # The final LayerNorm of a pre-norm network belongs to the last state.
+            is_last = self.is_pre_norm and index + 1 == self.num_layers
+            if _learns(layer) or (is_last and _learns(encoder.layer_norm)):
+                return index
+        return self.num_layers
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """Return the modules below `frozen_depth`."""
+        depth = self.frozen_depth
+        if depth is None:
+            return []
+        if depth == self.num_layers:
+            return [self]
+        modules: list[nn.Module] = [self.network.feature_extractor]
+        if depth > CONV_ENCODER:
+            modules += [*self._input_modules(), *self.network.encoder.layers[:depth]]
+        return modules
+
+    def _input_modules(self) -> list[nn.Module]:
+        """Return what makes hidden state 0 of the convolutional encoder's features."""
+        encoder = self.network.encoder
+        modules = [self.network.feature_projection, encoder.pos_conv_embed, encoder.dropout]
+        if not self.is_pre_norm or not encoder.layers:
+            modules.append(encoder.layer_norm)
+        return modules
 
     def num_frames(self, num_samples: int) -> int:
         """Return how many frames a window of ``num_samples`` samples gives; 0 if it is too short."""
@@ -141,9 +184,21 @@ class Backbone(nn.Module):
 
         What lies below the first weight that learns runs without a graph, so nothing of it is kept.
         """
-        state = self.project(self.encode(input_values))
-        # Masks are drawn outside of what is recomputed, as numpy's random state is not brought back.
-        yield from self.iterate_layers(self.network._mask_hidden_states(state))
+        yield from self.iterate_from(CONV_ENCODER, self.encode(input_values))
+
+    def iterate_from(self, depth: int, state: Tensor) -> Iterator[Tensor]:
+        """Yield the hidden states above a depth of the network, from what it gave there.
+
+        Args:
+            depth: The number of a hidden state, or `CONV_ENCODER`.
+            state: That hidden state, (batch, frames, hidden_size), or what `encode` returned.
+        """
+        if depth == CONV_ENCODER:
+            # Masks are drawn outside of what is recomputed, as numpy's random state is not brought back.
+            masked = self.network._mask_hidden_states(self.project(state))
+            yield from self.iterate_layers(masked)
+        else:
+            yield from self._iterate_layers_above(depth, state)
 
     def project(self, features: Tensor) -> Tensor:
         """Return features (batch, channels, frames) as (batch, frames, hidden_size)."""
@@ -158,7 +213,12 @@ class Backbone(nn.Module):
         if not encoder.layers and self.is_pre_norm:
             state = encoder.layer_norm(state)
         yield state
-        for index, layer in enumerate(encoder.layers):
+        yield from self._iterate_layers_above(0, state)
+
+    def _iterate_layers_above(self, depth: int, state: Tensor) -> Iterator[Tensor]:
+        """Yield the hidden states above one."""
+        encoder = self.network.encoder
+        for index, layer in enumerate(encoder.layers[depth:], start=depth):
             state = self._run(layer, state, layer)
             if index + 1 == len(encoder.layers) and self.is_pre_norm:
                 state = encoder.layer_norm(state)

@@ -38,14 +38,20 @@ class LayerWeighting(nn.Module):
             )
             self.offset = nn.Parameter(torch.empty(()).uniform_(-bound, bound))
 
+    @property
+    def chosen(self) -> int | None:
+        """The number of the one hidden state in use; None where all are."""
+        if self.kind in ("softmax", "conv1d"):
+            return None
+        return self.num_hidden_states - 1 if self.kind == "last" else int(self.kind)
+
     def weights(self) -> Tensor:
         """Return the weight of each hidden state, (num_hidden_states,)."""
         if self.kind == "softmax":
             return self.layer_weights.softmax(dim=0)
         if self.kind == "conv1d":
             return self.layer_weights
-        chosen = self.num_hidden_states - 1 if self.kind == "last" else int(self.kind)
-        return torch.eye(self.num_hidden_states)[chosen]
+        return torch.eye(self.num_hidden_states)[self.chosen]
 
     def forward(self, hidden_states: Iterable[Tensor]) -> Tensor:
         """Return the combination.
@@ -57,9 +63,8 @@ class LayerWeighting(nn.Module):
         Returns:
             A tensor of that shape.
         """
-        if self.kind not in ("softmax", "conv1d"):
-            chosen = self.num_hidden_states - 1 if self.kind == "last" else int(self.kind)
-            return next(state for i, state in enumerate(hidden_states) if i == chosen)
+        if self.chosen is not None:
+            return next(state for i, state in enumerate(hidden_states) if i == self.chosen)
         weights = self.weights()
         combined = sum(
             weight * state for weight, state in zip(weights.unbind(), hidden_states, strict=True)

@@ -36,6 +36,7 @@ class PrecomputedBackbone(nn.Module):
     is_pre_norm = False
     normalize = False
     spec_augment = False
+    frozen_depth = 0
 
     def __init__(self, hidden_size: int, *, source: str) -> None:
         super().__init__()
@@ -44,6 +45,10 @@ class PrecomputedBackbone(nn.Module):
         self.hidden_size = hidden_size
         self.gradient_checkpointing = False
         self.settings: dict[str, Any] = {"model_type": MODEL_TYPE, "hidden_size": self.hidden_size}
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """Return itself: nothing of it learns."""
+        return [self]
 
     def num_frames(self, num_samples: int) -> int:
         """Return how many vectors a window has: one for each clip."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from m2v_finetune.audio.augmentation import Augmentation, Moves
+from m2v_finetune.audio.augmentation import STILL, Augmentation, Moves
 from m2v_finetune.audio.decode import read_excerpt
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.windows import (
@@ -89,10 +89,51 @@ def read_window(checked: CheckedTrack, window: Window) -> Array:
     return pad_to_window(samples, window.num_samples)
 
 
+def listen(checked: CheckedTrack, window: Window, augment: Augment | None) -> tuple[Array, Moves]:
+    """Read one window of a track and augment it.
+
+    Returns:
+        The waveform, as `read_window` returns it, and what labels have to follow.
+
+    Raises:
+        AudioError: The file can no longer be read.
+    """
+    samples = read_window(checked, window)
+    return (samples, STILL) if augment is None else augment(samples)
+
+
 Example = Callable[[CheckedTrack, Window, Augment | None], tuple[Array, ...]]
 """Reads a window of a training track: what the model takes, and last what it should give."""
+Listen = Callable[[CheckedTrack, Window, Augment | None], tuple[Array, Moves]]
+"""Reads the waveform of a window of a training track, and tells what labels have to follow."""
 Inputs = Callable[[CheckedTrack, Window], tuple[Array, ...]]
 """Reads a window of a track: what the model takes."""
+
+
+VERSIONS_SEED = 0
+"""Seed of windows and augmentation that are drawn a limited number of times."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """A window of a training track, and how it is changed.
+
+    Attributes:
+        checked: The track.
+        window: Where it lies.
+        augment: Changes its waveform, or None.
+        version: Which draw of the augmentation that is; empty without.
+    """
+
+    checked: CheckedTrack
+    window: Window
+    augment: Augment | None
+    version: str
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """What tells it from all others of a data set."""
+        return self.checked.track.id, self.window.start_sample, self.version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +148,9 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
         windows_per_track: Windows of one track in an epoch.
         augmentation: Applied to each window, or None.
         seed: With epoch, track and number of the window it decides where the window lies.
+        num_versions: How often windows and augmentation are drawn; epochs take turns with them. They are
+            the same for every seed, so that runs can share what was computed of them. Drawn anew for each
+            epoch, by the seed, if None.
     """
 
     tracks: Sequence[CheckedTrack]
@@ -116,9 +160,18 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
     windows_per_track: int
     augmentation: Augmentation | None
     seed: int
+    num_versions: int | None = None
 
     def __len__(self) -> int:
         return len(self.tracks) * self.windows_per_track
+
+    @property
+    def is_random(self) -> bool:
+        """Whether an epoch can differ from another."""
+        return self.augmentation is not None or any(
+            checked.audio.num_samples(self.grid.sample_rate) > self.window_samples
+            for checked in self.tracks
+        )
 
     def track_of(self, index: int) -> Track:
         """Return the track of an item."""
@@ -126,23 +179,33 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return the tensors of item ``index`` in ``epoch``; the last one is the target."""
+        draw = self.draw(place)
+        parts = self.example(draw.checked, draw.window, draw.augment)
+        return tuple(torch.from_numpy(part) for part in parts)
+
+    def draw(self, place: tuple[int, int]) -> "Draw":
+        """Return what item ``index`` in ``epoch`` is; nothing is read."""
         epoch, index = place
+        seed = self.seed
+        if self.num_versions is not None:
+            epoch, seed = epoch % self.num_versions, VERSIONS_SEED
         track_index, repeat = divmod(index, self.windows_per_track)
         checked = self.tracks[track_index]
         name = f"{checked.track.id}#{repeat}"
         start = random_window_start(
             checked.audio.num_samples(self.grid.sample_rate),
             self.window_samples,
-            seed=self.seed,
+            seed=seed,
             epoch=epoch,
             track_id=name,
         )
         augment: Augment | None = None
         if self.augmentation is not None:
-            generator = draw_generator(self.seed, epoch, name, "augmentation")
+            generator = draw_generator(seed, epoch, name, "augmentation")
             augment = partial(self.augmentation, generator=generator)
         window = Window(start_sample=start, num_samples=self.window_samples, grid=self.grid)
-        return tuple(torch.from_numpy(part) for part in self.example(checked, window, augment))
+        version = "" if augment is None else f"{epoch}, {repeat}"
+        return Draw(checked=checked, window=window, augment=augment, version=version)
 
 
 @dataclass(kw_only=True)

@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from m2v_finetune.audio.windows import draw_generator
-from m2v_finetune.data.loader import TrackWindows
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.errors import UserError
+from m2v_finetune.errors import NotStoredError, UserError
 
 # Pauses before a file is tried again.
 RETRY_PAUSES_SECONDS = (0.2, 1.0)
@@ -137,15 +138,33 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
         return [_named(self.windows.track_of(item)) for item in items]
 
 
+class OrderedWindows(Protocol):
+    """Windows of tracks in order, addressed by number."""
+
+    @property
+    def tracks(self) -> Sequence[CheckedTrack]:
+        """The tracks."""
+        ...
+
+    @property
+    def places(self) -> Sequence[tuple[int, Window]]:
+        """For each window the number of its track, and where it lies."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, ...]]: ...
+
+
 class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
-    """All windows of tracks, each with what was wrong where it could not be read.
+    """Windows of tracks in order, each with what was wrong where it could not be read.
 
     Attributes:
         windows: What is read.
         ledger: Who reads what.
     """
 
-    def __init__(self, windows: TrackWindows, *, num_workers: int) -> None:
+    def __init__(self, windows: OrderedWindows, *, num_workers: int) -> None:
         self.windows = windows
         self.ledger = _Ledger(num_workers)
         self._bad: dict[int, str] = {}
@@ -203,7 +222,7 @@ def training_loader(
 
 
 def track_loader(
-    windows: TrackWindows, *, batch_size: int, num_workers: int, timeout_seconds: float = 0
+    windows: OrderedWindows, *, batch_size: int, num_workers: int, timeout_seconds: float = 0
 ) -> DataLoader[Any]:
     """Return batches of windows in order, to be read by `read_batches`.
 
@@ -252,6 +271,8 @@ def _patiently(read: Callable[[], Read]) -> Read:
     for pause_seconds in RETRY_PAUSES_SECONDS:
         try:
             return read()
+        except NotStoredError:
+            break  # it was tried again when it was to be stored
         except (UserError, OSError):
             time.sleep(pause_seconds)
     return read()

@@ -17,7 +17,7 @@ from m2v_finetune.audio.augmentation import STILL, Effect, Moves
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.loader import Augment, Window, read_window
+from m2v_finetune.data.loader import Augment, Window, listen, read_window
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.heads import ClipHead
@@ -188,10 +188,18 @@ class ClipTask(ABC):
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, ...]:
         """Return the waveform of a window, augmented, and its targets, which follow."""
-        samples, moves = read_window(checked, window), STILL
-        if augment is not None:
-            samples, moves = augment(samples)
-        return samples, self.targets(checked.track, moves)
+        samples, moves = self.listen(checked, window, augment)
+        return samples, self.window_targets(checked, window, moves)
+
+    def listen(
+        self, checked: CheckedTrack, window: Window, augment: Augment | None
+    ) -> tuple[Array, Moves]:
+        """Return the waveform of a window, augmented, and what its targets have to follow."""
+        return listen(checked, window, augment)
+
+    def window_targets(self, checked: CheckedTrack, window: Window, moves: Moves) -> Array:
+        """Return what a window of a track should give: the same wherever it lies."""
+        return self.targets(checked.track, moves)
 
     def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
         """Return the shapes of a waveform, and of a number for each output."""

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from m2v_finetune.audio.augmentation import STILL
+from m2v_finetune.audio.augmentation import Moves
 from m2v_finetune.audio.decode import inspect_audio
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.loader import Augment, Window, read_window
+from m2v_finetune.data.loader import Augment, Window, listen, read_window
 from m2v_finetune.data.manifest import Track, path_problem, require_column
 from m2v_finetune.decoding.joining import FrameJoiner
 from m2v_finetune.errors import AudioError, UserError
@@ -153,16 +153,24 @@ class FrameTask(ABC):
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, ...]:
         """Return the waveform of a window, augmented, and the targets of its frames, which follow."""
-        samples, moves = read_window(checked, window), STILL
-        if augment is not None:
-            samples, moves = augment(samples)
+        samples, moves = self.listen(checked, window, augment)
+        return samples, self.window_targets(checked, window, moves)
+
+    def listen(
+        self, checked: CheckedTrack, window: Window, augment: Augment | None
+    ) -> tuple[Array, Moves]:
+        """Return the waveform of a window, augmented, and what its targets have to follow."""
+        return listen(checked, window, augment)
+
+    def window_targets(self, checked: CheckedTrack, window: Window, moves: Moves) -> Array:
+        """Return what the frames of a window should give, after augmentation moved it."""
         times = moves.sources(window.frame_times_seconds)
         targets = self.frame_targets(
             checked.track, window.start_seconds + times, semitones=round(moves.semitones)
         )
         is_heard = moves.is_heard(times) & (times < window.duration_seconds)
         targets[~is_heard] = self.silence
-        return samples, targets
+        return targets
 
     def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
         """Return the shapes of a waveform, and of a number for each output of each frame."""

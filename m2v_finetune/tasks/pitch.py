@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from m2v_finetune.audio.augmentation import STILL, Effect, Moves
+from m2v_finetune.audio.augmentation import Effect, Moves
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.loader import Augment, Window, read_window
+from m2v_finetune.data.loader import Augment, Window, listen
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.tasks.classification import Classification, ClassificationConfig, as_label
 from m2v_finetune.tasks.clips import Array, JudgedClip, stack_judged
@@ -85,19 +85,17 @@ class Pitch(Classification):
         """Return the number of the class, (), moved by as many semitones as the window was."""
         return np.asarray(self.labels.index(self._moved(track, moves)), dtype=np.float32)
 
-    def example(
+    def listen(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
-    ) -> tuple[Array, ...]:
-        """Return the waveform of a window, augmented, and its class, which follows.
+    ) -> tuple[Array, Moves]:
+        """Return the waveform of a window, augmented, and what its class has to follow.
 
         Where a shift of pitch would leave the classes, the window stays as it is.
         """
-        samples, moves = read_window(checked, window), STILL
-        if augment is not None:
-            augmented, drawn = augment(samples)
-            if self._moved(checked.track, drawn) in self.labels:
-                samples, moves = augmented, drawn
-        return samples, self.targets(checked.track, moves)
+        samples, moves = listen(checked, window, augment)
+        if self._moved(checked.track, moves) not in self.labels:
+            return listen(checked, window, None)
+        return samples, moves
 
     def _moved(self, track: Track, moves: Moves) -> str:
         return str(int(self.read_label(track, self.label_column)) + round(moves.semitones))

@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from rich.progress import Progress
 
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.reading import WorkerError
 from m2v_finetune.errors import AudioError
 from m2v_finetune.model import TaskModel, scored
@@ -31,6 +32,7 @@ def judge_tracks(
     bar: Progress,
     watch: DataWatch | None = None,
     split: str = "test",
+    inputs: Inputs | None = None,
 ) -> list[Any]:
     """Return what the task found out about each track, in their order, on every process.
 
@@ -49,6 +51,7 @@ def judge_tracks(
         bar: Shows how many tracks are done.
         watch: What to do about tracks that can no longer be read; to stop if None.
         split: That of the tracks.
+        inputs: What reads a window, in place of the task.
 
     Returns:
         What `Task.judge` returned, one for each track.
@@ -59,7 +62,7 @@ def judge_tracks(
         NotFiniteError: The model's scores of a track are not finite.
     """
     own = range(accelerator.process_index, len(tracks), accelerator.num_processes)
-    windows = model.track_windows([tracks[i] for i in own])
+    windows = model.track_windows([tracks[i] for i in own], inputs=inputs)
     bar_task = bar.add_task("Judging tracks", total=len(own))
     watch = watch or DataWatch()
     rows = model.score_windows(

@@ -18,6 +18,7 @@ from m2v_finetune.config import OptimizerConfig, RunConfig, TrainingConfig
 from m2v_finetune.data.loader import TrainingBatches, TrainingWindows
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.data.reading import training_loader
+from m2v_finetune.data.stored import StoredWindows
 from m2v_finetune.errors import DISK_ERRORS, Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
@@ -104,7 +105,7 @@ class TrainingLoop(Generic[Model]):
         self,
         model: Model,
         *,
-        windows: TrainingWindows | MaskedWindows,
+        windows: TrainingWindows | StoredWindows | MaskedWindows,
         objective: Objective,
         accelerator: Accelerator,
         training: TrainingConfig,
@@ -174,6 +175,9 @@ class TrainingLoop(Generic[Model]):
         self.reader = StepReader(self.loader, accelerator=accelerator, watch=self.watch)
         self.clock = StepClock()
         self.is_waiting_told = self.is_warm_up_told = False
+        self.reads_audio = not (
+            isinstance(windows, StoredWindows) or isinstance(model.backbone, PrecomputedBackbone)
+        )
         self.checkpoint: Path | None = find_checkpoint(folder.checkpoints)
 
     def run(self) -> FitResult:
@@ -480,14 +484,12 @@ class TrainingLoop(Generic[Model]):
             ", the best so far" if is_best and selection is not None else "",
             100 * waiting.share,
         )
-        if waiting.is_much and not self.is_waiting_told:
+        if waiting.is_much and self.reads_audio and not self.is_waiting_told:
             self._advise_on_waiting()
 
     def _advise_on_waiting(self) -> None:
         """Say once what makes data come sooner."""
         self.is_waiting_told = True
-        if isinstance(self.model.backbone, PrecomputedBackbone):
-            return  # nothing is decoded
         logger.warning(
             "The steps wait for audio. What helps: decode the set once by `m2v data convert SOURCE`, unless "
             "that is done; raise data.num_workers, now %d, where cores are free (this machine has %s).",

@@ -12,6 +12,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.reading import WorkerError, read_batches, training_loader
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
@@ -109,10 +110,12 @@ class TaskObjective:
     Attributes:
         model: What learns.
         validation: Tracks of the validation split.
+        inputs: What reads their windows, in place of the task.
     """
 
     model: TaskModel
     validation: Sequence[CheckedTrack]
+    inputs: Inputs | None = None
 
     @property
     def metric_names(self) -> Mapping[str, str]:
@@ -160,6 +163,7 @@ class TaskObjective:
             bar=bar,
             watch=watch,
             split="validation",
+            inputs=self.inputs,
         )
         return self.model.task.values(judged)
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_atomically
@@ -35,6 +36,7 @@ def judge_test(
     dataset: DatasetInfo,
     seed: int,
     seconds: float,
+    inputs: Inputs | None = None,
 ) -> tuple[dict[str, Any], list[Any], list[CheckedTrack]]:
     """Judge the tracks of the test split with the best weights; write results.json and predictions.csv.
 
@@ -45,6 +47,7 @@ def judge_test(
         dataset: What is known of the data.
         seed: Of the bootstrap.
         seconds: That training took.
+        inputs: What reads the windows of the test tracks, in place of the task.
 
     Returns:
         The content of results.json, what the task found out about each track, and the tracks: those that
@@ -66,6 +69,7 @@ def judge_test(
                 bar=bar,
                 watch=loop.watch,
                 split="test",
+                inputs=inputs,
             )
     except DataError as fault:
         raise UserError(

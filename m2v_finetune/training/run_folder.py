@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "run.memory",
     "run.checkpoint_every_steps",
     "run.keep_checkpoints",
+    "cache.folder",
     "data.num_workers",
     "data.on_bad_track",
     "data.max_bad_fraction",

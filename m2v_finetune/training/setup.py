@@ -166,8 +166,17 @@ def describe(
     loop: TrainingLoop[TaskModel],
     splits: Mapping[str, Sequence[CheckedTrack]],
     dataset: DatasetInfo,
+    cache_note: str = "",
 ) -> Table:
-    """Return the first log as a table: what trains, on what data, at which cost."""
+    """Return the first log as a table: what trains, on what data, at which cost.
+
+    Args:
+        config: All settings.
+        loop: About to run.
+        splits: The tracks.
+        dataset: What is known of the data.
+        cache_note: What is said of the cache; nothing if empty.
+    """
     model, accelerator, batches = loop.model, loop.accelerator, loop.batches
     backbone = model.backbone
     trained, total = count_parameters(model, trained_only=True), count_parameters(model)
@@ -236,6 +245,8 @@ def describe(
         f"{batches.per_device_batch_size} windows x {batches.gradient_accumulation_steps} accumulated x "
         f"{batches.num_processes} processes = {batches.total_batch_size}",
     )
+    if cache_note:
+        row("cache", cache_note)
     if loop.plan is not None:
         row("memory", loop.plan.summary())
     row(

@@ -1,0 +1,316 @@
+"""What a network said of windows, kept in a folder of plain files that are read as memory maps.
+
+A folder holds three arrays of NumPy's format, with a row for each window, and ``about.json``:
+
+    states.npy   what the network said, (windows, rows, width), float16 or float32
+    moves.npy    where augmentation moved what labels speak of, (windows, 5), float64
+    sums.npy     a checksum of both for each window that is done, (windows,), uint64; 0 for the others
+
+A row is written before its checksum, with ordinary writes, so that processes may write rows of their
+own at the same time; a computation that dies goes on with the rows that have none. Nothing that is
+read is ever executed.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from m2v_finetune.audio.augmentation import Moves
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import Draw, Listen, TrainingWindows, Window
+from m2v_finetune.data.manifest import Track
+from m2v_finetune.errors import NotStoredError
+
+ABOUT_FILE = "about.json"
+STATES_FILE = "states.npy"
+MOVES_FILE = "moves.npy"
+SUMS_FILE = "sums.npy"
+NAMES_OF_MOVES = [one.name for one in fields(Moves)]
+END_BYTES = 65536
+IS_DONE = 1 << 32
+"""Added to a checksum of 32 bits, so that no window that is done has a 0."""
+
+Array = NDArray[Any]
+Targets = Callable[[CheckedTrack, Window, Moves], NDArray[np.float32]]
+"""What a task wants of a window whose labels have to follow moves."""
+
+
+@dataclass(frozen=True)
+class StoredStates:
+    """The arrays of a folder, of which it knows the rows.
+
+    Attributes:
+        folder: Where they are.
+        places: What tells each window from all others, in the order of the rows (`Draw.place`).
+        shape: Of what is stored of a window, (rows, width).
+        dtype: ``float16`` or ``float32``.
+        about: What ``about.json`` says beside shape and precision, for people.
+    """
+
+    folder: Path
+    places: Sequence[tuple[str, int, str]]
+    shape: tuple[int, int]
+    dtype: str
+    about: Mapping[str, Any]
+
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and precision of each file."""
+        count = len(self.places)
+        return {
+            STATES_FILE: ((count, *self.shape), self.dtype),
+            MOVES_FILE: ((count, len(NAMES_OF_MOVES)), "float64"),
+            SUMS_FILE: ((count,), "uint64"),
+        }
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the files, but for their headers."""
+        return sum(
+            int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self.arrays.values()
+        )
+
+    def damage(self) -> str | None:
+        """Return which file is missing or not what it should be, and why; None where all are well."""
+        path = self.folder / ABOUT_FILE
+        try:
+            if json.loads(path.read_text(encoding="utf-8")) != self._about():
+                return f"{path} tells of something else"
+            for name, expected in self.arrays.items():
+                path = self.folder / name
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+                if (array.shape, array.dtype.name) != expected:
+                    return f"{path} has shape {array.shape} and {array.dtype}"
+        except (OSError, ValueError, EOFError, RecursionError) as error:
+            return f"{path} cannot be read ({error})"
+        return None
+
+    def create(self) -> None:
+        """Make the files, with nothing in them, in place of damaged ones.
+
+        Made beside and renamed, so that the folder is there whole or not at all.
+        """
+        unfinished = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.tmp")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for name, (shape, dtype) in self.arrays.items():
+            open_memmap(unfinished / name, mode="w+", dtype=dtype, shape=shape)
+        text = json.dumps(self._about(), indent=2, ensure_ascii=False) + "\n"
+        (unfinished / ABOUT_FILE).write_text(text, encoding="utf-8")
+        if self.folder.is_dir() and self.damage() is not None:
+            shutil.rmtree(self.folder)
+        try:
+            unfinished.rename(self.folder)
+        except OSError:
+            shutil.rmtree(unfinished)
+            if self.damage() is not None:  # else another run made them just now
+                raise
+
+    def touch(self) -> None:
+        """Note that the files are in use now."""
+        os.utime(self.folder / SUMS_FILE)
+
+    def write(self, rows: Sequence[int], states: Array, moves: Array) -> None:
+        """Write what is said of windows, then that they are done.
+
+        Args:
+            rows: Of these windows.
+            states: (windows, rows, width), in the precision of the store.
+            moves: (windows, 5), float64.
+        """
+        sums = [IS_DONE + _checksum(*both) for both in zip(states, moves, strict=True)]
+        written = {STATES_FILE: states, MOVES_FILE: moves, SUMS_FILE: np.array(sums, np.uint64)}
+        for name, values in written.items():
+            # Not through the memory map: a full disk would end the process without a word.
+            with (self.folder / name).open("r+b") as file:
+                for row, value in zip(rows, values, strict=True):
+                    file.seek(self._maps[name].offset + row * value.nbytes)
+                    file.write(value.tobytes())
+
+    def is_done(self) -> NDArray[np.bool_]:
+        """Tell of each window whether it was written, (windows,)."""
+        return np.asarray(self._maps[SUMS_FILE] != 0, dtype=np.bool_)
+
+    def is_whole(self, row: int) -> bool:
+        """Tell whether a window was written and still is what was written."""
+        maps = self._maps
+        both = maps[STATES_FILE][row], maps[MOVES_FILE][row]
+        return int(maps[SUMS_FILE][row]) == IS_DONE + _checksum(*both)
+
+    def read(self, place: tuple[str, int, str]) -> tuple[Array, Moves]:
+        """Return what is stored of a window, (rows, width), and where augmentation moved its labels.
+
+        Raises:
+            NotStoredError: Nothing is, as its track could not be read.
+        """
+        row = self._rows[place]
+        if not self._maps[SUMS_FILE][row]:
+            raise NotStoredError(f"nothing is stored in {self.folder}: it could not be read")
+        moves = dict(zip(NAMES_OF_MOVES, self._maps[MOVES_FILE][row].tolist(), strict=True))
+        return np.array(self._maps[STATES_FILE][row]), Moves(**moves)
+
+    def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
+        """Return what is stored of a window of a track, in place of its waveform."""
+        states, _ = self.read((checked.track.id, window.start_sample, ""))
+        return (states,)
+
+    def _about(self) -> dict[str, Any]:
+        return {**self.about, "shape": list(self.shape), "precision": self.dtype}
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, int, str], int]:
+        return {place: row for row, place in enumerate(self.places)}
+
+    @cached_property
+    def _maps(self) -> dict[str, Any]:
+        return {
+            name: np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+            for name in self.arrays
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the memory maps out: a process that gets this opens its own."""
+        return {name: value for name, value in vars(self).items() if name != "_maps"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
+    """Windows to be heard, each once: what `StoredStates` will hold.
+
+    Attributes:
+        draws: The windows; no two of one place.
+        listen: How the task reads a window.
+        rows: Those of the draws that are read, and in which order.
+    """
+
+    draws: Sequence[Draw]
+    listen: Listen
+    rows: Sequence[int]
+
+    @cached_property
+    def tracks(self) -> list[CheckedTrack]:
+        """The tracks, by the numbers of `places`."""
+        return list(
+            {
+                self.draws[row].checked.track.id: self.draws[row].checked for row in self.rows
+            }.values()
+        )
+
+    @cached_property
+    def places(self) -> list[tuple[int, Window]]:
+        """For each window the number of its track, and where it lies."""
+        numbers = {checked.track.id: number for number, checked in enumerate(self.tracks)}
+        draws = [self.draws[row] for row in self.rows]
+        return [(numbers[draw.checked.track.id], draw.window) for draw in draws]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, ...]]:
+        """Return the number of the window, its waveform, and its moves, (5,), float64."""
+        draw = self.draws[self.rows[index]]
+        samples, moves = self.listen(draw.checked, draw.window, draw.augment)
+        parts = torch.from_numpy(samples), torch.tensor(astuple(moves), dtype=torch.float64)
+        return index, parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredWindows(Dataset[tuple[Tensor, ...]]):
+    """Windows of the training tracks of which everything was heard before, addressed by (epoch, index).
+
+    Attributes:
+        windows: Which they are.
+        states: What is stored of them.
+        targets: What the task wants of a window.
+    """
+
+    windows: TrainingWindows
+    states: StoredStates
+    targets: Targets
+
+    @property
+    def seed(self) -> int:
+        """Decides which window takes the place of one that could not be read."""
+        return self.windows.seed
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def track_of(self, index: int) -> Track:
+        """Return the track of an item."""
+        return self.windows.track_of(index)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Return what is stored of a window, (rows, width), and its targets."""
+        draw = self.windows.draw(place)
+        states, moves = self.states.read(draw.place)
+        targets = self.targets(draw.checked, draw.window, moves)
+        return torch.from_numpy(states), torch.from_numpy(targets)
+
+
+def file_identity(path: Path) -> str:
+    """Return what tells a file from others, wherever it lies: size, time of change, and both its ends.
+
+    Reading whole files would cost more than all else of an epoch from stored states. A file that is
+    written gets another time; files of one size and time, as they come from an archive, differ at their
+    ends.
+    """
+    status = path.stat()
+    digest = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(END_BYTES))
+        file.seek(max(0, status.st_size - END_BYTES))
+        digest.update(file.read(END_BYTES))
+    return digest.hexdigest()
+
+
+def make_room(
+    folder: Path, *, needed_bytes: int, limit_bytes: int, kept: Collection[Path]
+) -> list[Path]:
+    """Delete what was not used for longest, until what is needed fits; return what was deleted.
+
+    Args:
+        folder: Holds the folders of stored states; nothing else in it is touched.
+        needed_bytes: Of all that is kept.
+        limit_bytes: Of all together.
+        kept: Folders that stay.
+    """
+    others = [
+        path
+        for path in folder.glob("*")
+        if re.fullmatch(r"[0-9a-f]{64}", path.name)
+        and (path / SUMS_FILE).is_file()
+        and path not in kept
+    ]
+    others.sort(key=lambda path: (path / SUMS_FILE).stat().st_mtime)
+    sizes = [sum(file.stat().st_size for file in path.iterdir()) for path in others]
+    deleted = []
+    while others and needed_bytes + sum(sizes) > limit_bytes:
+        deleted.append(others.pop(0))
+        sizes.pop(0)
+        shutil.rmtree(deleted[-1])
+    return deleted
+
+
+def unique_draws(draws: Iterable[Draw]) -> list[Draw]:
+    """Return each window once, in the order in which they first come."""
+    return list({draw.place: draw for draw in draws}.values())
+
+
+def _checksum(states: Array, moves: Array) -> int:
+    return zlib.crc32(moves.tobytes(), zlib.crc32(np.ascontiguousarray(states).data.cast("B")))

@@ -1,0 +1,478 @@
+"""What the frozen part of a network says of the windows of a run, computed once and kept.
+
+Of a probe these are the hidden states that its layer weighting uses; where something of the network
+learns, also the state from which what learns goes on. A run reads them in place of audio, for training
+and for judging; runs of the same backbone, audio and windows share them.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from m2v_finetune.backbones.backbone import CONV_ENCODER
+from m2v_finetune.config import CACHED_VERSIONS, RecipeConfig, parse_bytes
+from m2v_finetune.data.checking import NUM_THREADS, CheckedTrack
+from m2v_finetune.data.loader import Draw, Inputs, TrainingWindows
+from m2v_finetune.data.reading import WorkerError, read_batches, track_loader
+from m2v_finetune.data.stored import (
+    DrawnWindows,
+    StoredStates,
+    StoredWindows,
+    file_identity,
+    make_room,
+    unique_draws,
+)
+from m2v_finetune.errors import DISK_ERRORS, UserError
+from m2v_finetune.model import FrozenPrefix, NotFiniteError, TaskModel
+from m2v_finetune.tasks.clips import ClipTask
+from m2v_finetune.tasks.frames import FrameTask
+from m2v_finetune.training.faults import agree
+from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.progress import progress_bar
+from m2v_finetune.training.run_folder import free_bytes
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+"""To be raised where other code reads, augments or computes something else of the same settings."""
+# What of a network's settings changes nothing of what it computes.
+NAMES_OF_SETTINGS = ("_name_or_path", "architectures", "transformers_version", "dtype")
+
+
+class StateCache:
+    """The stored states of a run, by split.
+
+    Attributes:
+        windows: Of the training split, with as many versions as are stored.
+        stored: The arrays of each split.
+        num_bytes: Of all of them.
+        limit_bytes: Of all in the folder, those of other runs too.
+    """
+
+    def __init__(
+        self,
+        model: TaskModel,
+        windows: TrainingWindows,
+        splits: Mapping[str, Sequence[CheckedTrack]],
+        *,
+        folder: Path,
+        dtype: str,
+        limit_bytes: int,
+        about: Mapping[str, Any],
+        augmentation: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Lay out what is stored; nothing is written.
+
+        Args:
+            model: Tuned and headed, with a frozen prefix.
+            windows: Of the training split.
+            splits: The tracks; those of ``train`` are in ``windows``.
+            folder: Holds a folder for each set of windows.
+            dtype: ``float16`` or ``float32``.
+            limit_bytes: Of all in the folder.
+            about: What decides what is said of a window, beside audio, place and version; as JSON has it.
+            augmentation: What does of a window to train on, too.
+        """
+        assert isinstance(model.task, ClipTask | FrameTask)
+        prefix = model.frozen_prefix
+        assert prefix is not None
+        self.model = model
+        self.task = model.task
+        self.windows = windows
+        self.draws: dict[str, list[Draw]] = {}
+        for split, tracks in splits.items():
+            if split == "train":
+                self.draws[split] = unique_draws(_all_draws(windows))
+            else:
+                placed = model.track_windows(tracks)
+                self.draws[split] = [
+                    Draw(checked=tracks[number], window=window, augment=None, version="")
+                    for number, window in placed.places
+                ]
+        identities = _identities(
+            [one for tracks in splits.values() for one in tracks], model.backbone.sample_rate
+        )
+        self.stored = {}
+        for split, draws in self.draws.items():
+            rows = [(identities[one.checked.track.id], *one.place[1:]) for one in draws]
+            of_split = {**about, "augmentation": augmentation if split == "train" else None}
+            key = hashlib.sha256(json.dumps([of_split, dtype, rows], sort_keys=True).encode())
+            self.stored[split] = StoredStates(
+                folder=folder / key.hexdigest(),
+                places=[one.place for one in draws],
+                shape=(prefix.num_rows, prefix.width),
+                dtype=dtype,
+                about=of_split,
+            )
+        self.num_bytes = sum(one.num_bytes for one in self.stored.values())
+        self.limit_bytes = limit_bytes
+
+    def training_windows(self) -> StoredWindows:
+        """Return what is trained on."""
+        return StoredWindows(
+            windows=self.windows,
+            states=self.stored["train"],
+            targets=self.task.window_targets,
+        )
+
+    def inputs(self, split: str) -> Inputs:
+        """Return what reads a window of a split that is judged."""
+        return self.stored[split].inputs
+
+    def fill(
+        self,
+        split: str,
+        *,
+        loop: TrainingLoop[TaskModel],
+        num_workers: int,
+    ) -> None:
+        """Compute what is missing or damaged, each process its share.
+
+        A computation that was interrupted goes on where it was.
+
+        Args:
+            split: Whose windows.
+            loop: Has the model on its device.
+            num_workers: Processes that read audio, for each process.
+
+        Raises:
+            DataError: A track cannot be read, or a worker failed.
+            UserError: The disk does not take what is written, memory ran out, the numbers do not fit the
+                precision, or the processes do not share the folder.
+        """
+        stored, accelerator, watch = self.stored[split], loop.accelerator, loop.watch
+        if accelerator.is_main_process:
+            self._make_room(stored.folder.parent)
+            _open(stored)
+        accelerator.wait_for_everyone()
+        began = time.monotonic()
+        share = range(accelerator.process_index, len(stored.places), accelerator.num_processes)
+        is_done = stored.is_done()
+        rows = [row for row in share if not stored.is_whole(row)]
+        num_damaged = int(is_done[rows].sum())
+        if num_damaged:
+            logger.warning(
+                "%s is damaged at %d of its windows, which are computed again.",
+                stored.folder,
+                num_damaged,
+            )
+        failure, bad_tracks = None, {}
+        try:
+            bad_tracks = self._compute(
+                stored,
+                DrawnWindows(draws=self.draws[split], listen=self.task.listen, rows=rows),
+                accelerator=accelerator,
+                batch_size=loop.training.eval_batch_size,
+                num_workers=num_workers,
+                timeout_seconds=watch.timeout_seconds,
+                title=f"Caching what the network says ({split})",
+            )
+        except WorkerError as error:
+            failure = str(error)
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            failure = (
+                f"{stored.folder} cannot be written: {error.strerror}. Free space, or choose another disk by "
+                "--cache.folder; what is there already stays."
+            )
+        watch.take(split, agree(accelerator, failure, bad_tracks))
+        accelerator.wait_for_everyone()
+        self._check_shared(stored, watch.found.get(split, {}))
+        if rows:
+            seconds = time.monotonic() - began
+            logger.info("Cached %d windows of the split '%s' in %.1f s.", len(rows), split, seconds)
+
+    def _make_room(self, folder: Path) -> None:
+        deleted = make_room(
+            folder,
+            needed_bytes=self.num_bytes,
+            limit_bytes=self.limit_bytes,
+            kept=[one.folder for one in self.stored.values()],
+        )
+        if deleted:
+            logger.info(
+                "Deleted %d of the oldest sets of cached states in %s: with this run's they would take more "
+                "than cache.max_size.",
+                len(deleted),
+                folder,
+            )
+
+    def _compute(
+        self,
+        stored: StoredStates,
+        windows: DrawnWindows,
+        *,
+        accelerator: Accelerator,
+        batch_size: int,
+        num_workers: int,
+        timeout_seconds: float,
+        title: str,
+    ) -> dict[str, str]:
+        """Compute and write windows; return the tracks that cannot be read, and why."""
+        model, bad_tracks = self.model.eval(), {}
+        if not windows.rows:
+            return {}
+        place = next(model.parameters()).device  # the CPU, where what is trained is sharded
+        model.to(accelerator.device)
+        loader = track_loader(
+            windows,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            timeout_seconds=timeout_seconds,
+        )
+        with progress_bar(accelerator) as bar:
+            task = bar.add_task(title, total=len(windows))
+            for indices, parts, bad in read_batches(loader):
+                for index, why in bad.items():
+                    bad_tracks[windows.draws[windows.rows[index]].checked.track.id] = why
+                if len(indices):
+                    samples, moves = parts
+                    rows = [windows.rows[index] for index in indices.tolist()]
+                    try:
+                        with torch.inference_mode(), accelerator.autocast():
+                            states = model.frozen_states(
+                                samples.to(accelerator.device, non_blocking=True)
+                            )
+                    except torch.OutOfMemoryError as error:
+                        raise UserError(
+                            f"Caching ran out of memory with {batch_size} windows at once. Lower "
+                            "training.eval_batch_size. What is cached already stays."
+                        ) from error
+                    values = states.float().cpu().numpy()
+                    names = [windows.draws[row].checked.track.origin for row in rows]
+                    stored.write(rows, _in_precision(values, stored.dtype, names), moves.numpy())
+                bar.advance(task, len(indices) + len(bad))
+        model.to(place)
+        return bad_tracks
+
+    def _check_shared(self, stored: StoredStates, bad_tracks: Mapping[str, str]) -> None:
+        """Raise `UserError` where other processes wrote to a disk that this one does not see."""
+        missing = sum(
+            place[0] not in bad_tracks
+            for place, is_done in zip(stored.places, stored.is_done(), strict=True)
+            if not is_done
+        )
+        if missing:
+            raise UserError(
+                f"{missing} windows that other processes cached are not in {stored.folder} here. Choose a "
+                "folder that all machines share by --cache.folder."
+            )
+
+
+def plan_cache(
+    config: RecipeConfig,
+    model: TaskModel,
+    windows: TrainingWindows,
+    splits: Mapping[str, Sequence[CheckedTrack]],
+    *,
+    mixed_precision: str,
+) -> tuple[StateCache | None, str]:
+    """Decide whether a run uses the cache, from its settings and data alone.
+
+    So a run that goes on decides the same.
+
+    Args:
+        config: All settings.
+        model: Tuned and headed.
+        windows: Of the training split.
+        splits: The tracks.
+        mixed_precision: That the network computes in.
+
+    Returns:
+        The cache, or None; and a line for the first log, empty where there is nothing to say.
+
+    Raises:
+        UserError: ``cache.use`` is ``on`` and nothing can be kept, or it does not fit.
+    """
+    settings = config.cache
+    prefix = model.frozen_prefix
+    is_wanted = settings.use == "on" or (
+        settings.use == "auto" and model.tuning.method == "probe" and config.data.features is None
+    )
+    if not is_wanted:
+        return None, ""
+    if not isinstance(model.task, ClipTask | FrameTask):
+        return _without(config, f"{model.task.name} needs the waveform of the mixture")
+    if prefix is None:
+        return _without(config, "all of the network learns")
+    versions = 1
+    if windows.is_random:
+        versions = min(config.data.drawn_versions or CACHED_VERSIONS, config.training.epochs)
+    limit_bytes = parse_bytes("cache.max_size", settings.max_size)
+    cache = StateCache(
+        model,
+        replace(windows, num_versions=versions),
+        splits,
+        folder=cache_folder(settings.folder),
+        dtype=settings.precision,
+        limit_bytes=limit_bytes,
+        about=_as_json(_about(model, prefix, mixed_precision=mixed_precision)),
+        augmentation=_as_json(_augmentation(config, model)),
+    )
+    if cache.num_bytes > limit_bytes:
+        return _without(
+            config,
+            f"it would take {_megabytes(cache.num_bytes)}, and cache.max_size is {settings.max_size}",
+            "Raise cache.max_size, set cache.precision to float16, take shorter windows or fewer "
+            "data.drawn_versions, or a head that averages over time (head.pooling mean).",
+        )
+    return cache, _described(cache, prefix, versions)
+
+
+def cache_folder(folder: str | None) -> Path:
+    """Return the folder of the setting ``cache.folder``."""
+    if folder is not None:
+        return Path(folder).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "m2v-finetune"
+
+
+def _without(config: RecipeConfig, why: str, advice: str = "") -> tuple[None, str]:
+    if config.cache.use == "on":
+        raise UserError(
+            f"cache.use is 'on', but nothing can be cached: {why}. {advice or 'Set it to auto.'}"
+        )
+    return None, f"not used: {why}. {advice}".strip()
+
+
+def _described(cache: StateCache, prefix: FrozenPrefix, versions: int) -> str:
+    what = (
+        "the conv encoder's features"
+        if prefix.depth == CONV_ENCODER
+        else f"hidden state {prefix.depth}, from which the layers above go on"
+        if prefix.start_frames
+        else "hidden states of the frozen backbone"
+    )
+    count = sum(len(one.places) for one in cache.stored.values())
+    drawn = (
+        f"{versions} drawn versions of the training windows, which take turns (more by "
+        "--data.drawn_versions give more variety); "
+        if cache.windows.is_random
+        else ""
+    )
+    [folder] = {one.folder.parent for one in cache.stored.values()}
+    return (
+        f"{what}, computed once: {count} windows, {_megabytes(cache.num_bytes)}; {drawn}in {folder}"
+    )
+
+
+def _about(model: TaskModel, prefix: FrozenPrefix, *, mixed_precision: str) -> dict[str, Any]:
+    backbone = model.backbone
+    return {
+        "format_version": FORMAT_VERSION,
+        "weights": model.base_fingerprint,
+        "network": {k: v for k, v in backbone.settings.items() if k not in NAMES_OF_SETTINGS},
+        "num_layers": backbone.num_layers,
+        "normalize": backbone.normalize,
+        "sample_rate": backbone.sample_rate,
+        "window_samples": model.window_samples,
+        "prefix": asdict(prefix),
+        "mixed_precision": mixed_precision,
+    }
+
+
+def _augmentation(config: RecipeConfig, model: TaskModel) -> dict[str, Any] | None:
+    transforms = config.augmentation.transforms
+    if not transforms:
+        return None
+    return {
+        "transforms": transforms,
+        "files": _files_named(transforms),
+        # A task says how labels follow a transform, and so what of it may be drawn.
+        "task": model.task.to_dict(),
+    }
+
+
+def _as_json(content: Any) -> Any:
+    """Return plain data as JSON gives it back: tuples are lists, and keys are text."""
+    return json.loads(json.dumps(content))
+
+
+def _files_named(transforms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the identities of the files, such as impulse responses, that transforms name."""
+    named = [Path(value) for one in transforms for value in one.values() if isinstance(value, str)]
+    files = [
+        file
+        for path in named
+        for file in ([path] if path.is_file() else sorted(path.rglob("*")))
+        if file.is_file()
+    ]
+    return [file_identity(file) for file in files]
+
+
+def _all_draws(windows: TrainingWindows) -> Iterable[Draw]:
+    assert windows.num_versions is not None
+    for epoch in range(windows.num_versions):
+        for index in range(len(windows)):
+            yield windows.draw((epoch, index))
+
+
+def _identities(tracks: Sequence[CheckedTrack], sample_rate: int) -> dict[str, str]:
+    """Return what tells the audio of each track, by its id, from all other; empty where it is gone."""
+
+    def identity(checked: CheckedTrack) -> str:
+        copy = checked.copy
+        try:
+            if copy is not None and copy.sample_rate == sample_rate:
+                return f"{file_identity(copy.path)} x {copy.scale}"
+            return file_identity(checked.track.path)
+        except OSError:
+            return ""  # as will be noticed when it is read
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        found = pool.map(identity, tracks)
+        return {checked.track.id: one for checked, one in zip(tracks, found, strict=True)}
+
+
+def _open(stored: StoredStates) -> None:
+    """Make the files where they are missing, or not what they should be."""
+    damage = stored.damage()
+    if damage is None:
+        stored.touch()
+        return
+    if stored.folder.exists():
+        logger.warning("%s: all of it is computed again.", damage)
+    free = free_bytes(stored.folder)
+    if free < stored.num_bytes:
+        raise UserError(
+            f"The disk of {stored.folder.parent} has {_megabytes(free)} free; the cache needs "
+            f"{_megabytes(stored.num_bytes)}. Free some, choose another disk by --cache.folder, or set "
+            "cache.use to off."
+        )
+    stored.create()
+
+
+def _in_precision(values: Any, dtype: str, names: Sequence[str]) -> Any:
+    """Return values in the precision of the store.
+
+    Raises:
+        NotFiniteError: They hold nan or infinity.
+        UserError: They do not fit into float16.
+    """
+    is_finite = np.isfinite(values).all(axis=(1, 2))
+    if not is_finite.all():
+        raise NotFiniteError(names[int(np.argmin(is_finite))])
+    with np.errstate(over="ignore"):
+        stored = values.astype(dtype)
+    if not np.isfinite(stored).all():
+        raise UserError(
+            f"Hidden states of up to {np.abs(values).max():.4g} do not fit into float16, which ends at "
+            "65504. Set cache.precision to float32."
+        )
+    return stored
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB"

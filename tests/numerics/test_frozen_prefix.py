@@ -1,0 +1,154 @@
+"""What the frozen part of a model says of windows stands for their waveforms, wherever that part ends."""
+
+import pytest
+import torch
+from transformers import Data2VecAudioConfig, Data2VecAudioModel, HubertConfig, HubertModel
+
+from m2v_finetune.backbones.backbone import CONV_ENCODER
+from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
+from m2v_finetune.tasks.tagging import Tagging
+
+CLIPS = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
+FRAMES = BeatTracking.from_settings(BeatsConfig())
+LAYERS, WIDTH, CONV = 3, 32, 8
+SMALL = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "conv_dim": (CONV,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "mask_time_prob": 0.5,
+    "mask_time_length": 2,
+}
+ARCHITECTURES = {
+    "data2vec": (
+        Data2VecAudioConfig,
+        Data2VecAudioModel,
+        {"conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 3},
+    ),
+    "hubert": (HubertConfig, HubertModel, {}),
+    "hubert-pre-norm": (HubertConfig, HubertModel, {"do_stable_layer_norm": True}),
+}
+NUM_FRAMES = 49  # of a second at 16 kHz
+# Method, weighting, head, then: depth, rows for a window.
+CASES = {
+    "probe": ({}, {}, {}, LAYERS, LAYERS + 1),
+    "probe, deviation": ({}, {}, {"pooling": "mean_std"}, LAYERS, (LAYERS + 1) * NUM_FRAMES),
+    "probe, attention": ({}, {}, {"pooling": "attention"}, LAYERS, (LAYERS + 1) * NUM_FRAMES),
+    "probe, conv1d": ({}, {"layer_weighting": "conv1d"}, {}, LAYERS, LAYERS + 1),
+    "probe, last": ({}, {"layer_weighting": "last"}, {}, LAYERS, 1),
+    "probe, state 2": ({}, {"layer_weighting": 2}, {}, 2, 1),
+    "probe, state 0": ({}, {"layer_weighting": 0}, {}, 0, 1),
+    "probe, frames": ({}, {}, None, LAYERS, (LAYERS + 1) * NUM_FRAMES),
+    "lora": ({"method": "lora"}, {}, {}, 0, 1 + NUM_FRAMES),
+    "lora, frames": ({"method": "lora"}, {}, None, 0, NUM_FRAMES),
+    "lora, last": ({"method": "lora"}, {"layer_weighting": "last"}, {}, 0, NUM_FRAMES),
+    "top layers": ({"method": "top_layers", "num_top_layers": 1}, {}, {}, 2, 3 + NUM_FRAMES),
+    "top layers, frames": (
+        {"method": "top_layers", "num_top_layers": 2},
+        {},
+        None,
+        1,
+        2 * NUM_FRAMES,
+    ),
+    "adapter": ({"method": "adapter"}, {}, {}, 0, 1 + NUM_FRAMES),
+    "full": ({"method": "full"}, {}, {}, CONV_ENCODER, NUM_FRAMES),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {}
+    for name, (config_class, model_class, options) in ARCHITECTURES.items():
+        made[name] = tmp_path_factory.mktemp("checkpoint") / name
+        torch.manual_seed(1)
+        model_class(config_class(**{**SMALL, **options})).save_pretrained(made[name])
+    return made
+
+
+def build(folder, tuning, backbone, head, **options):
+    torch.manual_seed(0)
+    return TaskModel.build(
+        task=FRAMES if head is None else CLIPS,
+        backbone=BackboneConfig(source=str(folder), **backbone, **options),
+        head=HeadConfig(**(head or {})),
+        tuning=TuningConfig(**tuning),
+        window_seconds=1.0,
+    )
+
+
+def gradients(model, inputs):
+    torch.manual_seed(3)  # the same dropout where there is any
+    outputs = model(inputs)
+    outputs.square().mean().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return outputs, found
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_stored_states_train_as_waveforms_do(folders, architecture, case):
+    tuning, backbone, head, depth, num_rows = CASES[case]
+    model = build(folders[architecture], tuning, backbone, head).train()
+    prefix = model.frozen_prefix
+    assert (prefix.depth, prefix.num_rows) == (depth, num_rows)
+    waveforms = torch.randn(2, 16_000)
+    with torch.inference_mode():
+        stored = model.frozen_states(waveforms).clone()
+    assert stored.shape == (2, num_rows, CONV if depth == CONV_ENCODER else WIDTH)
+    # In training mode, with all the dropout of transformers' defaults, yet the same again.
+    torch.testing.assert_close(model.frozen_states(waveforms), stored, rtol=0, atol=0)
+
+    heard, of_heard = gradients(model, waveforms)
+    read, of_read = gradients(model, stored.clone())
+    torch.testing.assert_close(read, heard, rtol=0, atol=1e-6)
+    assert of_read.keys() == of_heard.keys()
+    assert of_read.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+    for name, gradient in of_heard.items():
+        torch.testing.assert_close(of_read[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_is_read_as_it_is(folders):
+    model = build(folders["hubert"], *CASES["top layers"][:3]).eval()
+    stored = model.frozen_states(torch.randn(2, 16_000))
+    torch.testing.assert_close(model(stored.half()), model(stored.half().float()))
+
+
+def test_where_the_conv_encoder_learns_nothing_is_frozen(folders):
+    tuning = {"method": "full", "train_conv_encoder": True}
+    model = build(folders["hubert"], tuning, {}, {}).train()
+    assert model.frozen_prefix is None
+    assert all(module.training for module in model.modules())
+
+
+def test_spec_augment_leaves_the_conv_encoder_alone(folders):
+    model = build(folders["data2vec"], {"method": "lora"}, {}, {}, spec_augment=True).train()
+    assert (model.frozen_prefix.depth, model.frozen_prefix.states) == (CONV_ENCODER, ())
+    stored = model.frozen_states(torch.randn(2, 16_000))
+    with torch.no_grad():
+        assert not torch.equal(model(stored), model(stored))  # masks differ
+
+
+def test_the_network_below_what_learns_has_no_dropout(folders):
+    model = build(folders["hubert"], {"method": "top_layers", "num_top_layers": 1}, {}, {}).train()
+    encoder = model.backbone.network.encoder
+    below = [model.backbone.network.feature_projection, *encoder.layers[:2], encoder.pos_conv_embed]
+    assert not any(module.training for part in below for module in part.modules())
+    assert all(module.training for module in encoder.layers[2].modules())
+    assert model.head.training
+
+
+def test_layers_above_the_depth_are_not_computed(folders):
+    model = build(folders["hubert"], *CASES["top layers"][:3])
+    ran = []
+    for index, layer in enumerate(model.backbone.network.encoder.layers):
+        layer.register_forward_hook(lambda *_, index=index: ran.append(index))
+    stored = model.frozen_states(torch.randn(1, 16_000))
+    assert ran == [0, 1]
+    model(stored)
+    assert ran == [0, 1, 2]
