@@ -159,6 +159,15 @@ def test_gradients_reach_the_student_alone(architecture):
     assert {name for name in expected - learns if "k_proj.bias" not in name} == set()
 
 
+def test_a_conv_encoder_that_is_to_stay_gets_no_gradient(architecture):
+    model = build(architecture, train_conv_encoder=False)
+    waveforms, masks = draw_batch(model)
+    model.loss(model(waveforms, masks), masks).backward()
+    learns = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert not any("feature_extractor" in name for name in learns)
+    assert any("feature_projection" in name for name in learns)
+
+
 def test_unmasked_music_reaches_the_teacher_and_masked_music_the_student(architecture):
     model = build(architecture)
     waveforms, masks = draw_batch(model, size=1)
