@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/long_prediction.py [--minutes M] [--backbone NAME] [--result FILE]
 
-A song of four minutes is written again and again into one MP3 (44.1 kHz, stereo). A tagger and a beat tracker
-with the default heads, not trained, hear it whole, reading included, in a process that is held to one core.
-The resident memory is looked at every half second. Written to benchmarks/results/long_prediction.json: how
-many times faster than it plays, by the clock and by the time that the processor worked, and the peak of memory
-in each quarter of the time.
+A song of four minutes is written again and again into one MP3 (44.1 kHz, stereo). A tagger and a beat
+tracker with the default heads, not trained, hear it whole, reading included, in a process that is held to one
+core. The resident memory is looked at every half second. Written to benchmarks/results/long_prediction.json:
+how many times faster than it plays, by the clock and by the time that the processor worked, and the peak of
+memory in each quarter of the time.
 """
 
 import argparse
