@@ -489,7 +489,7 @@ class TrainingLoop(Generic[Model]):
 
     def _advise_on_waiting(self) -> None:
         """Say once what makes data come sooner."""
-        self.is_advice_due = False
+        self.is_waiting_told = True
         logger.warning(
             "The steps wait for audio. What helps: decode the set once by `m2v data convert SOURCE`, unless "
             "that is done; raise data.num_workers, now %d, where cores are free (this machine has %s); where "
