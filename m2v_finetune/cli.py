@@ -85,9 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
         "convert",
         help="decode a set once, so that recipes read it many times faster",
         description="Writes a mono copy of every file at the rate of a backbone, with checksums, to "
-        "~/.cache/m2v-finetune (or the folder that the environment variable M2V_CACHE names). Recipes find "
-        "the copies by themselves, and read the file itself where it has changed since. The files "
-        "themselves are only read. Stop it whenever you like: the same command goes on. Delete the folder "
+        "~/.cache/m2v-finetune/audio (or below the folder that the environment variable M2V_CACHE names). "
+        "Recipes find the copies by themselves, and read the file itself where it has changed since. Your "
+        "files are only read. Stop it whenever you like: the same command goes on. Delete the folder "
         "to be rid of the copies.",
         epilog="Worth it for MP3, Ogg and M4A, and for anything that is not at the backbone's rate. "
         "Separation reads stereo at its own rate, and uses no copies.",

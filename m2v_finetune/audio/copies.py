@@ -16,7 +16,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from m2v_finetune.audio.decode import AudioInfo, read_excerpt
 from m2v_finetune.errors import AudioError
+from m2v_finetune.files import write_atomically
 
 CACHE_VARIABLE = "M2V_CACHE"
 CopyFormat = Literal["flac", "wav"]
@@ -126,11 +127,11 @@ def copies_folder(sample_rate: int) -> Path:
     """Return the folder of the copies at a rate; it may not exist.
 
     It lies below the folder that the environment variable M2V_CACHE names, else below
-    ``~/.cache/m2v-finetune``.
+    ``$XDG_CACHE_HOME/m2v-finetune`` or ``~/.cache/m2v-finetune``.
     """
-    named = os.environ.get(CACHE_VARIABLE)
-    root = Path(named).expanduser() if named else Path.home() / ".cache" / "m2v-finetune"
-    return root.absolute() / "audio" / f"{sample_rate}hz"
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    root = Path(os.environ.get(CACHE_VARIABLE) or f"{caches}/m2v-finetune")
+    return root.expanduser().absolute() / "audio" / f"{sample_rate}hz"
 
 
 def read_record(path: Path, sample_rate: int) -> CopyRecord | None:
@@ -191,17 +192,8 @@ def make_copy(
     integers = np.clip(rounded, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
     copy = _copy_path(path, sample_rate, copy_format)
     copy.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _unfinished(copy)
-    try:
-        with unfinished.open("wb") as file:
-            soundfile.write(
-                file, integers, sample_rate, format=copy_format.upper(), subtype="PCM_16"
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(copy)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    options = {"format": copy_format.upper(), "subtype": "PCM_16"}
+    write_atomically(copy, lambda part: soundfile.write(part, integers, sample_rate, **options))
     record = CopyRecord(
         original=os.path.realpath(path),
         num_bytes=status.st_size,
@@ -251,18 +243,10 @@ def _record_path(path: Path, sample_rate: int) -> Path:
 
 
 def _write_record(path: Path, sample_rate: int, record: CopyRecord) -> None:
-    place = _record_path(path, sample_rate)
-    unfinished = _unfinished(place)
-    content: dict[str, Any] = asdict(record)
-    try:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(place)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.part")
+    text = json.dumps(asdict(record), indent=2) + "\n"
+    write_atomically(
+        _record_path(path, sample_rate), lambda part: part.write_text(text, encoding="utf-8")
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -492,7 +492,8 @@ class TrainingLoop(Generic[Model]):
         self.is_waiting_told = True
         logger.warning(
             "The steps wait for audio. What helps: decode the set once by `m2v data convert SOURCE`, unless "
-            "that is done; raise data.num_workers, now %d, where cores are free (this machine has %s).",
+            "that is done; raise data.num_workers, now %d, where cores are free (this machine has %s); where "
+            "the backbone or its lower part is frozen, keep what that says by cache.use.",
             self.num_workers,
             os.cpu_count(),
         )

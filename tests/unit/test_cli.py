@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -190,6 +191,35 @@ def test_check_of_good_data(m2v: M2v, songs: Path) -> None:
     assert code == 0
     name = songs.parent.name
     assert stdout == f"{name}: all 8 tracks can be read ({hours / 3600:.2f} h).\n"
+
+
+def test_convert_twice(m2v: M2v, songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2V_CACHE", str(songs.parent / "cache"))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    command = ("data", "convert", songs, "--backbone", "MERT-v1-95M", "--processes", 1)
+    try:
+        code, stdout, _ = m2v(*command)
+        assert code == 0
+        again = m2v(*command, "--verify").stdout
+        bad = songs.parent / "two.csv"
+        bad.write_text(f"path\n{SONG}\nabsent.mp3\n")
+        stopped = m2v("data", "convert", bad, "--processes", 1)
+        skipped = m2v("data", "convert", bad, "--processes", 1, "--on-bad-track", "skip")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert "8 of 8 tracks" in stdout
+    assert "mono at 24000 Hz in 16-bit FLAC: 8 written in" in stdout
+    assert "0 written in" in again
+    assert "8 there already, verified" in again
+    [*copies] = (songs.parent / "cache" / "audio" / "24000hz").rglob("*.flac")
+    assert {soundfile.info(copy).samplerate for copy in copies} == {24_000}
+    assert len(copies) == 8
+    assert stopped.code == 2
+    assert "absent.mp3" in stopped.stderr
+    assert skipped.code == 0
+    assert "1 of 2 tracks" in skipped.stdout
+    assert "16000 Hz" in skipped.stdout
 
 
 def test_check_of_bad_data(m2v: M2v, tmp_path: Path) -> None:

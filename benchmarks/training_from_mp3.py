@@ -1,0 +1,247 @@
+"""Time training on 4-minute MP3s beside the way of transformers' audio classification example, in turns.
+
+    python benchmarks/training_from_mp3.py [--rounds N] [--songs N] [--song-seconds S] [--workers N]
+
+All sides take the same full training steps: music2vec-small, all transformer layers learn, the same total
+batch and window. They differ in how a window becomes a tensor:
+
+    excerpt    this program: seek, decode, resample, in workers
+    converted  the same from the copies that `m2v data convert --format wav` writes
+    whole      each song is decoded whole, resampled whole, and a random part of it is taken: what the example
+               does by datasets' Audio feature and its own random_subsample. datasets 5 decodes by torchcodec
+               alone, which is not installed here: librosa.load(path, sr=16000) stands in for it
+
+Windows are of 20 s, the example's max_length_seconds. In each round every side takes an epoch, from the first
+request for a batch to the last step; workers stay from round to round, and the first round, in which they
+start, is left out. Written to benchmarks/results/training_from_mp3.json: windows a second, ratios, and the
+share of its time that each side waits for data.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import librosa
+import numpy as np
+import torch
+from songs import environment, spread, write_songs
+from torch.utils.data import DataLoader, Dataset
+
+from m2v_finetune.audio.windows import draw_generator
+from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
+from m2v_finetune.data.checking import CheckedTrack, check_tracks
+from m2v_finetune.data.converting import convert_tracks, with_copies
+from m2v_finetune.data.loader import Augment, TrainingWindows, Window, read_window
+from m2v_finetune.data.manifest import Track
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks.genre import Genre
+from m2v_finetune.training.optimization import build_optimizer
+from m2v_finetune.training.step import take_step
+
+RESULT = Path(__file__).parent / "results" / "training_from_mp3.json"
+WINDOW_SECONDS = 20.0
+BATCH_SIZE = 4
+NUM_CLASSES = 10
+GOAL = 3.0
+
+
+class WholeThenCrop(Dataset[tuple[torch.Tensor, ...]]):
+    """Songs decoded whole, of which a random part is taken.
+
+    Args:
+        tracks: The songs.
+        window_samples: Of the part.
+    """
+
+    def __init__(self, tracks: list[CheckedTrack], window_samples: int) -> None:
+        self.tracks, self.window_samples = tracks, window_samples
+
+    def __len__(self) -> int:
+        return len(self.tracks)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+        """Return a part and its label."""
+        epoch, index = place
+        whole, _ = librosa.load(self.tracks[index].track.path, sr=16_000)
+        generator = draw_generator(0, epoch, str(index), "part")
+        start = int(generator.integers(0, len(whole) - self.window_samples))
+        part = whole[start : start + self.window_samples]
+        return torch.from_numpy(part), torch.tensor(index % NUM_CLASSES)
+
+
+@dataclass
+class Places:
+    """Batches of (epoch, index), the same for all sides.
+
+    Attributes:
+        number: Songs.
+        epoch: To iterate over.
+    """
+
+    number: int
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        return self.number // BATCH_SIZE
+
+    def __iter__(self) -> Any:
+        order = draw_generator(0, self.epoch, "", "order").permutation(self.number)
+        for batch in order[: len(self) * BATCH_SIZE].reshape(-1, BATCH_SIZE):
+            yield [(self.epoch, int(index)) for index in batch]
+
+
+@dataclass
+class Side:
+    """A way to read, with a model of its own, and what was measured.
+
+    Attributes:
+        loader: Batches of waveforms and labels.
+        places: That it asks for.
+        model: What learns.
+        optimizer: Of its weights.
+        rates: Windows a second, by round.
+        waiting: Share of the time that was spent on waiting for a batch, by round.
+    """
+
+    loader: DataLoader[Any]
+    places: Places
+    model: TaskModel
+    optimizer: torch.optim.Optimizer
+    rates: list[float] = field(default_factory=list)
+    waiting: list[float] = field(default_factory=list)
+
+    def take_epoch(self, epoch: int) -> tuple[float, float]:
+        """Train once over the songs, and return windows a second and the share of waiting."""
+        self.places.epoch = epoch
+        waited, began = 0.0, time.perf_counter()
+        batches = iter(self.loader)
+        for _ in range(len(self.places)):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            take_step(
+                self.model, self.optimizer, [batch], loss=self.model.task.loss, max_grad_norm=1.0
+            )
+        seconds = time.perf_counter() - began
+        return len(self.places) * BATCH_SIZE / seconds, waited / seconds
+
+
+def main() -> None:
+    """Measure, print the ratios, and write the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--songs", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--song-seconds", type=float, default=240.0, help="(default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    load_before = os.getloadavg()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["M2V_CACHE"] = f"{folder}/cache"
+        sides = build_sides(
+            Path(folder), arguments.songs, arguments.song_seconds, arguments.workers
+        )
+        names = list(sides)
+        for turn in range(arguments.rounds + 1):
+            shift = turn % len(names)
+            for name in names[shift:] + names[:shift]:
+                rate, waiting = sides[name].take_epoch(turn)
+                print(turn, name, round(rate, 2), round(waiting, 3), flush=True)
+                if turn > 0:
+                    sides[name].rates.append(rate)
+                    sides[name].waiting.append(waiting)
+        medians = {name: statistics.median(side.rates) for name, side in sides.items()}
+        ratios = {
+            name: round(medians[name] / medians["whole"], 2) for name in ("excerpt", "converted")
+        }
+        found = {
+            "window_seconds": WINDOW_SECONDS,
+            "song_seconds": arguments.song_seconds,
+            "batch_size": BATCH_SIZE,
+            "num_workers": arguments.workers,
+            "windows_a_second": {name: spread(side.rates) for name, side in sides.items()},
+            "waiting_share": {name: spread(side.waiting) for name, side in sides.items()},
+            "times_as_fast": ratios,
+            "goal": GOAL,
+            "is_goal_met": {name: value >= GOAL for name, value in ratios.items()},
+            "load_average": [load_before, os.getloadavg()],
+            "environment": environment(),
+        }
+    print(json.dumps(ratios))
+    arguments.result.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def build_sides(folder: Path, num_songs: int, seconds: float, workers: int) -> dict[str, Side]:
+    """Write the songs, convert them, and return the sides."""
+    [paths] = write_songs(folder, suffixes=["mp3"], number=num_songs, seconds=seconds).values()
+    tracks = [
+        Track(id=p.name, path=p, split="train", columns={}, origin=p.name, folder=folder)
+        for p in paths
+    ]
+    checked, _ = check_tracks(tracks, on_bad_track="stop", show_progress=False)
+    convert_tracks(checked, sample_rate=16_000, copy_format="wav", num_processes=1)
+    models = {name: build_model() for name in ("excerpt", "converted", "whole")}
+    window_samples = models["whole"].window_samples
+    assert window_samples == WINDOW_SECONDS * 16_000
+    windows = partial(
+        TrainingWindows,
+        example=example,
+        grid=models["excerpt"].backbone.frame_grid,
+        window_samples=window_samples,
+        windows_per_track=1,
+        augmentation=None,
+        seed=0,
+    )
+    items: dict[str, Dataset[Any]] = {
+        "excerpt": windows(tracks=checked),
+        "converted": windows(tracks=with_copies(checked, sample_rate=16_000)),
+        "whole": WholeThenCrop(checked, window_samples),
+    }
+    sides = {}
+    for name, model in models.items():
+        places = Places(num_songs)
+        loader = DataLoader(
+            items[name],
+            batch_sampler=places,  # type: ignore[arg-type]
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+        optimizer = build_optimizer(
+            model, OptimizerConfig(learning_rate=1e-4, backbone_learning_rate=1e-5)
+        )
+        sides[name] = Side(loader=loader, places=places, model=model, optimizer=optimizer)
+    return sides
+
+
+def build_model() -> TaskModel:
+    """Return a model of which all transformer layers learn."""
+    torch.manual_seed(0)
+    model = TaskModel.build(
+        task=Genre(labels=tuple(map(str, range(NUM_CLASSES))), label_column="genre"),
+        backbone=BackboneConfig(source="music2vec-small"),
+        head=HeadConfig(),
+        tuning=TuningConfig(method="full"),
+        window_seconds=WINDOW_SECONDS,
+        hop_seconds=None,
+    )
+    return model.train()
+
+
+def example(checked: CheckedTrack, window: Window, augment: Augment | None) -> tuple[Any, ...]:
+    """Return a window and its label."""
+    number = int(checked.track.id.split("-")[1].split(".")[0])
+    return read_window(checked, window), np.array(number % NUM_CLASSES)
+
+
+if __name__ == "__main__":
+    main()
