@@ -50,6 +50,7 @@ def launch(repository, folder: Path, manifest, *, holds=(9, 9, 9), batch=4, accu
         "data.source": manifest,
         "data.window_seconds": 1,
         "data.num_workers": 0,
+        "cache.use": "off",  # else nothing but vectors would be in memory
         "backbone.source": "random-small",
         "backbone.num_layers": 1,
         "head.dropout": 0,
