@@ -190,9 +190,10 @@ class StateCache:
         watch.take(split, agree(accelerator, failure, bad_tracks))
         accelerator.wait_for_everyone()
         self._check_shared(stored, watch.found.get(split, {}))
-        if rows:
+        own = torch.tensor(len(rows), device=accelerator.device)
+        if computed := int(accelerator.reduce(own, reduction="sum")):
             seconds = time.monotonic() - began
-            logger.info("Cached %d windows of the split '%s' in %.1f s.", len(rows), split, seconds)
+            logger.info("Cached %d windows of the split '%s' in %.1f s.", computed, split, seconds)
 
     def _make_room(self, folder: Path) -> None:
         deleted = make_room(

@@ -453,6 +453,7 @@ def test_two_processes_write_what_one_writes(recipe, repository, manifest, tmp_p
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert f"Cached {2 * NUM_TRACKS['train']} windows of the split 'train'" in done.stderr
     two = {name: states(path) for name, path in folders(tmp_path).items()}
     assert one.keys() < two.keys()  # and the test tracks
     for name, expected in one.items():
