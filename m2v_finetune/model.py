@@ -268,13 +268,29 @@ class TaskModel(nn.Module):
         Returns:
             (batch, task.num_outputs), or with frames (batch, frames, task.num_outputs), or stems.
         """
+        return self.head(self._weighted(inputs), *others)  # type: ignore[no-any-return]
+
+    def _weighted(self, inputs: Tensor) -> Tensor:
+        """Return the weighted sum of the hidden states, (batch, frames, hidden_size), as the head reads it."""
         if inputs.ndim == 3:
-            hidden_states = self._continue(inputs.float())
-        else:
-            hidden_states = self.head.before_weighting(  # type: ignore[operator]
-                self.backbone.iterate_hidden_states(self.backbone.prepare(inputs))
-            )
-        return self.head(self.layer_weighting(hidden_states), *others)  # type: ignore[no-any-return]
+            return self.layer_weighting(self._continue(inputs.float()))  # type: ignore[no-any-return]
+        states = self.backbone.iterate_hidden_states(self.backbone.prepare(inputs))
+        depth = self._recomputed_depth()
+        if depth > 0:
+            assert isinstance(self.backbone, Backbone)
+            return self.layer_weighting.recomputing(next(states), depth, self.backbone.iterate_from)
+        return self.layer_weighting(self.head.before_weighting(states))  # type: ignore[no-any-return, operator]
+
+    def _recomputed_depth(self) -> int:
+        """Return up to which frozen hidden state none is to be kept for the gradient of its layer weight.
+
+        0 where that saves nothing: where the head averages over time, next to nothing is kept anyway.
+        """
+        recomputes = self.backbone.gradient_checkpointing and self.training
+        prefix, chosen = self.frozen_prefix, self.layer_weighting.chosen
+        if not recomputes or not torch.is_grad_enabled() or prefix is None or chosen is not None:
+            return 0
+        return max(0, prefix.depth) if prefix.frames_per_state > 1 else 0
 
     @cached_property
     def frozen_prefix(self) -> FrozenPrefix | None:

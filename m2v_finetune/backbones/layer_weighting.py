@@ -1,12 +1,15 @@
 """One representation out of all hidden states: the learned weighting of layers."""
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 Weighting = Literal["softmax", "conv1d", "last"] | int
+StatesAbove = Callable[[int, Tensor], Iterable[Tensor]]
+"""Gives the hidden states above one, from its number and what it is."""
 
 
 class LayerWeighting(nn.Module):
@@ -65,9 +68,78 @@ class LayerWeighting(nn.Module):
         """
         if self.chosen is not None:
             return next(state for i, state in enumerate(hidden_states) if i == self.chosen)
+        return self._sum(zip(self.weights().unbind(), hidden_states, strict=True))
+
+    def recomputing(self, first: Tensor, depth: int, states_above: StatesAbove) -> Tensor:
+        """Return what `forward` returns of all hidden states, keeping none of those that do not learn.
+
+        Args:
+            first: Hidden state 0.
+            depth: Number of the last state that does not learn, from 1.
+            states_above: Computes states, and the same again when it is asked again.
+        """
         weights = self.weights()
-        combined = sum(
-            weight * state for weight, state in zip(weights.unbind(), hidden_states, strict=True)
-        )
-        assert isinstance(combined, Tensor)
-        return combined + self.offset if self.kind == "conv1d" else combined
+        combined, last = FrozenSum.apply(weights[: depth + 1], first, states_above)  # type: ignore[no-untyped-call]
+        above = zip(weights[depth + 1 :].unbind(), states_above(depth, last), strict=True)
+        return self._sum(above, begun=combined)
+
+    def _sum(
+        self, weighted: Iterable[tuple[Tensor, Tensor]], *, begun: Tensor | None = None
+    ) -> Tensor:
+        """Return the sum of states times their weights, and of what was begun, which it overwrites."""
+        for weight, state in weighted:
+            # In place, as no gradient needs the sum: one product of this size is made, not one a state.
+            begun = weight * state if begun is None else begun.addcmul_(state, weight)
+        assert begun is not None
+        return begun + self.offset if self.kind == "conv1d" else begun
+
+
+class FrozenSum(torch.autograd.Function):
+    """The weighted sum of hidden states that do not learn, of which only the first is kept.
+
+    The gradient of a weight is the sum over all numbers of its state times the gradient of the sum. For it
+    the states are computed again in the backward pass, one after the other.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, weights: Tensor, first: Tensor, states_above: StatesAbove
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum, and the last of the states.
+
+        Args:
+            ctx: Of autograd.
+            weights: Of the states, (states,), at least 2.
+            first: State 0.
+            states_above: As `LayerWeighting.recomputing` takes it.
+        """
+        ctx.save_for_backward(first)
+        ctx.states_above, ctx.num_states = states_above, len(weights)
+        device = first.device.type
+        ctx.autocast = {
+            "device_type": device,
+            "enabled": torch.is_autocast_enabled(device),
+            "dtype": torch.get_autocast_dtype(device),
+        }
+        combined = weights[0] * first
+        state = first
+        for weight, state in zip(weights[1:].unbind(), _frozen_states(ctx, first), strict=True):
+            combined.addcmul_(state, weight)
+        ctx.mark_non_differentiable(state)
+        return combined, state
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of the weights."""
+        (first,) = ctx.saved_tensors
+        of_sum = gradients[0].flatten()
+        found = [torch.dot(of_sum, first.flatten())]
+        with torch.autocast(**ctx.autocast):
+            for state in _frozen_states(ctx, first):
+                found.append(torch.dot(of_sum, state.flatten()))
+        return torch.stack(found), None, None
+
+
+def _frozen_states(ctx: Any, first: Tensor) -> Iterator[Tensor]:
+    """Yield the states above the first, up to the last that does not learn."""
+    return islice(ctx.states_above(0, first), ctx.num_states - 1)

@@ -84,10 +84,14 @@ def build(folder, tuning, backbone, head, **options):
 def gradients(model, inputs):
     torch.manual_seed(3)  # the same dropout where there is any
     outputs = model(inputs)
-    outputs.square().mean().backward()
+    return outputs, gradients_of(model, outputs)
+
+
+def gradients_of(model, outputs):
+    outputs.float().square().mean().backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    return outputs, found
+    return found
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -111,6 +115,49 @@ def test_stored_states_train_as_waveforms_do(folders, architecture, case):
     assert of_read.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
     for name, gradient in of_heard.items():
         torch.testing.assert_close(of_read[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if "lora" not in name])
+@pytest.mark.parametrize(
+    ("architecture", "precision"),
+    [*((name, "float32") for name in ARCHITECTURES), ("hubert", "bfloat16")],
+)
+def test_checkpointing_changes_neither_outputs_nor_gradients(
+    folders, architecture, case, precision
+):
+    """Where the frozen states are computed again for the gradient of the layer weights, and elsewhere."""
+    model = build(folders[architecture], *CASES[case][:3]).train()
+    waveforms, found = torch.randn(2, 16_000), []
+    for checkpointing in (False, True):
+        model.backbone.gradient_checkpointing = checkpointing
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            outputs = model(waveforms)
+        found.append((outputs.detach(), gradients_of(model, outputs)))
+    # Backward passes of half precision round what they add.
+    atol = 1e-6 if precision == "float32" else 1e-3
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize("pooling", ["mean_std", "attention", None])
+def test_with_checkpointing_a_probe_keeps_one_state_for_its_layer_weights(folders, pooling):
+    case = ({}, {}, None if pooling is None else {"pooling": pooling})
+    model, kept = build(folders["hubert"], *case).train(), []
+    waveforms = torch.randn(2, 16_000)
+    for checkpointing in (False, True):
+        model.backbone.gradient_checkpointing = checkpointing
+        storages = {}
+
+        def pack(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs = model(waveforms)
+        kept.append(sum(storages.values()))
+        del outputs
+    state_bytes = 4 * 2 * NUM_FRAMES * WIDTH
+    assert kept[0] - kept[1] == pytest.approx(LAYERS * state_bytes, rel=0.01)
 
 
 def test_half_precision_is_read_as_it_is(folders):
