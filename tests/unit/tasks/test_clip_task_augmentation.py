@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from clip_tracks import make_track
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from m2v_finetune.audio.augmentation import TRANSFORMS, Effect, build_augmentation
@@ -191,6 +191,7 @@ CENTS_30 = 0.3
 
 
 @settings(max_examples=20, deadline=None)
+@example(key=12, semitones=-3)
 @given(key=st.integers(0, 23), semitones=st.integers(-7, 7).filter(bool))
 def test_a_shift_of_pitch_moves_what_is_heard_and_the_key_alike(record, key, semitones):
     task = TASKS["key"]
@@ -204,7 +205,11 @@ def test_a_shift_of_pitch_moves_what_is_heard_and_the_key_alike(record, key, sem
     # The label says what is heard: that tonic, with that third over it.
     is_minor, tonic_class = divmod(int(moved), 12)
     assert (tonic - tonic_class + 6) % 12 == pytest.approx(6, abs=CENTS_30)
-    thirds = [strength_at(after, tonic + interval) for interval in (4, 3)]
+    # Its octave counts too, as a shift now and then cancels one partial of a note (C minor, 3 down).
+    thirds = [
+        strength_at(after, tonic + interval) + strength_at(after, tonic + interval + 12)
+        for interval in (4, 3)
+    ]
     assert int(np.argmax(thirds)) == is_minor
     assert max(thirds) > 3 * min(thirds)
 
