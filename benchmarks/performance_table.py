@@ -1,0 +1,96 @@
+"""Put what the benchmarks of speed found into docs/performance.md.
+
+    python benchmarks/performance_table.py
+
+Reads the result files of reading_audio.py, training_from_mp3.py, probe_cache.py, training_step.py and
+long_prediction.py; measures nothing.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+PAGE = REPOSITORY / "docs" / "performance.md"
+BEGIN, END = "<!-- measured: begin -->\n", "\n<!-- measured: end -->"
+
+
+def found(name: str) -> Any:
+    """Return the content of a result file."""
+    path = REPOSITORY / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def table() -> str:
+    """Return the table, as the result files have it."""
+    formats = found("reading_audio")["formats"]
+    commands = found("probe_cache")["rows"]
+    steps = found("training_step")["rows"]
+    songs = found("training_from_mp3")
+    prediction = found("long_prediction")["tasks"]
+
+    def of_formats(side: str) -> str:
+        return ", ".join(
+            f"{name.upper()} {rows['times_as_fast'][side]['librosa']['by_clock']:.0f}"
+            for name, rows in formats.items()
+        )
+
+    def of_step(row: str) -> str:
+        """By the clock, and by the processor's time."""
+        times = steps[f"{row} on CPU"]["times_as_fast_ours"]
+        return f"{times['median']:.2f} ({times['median_processor']:.2f})"
+
+    clips = commands["clips"]
+    rows = [
+        (
+            "random 30 s excerpts of 4-minute songs",
+            "librosa.load, then crop",
+            of_formats("excerpt"),
+        ),
+        ("the same from a converted set, FLAC", "the same", of_formats("converted_flac")),
+        ("the same from a converted set, WAV", "the same", of_formats("converted_wav")),
+        (
+            f"a probe of {clips['epochs']} epochs, whole command, {clips['training_clips']} training clips",
+            "the frozen backbone in every epoch",
+            f"{clips['times_as_fast']:.1f}",
+        ),
+        (
+            "a training step, full, conv encoder frozen",
+            "transformers' Trainer, weighted sum of layers",
+            of_step("full"),
+        ),
+        ("a training step, full, conv encoder trained", "the same", of_step("conv")),
+        ("a training step, LoRA, 6 of 12 layers kept", "PEFT on the whole of it", of_step("lora")),
+        ("the same from the cached frozen prefix", "the same", of_step("stored")),
+        (
+            "training on 4-minute MP3s, end to end",
+            "decoding whole songs",
+            f"{songs['times_as_fast']['excerpt']:.1f}",
+        ),
+        (
+            "the same from a converted set",
+            "the same",
+            f"{songs['times_as_fast']['converted']:.1f}",
+        ),
+        *(
+            (
+                f"{task} over an hour-long file, music2vec-small, one core",
+                "real time",
+                f"{one['times_real_time_by_clock']:.0f}",
+            )
+            for task, one in prediction.items()
+        ),
+    ]
+    lines = ["| measured on two CPU cores | beside | times as fast |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def main() -> None:
+    """Replace the table of the page."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    page = f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
