@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -140,7 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="as of a recipe; may be repeated",
     )
     plan.add_argument(
-        "--task", help="such as tagging; by default the name of the last file's folder"
+        "--task", help="such as tagging, or pretrain; by default the name of the last file's folder"
     )
     plan.add_argument(
         "--memory",
@@ -353,7 +353,7 @@ def _rate_of(backbone: str) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from m2v_finetune.config import parse_bytes
+    from m2v_finetune.config import PretrainingConfig, parse_bytes
     from m2v_finetune.parsing import parse_recipe, recipe_config
     from m2v_finetune.tasks import TASK_SETTINGS, TASKS
     from m2v_finetune.training.counted_step import Machine
@@ -365,18 +365,15 @@ def _plan(arguments: argparse.Namespace) -> None:
         if not file.is_file():
             raise UserError(f"There is no file {file}. Give the settings of a recipe by --config.")
     name = arguments.task or arguments.config[-1].resolve().parent.name
-    if name == "pretrain":
+    if name not in (*TASKS, "pretrain"):
         raise UserError(
-            "The memory of pre-training is not planned. A step of it that runs out of memory is taken again "
-            "in smaller batches. Name a task by --task, or the settings of one by --config."
+            f"There is no task '{name}'. Name one by --task: {', '.join(TASKS)}, or pretrain. Without it, "
+            "the folder of the file has to have its name, as in configs/tagging/."
         )
-    if name not in TASKS:
-        raise UserError(
-            f"There is no task '{name}'. Name one by --task: {', '.join(TASKS)}. Without it, the folder of "
-            "the file has to have its name, as in configs/tagging/."
-        )
+    is_task = name in TASKS
+    config_class: type[Any] = recipe_config(TASK_SETTINGS[name]) if is_task else PretrainingConfig
     config = parse_recipe(
-        recipe_config(TASK_SETTINGS[name]),
+        config_class,
         [*(f"--config={file}" for file in arguments.config), *arguments.settings],
         description="",
         quickstart=Path(),
@@ -392,14 +389,13 @@ def _plan(arguments: argparse.Namespace) -> None:
         num_processes=arguments.processes,
     )
     memory = arguments.memory or config.run.memory
-    task = TASKS[name].from_settings(config.task)
+    task = TASKS[name].from_settings(config.task) if is_task else None
     plan = plan_run(
         config, task, machine, memory_bytes=parse_bytes("--memory", memory) if memory else None
     )
-    is_assumed = getattr(config.task, "labels", ()) is None
-    assumed = (
-        f" {task.num_outputs} labels are assumed, as the data name them." if is_assumed else ""
-    )
+    assumed = ""
+    if task is not None and getattr(config.task, "labels", ()) is None:
+        assumed = f" {task.num_outputs} labels are assumed, as the data name them."
     Console().print(show_plan(plan, assumed=assumed))
     if plan.memory_bytes is not None and plan.chosen is None:
         raise UserError(plan.refusal())

@@ -655,11 +655,6 @@ class PretrainingConfig:
                 f"{self.backbone.architecture!r}. Give one: a checkpoint to go on from, such as "
                 "music2vec-v1, or a config.json to begin at random."
             )
-        if self.run.memory is not None:
-            raise UserError(
-                f"run.memory is '{self.run.memory}', but the memory of pre-training is not planned. Remove "
-                "it, and set training.per_device_batch_size and training.gradient_accumulation_steps."
-            )
         if self.publish.weights == "trained":
             raise UserError(
                 "publish.weights is 'trained', but pre-training changes the whole backbone. Set it to auto."

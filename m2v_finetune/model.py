@@ -271,7 +271,7 @@ class TaskModel(nn.Module):
         return self.head(self._weighted(inputs), *others)  # type: ignore[no-any-return]
 
     def _weighted(self, inputs: Tensor) -> Tensor:
-        """Return the weighted sum of the hidden states, (batch, frames, hidden_size), as the head reads."""
+        """Return the weighted hidden states, (batch, frames, hidden_size), as the head reads them."""
         if inputs.ndim == 3:
             return self.layer_weighting(self._continue(inputs.float()))  # type: ignore[no-any-return]
         states = self.backbone.iterate_hidden_states(self.backbone.prepare(inputs))

@@ -7,14 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from m2v_finetune.audio.augmentation import build_augmentation
 from m2v_finetune.backbones import Backbone, PrecomputedBackbone, load_backbone, new_backbone
 from m2v_finetune.config import (
+    AnyRecipeConfig,
     DataConfig,
     MusicConfig,
     PretrainingConfig,
     RecipeConfig,
     StartConfig,
+    TrainingConfig,
     parse_bytes,
 )
 from m2v_finetune.data.checking import (
@@ -44,7 +48,7 @@ from m2v_finetune.training.checkpoint import checkpoints_in
 from m2v_finetune.training.faults import DataWatch, gone_processes_named
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
-from m2v_finetune.training.plan import machine_of, plan_run
+from m2v_finetune.training.plan import MemoryPlan, machine_of, plan_run
 from m2v_finetune.training.results import (
     judge_test,
     log_results,
@@ -141,15 +145,7 @@ def _run(
         model, windows, splits, num_skipped = _on_vectors(config, task, split)
 
     # What it will take, and the batches that fit into it.
-    training, plan = config.training, None
-    if config.run.memory is not None:
-        plan = plan_run(
-            config,
-            task,
-            machine_of(accelerator),
-            memory_bytes=parse_bytes("run.memory", config.run.memory),
-        )
-        training = plan.applied(training)
+    training, plan = _planned(config, task, accelerator)
 
     # What the frozen part of the network says, where it is computed once.
     cache, cache_note = plan_cache(
@@ -274,6 +270,9 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
         for name, members in splits.items()
     }
 
+    # What it will take, and the batches that fit into it.
+    training, plan = _planned(config, None, accelerator)
+
     # Train; the weights of the last epoch stay.
     rate = config.optimizer.learning_rate or PRETRAINING_RATE
     loop = TrainingLoop(
@@ -281,7 +280,7 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
         windows=windows["train"],
         objective=PretrainingObjective(model, FixedWindows(masked=windows["validation"])),
         accelerator=accelerator,
-        training=config.training,
+        training=training,
         optimization=replace(
             config.optimizer,
             learning_rate=rate,
@@ -290,6 +289,7 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
         folder=folder,
         num_workers=config.data.num_workers,
         run=config.run,
+        plan=plan,
         watch=_watch(config.data, splits, num_skipped),
     )
     open_run(
@@ -316,6 +316,21 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
         publish_backbone(model.backbone, folder, results, config)
     accelerator.end_training()
     return results
+
+
+def _planned(
+    config: AnyRecipeConfig, task: Task | None, accelerator: Accelerator
+) -> tuple[TrainingConfig, MemoryPlan | None]:
+    """Return the batches to train by, and the plan that they come from where there is one."""
+    if config.run.memory is None:
+        return config.training, None
+    plan = plan_run(
+        config,
+        task,
+        machine_of(accelerator),
+        memory_bytes=parse_bytes("run.memory", config.run.memory),
+    )
+    return plan.applied(config.training), plan
 
 
 def _start_backbone(config: StartConfig) -> Backbone:

@@ -122,7 +122,11 @@ def new_backbone(architecture: str | Path, *, licence: str) -> Backbone:
 
 
 def bare_backbone(
-    source: str | Path, *, revision: str | None = None, num_layers: int | None = None
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    num_layers: int | None = None,
+    spec_augment: bool = False,
 ) -> Backbone:
     """Build a backbone with random weights: what it is, without fetching or reading what it learned.
 
@@ -131,6 +135,7 @@ def bare_backbone(
             configuration.
         revision: Branch, tag or commit of a Hub id.
         num_layers: Keep the first n transformer layers; all if None.
+        spec_augment: As for `load_backbone`.
 
     Raises:
         UserError: The source cannot be found or reached, or is of another architecture.
@@ -150,6 +155,7 @@ def bare_backbone(
         licence=published.licence if published else "",
         **audio,
         num_layers=num_layers,
+        spec_augment=spec_augment,
     )
 
 

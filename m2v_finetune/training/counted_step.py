@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from m2v_finetune.config import RecipeConfig
+from m2v_finetune.backbones import bare_backbone, new_backbone
+from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
 from m2v_finetune.data.loader import Window
 from m2v_finetune.model import TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import Task
 from m2v_finetune.training.card import CardKernels
 from m2v_finetune.training.counting import BLOCK_BYTES, FakeRecorder, StorageRecorder, Timeline
@@ -42,10 +44,18 @@ class Machine:
     num_processes: int = 1
 
 
-def count_step(config: RecipeConfig, task: Task, machine: Machine, batch_size: int) -> Timeline:
+def count_step(
+    config: AnyRecipeConfig, task: Task | None, machine: Machine, batch_size: int
+) -> Timeline:
     """Count an optimiser step of one batch.
 
     What it is counted for: the step after others, so the optimiser has its moments.
+
+    Args:
+        config: All settings.
+        task: What is learned; None for pre-training, whose settings say it.
+        machine: Where.
+        batch_size: Windows of the batch.
     """
     recorder = FakeRecorder()
     with _fake(machine):
@@ -66,7 +76,7 @@ def count_step(config: RecipeConfig, task: Task, machine: Machine, batch_size: i
 
 def record_step(
     recorder: StorageRecorder,
-    model: TaskModel,
+    model: TaskModel | PretrainingModel,
     optimizer: torch.optim.Optimizer,
     batch: Sequence[Tensor],
     *,
@@ -89,9 +99,10 @@ def record_step(
             parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 lambda one: recorder.note(one.grad, "gradients")
             )
-    take_step(
-        model, optimizer, [batch], loss=model.task.loss, max_grad_norm=max_grad_norm, **others
-    )
+    loss = model.loss if isinstance(model, PretrainingModel) else model.task.loss
+    take_step(model, optimizer, [batch], loss=loss, max_grad_norm=max_grad_norm, **others)
+    if isinstance(model, PretrainingModel):
+        model.end_step(0)
     for state in optimizer.state.values():
         for value in state.values():
             if isinstance(value, Tensor):
@@ -99,13 +110,13 @@ def record_step(
 
 
 def count_evaluation(
-    config: RecipeConfig, task: Task, machine: Machine, batch_size: int
+    config: AnyRecipeConfig, task: Task | None, machine: Machine, batch_size: int
 ) -> Timeline:
-    """Count a forward pass for judging tracks, beside what the optimiser keeps."""
+    """Count a forward pass for judging, beside what the optimiser keeps; arguments as `count_step`'s."""
     recorder = FakeRecorder()
     with _fake(machine):
         model = _empty_model(config, task).eval()
-        *inputs, _ = batch = _empty_batch(model, batch_size)
+        *inputs, targets = batch = _empty_batch(model, batch_size)
         with recorder:
             _note_all(recorder, model, batch)
             for parameter in model.parameters():
@@ -114,11 +125,13 @@ def count_evaluation(
                     for moment in moments:
                         recorder.note(moment, "optimizer")
             with torch.no_grad(), _autocast(machine)():
-                model(*inputs)
+                outputs = model(*inputs)
+                if isinstance(model, PretrainingModel):
+                    model.judge(outputs, targets)
     return recorder.timeline(block_bytes=BLOCK_BYTES if machine.on_card else 1)
 
 
-def _note_all(recorder: StorageRecorder, model: TaskModel, batch: Sequence[Tensor]) -> None:
+def _note_all(recorder: StorageRecorder, model: nn.Module, batch: Sequence[Tensor]) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         recorder.note(tensor, "weights")
     for tensor in batch:
@@ -135,26 +148,50 @@ def _fake(machine: Machine) -> Iterator[None]:
         yield
 
 
-def _empty_model(config: RecipeConfig, task: Task) -> TaskModel:
+def _empty_model(config: AnyRecipeConfig, task: Task | None) -> TaskModel | PretrainingModel:
     """Build the model of a run without weights, in training mode; to call where tensors are fake."""
     # Built on "meta", as PEFT moves what it makes, which fake tensors do not bear.
     with unset_fake_temporarily(), torch.device("meta"):
-        model = TaskModel.build(
-            task=task,
-            # SpecAugment's masks are drawn by their values; they take a thousandth of the windows.
-            backbone=replace(config.backbone, spec_augment=False),
-            head=config.head,
-            tuning=config.tuning,
-            window_seconds=config.data.window_seconds,
-            hop_seconds=config.data.hop_seconds,
-            with_weights=False,
-        )
+        model: TaskModel | PretrainingModel
+        if isinstance(config, PretrainingConfig):
+            model = _pretraining_model(config)
+        else:
+            assert task is not None
+            model = _task_model(config, task)
     model.to_empty(device="cpu")
     model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
     return model.train()
 
 
-def _empty_batch(model: TaskModel, batch_size: int) -> list[Tensor]:
+def _task_model(config: RecipeConfig, task: Task) -> TaskModel:
+    return TaskModel.build(
+        task=task,
+        # SpecAugment's masks are drawn by their values; they take a thousandth of the windows.
+        backbone=replace(config.backbone, spec_augment=False),
+        head=config.head,
+        tuning=config.tuning,
+        window_seconds=config.data.window_seconds,
+        hop_seconds=config.data.hop_seconds,
+        with_weights=False,
+    )
+
+
+def _pretraining_model(config: PretrainingConfig) -> PretrainingModel:
+    start = config.backbone
+    if start.source is not None:
+        backbone = bare_backbone(start.source, revision=start.revision, spec_augment=True)
+    else:
+        assert start.architecture is not None  # settings refuse neither
+        backbone = new_backbone(start.architecture, licence="")
+    return PretrainingModel(backbone, config.pretrain, window_seconds=config.data.window_seconds)
+
+
+def _empty_batch(model: TaskModel | PretrainingModel, batch_size: int) -> list[Tensor]:
+    """Return inputs and targets of so many windows."""
+    if isinstance(model, PretrainingModel):
+        num_frames = model.backbone.num_frames(model.window_samples)
+        masks = [torch.empty(batch_size, num_frames, dtype=torch.bool) for _ in range(2)]
+        return [torch.empty(batch_size, model.window_samples), *masks]
     window = Window(
         start_sample=0, num_samples=model.window_samples, grid=model.backbone.frame_grid
     )
@@ -166,7 +203,9 @@ def _autocast(machine: Machine) -> Any:
     return nullcontext if dtype is None else partial(torch.autocast, "cpu", dtype)
 
 
-def _optimizer(model: TaskModel, config: RecipeConfig, machine: Machine) -> torch.optim.Optimizer:
+def _optimizer(
+    model: TaskModel | PretrainingModel, config: AnyRecipeConfig, machine: Machine
+) -> torch.optim.Optimizer:
     """Return the optimiser of a run as it is on the machine."""
     name = config.optimizer.name
     if name in ("adamw_8bit", "paged_adamw_8bit"):

@@ -13,7 +13,14 @@ import torch
 from accelerate import Accelerator
 
 from m2v_finetune.backbones import bare_backbone
-from m2v_finetune.config import OptimizerName, RecipeConfig, TrainingConfig, TuningConfig
+from m2v_finetune.config import (
+    AnyRecipeConfig,
+    OptimizerName,
+    PretrainingConfig,
+    RecipeConfig,
+    TrainingConfig,
+    TuningConfig,
+)
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks import Task
 from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES
@@ -159,13 +166,17 @@ def gigabytes(number: int) -> str:
 
 
 def plan_run(
-    config: RecipeConfig, task: Task, machine: Machine, *, memory_bytes: int | None = None
+    config: AnyRecipeConfig,
+    task: Task | None,
+    machine: Machine,
+    *,
+    memory_bytes: int | None = None,
 ) -> MemoryPlan:
     """Plan the memory of a run.
 
     Args:
-        config: All settings; the task's own are in ``task``.
-        task: What is learned.
+        config: All settings; a task's own are in ``task``.
+        task: What is learned; None for pre-training.
         machine: Where.
         memory_bytes: What there is; without it no split is chosen.
     """
@@ -205,7 +216,7 @@ def plan_run(
 class StepMemory:
     """The memory of a run's optimiser step at any split, each batch size counted once."""
 
-    def __init__(self, config: RecipeConfig, task: Task, machine: Machine) -> None:
+    def __init__(self, config: AnyRecipeConfig, task: Task | None, machine: Machine) -> None:
         self._machine = machine
         self._count = cache(partial(count_step, config, task, machine))
 
@@ -265,7 +276,9 @@ def _largest(
     return splits[place]
 
 
-def _eval_batch_size(config: RecipeConfig, task: Task, machine: Machine, memory_bytes: int) -> int:
+def _eval_batch_size(
+    config: AnyRecipeConfig, task: Task | None, machine: Machine, memory_bytes: int
+) -> int:
     """Return the windows at once for judging tracks: those of the settings, halved until they fit."""
     size = config.training.eval_batch_size
     while size > 1 and not fits(
@@ -276,7 +289,7 @@ def _eval_batch_size(config: RecipeConfig, task: Task, machine: Machine, memory_
 
 
 def _changes(
-    config: RecipeConfig, task: Task, machine: Machine, *, before: int
+    config: AnyRecipeConfig, task: Task | None, machine: Machine, *, before: int
 ) -> Iterator[Change]:
     """Yield what would take less memory than ``before``, one window at a time."""
     for setting, change in _settings(config, machine).items():
@@ -286,7 +299,12 @@ def _changes(
 
 
 def _combined(
-    config: RecipeConfig, task: Task, machine: Machine, changes: Sequence[Change], *, before: int
+    config: AnyRecipeConfig,
+    task: Task | None,
+    machine: Machine,
+    changes: Sequence[Change],
+    *,
+    before: int,
 ) -> Change | None:
     """Return some changes as one, or None where there are not several.
 
@@ -304,7 +322,7 @@ def _combined(
     return Change(setting=" ".join(chosen.values()), peak_bytes=peak, saved_bytes=before - peak)
 
 
-def _one_window_bytes(config: RecipeConfig, task: Task, machine: Machine) -> int:
+def _one_window_bytes(config: AnyRecipeConfig, task: Task | None, machine: Machine) -> int:
     """Return the peak of a step that takes its total batch one window at a time."""
     training = config.training
     accumulation = training.per_device_batch_size * training.gradient_accumulation_steps
@@ -313,11 +331,11 @@ def _one_window_bytes(config: RecipeConfig, task: Task, machine: Machine) -> int
 
 
 def _settings(
-    config: RecipeConfig, machine: Machine
-) -> dict[str, Callable[[RecipeConfig], RecipeConfig]]:
+    config: AnyRecipeConfig, machine: Machine
+) -> dict[str, Callable[[Any], AnyRecipeConfig]]:
     """Return what may take less, as it is written on the command line, with what it changes."""
 
-    def changed(section: str, **values: Any) -> Callable[[RecipeConfig], RecipeConfig]:
+    def changed(section: str, **values: Any) -> Callable[[Any], AnyRecipeConfig]:
         return lambda one: replace(one, **{section: replace(getattr(one, section), **values)})
 
     settings = {}
@@ -325,21 +343,28 @@ def _settings(
         settings["--training.gradient_checkpointing true"] = changed(
             "training", gradient_checkpointing=True
         )
-    if config.tuning.train_conv_encoder:
-        settings["--tuning.train_conv_encoder false"] = changed("tuning", train_conv_encoder=False)
-    layers = num_layers(config)
-    if layers > 1:
-        settings[f"--backbone.num_layers {layers // 2}"] = changed(
-            "backbone", num_layers=layers // 2
-        )
+    if isinstance(config, PretrainingConfig):
+        if config.pretrain.train_conv_encoder:
+            settings["--pretrain.train_conv_encoder false"] = changed(
+                "pretrain", train_conv_encoder=False
+            )
+    else:
+        if config.tuning.train_conv_encoder:
+            settings["--tuning.train_conv_encoder false"] = changed(
+                "tuning", train_conv_encoder=False
+            )
+        layers = num_layers(config)
+        if layers > 1:
+            settings[f"--backbone.num_layers {layers // 2}"] = changed(
+                "backbone", num_layers=layers // 2
+            )
     seconds = config.data.window_seconds / 2
-    settings[f"--data.window_seconds {seconds:g}"] = changed(
-        "data", window_seconds=seconds, hop_seconds=None
-    )
+    hop = {} if isinstance(config, PretrainingConfig) else {"hop_seconds": None}
+    settings[f"--data.window_seconds {seconds:g}"] = changed("data", window_seconds=seconds, **hop)
     if config.optimizer.name == "adamw":
         for name in SMALLER_OPTIMIZERS if machine.on_card else SMALLER_OPTIMIZERS[:1]:
             settings[f"--optimizer.name {name}"] = changed("optimizer", name=name)
-    if config.tuning.method == "full":
+    if isinstance(config, RecipeConfig) and config.tuning.method == "full":
         settings["--tuning.method lora"] = lambda one: replace(
             one, tuning=TuningConfig(method="lora")
         )

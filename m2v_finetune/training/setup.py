@@ -300,6 +300,7 @@ def describe_pretraining(
         f"{objective.ema_end:g} in {objective.ema_ramp_steps} steps; {shared}",
         "batch": f"{batches.per_device_batch_size} windows x {batches.gradient_accumulation_steps} "
         f"accumulated x {batches.num_processes} processes = {batches.total_batch_size}",
+        **({} if loop.plan is None else {"memory": loop.plan.summary()}),
         "cost": f"{config.training.epochs} epochs of {batches.steps_per_epoch} steps = "
         f"{loop.total_steps} steps, on {accelerator.device} in "
         f"{_precision_name(accelerator.mixed_precision)}; up to {needed_bytes / 1e6:,.0f} MB "

@@ -8,19 +8,24 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import HubertConfig, HubertModel
 
-from m2v_finetune.backbones import Backbone, bare_backbone
+from m2v_finetune.backbones import Backbone, bare_backbone, load_backbone
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS
 from m2v_finetune.config import (
     BackboneConfig,
     DataConfig,
+    MusicConfig,
     OptimizerConfig,
+    PretrainConfig,
+    PretrainingConfig,
     RecipeConfig,
+    StartConfig,
     TrainingConfig,
     TuningConfig,
 )
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.card import FLOAT32_FUNCTIONS, CardKernels
@@ -48,36 +53,67 @@ def settings(method="full", *, checkpointing=True, batch=4, accumulation=1, seco
     )
 
 
-def real_peak_bytes(config, task):
-    """Count what lives at the worst moment of a second optimiser step on real tensors."""
-    model = TaskModel.build(
+def pretraining_settings(source, *, averages="layers", checkpointing=True, accumulation=1):
+    return PretrainingConfig(
+        data=MusicConfig(source="none", window_seconds=1.0),
+        backbone=StartConfig(source=str(source)),
+        pretrain=PretrainConfig(num_target_layers=2, teacher_averages=averages),
+        training=TrainingConfig(
+            per_device_batch_size=4,
+            gradient_accumulation_steps=accumulation,
+            gradient_checkpointing=checkpointing,
+        ),
+    )
+
+
+def real_model(config, task):
+    if task is None:
+        backbone = load_backbone(config.backbone.source, spec_augment=True)
+        return PretrainingModel(
+            backbone, config.pretrain, window_seconds=config.data.window_seconds
+        )
+    return TaskModel.build(
         task=task,
         backbone=config.backbone,
         head=config.head,
         tuning=config.tuning,
         window_seconds=config.data.window_seconds,
-    ).train()
-    model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
-    optimizer = build_optimizer(model, config.optimizer)
-    size, accumulation = (
-        config.training.per_device_batch_size,
-        config.training.gradient_accumulation_steps,
     )
+
+
+def real_batches(config, model):
+    size = config.training.per_device_batch_size
     window = Window(
         start_sample=0, num_samples=model.window_samples, grid=model.backbone.frame_grid
     )
-    shapes = task.example_shapes(window)
-    batches = [[torch.rand(size, *shape) for shape in shapes] for _ in range(accumulation)]
+    for _ in range(config.training.gradient_accumulation_steps):
+        if isinstance(model, PretrainingModel):
+            masks = torch.rand(size, model.backbone.num_frames(model.window_samples)) < 0.5
+            yield [torch.rand(size, model.window_samples), masks, masks.clone()]
+        else:
+            yield [torch.rand(size, *shape) for shape in model.task.example_shapes(window)]
+
+
+def real_peak_bytes(config, task):
+    """Count what lives at the worst moment of a second optimiser step on real tensors."""
+    model = real_model(config, task).train()
+    model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
+    optimizer = build_optimizer(model, config.optimizer)
+    batches = list(real_batches(config, model))
 
     def step():
+        if task is None:
+            model.begin_step()
         take_step(
             model,
             optimizer,
             batches,
-            loss=task.loss,
-            gradient_accumulation_steps=accumulation,
+            loss=(model if task is None else task).loss,
+            gradient_accumulation_steps=len(batches),
             max_grad_norm=1.0,
         )
+        if task is None:
+            model.end_step(0)
 
     step()
     with StorageRecorder() as recorder:
@@ -137,7 +173,7 @@ def huberts(tmp_path_factory):
             conv_dim=(32,) * 7,
             num_conv_pos_embeddings=16,
             num_conv_pos_embedding_groups=4,
-            mask_time_prob=0.0,
+            mask_time_prob=0.5,  # so that they can be pre-trained
             **special,
         )
         backbone = Backbone(
@@ -147,6 +183,7 @@ def huberts(tmp_path_factory):
             licence="",
             sample_rate=16000,
             normalize=True,
+            spec_augment=True,
         )
         backbone.save_pretrained(folder / name)
     return folder
@@ -173,6 +210,41 @@ def test_the_plan_holds_for_other_networks_heads_and_optimizers(
         optimizer=OptimizerConfig(name=optimizer),
     )
     assert_planned(config, TASKS[task].from_settings(TASK_SETTINGS[task]()))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "averages", "checkpointing", "accumulation"),
+    [
+        ("layer", "layers", True, 2),
+        ("layer", "all", False, 1),
+        ("pre-norm", "layers", False, 2),
+        ("group", "all", True, 1),
+    ],
+)
+def test_the_plan_holds_for_pretraining(
+    architecture, averages, checkpointing, accumulation, huberts
+):
+    config = pretraining_settings(
+        huberts / architecture,
+        averages=averages,
+        checkpointing=checkpointing,
+        accumulation=accumulation,
+    )
+    assert_planned(config, None)
+
+
+def test_what_takes_less_in_pretraining(huberts):
+    config = pretraining_settings(huberts / "layer", checkpointing=False)
+    plan = plan_run(config, None, CARD, memory_bytes=1)
+    assert [change.setting for change in plan.changes] == [
+        "--training.gradient_checkpointing true",
+        "--pretrain.train_conv_encoder false",
+        "--data.window_seconds 0.5",
+        "--optimizer.name adafactor",
+        "--optimizer.name adamw_8bit",
+    ]
+    with pytest.raises(UserError, match="Even one window at a time takes"):
+        plan.applied(config.training)
 
 
 def test_the_parts_are_what_they_say():

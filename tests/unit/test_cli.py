@@ -163,6 +163,16 @@ def test_plan(m2v: M2v) -> None:
     assert "--training.per_device_batch_size 4 --training.gradient_accumulation_steps 1" in said
 
 
+def test_plan_of_pretraining(m2v: M2v) -> None:
+    config = PLAN_CONFIG.parents[1] / "pretrain" / "adaptation.yaml"
+    settings = ("--data.window_seconds", "1", "--training.per_device_batch_size", "2")
+    done = m2v("plan", "--config", str(config), "--memory", "1GB", *settings)
+    assert done.code == 0
+    said = " ".join(done.stdout.split())
+    assert "Counted for a CUDA card in fp16. In 1.00 GB fits" in said
+    assert "--training.per_device_batch_size 2 --training.gradient_accumulation_steps 1" in said
+
+
 def test_plan_of_what_cannot_be_planned(m2v: M2v, tmp_path: Path) -> None:
     elsewhere = tmp_path / "mine.yaml"
     shutil.copy(PLAN_CONFIG, elsewhere)
@@ -173,8 +183,6 @@ def test_plan_of_what_cannot_be_planned(m2v: M2v, tmp_path: Path) -> None:
     assert_refused(m2v(*PLAN, "--tuning.metod", "lora"), "tuning.method")
     missing = tmp_path / "nowhere" / "mine.yaml"
     assert_refused(m2v("plan", "--config", str(missing)), f"There is no file {missing}.")
-    pretrain = PLAN_CONFIG.parents[1] / "pretrain" / "small.yaml"
-    assert_refused(m2v("plan", "--config", str(pretrain)), "pre-training is not planned")
 
 
 def test_a_plan_of_what_does_not_fit_ends_as_an_error(m2v: M2v) -> None:

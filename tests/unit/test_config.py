@@ -11,12 +11,9 @@ from hypothesis import strategies as st
 
 from m2v_finetune.config import (
     DataConfig,
-    MusicConfig,
     OptimizerConfig,
-    PretrainingConfig,
     RecipeConfig,
     RunConfig,
-    StartConfig,
     TrainingConfig,
     TuningConfig,
 )
@@ -431,12 +428,3 @@ def test_a_plain_number_of_few_bytes_is_refused(text):
     with pytest.raises(UserError, match=rf"Did you mean {text}GB\?"):
         RunConfig(memory=text)
     assert RunConfig(memory="1000000").memory == "1000000"
-
-
-def test_memory_of_pretraining_is_not_planned():
-    with pytest.raises(UserError, match=r"run\.memory is '11GB', but .* Remove it"):
-        PretrainingConfig(
-            data=MusicConfig(source="music"),
-            backbone=StartConfig(source="music2vec-v1"),
-            run=RunConfig(memory="11GB"),
-        )
