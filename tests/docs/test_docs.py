@@ -430,6 +430,14 @@ def test_the_table_of_tuning_methods_is_what_was_measured():
     assert shown == script["table"](measured)
 
 
+def test_the_table_of_speed_is_what_was_measured():
+    script = runpy.run_path(
+        str(REPOSITORY / "benchmarks" / "performance_table.py"), run_name="table"
+    )
+    page = script["PAGE"].read_text(encoding="utf-8")
+    assert page.split(script["BEGIN"])[1].split(script["END"])[0] == script["table"]()
+
+
 def test_the_memory_tables_are_what_was_counted():
     script = runpy.run_path(str(REPOSITORY / "benchmarks" / "memory_table.py"), run_name="tables")
     found = json.loads(script["RESULT"].read_text(encoding="utf-8"))
