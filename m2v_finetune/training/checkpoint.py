@@ -262,6 +262,36 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def agreed_checkpoint(folder: Path) -> Path | None:
+    """Return what `find_checkpoint` returns, after all processes found the same.
+
+    Raises:
+        UserError: On every process: one found none that is whole, or another one than the first process.
+    """
+    checkpoint, problem, digest = None, None, None
+    try:
+        checkpoint = find_checkpoint(folder)
+        if checkpoint is not None:
+            digest = hashlib.sha256((checkpoint / MANIFEST_FILE).read_bytes()).hexdigest()
+    except UserError as error:
+        problem = str(error)
+    name = None if checkpoint is None else checkpoint.name
+    told = gather_object([(name, digest, problem)])
+    for _, _, theirs in told:
+        if theirs is not None:
+            raise UserError(theirs)
+    others = [number for number, one in enumerate(told, start=1) if one != told[0]]
+    if others:
+        first, other = told[0], told[others[0] - 1]
+        raise UserError(
+            f"The processes do not see the same run in {folder}: process 1 of {len(told)} would go on from "
+            f"{first[0] or 'the beginning'}, process {others[0]} from {other[0] or 'the beginning'}"
+            f"{' of other content' if other[0] == first[0] else ''}. Every machine has to see the run "
+            "folder: give --run.output_dir as a full path on a drive that all share."
+        )
+    return checkpoint
+
+
 def tidy(folder: Path, checkpoint: Path | None) -> None:
     """Remove what a killed process left half-written, and rename checkpoints that are damaged.
 

@@ -26,9 +26,9 @@ from m2v_finetune.pretraining.windows import MaskedWindows
 from m2v_finetune.training.checkpoint import (
     Progress,
     RunState,
+    agreed_checkpoint,
     checkpoint_bytes,
     copy_trained,
-    find_checkpoint,
     get_random_state,
     load_checkpoint,
     save_checkpoint,
@@ -178,7 +178,7 @@ class TrainingLoop(Generic[Model]):
         self.reads_audio = not (
             isinstance(windows, StoredWindows) or isinstance(model.backbone, PrecomputedBackbone)
         )
-        self.checkpoint: Path | None = find_checkpoint(folder.checkpoints)
+        self.checkpoint: Path | None = agreed_checkpoint(folder.checkpoints)
 
     def run(self) -> FitResult:
         """Train.

@@ -1,5 +1,6 @@
 """The run folder: what a run was, what it measured, and what it made (docs/data-formats.md)."""
 
+import fcntl
 import json
 import logging
 import math
@@ -7,6 +8,7 @@ import os
 import platform
 import shlex
 import shutil
+import socket
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -47,6 +49,8 @@ MAY_CHANGE = (
 # What may change where their product stays: the content of a total batch does not depend on its division.
 SPLIT = ("per_device_batch_size", "gradient_accumulation_steps")
 TOTAL = "The total batch"
+LOCK_FILE = ".lock"
+"""In the run folder: which process trains in it; without meaning where none does."""
 PACKAGES = (
     "m2v-finetune",
     "torch",
@@ -85,6 +89,7 @@ class RunFolder:
         self.model = path / "model"
         self.plots = path / "plots"
         self._changed: dict[str, Any] = {}  # settings, by name, that a run goes on with
+        self._is_locked = False
 
     @property
     def is_a_run(self) -> bool:
@@ -94,9 +99,38 @@ class RunFolder:
     @property
     def is_half_made(self) -> bool:
         """Whether the folder holds no more than `create` leaves when it is stopped on its way."""
-        made = {self.checkpoints, self.environment}
+        made = {self.checkpoints, self.environment, self.path / LOCK_FILE}
         left = [path for path in self.path.iterdir() if path not in made and path.suffix != ".part"]
         return not left and self.checkpoints.is_dir() and not any(self.checkpoints.iterdir())
+
+    def lock(self) -> None:
+        """Keep other runs out of the folder, which exists, until this process ends, however it ends.
+
+        Raises:
+            UserError: Another run has it.
+        """
+        if self._is_locked:
+            return
+        # Of the process, not of the file: workers that outlive it for seconds do not hold it.
+        file = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = os.read(file, 1000).decode(errors="replace") or "another process"
+            os.close(file)
+            raise UserError(
+                f"Another run is at work in {self.path}: {holder}. Two would spoil each other's checkpoints. "
+                "Wait for it, or stop it; or choose another folder by --run.output_dir."
+            ) from error
+        except OSError as error:
+            logger.warning(
+                "The disk of %s has no locks (%s): see that no other run is at work in it.",
+                self.path,
+                error.strerror,
+            )
+        os.truncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        self._is_locked = True
 
     def create(self, config: AnyRecipeConfig, *, num_processes: int = 1) -> None:
         """Make the folder and write settings and environment; a run that goes on keeps its own.
@@ -113,6 +147,7 @@ class RunFolder:
             return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.lock()
             write_json(self.environment, describe_environment(num_processes=num_processes))
             # Last, as it makes the folder a run.
             write_atomically(self.config, lambda unfinished: save_config(config, unfinished))
@@ -154,6 +189,9 @@ class RunFolder:
         may = {name for name in told if name in may_change or name.startswith("publish.")}
         if not is_same_total:
             told[TOTAL] = f"{TOTAL} was {_product(then_batch)}, now {_product(now_batch)}"
+            windows, left = divmod(math.prod(then_batch), now_batch[1] * num_processes)
+            if not left:
+                told[TOTAL] += f"; --training.per_device_batch_size {windows} makes it what it was"
         if told.keys() - may:
             raise UserError(
                 problem_list(
@@ -183,7 +221,7 @@ class RunFolder:
             **{name: _as_option(value) for name, value in self._changed.items()},
         }
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        return shlex.join(["accelerate", "launch", str(Path(sys.argv[0])), *words])
+        return f"{_launcher()} {shlex.join([str(Path(sys.argv[0])), *words])}"
 
     def how_to_go_on(self) -> str:
         """Return what to tell of a run that was stopped where there was no step to finish."""
@@ -200,9 +238,32 @@ class RunFolder:
         return self.metrics.stat().st_size
 
     def cut_metrics(self, num_bytes: int) -> None:
-        """Forget what was logged after a checkpoint was written."""
-        if self.metrics.exists() and self.metrics.stat().st_size > num_bytes:
+        """Forget what was logged after a checkpoint was written; say where lines before it are gone."""
+        found = self.metrics.stat().st_size if self.metrics.exists() else 0
+        if found > num_bytes:
             os.truncate(self.metrics, num_bytes)
+        elif found < num_bytes:
+            logger.warning(
+                "%s has lost lines: it has %d bytes, and had %d when the checkpoint was written. The run "
+                "goes on all the same, and its plot of training will have a gap.",
+                self.metrics,
+                found,
+                num_bytes,
+            )
+
+
+def _launcher() -> str:
+    """Return what starts a script in as many processes as there are now."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
+        return "accelerate launch --num_processes 1"
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    device = "ACCELERATE_USE_CPU=true " if os.environ.get("ACCELERATE_USE_CPU") else ""
+    if here == processes:
+        return f"{device}torchrun --standalone --nproc_per_node {processes}"
+    # On each machine; the address of the first is known to who started them.
+    machines = f"--nnodes {processes // here} --rdzv_backend c10d --rdzv_endpoint HOST:29500"
+    return f"{device}torchrun {machines} --nproc_per_node {here}"
 
 
 def _batch(settings: dict[str, Any], num_processes: int) -> list[int]:

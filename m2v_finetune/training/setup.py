@@ -69,9 +69,11 @@ def start(config: AnyRecipeConfig, *, task: str) -> Started:
         )
     start_logging(is_main_process=state.is_main_process)
     # One process decides: the name of a new folder holds the time.
-    [folder] = broadcast_object_list(
-        [choose_folder(config.run.output_dir, task=task, resume=config.run.resume)]
-    )
+    folder = choose_folder(config.run.output_dir, task=task, resume=config.run.resume)
+    problem = _lock(folder) if state.is_main_process else None
+    [folder, problem] = broadcast_object_list([folder, problem])
+    if problem:
+        raise UserError(problem)
     accelerator = Accelerator(
         mixed_precision=choose_precision(
             config.training.mixed_precision,
@@ -84,6 +86,16 @@ def start(config: AnyRecipeConfig, *, task: str) -> Started:
     )
     set_seed(config.run.seed)
     return accelerator, folder
+
+
+def _lock(folder: RunFolder) -> str | None:
+    """Return why a run may not go on in its folder; a new one is locked when it is made."""
+    try:
+        if folder.is_a_run:
+            folder.lock()
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def start_logging(*, is_main_process: bool = True) -> None:

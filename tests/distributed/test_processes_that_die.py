@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -91,6 +93,86 @@ def test_a_killed_process_takes_the_others_down_and_one_alone_goes_on(
         )
         assert resumed.wait(timeout=180) == 0, (tmp_path / "output-2").read_text()[-2000:]
     assert json.loads((folder / "results.json").read_text())["num_epochs"] == done_epochs + 1
+
+
+def test_the_printed_command_goes_on_with_two_processes(repository, small_manifest, tmp_path):
+    folder, said = tmp_path / "run", tmp_path / "output"
+    with said.open("wb") as output:
+        launched = start(
+            repository,
+            folder,
+            small_manifest,
+            processes=2,
+            output=output,
+            **{"training.epochs": 500},
+        )
+        wait_for(lambda: (folder / "metrics.jsonl").is_file(), seconds=180)
+        for rank in psutil.Process(launched.pid).children():
+            rank.send_signal(signal.SIGTERM)
+        launched.wait(timeout=120)
+    *_, told = re.findall(r"Go on with:\n(.*?--run.resume auto)", said.read_text(), re.DOTALL)
+    done_epochs = (folder / "metrics.jsonl").read_text().count("validation")
+    command = f"{' '.join(told.split())} --training.epochs {done_epochs + 1}"
+    done = subprocess.run(
+        command,
+        shell=True,
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    errors = [line for line in done.stderr.splitlines() if not line.startswith(" ")]
+    assert done.returncode == 0, (command, errors[:20])
+    assert json.loads((folder / "results.json").read_text())["num_epochs"] == done_epochs + 1
+
+
+def test_processes_that_see_other_run_folders_are_refused(repository, small_manifest, tmp_path):
+    """As on two machines with a relative run folder: the first would go on, the second begin."""
+    places = [tmp_path / "first", tmp_path / "second"]
+    for place in places:
+        place.mkdir()
+    settings = {"training.epochs": 1, "training.per_device_batch_size": 2}
+    with (tmp_path / "output").open("wb") as output:
+        begun = start(
+            repository,
+            places[0] / "run",
+            small_manifest,
+            processes=1,
+            output=output,
+            launcher=["accelerate.commands.launch", "--cpu", "--num_processes", "1"],
+            **settings,
+        )
+        assert begun.wait(timeout=180) == 0, (tmp_path / "output").read_text()[-2000:]
+    options = {
+        "config": places[0] / "run" / "config.yaml",
+        "run.output_dir": "run",
+        "run.resume": "auto",
+        "training.epochs": 2,
+        "training.per_device_batch_size": 1,
+    }
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, repository / "recipes" / "tagging.py"]
+            + [f"--{key}={value}" for key, value in options.items()],
+            cwd=place,
+            env=os.environ
+            | processes
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, place in enumerate(places)
+    ]
+    for process in started:
+        _, said = process.communicate(timeout=180)
+        assert process.returncode == 2, said
+        assert "The processes do not see the same run in run/checkpoints" in " ".join(said.split())
 
 
 def test_three_processes_judge_every_track_once(repository, small_manifest, tmp_path):

@@ -38,6 +38,7 @@ FILES = {
     "plots/training.png",
     "predictions.csv",
     "results.json",
+    ".lock",
     "tracks.json",
 }
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

@@ -2,6 +2,8 @@
 
 import logging
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -108,6 +110,58 @@ def test_only_a_run_is_gone_on_with(tmp_path):
     assert choose_folder(str(fresh.path), task="tagging", resume="auto").is_a_run
     with pytest.raises(UserError, match="is not empty"):
         choose_folder(str(fresh.path), task="tagging", resume="never")
+
+
+def test_a_run_is_alone_in_its_folder_as_long_as_it_lives(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    program = (
+        "import sys, time; from pathlib import Path; "
+        "from m2v_finetune.training.run_folder import RunFolder; "
+        f"RunFolder(Path({str(folder.path)!r})).lock(); print('locked', flush=True); time.sleep(60)"
+    )
+    folder.path.mkdir()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(UserError, match=f"is at work in .*process {other.pid} on "):
+            folder.lock()
+        other.kill()
+        other.wait()
+    folder.lock()  # of one that was killed nothing is left
+    folder.create(CONFIG)
+
+
+def test_lines_that_were_lost_are_named(tmp_path, caplog):
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text("12345")
+    folder.cut_metrics(3)
+    assert (folder.metrics.read_text(), caplog.text) == ("123", "")
+    folder.cut_metrics(7)
+    assert "has lost lines: it has 3 bytes, and had 7" in caplog.text
+    folder.metrics.unlink()
+    folder.cut_metrics(7)
+    assert "it has 0 bytes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "launcher"),
+    [
+        ({}, "accelerate launch --num_processes 1 "),
+        (
+            {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"},
+            "ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 ",
+        ),
+        (
+            {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"},
+            "torchrun --nnodes 2 --rdzv_backend c10d --rdzv_endpoint HOST:29500 --nproc_per_node 4 ",
+        ),
+    ],
+)
+def test_the_resume_command_starts_as_many_processes(tmp_path, monkeypatch, environment, launcher):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert RunFolder(tmp_path).resume_command().startswith(launcher)
 
 
 def test_the_resume_command_can_be_pasted(tmp_path):
