@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from m2v_finetune.audio.decode import inspect_audio, read_excerpt
+from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import RecipeConfig
 from m2v_finetune.data.manifest import read_dataset_info
@@ -212,6 +212,20 @@ def test_damaged_input_ends_in_a_result_or_a_message(name, tmp_path, record_prop
     (tmp_path / name).write_bytes(content)
     read(tmp_path / name)  # what was not damaged is read
     fuzz(name, content, read, NUM_INPUTS or count, tmp_path, record_property)
+
+
+def test_what_is_no_file_ends_in_a_message(tmp_path, record_property):
+    """A pipe without a writer, a device without an end, a folder, each in place of audio."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "zero.wav").symlink_to("/dev/zero")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    paths = sorted(tmp_path.iterdir())
+    for path in paths:
+        for read in (read_sound, lambda p: read_audio(p, sample_rate=16_000)):
+            with pytest.raises(UserError, match=path.name), limited_time():
+                read(path)
+    record_property("fuzzed what is no file", f"{len(paths)} inputs")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json"])
