@@ -182,7 +182,8 @@ class DataConfig:
             saves a checkpoint and ends; ``skip`` lets other windows take their places.
         max_bad_fraction: Under ``skip``, the run ends where more than this share of a split's tracks is lost
             during training: a drive may be missing.
-        timeout_seconds: The run ends where a worker gives no batch for so long; 0 waits for ever.
+        timeout_seconds: The run ends where a worker gives no batch for so long, or where the check of all
+            files at the beginning finishes none; 0 waits for ever. Without workers, training is not watched.
         allow_outside: Let relative paths of a manifest lead out of its folder. Those of a data set of the
             Hub never may.
     """
@@ -497,7 +498,8 @@ class MusicConfig:
             saves a checkpoint and ends; ``skip`` lets other windows take their places.
         max_bad_fraction: Under ``skip``, the run ends where more than this share of a split's tracks is lost
             during training: a drive may be missing.
-        timeout_seconds: The run ends where a worker gives no batch for so long; 0 waits for ever.
+        timeout_seconds: The run ends where a worker gives no batch for so long, or where the check of all
+            files at the beginning finishes none; 0 waits for ever. Without workers, training is not watched.
         allow_outside: Let relative paths of a manifest lead out of its folder. Those of a data set of the
             Hub never may.
     """

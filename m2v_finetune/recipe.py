@@ -351,7 +351,12 @@ def _usable_tracks(
     """Check the audio files; a run that goes on has those that it began with."""
     if _goes_on(folder):
         return load_checked(folder.path / TRACKS_FILE, split)
-    return check_splits(split, on_bad_track=config.on_bad_track, show_progress=show_progress)
+    return check_splits(
+        split,
+        on_bad_track=config.on_bad_track,
+        timeout_seconds=config.timeout_seconds,
+        show_progress=show_progress,
+    )
 
 
 def _with_copies(splits: Splits, sample_rate: int, folder: RunFolder) -> Splits:

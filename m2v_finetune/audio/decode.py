@@ -16,6 +16,7 @@ import io
 import math
 import re
 import shutil
+import stat
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -283,10 +284,12 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def _read_head(path: Path) -> bytes:
-    """Return the first bytes of a file that exists and is not empty."""
+    """Return the first bytes of a regular file (or of what a link leads to) that is not empty."""
     try:
-        if path.is_dir():
-            raise AudioError(f"{path}: a directory, where an audio file is expected.")
+        mode = path.stat().st_mode  # before it is opened: opening a pipe waits for its writer
+        if not stat.S_ISREG(mode):
+            kind = "a directory" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
+            raise AudioError(f"{path}: {kind}, where an audio file is expected.")
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError as error:

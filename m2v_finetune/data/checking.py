@@ -2,10 +2,12 @@
 
 import json
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Literal, TypeVar
 
 from rich.console import Console
@@ -19,6 +21,7 @@ from m2v_finetune.errors import AudioError, UserError
 logger = logging.getLogger(__name__)
 
 NUM_THREADS = 8
+TIMEOUT_SECONDS = 300.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,34 +46,25 @@ def check_tracks(
     tracks: Sequence[Track],
     *,
     on_bad_track: Literal["stop", "skip"],
+    timeout_seconds: float = TIMEOUT_SECONDS,
     show_progress: bool = True,
 ) -> tuple[list[CheckedTrack], list[str]]:
     """Read the header and the end of every file (soundfile lets threads do that side by side).
+
+    Args:
+        tracks: Whose files to read.
+        on_bad_track: Stop where any cannot be used, or go on without those.
+        timeout_seconds: How long no file may be finished; 0 waits for ever.
+        show_progress: On the terminal.
 
     Returns:
         The usable tracks in their order, and one line for each track that was skipped.
 
     Raises:
-        UserError: A file cannot be used and ``on_bad_track`` is ``stop``, or none can. All are listed.
+        UserError: A file cannot be used and ``on_bad_track`` is ``stop``, or none can: all are listed. Or no
+            file was finished for ``timeout_seconds``: those that are being read are listed.
     """
-
-    def look(track: Track) -> AudioInfo | str:
-        try:
-            return inspect_audio(track.path)
-        except AudioError as error:
-            return f"{track.origin}: {error}"
-
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        found = list(
-            progress(
-                pool.map(look, tracks),
-                description="Checking audio",
-                total=len(tracks),
-                console=Console(stderr=True),
-                disable=not show_progress,
-                transient=True,
-            )
-        )
+    found = _look_at_all(tracks, timeout_seconds=timeout_seconds, show_progress=show_progress)
     problems = [item for item in found if isinstance(item, str)]
     checked = [
         CheckedTrack(track=track, audio=item)
@@ -81,6 +75,60 @@ def check_tracks(
         problems, num_tracks=len(tracks), is_any_left=bool(checked), on_bad_track=on_bad_track
     )
     return checked, problems
+
+
+def _look_at_all(
+    tracks: Sequence[Track], *, timeout_seconds: float, show_progress: bool
+) -> list[AudioInfo | str]:
+    """Return, for each track, its layout or why it cannot be used; `check_tracks` says the rest."""
+    waiting = deque(enumerate(tracks))
+    being_read: dict[int, Track] = {}
+    answers: SimpleQueue[tuple[int, AudioInfo | str | Exception]] = SimpleQueue()
+
+    def look() -> None:
+        while True:
+            try:
+                number, track = waiting.popleft()
+            except IndexError:
+                return
+            being_read[number] = track
+            answer: AudioInfo | str | Exception
+            try:
+                answer = inspect_audio(track.path)
+            except AudioError as error:
+                answer = f"{track.origin}: {error}"
+            except Exception as error:
+                answer = error
+            del being_read[number]
+            answers.put((number, answer))
+
+    # Not a pool: it would wait at the end for a thread that a dead drive holds, which nothing can end.
+    for _ in range(min(NUM_THREADS, len(tracks))):
+        Thread(target=look, daemon=True).start()
+    found: dict[int, AudioInfo | str] = {}
+    try:
+        for _ in progress(
+            tracks,
+            description="Checking audio",
+            console=Console(stderr=True),
+            disable=not show_progress,
+            transient=True,
+        ):
+            number, answer = answers.get(timeout=timeout_seconds or None)
+            if isinstance(answer, Exception):
+                raise answer
+            found[number] = answer
+    except Empty:
+        raise UserError(
+            problem_list(
+                f"No audio file could be checked for {timeout_seconds:g} s. These are being read",
+                [f"{track.origin}: {track.path}" for _, track in sorted(being_read.items())],
+                "Look at their drive; if it is only slow, raise --data.timeout_seconds.",
+            )
+        ) from None
+    finally:
+        waiting.clear()
+    return [found[number] for number in range(len(tracks))]
 
 
 def stop_or_skip(
@@ -112,6 +160,7 @@ def check_splits(
     splits: Mapping[str, Sequence[Track]],
     *,
     on_bad_track: Literal["stop", "skip"],
+    timeout_seconds: float = TIMEOUT_SECONDS,
     show_progress: bool = True,
 ) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
     """Check the files of all splits at once.
@@ -123,7 +172,12 @@ def check_splits(
         UserError: As `check_tracks`, or no usable track is left in a split.
     """
     tracks = [track for members in splits.values() for track in members]
-    checked, _ = check_tracks(tracks, on_bad_track=on_bad_track, show_progress=show_progress)
+    checked, _ = check_tracks(
+        tracks,
+        on_bad_track=on_bad_track,
+        timeout_seconds=timeout_seconds,
+        show_progress=show_progress,
+    )
     return usable_by_split(splits, checked)
 
 

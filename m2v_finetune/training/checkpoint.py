@@ -9,11 +9,12 @@ without executing anything.
 import hashlib
 import json
 import logging
+import math
 import os
 import pickle
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,6 +43,13 @@ STATE_FILE = "state.pt"
 BEST_FILE = "best.safetensors"
 MANIFEST_FILE = "manifest.json"
 DAMAGED = "damaged-{name}"
+
+_STATE_KEYS = {
+    *("trained", "optimizer", "scaler", "processes", "progress", "metrics_bytes", "total_steps"),
+}
+_SCALER_KEYS = {
+    *("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"),
+}
 
 
 @dataclass(kw_only=True)
@@ -165,18 +173,19 @@ def load_checkpoint(
     """Bring back what `save_checkpoint` wrote, random states included.
 
     Raises:
-        UserError: The checkpoint belongs to another model, or to another version of the program.
+        UserError: The checkpoint belongs to another model, or is not what this version of the program wrote.
+            Then nothing of it was loaded.
     """
     try:
         state = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
-        trained = state["trained"]
-        expected = {name: tensor.shape for name, tensor in model.trained_tensors().items()}
-        if {name: tensor.shape for name, tensor in trained.items()} != expected:
+        best = load_file(path / BEST_FILE)
+        is_of_another_model = _check_content(state, best, model=model, optimizer=optimizer)
+        if is_of_another_model:
             raise UserError(
                 f"{path} belongs to a model that trained other tensors. Resume with the settings that the "
                 "run began with (config.yaml in its folder)."
             )
-        model.load_state_dict(trained, strict=False)
+        model.load_state_dict(state["trained"], strict=False)
         load_optimizer_state(optimizer, state["optimizer"])
         if accelerator.scaler is not None and state["scaler"] is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
@@ -185,10 +194,10 @@ def load_checkpoint(
         own = state["processes"][index if index < len(state["processes"]) else 0]
         run = RunState(
             progress=Progress(**state["progress"]),
-            best=load_file(path / BEST_FILE),
+            best=best,
             unlogged_losses=own["unlogged_losses"],
-            metrics_bytes=int(state["metrics_bytes"]),
-            total_steps=int(state["total_steps"]),
+            metrics_bytes=state["metrics_bytes"],
+            total_steps=state["total_steps"],
         )
         set_random_state(own["random"])
     except (
@@ -196,12 +205,171 @@ def load_checkpoint(
         SafetensorError,
         RuntimeError,
         EOFError,
-        KeyError,
-        TypeError,
         ValueError,
     ) as error:
-        raise UserError(f"{path} cannot be resumed from ({error}).") from error
+        raise UserError(
+            f"{path} cannot be resumed from: it is not what this version of the program wrote ({error}). "
+            "Go on with the version that wrote it, or from another checkpoint."
+        ) from error
     return run
+
+
+def _check_content(
+    state: Any, best: Mapping[str, Tensor], *, model: AnyModel, optimizer: torch.optim.Optimizer
+) -> bool:
+    """Compare the types and shapes of what a checkpoint holds with what is written now.
+
+    Returns:
+        Whether it is the checkpoint of a model that trains other tensors.
+
+    Raises:
+        ValueError: It is not what this program writes; names the part.
+    """
+    wanted = model.trained_tensors()
+    _demand(isinstance(state, dict) and state.keys() == _STATE_KEYS, "state")
+    trained = state["trained"]
+    _demand(
+        isinstance(trained, dict) and all(isinstance(v, Tensor) for v in trained.values()),
+        "trained",
+    )
+    if {k: v.shape for k, v in trained.items()} != {k: v.shape for k, v in wanted.items()}:
+        return True
+    _demand(_fits(trained, wanted), "trained")
+    _demand(not best or _fits(best, wanted), BEST_FILE)
+    _check_optimizer(state["optimizer"], optimizer)
+    scaler = state["scaler"]
+    _demand(
+        scaler is None or (isinstance(scaler, dict) and scaler.keys() == _SCALER_KEYS), "scaler"
+    )
+    _demand(all(_is_number(value) for value in (scaler or {}).values()), "scaler")
+    processes = state["processes"]
+    _demand(isinstance(processes, list) and bool(processes), "processes")
+    for own in processes:
+        _demand(isinstance(own, dict) and own.keys() == {"random", "unlogged_losses"}, "processes")
+        losses = own["unlogged_losses"]
+        _demand(
+            isinstance(losses, list) and all(isinstance(loss, float) for loss in losses), "losses"
+        )
+        _check_random_state(own["random"])
+    _check_progress(state["progress"])
+    for name in ("metrics_bytes", "total_steps"):
+        _demand(_is_count(state[name]), name)
+    return False
+
+
+def _check_optimizer(given: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Compare the state of an optimiser with what this one can take; raise a ValueError."""
+    own = optimizer.state_dict()
+    _demand(isinstance(given, dict) and given.keys() == own.keys(), "optimizer")
+    groups = given["param_groups"]
+    _demand(_fits(groups, own["param_groups"]), "optimizer.param_groups")
+    for group, own_group in zip(groups, own["param_groups"], strict=True):
+        # All but the rate, which each step sets, follows from settings that a resumed run may not change.
+        _demand({**group, "lr": own_group["lr"]} == own_group, "optimizer.param_groups")
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
+    state = given["state"]
+    _demand(isinstance(state, dict), "optimizer.state")
+    for number, moments in state.items():
+        what = f"optimizer.state of {number!r}"
+        _demand(_is_count(number) and number < len(parameters), what)
+        _demand(isinstance(moments, dict), what)
+        shape = tuple(parameters[number].shape)
+        legal = _moments_of(type(optimizer).__name__, shape)
+        _demand(moments.keys() >= legal.keys(), what)
+        for name, value in moments.items():
+            if isinstance(value, Tensor):
+                is_legal = bool(value.isfinite().all()) and legal.get(name) in (
+                    None,
+                    tuple(value.shape),
+                )
+            else:
+                is_legal = legal.get(name) in (None, ()) and _is_number(value)
+            _demand(is_legal, f"{what}: {name}")
+
+
+def _moments_of(optimizer: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Return what an optimiser keeps of a parameter, and in which shape."""
+    if optimizer == "AdamW":
+        return {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
+    if optimizer == "Adafactor":
+        factors = {"exp_avg_sq_row": shape[:-1], "exp_avg_sq_col": shape[:-2] + shape[-1:]}
+        return {"step": (), "RMS": (), **(factors if len(shape) > 1 else {"exp_avg_sq": shape})}
+    return {"step": (), "state1": shape, "state2": shape}  # bitsandbytes, beside tables of its own
+
+
+def _check_random_state(given: Any) -> None:
+    """Compare random states with those of this process; raise a ValueError."""
+    own = get_random_state()
+    _demand(isinstance(given, dict) and given.keys() == own.keys(), "random")
+    _demand(isinstance(given["python"], list) and len(given["python"]) == 3, "random.python")
+    left = given["python"][2]  # normal numbers are drawn in pairs
+    _demand(left is None or isinstance(left, float), "random.python")
+    _demand(_fits(given["python"][:2], own["python"][:2]), "random.python")
+    _demand(_fits(given["torch"], own["torch"]), "random.torch")
+    _demand(_fits(given["numpy"], own["numpy"]), "random.numpy")
+    version, (*words, position), _ = given["python"]
+    _demand(version == own["python"][0] and _is_twister(words, position), "random.python")
+    name, numpy_words, numpy_position = given["numpy"][:3]
+    _demand(name == own["numpy"][0], "random.numpy")
+    _demand(_is_twister(numpy_words.tolist(), numpy_position), "random.numpy")
+    card = given["cuda"]
+    _demand(card is None or (isinstance(card, Tensor) and card.dtype == torch.uint8), "random.cuda")
+
+
+def _is_twister(words: Sequence[int], position: int) -> bool:
+    """Tell whether this can be the state of a Mersenne Twister: 32-bit words, and the place among them."""
+    return all(0 <= word < 1 << 32 for word in words) and 0 <= position <= len(words)
+
+
+def _check_progress(given: Any) -> None:
+    """Compare a `Progress` as a dictionary with what one can be; raise a ValueError."""
+    own = asdict(Progress())
+    _demand(isinstance(given, dict) and given.keys() == own.keys(), "progress")
+    for name, value in given.items():
+        if name == "best_values":
+            is_legal = isinstance(value, dict) and all(
+                isinstance(metric, str) and isinstance(number, float)
+                for metric, number in value.items()
+            )
+        elif name == "bad_tracks":
+            is_legal = isinstance(value, dict) and all(
+                isinstance(tracks, dict)
+                and all(isinstance(text, str) for pair in tracks.items() for text in pair)
+                for tracks in value.values()
+            )
+        else:
+            is_legal = _is_count(value) or (name == "best_epoch" and value is None)
+        _demand(is_legal, f"progress.{name}")
+
+
+def _fits(given: Any, own: Any) -> bool:
+    """Tell whether one value is made as another: types, keys, lengths, shapes; and all tensors are finite."""
+    if isinstance(own, Tensor):
+        return (
+            isinstance(given, Tensor)
+            and (given.shape, given.dtype) == (own.shape, own.dtype)
+            and bool(given.isfinite().all())
+        )
+    if type(given) is not type(own):
+        return False
+    if isinstance(own, dict):
+        return given.keys() == own.keys() and all(_fits(given[name], own[name]) for name in own)
+    if isinstance(own, list | tuple):
+        return len(given) == len(own) and all(map(_fits, given, own))
+    return not isinstance(given, float) or math.isfinite(given)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _demand(is_legal: bool, part: str) -> None:
+    if not is_legal:
+        raise ValueError(part)
 
 
 def copy_trained(model: AnyModel) -> dict[str, Tensor]:

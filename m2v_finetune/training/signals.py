@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1 end a run with a checkpoint; a second signal ends it at once."""
+"""SIGTERM, SIGINT and SIGUSR1 end a run with a checkpoint; a second one, a second later, ends it at once."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ class StopRequest:
         if self._is_at_once:
             self._stop()
         if self._says_so:
-            said = "finishing the step, then saving; a second signal stops at once, without saving"
+            said = "finishing the step, then saving; another signal a second later stops at once, unsaved"
             os.write(2, f"\n{signal.Signals(number).name}: {said}.\n".encode())
 
     @contextmanager

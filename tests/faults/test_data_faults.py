@@ -182,6 +182,28 @@ def test_a_file_that_turns_unreadable_stops_the_run_and_nothing_is_lost(music, t
     assert same_weights(resumed, straight)
 
 
+def test_a_file_that_turns_into_a_pipe_stops_a_run_without_workers(music, tmp_path):
+    """Which would wait for the pipe's writer without end."""
+    loop = build_loop(music, tmp_path / "run", workers=0)
+    track = music["train"][[index for batch in loop.batches for _, index in batch][-1]]
+
+    def replace():
+        track.path.unlink()
+        os.mkfifo(track.path)
+
+    def ring(number, frame):
+        raise AssertionError("it waits")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.alarm(60)
+    at_batch(loop, 3, replace)
+    with pytest.raises(UserError, match="a pipe, a device or a socket, where an audio") as error:
+        loop.run()
+    assert f"{track.origin}: {track.path}: " in str(error.value)
+    assert "Stopped after step 3 of 8, which is saved." in str(error.value)
+    signal.alarm(0)
+
+
 def test_a_file_that_turns_unreadable_before_the_first_step_stops_the_run(music, tmp_path):
     """While it is measured what the head reads: what was measured without it is not kept."""
     straight = build_loop(music, tmp_path / "straight", standardize=True)

@@ -6,7 +6,9 @@ test's own files, and named with its seed.
 """
 
 import contextlib
+import copy
 import faulthandler
+import hashlib
 import io
 import json
 import os
@@ -17,8 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from accelerate import Accelerator
 
-from m2v_finetune.audio.decode import inspect_audio, read_excerpt
+from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import RecipeConfig
 from m2v_finetune.data.manifest import read_dataset_info
@@ -214,6 +218,20 @@ def test_damaged_input_ends_in_a_result_or_a_message(name, tmp_path, record_prop
     fuzz(name, content, read, NUM_INPUTS or count, tmp_path, record_property)
 
 
+def test_what_is_no_file_ends_in_a_message(tmp_path, record_property):
+    """A pipe without a writer, a device without an end, a folder, each in place of audio."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "zero.wav").symlink_to("/dev/zero")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    paths = sorted(tmp_path.iterdir())
+    for path in paths:
+        for read in (read_sound, lambda p: read_audio(p, sample_rate=16_000)):
+            with pytest.raises(UserError, match=path.name), limited_time():
+                read(path)
+    record_property("fuzzed what is no file", f"{len(paths)} inputs")
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json"])
 def test_damaged_checkpoints_end_in_a_result_or_a_message(name, tmp_path, record_property):
     from m2v_finetune.backbones import checkpoints
@@ -263,3 +281,108 @@ def _key_task(folder):
     path.write_bytes(manifest_bytes("jsonl"))
     tracks, _ = load_tracks(str(path), label_column="key")
     return Key.from_tracks(KeyConfig(), {"train": tracks, "validation": tracks, "test": tracks})
+
+
+def test_changed_states_with_the_right_checksums_end_in_a_result_or_a_message(
+    tmp_path, record_property
+):
+    """Values of a checkpoint replaced: one of the program's own, and another that a manifest vouches for."""
+    from m2v_finetune.training.checkpoint import (
+        MANIFEST_FILE,
+        STATE_FILE,
+        Progress,
+        RunState,
+        copy_trained,
+        find_checkpoint,
+        load_checkpoint,
+        save_checkpoint,
+    )
+
+    class Model(torch.nn.Linear):
+        def trained_tensors(self):
+            return dict(self.state_dict())
+
+    def new():
+        model = Model(3, 2)
+        return {
+            "model": model,
+            "optimizer": torch.optim.AdamW([{"params": model.parameters(), "peak_lr": 0.1}]),
+            "accelerator": Accelerator(cpu=True),
+        }
+
+    one = new()
+    one["model"](torch.ones(1, 3)).sum().backward()
+    one["optimizer"].step()
+    run = RunState(
+        progress=Progress(best_values={"f1": 0.5}, bad_tracks={"train": {"a": "gone"}}),
+        best=copy_trained(one["model"]),
+        unlogged_losses=[0.5],
+        metrics_bytes=3,
+        total_steps=9,
+    )
+    path = save_checkpoint(tmp_path, **one, run=run, keep=1)
+    content = torch.load(path / STATE_FILE, weights_only=True)
+    junk = [None, "x", -1, 99, 1 << 70, 0.5, float("nan"), [], {}, [0], {"a": 1}, True, (1, 2)]
+    junk += [torch.tensor(float("nan")), torch.zeros(2, 3), torch.zeros(5000, dtype=torch.uint8)]
+    places = list(_places(content))
+    cases = [(place, value) for place in places for value in junk]
+    if not NUM_INPUTS:
+        known = [case for case in cases if len(case[0]) < 3]
+        cases = random.Random(0).sample(cases, 400) + known
+    outcomes = {"results": 0, "messages": 0}
+    for place, value in cases:
+        state = copy.deepcopy(content)
+        _put(state, place, value)
+        torch.save(state, path / STATE_FILE)
+        said = json.loads((path / MANIFEST_FILE).read_text())
+        saved = (path / STATE_FILE).read_bytes()
+        said["files"][STATE_FILE] = {
+            "bytes": len(saved),
+            "sha256": hashlib.sha256(saved).hexdigest(),
+        }
+        (path / MANIFEST_FILE).write_text(json.dumps(said))
+        assert find_checkpoint(tmp_path) == path
+        into = new()
+        before = copy_trained(into["model"])
+        try:
+            with limited_time():
+                loaded = load_checkpoint(path, **into)
+                into["model"](torch.ones(1, 3)).sum().backward()
+                into["optimizer"].step()  # what was loaded can be gone on with
+            assert isinstance(
+                loaded.progress.epoch + loaded.progress.step + loaded.total_steps, int
+            )
+            outcomes["results"] += 1
+        except UserError as error:
+            outcomes["messages"] += "cannot be resumed from" in str(error) or "belongs" in str(
+                error
+            )
+            after = into["model"].trained_tensors()
+            assert all(torch.equal(before[name], after[name]) for name in before)
+        except BaseException as error:
+            error.add_note(f"{place} replaced by {value!r}")
+            raise
+    assert sum(outcomes.values()) == len(cases)
+    assert outcomes["messages"] > 10 * outcomes["results"] > 0
+    record_property("fuzzed state.pt", f"{len(cases)} inputs, {outcomes}")
+
+
+def _places(value, before=()):
+    """Return the way to each value in nested dictionaries and short lists, and to one more, which is new."""
+    inside = {}
+    if isinstance(value, dict):
+        inside = value
+        yield (*before, "new")
+        yield (*before, 99)
+    elif isinstance(value, list):
+        inside = dict(list(enumerate(value))[:5])
+    for name, below in inside.items():
+        yield (*before, name)
+        yield from _places(below, (*before, name))
+
+
+def _put(state, place, value):
+    *way, last = place
+    for name in way:
+        state = state[name]
+    state[last] = value

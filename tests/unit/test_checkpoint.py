@@ -5,13 +5,14 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import write_atomically
+from m2v_finetune.files import UNFINISHED, write_atomically, write_files
 from m2v_finetune.training import checkpoint
 from m2v_finetune.training.checkpoint import (
     BEST_FILE,
@@ -192,6 +193,68 @@ def test_killed_at_any_moment_of_saving_the_last_or_the_new_one_is_whole(tmp_pat
         assert code == -signal.SIGKILL
     assert number > 8
     assert found == {1, 2}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is asked of the disk, in its order; it is still done."""
+    found = []
+    fsync, rename, replace, rmdir = os.fsync, os.rename, os.replace, os.rmdir
+
+    def path_of(number):
+        return Path(f"/proc/self/fd/{number}").readlink()
+
+    def name(call, real, which):
+        def recorded(*arguments, **options):
+            found.append((call, *which(*arguments)))
+            return real(*arguments, **options)
+
+        return recorded
+
+    monkeypatch.setattr(os, "fsync", name("fsync", fsync, lambda number: [path_of(number)]))
+    for call, real in (("rename", rename), ("replace", replace)):
+        monkeypatch.setattr(os, call, name("rename", real, lambda a, b: [Path(a), Path(b)]))
+    monkeypatch.setattr(os, "rmdir", name("rmdir", rmdir, lambda path, *_: [Path(path)]))
+    return found
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, calls):
+    path = save(tmp_path, 1)
+    unfinished = tmp_path / UNFINISHED.format(name=path.name)
+    assert calls == [
+        *(("fsync", unfinished / name) for name in (STATE_FILE, BEST_FILE, MANIFEST_FILE)),
+        ("fsync", unfinished),
+        ("rename", unfinished, path),
+        ("fsync", tmp_path),
+    ]
+
+
+def test_an_old_checkpoint_loses_its_name_before_its_files(tmp_path, calls):
+    old = save(tmp_path, 1, keep=1)
+    calls.clear()
+    new = save(tmp_path, 2, keep=1)
+    aside = tmp_path / UNFINISHED.format(name=old.name)
+    renamed = calls.index(("rename", old, aside))
+    assert calls.index(("fsync", tmp_path)) < renamed  # the new one is there for good
+    assert [call for call in calls if call[0] == "rmdir"] == [calls[-1]]
+    assert renamed < len(calls) - 1
+    assert calls[-1][1].name in (aside.name, str(aside))
+    assert list(tmp_path.iterdir()) == [new]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, calls):
+    path = tmp_path / "results.json"
+    write_atomically(path, lambda unfinished: unfinished.write_text("whole"))
+    unfinished = tmp_path / UNFINISHED.format(name=path.name)
+    assert calls == [("fsync", unfinished), ("rename", unfinished, path), ("fsync", tmp_path)]
+    calls.clear()
+    write_files(tmp_path, {"a": b"1", "b": b"2"})
+    half = {name: tmp_path / UNFINISHED.format(name=name) for name in "ab"}
+    assert calls == [
+        *(("fsync", file) for file in half.values()),
+        *(("rename", file, tmp_path / name) for name, file in half.items()),
+        ("fsync", tmp_path),
+    ]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.6, 0.95])

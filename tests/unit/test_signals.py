@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -44,6 +45,17 @@ def test_where_nothing_would_be_lost_the_first_signal_stops(number):
             send(number)
         with pytest.raises(Stopped), stop.at_once():
             pytest.fail("the signal has arrived")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_the_block_the_first_signal_is_remembered_again(fails, capfd):
+    with stop_on_signals() as stop:
+        with suppress(ValueError), stop.at_once():
+            if fails:
+                raise ValueError
+        send(signal.SIGTERM)
+        assert stop.arrived
+        assert "finishing the step" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -35,6 +35,7 @@ TIMEOUT_SECONDS = 30.0
 BAD_TRACKS_NAME = "bad-tracks.tsv"
 MISSING = "missing"
 MAX_UNPACKED_BYTES = 256 * 2**20
+MAX_UNPACKED_ENTRIES = 100_000
 
 Row = dict[str, Any]
 
@@ -285,7 +286,12 @@ def require_counts(
 
 
 def unpack(
-    archive: Path, folder: Path, *, inside: str = "", max_bytes: int = MAX_UNPACKED_BYTES
+    archive: Path,
+    folder: Path,
+    *,
+    inside: str = "",
+    max_bytes: int = MAX_UNPACKED_BYTES,
+    max_entries: int = MAX_UNPACKED_ENTRIES,
 ) -> None:
     """Unpack a tar archive, or one folder of it, unless that was done before.
 
@@ -296,6 +302,7 @@ def unpack(
         folder: Where the content goes; an existing folder is left as it is.
         inside: The folder of the archive to unpack; all of it if empty.
         max_bytes: The most that may be unpacked.
+        max_entries: The most files, folders and links that the archive may have, unpacked or not.
 
     Raises:
         UserError: The archive is damaged, names files outside the folder, is too large, or has no
@@ -311,7 +318,12 @@ def unpack(
             tarfile.open(archive) as tar,
         ):
             content = Path(partial) / "content"
-            for member in tar:
+            for number, member in enumerate(tar, start=1):
+                if number > max_entries:
+                    raise UserError(
+                        f"{archive} holds more than {max_entries:,} files, so it is not the archive that "
+                        f"belongs there. Nothing was unpacked. {advice}"
+                    )
                 tarfile.data_filter(member, str(content))
                 if inside and not member.name.startswith(f"{inside}/"):
                     continue

@@ -134,6 +134,16 @@ def test_an_absolute_name_stays_inside(tmp_path: Path) -> None:
     assert [name.split("/")[0] for name in files_below(tmp_path)] == ["a.tar.gz", "labels"]
 
 
+@pytest.mark.parametrize("inside", ["", "a"])
+def test_an_archive_of_too_many_files_is_refused(tmp_path: Path, inside: str) -> None:
+    parts = [member(f"a/{number}", b"") for number in range(3)]
+    archive = write_tar(tmp_path / "a.tar.gz", *parts, member("b", b""))
+    with pytest.raises(UserError, match="more than 3 files"):
+        unpack(archive, tmp_path / "labels", inside=inside, max_entries=3)
+    assert files_below(tmp_path) == ["a.tar.gz"]
+    unpack(archive, tmp_path / "labels", inside=inside, max_entries=4)
+
+
 def test_an_archive_that_is_too_large_is_refused(tmp_path: Path) -> None:
     parts = [member(f"{number}", bytes(400)) for number in range(3)]
     archive = write_tar(tmp_path / "a.tar.gz", *parts)

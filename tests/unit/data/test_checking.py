@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,10 @@ def tracks(tmp_path: Path) -> list[Track]:
     soundfile.write(paths[-1], np.zeros(0), RATE_HZ)
     paths.append(tmp_path / "folder.mp3")
     paths[-1].mkdir()
+    paths.append(tmp_path / "pipe.wav")
+    os.mkfifo(paths[-1])
+    paths.append(tmp_path / "device.wav")
+    paths[-1].symlink_to("/dev/zero")
     paths.append(write_noise(tmp_path / "good.flac", 2.0))
     return [make_track(path, line) for line, path in enumerate(paths, start=2)]
 
@@ -71,7 +77,7 @@ def test_all_bad_tracks_are_listed_at_once(tracks):
     assert lines[0] == (f"Of {len(tracks)} tracks, these cannot be used ({len(tracks) - 2}):")
     listed = lines[1:-1]
     bad = [track for track in tracks if not is_good(track)]
-    assert len(listed) == len(bad) == 9
+    assert len(listed) == len(bad) == 11
     for line, track in zip(listed, bad, strict=True):
         assert f"{track.origin}: {track.path}:" in line
     for name, word in {
@@ -84,6 +90,8 @@ def test_all_bad_tracks_are_listed_at_once(tracks):
         "truncated.mp3": "truncated",
         "header-only.wav": "no samples",
         "folder.mp3": "directory",
+        "pipe.wav": "a pipe, a device or a socket",
+        "device.wav": "a pipe, a device or a socket",
     }.items():
         assert word in next(line for line in listed if name in line)
     assert "--data.on_bad_track skip" in lines[-1]
@@ -93,13 +101,13 @@ def test_bad_tracks_can_be_skipped(tracks, caplog):
     with caplog.at_level(logging.WARNING):
         checked, problems = check_tracks(tracks, on_bad_track="skip", show_progress=False)
     assert [c.track for c in checked] == [track for track in tracks if is_good(track)]
-    assert len(problems) == 9
+    assert len(problems) == 11
     assert all(problem in caplog.text for problem in problems)
 
 
 def test_skipping_all_is_refused(tracks):
     bad = [track for track in tracks if not is_good(track)]
-    with pytest.raises(UserError, match=r"Of 9 tracks, these cannot be used \(9\)"):
+    with pytest.raises(UserError, match=r"Of 11 tracks, these cannot be used \(11\)"):
         check_tracks(bad, on_bad_track="skip", show_progress=False)
 
 
@@ -171,3 +179,37 @@ def test_a_file_of_one_frame_has_one_sample_at_any_rate(tmp_path):
     _, (waveform,) = windows[0]
     assert waveform.shape == (400,)
     assert np.isfinite(waveform.numpy()).all()
+
+
+def test_a_file_that_nothing_ends_is_named_and_the_process_ends(tmp_path):
+    """A drive that hangs, as a read that waits: the thread cannot be ended, the process has to."""
+    paths = [write_noise(tmp_path / name) for name in ("hangs.wav", "good.wav")]
+    manifest = tmp_path / "songs.csv"
+    manifest.write_text("path\n" + "".join(f"{path.name}\n" for path in paths))
+    program = f"""
+import os
+from m2v_finetune.audio import decode
+from m2v_finetune.data import checking, sources
+from m2v_finetune.errors import run_command
+
+def read_head(path, real=decode._read_head):
+    if path.name == "hangs.wav":
+        os.mkfifo(str(path) + ".pipe")
+        open(str(path) + ".pipe").read()
+    return real(path)
+
+def check():
+    tracks, _ = sources.load_tracks({str(manifest)!r}, label_column=None)
+    checking.check_tracks(tracks, on_bad_track="stop", timeout_seconds=0.5, show_progress=False)
+
+decode._read_head = read_head
+run_command(check)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 2, ended.stderr
+    lines = ended.stderr.splitlines()
+    assert lines[0].endswith("No audio file could be checked for 0.5 s. These are being read (1):")
+    assert str(paths[0]) in lines[1]
+    assert "good.wav" not in ended.stderr
