@@ -186,7 +186,9 @@ def step_operations(config: RecipeConfig, task: BeatTracking) -> int:
             window_seconds=config.data.window_seconds,
             with_weights=False,
         ).train()
-        model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
+    model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(1, model.window_samples)).sum().backward()
     return counter.get_total_flops()
