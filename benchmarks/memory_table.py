@@ -10,9 +10,14 @@ The other program is `Data2VecAudioForSequenceClassification(use_weighted_layer_
 of transformers' Trainer: everything learns, float32, fused AdamW, no gradient checkpointing, batches of 8.
 Two of its defaults are off, which take next to no memory: SpecAugment, whose masks are drawn by value, and
 LayerDrop, with which that head fails when a layer is dropped.
+
+Beside the cells: pre-training by its defaults, and a probe of frames whose layer weights are learned from
+states that are computed again (`training.gradient_checkpointing`) or kept, with the arithmetic of a step as
+torch.utils.flop_counter counts it.
 """
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,15 +27,21 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Data2VecAudioConfig, Data2VecAudioForSequenceClassification
 
 from m2v_finetune.config import (
     BackboneConfig,
     DataConfig,
+    MusicConfig,
+    PretrainingConfig,
     RecipeConfig,
+    StartConfig,
     TrainingConfig,
     TuningConfig,
 )
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES, CardKernels
 from m2v_finetune.training.counted_step import Machine, Precision
@@ -51,6 +62,7 @@ TOTAL_BATCH_SIZE = 32
 CHECKPOINTS = ("music2vec-v1", "MERT-v0", "MERT-v0-public", "MERT-v1-95M", "MERT-v1-330M")
 METHODS = ("probe", "lora", "full")
 WINDOWS_SECONDS = (5.0, 30.0)
+PRETRAINED = ("music2vec-v1", "MERT-v1-330M")
 TRAINER_BATCH_SIZE = 8
 TASK = Tagging.from_settings(TaggingConfig(labels=[str(label) for label in range(50)]))
 
@@ -71,6 +83,8 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "cells": cells,
+        "pretraining": pretraining(),
+        "frames_of_a_probe": frames_of_a_probe(),
         "beside_transformers": beside_transformers(),
     }
     RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -114,6 +128,70 @@ def row(planned: MemoryPlan) -> dict[str, Any]:
         "peak_bytes": planned.peak_bytes if planned.chosen else None,
         "parts_bytes": planned.chosen_peak,
     }
+
+
+def pretraining() -> list[dict[str, Any]]:
+    """Plan pre-training, from checkpoints."""
+    rows = []
+    for name in PRETRAINED:
+        for seconds in WINDOWS_SECONDS:
+            print(f"{name}, pre-training, {seconds:g} s", flush=True)
+            config = PretrainingConfig(
+                data=MusicConfig(source="none", window_seconds=seconds),
+                backbone=StartConfig(source=name),
+                training=TrainingConfig(per_device_batch_size=TOTAL_BATCH_SIZE),
+            )
+            machine = Machine(on_card=True, precision="fp16")
+            planned = plan_run(config, None, machine, memory_bytes=MEMORY_BYTES)
+            cell = {"checkpoint": name, "method": "pre-training", "window_seconds": seconds}
+            rows.append(cell | row(planned))
+    return rows
+
+
+def frames_of_a_probe() -> list[dict[str, Any]]:
+    """Count a step of a probe for beats on music2vec, with and without checkpointing."""
+    rows = []
+    task = BeatTracking.from_settings(BeatsConfig())
+    for seconds in WINDOWS_SECONDS:
+        print(f"frames of a probe, {seconds:g} s", flush=True)
+        peaks, operations = {}, {}
+        for checkpointing in (False, True):
+            config = settings("music2vec-v1", "probe", seconds)
+            config = replace(
+                config, training=replace(config.training, gradient_checkpointing=checkpointing)
+            )
+            split = Split(batch_size=TOTAL_BATCH_SIZE, accumulation=1)
+            memory = StepMemory(config, task, Machine(on_card=True, precision="fp16"))
+            peaks[str(checkpointing).lower()] = memory.peak_bytes(split)
+            operations[str(checkpointing).lower()] = step_operations(config, task)
+        rows.append(
+            {
+                "window_seconds": seconds,
+                "batch_size": TOTAL_BATCH_SIZE,
+                "peak_bytes_by_checkpointing": peaks,
+                "operations_of_a_window_by_checkpointing": operations,
+            }
+        )
+    return rows
+
+
+def step_operations(config: RecipeConfig, task: BeatTracking) -> int:
+    """Count the floating point operations of a pass forward and back of one window."""
+    with torch.device("meta"):
+        model = TaskModel.build(
+            task=task,
+            backbone=config.backbone,
+            head=config.head,
+            tuning=config.tuning,
+            window_seconds=config.data.window_seconds,
+            with_weights=False,
+        ).train()
+    model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, model.window_samples)).sum().backward()
+    return counter.get_total_flops()
 
 
 def beside_transformers() -> list[dict[str, Any]]:
@@ -202,7 +280,7 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
         "| checkpoint | tuning | window | one window at a time | largest batch x accumulation | peak |",
         "|---|---|---|---|---|---|",
     ]
-    for cell in found["cells"]:
+    for cell in found["cells"] + found["pretraining"]:
         batch = f"{cell['batch_size']} x {cell['accumulation']}" if cell["batch_size"] else "none"
         peak = _gigabytes(cell["peak_bytes"]) if cell["peak_bytes"] else "-"
         lines.append(
@@ -223,7 +301,22 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
             + " | ".join(f"{_gigabytes(other)} | {other / ours:.1f}" for other in theirs)
             + " |"
         )
-    return {"cells": "\n".join(lines), "transformers": "\n".join(ratios)}
+    frames = [
+        "| window | states kept | states computed again | operations of a step |",
+        "|---|---|---|---|",
+    ]
+    for probed in found["frames_of_a_probe"]:
+        kept, recomputed = map(_gigabytes, probed["peak_bytes_by_checkpointing"].values())
+        operations = probed["operations_of_a_window_by_checkpointing"]
+        frames.append(
+            f"| {probed['window_seconds']:g} s | {kept} | {recomputed} | "
+            f"x {operations['true'] / operations['false']:.2f} |"
+        )
+    return {
+        "cells": "\n".join(lines),
+        "frames": "\n".join(frames),
+        "transformers": "\n".join(ratios),
+    }
 
 
 def replaced(page: str, name: str, table: str) -> str:

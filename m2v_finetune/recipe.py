@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from m2v_finetune.audio.augmentation import build_augmentation
 from m2v_finetune.backbones import Backbone, PrecomputedBackbone, load_backbone, new_backbone
 from m2v_finetune.config import (
@@ -45,6 +43,7 @@ from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.caching import plan_cache
 from m2v_finetune.training.checkpoint import checkpoints_in
+from m2v_finetune.training.counted_step import Machine
 from m2v_finetune.training.faults import DataWatch, gone_processes_named
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
@@ -145,7 +144,7 @@ def _run(
         model, windows, splits, num_skipped = _on_vectors(config, task, split)
 
     # What it will take, and the batches that fit into it.
-    training, plan = _planned(config, task, accelerator)
+    training, plan = _planned(config, task, machine_of(accelerator))
 
     # What the frozen part of the network says, where it is computed once.
     cache, cache_note = plan_cache(
@@ -271,7 +270,7 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
     }
 
     # What it will take, and the batches that fit into it.
-    training, plan = _planned(config, None, accelerator)
+    training, plan = _planned(config, None, machine_of(accelerator))
 
     # Train; the weights of the last epoch stay.
     rate = config.optimizer.learning_rate or PRETRAINING_RATE
@@ -319,7 +318,7 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
 
 
 def _planned(
-    config: AnyRecipeConfig, task: Task | None, accelerator: Accelerator
+    config: AnyRecipeConfig, task: Task | None, machine: Machine
 ) -> tuple[TrainingConfig, MemoryPlan | None]:
     """Return the batches to train by, and the plan that they come from where there is one."""
     if config.run.memory is None:
@@ -327,7 +326,7 @@ def _planned(
     plan = plan_run(
         config,
         task,
-        machine_of(accelerator),
+        machine,
         memory_bytes=parse_bytes("run.memory", config.run.memory),
     )
     return plan.applied(config.training), plan

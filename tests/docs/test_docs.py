@@ -61,7 +61,7 @@ NUM_BLOCKS = {
     "docs/data-formats.md": (3, 0, 0),
     "docs/own-data.md": (9, 0, 0),
     "docs/memory.md": (1, 0, 0),
-    "docs/pretraining.md": (2, 0, 0),
+    "docs/pretraining.md": (3, 0, 0),
     "docs/publishing.md": (6, 0, 0),
     "docs/troubleshooting.md": (1, 0, 0),
 }

@@ -82,10 +82,18 @@ def pretrain(repository, music, tmp_path):
     return run
 
 
-def test_from_an_architecture_to_a_backbone(pretrain, architecture):
+def test_from_an_architecture_to_a_backbone(pretrain, architecture, capfd):
     results, folder = pretrain(
-        "run", **{"backbone.architecture": architecture, "backbone.licence": "mit"}
+        "run",
+        **{
+            "backbone.architecture": architecture,
+            "backbone.licence": "mit",
+            "training.per_device_batch_size": 1,
+            "training.gradient_accumulation_steps": 2,
+            "run.memory": "1GB",
+        },
     )
+    assert "planned (weights" in capfd.readouterr().err
     assert results["num_tracks"] == {"train": 8, "validation": 2}
     assert results["num_steps"] == 2 * 4
     assert results["backbone"]["is_new"]
