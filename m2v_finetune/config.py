@@ -683,7 +683,8 @@ def parse_bytes(name: str, text: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE]\+?\d+)?)\s*([a-zA-Z]*)\s*", text)
     unit = None if match is None else BYTES_OF_UNIT.get(match[2].lower())
-    number = 0 if match is None or unit is None else round(float(match[1]) * unit)
+    size = 0.0 if match is None or unit is None else float(match[1]) * unit
+    number = round(size) if math.isfinite(size) else 0
     if number <= 0:
         raise UserError(
             f"{name} is '{text}', which is no amount of memory. Write it as 11GB (decimal), 10GiB (binary) "

@@ -38,7 +38,7 @@ from m2v_finetune.pieces import Pieces
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.checkpoint import BEST_FILE, checkpoints_in, step_of
 from m2v_finetune.training.evaluation import judge_tracks
-from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.loop import MAX_SKIPPED_IN_A_ROW, TrainingLoop
 from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.optimization import rate_factor
 from m2v_finetune.training.progress import progress_bar
@@ -414,6 +414,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted_over_a_resume(data, t
 
 
 def test_too_many_skipped_steps_in_a_row_stop_the_run(data, tmp_path, monkeypatch):
+    assert MAX_SKIPPED_IN_A_ROW == 20
     monkeypatch.setattr("m2v_finetune.training.loop.MAX_SKIPPED_IN_A_ROW", 3)
     loop = build_loop(data, tmp_path, method="lora")
     damage_steps(loop, {2, 3, 5, 6, 7})

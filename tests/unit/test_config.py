@@ -16,6 +16,7 @@ from m2v_finetune.config import (
     RunConfig,
     TrainingConfig,
     TuningConfig,
+    parse_bytes,
 )
 from m2v_finetune.errors import UserError
 from m2v_finetune.parsing import parse_recipe, save_config
@@ -428,3 +429,9 @@ def test_a_plain_number_of_few_bytes_is_refused(text):
     with pytest.raises(UserError, match=rf"Did you mean {text}GB\?"):
         RunConfig(memory=text)
     assert RunConfig(memory="1000000").memory == "1000000"
+
+
+@pytest.mark.parametrize("size", ["1e400", "1e400GB", "lots", "0GB", "11"])
+def test_what_is_no_amount_of_memory_is_refused(size):
+    with pytest.raises(UserError, match=r"run\.memory is '.*'"):
+        parse_bytes("run.memory", size)
