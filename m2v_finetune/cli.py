@@ -26,7 +26,7 @@ Beside the recipes (accelerate launch recipes/tagging.py --help), which train:
   m2v backbones                              what loads by a short name
   m2v data prepare magnatagatune --root DIR  make a benchmark ready to train on
   m2v data check songs.csv                   look at every file of your own data
-  m2v data convert songs.csv                 decode it once, so that training reads it many times faster
+  m2v data convert songs.csv                 decode it once, so that training waits less for data
   m2v plan --config FILE --memory 11GB       what a run will take, and the batches that fit
   m2v predict MODEL song.mp3                 what a model says of music files
   m2v evaluate MODEL songs.csv               the metrics of a model on labelled tracks
@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
     convert = data_commands.add_parser(
         "convert",
-        help="decode a set once, so that recipes read it many times faster",
+        help="decode a set once, so that recipes wait less for data",
         description="Writes a mono copy of every file at the rate of a backbone, with checksums, to "
         "~/.cache/m2v-finetune/audio (or below the folder that the environment variable M2V_CACHE names). "
         "Recipes find the copies by themselves, and read the file itself where it has changed since. Your "

@@ -1,8 +1,13 @@
-"""Files that are written whole, or not at all."""
+"""Files that are written whole, or not at all, and by one process."""
 
+import fcntl
+import logging
 import os
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 UNFINISHED = ".{name}.part"
 
@@ -61,3 +66,36 @@ def flush_folder(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def lock(path: Path) -> int:
+    """Hold a file for this process alone, until it is closed or the process ends, however it ends.
+
+    Of the process, not of the file: workers that outlive it for seconds do not hold it.
+
+    Args:
+        path: Made if needed; its content says who holds it, and means nothing where none does.
+
+    Returns:
+        The descriptor to close.
+
+    Raises:
+        BlockingIOError: Another process holds it; `strerror` says which.
+        OSError: The file cannot be written.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        holder = os.read(file, 1000).decode(errors="replace") or "another process"
+        os.close(file)
+        raise BlockingIOError(error.errno, holder) from error
+    except OSError as error:
+        logger.warning(
+            "The disk of %s has no locks (%s): see that no other process is at work there.",
+            path.parent,
+            error.strerror,
+        )
+    os.truncate(file, 0)
+    os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return file

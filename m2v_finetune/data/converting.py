@@ -2,12 +2,14 @@
 
 import logging
 import multiprocessing
+import os
 import shutil
 import signal
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,10 +28,13 @@ from m2v_finetune.audio.copies import (
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import DISK_ERRORS, AudioError, UserError
+from m2v_finetune.files import lock
 
 logger = logging.getLogger(__name__)
 
 BYTES_PER_SAMPLE = 2
+LOCK_FILE = ".lock"
+"""In the folder of copies: which process writes there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,8 @@ def convert_tracks(
         show_progress: On standard error.
 
     Raises:
-        UserError: The disk is too full, the folder cannot be made, or a process died.
+        UserError: The disk is too full, the folder cannot be made, another conversion writes there, or a
+            process died.
         OSError: The disk does not take a copy.
     """
     began = time.monotonic()
@@ -87,58 +93,25 @@ def convert_tracks(
             missing.append(checked)
         else:
             kept.append(record)
-    _require_space(missing, sample_rate)
-    written: list[CopyRecord] = []
-    problems: dict[int, str] = {}
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not show_progress,
-        transient=True,
-    )
-    # Fresh processes: a fork would copy whatever threads the caller has.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_leave_signals)
-    try:
-        with bar:
-            bar_task = bar.add_task("Converting", total=len(missing))
-            jobs = {
-                pool.submit(
-                    make_copy,
-                    checked.track.path,
-                    checked.audio,
-                    sample_rate=sample_rate,
-                    copy_format=copy_format,
-                    verify=verify,
-                ): number
-                for number, checked in enumerate(missing)
-            }
-            for job in as_completed(jobs):
-                number = jobs[job]
-                try:
-                    record, is_new = job.result()
-                    (written if is_new else kept).append(record)
-                except (AudioError, OSError) as error:
-                    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                        raise
-                    problems[number] = f"{missing[number].track.origin}: {error}"
-                bar.advance(bar_task)
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"A process that converts audio died ({error}). The machine may be out of memory: lower "
-            "--processes. The same command goes on where it was."
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    folder = copies_folder(sample_rate)
+    with _alone_in(folder):
+        _require_space(missing, sample_rate)
+        made, problems = _make_copies(
+            missing,
+            sample_rate=sample_rate,
+            copy_format=copy_format,
+            num_processes=num_processes,
+            verify=verify,
+            show_progress=show_progress,
+        )
+    written = [record for record, is_new in made if is_new]
+    kept += [record for record, is_new in made if not is_new]
     records = [*kept, *written]
     return Conversion(
-        folder=copies_folder(sample_rate),
+        folder=folder,
         num_written=len(written),
         num_kept=len(kept),
-        problems=[problems[number] for number in sorted(problems)],
+        problems=problems,
         original_bytes=sum(record.num_bytes for record in records),
         copy_bytes=sum(record.copy_num_bytes for record in records),
         seconds=time.monotonic() - began,
@@ -194,21 +167,97 @@ def _is_current(record: CopyRecord, checked: CheckedTrack, sample_rate: int) -> 
         return False
 
 
-def _require_space(missing: Sequence[CheckedTrack], sample_rate: int) -> None:
-    """Check that the copies fit, as if they were WAV.
+def _make_copies(
+    tracks: Sequence[CheckedTrack],
+    *,
+    sample_rate: int,
+    copy_format: CopyFormat,
+    num_processes: int,
+    verify: bool,
+    show_progress: bool,
+) -> tuple[list[tuple[CopyRecord, bool]], list[str]]:
+    """Run `make_copy` for each track in processes; return what it returned, and why others failed."""
+    made: list[tuple[CopyRecord, bool]] = []
+    problems: dict[int, str] = {}
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not show_progress,
+        transient=True,
+    )
+    # Fresh processes: a fork would copy whatever threads the caller has.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_leave_signals)
+    try:
+        with bar:
+            bar_task = bar.add_task("Converting", total=len(tracks))
+            jobs = {
+                pool.submit(
+                    make_copy,
+                    checked.track.path,
+                    checked.audio,
+                    sample_rate=sample_rate,
+                    copy_format=copy_format,
+                    verify=verify,
+                ): number
+                for number, checked in enumerate(tracks)
+            }
+            for job in as_completed(jobs):
+                number = jobs[job]
+                try:
+                    made.append(job.result())
+                except (AudioError, OSError) as error:
+                    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                        raise
+                    problems[number] = f"{tracks[number].track.origin}: {error}"
+                bar.advance(bar_task)
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"A process that converts audio died ({error}). The machine may be out of memory: lower "
+            "--processes. The same command goes on where it was."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return made, [problems[number] for number in sorted(problems)]
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make the folder for copies, and keep other conversions out of it.
 
     Raises:
-        UserError: They do not, or there can be no folder for them.
+        UserError: There can be no such folder, or another conversion writes there.
     """
-    needed = BYTES_PER_SAMPLE * sum(checked.audio.num_samples(sample_rate) for checked in missing)
-    folder = copies_folder(sample_rate)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        held = lock(folder / LOCK_FILE)
+    except BlockingIOError as error:
+        raise UserError(
+            f"Another `m2v data convert` is at work in {folder}: {error.strerror}. Wait for it, or stop "
+            "it: what it has written stays, and the same command goes on from there."
+        ) from error
     except OSError as error:
         raise UserError(
             f"The folder {folder} for copies cannot be made ({error.strerror}). Name another by the "
             f"environment variable {CACHE_VARIABLE}, for recipes too."
         ) from error
+    try:
+        yield
+    finally:
+        os.close(held)
+
+
+def _require_space(missing: Sequence[CheckedTrack], sample_rate: int) -> None:
+    """Check that the copies fit, as if they were WAV.
+
+    Raises:
+        UserError: They do not.
+    """
+    needed = BYTES_PER_SAMPLE * sum(checked.audio.num_samples(sample_rate) for checked in missing)
+    folder = copies_folder(sample_rate)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

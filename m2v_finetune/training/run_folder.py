@@ -1,6 +1,5 @@
 """The run folder: what a run was, what it measured, and what it made (docs/data-formats.md)."""
 
-import fcntl
 import json
 import logging
 import math
@@ -8,7 +7,6 @@ import os
 import platform
 import shlex
 import shutil
-import socket
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -22,7 +20,7 @@ import yaml
 from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import write_atomically
+from m2v_finetune.files import lock, write_atomically
 from m2v_finetune.parsing import save_config, to_dict
 
 logger = logging.getLogger(__name__)
@@ -111,25 +109,13 @@ class RunFolder:
         """
         if self._is_locked:
             return
-        # Of the process, not of the file: workers that outlive it for seconds do not hold it.
-        file = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            holder = os.read(file, 1000).decode(errors="replace") or "another process"
-            os.close(file)
+            lock(self.path / LOCK_FILE)
+        except BlockingIOError as error:
             raise UserError(
-                f"Another run is at work in {self.path}: {holder}. Two would spoil each other's checkpoints. "
-                "Wait for it, or stop it; or choose another folder by --run.output_dir."
+                f"Another run is at work in {self.path}: {error.strerror}. Two would spoil each other's "
+                "checkpoints. Wait for it, or stop it; or choose another folder by --run.output_dir."
             ) from error
-        except OSError as error:
-            logger.warning(
-                "The disk of %s has no locks (%s): see that no other run is at work in it.",
-                self.path,
-                error.strerror,
-            )
-        os.truncate(file, 0)
-        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
         self._is_locked = True
 
     def create(self, config: AnyRecipeConfig, *, num_processes: int = 1) -> None:

@@ -1,6 +1,8 @@
 """A converted set: written by processes, found by the loader, and told of in the log."""
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from m2v_finetune.data.checking import (
     load_checked,
     save_checked,
 )
-from m2v_finetune.data.converting import convert_tracks, with_copies
+from m2v_finetune.data.converting import LOCK_FILE, convert_tracks, with_copies
 from m2v_finetune.data.loader import Window, read_window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import UserError
@@ -121,6 +123,22 @@ def test_what_cannot_be_decoded_is_a_problem_and_the_others_are_written(tracks):
     done = convert(tracks)
     assert (done.num_written, len(done.problems)) == (2, 1)
     assert done.problems[0].startswith("songs.csv:3: ")
+
+
+def test_one_conversion_at_a_time(tracks):
+    folder = copies_folder(RATE_HZ)
+    folder.mkdir(parents=True)
+    program = (
+        "import sys, time; from pathlib import Path; from m2v_finetune.files import lock; "
+        f"lock(Path({str(folder / LOCK_FILE)!r})); print('locked', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(UserError, match=f"convert` is at work in .*process {other.pid} on "):
+            convert(tracks)
+        other.kill()
+        other.wait()
+    assert convert(tracks).num_written == 3
 
 
 def test_a_full_disk_and_a_file_in_the_way_are_messages(tracks, tmp_path, monkeypatch):
