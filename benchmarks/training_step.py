@@ -41,8 +41,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from profiles import operations, profiler
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     Data2VecAudioConfig,
@@ -62,7 +63,6 @@ from m2v_finetune.training.step import take_step
 RESULT = Path(__file__).parent / "results" / "training_step.json"
 NUM_CLASSES = 10
 MAX_GRAD_NORM = 1.0
-NUM_LISTED_OPERATIONS = 12
 MATRIX_SIZE = 8192
 LORA = {"r": 2, "lora_alpha": 4.0}
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
@@ -398,23 +398,6 @@ def now(device: torch.device) -> tuple[float, float]:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter(), time.process_time()
-
-
-def profiler(device: torch.device) -> profile:
-    """Return a profiler of operations on the device."""
-    on_card = [ProfilerActivity.CUDA] if device.type == "cuda" else []
-    return profile(activities=[ProfilerActivity.CPU, *on_card])
-
-
-def operations(profiled: profile, device: torch.device) -> list[dict[str, Any]]:
-    """Return the operations that took most time."""
-    key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    of = "self_device_time_total" if device.type == "cuda" else key
-    events = sorted(profiled.key_averages(), key=lambda event: -getattr(event, of))
-    return [
-        {"name": e.key, "calls": e.count, "milliseconds": round(getattr(e, of) / 1e3, 1)}
-        for e in events[:NUM_LISTED_OPERATIONS]
-    ]
 
 
 def spread(side: Side, num_first: int, num_steps: int) -> dict[str, Any]:

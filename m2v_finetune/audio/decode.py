@@ -2,23 +2,27 @@
 
 libsndfile (through soundfile) decodes WAV, FLAC, MP3, Ogg Vorbis, Opus, AIFF and more; soxr
 resamples. MP4/M4A, AAC, WMA and WebM go through an `ffmpeg` on the PATH, which decodes the whole
-file each time: convert a data set of such files once.
+file: convert a data set of such files once.
 
 An excerpt equals the same slice of the whole file. Three things make it so: positions are exact
 rationals, so that the resampler starts on the same phase; a margin around the excerpt fills the
 resampler's filter; and decoders start early enough to settle after a seek.
 
-Every function opens its own handle and keeps no state, so threads and worker processes may call
-them at will.
+The file that was read last stays open, as the next window is often of the same one: in an MP3 of an hour
+the way to a window takes longer than the window, and ffmpeg would decode all of it again. Threads and
+worker processes have one each, and a file that has changed is opened again, so they may call these
+functions at will.
 """
 
 import io
 import math
+import os
 import re
 import shutil
 import stat
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -252,14 +256,53 @@ def resample(samples: NDArray[np.float32], from_rate: int, to_rate: int) -> NDAr
     return np.pad(resampled[:num_samples], [(0, missing)] + [(0, 0)] * (samples.ndim - 1))
 
 
+class _LastFile(threading.local):
+    """The file that a thread has open.
+
+    Attributes:
+        key: The process (one that was forked shares the place in the file, and must open its own), path, and
+            what changes with the file; empty for none.
+        sound: The open file.
+    """
+
+    key: tuple[Any, ...] = ()
+    sound: Any = None
+
+    def close(self) -> None:
+        """Close it, if there is one."""
+        if self.key:
+            self.key = ()
+            self.sound.close()
+            self.sound = None
+
+
+_last_file = _LastFile()
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """Open a file as a soundfile.SoundFile with at least one frame, or say why it cannot be."""
+    """Give a file as a soundfile.SoundFile with at least one frame, or say why it cannot be."""
     head = _read_head(path)
-    if _needs_ffmpeg(head):
-        source: Any = io.BytesIO(_decode_with_ffmpeg(path))
-    else:
-        source = path
+    status = path.stat()
+    key = (os.getpid(), path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if key != _last_file.key:
+        _last_file.close()
+        _last_file.sound = _open_sound(path, head)
+        _last_file.key = key
+    try:
+        yield _last_file.sound
+    except BaseException:
+        _last_file.close()
+        raise
+    if (
+        _last_file.sound.format == "OGG"
+    ):  # libsndfile 1.2.2 seeks to wrong places after the end was read
+        _last_file.close()
+
+
+def _open_sound(path: Path, head: bytes) -> Any:
+    """Open a file that begins with ``head``; `_open` says the rest."""
+    source: Any = io.BytesIO(_decode_with_ffmpeg(path)) if _needs_ffmpeg(head) else path
     try:
         sound = soundfile.SoundFile(source)
     # TypeError is soundfile's answer to a file named .raw, whose layout nobody states.
@@ -271,7 +314,7 @@ def _open(path: Path) -> Iterator[Any]:
             f"{path}: no audio that can be read ({reason}). Convert it to WAV, FLAC, MP3 or OGG, "
             "or remove it from the data."
         ) from error
-    with sound:
+    try:
         if sound.frames == 0:
             raise AudioError(f"{path}: no samples: the file has a header only. {_GET_AGAIN}")
         if sound.frames == np.iinfo(np.int64).max:
@@ -280,7 +323,10 @@ def _open(path: Path) -> Iterator[Any]:
                 "with: ffmpeg -i FILE NEW.flac"
             )
         _check_container(path, sound)
-        yield sound
+    except AudioError:
+        sound.close()
+        raise
+    return sound
 
 
 def _read_head(path: Path) -> bytes:

@@ -198,13 +198,18 @@ def _best_beats(
     # best[step % margin, i]: the best path up to a beat of interval i that begins at the step. Only
     # the last longest interval of it is needed. Zeros: paths begin before the track.
     best = np.zeros((margin, len(intervals)))
-    came_from = np.empty((len(probabilities), len(intervals)), dtype=np.int16)
-    for step in range(margin, end):
-        begins = step - intervals
-        arrived = log_change + (best[begins % margin, columns] + score(begins))
-        chosen = arrived.argmax(axis=1)
-        came_from[step - margin] = chosen
-        best[step % margin] = arrived[columns, chosen]
+    came_from = np.empty(
+        (len(probabilities), len(intervals)), dtype=np.min_scalar_type(len(intervals))
+    )
+    # Within a shortest interval no beat follows another, so these steps are taken at once.
+    for first in range(margin, end, int(intervals[0])):
+        steps = np.arange(first, min(end, first + int(intervals[0])))
+        begins = steps[:, None] - intervals
+        before = best[begins % margin, columns] + score(begins)
+        arrived = log_change + before[:, None, :]
+        chosen = arrived.argmax(axis=-1)
+        came_from[steps - margin] = chosen
+        best[steps % margin] = np.take_along_axis(arrived, chosen[..., None], axis=-1)[..., 0]
 
     begins = np.arange(end - margin, end)[:, None]
     totals = np.where(

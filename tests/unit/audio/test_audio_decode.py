@@ -1,5 +1,6 @@
 """Decoding: excerpts equal the whole file, and damaged files are named."""
 
+import multiprocessing
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +85,49 @@ def test_any_excerpt_equals_the_whole_file(audio_dir, data, name, rates):
     num_samples = data.draw(st.integers(1, min(8000, len(whole) - start)))
     excerpt = read_excerpt(path, sample_rate=rates[1], start_sample=start, num_samples=num_samples)
     np.testing.assert_allclose(excerpt, whole[start : start + num_samples], atol=1e-6)
+
+
+def read(path: Path, start: int) -> np.ndarray:
+    return read_excerpt(path, sample_rate=16000, start_sample=start, num_samples=4000)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_open_file_gives_the_bits_of_one_opened_anew(audio_dir, tmp_path, name):
+    path, other = audio_dir / f"44100.{name}", audio_dir / "16000.wav"
+    for start in (50000, 4000, 58000, 0, 30000):
+        inspect_audio(path)  # reads to the end
+        from_open = read(path, start)
+        read(other, 0)  # closes the first
+        np.testing.assert_array_equal(from_open, read(path, start))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_that_was_replaced_is_read_anew(tmp_path, name):
+    path = tmp_path / f"a.{name}"
+    soundfile.write(path, music(16000), 16000)
+    before = read(path, 0)
+    soundfile.write(path, music(16000)[::-1], 16000)
+    assert not np.array_equal(before, read(path, 0))
+    path.unlink()
+    with pytest.raises(AudioError, match="no such file"):
+        read(path, 0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_forked_process_does_not_move_the_place_in_the_file(audio_dir, name):
+    path = audio_dir / f"44100.{name}"
+    whole = read_audio(path, sample_rate=16000)
+    context = multiprocessing.get_context("fork")
+    read(path, 0)
+    for start in (4000, 40000, 8000):
+        child = context.Process(target=read, args=(path, 58000 - start))
+        child.start()
+        found = [read(path, start + step) for step in range(0, 4000, 1000)]
+        child.join()
+        assert child.exitcode == 0
+        for step, excerpt in enumerate(found):
+            begin = start + 1000 * step
+            np.testing.assert_allclose(excerpt, whole[begin : begin + 4000], atol=1e-6)
 
 
 @needs_ffmpeg
