@@ -41,17 +41,13 @@ from m2v_finetune.config import (
     TuningConfig,
 )
 from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES, CardKernels
-from m2v_finetune.training.counted_step import Machine, Precision
+from m2v_finetune.training.counted_step import Machine
 from m2v_finetune.training.counting import BLOCK_BYTES, FakeRecorder
-from m2v_finetune.training.plan import (
-    MemoryPlan,
-    Split,
-    StepMemory,
-    plan_run,
-)
+from m2v_finetune.training.plan import Split, StepMemory, plan_run
 from m2v_finetune.training.step import take_step
 
 REPOSITORY = Path(__file__).parent.parent
@@ -64,14 +60,16 @@ METHODS = ("probe", "lora", "full")
 WINDOWS_SECONDS = (5.0, 30.0)
 PRETRAINED = ("music2vec-v1", "MERT-v1-330M")
 TRAINER_BATCH_SIZE = 8
+CARD = Machine(on_card=True, precision="fp16")
 TASK = Tagging.from_settings(TaggingConfig(labels=[str(label) for label in range(50)]))
+BEATS = BeatTracking.from_settings(BeatsConfig())
 
 
 def main() -> None:
     """Count all cells, write the result and the page."""
     cells = [
         {"checkpoint": name, "method": method, "window_seconds": seconds}
-        | row(plan(_twin(name), method, seconds))
+        | cell(_twin(name), method, seconds)
         for name in CHECKPOINTS
         for method in METHODS
         for seconds in WINDOWS_SECONDS
@@ -112,22 +110,32 @@ def settings(
 
 
 @cache
-def plan(checkpoint: str, method: str, seconds: float, precision: Precision = "fp16") -> MemoryPlan:
-    """Plan a cell."""
+def cell(checkpoint: str, method: str, seconds: float) -> dict[str, Any]:
+    """Plan a cell; return what the result says of it."""
     print(f"{checkpoint}, {method}, {seconds:g} s", flush=True)
-    machine = Machine(on_card=True, precision=precision)
-    return plan_run(settings(checkpoint, method, seconds), TASK, machine, memory_bytes=MEMORY_BYTES)
+    return planned(settings(checkpoint, method, seconds), TASK)
 
 
-def row(planned: MemoryPlan) -> dict[str, Any]:
-    """Return what the result says of a plan."""
+def planned(config: RecipeConfig | PretrainingConfig, task: Task | None) -> dict[str, Any]:
+    """Plan a run; return what the result says of it."""
+    plan = plan_run(config, task, CARD, memory_bytes=MEMORY_BYTES)
+    one_window = Split(batch_size=1, accumulation=TOTAL_BATCH_SIZE)
     return {
-        "one_window_bytes": sum(planned.smallest_peak.values()),
-        "batch_size": planned.chosen.batch_size if planned.chosen else None,
-        "accumulation": planned.chosen.accumulation if planned.chosen else None,
-        "peak_bytes": planned.peak_bytes if planned.chosen else None,
-        "parts_bytes": planned.chosen_peak,
+        "one_window_bytes": StepMemory(config, task, CARD).peak_bytes(one_window),
+        "batch_size": plan.chosen.batch_size if plan.chosen else None,
+        "accumulation": plan.chosen.accumulation if plan.chosen else None,
+        "peak_bytes": plan.peak_bytes if plan.chosen else None,
+        "parts_bytes": plan.chosen_peak,
     }
+
+
+def pretraining_settings(checkpoint: str, seconds: float) -> PretrainingConfig:
+    """Return the settings of pre-training."""
+    return PretrainingConfig(
+        data=MusicConfig(source="none", window_seconds=seconds),
+        backbone=StartConfig(source=checkpoint),
+        training=TrainingConfig(per_device_batch_size=TOTAL_BATCH_SIZE),
+    )
 
 
 def pretraining() -> list[dict[str, Any]]:
@@ -136,22 +144,16 @@ def pretraining() -> list[dict[str, Any]]:
     for name in PRETRAINED:
         for seconds in WINDOWS_SECONDS:
             print(f"{name}, pre-training, {seconds:g} s", flush=True)
-            config = PretrainingConfig(
-                data=MusicConfig(source="none", window_seconds=seconds),
-                backbone=StartConfig(source=name),
-                training=TrainingConfig(per_device_batch_size=TOTAL_BATCH_SIZE),
+            rows.append(
+                {"checkpoint": name, "method": "pre-training", "window_seconds": seconds}
+                | planned(pretraining_settings(name, seconds), None)
             )
-            machine = Machine(on_card=True, precision="fp16")
-            planned = plan_run(config, None, machine, memory_bytes=MEMORY_BYTES)
-            cell = {"checkpoint": name, "method": "pre-training", "window_seconds": seconds}
-            rows.append(cell | row(planned))
     return rows
 
 
 def frames_of_a_probe() -> list[dict[str, Any]]:
     """Count a step of a probe for beats on music2vec, with and without checkpointing."""
     rows = []
-    task = BeatTracking.from_settings(BeatsConfig())
     for seconds in WINDOWS_SECONDS:
         print(f"frames of a probe, {seconds:g} s", flush=True)
         peaks, operations = {}, {}
@@ -161,9 +163,9 @@ def frames_of_a_probe() -> list[dict[str, Any]]:
                 config, training=replace(config.training, gradient_checkpointing=checkpointing)
             )
             split = Split(batch_size=TOTAL_BATCH_SIZE, accumulation=1)
-            memory = StepMemory(config, task, Machine(on_card=True, precision="fp16"))
+            memory = StepMemory(config, BEATS, CARD)
             peaks[str(checkpointing).lower()] = memory.peak_bytes(split)
-            operations[str(checkpointing).lower()] = step_operations(config, task)
+            operations[str(checkpointing).lower()] = step_operations(config, BEATS)
         rows.append(
             {
                 "window_seconds": seconds,
@@ -211,7 +213,7 @@ def beside_transformers() -> list[dict[str, Any]]:
                 batch_size=TRAINER_BATCH_SIZE,
                 train_conv_encoder=trains_conv,
             )
-            ours = StepMemory(config, TASK, Machine(on_card=True, precision="fp16")).peak_bytes(
+            ours = StepMemory(config, TASK, CARD).peak_bytes(
                 Split(batch_size=TRAINER_BATCH_SIZE, accumulation=1)
             )
             rows.append(

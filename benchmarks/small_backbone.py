@@ -4,8 +4,8 @@
     python benchmarks/small_backbone.py
 
 The music is played with a sound font that the pre-training music was not played with. Every number is of
-the test split, which is judged once, after the last step. Nothing is chosen by it, nor by validation, but
-the rates, which were set by hand on the validation split (`--split validation`).
+the test split, which is judged once, after the last step. Nothing is chosen by it: rates, steps, pooling and
+the length of windows were set by hand on the validation split (`--split validation`).
 
 - `probe/WEIGHTS/100`: the backbone is frozen. WEIGHTS is `pretrained`; `random`, the same architecture
   drawn anew for every seed; `start`, random weights behind the bank of filters that pre-training began

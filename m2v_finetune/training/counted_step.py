@@ -60,7 +60,7 @@ def count_step(
     recorder = FakeRecorder()
     with _fake(machine):
         model = _empty_model(config, task)
-        optimizer = _optimizer(model, config, machine)
+        optimizer = _optimizer(model, config)
         with recorder:
             record_step(
                 recorder,
@@ -103,32 +103,39 @@ def record_step(
     take_step(model, optimizer, [batch], loss=loss, max_grad_norm=max_grad_norm, **others)
     if isinstance(model, PretrainingModel):
         model.end_step(0)
-    for state in optimizer.state.values():
-        for value in state.values():
-            if isinstance(value, Tensor):
-                recorder.note(value, "optimizer")
+    _note_moments(recorder, optimizer)
 
 
 def count_evaluation(
     config: AnyRecipeConfig, task: Task | None, machine: Machine, batch_size: int
 ) -> Timeline:
-    """Count a forward pass for judging, beside what the optimiser keeps; arguments as `count_step`'s."""
+    """Count a forward pass for judging between steps; arguments as `count_step`'s."""
     recorder = FakeRecorder()
     with _fake(machine):
-        model = _empty_model(config, task).eval()
-        *inputs, targets = batch = _empty_batch(model, batch_size)
+        model = _empty_model(config, task)
+        optimizer = _optimizer(model, config)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.empty_like(parameter)
+        with FakeRecorder():
+            optimizer.step()
+        optimizer.zero_grad()
+        *inputs, targets = batch = _empty_batch(model.eval(), batch_size)
         with recorder:
             _note_all(recorder, model, batch)
-            for parameter in model.parameters():
-                if parameter.requires_grad:  # AdamW's two moments
-                    moments = torch.empty_like(parameter), torch.empty_like(parameter)
-                    for moment in moments:
-                        recorder.note(moment, "optimizer")
+            _note_moments(recorder, optimizer)
             with torch.no_grad(), _autocast(machine)():
                 outputs = model(*inputs)
                 if isinstance(model, PretrainingModel):
                     model.judge(outputs, targets)
     return recorder.timeline(block_bytes=BLOCK_BYTES if machine.on_card else 1)
+
+
+def _note_moments(recorder: StorageRecorder, optimizer: torch.optim.Optimizer) -> None:
+    for state in optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, Tensor):
+                recorder.note(value, "optimizer")
 
 
 def _note_all(recorder: StorageRecorder, model: nn.Module, batch: Sequence[Tensor]) -> None:
@@ -148,19 +155,27 @@ def _fake(machine: Machine) -> Iterator[None]:
         yield
 
 
-def _empty_model(config: AnyRecipeConfig, task: Task | None) -> TaskModel | PretrainingModel:
-    """Build the model of a run without weights, in training mode; to call where tensors are fake."""
-    # Built on "meta", as PEFT moves what it makes, which fake tensors do not bear.
-    with unset_fake_temporarily(), torch.device("meta"):
+def model_without_weights(
+    config: AnyRecipeConfig, task: Task | None
+) -> TaskModel | PretrainingModel:
+    """Return the model of a run on PyTorch's device "meta", in training mode; arguments as `count_step`'s."""
+    with torch.device("meta"):
         model: TaskModel | PretrainingModel
         if isinstance(config, PretrainingConfig):
             model = _pretraining_model(config)
         else:
             assert task is not None
             model = _task_model(config, task)
-    model.to_empty(device="cpu")
     model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
     return model.train()
+
+
+def _empty_model(config: AnyRecipeConfig, task: Task | None) -> TaskModel | PretrainingModel:
+    """Build the model of a run of fake tensors, in training mode; to call where tensors are fake."""
+    # Built on "meta", as PEFT moves what it makes, which fake tensors do not bear.
+    with unset_fake_temporarily():
+        model = model_without_weights(config, task)
+    return model.to_empty(device="cpu")
 
 
 def _task_model(config: RecipeConfig, task: Task) -> TaskModel:
@@ -204,18 +219,13 @@ def _autocast(machine: Machine) -> Any:
 
 
 def _optimizer(
-    model: TaskModel | PretrainingModel, config: AnyRecipeConfig, machine: Machine
+    model: TaskModel | PretrainingModel, config: AnyRecipeConfig
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a run as it is on the machine."""
+    """Return the optimiser of a run."""
     name = config.optimizer.name
     if name in ("adamw_8bit", "paged_adamw_8bit"):
         return EightBitMoments(model.parameters(), is_paged=name == "paged_adamw_8bit")
-    optimizer = build_optimizer(model, config.optimizer)
-    if machine.on_card and isinstance(optimizer, torch.optim.AdamW):
-        # Built of CPU tensors; on a card `build_optimizer` asks for the fused kernel.
-        for group in optimizer.param_groups:
-            group["fused"] = True
-    return optimizer
+    return build_optimizer(model, config.optimizer)
 
 
 class EightBitMoments(torch.optim.Optimizer):

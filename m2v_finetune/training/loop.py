@@ -269,6 +269,8 @@ class TrainingLoop(Generic[Model]):
             if is_last or progress.step % self.training.log_every_steps == 0:
                 self._log_step(result.gradient_norm)
             self.bar.update(self.bar_task, completed=progress.step)
+            if progress.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+                self._stop_skipping()
             if is_last:
                 return
             self._stop_if_asked(save=True)
@@ -374,9 +376,17 @@ class TrainingLoop(Generic[Model]):
             "" if scaler is None else f", and the loss is now scaled by {scaler.get_scale():g}",
             progress.num_skipped_steps,
         )
-        if progress.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-            said = f"The gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row are not finite"
-            raise UserError(self._failed(said))
+
+    def _stop_skipping(self) -> NoReturn:
+        """Save what was learned before steps that changed nothing, and stop.
+
+        Raises:
+            UserError: Says so.
+        """
+        self.progress.skipped_in_a_row = 0  # a run that goes on may try as many again
+        self._save()
+        said = f"The gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row are not finite"
+        raise UserError(self._failed(said))
 
     def _log_step(self, gradient_norm: float) -> None:
         is_known = bool(self.losses)  # else all were skipped

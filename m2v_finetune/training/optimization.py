@@ -40,22 +40,26 @@ def build_optimizer(
     )
     for group in groups:
         group["peak_lr"] = group["lr"]
-    is_on_card = next(model.parameters()).is_cuda
+    require_card(config.name, is_on_card=next(model.parameters()).is_cuda)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, fused=True)
     if config.name == "adafactor":
         # The rates are those of the config, as for AdamW: not relative to the step or to the weights.
         return Adafactor(groups, scale_parameter=False, relative_step=False)  # type: ignore[no-any-return]
-    return _bitsandbytes(config.name, is_on_card=is_on_card)(groups)  # type: ignore[no-any-return]
+    return _bitsandbytes(config.name)(groups)  # type: ignore[no-any-return]
 
 
-def _bitsandbytes(name: OptimizerName, *, is_on_card: bool) -> Any:
-    """Return the class of an optimiser of bitsandbytes."""
-    if not is_on_card:
+def require_card(name: OptimizerName, *, is_on_card: bool) -> None:
+    """Raise `UserError` where an optimiser does not run."""
+    if name in ("adamw_8bit", "paged_adamw_8bit") and not is_on_card:
         raise UserError(
             f"optimizer.name is {name}, which runs on NVIDIA cards only, and this run is on none. Set it to "
             "adamw, or to adafactor, which keeps less."
         )
+
+
+def _bitsandbytes(name: OptimizerName) -> Any:
+    """Return the class of an optimiser of bitsandbytes."""
     try:
         import bitsandbytes
     except ImportError as error:

@@ -1,9 +1,10 @@
 """The memory that a run will take, before it takes it, and the batches that fit.
 
-What is not counted: the CUDA context (0.3 to 0.6 GB outside of PyTorch), work space of cuDNN, and memory
-that the allocator cannot use for being in pieces. `MARGIN` is for these.
+What is not counted: the CUDA context, work space of cuDNN, and memory that the allocator cannot use for
+being in pieces. `spare_bytes` is for these.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -26,11 +27,14 @@ from m2v_finetune.tasks import Task
 from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES
 from m2v_finetune.training.counted_step import Machine, Precision, count_evaluation, count_step
 from m2v_finetune.training.counting import Part, Timeline
+from m2v_finetune.training.optimization import require_card
 
 SMALLER_OPTIMIZERS: tuple[OptimizerName, ...] = ("adafactor", "adamw_8bit")
 """The first is for any machine, the second for CUDA cards."""
 MARGIN = 0.1
 """Share of a planned peak that has to be free beside it: peaks are planned to within a tenth."""
+CONTEXT_BYTES = 500 * 10**6
+"""What CUDA itself takes of a card, where a tenth of the peak is less. A usual size, not measured here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ class MemoryPlan:
         chosen: The split with the largest batch that fits; None where none does, or nobody said what there
             is. The total batch is that of the settings.
         chosen_peak: Its peak by part.
-        smallest_peak: That of one window at a time.
+        smallest_peak: That of one window at a time, where nothing fits.
         eval_batch_size: Windows at once for judging tracks: that of the settings, or what fits.
         changes: What to switch on, where nothing fits.
         combined: All of it at once, where no single one is enough.
@@ -85,7 +89,7 @@ class MemoryPlan:
     memory_bytes: int | None
     chosen: Split | None
     chosen_peak: dict[Part, int] | None
-    smallest_peak: dict[Part, int]
+    smallest_peak: dict[Part, int] | None
     eval_batch_size: int
     changes: tuple[Change, ...]
     combined: Change | None
@@ -121,13 +125,13 @@ class MemoryPlan:
 
     def refusal(self) -> str:
         """Return why nothing fits, and what would."""
-        assert self.memory_bytes is not None
+        assert self.smallest_peak is not None
         least = sum(self.smallest_peak.values())
-        fitting = [change for change in self.changes if fits(change.peak_bytes, self.memory_bytes)]
+        fitting = [change for change in self.changes if self.has_room(change.peak_bytes)]
         combined = self.combined
         if fitting:
             advice = f"It would fit with one of these: {'; '.join(change.setting for change in fitting)}."
-        elif combined is not None and fits(combined.peak_bytes, self.memory_bytes):
+        elif combined is not None and self.has_room(combined.peak_bytes):
             advice = (
                 f"No single change is enough; all together take {gigabytes(combined.peak_bytes)}, which "
                 f"fits: {combined.setting}. Some of them may do."
@@ -141,9 +145,15 @@ class MemoryPlan:
         else:
             advice = "Nothing that could be switched on takes less: take a card with more memory."
         return (
-            f"Even one window at a time takes {gigabytes(least)}, and {MARGIN:.0%} of it have to be free "
-            f"beside it; the memory is {gigabytes(self.memory_bytes)}. {advice}"
+            f"Even one window at a time takes {gigabytes(least)}, and "
+            f"{gigabytes(spare_bytes(least, self.machine))} have to be free beside it; the memory is "
+            f"{gigabytes(self.memory_bytes or 0)}. {advice}"
         )
+
+    def has_room(self, peak_bytes: int) -> bool:
+        """Tell whether a planned peak fits in what there is."""
+        assert self.memory_bytes is not None
+        return fits(peak_bytes, self.memory_bytes, self.machine)
 
 
 def machine_of(accelerator: Accelerator) -> Machine:
@@ -155,9 +165,14 @@ def machine_of(accelerator: Accelerator) -> Machine:
     )
 
 
-def fits(peak_bytes: int, memory_bytes: int) -> bool:
-    """Tell whether a planned peak leaves `MARGIN` free."""
-    return peak_bytes * (1 + MARGIN) <= memory_bytes
+def spare_bytes(peak_bytes: int, machine: Machine) -> int:
+    """Return what has to be free beside a planned peak."""
+    return max(math.ceil(MARGIN * peak_bytes), CONTEXT_BYTES if machine.on_card else 0)
+
+
+def fits(peak_bytes: int, memory_bytes: int, machine: Machine) -> bool:
+    """Tell whether a planned peak leaves `spare_bytes` free."""
+    return peak_bytes + spare_bytes(peak_bytes, machine) <= memory_bytes
 
 
 def gigabytes(number: int) -> str:
@@ -179,26 +194,32 @@ def plan_run(
         task: What is learned; None for pre-training.
         machine: Where.
         memory_bytes: What there is; without it no split is chosen.
+
+    Raises:
+        UserError: The optimiser does not run on the machine.
     """
+    require_card(config.optimizer.name, is_on_card=machine.on_card)
     memory = StepMemory(config, task, machine)
     configured = Split(
         batch_size=config.training.per_device_batch_size,
         accumulation=config.training.gradient_accumulation_steps,
     )
     splits = list(_splits(configured))
-    smallest = memory.peak(splits[-1])
     chosen: Split | None = None
+    smallest: dict[Part, int] | None = None
     changes: tuple[Change, ...] = ()
     combined: Change | None = None
     eval_batch_size = config.training.eval_batch_size
     if memory_bytes is not None:
         chosen = _largest(memory, splits, configured, memory_bytes)
-        eval_batch_size = _eval_batch_size(config, task, machine, memory_bytes)
         if chosen is None:
+            smallest = memory.peak(splits[-1])
             before = sum(smallest.values())
             changes = tuple(_changes(config, task, machine, before=before))
-            if not any(fits(change.peak_bytes, memory_bytes) for change in changes):
+            if not any(fits(change.peak_bytes, memory_bytes, machine) for change in changes):
                 combined = _combined(config, task, machine, changes, before=before)
+        else:
+            eval_batch_size = _eval_batch_size(config, task, machine, memory_bytes)
     return MemoryPlan(
         machine=machine,
         configured=configured,
@@ -214,23 +235,38 @@ def plan_run(
 
 
 class StepMemory:
-    """The memory of a run's optimiser step at any split, each batch size counted once."""
+    """The memory of a run's optimiser step at any split, each batch size counted once.
+
+    Attributes:
+        machine: Where.
+    """
 
     def __init__(self, config: AnyRecipeConfig, task: Task | None, machine: Machine) -> None:
-        self._machine = machine
+        self.machine = machine
         self._count = cache(partial(count_step, config, task, machine))
 
     def peak(self, split: Split) -> dict[Part, int]:
         """Return the bytes of a step at its worst moment, by part."""
         timeline: Timeline = self._count(split.batch_size)
-        peak = (timeline.accumulating() if split.accumulation > 1 else timeline).peak()
-        if self._machine.on_card:
-            peak["workspace"] += CUBLAS_WORKSPACE_BYTES
-        return peak
+        return _peak(timeline.accumulating() if split.accumulation > 1 else timeline, self.machine)
 
     def peak_bytes(self, split: Split) -> int:
         """Return the bytes of a step at its worst moment."""
         return sum(self.peak(split).values())
+
+
+def evaluation_peak(
+    config: AnyRecipeConfig, task: Task | None, machine: Machine, batch_size: int
+) -> dict[Part, int]:
+    """Return the bytes of judging so many windows at once, between steps, at its worst moment, by part."""
+    return _peak(count_evaluation(config, task, machine, batch_size), machine)
+
+
+def _peak(timeline: Timeline, machine: Machine) -> dict[Part, int]:
+    peak = timeline.peak()
+    if machine.on_card:
+        peak["workspace"] += CUBLAS_WORKSPACE_BYTES
+    return peak
 
 
 def divisors(number: int) -> list[int]:
@@ -254,24 +290,24 @@ def _largest(
 ) -> Split | None:
     """Return the split with the largest batch that fits, or None.
 
-    Memory grows almost linearly with the batch: a line through two batch sizes says where to look.
+    What is not kept from step to step grows almost in a line with the batch, which says where to look. What
+    is returned was counted, and so was the next larger one, which does not fit.
     """
-    one = splits[-1]
-    if not fits(memory.peak_bytes(one), memory_bytes):
-        return None
-    other = configured if configured.batch_size > 1 else splits[0]
-    slope = (memory.peak_bytes(other) - memory.peak_bytes(one)) / max(1, other.batch_size - 1)
+    of_configured = memory.peak(configured)
+    kept = sum(of_configured[part] for part in ("weights", "gradients", "optimizer"))
+    slope = (sum(of_configured.values()) - kept) / configured.batch_size
 
-    def seems_to_fit(split: Split) -> bool:
-        guessed = memory.peak_bytes(one) + slope * (split.batch_size - 1)
-        return fits(round(guessed), memory_bytes)
+    def has_room(peak_bytes: float) -> bool:
+        return fits(round(peak_bytes), memory_bytes, memory.machine)
 
-    # From where the line ends, first down to what fits, then up: memory bends upwards, so that between its
-    # ends the line lies above it. What is chosen was counted.
-    place = next(place for place, split in enumerate(splits) if seems_to_fit(split))
-    while not fits(memory.peak_bytes(splits[place]), memory_bytes):
+    place = 0
+    while place < len(splits) - 1 and not has_room(kept + slope * splits[place].batch_size):
         place += 1
-    while place > 0 and fits(memory.peak_bytes(splits[place - 1]), memory_bytes):
+    while place < len(splits) and not has_room(memory.peak_bytes(splits[place])):
+        place += 1
+    if place == len(splits):
+        return None
+    while place > 0 and has_room(memory.peak_bytes(splits[place - 1])):
         place -= 1
     return splits[place]
 
@@ -279,10 +315,13 @@ def _largest(
 def _eval_batch_size(
     config: AnyRecipeConfig, task: Task | None, machine: Machine, memory_bytes: int
 ) -> int:
-    """Return the windows at once for judging tracks: those of the settings, halved until they fit."""
+    """Return the windows at once for judging tracks: those of the settings, halved until they fit.
+
+    One window fits wherever a step of one does, which has to keep more.
+    """
     size = config.training.eval_batch_size
     while size > 1 and not fits(
-        sum(count_evaluation(config, task, machine, size).peak().values()), memory_bytes
+        sum(evaluation_peak(config, task, machine, size).values()), memory_bytes, machine
     ):
         size //= 2
     return size
@@ -359,8 +398,11 @@ def _settings(
                 "backbone", num_layers=layers // 2
             )
     seconds = config.data.window_seconds / 2
-    hop = {} if isinstance(config, PretrainingConfig) else {"hop_seconds": None}
-    settings[f"--data.window_seconds {seconds:g}"] = changed("data", window_seconds=seconds, **hop)
+    shorter, hop = f"--data.window_seconds {seconds:g}", {}
+    if isinstance(config, RecipeConfig) and config.data.hop_seconds is not None:
+        hop = {"hop_seconds": config.data.hop_seconds / 2}
+        shorter += f" --data.hop_seconds {hop['hop_seconds']:g}"
+    settings[shorter] = changed("data", window_seconds=seconds, **hop)
     if config.optimizer.name == "adamw":
         for name in SMALLER_OPTIMIZERS if machine.on_card else SMALLER_OPTIMIZERS[:1]:
             settings[f"--optimizer.name {name}"] = changed("optimizer", name=name)

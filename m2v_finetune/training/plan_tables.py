@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 
 from m2v_finetune.training.counting import PARTS, Part
-from m2v_finetune.training.plan import MARGIN, MemoryPlan, Split, fits, gigabytes
+from m2v_finetune.training.plan import MemoryPlan, Split, gigabytes, spare_bytes
 
 MEANING: dict[Part, str] = {
     "weights": "parameters and buffers, in float32",
@@ -56,9 +56,10 @@ def show_plan(plan: MemoryPlan, *, assumed: str = "") -> Group:
 
 def _verdict(plan: MemoryPlan, chosen: Split) -> str:
     assert plan.memory_bytes is not None
+    spare = gigabytes(spare_bytes(plan.peak_bytes, plan.machine))
     total = chosen.batch_size * chosen.accumulation * plan.machine.num_processes
     return (
-        f"In {gigabytes(plan.memory_bytes)} fits, with {MARGIN:.0%} of the peak to spare: "
+        f"In {gigabytes(plan.memory_bytes)} fits, with {spare} to spare: "
         f"--training.per_device_batch_size {chosen.batch_size} "
         f"--training.gradient_accumulation_steps {chosen.accumulation} "
         f"--training.eval_batch_size {plan.eval_batch_size} (a total batch of {total}, as the settings say)."
@@ -66,7 +67,6 @@ def _verdict(plan: MemoryPlan, chosen: Split) -> str:
 
 
 def _changes_table(plan: MemoryPlan) -> Table:
-    assert plan.memory_bytes is not None
     table = Table(title="What would take less, one window at a time", title_justify="left")
     table.add_column("setting")
     table.add_column("saves", justify="right")
@@ -77,6 +77,6 @@ def _changes_table(plan: MemoryPlan) -> Table:
             change.setting,
             gigabytes(change.saved_bytes),
             gigabytes(change.peak_bytes),
-            "yes" if fits(change.peak_bytes, plan.memory_bytes) else "no",
+            "yes" if plan.has_room(change.peak_bytes) else "no",
         )
     return table

@@ -1,5 +1,6 @@
 """The planned memory is that of real steps, counted the same way; and what a card would keep is kept."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -28,11 +29,20 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-from m2v_finetune.training.card import FLOAT32_FUNCTIONS, CardKernels
-from m2v_finetune.training.counted_step import Machine
+from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES, FLOAT32_FUNCTIONS, CardKernels
+from m2v_finetune.training.counted_step import Machine, count_evaluation, count_step
 from m2v_finetune.training.counting import StorageRecorder
 from m2v_finetune.training.optimization import build_optimizer
-from m2v_finetune.training.plan import Split, StepMemory, _largest, gigabytes, plan_run
+from m2v_finetune.training.plan import (
+    Split,
+    StepMemory,
+    _largest,
+    evaluation_peak,
+    fits,
+    gigabytes,
+    plan_run,
+    spare_bytes,
+)
 from m2v_finetune.training.step import take_step
 
 CPU = Machine(on_card=False, precision="no")
@@ -94,7 +104,12 @@ def real_batches(config, model):
             yield [torch.rand(size, *shape) for shape in model.task.example_shapes(window)]
 
 
-def real_peak_bytes(config, task):
+def room(peak):
+    """Return the least memory of a card in which a planned peak fits."""
+    return peak + spare_bytes(peak, CARD)
+
+
+def real_peak_bytes(config, task, *, autocast=nullcontext):
     """Count what lives at the worst moment of a second optimiser step on real tensors."""
     model = real_model(config, task).train()
     model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
@@ -111,19 +126,42 @@ def real_peak_bytes(config, task):
             loss=(model if task is None else task).loss,
             gradient_accumulation_steps=len(batches),
             max_grad_norm=1.0,
+            autocast=autocast,
         )
         if task is None:
             model.end_step(0)
 
     step()
     with StorageRecorder() as recorder:
-        for tensor in (*model.parameters(), *model.buffers(), *batches[0]):
-            recorder.note(tensor)
-        for state in optimizer.state.values():
-            for value in state.values():
-                if isinstance(value, torch.Tensor):
-                    recorder.note(value)
+        note_all(recorder, model, optimizer, batches[0])
         step()
+    return sum(recorder.timeline().peak().values())
+
+
+def note_all(recorder, model, optimizer, batch):
+    for tensor in (*model.parameters(), *model.buffers(), *batch):
+        recorder.note(tensor)
+    for state in optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, torch.Tensor):
+                recorder.note(value)
+
+
+def real_evaluation_bytes(config, task):
+    """Count what lives at the worst moment of judging a batch after an optimiser step, on real tensors."""
+    model = real_model(config, task).train()
+    optimizer = build_optimizer(model, config.optimizer)
+    [batch] = real_batches(config, model)
+    if task is None:
+        model.begin_step()
+    loss = (model if task is None else task).loss
+    take_step(model, optimizer, [batch], loss=loss, max_grad_norm=1.0)
+    model.eval()
+    with StorageRecorder() as recorder, torch.no_grad():
+        note_all(recorder, model, optimizer, batch)
+        outputs = model(*batch[:-1])
+        if task is None:
+            model.judge(outputs, batch[-1])
     return sum(recorder.timeline().peak().values())
 
 
@@ -141,6 +179,72 @@ def real_peak_bytes(config, task):
 def test_the_plan_is_what_a_real_step_allocates(method, checkpointing, accumulation):
     config = settings(method, checkpointing=checkpointing, accumulation=accumulation)
     assert_planned(config, TASK)
+
+
+def test_the_plan_holds_in_bfloat16():
+    config = settings("full", accumulation=2)
+    machine = Machine(on_card=False, precision="bf16")
+    planned = StepMemory(config, TASK, machine).peak_bytes(Split(batch_size=4, accumulation=2))
+    real = real_peak_bytes(config, TASK, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    assert planned == pytest.approx(real, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer"), [("probe", "adamw"), ("full", "adamw"), ("full", "adafactor")]
+)
+def test_the_plan_of_judging_is_what_judging_allocates(method, optimizer):
+    config = replace(settings(method), optimizer=OptimizerConfig(name=optimizer))
+    planned = sum(evaluation_peak(config, TASK, CPU, 4).values())
+    assert planned == pytest.approx(real_evaluation_bytes(config, TASK), rel=0.03)
+    # So one window can be judged wherever a step of one can be taken.
+    least = StepMemory(config, TASK, CPU).peak_bytes(Split(batch_size=1, accumulation=1))
+    assert sum(evaluation_peak(config, TASK, CPU, 1).values()) <= least
+
+
+def test_the_plan_of_judging_holds_for_pretraining(huberts):
+    config = pretraining_settings(huberts / "layer")
+    planned = sum(evaluation_peak(config, None, CPU, 4).values())
+    assert planned == pytest.approx(real_evaluation_bytes(config, None), rel=0.03)
+
+
+def test_a_card_holds_workspace_and_whole_blocks():
+    assert CUBLAS_WORKSPACE_BYTES == 8_519_680
+    config, split = settings("probe"), Split(batch_size=2, accumulation=1)
+    for planned, counted in (
+        (StepMemory(config, TASK, CARD).peak(split), count_step(config, TASK, CARD, 2)),
+        (evaluation_peak(config, TASK, CARD, 2), count_evaluation(config, TASK, CARD, 2)),
+    ):
+        beyond = planned["workspace"] - counted.peak()["workspace"]
+        assert beyond == CUBLAS_WORKSPACE_BYTES
+        assert not (counted.sizes % 512).any()
+    with StorageRecorder() as recorder:
+        kept = [torch.zeros(size, dtype=torch.uint8) for size in (1, 512, 513)]
+    assert recorder.timeline(block_bytes=512).sizes.tolist() == [512, 512, 1024]
+    assert recorder.timeline().sizes.tolist() == [len(one) for one in kept]
+
+
+@pytest.mark.parametrize(
+    ("peak", "spare"), [(10**9, 500_000_000), (5 * 10**9, 500_000_000), (10**10, 10**9)]
+)
+def test_what_has_to_be_free_beside_a_peak(peak, spare):
+    assert spare_bytes(peak, CARD) == spare
+    assert spare_bytes(peak, CPU) == peak // 10
+    assert fits(peak, peak + spare, CARD)
+    assert not fits(peak, peak + spare - 1, CARD)
+
+
+def test_shorter_windows_have_closer_hops():
+    config = settings("probe", seconds=2.0)
+    config = replace(config, data=replace(config.data, hop_seconds=1.5))
+    found = [change.setting for change in plan_run(config, TASK, CARD, memory_bytes=1).changes]
+    assert "--data.window_seconds 1 --data.hop_seconds 0.75" in found
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit"])
+def test_what_does_not_run_is_not_planned(name):
+    config = replace(settings(), optimizer=OptimizerConfig(name=name))
+    with pytest.raises(UserError, match=f"{name}, which runs on NVIDIA cards only"):
+        plan_run(config, TASK, CPU)
 
 
 def assert_planned(config, task):
@@ -333,7 +437,7 @@ def test_the_largest_batch_that_fits_and_keeps_the_total():
     splits = {n: memory.peak_bytes(Split(batch_size=n, accumulation=12 // n)) for n in (6, 4, 3)}
     assert splits[6] > splits[4] > splits[3]
     # Room for batches of 4, a tenth to spare, and for no more.
-    plan = plan_run(config, TASK, CARD, memory_bytes=round(splits[4] * 1.1) + 1)
+    plan = plan_run(config, TASK, CARD, memory_bytes=room(splits[4]))
     assert plan.chosen == Split(batch_size=4, accumulation=3)
     assert plan.peak_bytes == splits[4]
     assert 1 <= plan.eval_batch_size < config.training.eval_batch_size
@@ -352,9 +456,7 @@ def test_no_larger_batch_would_fit(configured):
     peaks = [memory.peak_bytes(split) for split in splits]
     assert peaks == sorted(peaks, reverse=True)
     for split, peak in zip(splits, peaks, strict=True):
-        chosen = _largest(
-            memory, splits, splits[0 if batch > 1 else -1], memory_bytes=round(peak * 1.1) + 1
-        )
+        chosen = _largest(memory, splits, splits[0 if batch > 1 else -1], memory_bytes=room(peak))
         assert chosen == split
 
 
@@ -422,10 +524,10 @@ def test_all_changes_together_are_counted_once():
         "--tuning.method",
     ]
     assert f"they take {gigabytes(peak)}. Take a card" in plan.refusal()
-    enough = replace(plan, memory_bytes=round(peak * 1.1) + 1).refusal()
+    enough = replace(plan, memory_bytes=room(peak)).refusal()
     assert f"all together take {gigabytes(peak)}, which fits: {plan.combined.setting}." in enough
     some = max(one.peak_bytes for one in plan.changes)
-    assert plan_run(config, TASK, CARD, memory_bytes=round(some * 1.1) + 1).combined is None
+    assert plan_run(config, TASK, CARD, memory_bytes=room(some)).combined is None
 
 
 def test_what_an_optimizer_keeps():

@@ -422,9 +422,14 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(data, tmp_path, monkeypatc
         UserError, match=r"gradients of 3 steps in a row are not finite at step 7: "
     ):
         loop.run()
+    # What was learned before is kept, and a run that goes on may try as many steps again.
     kept = build_loop(data, tmp_path, method="lora")
     kept._resume()
-    assert (kept.progress.step, kept.progress.num_skipped_steps) == (4, 2)
+    assert (kept.progress.step, kept.progress.num_skipped_steps) == (7, 5)
+    assert kept.progress.skipped_in_a_row == 0
+    for name, tensor in kept.model.trained_tensors().items():
+        assert torch.equal(tensor, loop.model.trained_tensors()[name])
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == list(range(1, 8))
 
 
 def test_validation_that_is_not_finite_is_named(data, tmp_path):
