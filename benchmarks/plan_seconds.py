@@ -3,7 +3,8 @@
     python benchmarks/plan_seconds.py [--repeats N]
 
 Each command runs in a process of its own, imports included. Written to benchmarks/results/plan_seconds.json:
-medians by the clock and by the time that the processor worked, versions and machine.
+medians by the clock and by the time that the processor worked, versions and machine; and a table in
+docs/memory.md.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from memory_table import PAGE, replaced
 from songs import environment
 
 REPOSITORY = Path(__file__).parents[1]
@@ -62,6 +64,17 @@ def main() -> None:
         "environment": environment(),
     }
     arguments.result.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    PAGE.write_text(
+        replaced(PAGE.read_text(encoding="utf-8"), "seconds", table(found)), encoding="utf-8"
+    )
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the table of docs/memory.md."""
+    rows = [
+        f"| {name} | {one['median_seconds']:.0f} s |" for name, one in found["commands"].items()
+    ]
+    return "\n".join(["| `m2v plan --memory 11GB` of | takes |", "|---|---|", *rows])
 
 
 def run(settings: list[str]) -> tuple[float, float]:

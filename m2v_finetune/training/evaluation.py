@@ -1,6 +1,7 @@
 """Judging whole tracks, on one process or many."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -12,9 +13,10 @@ from rich.progress import Progress
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.reading import WorkerError
-from m2v_finetune.errors import AudioError
+from m2v_finetune.errors import AudioError, Stopped
 from m2v_finetune.model import TaskModel, scored
 from m2v_finetune.training.faults import DataWatch, agree
+from m2v_finetune.training.signals import AtOnce
 
 TOO_LITTLE_MEMORY = (
     "Judging ran out of memory with a single window at once. Take shorter windows (data.window_seconds) or "
@@ -33,6 +35,7 @@ def judge_tracks(
     watch: DataWatch | None = None,
     split: str = "test",
     inputs: Inputs | None = None,
+    at_once: AtOnce = nullcontext,
 ) -> list[Any]:
     """Return what the task found out about each track, in their order, on every process.
 
@@ -52,11 +55,13 @@ def judge_tracks(
         watch: What to do about tracks that can no longer be read; to stop if None.
         split: That of the tracks.
         inputs: What reads a window, in place of the task.
+        at_once: Inside of it a signal raises `Stopped`.
 
     Returns:
         What `Task.judge` returned, one for each track.
 
     Raises:
+        Stopped: A process got a signal; the same on every process.
         DataError: A track cannot be read any more, a worker failed, or a single window does not fit in
             memory.
         NotFiniteError: The model's scores of a track are not finite.
@@ -73,21 +78,24 @@ def judge_tracks(
         autocast=accelerator.autocast,
     )
     judged = []
-    failure = None
+    failure, stopped = None, None
     bad_tracks: dict[str, str] = {}
     try:
-        for number, of_track in groupby(rows, key=lambda row: row[0]):
-            checked = windows.tracks[number]
-            try:
-                prediction = model.task.predict(checked, scored(of_track))
-                judged.append((own[number], model.task.judge(checked, prediction)))
-            except AudioError as error:
-                bad_tracks[checked.track.id] = str(error)
-            bar.advance(bar_task)
+        with at_once():
+            for number, of_track in groupby(rows, key=lambda row: row[0]):
+                checked = windows.tracks[number]
+                try:
+                    prediction = model.task.predict(checked, scored(of_track))
+                    judged.append((own[number], model.task.judge(checked, prediction)))
+                except AudioError as error:
+                    bad_tracks[checked.track.id] = str(error)
+                bar.advance(bar_task)
+    except Stopped as signalled:
+        stopped = signalled
     except WorkerError as error:
         failure = str(error)
     except torch.OutOfMemoryError:
         failure = TOO_LITTLE_MEMORY
     bar.remove_task(bar_task)
-    watch.take(split, agree(accelerator, failure, bad_tracks))
+    watch.take(split, agree(accelerator, failure, bad_tracks, stopped=stopped))
     return [one for _, one in sorted(gather_object(judged), key=lambda pair: pair[0])]

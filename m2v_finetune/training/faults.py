@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from m2v_finetune.config import OnBadTrack
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.data.reading import Notes, WorkerError, read_batches
-from m2v_finetune.errors import UserError
+from m2v_finetune.errors import Stopped, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,11 @@ class DataWatch:
 
 
 def agree(
-    accelerator: Accelerator, failure: str | None, bad_tracks: Mapping[str, str]
+    accelerator: Accelerator,
+    failure: str | None,
+    bad_tracks: Mapping[str, str],
+    *,
+    stopped: Stopped | None = None,
 ) -> dict[str, str]:
     """Return the bad tracks of all processes, the same on each.
 
@@ -101,20 +105,28 @@ def agree(
         accelerator: Knows the processes.
         failure: Why this process cannot go on, if it cannot.
         bad_tracks: That this process found.
+        stopped: What a signal to this process raised, if one did.
 
     Raises:
+        Stopped: A process was told to stop.
         DataError: A process cannot go on.
     """
     if accelerator.num_processes > 1:
-        is_well = torch.tensor(failure is None and not bad_tracks, device=accelerator.device)
+        is_well = torch.tensor(
+            failure is None and not bad_tracks and stopped is None, device=accelerator.device
+        )
         num_well = int(accelerator.reduce(is_well.int(), reduction="sum"))
         if num_well == accelerator.num_processes:
             return {}
-    told = gather_object([(failure, dict(bad_tracks))])
-    failures = [why for why, _ in told if why is not None]
+    number = None if stopped is None else stopped.signal_number
+    told = gather_object([(failure, dict(bad_tracks), number)])
+    failures = [why for why, _, _ in told if why is not None]
     if failures:
         raise DataError("\n".join(failures))
-    return {name: why for _, bad in told for name, why in bad.items()}
+    for _, _, number in told:
+        if number is not None:
+            raise Stopped(number, "")
+    return {name: why for _, bad, _ in told for name, why in bad.items()}
 
 
 class StepReader:

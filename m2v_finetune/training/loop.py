@@ -4,7 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
@@ -432,17 +432,15 @@ class TrainingLoop(Generic[Model]):
 
     def _judge(self) -> dict[str, float]:
         """Return the metrics of what is held out."""
-        # Several processes have to end together, so that they end what they judge.
-        is_alone = self.accelerator.num_processes == 1
-        at_once: AbstractContextManager[None] = self.stop.at_once() if is_alone else nullcontext()
         try:
-            with at_once, self._whole_model():
+            with self._whole_model():
                 return self.objective.judge(
                     accelerator=self.accelerator,
                     batch_size=self.training.eval_batch_size,
                     num_workers=self.num_workers,
                     bar=self.bar,
                     watch=self.watch,
+                    at_once=self.stop.at_once,
                 )
         except Stopped:
             self._stop(save=True)

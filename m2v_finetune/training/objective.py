@@ -14,11 +14,13 @@ from torch import Tensor
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.reading import WorkerError, read_batches, training_loader
+from m2v_finetune.errors import Stopped
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import FixedWindows
 from m2v_finetune.training.evaluation import TOO_LITTLE_MEMORY, judge_tracks
 from m2v_finetune.training.faults import DataWatch, agree
+from m2v_finetune.training.signals import AtOnce
 from m2v_finetune.training.standardization import measure_standardization
 
 
@@ -65,10 +67,12 @@ class Objective(Protocol):
         num_workers: int,
         bar: Progress,
         watch: DataWatch,
+        at_once: AtOnce,
     ) -> dict[str, float]:
         """Return the validation metrics, the same on every process.
 
         Raises:
+            Stopped: A process got a signal inside of ``at_once``; the same on every process.
             NotFiniteError: What the model says is not finite.
             DataError: Data cannot be read any more.
         """
@@ -152,6 +156,7 @@ class TaskObjective:
         num_workers: int,
         bar: Progress,
         watch: DataWatch,
+        at_once: AtOnce,
     ) -> dict[str, float]:
         """Return the task's metrics of the validation tracks."""
         judged = judge_tracks(
@@ -164,6 +169,7 @@ class TaskObjective:
             watch=watch,
             split="validation",
             inputs=self.inputs,
+            at_once=at_once,
         )
         return self.model.task.values(judged)
 
@@ -225,6 +231,7 @@ class PretrainingObjective:
         num_workers: int,
         bar: Progress,
         watch: DataWatch,
+        at_once: AtOnce,
     ) -> dict[str, float]:
         """Return the means over the windows that are held out; each is heard by one process."""
         own = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
@@ -247,23 +254,26 @@ class PretrainingObjective:
         self.model.eval()
         bar_task = bar.add_task("Judging windows", total=len(own))
         rows: list[list[float]] = []
-        failure = None
+        failure, stopped = None, None
         bad_tracks: dict[str, str] = {}
         try:
-            for *parts, notes in read_batches(loader):
-                bad_tracks |= notes.bad_tracks
-                if not parts:
-                    failure = "None of the windows that are held out can be read."
-                    break
-                waveforms, masks, _ = parts
-                rows += self.model.pieces.run(judge, [waveforms, masks]).tolist()
-                bar.advance(bar_task, len(waveforms))
+            with at_once():
+                for *parts, notes in read_batches(loader):
+                    bad_tracks |= notes.bad_tracks
+                    if not parts:
+                        failure = "None of the windows that are held out can be read."
+                        break
+                    waveforms, masks, _ = parts
+                    rows += self.model.pieces.run(judge, [waveforms, masks]).tolist()
+                    bar.advance(bar_task, len(waveforms))
+        except Stopped as signalled:
+            stopped = signalled
         except WorkerError as error:
             failure = str(error)
         except torch.OutOfMemoryError:
             failure = TOO_LITTLE_MEMORY
         bar.remove_task(bar_task)
-        watch.take("validation", agree(accelerator, failure, bad_tracks))
+        watch.take("validation", agree(accelerator, failure, bad_tracks, stopped=stopped))
         # In the order of the windows, so that the sums of one process and of two are the same.
         numbered = sorted(gather_object(list(zip(own, rows, strict=True))))
         values = (

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from accelerate import Accelerator
@@ -15,6 +15,8 @@ from m2v_finetune.errors import Stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Launchers pass on what the processes of a job were sent as well: this soon it is the same request.
 SAME_REQUEST_SECONDS = 1.0
+AtOnce = Callable[[], AbstractContextManager[None]]
+"""Such as `StopRequest.at_once`: inside of what it returns a signal raises `Stopped`."""
 
 
 class StopRequest:

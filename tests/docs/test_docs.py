@@ -451,3 +451,20 @@ def test_the_memory_tables_are_what_was_counted():
     for name, table in script["tables"](found).items():
         assert page == script["replaced"](page, name, table)
         assert table in page
+    again = script["cell"]("MERT-v0", "probe", 5.0)
+    [known] = (
+        cell
+        for cell in found["cells"]
+        if (cell["checkpoint"], cell["method"], cell["window_seconds"]) == ("MERT-v0", "probe", 5.0)
+    )
+    assert {**known, **again} == known
+
+
+def test_the_seconds_of_plans_are_what_was_measured(monkeypatch):
+    benchmarks = REPOSITORY / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))
+    script = runpy.run_path(str(benchmarks / "plan_seconds.py"), run_name="tables")
+    table = script["table"](json.loads(script["RESULT"].read_text(encoding="utf-8")))
+    assert f"<!-- seconds -->\n{table}\n<!-- end of seconds -->" in script["PAGE"].read_text(
+        "utf-8"
+    )

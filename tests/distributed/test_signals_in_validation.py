@@ -1,0 +1,72 @@
+"""A signal to one of two real processes while both judge: both stop, and what goes on is the same run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# Starts the recipe; where asked, the second process gets a signal at its second validation track.
+SCRIPT = """
+import os, runpy, signal, sys
+from accelerate import PartialState
+from m2v_finetune.tasks.tagging import Tagging
+
+judge, judged = Tagging.judge, []
+
+def judge_and_signal(self, checked, prediction):
+    if PartialState().process_index == 1:
+        judged.append(checked.track.id)
+        if len(judged) == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            raise RuntimeError("the signal did not come at once")
+    return judge(self, checked, prediction)
+
+if sys.argv[1] == "signal":
+    Tagging.judge = judge_and_signal
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def launch(repository, folder: Path, manifest, *, mode: str, resume: str = "never"):
+    script = folder.with_suffix(".py")
+    script.write_text(SCRIPT)
+    settings = {
+        "data.source": manifest,
+        "data.window_seconds": 1,
+        "data.num_workers": 0,
+        "backbone.source": "random-small",
+        "backbone.num_layers": 1,
+        "training.epochs": 1,
+        "training.per_device_batch_size": 4,
+        "training.log_every_steps": 1,
+        "run.output_dir": folder,
+        "run.resume": resume,
+    }
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launcher, "--nproc_per_node", "2", script, mode, repository / "recipes" / "tagging.py"]
+        + [f"--{key}={value}" for key, value in settings.items()],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return done.returncode, " ".join(done.stderr.split())
+
+
+def test_both_stop_at_once_and_go_on_as_if_nothing_had_been(repository, small_manifest, tmp_path):
+    straight = tmp_path / "straight"
+    code, said = launch(repository, straight, small_manifest, mode="plain")
+    assert code == 0, said[-2000:]
+    folder = tmp_path / "run"
+    code, said = launch(repository, folder, small_manifest, mode="signal")
+    assert code != 0
+    assert "Stopped after step 2 of 2, which is saved" in said, said[-2000:]
+    assert "did not come at once" not in said
+    assert "validation" not in (folder / "metrics.jsonl").read_text()
+    code, said = launch(repository, folder, small_manifest, mode="plain", resume="auto")
+    assert code == 0, said[-2000:]
+    for name in ("metrics.jsonl", "predictions.csv"):
+        assert (folder / name).read_bytes() == (straight / name).read_bytes()
