@@ -311,7 +311,10 @@ def _convert(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, stop)
     sample_rate = _rate_of(arguments.backbone)
     tracks, dataset = load_tracks(
-        arguments.source, label_column=None, allow_outside=arguments.allow_outside
+        arguments.source,
+        label_column=None,
+        allow_outside=arguments.allow_outside,
+        max_missing_fraction=float(arguments.on_bad_track == "skip"),
     )
     checked, _ = check_tracks(tracks, on_bad_track=arguments.on_bad_track)
     done = convert_tracks(

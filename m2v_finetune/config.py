@@ -181,7 +181,7 @@ class DataConfig:
             and ends; ``skip`` goes on without them and counts them in results.json. During training, ``stop``
             saves a checkpoint and ends; ``skip`` lets other windows take their places.
         max_bad_fraction: Under ``skip``, the run ends where more than this share of a split's tracks is lost
-            during training: a drive may be missing.
+            during training, or of a Hub data set's audio files cannot be fetched: a drive may be missing.
         timeout_seconds: The run ends where a worker gives no batch for so long, or where the check of all
             files at the beginning finishes none; 0 waits for ever. Without workers, training is not watched.
         allow_outside: Let relative paths of a manifest lead out of its folder. Those of a data set of the
@@ -497,7 +497,7 @@ class MusicConfig:
             and ends; ``skip`` goes on without them and counts them in results.json. During training, ``stop``
             saves a checkpoint and ends; ``skip`` lets other windows take their places.
         max_bad_fraction: Under ``skip``, the run ends where more than this share of a split's tracks is lost
-            during training: a drive may be missing.
+            during training, or of a Hub data set's audio files cannot be fetched: a drive may be missing.
         timeout_seconds: The run ends where a worker gives no batch for so long, or where the check of all
             files at the beginning finishes none; 0 waits for ever. Without workers, training is not watched.
         allow_outside: Let relative paths of a manifest lead out of its folder. Those of a data set of the

@@ -2,14 +2,15 @@
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from httpx2 import HTTPError
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -71,6 +72,57 @@ def download_snapshot(
                     raise
                 time.sleep(pause_seconds)
         return Path(fetch())
+
+
+def download_most(
+    repo_id: str,
+    *,
+    ignore_patterns: Sequence[str],
+    may_miss: Callable[[str], bool],
+    max_missing_fraction: float,
+) -> tuple[Path, dict[str, str]]:
+    """Return the local folder of a data set, and which of its files cannot be fetched.
+
+    Args:
+        repo_id: ``user/name``.
+        ignore_patterns: Do not fetch files that match one of these.
+        may_miss: Tells by its name whether a file may be left out.
+        max_missing_fraction: The share of such files that may be.
+
+    Returns:
+        The folder, and why each file that is not in it cannot be fetched, by its name.
+
+    Raises:
+        UserError: As `download_snapshot`; or files cannot be fetched that may not be left out, or too many.
+    """
+    try:
+        whole = download_snapshot(repo_id, ignore_patterns=ignore_patterns, repo_type="dataset")
+        return whole, {}
+    except UserError:
+        if max_missing_fraction == 0:
+            raise
+    with explained(f"fetch {repo_id}"):
+        info = HfApi().dataset_info(repo_id)
+    names = [
+        file.rfilename
+        for file in info.siblings or ()
+        if not any(fnmatch(file.rfilename, pattern) for pattern in ignore_patterns)
+    ]
+    most = max_missing_fraction * sum(map(may_miss, names))
+    missing: dict[str, str] = {}
+    folder: Path | None = None
+    # Those that can be missed last, so that the others are there before anything is counted.
+    for name in sorted(names, key=may_miss):
+        try:
+            with explained(f"fetch {name} of {repo_id}"):
+                file = hf_hub_download(repo_id, name, repo_type="dataset", revision=info.sha)
+            folder = Path(file).parents[len(Path(name).parts) - 1]
+        except UserError as error:
+            missing[name] = str(error)
+            if not may_miss(name) or len(missing) > most or len(missing) == len(names):
+                raise
+    assert folder is not None
+    return folder, missing
 
 
 def _is_of_the_moment(error: Exception) -> bool:

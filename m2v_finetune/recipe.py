@@ -124,6 +124,7 @@ def _run(
         config.data.source,
         label_column=task_config.label_column,
         allow_outside=config.data.allow_outside,
+        max_missing_fraction=_max_missing_fraction(config.data),
     )
     split = split_tracks(
         tracks,
@@ -228,13 +229,21 @@ def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
         return _pretrain(config, (accelerator, folder))
 
 
+def _max_missing_fraction(data: DataConfig | MusicConfig) -> float:
+    """Return the share of a Hub data set's files that a run may begin without."""
+    return data.max_bad_fraction if data.on_bad_track == "skip" else 0.0
+
+
 def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
     """Do what `run_pretraining` does, on what was started."""
     accelerator, folder = started
 
     # The tracks and their splits; no labels.
     tracks, dataset = load_tracks(
-        config.data.source, label_column=None, allow_outside=config.data.allow_outside
+        config.data.source,
+        label_column=None,
+        allow_outside=config.data.allow_outside,
+        max_missing_fraction=_max_missing_fraction(config.data),
     )
     split = split_tracks(
         tracks,

@@ -4,6 +4,7 @@ Whatever the source, what comes out is a list of `Track` whose audio lies in fil
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -18,20 +19,27 @@ from m2v_finetune.data.manifest import (
     SPLITS,
     DatasetInfo,
     Track,
+    problem_list,
     read_dataset_info,
     read_manifest,
     tracks_from_rows,
 )
 from m2v_finetune.data.quickstart import QUICKSTARTS
 from m2v_finetune.errors import UserError
-from m2v_finetune.hub import download_snapshot, explained, is_repo_id
+from m2v_finetune.hub import download_most, explained, is_repo_id
+
+logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = {".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"}
 TABLE_PATTERNS = ("*.parquet", "*.arrow")
 
 
 def load_tracks(
-    source: str, *, label_column: str | None, allow_outside: bool = False
+    source: str,
+    *,
+    label_column: str | None,
+    allow_outside: bool = False,
+    max_missing_fraction: float = 0.0,
 ) -> tuple[list[Track], DatasetInfo]:
     """Find the tracks of a source.
 
@@ -41,6 +49,8 @@ def load_tracks(
         label_column: The column under which labels taken from folder names are filed; None where no
             labels are needed: then a folder may hold its audio at any depth.
         allow_outside: Let relative paths of a manifest of one's own lead out of its folder.
+        max_missing_fraction: The share of a Hub data set's audio files that may fail to be fetched; they are
+            named, and their tracks are files that are not there.
 
     Returns:
         The tracks, and what is known of the data set.
@@ -65,7 +75,7 @@ def load_tracks(
             return _from_manifest(manifest, allow_outside=allow_outside)
         return _from_folders(path, label_column)
     if is_repo_id(source) and path.suffix not in (".csv", ".jsonl"):
-        return _from_hub(source, label_column)
+        return _from_hub(source, label_column, max_missing_fraction=max_missing_fraction)
     raise UserError(
         f"There is no data at '{source}'. Give a .csv or .jsonl manifest, a folder that holds one "
         f"({', '.join(MANIFEST_NAMES)}), a folder with one folder per label, a Hub data set id "
@@ -78,9 +88,18 @@ def _from_manifest(path: Path, *, allow_outside: bool) -> tuple[list[Track], Dat
     return tracks, read_dataset_info(path.parent, name=path.resolve().parent.name)
 
 
-def _from_folders(folder: Path, label_column: str | None) -> tuple[list[Track], DatasetInfo]:
-    """Read ``<label>/<file>`` or ``<split>/<label>/<file>``; without labels, any file, or ``<split>/...``."""
-    found = [path.relative_to(folder).parts for path in sorted(_audio_files(folder))]
+def _from_folders(
+    folder: Path, label_column: str | None, *, missing: Iterable[str] = ()
+) -> tuple[list[Track], DatasetInfo]:
+    """Read ``<label>/<file>`` or ``<split>/<label>/<file>``; without labels, any file, or ``<split>/...``.
+
+    Args:
+        folder: The folder.
+        label_column: As `load_tracks` takes it.
+        missing: Files that should be there too, relative to the folder.
+    """
+    files = {*_audio_files(folder), *(folder / name for name in missing)}
+    found = [path.relative_to(folder).parts for path in sorted(files)]
     names = {parts[0].lower() for parts in found if len(parts) > 1}
     has_splits = bool(names) and names <= {*SPLITS, *SPLIT_ALIASES}
     least_depth = 1 + has_splits + (label_column is not None)
@@ -118,9 +137,21 @@ def _audio_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _from_hub(repo_id: str, label_column: str | None) -> tuple[list[Track], DatasetInfo]:
+def _from_hub(
+    repo_id: str, label_column: str | None, *, max_missing_fraction: float
+) -> tuple[list[Track], DatasetInfo]:
     """Read a data set of the Hub: one of audio files like a folder, one of tables through `datasets`."""
-    folder = download_snapshot(repo_id, repo_type="dataset", ignore_patterns=TABLE_PATTERNS)
+    folder, missing = download_most(
+        repo_id,
+        ignore_patterns=TABLE_PATTERNS,
+        may_miss=lambda name: Path(name).suffix.lower() in AUDIO_SUFFIXES,
+        max_missing_fraction=max_missing_fraction,
+    )
+    if missing:
+        title = f"Files of {repo_id} that cannot be fetched, of which nothing is learned"
+        logger.warning(
+            problem_list(title, list(missing.values()), "The next run asks for them again.")
+        )
     readme = folder / "README.md"
     card = (metadata_load(readme) if readme.is_file() else None) or {}
     dataset = DatasetInfo(
@@ -134,7 +165,7 @@ def _from_hub(repo_id: str, label_column: str | None) -> tuple[list[Track], Data
             (folder / name for name in MANIFEST_NAMES if (folder / name).is_file()), None
         )
         if manifest is None:
-            return _from_folders(folder, label_column)[0], dataset
+            return _from_folders(folder, label_column, missing=missing)[0], dataset
         return read_manifest(manifest, is_foreign=True), dataset
     return _from_tables(repo_id), dataset
 

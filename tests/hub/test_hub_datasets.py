@@ -229,3 +229,52 @@ def test_a_file_that_fails_is_said_and_the_next_try_goes_on(hub: HubServer, tmp_
     hub.fail_next(lambda line: "/resolve/" in line and "1.wav" in line, status=507, times=4)
     assert "507" in load(hub, tmp_path, "me/songs")["error"]  # the first try and three more
     assert len(load(hub, tmp_path, "me/songs")["tracks"]) == 2
+
+
+LOAD_MOST = LOAD.replace('label_column="tags"', 'label_column="tags", max_missing_fraction=0.5')
+
+
+def test_files_that_fail_are_left_out_where_that_is_asked_for(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    files = {f"jazz/{number}.wav": WAVS[number] for number in range(4)}
+    table = "path,tags\n" + "".join(f"{name},jazz\n" for name in files)
+    hub.add_repo("me/songs", files | {"metadata.csv": table.encode()}, "dataset")
+    hub.add_repo("me/folders", files, "dataset")
+    for repo_id in ("me/songs", "me/folders"):
+        fail(hub, repo_id, "1.wav")
+        fail(hub, repo_id, "3.wav")
+        found, said = load_most(hub, tmp_path, repo_id)
+        assert "tracks" in found, found
+        tracks = {Path(track["path"]).name: Path(track["path"]) for track in found["tracks"]}
+        assert [name for name, path in tracks.items() if path.is_file()] == ["0.wav", "2.wav"]
+        # The others are counted, as files that are not there.
+        assert sorted(tracks) == ["0.wav", "1.wav", "2.wav", "3.wav"]
+        assert "jazz/1.wav" in said
+        assert "jazz/3.wav" in said
+        fail(hub, repo_id, "2.wav")
+        assert "404" in load_most(hub, tmp_path / "other", repo_id)[0]["error"]
+    hub.add_repo("me/table", files | {"metadata.csv": table.encode()}, "dataset")
+    fail(hub, "me/table", "metadata.csv")  # is no audio
+    assert "metadata.csv" in load_most(hub, tmp_path, "me/table")[0]["error"]
+
+
+def fail(hub: HubServer, repo_id: str, name: str) -> None:
+    """Let a file fail whenever it is asked for."""
+    hub.fail_next(
+        lambda line: f"{repo_id}/resolve/" in line and name in line, status=404, times=999
+    )
+
+
+def load_most(hub: HubServer, home: Path, repo_id: str) -> tuple[Any, str]:
+    """Run `load_tracks` where half of the files may be missing; return what it found, and its log."""
+    process = subprocess.run(
+        [sys.executable, "-c", LOAD_MOST, repo_id],
+        env=os.environ | hub.environment(home),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1]), process.stderr
