@@ -1,5 +1,6 @@
 """The run folder: what a run was, what it measured, and what it made (docs/data-formats.md)."""
 
+import hashlib
 import json
 import logging
 import math
@@ -100,6 +101,10 @@ class RunFolder:
         made = {self.checkpoints, self.environment, self.path / LOCK_FILE}
         left = [path for path in self.path.iterdir() if path not in made and path.suffix != ".part"]
         return not left and self.checkpoints.is_dir() and not any(self.checkpoints.iterdir())
+
+    def tracker_id(self) -> str:
+        """Return a name of the run for trackers, which a run that goes on keeps wherever its folder is."""
+        return hashlib.sha256(self.environment.read_bytes()).hexdigest()[:16]
 
     def lock(self) -> None:
         """Keep other runs out of the folder, which exists, until this process ends, however it ends.

@@ -141,7 +141,13 @@ def open_run(
     # What was logged after the checkpoint will be logged again: TensorBoard is told to forget it.
     next_step = 0 if loop.checkpoint is None else step_of(loop.checkpoint) + 1
     accelerator.init_trackers(
-        task, config=flat, init_kwargs={"tensorboard": {"purge_step": next_step}}
+        task,
+        config=flat,
+        init_kwargs={
+            "tensorboard": {"purge_step": next_step},
+            # The same run again; Weights & Biases leaves out the steps that it knows.
+            "wandb": {"id": folder.tracker_id(), "resume": "allow"},
+        },
     )
     set_seed(config.run.seed, device_specific=True)
 
