@@ -61,7 +61,7 @@ def main(run_folder: Path) -> None:
         | {name: version(name) for name in ("librosa", "scikit-learn")},
         "tagger": {
             "command": "accelerate launch recipes/tagging.py",
-            "backbone": "random-small: random weights, nothing was pre-trained",
+            "backbone": run["backbone"]["source"],
             "seconds": run["seconds"],
             **run["metrics"],
         },

@@ -2,7 +2,7 @@
 
     accelerate launch recipes/instrument.py
 
-runs the quickstart: single notes and a small backbone with random weights, both shipped, offline,
+runs the quickstart: single notes and a small pre-trained backbone, both shipped, offline,
 in a few minutes on two CPU cores. Your own recordings, with music2vec:
 
     accelerate launch recipes/instrument.py --data.source notes.csv

@@ -2,7 +2,7 @@
 
     accelerate launch recipes/pitch.py
 
-runs the quickstart: single notes and a small backbone with random weights, both shipped, offline,
+runs the quickstart: single notes and a small pre-trained backbone, both shipped, offline,
 in a few minutes on two CPU cores. Your own notes, with music2vec:
 
     accelerate launch recipes/pitch.py --data.source notes.csv

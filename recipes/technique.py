@@ -2,7 +2,7 @@
 
     accelerate launch recipes/technique.py
 
-runs the quickstart: synthetic voices and a small backbone with random weights, both shipped, offline,
+runs the quickstart: synthetic voices and a small pre-trained backbone, both shipped, offline,
 in a few minutes on two CPU cores. Your own recordings, with music2vec:
 
     accelerate launch recipes/technique.py --data.source songs.csv
