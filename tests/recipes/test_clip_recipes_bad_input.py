@@ -206,5 +206,6 @@ def test_the_run_that_the_cases_break_is_whole(recipes: Recipes) -> None:
     results = json.loads((recipes.run_folder / "results.json").read_text())
     assert set(results["metrics"]) == set(results["metric_names"])
     assert list(results["per_label"]) == ["60", "62"]
+    assert "RANDOM WEIGHTS, a demonstration" in stderr
     for metric in results["metric_names"].values():
         assert f"Test {metric} of 2 tracks" in stderr
