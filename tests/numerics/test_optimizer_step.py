@@ -291,7 +291,7 @@ def test_optimizers_of_bitsandbytes_need_a_card_and_bitsandbytes(name, monkeypat
         build_optimizer(build(method="probe"), OptimizerConfig(name=name))
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     with pytest.raises(UserError, match=r"pip install 'm2v-finetune\[cuda\]'"):
-        _bitsandbytes(name, is_on_card=True)
+        _bitsandbytes(name)
 
 
 @pytest.mark.parametrize(
