@@ -47,7 +47,7 @@ from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES, CardKernels
 from m2v_finetune.training.counted_step import Machine
 from m2v_finetune.training.counting import BLOCK_BYTES, FakeRecorder
-from m2v_finetune.training.plan import Split, StepMemory, plan_run
+from m2v_finetune.training.plan import RunMemory, Split, plan_run
 from m2v_finetune.training.step import take_step
 
 REPOSITORY = Path(__file__).parent.parent
@@ -121,7 +121,7 @@ def planned(config: RecipeConfig | PretrainingConfig, task: Task | None) -> dict
     plan = plan_run(config, task, CARD, memory_bytes=MEMORY_BYTES)
     one_window = Split(batch_size=1, accumulation=TOTAL_BATCH_SIZE)
     return {
-        "one_window_bytes": StepMemory(config, task, CARD).peak_bytes(one_window),
+        "one_window_bytes": RunMemory(config, task, CARD).peak_bytes(one_window),
         "batch_size": plan.chosen.batch_size if plan.chosen else None,
         "accumulation": plan.chosen.accumulation if plan.chosen else None,
         "peak_bytes": plan.peak_bytes if plan.chosen else None,
@@ -163,7 +163,7 @@ def frames_of_a_probe() -> list[dict[str, Any]]:
                 config, training=replace(config.training, gradient_checkpointing=checkpointing)
             )
             split = Split(batch_size=TOTAL_BATCH_SIZE, accumulation=1)
-            memory = StepMemory(config, BEATS, CARD)
+            memory = RunMemory(config, BEATS, CARD)
             peaks[str(checkpointing).lower()] = memory.peak_bytes(split)
             operations[str(checkpointing).lower()] = step_operations(config, BEATS)
         rows.append(
@@ -213,7 +213,7 @@ def beside_transformers() -> list[dict[str, Any]]:
                 batch_size=TRAINER_BATCH_SIZE,
                 train_conv_encoder=trains_conv,
             )
-            ours = StepMemory(config, TASK, CARD).peak_bytes(
+            ours = RunMemory(config, TASK, CARD).peak_bytes(
                 Split(batch_size=TRAINER_BATCH_SIZE, accumulation=1)
             )
             rows.append(

@@ -10,14 +10,11 @@ from typing import Any
 from m2v_finetune.audio.augmentation import build_augmentation
 from m2v_finetune.backbones import Backbone, PrecomputedBackbone, load_backbone, new_backbone
 from m2v_finetune.config import (
-    AnyRecipeConfig,
     DataConfig,
     MusicConfig,
     PretrainingConfig,
     RecipeConfig,
     StartConfig,
-    TrainingConfig,
-    parse_bytes,
 )
 from m2v_finetune.data.checking import (
     CheckedTrack,
@@ -43,11 +40,10 @@ from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.caching import plan_cache
 from m2v_finetune.training.checkpoint import checkpoints_in
-from m2v_finetune.training.counted_step import Machine
 from m2v_finetune.training.faults import DataWatch, gone_processes_named
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
-from m2v_finetune.training.plan import MemoryPlan, machine_of, plan_run
+from m2v_finetune.training.plan import planned_training
 from m2v_finetune.training.results import (
     judge_test,
     log_results,
@@ -145,7 +141,7 @@ def _run(
         model, windows, splits, num_skipped = _on_vectors(config, task, split)
 
     # What it will take, and the batches that fit into it.
-    training, plan = _planned(config, task, machine_of(accelerator))
+    training, plan = planned_training(config, task, accelerator)
 
     # What the frozen part of the network says, where it is computed once.
     cache, cache_note = plan_cache(
@@ -279,7 +275,7 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
     }
 
     # What it will take, and the batches that fit into it.
-    training, plan = _planned(config, None, machine_of(accelerator))
+    training, plan = planned_training(config, None, accelerator)
 
     # Train; the weights of the last epoch stay.
     rate = config.optimizer.learning_rate or PRETRAINING_RATE
@@ -324,21 +320,6 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
         publish_backbone(model.backbone, folder, results, config)
     accelerator.end_training()
     return results
-
-
-def _planned(
-    config: AnyRecipeConfig, task: Task | None, machine: Machine
-) -> tuple[TrainingConfig, MemoryPlan | None]:
-    """Return the batches to train by, and the plan that they come from where there is one."""
-    if config.run.memory is None:
-        return config.training, None
-    plan = plan_run(
-        config,
-        task,
-        machine,
-        memory_bytes=parse_bytes("run.memory", config.run.memory),
-    )
-    return plan.applied(config.training), plan
 
 
 def _start_backbone(config: StartConfig) -> Backbone:

@@ -4,6 +4,7 @@ The model is built by the code that trains it, the step is `step.take_step`, the
 `build_optimizer`; `counting` notes what they allocate.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from m2v_finetune.backbones import bare_backbone, new_backbone
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
@@ -44,34 +45,85 @@ class Machine:
     num_processes: int = 1
 
 
-def count_step(
-    config: AnyRecipeConfig, task: Task | None, machine: Machine, batch_size: int
-) -> Timeline:
-    """Count an optimiser step of one batch.
-
-    What it is counted for: the step after others, so the optimiser has its moments.
+class CountedRun:
+    """A run's model, whose steps are counted.
 
     Args:
         config: All settings.
         task: What is learned; None for pre-training, whose settings say it.
         machine: Where.
-        batch_size: Windows of the batch.
     """
-    recorder = FakeRecorder()
-    with _fake(machine):
-        model = _empty_model(config, task)
-        optimizer = _optimizer(model, config)
-        with recorder:
-            record_step(
-                recorder,
-                model,
-                optimizer,
-                _empty_batch(model, batch_size),
-                max_grad_norm=config.optimizer.max_grad_norm,
-                autocast=_autocast(machine),
-                read_norm=lambda norm: 1e9,  # large, so that clipping is counted
-            )
-    return recorder.timeline(block_bytes=BLOCK_BYTES if machine.on_card else 1)
+
+    def __init__(self, config: AnyRecipeConfig, task: Task | None, machine: Machine) -> None:
+        self._config = config
+        self._machine = machine
+        self._fake_tensors = FakeTensorMode(allow_non_fake_inputs=True)
+        # Built on "meta", as PEFT moves what it makes, which fake tensors do not bear.
+        model = model_without_weights(config, task)
+        with self._fake():
+            self._model = model.to_empty(device="cpu")
+
+    def step(self, batch_size: int, *, limit_bytes: float = math.inf) -> Timeline:
+        """Count an optimiser step of one batch.
+
+        What it is counted for: the step after others, so the optimiser has its moments.
+
+        Args:
+            batch_size: Windows of the batch.
+            limit_bytes: Where more lives, the rest need not be counted.
+
+        Raises:
+            LimitExceededError: More lives.
+        """
+        recorder = FakeRecorder(limit_bytes=limit_bytes)
+        model = self._model.train()
+        with self._fake():
+            optimizer = _optimizer(model, self._config)
+            batch = _empty_batch(model, batch_size)
+            if isinstance(model, PretrainingModel):
+                model.begin_step()
+            with recorder:
+                record_step(
+                    recorder,
+                    model,
+                    optimizer,
+                    batch,
+                    max_grad_norm=self._config.optimizer.max_grad_norm,
+                    autocast=_autocast(self._machine),
+                    read_norm=lambda norm: 1e9,  # large, so that clipping is counted
+                )
+        return self._timeline(recorder)
+
+    def evaluation(self, batch_size: int, *, limit_bytes: float = math.inf) -> Timeline:
+        """Count a forward pass for judging between steps; arguments and errors as `step`'s."""
+        recorder = FakeRecorder(limit_bytes=limit_bytes)
+        model = self._model.train()
+        with self._fake():
+            optimizer = _optimizer(model, self._config)
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.grad = torch.empty_like(parameter)
+            with FakeRecorder():
+                optimizer.step()
+            optimizer.zero_grad()
+            *inputs, targets = batch = _empty_batch(model.eval(), batch_size)
+            with recorder:
+                _note_all(recorder, model, batch)
+                _note_moments(recorder, optimizer)
+                with torch.no_grad(), _autocast(self._machine)():
+                    outputs = model(*inputs)
+                    if isinstance(model, PretrainingModel):
+                        model.judge(outputs, targets)
+        return self._timeline(recorder)
+
+    @contextmanager
+    def _fake(self) -> Iterator[None]:
+        """Let tensors have no values, and on a card keep what it would keep."""
+        with self._fake_tensors, CardKernels(on_card=self._machine.on_card):
+            yield
+
+    def _timeline(self, recorder: StorageRecorder) -> Timeline:
+        return recorder.timeline(block_bytes=BLOCK_BYTES if self._machine.on_card else 1)
 
 
 def record_step(
@@ -94,41 +146,22 @@ def record_step(
         others: As `step.take_step` takes them.
     """
     _note_all(recorder, model, batch)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                lambda one: recorder.note(one.grad, "gradients")
-            )
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+            lambda one: recorder.note(one.grad, "gradients")
+        )
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    ]
     loss = model.loss if isinstance(model, PretrainingModel) else model.task.loss
-    take_step(model, optimizer, [batch], loss=loss, max_grad_norm=max_grad_norm, **others)
+    try:
+        take_step(model, optimizer, [batch], loss=loss, max_grad_norm=max_grad_norm, **others)
+    finally:
+        for hook in hooks:
+            hook.remove()
     if isinstance(model, PretrainingModel):
         model.end_step(0)
     _note_moments(recorder, optimizer)
-
-
-def count_evaluation(
-    config: AnyRecipeConfig, task: Task | None, machine: Machine, batch_size: int
-) -> Timeline:
-    """Count a forward pass for judging between steps; arguments as `count_step`'s."""
-    recorder = FakeRecorder()
-    with _fake(machine):
-        model = _empty_model(config, task)
-        optimizer = _optimizer(model, config)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.grad = torch.empty_like(parameter)
-        with FakeRecorder():
-            optimizer.step()
-        optimizer.zero_grad()
-        *inputs, targets = batch = _empty_batch(model.eval(), batch_size)
-        with recorder:
-            _note_all(recorder, model, batch)
-            _note_moments(recorder, optimizer)
-            with torch.no_grad(), _autocast(machine)():
-                outputs = model(*inputs)
-                if isinstance(model, PretrainingModel):
-                    model.judge(outputs, targets)
-    return recorder.timeline(block_bytes=BLOCK_BYTES if machine.on_card else 1)
 
 
 def _note_moments(recorder: StorageRecorder, optimizer: torch.optim.Optimizer) -> None:
@@ -145,20 +178,10 @@ def _note_all(recorder: StorageRecorder, model: nn.Module, batch: Sequence[Tenso
         recorder.note(tensor, "activations")
 
 
-@contextmanager
-def _fake(machine: Machine) -> Iterator[None]:
-    """Let tensors have no values, and on a card keep what it would keep."""
-    with (
-        FakeTensorMode(allow_non_fake_inputs=True),
-        CardKernels(on_card=machine.on_card),
-    ):
-        yield
-
-
 def model_without_weights(
     config: AnyRecipeConfig, task: Task | None
 ) -> TaskModel | PretrainingModel:
-    """Return the model of a run on PyTorch's device "meta", in training mode; arguments as `count_step`'s."""
+    """Return the model of a run on PyTorch's device "meta", in training mode; arguments as `CountedRun`'s."""
     with torch.device("meta"):
         model: TaskModel | PretrainingModel
         if isinstance(config, PretrainingConfig):
@@ -168,14 +191,6 @@ def model_without_weights(
             model = _task_model(config, task)
     model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
     return model.train()
-
-
-def _empty_model(config: AnyRecipeConfig, task: Task | None) -> TaskModel | PretrainingModel:
-    """Build the model of a run of fake tensors, in training mode; to call where tensors are fake."""
-    # Built on "meta", as PEFT moves what it makes, which fake tensors do not bear.
-    with unset_fake_temporarily():
-        model = model_without_weights(config, task)
-    return model.to_empty(device="cpu")
 
 
 def _task_model(config: RecipeConfig, task: Task) -> TaskModel:

@@ -5,6 +5,7 @@ worst moment is the peak. Fake tensors (`torch._subclasses.fake_tensor.FakeTenso
 lifetimes but no memory, so that a step of a large model is counted in seconds, on any machine.
 """
 
+import math
 import weakref
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,20 +23,30 @@ BLOCK_BYTES = 512
 """Blocks of the CUDA allocator are multiples of it. Source: kMinBlockSize of CUDACachingAllocator."""
 
 
+class LimitExceededError(Exception):
+    """More lives than was asked about."""
+
+
 class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes when each storage is made and dies, while it is the active mode.
 
     Storages are numbered as they are made. Which of them die between two that are made has no order.
+
+    Args:
+        limit_bytes: `LimitExceededError` is raised as soon as more lives.
 
     Attributes:
         sizes: Bytes of each storage.
         ends: How many storages had been made when each one died; None while it lives.
         parts: What a storage is, where that was said.
         backward_begins: For each backward pass, how many storages had been made before it.
+        living_bytes: Of the storages that live now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, limit_bytes: float = math.inf) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.limit_bytes = limit_bytes
+        self.living_bytes = 0
         self.sizes: list[int] = []
         self.ends: list[int | None] = []
         self.parts: dict[int, Part] = {}
@@ -74,12 +85,16 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.ends.append(None)
             self._numbers[address] = number
             self._watchers[number] = weakref.ref(storage, lambda _: self._died(address, number))
+            self.living_bytes += self.sizes[number]
+            if self.living_bytes > self.limit_bytes:
+                raise LimitExceededError
         if part is not None:
             self.parts[number] = part
 
     def _died(self, address: int, number: int) -> None:
         del self._numbers[address], self._watchers[number]
         self.ends[number] = len(self.sizes)
+        self.living_bytes -= self.sizes[number]
 
     def timeline(self, *, block_bytes: int = 1) -> "Timeline":
         """Return what was recorded.
@@ -111,6 +126,8 @@ class FakeRecorder(StorageRecorder):  # type: ignore[no-untyped-call]
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation, unless it reads a number."""
+        if func is torch.ops.prim.device.default:  # two of three calls
+            return args[0].fake_device
         if func is torch.ops.aten._local_scalar_dense.default:
             return 1.0 if args[0].is_floating_point() else 1
         return func(*args, **kwargs)

@@ -310,10 +310,7 @@ class TrainingLoop(Generic[Model]):
             if error.is_undone:
                 set_random_state(random_state)
                 self._save_and_stop(error)
-            folder = self.folder.checkpoints
-            raise UserError(
-                f"{error} The last checkpoint, if there is one, is in {folder}."
-            ) from error
+            raise UserError(f"{error} {self._kept()}") from error
         return result
 
     def _take_step(self, batches: Iterator[list[torch.Tensor]], num_batches: int) -> StepResult:
@@ -415,9 +412,14 @@ class TrainingLoop(Generic[Model]):
     def _failed(self, what: str) -> str:
         return (
             f"{what} at step {self.progress.step}: learning has failed. Lower optimizer.learning_rate (and "
-            "backbone_learning_rate), or set training.mixed_precision to 'no'. The last checkpoint, if there "
-            f"is one, is in {self.folder.checkpoints}."
+            f"backbone_learning_rate), or set training.mixed_precision to 'no'. {self._kept()}"
         )
+
+    def _kept(self) -> str:
+        """Return what there is to go on from."""
+        if self.checkpoint is None:
+            return "There is no checkpoint yet."
+        return f"The last checkpoint is {self.checkpoint}."
 
     @contextmanager
     def _whole_model(self) -> Iterator[None]:

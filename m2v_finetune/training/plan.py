@@ -7,11 +7,11 @@ being in pieces. `spare_bytes` is for these.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from m2v_finetune.backbones import bare_backbone
 from m2v_finetune.config import (
@@ -21,12 +21,13 @@ from m2v_finetune.config import (
     RecipeConfig,
     TrainingConfig,
     TuningConfig,
+    parse_bytes,
 )
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks import Task
 from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES
-from m2v_finetune.training.counted_step import Machine, Precision, count_evaluation, count_step
-from m2v_finetune.training.counting import Part, Timeline
+from m2v_finetune.training.counted_step import CountedRun, Machine, Precision
+from m2v_finetune.training.counting import LimitExceededError, Part, Timeline
 from m2v_finetune.training.optimization import require_card
 
 SMALLER_OPTIMIZERS: tuple[OptimizerName, ...] = ("adafactor", "adamw_8bit")
@@ -199,7 +200,7 @@ def plan_run(
         UserError: The optimiser does not run on the machine.
     """
     require_card(config.optimizer.name, is_on_card=machine.on_card)
-    memory = StepMemory(config, task, machine)
+    memory = RunMemory(config, task, machine)
     configured = Split(
         batch_size=config.training.per_device_batch_size,
         accumulation=config.training.gradient_accumulation_steps,
@@ -219,7 +220,9 @@ def plan_run(
             if not any(fits(change.peak_bytes, memory_bytes, machine) for change in changes):
                 combined = _combined(config, task, machine, changes, before=before)
         else:
-            eval_batch_size = _eval_batch_size(config, task, machine, memory_bytes)
+            eval_batch_size = _eval_batch_size(
+                memory, config.training.eval_batch_size, chosen.batch_size, memory_bytes
+            )
     return MemoryPlan(
         machine=machine,
         configured=configured,
@@ -234,8 +237,35 @@ def plan_run(
     )
 
 
-class StepMemory:
-    """The memory of a run's optimiser step at any split, each batch size counted once.
+def planned_training(
+    config: AnyRecipeConfig, task: Task | None, accelerator: Accelerator
+) -> tuple[TrainingConfig, MemoryPlan | None]:
+    """Return the batches that a run trains by, and the plan that they come from where ``run.memory`` asks.
+
+    One process counts, and all have its plan.
+
+    Raises:
+        UserError: Nothing fits, or the optimiser does not run on the machine; the same on every process.
+    """
+    if config.run.memory is None:
+        return config.training, None
+    plan: MemoryPlan | None = None
+    problem: str | None = None
+    if accelerator.is_main_process:
+        memory_bytes = parse_bytes("run.memory", config.run.memory)
+        try:
+            plan = plan_run(config, task, machine_of(accelerator), memory_bytes=memory_bytes)
+        except UserError as error:
+            problem = str(error)
+    plan, problem = broadcast_object_list([plan, problem])
+    if problem is not None:
+        raise UserError(problem)
+    assert plan is not None
+    return plan.applied(config.training), plan
+
+
+class RunMemory:
+    """What a run takes at any split, each batch size counted once.
 
     Attributes:
         machine: Where.
@@ -243,30 +273,55 @@ class StepMemory:
 
     def __init__(self, config: AnyRecipeConfig, task: Task | None, machine: Machine) -> None:
         self.machine = machine
-        self._count = cache(partial(count_step, config, task, machine))
+        self._run = CountedRun(config, task, machine)
+        self._steps: dict[int, Timeline] = {}
 
     def peak(self, split: Split) -> dict[Part, int]:
-        """Return the bytes of a step at its worst moment, by part."""
-        timeline: Timeline = self._count(split.batch_size)
-        return _peak(timeline.accumulating() if split.accumulation > 1 else timeline, self.machine)
+        """Return the bytes of an optimiser step at its worst moment, by part."""
+        return self._peak(self._step(split, limit_bytes=math.inf))
 
     def peak_bytes(self, split: Split) -> int:
-        """Return the bytes of a step at its worst moment."""
+        """Return the bytes of an optimiser step at its worst moment."""
         return sum(self.peak(split).values())
 
+    def step_fits(self, split: Split, memory_bytes: int) -> bool:
+        """Tell whether an optimiser step fits; where it does not, it is counted no further than that."""
+        try:
+            timeline = self._step(split, limit_bytes=self._limit_bytes(memory_bytes))
+        except LimitExceededError:
+            return False
+        return fits(sum(self._peak(timeline).values()), memory_bytes, self.machine)
 
-def evaluation_peak(
-    config: AnyRecipeConfig, task: Task | None, machine: Machine, batch_size: int
-) -> dict[Part, int]:
-    """Return the bytes of judging so many windows at once, between steps, at its worst moment, by part."""
-    return _peak(count_evaluation(config, task, machine, batch_size), machine)
+    def evaluation_peak(self, batch_size: int) -> dict[Part, int]:
+        """Return the bytes of judging so many windows at once, between steps, as `peak` does."""
+        return self._peak(self._run.evaluation(batch_size))
 
+    def evaluation_fits(self, batch_size: int, memory_bytes: int) -> bool:
+        """Tell whether so many windows at once can be judged."""
+        limit = self._limit_bytes(memory_bytes)
+        try:
+            timeline = self._run.evaluation(batch_size, limit_bytes=limit)
+        except LimitExceededError:
+            return False
+        return fits(sum(self._peak(timeline).values()), memory_bytes, self.machine)
 
-def _peak(timeline: Timeline, machine: Machine) -> dict[Part, int]:
-    peak = timeline.peak()
-    if machine.on_card:
-        peak["workspace"] += CUBLAS_WORKSPACE_BYTES
-    return peak
+    def _step(self, split: Split, *, limit_bytes: float) -> Timeline:
+        size = split.batch_size
+        if size not in self._steps:
+            self._steps[size] = self._run.step(size, limit_bytes=limit_bytes)
+        one = self._steps[size]
+        return one.accumulating() if split.accumulation > 1 else one
+
+    def _limit_bytes(self, memory_bytes: int) -> float:
+        """Return what no peak that fits is above."""
+        no_more = memory_bytes - spare_bytes(0, self.machine)
+        return min(math.ceil(memory_bytes / (1 + MARGIN)), no_more)
+
+    def _peak(self, timeline: Timeline) -> dict[Part, int]:
+        peak = timeline.peak()
+        if self.machine.on_card:
+            peak["workspace"] += CUBLAS_WORKSPACE_BYTES
+        return peak
 
 
 def divisors(number: int) -> list[int]:
@@ -286,7 +341,7 @@ def _splits(configured: Split) -> Iterator[Split]:
 
 
 def _largest(
-    memory: StepMemory, splits: Sequence[Split], configured: Split, memory_bytes: int
+    memory: RunMemory, splits: Sequence[Split], configured: Split, memory_bytes: int
 ) -> Split | None:
     """Return the split with the largest batch that fits, or None.
 
@@ -297,32 +352,34 @@ def _largest(
     kept = sum(of_configured[part] for part in ("weights", "gradients", "optimizer"))
     slope = (sum(of_configured.values()) - kept) / configured.batch_size
 
-    def has_room(peak_bytes: float) -> bool:
-        return fits(round(peak_bytes), memory_bytes, memory.machine)
+    def may_fit(split: Split) -> bool:
+        return fits(round(kept + slope * split.batch_size), memory_bytes, memory.machine)
 
     place = 0
-    while place < len(splits) - 1 and not has_room(kept + slope * splits[place].batch_size):
+    while place < len(splits) - 1 and not may_fit(splits[place]):
         place += 1
-    while place < len(splits) and not has_room(memory.peak_bytes(splits[place])):
+    while place < len(splits) and not memory.step_fits(splits[place], memory_bytes):
         place += 1
     if place == len(splits):
         return None
-    while place > 0 and has_room(memory.peak_bytes(splits[place - 1])):
+    while place > 0 and memory.step_fits(splits[place - 1], memory_bytes):
         place -= 1
     return splits[place]
 
 
-def _eval_batch_size(
-    config: AnyRecipeConfig, task: Task | None, machine: Machine, memory_bytes: int
-) -> int:
+def _eval_batch_size(memory: RunMemory, asked: int, trained: int, memory_bytes: int) -> int:
     """Return the windows at once for judging tracks: those of the settings, halved until they fit.
 
-    One window fits wherever a step of one does, which has to keep more.
+    As many fit as a step takes at once, which has to keep more.
+
+    Args:
+        memory: Of the run.
+        asked: By the settings.
+        trained: Windows at once of a step, which fits.
+        memory_bytes: What there is.
     """
-    size = config.training.eval_batch_size
-    while size > 1 and not fits(
-        sum(evaluation_peak(config, task, machine, size).values()), memory_bytes, machine
-    ):
+    size = asked
+    while size > trained and not memory.evaluation_fits(size, memory_bytes):
         size //= 2
     return size
 
@@ -366,7 +423,7 @@ def _one_window_bytes(config: AnyRecipeConfig, task: Task | None, machine: Machi
     training = config.training
     accumulation = training.per_device_batch_size * training.gradient_accumulation_steps
     split = Split(batch_size=1, accumulation=accumulation)
-    return StepMemory(config, task, machine).peak_bytes(split)
+    return RunMemory(config, task, machine).peak_bytes(split)
 
 
 def _settings(

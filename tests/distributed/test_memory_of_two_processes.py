@@ -14,6 +14,7 @@ import runpy, sys
 import torch
 from accelerate import PartialState
 from m2v_finetune.backbones import Backbone
+from m2v_finetune.training import plan
 
 # How many windows it holds in a forward pass that learns, in a backward pass, and where nothing learns;
 # the second only from the second step on, when there are pieces of two.
@@ -36,6 +37,11 @@ def differentiate_refusing(self, *arguments, **others):
     refuse(len(passes) > 3 and seen > backward)
     differentiate(self, *arguments, **others)
 
+def plan_on_the_first(*arguments, plan_run=plan.plan_run, **others):
+    assert PartialState().process_index == 0
+    return plan_run(*arguments, **others)
+
+plan.plan_run = plan_on_the_first
 Backbone.iterate_hidden_states = iterate_refusing
 torch.Tensor.backward = differentiate_refusing
 sys.argv = sys.argv[4:]
@@ -43,7 +49,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def launch(repository, folder: Path, manifest, *, holds=(9, 9, 9), batch=4, accumulation=1):
+def launch(
+    repository, folder: Path, manifest, *, holds=(9, 9, 9), batch=4, accumulation=1, memory="null"
+):
     script = folder.with_suffix(".py")
     script.write_text(SCRIPT)
     settings = {
@@ -61,6 +69,7 @@ def launch(repository, folder: Path, manifest, *, holds=(9, 9, 9), batch=4, accu
         "training.gradient_accumulation_steps": accumulation,
         "training.eval_batch_size": 4,
         "training.log_every_steps": 1,
+        "run.memory": memory,
         "run.output_dir": folder,
     }
     command = [
@@ -108,7 +117,17 @@ def test_both_go_on_as_if_they_had_begun_with_smaller_batches(repository, small_
 def test_a_window_that_does_not_fit_ends_both_with_what_was_learned_saved(
     repository, small_manifest, tmp_path
 ):
-    code, said = launch(repository, tmp_path / "run", small_manifest, holds=(0, 9, 9))
+    # The first process plans, and all go by it.
+    code, said = launch(
+        repository,
+        tmp_path / "run",
+        small_manifest,
+        holds=(0, 9, 9),
+        batch=2,
+        accumulation=2,
+        memory="1GB",
+    )
     assert code != 0
-    assert "on process 2 of 2 with batches of 1. There is nothing to divide." in said
+    assert "Step 1 ran out of memory on process 2 of 2 with batches of 4; " in said
+    assert " were planned. There is nothing to divide." in said
     assert "Stopped after step 0" in said

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import HubertConfig, HubertModel
 
@@ -19,6 +20,7 @@ from m2v_finetune.config import (
     PretrainConfig,
     PretrainingConfig,
     RecipeConfig,
+    RunConfig,
     StartConfig,
     TrainingConfig,
     TuningConfig,
@@ -30,17 +32,17 @@ from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES, FLOAT32_FUNCTIONS, CardKernels
-from m2v_finetune.training.counted_step import Machine, count_evaluation, count_step
-from m2v_finetune.training.counting import StorageRecorder
+from m2v_finetune.training.counted_step import CountedRun, Machine
+from m2v_finetune.training.counting import LimitExceededError, StorageRecorder
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.plan import (
+    RunMemory,
     Split,
-    StepMemory,
     _largest,
-    evaluation_peak,
     fits,
     gigabytes,
     plan_run,
+    planned_training,
     spare_bytes,
 )
 from m2v_finetune.training.step import take_step
@@ -184,7 +186,7 @@ def test_the_plan_is_what_a_real_step_allocates(method, checkpointing, accumulat
 def test_the_plan_holds_in_bfloat16():
     config = settings("full", accumulation=2)
     machine = Machine(on_card=False, precision="bf16")
-    planned = StepMemory(config, TASK, machine).peak_bytes(Split(batch_size=4, accumulation=2))
+    planned = RunMemory(config, TASK, machine).peak_bytes(Split(batch_size=4, accumulation=2))
     real = real_peak_bytes(config, TASK, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
     assert planned == pytest.approx(real, rel=0.03)
 
@@ -194,25 +196,28 @@ def test_the_plan_holds_in_bfloat16():
 )
 def test_the_plan_of_judging_is_what_judging_allocates(method, optimizer):
     config = replace(settings(method), optimizer=OptimizerConfig(name=optimizer))
-    planned = sum(evaluation_peak(config, TASK, CPU, 4).values())
+    memory = RunMemory(config, TASK, CPU)
+    planned = sum(memory.evaluation_peak(4).values())
     assert planned == pytest.approx(real_evaluation_bytes(config, TASK), rel=0.03)
-    # So one window can be judged wherever a step of one can be taken.
-    least = StepMemory(config, TASK, CPU).peak_bytes(Split(batch_size=1, accumulation=1))
-    assert sum(evaluation_peak(config, TASK, CPU, 1).values()) <= least
+    # As many windows can be judged as a step can be taken of.
+    for size in (1, 4):
+        step = memory.peak_bytes(Split(batch_size=size, accumulation=1))
+        assert sum(memory.evaluation_peak(size).values()) <= step
 
 
 def test_the_plan_of_judging_holds_for_pretraining(huberts):
     config = pretraining_settings(huberts / "layer")
-    planned = sum(evaluation_peak(config, None, CPU, 4).values())
+    planned = sum(RunMemory(config, None, CPU).evaluation_peak(4).values())
     assert planned == pytest.approx(real_evaluation_bytes(config, None), rel=0.03)
 
 
 def test_a_card_holds_workspace_and_whole_blocks():
     assert CUBLAS_WORKSPACE_BYTES == 8_519_680
     config, split = settings("probe"), Split(batch_size=2, accumulation=1)
+    memory, run = RunMemory(config, TASK, CARD), CountedRun(config, TASK, CARD)
     for planned, counted in (
-        (StepMemory(config, TASK, CARD).peak(split), count_step(config, TASK, CARD, 2)),
-        (evaluation_peak(config, TASK, CARD, 2), count_evaluation(config, TASK, CARD, 2)),
+        (memory.peak(split), run.step(2)),
+        (memory.evaluation_peak(2), run.evaluation(2)),
     ):
         beyond = planned["workspace"] - counted.peak()["workspace"]
         assert beyond == CUBLAS_WORKSPACE_BYTES
@@ -221,6 +226,25 @@ def test_a_card_holds_workspace_and_whole_blocks():
         kept = [torch.zeros(size, dtype=torch.uint8) for size in (1, 512, 513)]
     assert recorder.timeline(block_bytes=512).sizes.tolist() == [512, 512, 1024]
     assert recorder.timeline().sizes.tolist() == [len(one) for one in kept]
+
+
+def test_what_does_not_fit_is_counted_no_further():
+    config, split = settings("lora"), Split(batch_size=4, accumulation=1)
+    run, memory = CountedRun(config, TASK, CARD), RunMemory(config, TASK, CARD)
+    whole, judged = run.step(4), run.evaluation(4)
+    with pytest.raises(LimitExceededError):
+        run.step(4, limit_bytes=sum(whole.peak().values()) // 2)
+    with pytest.raises(LimitExceededError):
+        run.evaluation(4, limit_bytes=1)
+    # What was broken off, or came before, changes no later count.
+    assert run.step(4).peak() == whole.peak()
+    assert run.evaluation(4).peak() == judged.peak()
+    peak, judging = memory.peak_bytes(split), sum(memory.evaluation_peak(4).values())
+    for known in (memory, RunMemory(config, TASK, CARD)):
+        assert known.step_fits(split, room(peak))
+        assert not known.step_fits(split, room(peak) - 1)
+    assert memory.evaluation_fits(4, room(judging))
+    assert not memory.evaluation_fits(4, room(judging) - 1)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +267,13 @@ def test_shorter_windows_have_closer_hops():
 @pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit"])
 def test_what_does_not_run_is_not_planned(name):
     config = replace(settings(), optimizer=OptimizerConfig(name=name))
-    with pytest.raises(UserError, match=f"{name}, which runs on NVIDIA cards only"):
-        plan_run(config, TASK, CPU)
+    config = replace(config, run=RunConfig(memory="1GB"))
+    for plan in (
+        lambda: plan_run(config, TASK, CPU),
+        lambda: planned_training(config, TASK, Accelerator(cpu=True)),
+    ):
+        with pytest.raises(UserError, match=f"{name}, which runs on NVIDIA cards only"):
+            plan()
 
 
 def assert_planned(config, task):
@@ -253,7 +282,7 @@ def assert_planned(config, task):
         batch_size=training.per_device_batch_size,
         accumulation=training.gradient_accumulation_steps,
     )
-    planned = StepMemory(config, task, CPU).peak_bytes(split)
+    planned = RunMemory(config, task, CPU).peak_bytes(split)
     assert planned == pytest.approx(real_peak_bytes(config, task), rel=0.03)
 
 
@@ -352,7 +381,7 @@ def test_what_takes_less_in_pretraining(huberts):
 
 
 def test_the_parts_are_what_they_say():
-    peak = StepMemory(settings("full"), TASK, CARD).peak(Split(batch_size=4, accumulation=2))
+    peak = RunMemory(settings("full"), TASK, CARD).peak(Split(batch_size=4, accumulation=2))
     model = TaskModel.build(
         task=TASK,
         backbone=settings().backbone,
@@ -433,14 +462,18 @@ def test_a_card_computes_norms_in_float32_under_autocast():
 def test_the_largest_batch_that_fits_and_keeps_the_total():
     config = settings(batch=3, accumulation=4, layers=1)
     config = replace(config, training=replace(config.training, eval_batch_size=512))
-    memory = StepMemory(config, TASK, CARD)
+    memory = RunMemory(config, TASK, CARD)
     splits = {n: memory.peak_bytes(Split(batch_size=n, accumulation=12 // n)) for n in (6, 4, 3)}
     assert splits[6] > splits[4] > splits[3]
     # Room for batches of 4, a tenth to spare, and for no more.
     plan = plan_run(config, TASK, CARD, memory_bytes=room(splits[4]))
     assert plan.chosen == Split(batch_size=4, accumulation=3)
     assert plan.peak_bytes == splits[4]
-    assert 1 <= plan.eval_batch_size < config.training.eval_batch_size
+    eval_size = plan.eval_batch_size
+    assert 1 <= eval_size < config.training.eval_batch_size
+    for size, is_in in ((eval_size, True), (2 * eval_size, False)):
+        judging = sum(memory.evaluation_peak(size).values())
+        assert fits(judging, room(splits[4]), CARD) is is_in
     training = plan.applied(config.training)
     assert (training.per_device_batch_size, training.gradient_accumulation_steps) == (4, 3)
     assert training.eval_batch_size == plan.eval_batch_size
@@ -451,7 +484,7 @@ def test_no_larger_batch_would_fit(configured):
     """Where the peak does not grow in a line: at small batches it is the optimiser's step."""
     batch, accumulation = configured
     config = settings(batch=batch, accumulation=accumulation, layers=4)
-    memory = StepMemory(config, TASK, CARD)
+    memory = RunMemory(config, TASK, CARD)
     splits = [Split(batch_size=n, accumulation=32 // n) for n in (32, 16, 8, 4, 2, 1)]
     peaks = [memory.peak_bytes(split) for split in splits]
     assert peaks == sorted(peaks, reverse=True)
@@ -463,7 +496,7 @@ def test_no_larger_batch_would_fit(configured):
 def test_a_card_is_planned_as_a_card():
     config, split = settings(checkpointing=False), Split(batch_size=4, accumulation=1)
     on_cpu, on_card, in_half = (
-        StepMemory(config, TASK, machine).peak(split)["activations"]
+        RunMemory(config, TASK, machine).peak(split)["activations"]
         for machine in (CPU, Machine(on_card=True, precision="no"), CARD)
     )
     assert on_cpu > 1.1 * on_card > 1.1 * in_half
@@ -482,7 +515,7 @@ def test_only_what_runs_on_the_machine_is_advised():
 
 def test_what_to_switch_on_where_nothing_fits():
     config = settings(checkpointing=False, batch=2)
-    smallest = StepMemory(config, TASK, CARD).peak_bytes(Split(batch_size=1, accumulation=2))
+    smallest = RunMemory(config, TASK, CARD).peak_bytes(Split(batch_size=1, accumulation=2))
     plan = plan_run(config, TASK, CARD, memory_bytes=smallest)
     assert plan.chosen is None
     found = {change.setting: change for change in plan.changes}
@@ -495,7 +528,7 @@ def test_what_to_switch_on_where_nothing_fits():
     for change in found.values():
         assert change.peak_bytes + change.saved_bytes == smallest
     shorter = replace(config, data=replace(config.data, window_seconds=0.5))
-    expected = StepMemory(shorter, TASK, CARD).peak_bytes(Split(batch_size=1, accumulation=2))
+    expected = RunMemory(shorter, TASK, CARD).peak_bytes(Split(batch_size=1, accumulation=2))
     assert found["--data.window_seconds 0.5"].peak_bytes == expected
     with pytest.raises(UserError, match=r"Even one window at a time takes .* --tuning.method lora"):
         plan.applied(config.training)
@@ -514,7 +547,7 @@ def test_all_changes_together_are_counted_once():
         optimizer=OptimizerConfig(name="adafactor"),
         training=replace(config.training, gradient_checkpointing=True),
     )
-    peak = StepMemory(changed, TASK, CARD).peak_bytes(split)
+    peak = RunMemory(changed, TASK, CARD).peak_bytes(split)
     assert plan.combined.peak_bytes == peak < min(one.peak_bytes for one in plan.changes)
     assert plan.combined.setting.split()[::2] == [
         "--training.gradient_checkpointing",
@@ -534,7 +567,7 @@ def test_what_an_optimizer_keeps():
     kept = {}
     for name in ("adamw", "adafactor", "adamw_8bit", "paged_adamw_8bit"):
         config = replace(settings(), optimizer=OptimizerConfig(name=name))
-        kept[name] = StepMemory(config, TASK, CARD).peak(Split(batch_size=1, accumulation=1))[
+        kept[name] = RunMemory(config, TASK, CARD).peak(Split(batch_size=1, accumulation=1))[
             "optimizer"
         ]
     assert kept["adamw"] > 3 * kept["adamw_8bit"] > 6 * kept["adafactor"]

@@ -420,8 +420,10 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(data, tmp_path, monkeypatc
     damage_steps(loop, {2, 3, 5, 6, 7})
     with pytest.raises(
         UserError, match=r"gradients of 3 steps in a row are not finite at step 7: "
-    ):
+    ) as stopped:
         loop.run()
+    assert f"The last checkpoint is {loop.checkpoint}." in str(stopped.value)
+    assert step_of(loop.checkpoint) == 7
     # What was learned before is kept, and a run that goes on may try as many steps again.
     kept = build_loop(data, tmp_path, method="lora")
     kept._resume()
@@ -442,7 +444,10 @@ def test_validation_that_is_not_finite_is_named(data, tmp_path):
             loop.model.head.layers[-1].bias.fill_(torch.nan)
 
     loop._train_epoch = train_and_damage
-    with pytest.raises(UserError, match=r"validation tracks is not finite at step 4: learning has"):
+    with pytest.raises(
+        UserError,
+        match=r"tracks is not finite at step 4: learning has .* There is no checkpoint yet",
+    ):
         loop.run()
 
 
@@ -584,7 +589,7 @@ def test_out_of_memory_while_weights_change_ends_the_run(data, tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     loop.optimizer.register_step_pre_hook(refuse)
-    with pytest.raises(UserError, match=r"weights were being changed already"):
+    with pytest.raises(UserError, match=r"weights were being changed already.* no checkpoint yet"):
         loop.run()
 
 
