@@ -2,10 +2,22 @@
 
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
+"""What a plain RuntimeError of PyTorch says where memory ran out."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +48,8 @@ class Pieces:
             size = min(self.size or len(parts[0]), len(parts[0]))
             try:
                 pieces = zip(*(torch.split(part, size) for part in parts), strict=True)
-                return torch.cat([function(*piece) for piece in pieces])
+                with out_of_memory_by_one_name():
+                    return torch.cat([function(*piece) for piece in pieces])
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
@@ -48,6 +61,23 @@ class Pieces:
                 self.size,
             )
             free_memory()
+
+
+@contextmanager
+def out_of_memory_by_one_name() -> Iterator[None]:
+    """Let `torch.OutOfMemoryError` be raised by whatever ran out of memory, not by CUDA's allocator alone.
+
+    Raises:
+        torch.OutOfMemoryError: Memory ran out.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from error
 
 
 def free_memory() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -149,9 +150,12 @@ class Backbone(nn.Module):
         least = self.network.config.mask_time_length if self.spec_augment else 1
         if frames < least:
             why = "SpecAugment masks spans of" if self.spec_augment else "The network needs"
+            grid = self.frame_grid
+            needed = grid.receptive_field_samples + (least - 1) * grid.stride_samples
+            needed_seconds = math.ceil(100 * needed / self.sample_rate) / 100
             raise UserError(
                 f"A window of {num_samples / self.sample_rate:.4g} s gives {frames} frames. {why} "
-                f"{least}. Set data.window_seconds to at least {float((least + 1) / self.frame_rate):.2g}."
+                f"{least}. Set data.window_seconds to at least {needed_seconds:g}."
             )
 
     def prepare(self, waveforms: Tensor) -> Tensor:

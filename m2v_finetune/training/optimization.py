@@ -9,6 +9,7 @@ from transformers.optimization import Adafactor
 from m2v_finetune.config import OptimizerConfig, OptimizerName
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
+from m2v_finetune.pieces import out_of_memory_by_one_name
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tuning import METHODS, parameter_groups
 
@@ -89,7 +90,8 @@ def rehearse(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     try:
-        optimizer.step()
+        with out_of_memory_by_one_name():
+            optimizer.step()
     except torch.OutOfMemoryError:
         optimizer.state.clear()
         raise

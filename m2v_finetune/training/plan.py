@@ -4,9 +4,10 @@ What is not counted: the CUDA context, work space of cuDNN, and memory that the 
 being in pieces. `spare_bytes` is for these.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
@@ -80,6 +81,8 @@ class MemoryPlan:
         chosen_peak: Its peak by part.
         smallest_peak: That of one window at a time, where nothing fits.
         eval_batch_size: Windows at once for judging tracks: that of the settings, or what fits.
+        eval_peak: What judging takes, by part, where it takes more windows at once than a step; else None, as
+            it then takes less than a step.
         changes: What to switch on, where nothing fits.
         combined: All of it at once, where no single one is enough.
     """
@@ -92,12 +95,13 @@ class MemoryPlan:
     chosen_peak: dict[Part, int] | None
     smallest_peak: dict[Part, int] | None
     eval_batch_size: int
+    eval_peak: dict[Part, int] | None
     changes: tuple[Change, ...]
     combined: Change | None
 
     @property
     def peak_bytes(self) -> int:
-        """Of the split that is used: the chosen one, or that of the settings."""
+        """Of a step by the split that is used: the chosen one, or that of the settings."""
         return sum((self.chosen_peak or self.peak).values())
 
     def applied(self, training: TrainingConfig) -> TrainingConfig:
@@ -122,7 +126,13 @@ class MemoryPlan:
         )
         asked = "" if self.memory_bytes is None else f" of {gigabytes(self.memory_bytes)}"
         was = f"{self.configured.batch_size} x {self.configured.accumulation}"
-        return f"{gigabytes(self.peak_bytes)}{asked} planned ({peak}); the settings have batches of {was}"
+        judging = (
+            "" if self.eval_peak is None else f"; judging {gigabytes(sum(self.eval_peak.values()))}"
+        )
+        return (
+            f"{gigabytes(self.peak_bytes)}{asked} planned ({peak}){judging}; the settings have batches of "
+            f"{was}"
+        )
 
     def refusal(self) -> str:
         """Return why nothing fits, and what would."""
@@ -223,6 +233,8 @@ def plan_run(
             eval_batch_size = _eval_batch_size(
                 memory, config.training.eval_batch_size, chosen.batch_size, memory_bytes
             )
+    is_known = memory_bytes is None or chosen is not None  # which windows are judged at once
+    is_larger = eval_batch_size > (chosen or configured).batch_size
     return MemoryPlan(
         machine=machine,
         configured=configured,
@@ -232,6 +244,7 @@ def plan_run(
         chosen_peak=None if chosen is None else memory.peak(chosen),
         smallest_peak=smallest,
         eval_batch_size=eval_batch_size,
+        eval_peak=memory.evaluation_peak(eval_batch_size) if is_known and is_larger else None,
         changes=changes,
         combined=combined,
     )
@@ -275,6 +288,7 @@ class RunMemory:
         self.machine = machine
         self._run = CountedRun(config, task, machine)
         self._steps: dict[int, Timeline] = {}
+        self._evaluations: dict[int, Timeline] = {}
 
     def peak(self, split: Split) -> dict[Part, int]:
         """Return the bytes of an optimiser step at its worst moment, by part."""
@@ -294,13 +308,13 @@ class RunMemory:
 
     def evaluation_peak(self, batch_size: int) -> dict[Part, int]:
         """Return the bytes of judging so many windows at once, between steps, as `peak` does."""
-        return self._peak(self._run.evaluation(batch_size))
+        return self._peak(self._evaluation(batch_size, limit_bytes=math.inf))
 
     def evaluation_fits(self, batch_size: int, memory_bytes: int) -> bool:
         """Tell whether so many windows at once can be judged."""
         limit = self._limit_bytes(memory_bytes)
         try:
-            timeline = self._run.evaluation(batch_size, limit_bytes=limit)
+            timeline = self._evaluation(batch_size, limit_bytes=limit)
         except LimitExceededError:
             return False
         return fits(sum(self._peak(timeline).values()), memory_bytes, self.machine)
@@ -311,6 +325,11 @@ class RunMemory:
             self._steps[size] = self._run.step(size, limit_bytes=limit_bytes)
         one = self._steps[size]
         return one.accumulating() if split.accumulation > 1 else one
+
+    def _evaluation(self, size: int, *, limit_bytes: float) -> Timeline:
+        if size not in self._evaluations:
+            self._evaluations[size] = self._run.evaluation(size, limit_bytes=limit_bytes)
+        return self._evaluations[size]
 
     def _limit_bytes(self, memory_bytes: int) -> float:
         """Return what no peak that fits is above."""
@@ -389,7 +408,10 @@ def _changes(
 ) -> Iterator[Change]:
     """Yield what would take less memory than ``before``, one window at a time."""
     for setting, change in _settings(config, machine).items():
-        peak = _one_window_bytes(change(config), task, machine)
+        try:
+            peak = _one_window_bytes(change(config), task, machine)
+        except UserError:  # too few layers for the method, or windows too short for the network
+            continue
         if peak < before:
             yield Change(setting=setting, peak_bytes=peak, saved_bytes=before - peak)
 
@@ -463,11 +485,24 @@ def _settings(
     if config.optimizer.name == "adamw":
         for name in SMALLER_OPTIMIZERS if machine.on_card else SMALLER_OPTIMIZERS[:1]:
             settings[f"--optimizer.name {name}"] = changed("optimizer", name=name)
-    if isinstance(config, RecipeConfig) and config.tuning.method == "full":
-        settings["--tuning.method lora"] = lambda one: replace(
-            one, tuning=TuningConfig(method="lora")
-        )
+    if isinstance(config, RecipeConfig) and config.tuning.method == "top_layers":
+        fewer = config.tuning.num_top_layers // 2
+        if fewer:
+            settings[f"--tuning.num_top_layers {fewer}"] = changed("tuning", num_top_layers=fewer)
+    if isinstance(config, RecipeConfig) and config.tuning.method in ("full", "top_layers"):
+        lora = TuningConfig(method="lora")
+        settings[_as_words("tuning", config.tuning, lora)] = lambda one: replace(one, tuning=lora)
     return settings
+
+
+def _as_words(section: str, before: TuningConfig, after: TuningConfig) -> str:
+    """Return the changes of a section as they are written on the command line, the method first."""
+    changed = {
+        field.name: json.dumps(getattr(after, field.name)).strip('"')
+        for field in fields(after)
+        if getattr(before, field.name) != getattr(after, field.name)
+    }
+    return " ".join(f"--{section}.{name} {value}" for name, value in changed.items())
 
 
 def num_layers(config: RecipeConfig) -> int:

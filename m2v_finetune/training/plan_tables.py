@@ -46,6 +46,11 @@ def show_plan(plan: MemoryPlan, *, assumed: str = "") -> Group:
         f"Counted for {'a CUDA card' if machine.on_card else 'a CPU'} in "
         f"{'float32' if machine.precision == 'no' else machine.precision}.{assumed}",
     ]
+    if plan.eval_peak is not None:
+        peak_bytes = sum(plan.eval_peak.values())
+        lines.append(
+            f"Judging {plan.eval_batch_size} windows at once takes {gigabytes(peak_bytes)} between steps."
+        )
     if plan.chosen is not None:
         lines.append(_verdict(plan, plan.chosen))
     parts: list[Any] = [table, *lines]

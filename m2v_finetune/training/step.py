@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from m2v_finetune.pieces import out_of_memory_by_one_name
 from m2v_finetune.training.optimization import rehearse
 
 
@@ -125,13 +126,15 @@ def _together(num_processes: int, device: torch.device) -> Iterator[None]:
     """Let every process run out of memory where one does, so that none waits for another."""
     if num_processes == 1:
         try:
-            yield
+            with out_of_memory_by_one_name():
+                yield
         except torch.OutOfMemoryError as error:
             raise StepOutOfMemoryError([_own_number()], is_undone=True) from error
         return
     is_short = torch.zeros(num_processes, device=device)  # made before memory is short
     try:
-        yield
+        with out_of_memory_by_one_name():
+            yield
     except torch.OutOfMemoryError:
         is_short[dist.get_rank()] = 1
     dist.all_reduce(is_short)
@@ -149,7 +152,8 @@ def _sum_gradients(model: nn.Module) -> None:
 
 def _change_weights(optimizer: torch.optim.Optimizer) -> None:
     try:
-        optimizer.step()
+        with out_of_memory_by_one_name():
+            optimizer.step()
     except torch.OutOfMemoryError as error:
         raise StepOutOfMemoryError([_own_number()], is_undone=False) from error
 

@@ -126,6 +126,18 @@ def test_a_window_too_short_is_named():
     load_backbone("random-small").check_window(400)
 
 
+@pytest.mark.parametrize("spec_augment", [False, True])
+def test_the_length_that_is_advised_is_enough(spec_augment):
+    backbone = load_backbone("music2vec-small", spec_augment=spec_augment)
+    with pytest.raises(UserError) as caught:
+        backbone.check_window(1600)
+    advised = float(str(caught.value).split()[-1].rstrip("."))
+    assert advised > 0.1
+    backbone.check_window(round(advised * backbone.sample_rate))
+    with pytest.raises(UserError):
+        backbone.check_window(round((advised - 0.01) * backbone.sample_rate))
+
+
 def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
     save_network("hubert", tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")

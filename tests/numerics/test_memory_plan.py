@@ -28,6 +28,7 @@ from m2v_finetune.config import (
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
+from m2v_finetune.parsing import parse_recipe, recipe_config
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
@@ -533,6 +534,51 @@ def test_what_to_switch_on_where_nothing_fits():
     with pytest.raises(UserError, match=r"Even one window at a time takes .* --tuning.method lora"):
         plan.applied(config.training)
     assert plan_run(config, TASK, CARD).changes == ()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--tuning.method full --tuning.train_conv_encoder true",
+        "--tuning.method top_layers --tuning.num_top_layers 2 --backbone.num_layers 3",
+        "--tuning.method lora --tuning.r 16 --data.hop_seconds 0.25",
+        "--tuning.method adapter --training.gradient_checkpointing false",
+        "--tuning.method probe --data.window_seconds 0.03 --backbone.num_layers 1",
+    ],
+)
+def test_what_is_advised_can_be_followed(words):
+    given = ["--data.source", "none", "--data.window_seconds", "0.5", "--backbone.source"]
+    given += ["random-small", "--training.per_device_batch_size", "2", *words.split()]
+
+    def parsed(*more):
+        return parse_recipe(
+            recipe_config(TaggingConfig), [*given, *more], description="", quickstart=None
+        )
+
+    config = parsed()
+    plan = plan_run(config, TASK, CARD, memory_bytes=1)
+    smallest = Split(batch_size=1, accumulation=2)
+    for change in filter(None, (*plan.changes, plan.combined)):
+        followed = parsed(*change.setting.split())
+        assert RunMemory(followed, TASK, CARD).peak_bytes(smallest) == change.peak_bytes
+    advised = " ".join(change.setting for change in plan.changes)
+    assert ("--tuning.method lora" in advised) == ("full" in words or "top_layers" in words)
+    assert ("--tuning.num_top_layers 1" in advised) == ("top_layers" in words)
+    # Windows that are too short for the network, and layers that are too few for the method, are no advice.
+    assert ("--data.window_seconds" in advised) == ("0.03" not in words)
+    assert ("--backbone.num_layers" in advised) == (
+        "top_layers" not in words and "probe" not in words
+    )
+
+
+def test_what_judging_takes_is_told_where_it_is_more_than_a_step():
+    config = settings("probe", batch=2)
+    memory = RunMemory(config, TASK, CARD)
+    for size, told in ((2, None), (16, memory.evaluation_peak(16))):
+        planned = replace(config, training=replace(config.training, eval_batch_size=size))
+        plan = plan_run(planned, TASK, CARD, memory_bytes=2 * 10**9)
+        assert plan.eval_peak == told == plan_run(planned, TASK, CARD).eval_peak
+        assert ("judging" in plan.summary()) == (told is not None)
 
 
 def test_all_changes_together_are_counted_once():

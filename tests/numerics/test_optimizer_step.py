@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
+from m2v_finetune.pieces import Pieces
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.checkpoint import (
     STATE_FILE,
@@ -24,7 +25,7 @@ from m2v_finetune.training.checkpoint import (
 )
 from m2v_finetune.training.optimization import _bitsandbytes, build_optimizer, rehearse
 from m2v_finetune.training.precision import choose_precision
-from m2v_finetune.training.step import take_step
+from m2v_finetune.training.step import StepOutOfMemoryError, take_step
 
 NAMES = ("music2vec-v1", "MERT-v0", "MERT-v0-public", "MERT-v1-95M", "MERT-v1-330M")
 TASK = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
@@ -161,6 +162,42 @@ def test_a_scaled_step_that_breaks_off_after_unscaling_can_be_taken_again():
     step(other, build_optimizer(other, OptimizerConfig()), scaler=other_scaler)
     assert torch.equal(weights(model), weights(other))
     assert scaler.state_dict() == other_scaler.state_dict()
+
+
+def run_out(*_):
+    """Ask for more than any machine has, which a CPU's allocator refuses in words of its own."""
+    torch.empty(10**15)
+
+
+def test_a_step_that_runs_out_of_a_cpus_memory_can_be_taken_again():
+    model, other = build(), build()
+    optimizer = build_optimizer(model, OptimizerConfig())
+    refusals = [
+        model.head.register_forward_hook(run_out),
+        next(model.head.parameters()).register_hook(run_out),
+        optimizer.register_step_pre_hook(run_out),
+    ]
+    for refusal in refusals:
+        with pytest.raises(StepOutOfMemoryError) as caught:
+            step(model, optimizer, batch())
+        assert caught.value.is_undone
+        refusal.remove()
+    step(model, optimizer, batch())
+    step(other, build_optimizer(other, OptimizerConfig()), batch())
+    assert torch.equal(weights(model), weights(other))
+
+
+def test_passes_that_run_out_of_a_cpus_memory_are_divided():
+    pieces = Pieces()
+
+    def double(windows):
+        return run_out() if len(windows) > 2 else 2 * windows
+
+    windows = torch.arange(7.0)
+    assert torch.equal(pieces.run(double, [windows]), 2 * windows)
+    assert pieces.size == 1  # 7, 3, 1
+    with pytest.raises(RuntimeError, match="shapes cannot"):
+        pieces.run(lambda windows: windows @ torch.ones(3, 2), [torch.ones(1, 2)])
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
