@@ -5,12 +5,11 @@
 writes benchmarks/results/tuning_methods.json and the table of docs/tuning.md. Of each method, first:
 
 - CPU seconds of an optimiser step on one thread, the fastest of some, on noise of the quickstart's batch;
-- peak memory of a step: the bytes of all tensors that are alive at once (weights, gradients, optimiser and
-  activations), counted operation by operation. It is no measure of the process, and what a kernel needs
-  inside is not in it;
+- peak memory of a step: the bytes of all tensors alive at once, counted as `m2v plan` counts them, but on
+  real ones. It is no measure of the process, and what a kernel needs inside is not in it;
 
 and then the metric of the validation tracks after some epochs of the quickstart, with the method's default
-rate for the backbone and the quickstart's for the head. The backbone has RANDOM weights.
+rate for the backbone and the quickstart's for the head.
 """
 
 import argparse
@@ -20,57 +19,27 @@ import platform
 import runpy
 import tempfile
 import time
-import weakref
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from m2v_finetune.config import RecipeConfig, TuningMethod
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.recipe import run_recipe
 from m2v_finetune.tasks.tagging import Tagging
+from m2v_finetune.training.counted_step import record_step
+from m2v_finetune.training.counting import StorageRecorder
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.setup import count_parameters
+from m2v_finetune.training.step import take_step
 
 REPOSITORY = Path(__file__).parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "tuning_methods.json"
 PAGE = REPOSITORY / "docs" / "tuning.md"
 NUM_STEPS = 5
 NUM_TAGS = 24  # of the quickstart
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that are alive, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self.seen: set[int] = set()
-
-    def add(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, num_bytes = storage._cdata, storage.nbytes()
-        if key in self.seen:
-            return
-        self.seen.add(key)
-        weakref.finalize(storage, self.remove, key, num_bytes)
-        self.live += num_bytes
-        self.peak = max(self.peak, self.live)
-
-    def remove(self, key: int, num_bytes: int) -> None:
-        self.seen.discard(key)
-        self.live -= num_bytes
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
-        for one in tree_iter(output):
-            if isinstance(one, torch.Tensor):
-                self.add(one)
-        return output
 
 
 def main() -> None:
@@ -94,7 +63,7 @@ def write(method: str, measured: dict[str, Any]) -> None:
     found["methods"].setdefault(method, {}).update(measured)
     found |= {
         "task": "tagging",
-        "backbone": "random-small, RANDOM WEIGHTS",
+        "backbone": settings(method).backbone.source,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} used",
     }
     RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -131,8 +100,8 @@ def run(method: str, num_epochs: int) -> dict[str, Any]:
     }
 
 
-def take_steps(config: RecipeConfig) -> dict[str, Any]:
-    """Return the weights that learn, and what an optimiser step needs."""
+def build(config: RecipeConfig) -> TaskModel:
+    """Return the model of a run, in training mode."""
     model = TaskModel.build(
         task=Tagging(labels=tuple(f"tag {i}" for i in range(NUM_TAGS)), label_column="tags"),
         backbone=config.backbone,
@@ -141,35 +110,31 @@ def take_steps(config: RecipeConfig) -> dict[str, Any]:
         window_seconds=config.data.window_seconds,
     ).train()
     model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
+    return model
+
+
+def take_steps(config: RecipeConfig) -> dict[str, Any]:
+    """Return the weights that learn, and what an optimiser step needs."""
+    model = build(config)
     optimizer = build_optimizer(model, config.optimizer)
     batch_size = config.training.per_device_batch_size
-
-    def step() -> None:
-        waveforms = 0.1 * torch.randn(batch_size, model.window_samples)
-        targets = torch.randint(0, 2, (batch_size, NUM_TAGS)).float()
-        model.task.loss(model(waveforms), targets).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    step()  # makes the optimiser's state
+    batch = [
+        0.1 * torch.randn(batch_size, model.window_samples),
+        torch.randint(0, 2, (batch_size, NUM_TAGS)).float(),
+    ]
+    max_grad_norm = config.optimizer.max_grad_norm
     seconds = []
-    for _ in range(NUM_STEPS):
+    for _ in range(NUM_STEPS + 1):  # the first makes what the optimiser keeps
         began = time.process_time()
-        step()
+        take_step(model, optimizer, [batch], loss=model.task.loss, max_grad_norm=max_grad_norm)
         seconds.append(time.process_time() - began)
-    counter = LiveBytes()
-    for tensor in (*model.parameters(), *model.buffers()):
-        counter.add(tensor)
-    for state in optimizer.state.values():
-        for tensor in state.values():
-            counter.add(tensor)
-    with counter:
-        step()
+    with StorageRecorder() as recorder:
+        record_step(recorder, model, optimizer, batch, max_grad_norm=max_grad_norm)
     return {
         "trained_parameters": count_parameters(model, trained_only=True),
         "of_the_backbone": count_parameters(model.backbone, trained_only=True),
-        "peak_bytes": counter.peak,
-        "cpu_seconds_a_step": round(min(seconds), 3),
+        "peak_bytes": sum(recorder.timeline().peak().values()),
+        "cpu_seconds_a_step": round(min(seconds[1:]), 3),
     }
 
 

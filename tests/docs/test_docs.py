@@ -42,6 +42,7 @@ from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.classification import Classification
+from m2v_finetune.training.setup import count_parameters
 from m2v_finetune.tuning import METHODS
 
 HERE = Path(__file__).parent
@@ -428,6 +429,14 @@ def test_the_table_of_tuning_methods_is_what_was_measured():
     page = (REPOSITORY / "docs" / "tuning.md").read_text(encoding="utf-8")
     shown = page.split("<!-- measured: begin -->\n")[1].split("\n<!-- measured: end")[0]
     assert shown == script["table"](measured)
+    # Of the quickstart as it is now.
+    backbone = json.loads(results.read_text(encoding="utf-8"))["backbone"]
+    assert f"backbone is `{backbone}`" in page.replace("\n", " ")
+    for method in METHODS:
+        config = script["settings"](method)
+        assert config.backbone.source == backbone
+        trained = count_parameters(script["build"](config).backbone, trained_only=True)
+        assert trained == measured[method]["of_the_backbone"], method
 
 
 def test_the_table_of_speed_is_what_was_measured():

@@ -169,7 +169,8 @@ def test_plan_of_pretraining(m2v: M2v) -> None:
     done = m2v("plan", "--config", str(config), "--memory", "1GB", *settings)
     assert done.code == 0
     said = " ".join(done.stdout.split())
-    assert "Counted for a CUDA card in fp16. In 1.00 GB fits" in said
+    assert "Counted for a CUDA card in fp16. Judging 16 windows at once takes" in said
+    assert "In 1.00 GB fits" in said
     assert "--training.per_device_batch_size 2 --training.gradient_accumulation_steps 1" in said
 
 
