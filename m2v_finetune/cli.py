@@ -314,7 +314,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         arguments.source,
         label_column=None,
         allow_outside=arguments.allow_outside,
-        max_missing_fraction=float(arguments.on_bad_track == "skip"),
+        max_failing_fraction=float(arguments.on_bad_track == "skip"),
     )
     checked, _ = check_tracks(tracks, on_bad_track=arguments.on_bad_track)
     done = convert_tracks(

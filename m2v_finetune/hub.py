@@ -1,15 +1,17 @@
 """Fetching from the Hugging Face Hub and pushing to it, with messages that a person can act on."""
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import partial
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar
 
-from httpx2 import HTTPError
+from httpx2 import ConnectError, HTTPError, TransportError
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -21,13 +23,19 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import tqdm
 
 from m2v_finetune.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN."
 # The client repeats most requests itself, but not its first question, what a repository holds.
 RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
+NUM_THREADS = 8
+
+Fetched = TypeVar("Fetched")
 
 
 def is_repo_id(source: str) -> bool:
@@ -64,70 +72,119 @@ def download_snapshot(
         repo_type=repo_type,
     )
     with explained(f"fetch {repo_id}" + (f" at {revision}" if revision else "")):
-        for pause_seconds in RETRY_PAUSES_SECONDS:
-            try:
-                return Path(fetch())
-            except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-                if not _is_of_the_moment(error):
-                    raise
-                time.sleep(pause_seconds)
-        return Path(fetch())
+        return Path(_patiently(fetch))
 
 
-def download_most(
+def download_dataset(
     repo_id: str,
     *,
     ignore_patterns: Sequence[str],
-    may_miss: Callable[[str], bool],
-    max_missing_fraction: float,
-) -> tuple[Path, dict[str, str]]:
-    """Return the local folder of a data set, and which of its files cannot be fetched.
+    is_audio: Callable[[str], bool],
+    max_failing_fraction: float,
+) -> tuple[Path, list[str]]:
+    """Return the local folder of a data set, fetched now or earlier, where some of its audio may fail.
 
     Args:
         repo_id: ``user/name``.
         ignore_patterns: Do not fetch files that match one of these.
-        may_miss: Tells by its name whether a file may be left out.
-        max_missing_fraction: The share of such files that may be.
+        is_audio: Tells of the path of a file whether it is a track, without which the others have a meaning.
+        max_failing_fraction: The share of the audio files that may fail, each after several tries.
 
     Returns:
-        The folder, and why each file that is not in it cannot be fetched, by its name.
+        The folder, and the audio files that could not be fetched, each with a warning.
 
     Raises:
-        UserError: As `download_snapshot`; or files cannot be fetched that may not be left out, or too many.
+        UserError: No such repository, no access, no network, a failing server; or files fail: one that is no
+            audio, or more of them than may. They are named.
     """
-    try:
-        whole = download_snapshot(repo_id, ignore_patterns=ignore_patterns, repo_type="dataset")
-        return whole, {}
-    except UserError:
-        if max_missing_fraction == 0:
-            raise
     with explained(f"fetch {repo_id}"):
-        info = HfApi().dataset_info(repo_id)
-    names = [
-        file.rfilename
-        for file in info.siblings or ()
-        if not any(fnmatch(file.rfilename, pattern) for pattern in ignore_patterns)
-    ]
-    most = max_missing_fraction * sum(map(may_miss, names))
-    missing: dict[str, str] = {}
-    folder: Path | None = None
-    # Those that can be missed last, so that the others are there before anything is counted.
-    for name in sorted(names, key=may_miss):
         try:
-            with explained(f"fetch {name} of {repo_id}"):
-                file = hf_hub_download(repo_id, name, repo_type="dataset", revision=info.sha)
-            folder = Path(file).parents[len(Path(name).parts) - 1]
-        except UserError as error:
-            missing[name] = str(error)
-            if not may_miss(name) or len(missing) > most or len(missing) == len(names):
+            whole = snapshot_download(
+                repo_id, repo_type="dataset", ignore_patterns=list(ignore_patterns)
+            )
+            return Path(whole), []
+        except (HTTPError, LocalEntryNotFoundError) as error:
+            try:
+                info = _patiently(partial(HfApi().dataset_info, repo_id))
+            except (HTTPError, *UNREACHABLE):
+                raise error from error.__cause__  # it is not a matter of single files
+    paths = [file.rfilename for file in info.siblings or []]
+    wanted = [path for path in paths if not any(fnmatch(path, one) for one in ignore_patterns)]
+    max_failing = int(max_failing_fraction * sum(map(is_audio, wanted)))
+    folder, failing = None, {}
+    pool = ThreadPoolExecutor(NUM_THREADS)
+    try:
+        futures = {pool.submit(_fetch_file, repo_id, path, info.sha): path for path in wanted}
+        for future in as_completed(futures):
+            path, answer = futures[future], future.result()
+            if isinstance(answer, Path):
+                folder = answer
+                continue
+            if not is_audio(path):
+                raise UserError(f"Could not fetch {path} of {repo_id}: {answer}")
+            failing[path] = answer
+            logger.warning("Could not fetch %s of %s: %s", path, repo_id, answer)
+            if len(failing) > max_failing:
+                break
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if folder is None or len(failing) > max_failing:
+        raise UserError(_too_many_failing(repo_id, failing, max_failing=max_failing))
+    return folder, sorted(failing)
+
+
+def _fetch_file(repo_id: str, path: str, commit: str | None) -> Path | str:
+    """Return the folder of the data set that a file of it was fetched into, or why it cannot be."""
+    fetch = partial(
+        hf_hub_download,
+        repo_id,
+        path,
+        repo_type="dataset",
+        revision=commit,
+        tqdm_class=_SilentBar,
+    )
+    try:
+        file = Path(_patiently(fetch))
+    except (HTTPError, LocalEntryNotFoundError) as error:
+        return _explanation(error)
+    return file.parents[len(PurePosixPath(path).parts) - 1]
+
+
+class _SilentBar(tqdm):
+    """No bar for each of thousands of files."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+
+def _too_many_failing(repo_id: str, failing: dict[str, str], *, max_failing: int) -> str:
+    [first, *_] = failing.items()
+    if max_failing == 0 and len(failing) == 1:
+        return f"Could not fetch {first[0]} of {repo_id}: {first[1]}"
+    listed = "\n".join(f"  - {path}: {why}" for path, why in sorted(failing.items()))
+    return (
+        f"Could not fetch {len(failing)} audio files of {repo_id}, and data.max_bad_fraction allows "
+        f"{max_failing}:\n{listed}\nTry again later, what was fetched stays; or raise data.max_bad_fraction."
+    )
+
+
+def _patiently(fetch: Callable[[], Fetched]) -> Fetched:
+    """Fetch, and where a server fails for a moment try again after a pause."""
+    for pause_seconds in RETRY_PAUSES_SECONDS:
+        try:
+            return fetch()
+        except (HTTPError, LocalEntryNotFoundError) as error:
+            if not _is_of_the_moment(error):
                 raise
-    assert folder is not None
-    return folder, missing
+            time.sleep(pause_seconds)
+    return fetch()
 
 
 def _is_of_the_moment(error: Exception) -> bool:
     """Tell whether a server failed in a way that may pass."""
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    if isinstance(cause, TransportError):
+        return not isinstance(cause, ConnectError)  # which most often is no network at all
     return isinstance(cause, HfHubHTTPError) and (
         cause.response.status_code == 429 or cause.response.status_code >= 500
     )

@@ -40,7 +40,7 @@ from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.caching import plan_cache
 from m2v_finetune.training.checkpoint import checkpoints_in
-from m2v_finetune.training.faults import DataWatch, gone_processes_named
+from m2v_finetune.training.faults import DataWatch, gone_processes_named, usable_to_all
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
 from m2v_finetune.training.plan import planned_training
@@ -120,7 +120,7 @@ def _run(
         config.data.source,
         label_column=task_config.label_column,
         allow_outside=config.data.allow_outside,
-        max_missing_fraction=_max_missing_fraction(config.data),
+        max_failing_fraction=_max_failing_fraction(config.data),
     )
     split = split_tracks(
         tracks,
@@ -225,7 +225,7 @@ def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
         return _pretrain(config, (accelerator, folder))
 
 
-def _max_missing_fraction(data: DataConfig | MusicConfig) -> float:
+def _max_failing_fraction(data: DataConfig | MusicConfig) -> float:
     """Return the share of a Hub data set's files that a run may begin without."""
     return data.max_bad_fraction if data.on_bad_track == "skip" else 0.0
 
@@ -239,7 +239,7 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
         config.data.source,
         label_column=None,
         allow_outside=config.data.allow_outside,
-        max_missing_fraction=_max_missing_fraction(config.data),
+        max_failing_fraction=_max_failing_fraction(config.data),
     )
     split = split_tracks(
         tracks,
@@ -340,12 +340,13 @@ def _usable_tracks(
     """Check the audio files; a run that goes on has those that it began with."""
     if _goes_on(folder):
         return load_checked(folder.path / TRACKS_FILE, split)
-    return check_splits(
+    usable, num_skipped = check_splits(
         split,
         on_bad_track=config.on_bad_track,
         timeout_seconds=config.timeout_seconds,
         show_progress=show_progress,
     )
+    return usable_to_all(usable, num_skipped)
 
 
 def _with_copies(splits: Splits, sample_rate: int, folder: RunFolder) -> Splits:

@@ -4,11 +4,10 @@ Whatever the source, what comes out is a list of `Track` whose audio lies in fil
 """
 
 import hashlib
-import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from huggingface_hub import metadata_load
@@ -19,16 +18,13 @@ from m2v_finetune.data.manifest import (
     SPLITS,
     DatasetInfo,
     Track,
-    problem_list,
     read_dataset_info,
     read_manifest,
     tracks_from_rows,
 )
 from m2v_finetune.data.quickstart import QUICKSTARTS
 from m2v_finetune.errors import UserError
-from m2v_finetune.hub import download_most, explained, is_repo_id
-
-logger = logging.getLogger(__name__)
+from m2v_finetune.hub import download_dataset, explained, is_repo_id
 
 AUDIO_SUFFIXES = {".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"}
 TABLE_PATTERNS = ("*.parquet", "*.arrow")
@@ -39,7 +35,7 @@ def load_tracks(
     *,
     label_column: str | None,
     allow_outside: bool = False,
-    max_missing_fraction: float = 0.0,
+    max_failing_fraction: float = 0.0,
 ) -> tuple[list[Track], DatasetInfo]:
     """Find the tracks of a source.
 
@@ -49,8 +45,8 @@ def load_tracks(
         label_column: The column under which labels taken from folder names are filed; None where no
             labels are needed: then a folder may hold its audio at any depth.
         allow_outside: Let relative paths of a manifest of one's own lead out of its folder.
-        max_missing_fraction: The share of a Hub data set's audio files that may fail to be fetched; they are
-            named, and their tracks are files that are not there.
+        max_failing_fraction: The share of the audio files of a Hub data set that may fail to be fetched.
+            Their tracks are returned like the others; that there is no such file is for others to find.
 
     Returns:
         The tracks, and what is known of the data set.
@@ -75,7 +71,7 @@ def load_tracks(
             return _from_manifest(manifest, allow_outside=allow_outside)
         return _from_folders(path, label_column)
     if is_repo_id(source) and path.suffix not in (".csv", ".jsonl"):
-        return _from_hub(source, label_column, max_missing_fraction=max_missing_fraction)
+        return _from_hub(source, label_column, max_failing_fraction)
     raise UserError(
         f"There is no data at '{source}'. Give a .csv or .jsonl manifest, a folder that holds one "
         f"({', '.join(MANIFEST_NAMES)}), a folder with one folder per label, a Hub data set id "
@@ -89,17 +85,14 @@ def _from_manifest(path: Path, *, allow_outside: bool) -> tuple[list[Track], Dat
 
 
 def _from_folders(
-    folder: Path, label_column: str | None, *, missing: Iterable[str] = ()
+    folder: Path, label_column: str | None, *, missing: Sequence[str] = ()
 ) -> tuple[list[Track], DatasetInfo]:
     """Read ``<label>/<file>`` or ``<split>/<label>/<file>``; without labels, any file, or ``<split>/...``.
 
-    Args:
-        folder: The folder.
-        label_column: As `load_tracks` takes it.
-        missing: Files that should be there too, relative to the folder.
+    Files that are missing are tracks like the others.
     """
-    files = {*_audio_files(folder), *(folder / name for name in missing)}
-    found = [path.relative_to(folder).parts for path in sorted(files)]
+    paths = {*_audio_files(folder), *(folder / name for name in missing)}
+    found = [path.relative_to(folder).parts for path in sorted(paths)]
     names = {parts[0].lower() for parts in found if len(parts) > 1}
     has_splits = bool(names) and names <= {*SPLITS, *SPLIT_ALIASES}
     least_depth = 1 + has_splits + (label_column is not None)
@@ -130,28 +123,29 @@ def _from_folders(
 
 
 def _audio_files(folder: Path) -> Iterator[Path]:
-    """Yield audio files at any depth; what a dot hides (such as ``._song.mp3``) is no audio."""
+    """Yield audio files at any depth."""
     for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in AUDIO_SUFFIXES and not hidden:
+        if _is_audio(path.relative_to(folder)):
             yield path
 
 
+def _is_audio(path: str | PurePath) -> bool:
+    """Tell by its path in its folder; what a dot hides (such as ``._song.mp3``) is no audio."""
+    path = PurePath(path)
+    is_hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in AUDIO_SUFFIXES and not is_hidden
+
+
 def _from_hub(
-    repo_id: str, label_column: str | None, *, max_missing_fraction: float
+    repo_id: str, label_column: str | None, max_failing_fraction: float
 ) -> tuple[list[Track], DatasetInfo]:
     """Read a data set of the Hub: one of audio files like a folder, one of tables through `datasets`."""
-    folder, missing = download_most(
+    folder, missing = download_dataset(
         repo_id,
         ignore_patterns=TABLE_PATTERNS,
-        may_miss=lambda name: Path(name).suffix.lower() in AUDIO_SUFFIXES,
-        max_missing_fraction=max_missing_fraction,
+        is_audio=_is_audio,
+        max_failing_fraction=max_failing_fraction,
     )
-    if missing:
-        title = f"Files of {repo_id} that cannot be fetched, of which nothing is learned"
-        logger.warning(
-            problem_list(title, list(missing.values()), "The next run asks for them again.")
-        )
     readme = folder / "README.md"
     card = (metadata_load(readme) if readme.is_file() else None) or {}
     dataset = DatasetInfo(
@@ -160,7 +154,7 @@ def _from_hub(
         licence=str(card.get("license") or ""),
         homepage=f"https://huggingface.co/datasets/{repo_id}",
     )
-    if any(_audio_files(folder)):
+    if missing or any(_audio_files(folder)):
         manifest = next(
             (folder / name for name in MANIFEST_NAMES if (folder / name).is_file()), None
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from m2v_finetune.config import OnBadTrack
+from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.data.reading import Notes, WorkerError, read_batches
 from m2v_finetune.errors import Stopped, UserError
@@ -127,6 +128,34 @@ def agree(
         if number is not None:
             raise Stopped(number, "")
     return {name: why for _, bad, _ in told for name, why in bad.items()}
+
+
+def usable_to_all(
+    usable: Mapping[str, Sequence[CheckedTrack]], num_skipped: Mapping[str, int]
+) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
+    """Return the tracks that every process can read, and the number of the others, by split.
+
+    A drive or a server may fail for one of them alone, and all need the same windows.
+
+    Args:
+        usable: To this process.
+        num_skipped: By this process.
+
+    Raises:
+        UserError: No track is left in a split.
+    """
+    ids = {split: {one.track.id for one in members} for split, members in usable.items()}
+    told = gather_object([ids])
+    common = {split: set.intersection(*(theirs[split] for theirs in told)) for split in usable}
+    for split, left in common.items():
+        if not left:
+            raise UserError(
+                f"None of the tracks of the split '{split}' can be read by all processes."
+            )
+    return (
+        {split: [o for o in usable[split] if o.track.id in left] for split, left in common.items()},
+        {split: n + len(ids[split]) - len(common[split]) for split, n in num_skipped.items()},
+    )
 
 
 class StepReader:

@@ -215,3 +215,43 @@ def test_configs_are_read_by_accelerate(path):
 
 def test_there_are_configs():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"cpu", "ddp", "fsdp2"}
+
+
+APART = """
+import json, os
+from pathlib import Path
+from types import SimpleNamespace
+
+from accelerate import PartialState
+
+from m2v_finetune.errors import UserError
+from m2v_finetune.training.faults import usable_to_all
+
+rank = PartialState(cpu=True).process_index
+out = Path(os.environ["OUT"])
+
+
+def tracks(*names):
+    return [SimpleNamespace(track=SimpleNamespace(id=name)) for name in names]
+
+
+readable = {"train": tracks(*("acd" if rank else "abc")), "test": tracks("e")}
+usable, skipped = usable_to_all(readable, {"train": 1, "test": 0})
+ids = {split: [one.track.id for one in members] for split, members in usable.items()}
+try:
+    usable_to_all({"train": tracks("ab"[rank])}, {"train": 1})
+except UserError as error:
+    said = str(error)
+(out / f"{rank}.json").write_text(json.dumps([ids, skipped, said]))
+"""
+
+
+def test_a_track_that_one_process_cannot_read_is_left_out_by_all(tmp_path):
+    script = tmp_path / "apart.py"
+    script.write_text(APART)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OUT": str(tmp_path)}
+    subprocess.run([sys.executable, *launcher, script], env=environment, check=True, timeout=180)
+    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    none = "None of the tracks of the split 'train' can be read by all processes."
+    assert told == 2 * [[{"train": ["a", "c"], "test": ["e"]}, {"train": 2, "test": 0}, none]]
