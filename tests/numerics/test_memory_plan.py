@@ -1,5 +1,6 @@
 """The planned memory is that of real steps, counted the same way; and what a card would keep is kept."""
 
+import runpy
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -618,6 +619,20 @@ def test_what_an_optimizer_keeps():
         ]
     assert kept["adamw"] > 3 * kept["adamw_8bit"] > 6 * kept["adafactor"]
     assert kept["paged_adamw_8bit"] == 0
+
+
+@pytest.mark.parametrize("is_task", [True, False])
+def test_the_steps_that_a_card_would_measure_run(is_task, huberts, repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    script = runpy.run_path(str(repository / "benchmarks" / "verify_memory.py"), run_name="steps")
+    config = settings("lora") if is_task else pretraining_settings(huberts / "layer")
+    split = Split(batch_size=2, accumulation=3)
+    with StorageRecorder() as recorder:
+        script["take_steps"](config, TASK if is_task else None, "bf16", split, device="cpu")
+    # As planned, but for what lives on from the step before.
+    machine = Machine(on_card=False, precision="bf16")
+    planned = RunMemory(config, TASK if is_task else None, machine).peak_bytes(split)
+    assert sum(recorder.timeline().peak().values()) == pytest.approx(planned, rel=0.1)
 
 
 def test_every_task_says_the_shapes_of_its_examples():
