@@ -58,7 +58,8 @@ def run_command(command: Callable[[], None]) -> NoReturn:
             raise
         print(  # noqa: T201
             f"error: {error.filename or 'A file'} cannot be written or read: {error.strerror}. Free space, "
-            "or mind the disk, and begin again; a run goes on by --run.resume auto.",
+            "or mind the disk. What a run had saved is whole: --run.resume auto with its --run.output_dir "
+            "goes on from there.",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -1,7 +1,8 @@
 """One run, from its settings to a published model: what every recipe does."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
-from m2v_finetune.errors import UserError
+from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.files import write_atomically
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
@@ -57,6 +58,7 @@ from m2v_finetune.training.setup import (
     describe_pretraining,
     open_run,
     pretraining_bytes,
+    results_bytes,
     run_bytes,
     start,
 )
@@ -188,7 +190,7 @@ def _run(
         return results
 
     # The test split, once.
-    with gone_processes_named(accelerator):
+    with gone_processes_named(accelerator), _disk_named(model, folder):
         if cache:
             cache.fill("test", loop=loop, num_workers=config.data.num_workers)
         results, judged, test = judge_test(
@@ -202,9 +204,25 @@ def _run(
         )
     log_results(results)
     if accelerator.is_main_process:
-        publish(model, folder, results, config.publish, judged=judged, tracks=test)
+        with _disk_named(model, folder):
+            publish(model, folder, results, config.publish, judged=judged, tracks=test)
     accelerator.end_training()
     return results
+
+
+@contextmanager
+def _disk_named(model: TaskModel, folder: RunFolder) -> Iterator[None]:
+    """Say what is needed, and that nothing is lost, where the disk fills up after training."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise UserError(
+            f"Training is done, and saved, but its results cannot be written to {folder.path}: "
+            f"{error.strerror}. Results, pictures and model take up to {results_bytes(model):,} bytes. "
+            f"Free them, then go on with:\n  {folder.resume_command()}"
+        ) from error
 
 
 def run_pretraining(config: PretrainingConfig) -> Mapping[str, Any]:
@@ -359,7 +377,7 @@ def _with_copies(splits: Splits, sample_rate: int, folder: RunFolder) -> Splits:
 
 
 def _goes_on(folder: RunFolder) -> bool:
-    return bool(checkpoints_in(folder.checkpoints)) and (folder.path / TRACKS_FILE).is_file()
+    return bool(checkpoints_in(folder.checkpoints))
 
 
 def _keep_tracks(loop: TrainingLoop[Any], splits: Splits) -> None:

@@ -215,6 +215,15 @@ def load_checked(
             }
             for split, members in content.items()
         }
+        if not all(known.get(split) for split in splits):
+            raise ValueError("a split has no tracks")
+        if not all(
+            isinstance(number, int) and number > 0
+            for members in known.values()
+            for info in members.values()
+            for number in (info.sample_rate, info.num_frames, info.num_channels)
+        ):
+            raise ValueError("the length of a track is no number")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged, so the run cannot go on ({error}). Begin again."

@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import random
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 AnyModel = TaskModel | PretrainingModel
 
+# Of a tensor in a file, and of random states, progress and manifest: generously.
+HEADER_BYTES, OTHER_BYTES = 512, 100_000
 STATE_FILE = "state.pt"
 BEST_FILE = "best.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -381,25 +384,37 @@ def copy_trained(model: AnyModel) -> dict[str, Tensor]:
 
 
 def checkpoint_bytes(model: AnyModel, optimizer: torch.optim.Optimizer) -> int:
-    """Return about how many bytes a checkpoint takes: what was trained twice, and the optimiser."""
+    """Return how many bytes a checkpoint takes, or a little more: what was trained twice, the optimiser."""
     of_optimizer = [
         value
         for state in optimizer.state.values()
         for value in state.values()
         if isinstance(value, torch.Tensor)
     ]
-    trained = list(model.trained_tensors().values())
-    return sum(value.numel() * value.element_size() for value in 2 * trained + of_optimizer)
+    saved = 2 * list(model.trained_tensors().values()) + of_optimizer
+    content = sum(value.numel() * value.element_size() for value in saved)
+    return content + HEADER_BYTES * len(saved) + OTHER_BYTES
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, the newest last."""
-    return sorted(folder.glob("epoch-*-step-*"))
+    """Return the checkpoints of a run, the newest last; copies of them by other names are none."""
+    return sorted(
+        path
+        for path in folder.glob("epoch-*-step-*")
+        if re.fullmatch(r"epoch-\d+-step-\d+", path.name)
+    )
 
 
 def step_of(checkpoint: Path) -> int:
     """Return the optimiser steps that were done, as its name says."""
     return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -468,13 +483,13 @@ def tidy(folder: Path, checkpoint: Path | None) -> None:
         checkpoint: What `find_checkpoint` returned: those that are newer are damaged.
     """
     for left in folder.glob(UNFINISHED.format(name="*")):
-        shutil.rmtree(left)
+        _remove(left)
     for path in reversed(checkpoints_in(folder)):
         if path == checkpoint:
             return
         aside = folder / DAMAGED.format(name=path.name)
         with suppress(FileNotFoundError):
-            shutil.rmtree(aside)
+            _remove(aside)
         path.rename(aside)
         logger.warning("It is now %s, and can be deleted.", aside)
 
@@ -535,7 +550,7 @@ def _damage(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint; None where it is as it was written."""
     try:
         files = _read_manifest(checkpoint)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"its {MANIFEST_FILE} is missing or damaged"
     if files.keys() != {STATE_FILE, BEST_FILE}:
         return f"its {MANIFEST_FILE} is damaged"

@@ -151,21 +151,20 @@ class RunFolder:
     def _check_same(self, config: AnyRecipeConfig, *, num_processes: int) -> None:
         """Refuse to go on with settings or processes that would make another run of it."""
         try:
-            processes_then = json.loads(self.environment.read_bytes())["num_processes"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            processes_then = _count(json.loads(self.environment.read_bytes())["num_processes"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.environment} is missing or damaged, so the run cannot go on ({error!r})."
             ) from error
         try:
             began = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            if not isinstance(began, dict) or not all(isinstance(x, dict) for x in began.values()):
+                raise ValueError("it holds no settings")
+            then_batch = _batch(began, processes_then)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{self.config} is damaged, so the run cannot go on ({error})."
             ) from error
-        if not isinstance(began, dict):
-            raise UserError(
-                f"{self.config} is damaged, so the run cannot go on: it holds no settings."
-            )
         now = to_dict(config)
         changed = {
             f"{section}.{key}": (before, value)
@@ -173,7 +172,7 @@ class RunFolder:
             for key, value in values.items()
             if (before := began.get(section, {}).get(key)) != value
         }
-        then_batch, now_batch = _batch(began, processes_then), _batch(now, num_processes)
+        now_batch = _batch(now, num_processes)
         is_same_total = math.prod(then_batch) == math.prod(now_batch)
         may_change = {*MAY_CHANGE, *(f"training.{name}" for name in SPLIT if is_same_total)}
         told = {name: f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items()}
@@ -260,7 +259,18 @@ def _launcher() -> str:
 def _batch(settings: dict[str, Any], num_processes: int) -> list[int]:
     """Return of what the total batch is the product, of settings as config.yaml has them."""
     training = settings.get("training", {})
-    return [*(training.get(name, 0) for name in SPLIT), num_processes]
+    return [*(_count(training.get(name)) for name in SPLIT), num_processes]
+
+
+def _count(value: Any) -> int:
+    """Return a number from 1 as it is.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is no number of batches or processes")
+    return value
 
 
 def _product(batch: Sequence[int]) -> str:

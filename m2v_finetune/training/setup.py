@@ -168,6 +168,12 @@ def run_bytes(model: TaskModel, *, keep_checkpoints: int) -> int:
     return BYTES_PER_NUMBER * (checkpoints + whole) + OTHER_BYTES
 
 
+def results_bytes(model: TaskModel) -> int:
+    """Return about how many bytes a run writes after training."""
+    trained_only = model.is_adapter_enough()
+    return BYTES_PER_NUMBER * count_parameters(model, trained_only=trained_only) + OTHER_BYTES
+
+
 def _checkpoint_numbers(saved: int, *, trained: int) -> int:
     """Return the numbers in a checkpoint: what is saved and its best, and AdamW's two moments."""
     return 2 * saved + 2 * trained

@@ -426,6 +426,13 @@ def test_a_run_that_goes_on_needs_the_tracks_that_it_began_with(music, tmp_path)
     gone = music | {"train": music["train"][1:]}
     with pytest.raises(UserError, match=r"no longer have in that split \(1\):\n  - train: "):
         load_checked(tmp_path / "tracks.json", gone)
-    (tmp_path / "tracks.json").write_text("[]")
-    with pytest.raises(UserError, match="is damaged"):
+    whole = json.loads((tmp_path / "tracks.json").read_text())
+    [name, *_] = whole["train"]
+    wrong = whole["train"] | {name: whole["train"][name] | {"num_frames": "many"}}
+    for content in ([], {}, whole | {"test": {}}, whole | {"train": wrong}):
+        (tmp_path / "tracks.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match="is damaged"):
+            load_checked(tmp_path / "tracks.json", music)
+    (tmp_path / "tracks.json").unlink()
+    with pytest.raises(UserError, match=r"is damaged, so the run cannot go on .*No such file"):
         load_checked(tmp_path / "tracks.json", music)

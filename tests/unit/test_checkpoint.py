@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import sys
 from contextlib import suppress
@@ -104,7 +105,13 @@ def truncate(path):
 
 
 @pytest.mark.parametrize("name", [STATE_FILE, BEST_FILE, MANIFEST_FILE])
-@pytest.mark.parametrize("damage", [flip, truncate, os.unlink, lambda path: os.truncate(path, 0)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(flip, truncate, os.unlink, lambda path: os.truncate(path, 0)),
+        lambda path: path.write_text(100_000 * "["),
+    ],
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(name, damage, tmp_path, caplog):
     before, last = save(tmp_path, 1), save(tmp_path, 2)
     damage(last / name)
@@ -116,6 +123,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(name, damage, 
     assert (tmp_path / f"damaged-{last.name}").is_dir()
     assert save(tmp_path, 2) == last  # reached again
     assert find_checkpoint(tmp_path) == last
+
+
+def test_copies_and_odd_files_beside_checkpoints_are_left_alone(tmp_path):
+    path = save(tmp_path, 1)
+    copies = [shutil.copytree(path, f"{path}{name}") for name in (".bak", " (copy)", "-old")]
+    assert checkpoints_in(tmp_path) == [path]
+    assert find_checkpoint(tmp_path) == path
+    (tmp_path / UNFINISHED.format(name="state")).write_text("")  # a file where a folder is made
+    (tmp_path / f"damaged-{path.name}").write_text("")
+    tidy(tmp_path, None)
+    assert (tmp_path / f"damaged-{path.name}").is_dir()
+    assert checkpoints_in(tmp_path) == []
+    assert all(Path(copy).is_dir() for copy in copies)
+    assert not (tmp_path / UNFINISHED.format(name="state")).exists()
 
 
 def test_every_damaged_byte_of_a_manifest_is_noticed_or_changes_nothing(tmp_path):
@@ -323,4 +344,4 @@ def test_the_bytes_of_a_checkpoint_are_known_before(tmp_path):
         keep=1,
     )
     written = sum(file.stat().st_size for file in path.iterdir())
-    assert checkpoint_bytes(model, optimizer) == pytest.approx(written, rel=0.02)
+    assert written <= checkpoint_bytes(model, optimizer) <= 1.1 * written

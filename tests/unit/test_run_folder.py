@@ -59,7 +59,16 @@ def test_a_run_goes_on_with_its_total_batch_divided_otherwise(tmp_path):
     assert total.format("16 windows x 1 accumulated x 2 processes", 32) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[1]", b"{}", b"\xff\xfe\xff"])
+DEEP = 100_000 * b"["
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(None, b"", b"[1]", b"{}", b"\xff\xfe\xff", DEEP),
+        *(b'{"num_processes": %s}' % value for value in (b"null", b'"1"', b"[1]", b"{}", b"0")),
+    ],
+)
 def test_a_run_does_not_go_on_where_its_processes_are_not_known(tmp_path, content):
     folder = RunFolder(tmp_path / "run")
     folder.create(CONFIG)
@@ -91,7 +100,14 @@ def test_a_run_does_not_go_on_with_other_settings(tmp_path):
     assert folder.config.read_bytes() == written
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"a: [", b"\xff\xfe\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"[1]", b"a: [", b"\xff\xfe\xff", b"data: null", b"data: [1]", b"data: words"),
+        *(b"data: {source: 2026-13-45}", b"data: " + DEEP),
+        *(b"training: {per_device_batch_size: %s}" % value for value in (b"null", b"'8'", b"[8]")),
+    ],
+)
 def test_damaged_settings_of_a_run_are_named(tmp_path, content):
     folder = RunFolder(tmp_path / "run")
     folder.create(CONFIG)
