@@ -357,13 +357,14 @@ def _usable_tracks(
 ) -> tuple[Splits, dict[str, int]]:
     """Check the audio files; a run that goes on has those that it began with."""
     if _goes_on(folder):
-        return load_checked(folder.path / TRACKS_FILE, split)
-    usable, num_skipped = check_splits(
-        split,
-        on_bad_track=config.on_bad_track,
-        timeout_seconds=config.timeout_seconds,
-        show_progress=show_progress,
-    )
+        usable, num_skipped = load_checked(folder.path / TRACKS_FILE, split)
+    else:
+        usable, num_skipped = check_splits(
+            split,
+            on_bad_track=config.on_bad_track,
+            timeout_seconds=config.timeout_seconds,
+            show_progress=show_progress,
+        )
     return usable_to_all(usable, num_skipped)
 
 
