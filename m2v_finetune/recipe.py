@@ -1,6 +1,5 @@
 """One run, from its settings to a published model: what every recipe does."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -177,7 +176,6 @@ def _run(
         needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
     )
     _keep_tracks(loop, splits)
-    began = time.monotonic()
     with gone_processes_named(accelerator):
         if cache:
             for name in ("train", "validation"):
@@ -200,7 +198,6 @@ def _run(
             inputs=cache.inputs("test") if cache else None,
             dataset=dataset,
             seed=config.run.seed,
-            seconds=time.monotonic() - began,
         )
     log_results(results)
     if accelerator.is_main_process:
@@ -322,7 +319,6 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
         needed_bytes=pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
     )
     _keep_tracks(loop, splits)
-    began = time.monotonic()
     with gone_processes_named(accelerator):
         fitted = loop.run()
 
@@ -332,7 +328,6 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
         splits=splits,
         dataset=dataset,
         is_new=config.backbone.architecture is not None,
-        seconds=time.monotonic() - began,
     )
     if accelerator.is_main_process:
         publish_backbone(model.backbone, folder, results, config)

@@ -49,6 +49,7 @@ DAMAGED = "damaged-{name}"
 
 _STATE_KEYS = {
     *("trained", "optimizer", "scaler", "processes", "progress", "metrics_bytes", "total_steps"),
+    "seconds",
 }
 _SCALER_KEYS = {
     *("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"),
@@ -92,6 +93,7 @@ class RunState:
         unlogged_losses: Of this process, since the last logged step.
         metrics_bytes: Length of metrics.jsonl.
         total_steps: For which the course of the rates was laid out.
+        seconds: That the run took until now.
     """
 
     progress: Progress
@@ -99,6 +101,7 @@ class RunState:
     unlogged_losses: list[float]
     metrics_bytes: int
     total_steps: int
+    seconds: float
 
 
 def save_checkpoint(
@@ -144,6 +147,7 @@ def save_checkpoint(
         "progress": asdict(progress),
         "metrics_bytes": run.metrics_bytes,
         "total_steps": run.total_steps,
+        "seconds": run.seconds,
     }
     unfinished = folder / UNFINISHED.format(name=path.name)
     try:
@@ -201,6 +205,7 @@ def load_checkpoint(
             unlogged_losses=own["unlogged_losses"],
             metrics_bytes=state["metrics_bytes"],
             total_steps=state["total_steps"],
+            seconds=state["seconds"],
         )
         set_random_state(own["random"])
     except (
@@ -257,6 +262,7 @@ def _check_content(
     _check_progress(state["progress"])
     for name in ("metrics_bytes", "total_steps"):
         _demand(_is_count(state[name]), name)
+    _demand(_is_number(state["seconds"]) and state["seconds"] >= 0, "seconds")
     return False
 
 

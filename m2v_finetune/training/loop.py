@@ -3,9 +3,10 @@
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -66,6 +67,7 @@ class FitResult:
         num_epochs: Epochs trained.
         num_steps: Optimiser steps done.
         num_skipped_steps: Of those, the ones whose gradients were not finite, so that no weight changed.
+        seconds: That it took; of earlier processes of the run, until their last checkpoint.
     """
 
     best_epoch: int
@@ -73,6 +75,7 @@ class FitResult:
     num_epochs: int
     num_steps: int
     num_skipped_steps: int
+    seconds: float = field(compare=False)
 
 
 class TrainingLoop(Generic[Model]):
@@ -174,6 +177,7 @@ class TrainingLoop(Generic[Model]):
         self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
         self.reader = StepReader(self.loader, accelerator=accelerator, watch=self.watch)
         self.clock = StepClock()
+        self.earlier_seconds, self.began = 0.0, time.monotonic()
         self.is_waiting_told = self.is_warm_up_told = False
         self.reads_audio = not (
             isinstance(windows, StoredWindows) or isinstance(model.backbone, PrecomputedBackbone)
@@ -218,11 +222,15 @@ class TrainingLoop(Generic[Model]):
             num_epochs=progress.epoch,
             num_steps=progress.step,
             num_skipped_steps=progress.num_skipped_steps,
+            seconds=self._seconds(),
         )
 
     @property
     def _trained(self) -> torch.nn.Module:
         return self.model if self.shards is None else self.shards
+
+    def _seconds(self) -> float:
+        return self.earlier_seconds + time.monotonic() - self.began
 
     def _is_finished(self) -> bool:
         """Tell from the settings, which may have changed since the last checkpoint."""
@@ -522,7 +530,8 @@ class TrainingLoop(Generic[Model]):
         if self.checkpoint is None:
             if self.accelerator.is_main_process and self.folder.metrics.exists():
                 logger.info("Going on from the beginning: there is no checkpoint yet.")
-                self.folder.cut_metrics(0)
+                with self._disk("The log", needed_bytes=None):
+                    self.folder.cut_metrics(0)
             return
         resumed = load_checkpoint(
             self.checkpoint,
@@ -533,11 +542,13 @@ class TrainingLoop(Generic[Model]):
         if self.shards is not None:
             scatter(self.model, self.shards)
         self.progress, self.best = resumed.progress, resumed.best
+        self.earlier_seconds = resumed.seconds
         self.watch.found = self.progress.bad_tracks
         device = self.accelerator.device
         self.losses = [torch.tensor(x, device=device) for x in resumed.unlogged_losses]
         if self.accelerator.is_main_process:
-            self.folder.cut_metrics(resumed.metrics_bytes)
+            with self._disk("The log", needed_bytes=None):
+                self.folder.cut_metrics(resumed.metrics_bytes)
         step = self.progress.step
         logger.info("Going on after step %d of %d.", step, self.total_steps)
         if resumed.total_steps != self.total_steps:
@@ -577,6 +588,7 @@ class TrainingLoop(Generic[Model]):
                     unlogged_losses=[float(loss) for loss in self.losses],
                     metrics_bytes=self.folder.flush_metrics(),
                     total_steps=self.total_steps,
+                    seconds=self._seconds(),
                 ),
                 keep=self.settings.keep_checkpoints,
             )

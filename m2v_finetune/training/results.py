@@ -35,7 +35,6 @@ def judge_test(
     test: Sequence[CheckedTrack],
     dataset: DatasetInfo,
     seed: int,
-    seconds: float,
     inputs: Inputs | None = None,
 ) -> tuple[dict[str, Any], list[Any], list[CheckedTrack]]:
     """Judge the tracks of the test split with the best weights; write results.json and predictions.csv.
@@ -46,7 +45,6 @@ def judge_test(
         test: Tracks of the test split.
         dataset: What is known of the data.
         seed: Of the bootstrap.
-        seconds: That training took.
         inputs: What reads the windows of the test tracks, in place of the task.
 
     Returns:
@@ -106,7 +104,7 @@ def judge_test(
             if isinstance(backbone, PrecomputedBackbone)
             else None,
         },
-        "seconds": {"training": seconds, "test": time.monotonic() - began},
+        "seconds": {"training": fitted.seconds, "test": time.monotonic() - began},
         "waiting_share": loop.clock.run.share,
     }
     if loop.accelerator.is_main_process:
@@ -141,7 +139,6 @@ def write_pretraining(
     splits: Mapping[str, Sequence[CheckedTrack]],
     dataset: DatasetInfo,
     is_new: bool,
-    seconds: float,
 ) -> dict[str, Any]:
     """Write to results.json what a pre-training run made, and return it.
 
@@ -151,7 +148,6 @@ def write_pretraining(
         splits: The tracks that were heard and those that were held out.
         dataset: What is known of the data.
         is_new: Whether it began from random weights.
-        seconds: That training took.
     """
     backbone = loop.model.backbone
     results = {
@@ -180,7 +176,7 @@ def write_pretraining(
             "sample_rate": backbone.sample_rate,
             "frame_rate": float(backbone.frame_rate),
         },
-        "seconds": {"training": seconds},
+        "seconds": {"training": fitted.seconds},
         "waiting_share": loop.clock.run.share,
     }
     if loop.accelerator.is_main_process:

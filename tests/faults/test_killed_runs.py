@@ -1,5 +1,6 @@
 """Real processes of a recipe that are killed, or whose disk fails: nothing is lost."""
 
+import json
 import shutil
 
 import pytest
@@ -62,3 +63,33 @@ def test_a_damaged_checkpoint_and_a_full_disk_lose_nothing(straight, settings, t
 
     assert run.finish() == 0
     assert differences(run, straight) == []
+
+
+def test_a_disk_that_is_full_after_training_loses_nothing(straight, settings, tmp_path):
+    run = Run(folder=tmp_path / "run", settings={**settings, "data.num_workers": 0})
+    shutil.copytree(straight.folder, run.folder)
+    shutil.rmtree(run.folder / "model")
+    (run.folder / "results.json").unlink()
+    checkpoints = checkpoints_in(run.folder / "checkpoints")
+
+    assert run.finish(limit_bytes=100_000) == 2, run.log.read_text()
+    log = "".join(run.log.read_text().split())
+    for said in (
+        f"error: Training is done, and saved, but its results cannot be written to {run.folder}: File too",
+        "large. Results, pictures and model take up to",
+        "bytes. Free them, then go on with:",
+        f"--run.output_dir {run.folder} --run.resume auto --data.num_workers 0",
+    ):
+        assert "".join(said.split()) in log, said
+    assert "Traceback" not in log
+    assert checkpoints_in(run.folder / "checkpoints") == checkpoints
+    assert not [path.name for path in run.folder.rglob("*.part")]
+
+    assert run.finish() == 0
+    assert differences(run, straight) == []
+    assert (run.folder / "model").is_dir()
+    earlier, later = (
+        json.loads((folder / "results.json").read_text())["seconds"]["training"]
+        for folder in (straight.folder, run.folder)
+    )
+    assert later > earlier > 1  # what the processes before it took counts too

@@ -22,9 +22,10 @@ import soundfile
 import torch
 from accelerate import Accelerator
 
-from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
+from m2v_finetune.audio.decode import AudioInfo, inspect_audio, read_audio, read_excerpt
 from m2v_finetune.backbones import load_backbone
-from m2v_finetune.config import RecipeConfig
+from m2v_finetune.config import DataConfig, RecipeConfig
+from m2v_finetune.data.checking import CheckedTrack, converted_ids, load_checked, save_checked
 from m2v_finetune.data.manifest import read_dataset_info
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.data.sources import load_tracks
@@ -35,6 +36,18 @@ from m2v_finetune.labels.keys import parse_key
 from m2v_finetune.labels.notes import read_midi
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.tasks.key import Key, KeyConfig
+from m2v_finetune.training.checkpoint import (
+    BEST_FILE,
+    MANIFEST_FILE,
+    STATE_FILE,
+    Progress,
+    RunState,
+    copy_trained,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from m2v_finetune.training.run_folder import RunFolder
 
 NUM_INPUTS = int(os.environ.get("M2V_FUZZ_INPUTS", "0"))
 LIMIT_SECONDS = 20
@@ -276,6 +289,40 @@ def test_damaged_models_end_in_a_result_or_a_message(tmp_path, record_property):
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "environment.json", "tracks.json", "manifest.json"]
+)
+def test_damaged_files_of_a_run_end_in_a_result_or_a_message(name, tmp_path, record_property):
+    """What a run that goes on reads of its folder, before the states themselves."""
+    config = RecipeConfig(data=DataConfig(source="songs.csv"))
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    checkpoint = folder.checkpoints / "epoch-00001-step-00000004"
+    checkpoint.mkdir()
+    files = {}
+    for part in (STATE_FILE, BEST_FILE):
+        (checkpoint / part).write_bytes(part.encode())
+        digest = hashlib.sha256(part.encode()).hexdigest()
+        files[part] = {"bytes": len(part), "sha256": digest}
+    (checkpoint / MANIFEST_FILE).write_text(json.dumps({"files": files}))
+    (tmp_path / "manifest.jsonl").write_bytes(manifest_bytes("jsonl"))
+    tracks, _ = load_tracks(str(tmp_path / "manifest.jsonl"), label_column="key")
+    known = folder.path / "tracks.json"
+    info = AudioInfo(sample_rate=16_000, num_frames=80_000, num_channels=2)
+    save_checked(known, {"train": [CheckedTrack(track=track, audio=info) for track in tracks]})
+
+    def read(path):
+        folder.create(config)
+        load_checked(known, {"train": tracks})
+        converted_ids(known)
+        find_checkpoint(folder.checkpoints)
+
+    path = (checkpoint if name == MANIFEST_FILE else folder.path) / name
+    content = path.read_bytes()
+    read(path)  # what was not damaged is read
+    fuzz(name, content, read, NUM_INPUTS or 100, path.parent, record_property)
+
+
 def _key_task(folder):
     path = folder / "manifest.jsonl"
     path.write_bytes(manifest_bytes("jsonl"))
@@ -287,16 +334,6 @@ def test_changed_states_with_the_right_checksums_end_in_a_result_or_a_message(
     tmp_path, record_property
 ):
     """Values of a checkpoint replaced: one of the program's own, and another that a manifest vouches for."""
-    from m2v_finetune.training.checkpoint import (
-        MANIFEST_FILE,
-        STATE_FILE,
-        Progress,
-        RunState,
-        copy_trained,
-        find_checkpoint,
-        load_checkpoint,
-        save_checkpoint,
-    )
 
     class Model(torch.nn.Linear):
         def trained_tensors(self):
@@ -319,6 +356,7 @@ def test_changed_states_with_the_right_checksums_end_in_a_result_or_a_message(
         unlogged_losses=[0.5],
         metrics_bytes=3,
         total_steps=9,
+        seconds=1.5,
     )
     path = save_checkpoint(tmp_path, **one, run=run, keep=1)
     content = torch.load(path / STATE_FILE, weights_only=True)

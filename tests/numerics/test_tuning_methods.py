@@ -358,7 +358,12 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(case, folders, tmp_path):
         optimizer=optimizer,
         accelerator=accelerator,
         run=RunState(
-            progress=Progress(step=1), best={}, unlogged_losses=[], metrics_bytes=0, total_steps=2
+            progress=Progress(step=1),
+            best={},
+            unlogged_losses=[],
+            metrics_bytes=0,
+            total_steps=2,
+            seconds=1.5,
         ),
         keep=1,
     )

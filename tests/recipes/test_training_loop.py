@@ -300,6 +300,17 @@ def test_a_disk_that_takes_no_more_stops_the_run_with_what_there_is(what, data, 
     assert lines(tmp_path / "run") == lines(tmp_path / "straight")
 
 
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_a_log_that_cannot_be_cut_is_named(is_saved, data, tmp_path):
+    loop = build_loop(data, tmp_path, method="probe", epochs=1)
+    if is_saved:
+        loop.run()
+        loop.folder.metrics.unlink()
+    loop.folder.metrics.mkdir()
+    with pytest.raises(UserError, match=r"The log cannot be written to .*: Is a directory"):
+        build_loop(data, tmp_path, method="probe", epochs=2).run()
+
+
 def test_what_the_head_reads_is_standardised_by_the_training_windows(data, tmp_path):
     loop = build_loop(data, tmp_path / "run", method="probe", epochs=1)
     before = loop.model.layer_weighting.weights().detach().clone()

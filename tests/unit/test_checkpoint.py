@@ -53,6 +53,7 @@ def save(folder, step, *, keep=2, width=100):
             unlogged_losses=[0.1, step / 7],
             metrics_bytes=step,
             total_steps=9,
+            seconds=1.5,
         ),
         keep=keep,
     )
@@ -340,6 +341,7 @@ def test_the_bytes_of_a_checkpoint_are_known_before(tmp_path):
             unlogged_losses=[],
             metrics_bytes=0,
             total_steps=1,
+            seconds=1.5,
         ),
         keep=1,
     )
