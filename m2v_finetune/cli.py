@@ -195,7 +195,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
     evaluate.set_defaults(command=_evaluate)
 
-    push = commands.add_parser("push", help="put a trained model on the Hugging Face Hub")
+    push = commands.add_parser(
+        "push", help="put a trained model, or a pre-trained backbone, on the Hugging Face Hub"
+    )
     push.add_argument("folder", type=Path, help="model/ of a run")
     push.add_argument("repo_id", help="such as me/my-tagger")
     push.add_argument("--private", action="store_true", help="if the repository is created")
@@ -507,11 +509,16 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _push(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.backbones import is_backbone, load_backbone
     from m2v_finetune.model import TaskModel, upload_model
 
     if not arguments.folder.is_dir():
         raise UserError(f"There is no folder {arguments.folder}. Name model/ of a run.")
-    TaskModel.from_pretrained(arguments.folder)  # only a whole model is pushed
+    # Only what is whole is pushed.
+    if is_backbone(arguments.folder):
+        load_backbone(arguments.folder)
+    else:
+        TaskModel.from_pretrained(arguments.folder)
     print(
         f"Pushed to {upload_model(arguments.folder, arguments.repo_id, private=arguments.private)}"
     )

@@ -1,7 +1,12 @@
 """The pre-trained networks: what they are, how they load, and the weighting of their layers."""
 
 from m2v_finetune.backbones.backbone import Backbone
-from m2v_finetune.backbones.loading import bare_backbone, load_backbone, new_backbone
+from m2v_finetune.backbones.loading import (
+    bare_backbone,
+    is_backbone,
+    load_backbone,
+    new_backbone,
+)
 from m2v_finetune.backbones.precomputed import PrecomputedBackbone
 
 AnyBackbone = Backbone | PrecomputedBackbone
@@ -12,6 +17,7 @@ __all__ = [
     "Backbone",
     "PrecomputedBackbone",
     "bare_backbone",
+    "is_backbone",
     "load_backbone",
     "new_backbone",
 ]

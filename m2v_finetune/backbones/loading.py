@@ -90,6 +90,15 @@ def load_backbone(
     )
 
 
+def is_backbone(folder: Path) -> bool:
+    """Tell whether a folder holds a network as transformers saves it: its config names a model type."""
+    try:
+        settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(settings, dict) and "model_type" in settings
+
+
 def new_backbone(architecture: str | Path, *, licence: str) -> Backbone:
     """Return a backbone with random weights, to be pre-trained, drawn from torch's random state.
 

@@ -218,6 +218,18 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 # -- a model of each tuning method ----------------------------------------------------------------
 
+LOAD_BACKBONES = """
+import sys
+import torch
+from m2v_finetune.backbones import load_backbone
+
+answer = []
+for source in sys.argv[1:]:
+    with torch.no_grad():
+        states = load_backbone(source)(torch.linspace(-1, 1, 16_000).sin()[None])
+    answer.append([float(state.abs().sum()) for state in states])
+"""
+
 PUSH_EVERY_METHOD = """
 import sys
 import torch
@@ -517,6 +529,47 @@ def test_commit_whose_connection_drops(
     assert "Could not push to me/cut: the Hub cannot be reached" in reply.message
     assert "copy" not in reply.message  # a push needs none
     assert me.m2v("push", published[0] / "model", "me/cut").code == 0
+
+
+def test_a_pretrained_backbone_is_pushed_and_comes_back(
+    server: HubServer, me: Client, stranger: Client, manifest: Path, tmp_path: Path
+) -> None:
+    """By the recipe; and where that fails, by the command in its message."""
+    folder = tmp_path / "run"
+    settings = {
+        "data.source": manifest,
+        "data.window_seconds": 1.0,
+        "data.num_workers": 0,
+        "backbone.source": "random-small",
+        "pretrain.num_target_layers": 4,
+        "training.epochs": 1,
+        "training.per_device_batch_size": 4,
+        "run.output_dir": folder,
+        "publish.repo_id": "me/backbone",
+    }
+    arguments = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    fault = server.fail_next("POST /api/models/me/backbone/commit/", status=500, times=100)
+    recipe = REPOSITORY / "recipes" / "pretrain.py"
+    reply = me.run(RUN_RECIPE, *arguments, program=recipe)
+    fault.remaining = 0
+    assert f"The backbone is safe in {folder / 'model'}" in reply.message
+    command = f"m2v push {folder / 'model'} me/backbone"
+    assert command in reply.message
+    pushed = me.m2v(*command.split()[1:])
+    assert pushed.stdout == f"Pushed to {server.url}/me/backbone\n", pushed.stderr
+    # The same run again: what it makes is pushed at once.
+    again = {**settings, "run.output_dir": tmp_path / "again", "publish.repo_id": "me/second"}
+    arguments = [word for key, value in again.items() for word in (f"--{key}", value)]
+    assert me.run(RUN_RECIPE, *arguments, program=recipe).code == 0
+    loaded = stranger.ask(LOAD_BACKBONES, folder / "model", "me/backbone", "me/second")
+    assert loaded[0] == loaded[1] == loaded[2]
+    card = dict(server.repos["model", "me/backbone"].files())["README.md"].decode()
+    assert "license: apache-2.0" in card
+    assert 'load_backbone("me/backbone")' in card
+
+    (folder / "model" / "model.safetensors").unlink()
+    broken = me.m2v(*command.split()[1:])
+    assert "model.safetensors" in broken.message
 
 
 def test_push_of_what_is_no_model(server: HubServer, me: Client, tmp_path: Path) -> None:
