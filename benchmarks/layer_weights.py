@@ -3,8 +3,9 @@
     python benchmarks/layer_weights.py [RESULT]
 
 reads what benchmarks/small_backbone.py measured and writes docs/images/layer_weights.png: the mean over
-the seeds. State 0 is the input of the first transformer layer. A weight says what a probe takes of a
-state, not how good the state is: states differ in scale.
+the seeds, and the lowest and highest of them, as weights that differ by seed say little. State 0 is the
+input of the first transformer layer. A weight says what a probe takes of a state, not how good the state
+is: states differ in scale.
 """
 
 import json
@@ -29,22 +30,28 @@ def main(result: Path, picture: Path) -> None:
     for run in runs:
         if run.get("row") == ROW:
             learned[run["task"]].append(run["layer_weights"])
-    weights = {task: np.mean(own, axis=0) for task, own in learned.items() if own}
-    if not weights:
+    found = {task: np.array(own) for task, own in learned.items() if own}
+    if not found:
         raise SystemExit(f"{result} has no row {ROW}; run benchmarks/small_backbone.py first")
-    grid = np.stack(list(weights.values()))
+    low, grid, high = (
+        np.stack([measure(own, axis=0) for own in found.values()])
+        for measure in (np.min, np.mean, np.max)
+    )
     figure = Figure(
-        figsize=(1.6 + 0.7 * grid.shape[1], 1.2 + 0.5 * len(grid)), layout="constrained"
+        figsize=(1.6 + 0.8 * grid.shape[1], 1.2 + 0.6 * len(grid)), layout="constrained"
     )
     axes = figure.subplots()
     image = axes.imshow(grid, cmap="Blues", vmin=0, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
         colour = "white" if value > DARK * grid.max() else "black"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
-    axes.set_yticks(range(len(grid)), list(weights))
+        style = {"ha": "center", "va": "center", "color": colour}
+        axes.text(column, row - 0.1, f"{value:.2f}", fontsize=10, **style)
+        spread = f"{low[row, column]:.2f} to {high[row, column]:.2f}"
+        axes.text(column, row + 0.25, spread, fontsize=6.5, **style)
+    axes.set_yticks(range(len(grid)), list(found))
     axes.set_xticks(range(grid.shape[1]))
     axes.set_xlabel("hidden state (0 is the input of the first layer)")
-    figure.colorbar(image, label="weight, mean over the seeds")
+    figure.colorbar(image, label="weight: mean of the seeds, lowest to highest")
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=120)
     print(picture)

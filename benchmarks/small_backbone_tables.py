@@ -20,6 +20,7 @@ PROBES = {
     "mfcc+deviation": "no network: mean and deviation of 20 MFCCs",
 }
 SHARES = (10, 30, 100)
+NUM_SEEDS = 3
 COMPARISONS = {
     "probing, above random": ("probe/pretrained/100", "probe/random/100"),
     "probing, above the start": ("probe/pretrained/100", "probe/start/100"),
@@ -87,15 +88,20 @@ def verdict(better: Runs, worse: Runs) -> str:
         return ""
     mean, half = interval(differences)
     answer = "yes" if mean > half else "no, below" if mean < -half else "open"
-    return f"{answer} ({mean:+.3f} ± {half:.3f})"
+    return f"{answer} ({mean:+.3f} ± {half:.3f}{few(differences)})"
 
 
 def cell(runs: Runs | None) -> str:
-    """Return mean and interval; what has fewer than two seeds says so."""
+    """Return mean and interval."""
     if not runs:
         return ""
     mean, half = interval(runs)
-    return f"{mean:.3f} ± {half:.3f}" if len(runs) > 1 else f"{mean:.3f} (one seed)"
+    return f"{mean:.3f}{f' ± {half:.3f}' if len(runs) > 1 else ''}{few(runs)}"
+
+
+def few(runs: Runs) -> str:
+    """Return how many seeds made a figure, where it is fewer than three."""
+    return "" if len(runs) >= NUM_SEEDS else f", seeds: {len(runs)}"
 
 
 def tables(runs: Mapping[str, Mapping[str, Runs]], metrics: Mapping[str, str]) -> str:

@@ -1,5 +1,6 @@
 """One run, from its settings to a published model: what every recipe does."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -67,6 +68,8 @@ from m2v_finetune.training.signals import stop_on_signals
 PRETRAINING_RATE = 5e-4
 
 Splits = Mapping[str, Sequence[CheckedTrack]]
+
+logger = logging.getLogger(__name__)
 
 TRACKS_FILE = "tracks.json"
 """In the run folder: the tracks that could be read when the run began."""
@@ -321,6 +324,16 @@ def _pretrain(config: PretrainingConfig, started: Started) -> Mapping[str, Any]:
     _keep_tracks(loop, splits)
     with gone_processes_named(accelerator):
         fitted = loop.run()
+    said = model.below_floors(fitted.best_values)
+    if said:
+        logger.warning(
+            "On the music that is held out, over the time of a window: %s. Too few steps were taken to learn "
+            "anything, or the representations have collapsed. A run is stopped for that only after "
+            "pretrain.watch_after_steps (%d); this one took %d.",
+            said,
+            config.pretrain.watch_after_steps,
+            fitted.num_steps,
+        )
 
     results = write_pretraining(
         loop,

@@ -158,21 +158,25 @@ class PretrainingModel(nn.Module):
         Raises:
             UserError: A variance is below its floor, and enough steps are done.
         """
-        floors = {
-            TARGET_VARIANCE: self.config.min_target_variance,
-            PREDICTION_VARIANCE: self.config.min_prediction_variance,
-        }
-        below = [name for name, floor in floors.items() if not measures[name] >= floor]
-        if below and num_updates > self.config.watch_after_steps:
-            said = ", ".join(
-                f"{self.metric_names[name]} {measures[name]:.3g} (at least {floors[name]:g})"
-                for name in below
-            )
+        said = self.below_floors(measures)
+        if said and num_updates > self.config.watch_after_steps:
             raise UserError(
                 f"The representations have collapsed after {num_updates} steps: over the time of a "
                 f"window, {said}. Begin again with a lower optimizer.learning_rate, a longer "
                 "optimizer.warmup_ratio, or a higher pretrain.ema_begin."
             )
+
+    def below_floors(self, measures: Mapping[str, float]) -> str:
+        """Return which variances are below their floors, and how far; empty where none is."""
+        floors = {
+            TARGET_VARIANCE: self.config.min_target_variance,
+            PREDICTION_VARIANCE: self.config.min_prediction_variance,
+        }
+        return ", ".join(
+            f"{self.metric_names[name]} {measures[name]:.3g} (at least {floor:g})"
+            for name, floor in floors.items()
+            if not measures[name] >= floor
+        )
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """Return all that a run changes, the teacher included, by name."""

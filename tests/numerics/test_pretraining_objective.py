@@ -1,18 +1,25 @@
 """The objective of pre-training against plain, slow versions of it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import Data2VecAudioModel
 
+from m2v_finetune.audio.decode import AudioInfo
+from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.backbones import load_backbone, new_backbone
 from m2v_finetune.config import PretrainConfig
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import TrainingWindows
+from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import UserError
 from m2v_finetune.pretraining.masking import span_mask
 from m2v_finetune.pretraining.model import PretrainingModel, window_losses
 from m2v_finetune.pretraining.teacher import _outputs_of, ema_decay, instance_normalize
+from m2v_finetune.pretraining.windows import MaskedWindows
 
 SETTINGS = {
     "model_type": "data2vec-audio",
@@ -251,6 +258,30 @@ def test_masks_are_spans_and_cover_about_half():
         shares.append(mask.mean())
     # 1 - (1 - 16.185 / 240) ** 10 = 0.503, less near the borders.
     assert np.mean(shares) == pytest.approx(0.49, abs=0.01)
+
+
+def test_masks_differ_by_epoch_and_window_and_come_again():
+    track = Track(id="a", path=Path("a.wav"), split=None, columns={}, origin="", folder=Path())
+    info = AudioInfo(sample_rate=16_000, num_frames=80_000, num_channels=1)
+    windows = MaskedWindows(
+        windows=TrainingWindows(
+            tracks=[CheckedTrack(track=track, audio=info)],
+            example=lambda checked, window, augment: (np.zeros(16_000, dtype=np.float32),),
+            grid=FrameGrid(sample_rate=16_000, stride_samples=320, receptive_field_samples=400),
+            window_samples=16_000,
+            windows_per_track=2,
+            augmentation=None,
+            seed=0,
+        ),
+        mask_probability=0.65,
+        mask_span_frames=10,
+    )
+    masks = {place: windows[place][1] for place in ((0, 0), (0, 1), (1, 0))}
+    assert len({tuple(mask.tolist()) for mask in masks.values()}) == 3
+    for place, mask in masks.items():
+        _, again, counted = windows[place]
+        assert torch.equal(again, mask)
+        assert torch.equal(counted, mask)
 
 
 def test_a_short_window_still_has_a_span():

@@ -1,7 +1,9 @@
 """The recipe of pre-training: from a folder of music to a backbone; resuming; collapse."""
 
 import json
+import math
 import runpy
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.recipe import run_pretraining
 from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
 from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.objective import PretrainingObjective
 
 ARCHITECTURE = {
     "model_type": "data2vec-audio",
@@ -206,6 +209,61 @@ def test_settings_that_make_no_run(pretrain, settings, message, tmp_path):
     with pytest.raises(UserError, match=message):
         pretrain("run", **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_too_short_to_be_stopped_says_what_it_ends_with(pretrain, architecture, capfd):
+    """Watching begins later: what a run ends with is compared all the same."""
+    settings = {"backbone.architecture": architecture, "training.epochs": 1}
+    results, _ = pretrain("healthy", **settings, **{"pretrain.min_prediction_variance": 1e-12})
+    assert "or the representations have collapsed" not in " ".join(capfd.readouterr().err.split())
+    found = results["validation"]["target_variance"]
+    pretrain("below", **settings, **{"pretrain.min_target_variance": 2})
+    log = " ".join(capfd.readouterr().err.split())
+    assert f"variance of targets {found:.3g} (at least 2)" in log
+    assert "or the representations have collapsed" in log
+    assert "pretrain.watch_after_steps (1000); this one took 4." in log
+
+
+def test_the_teacher_follows_steps_that_changed_the_student(pretrain, architecture, monkeypatch):
+    """Its decay is that of the number of changes; a step that is skipped moves nothing."""
+    counted, teachers = [], []
+    end_step, take_step = PretrainingObjective.end_step, TrainingLoop._take_step
+
+    def count(objective, num_updates):
+        counted.append(num_updates)
+        end_step(objective, num_updates)
+
+    def skip_the_third(loop, batches, num_batches):
+        if loop.progress.step == 2:
+            loop.model.backbone.network.masked_spec_embed.register_hook(
+                lambda gradient: gradient * (math.nan if loop.progress.step == 2 else 1)
+            )
+        teachers.append(copy_of(loop.model.teacher))
+        return take_step(loop, batches, num_batches)
+
+    monkeypatch.setattr(PretrainingObjective, "end_step", count)
+    monkeypatch.setattr(TrainingLoop, "_take_step", skip_the_third)
+    results, _ = pretrain(
+        "run",
+        **{
+            "backbone.architecture": architecture,
+            "training.on_nonfinite": "skip",
+            "pretrain.ema_begin": 0.5,
+            "pretrain.ema_end": 0.9,
+            "pretrain.ema_ramp_steps": 4,
+        },
+    )
+    assert results["num_steps"] == 8
+    assert counted == list(range(7))
+    moved = [
+        any(not torch.equal(before[name], after[name]) for name in before)
+        for before, after in pairwise(teachers)
+    ]
+    assert moved == [True, True, False, True, True, True, True]
+
+
+def copy_of(module):
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def test_a_folder_without_audio_is_refused(pretrain, tmp_path, architecture):
