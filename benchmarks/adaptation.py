@@ -2,22 +2,30 @@
 
     python benchmarks/adaptation.py
 
-The script composes an hour of music without labels in a style with
-instruments that the backbone never heard ("music box": bells, harps, plucked and struck instruments), and
-labelled clips of that style played by another sound font; goes on with the objective of music2vec on the
-former by `recipes/pretrain.py`; and probes both backbones on the latter, and on the labelled music of the
-old styles too, where something may have been forgotten. FluidSynth and two sound fonts are needed.
+The script composes an hour of music without labels in a style with instruments that the backbone never
+heard ("music box": bells, harps, plucked and struck instruments), and labelled clips of that style played by
+another sound font; goes on with the objective of music2vec on the former by `recipes/pretrain.py`, with the
+conv encoder learning and with it kept; and probes the backbones on the latter, and on the labelled music of
+the old styles too, where something may have been forgotten. FluidSynth and two sound fonts are needed.
 
-Everything that is there is kept: the script goes on where it was stopped.
+Everything that is there is kept: the script goes on where it was stopped. It prints the table, and
+`benchmarks/small_backbone.py --table` puts it into docs/small-backbone.md.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-from small_backbone_tables import REPOSITORY, Runs, cell, verdict
+from small_backbone_tables import (
+    ADAPTED,
+    ADAPTED_MUSIC,
+    ADAPTED_TASKS,
+    PROBED,
+    REPOSITORY,
+    adaptation_file,
+    adaptation_table,
+)
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 SHIPPED = REPOSITORY / "m2v_finetune" / "backbones" / "music2vec_small"
@@ -26,8 +34,6 @@ PIECES = (160, 1, 80)
 NOTES = (1, 1, 1)
 WORK = REPOSITORY / "runs" / "adaptation"
 STYLE = "music box"
-TASKS = ("tagging", "key", "beats")
-ROW = "probe/pretrained/100"
 
 
 def main() -> None:
@@ -48,58 +54,42 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     arguments, pretrain_options = parser.parse_known_args()
     work = arguments.work
-    music, labelled, run = work / "music", work / "labelled", work / "run"
+    music, labelled = work / "music", work / "labelled"
+    backbones = {"before": arguments.backbone}
     style = ["--style", STYLE]
     if not (music / "about.json").is_file():
         script("scripts/compose_pretraining_music.py", music, "--hours", arguments.hours, *style)
     if not (labelled / "notes" / "manifest.jsonl").is_file():
         counts = ["--pieces", *PIECES, "--notes-per-family", *NOTES]
         script("scripts/compose_labelled_music.py", labelled, *counts, *style)
-    if not (run / "model" / "model.safetensors").is_file():
-        options = {
-            "--config": REPOSITORY / "configs" / "pretrain" / "adaptation.yaml",
-            "--data.source": music,
-            "--backbone.source": arguments.backbone,
-            "--run.output_dir": run,
-            "--run.resume": "auto",
-        }
-        pairs = (part for pair in options.items() for part in pair)
-        script("recipes/pretrain.py", *pairs, *pretrain_options)
-    print(f"| labelled music | backbone | {' | '.join(TASKS)} |\n|---|---|{'---|' * len(TASKS)}")
-    for name, data in (("music box", labelled), ("the six styles", arguments.old_music)):
-        found = []
-        for when, backbone in (("before", arguments.backbone), ("after", run / "model")):
-            result = arguments.results / f"adaptation_{name.replace(' ', '_')}_{when}.jsonl"
+    for when in ADAPTED:
+        run = work / when
+        backbones[when] = run / "model"
+        if not (run / "model" / "model.safetensors").is_file():
+            options = {
+                "--config": REPOSITORY / "configs" / "pretrain" / "adaptation.yaml",
+                "--data.source": music,
+                "--backbone.source": arguments.backbone,
+                "--pretrain.train_conv_encoder": str(when == "after").lower(),
+                "--run.output_dir": run,
+                "--run.resume": "auto",
+            }
+            pairs = (part for pair in options.items() for part in pair)
+            script("recipes/pretrain.py", *pairs, *pretrain_options)
+    for name, data in zip(ADAPTED_MUSIC, (labelled, arguments.old_music), strict=True):
+        for when, backbone in backbones.items():
+            result = adaptation_file(arguments.results, name, when)
             script(
                 "benchmarks/small_backbone.py",
                 *("--backbone", backbone, "--data", data, "--result", result),
-                *("--tasks", *TASKS, "--rows", ROW, "--seeds", *arguments.seeds),
-                quiet=True,
+                *("--tasks", *ADAPTED_TASKS, "--rows", PROBED, "--seeds", *arguments.seeds),
             )
-            found.append(read(result))
-            cells = [cell(found[-1][task]) for task in TASKS]
-            print(f"| {name} | {when} | {' | '.join(cells)} |", flush=True)
-        before, after = found
-        cells = [verdict(after[task], before[task]) for task in TASKS]
-        print(f"| {name} | after above before | {' | '.join(cells)} |", flush=True)
+    print(adaptation_table(arguments.results))
 
 
-def read(result: Path) -> dict[str, Runs]:
-    """Return the probes of a result file, by task and seed."""
-    lines = [json.loads(line) for line in result.read_text(encoding="utf-8").splitlines()]
-    return {
-        task: {line["seed"]: line["value"] for line in lines if line.get("task") == task}
-        for task in TASKS
-    }
-
-
-def script(path: str, *options: object, quiet: bool = False) -> None:
+def script(path: str, *options: object) -> None:
     """Run one of the repository's scripts."""
-    subprocess.run(
-        [sys.executable, str(REPOSITORY / path), *map(str, options)],
-        check=True,
-        stdout=subprocess.DEVNULL if quiet else None,
-    )
+    subprocess.run([sys.executable, str(REPOSITORY / path), *map(str, options)], check=True)
 
 
 if __name__ == "__main__":

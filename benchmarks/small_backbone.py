@@ -181,7 +181,7 @@ def main() -> None:
         "--split",
         choices=("validation", "test"),
         default="test",
-        help="what is judged; of validation nothing is written",
+        help="what is judged; of validation nothing is written, unless --result names another file",
     )
     parser.add_argument("--table", action="store_true", help="write the pages, and run nothing")
     arguments = parser.parse_args()
@@ -199,7 +199,7 @@ def main() -> None:
     run_all(
         arguments.backbone,
         arguments.data,
-        arguments.result if arguments.split == "test" else None,
+        arguments.result if arguments.split == "test" or arguments.result != RESULT else None,
         split=arguments.split,
         wanted=[
             (task, row, seed)
@@ -252,6 +252,7 @@ def run_all(
             "row": row,
             "seed": seed,
             **({"backbone_sha256": weights_digest} if "/pretrained/" in row else {}),
+            **({"split": split} if split != "test" else {}),
             **found,
             "cpu_seconds": round(time.process_time() - began, 1),
         }

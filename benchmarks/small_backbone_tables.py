@@ -10,7 +10,7 @@ from scipy.stats import t as student
 REPOSITORY = Path(__file__).parent.parent
 PAGE = REPOSITORY / "docs" / "small-backbone.md"
 README = REPOSITORY / "README.md"
-BEGIN, END = "<!-- small backbone: begin -->\n", "<!-- small backbone: end -->"
+TRIALS = REPOSITORY / "benchmarks" / "results" / "small_backbone_trials"
 TASKS = ("tagging", "key", "instrument", "pitch", "beats")
 PROBES = {
     "pretrained": "music2vec-small, pre-trained",
@@ -19,6 +19,20 @@ PROBES = {
     "mfcc": "no network: mean of 20 MFCCs",
     "mfcc+deviation": "no network: mean and deviation of 20 MFCCs",
 }
+TRIED = {
+    ("shipped", "pretrained"): "music2vec-small, which ships: 2,736 steps, the conv encoder learns",
+    ("bank_kept", "pretrained"): "1,368 steps, the bank of filters kept",
+    ("slow_teacher", "pretrained"): "the same, from all four layers of a slower teacher",
+    ("shipped", "start"): "the start",
+    ("shipped", "random"): "random",
+}
+ADAPTED_MUSIC = ("music box", "the six styles")
+ADAPTED = {
+    "after": "after, the conv encoder learning too",
+    "after_kept": "after, the conv encoder kept",
+}
+ADAPTED_TASKS = ("tagging", "key", "beats")
+PROBED = "probe/pretrained/100"
 SHARES = (10, 30, 100)
 NUM_SEEDS = 3
 COMPARISONS = {
@@ -47,26 +61,83 @@ Runs = Mapping[int, float]
 
 
 def write_pages(result: Path) -> None:
-    """Put the tables between the marks of the page, and the short form between those of the README."""
-    lines = [json.loads(line) for line in result.read_text(encoding="utf-8").splitlines()]
+    """Put the tables between their marks on the page, and the short form between those of the README."""
+    for (page, name), table in all_tables(result).items():
+        page.write_text(with_table(page, name, table), encoding="utf-8")
+        print(table)
+
+
+def all_tables(result: Path) -> dict[tuple[Path, str], str]:
+    """Return all tables in Markdown, by page and name of the marks."""
+    runs, metrics = read(result)
+    return {
+        (PAGE, "small backbone"): tables(runs, metrics),
+        (PAGE, "trials"): trials_table(),
+        (PAGE, "adaptation"): adaptation_table(result.parent),
+        (README, "small backbone"): short_table(runs, metrics),
+    }
+
+
+def with_table(page: Path, name: str, table: str) -> str:
+    """Return a page with a table in place of what is between two marks."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    return f"{before}{begin}{table}\n{end}{rest.partition(end)[2]}"
+
+
+def read(result: Path) -> tuple[dict[str, dict[str, dict[int, float]]], dict[str, str]]:
+    """Return the values of a result file by task, row and seed; and the metrics by task."""
     runs: dict[str, dict[str, dict[int, float]]] = {}
     metrics: dict[str, str] = {}
-    for line in lines:
+    for text in result.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
         if "task" in line:
-            runs.setdefault(line["task"], {}).setdefault(line["row"], {})[line["seed"]] = line[
-                "value"
-            ]
+            rows = runs.setdefault(line["task"], {})
+            rows.setdefault(line["row"], {})[line["seed"]] = line["value"]
             metrics[line["task"]] = line["metric"]
-    put(PAGE, tables(runs, metrics))
-    put(README, short_table(runs, metrics))
-    print(tables(runs, metrics))
+    return runs, metrics
 
 
-def put(page: Path, content: str) -> None:
-    """Replace what is between the marks of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}{content}\n{END}{after}", encoding="utf-8")
+def trials_table() -> str:
+    """Return what else was tried, probed on the validation split: the mean over the seeds."""
+    lines = [
+        f"| probed on the validation split | {' | '.join(TASKS)} |",
+        f"|---|{'---|' * len(TASKS)}",
+    ]
+    for (file, weights), title in TRIED.items():
+        runs, _ = read(TRIALS / f"{file}.jsonl")
+        found = [runs[task][f"probe/{weights}/100"].values() for task in TASKS]
+        lines.append(row(title, [f"{statistics.mean(values):.3f}" for values in found]))
+    return "\n".join(lines)
+
+
+def adaptation_table(results: Path) -> str:
+    """Return what probes said before and after a backbone was adapted to another style.
+
+    Args:
+        results: Folder of what adaptation.py measured.
+    """
+    lines = [
+        f"| labelled music | backbone | {' | '.join(ADAPTED_TASKS)} |",
+        f"|---|---|{'---|' * len(ADAPTED_TASKS)}",
+    ]
+    for name in ADAPTED_MUSIC:
+        found = {}
+        for when, title in {"before": "before", **ADAPTED}.items():
+            runs, _ = read(adaptation_file(results, name, when))
+            found[when] = {task: runs[task][PROBED] for task in ADAPTED_TASKS}
+            lines.append(
+                row(f"{name} | {title}", [cell(found[when][task]) for task in ADAPTED_TASKS])
+            )
+        for when, title in ADAPTED.items():
+            said = [verdict(found[when][task], found["before"][task]) for task in ADAPTED_TASKS]
+            lines.append(row(f"{name} | is it above before: {title}", said))
+    return "\n".join(lines)
+
+
+def adaptation_file(results: Path, name: str, when: str) -> Path:
+    """Return where the probes on some labelled music are, before or after."""
+    return results / f"adaptation_{name.replace(' ', '_')}_{when}.jsonl"
 
 
 def interval(runs: Runs) -> tuple[float, float]:

@@ -269,12 +269,19 @@ def main() -> None:
         seconds += rows[-1]["seconds"]
         print(f"\r{len(rows)} files, {seconds / 3600:.2f} hours", end="", flush=True)
     (arguments.output / "manifest.jsonl").write_text(manifest_lines(rows), encoding="utf-8")
+    dataset = {
+        "name": "m2v-pretraining-music",
+        "title": f"{arguments.hours:g} h of music composed and rendered by this project with "
+        f"{arguments.soundfont.stem}",
+        "licence": "apache-2.0; the sound font's is MIT",
+    }
+    (arguments.output / "dataset.json").write_text(
+        json.dumps(dataset, indent=2) + "\n", encoding="utf-8"
+    )
     info = {
-        "name": "pretraining music",
         "command": f"--hours {arguments.hours:g} --seed {arguments.seed}"
         + (f" --style {arguments.style!r}" if arguments.style else ""),
         "soundfont": arguments.soundfont.stem,
-        "licence": "the project's; the sound font's is MIT",
         "hours": round(seconds / 3600, 3),
         "seconds_to_write": round(time.monotonic() - began, 1),
     }

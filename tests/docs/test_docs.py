@@ -447,6 +447,19 @@ def test_the_table_of_speed_is_what_was_measured():
     assert page.split(script["BEGIN"])[1].split(script["END"])[0] == script["table"]()
 
 
+def test_the_tables_of_the_small_backbone_are_what_was_measured():
+    script = runpy.run_path(
+        str(REPOSITORY / "benchmarks" / "small_backbone_tables.py"), run_name="tables"
+    )
+    result = REPOSITORY / "benchmarks" / "results" / "small_backbone.jsonl"
+    tables = script["all_tables"](result)
+    assert len(tables) == 4
+    for (page, name), table in tables.items():
+        assert script["with_table"](page, name, table) == page.read_text(encoding="utf-8"), name
+    runs, _ = script["read"](result)
+    assert all(len(seeds) == 3 for rows in runs.values() for seeds in rows.values())
+
+
 def test_the_memory_tables_are_what_was_counted():
     script = runpy.run_path(str(REPOSITORY / "benchmarks" / "memory_table.py"), run_name="tables")
     found = json.loads(script["RESULT"].read_text(encoding="utf-8"))
