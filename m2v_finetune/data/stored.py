@@ -11,6 +11,7 @@ own at the same time; a computation that dies goes on with the rows that have no
 read is ever executed.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -18,10 +19,11 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -124,6 +126,13 @@ class StoredStates:
     def touch(self) -> None:
         """Note that the files are in use now."""
         os.utime(self.folder / SUMS_FILE)
+
+    def hold(self) -> BinaryIO:
+        """Return an open file: until it is closed, `make_room` deletes nothing of these."""
+        file = (self.folder / SUMS_FILE).open("r+b")
+        with suppress(OSError):  # a disk without locks
+            fcntl.flock(file, fcntl.LOCK_SH)
+        return file
 
     def write(self, rows: Sequence[int], states: Array, moves: Array) -> None:
         """Write what is said of windows, then that they are done.
@@ -281,14 +290,19 @@ def file_identity(path: Path) -> str:
 
 def make_room(
     folder: Path, *, needed_bytes: int, limit_bytes: int, kept: Collection[Path]
-) -> list[Path]:
-    """Delete what was not used for longest, until what is needed fits; return what was deleted.
+) -> tuple[list[Path], bool]:
+    """Delete what was not used for longest, until what is needed fits.
+
+    What another run holds (`StoredStates.hold`) stays.
 
     Args:
         folder: Holds the folders of stored states; nothing else in it is touched.
         needed_bytes: Of all that is kept.
         limit_bytes: Of all together.
         kept: Folders that stay.
+
+    Returns:
+        What was deleted, and whether what is needed fits.
     """
     others = [
         path
@@ -298,13 +312,28 @@ def make_room(
         and path not in kept
     ]
     others.sort(key=lambda path: (path / SUMS_FILE).stat().st_mtime)
-    sizes = [sum(file.stat().st_size for file in path.iterdir()) for path in others]
+    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in others}
     deleted = []
-    while others and needed_bytes + sum(sizes) > limit_bytes:
-        deleted.append(others.pop(0))
-        sizes.pop(0)
-        shutil.rmtree(deleted[-1])
-    return deleted
+    for path in others:
+        if needed_bytes + sum(sizes.values()) <= limit_bytes:
+            break
+        if _delete_unless_held(path):
+            deleted.append(path)
+            del sizes[path]
+    return deleted, needed_bytes + sum(sizes.values()) <= limit_bytes
+
+
+def _delete_unless_held(folder: Path) -> bool:
+    """Delete a folder of stored states, and tell whether it was; not while a run holds it."""
+    with (folder / SUMS_FILE).open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # a disk without locks
+        shutil.rmtree(folder)
+    return True
 
 
 def unique_draws(draws: Iterable[Draw]) -> list[Draw]:

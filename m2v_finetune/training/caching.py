@@ -12,9 +12,10 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -116,6 +117,7 @@ class StateCache:
                 about=of_split,
             )
         self.num_bytes = sum(one.num_bytes for one in self.stored.values())
+        self._held: list[BinaryIO] = []  # as long as the run lives
         self.limit_bytes = limit_bytes
 
     def training_windows(self) -> StoredWindows:
@@ -154,7 +156,7 @@ class StateCache:
         stored, accelerator, watch = self.stored[split], loop.accelerator, loop.watch
         if accelerator.is_main_process:
             self._make_room(stored.folder.parent)
-            _open(stored)
+            self._held.append(_open(stored))
         accelerator.wait_for_everyone()
         began = time.monotonic()
         share = range(accelerator.process_index, len(stored.places), accelerator.num_processes)
@@ -180,6 +182,11 @@ class StateCache:
             )
         except WorkerError as error:
             failure = str(error)
+        except FileNotFoundError as error:
+            failure = (
+                f"{error.filename} is gone: something deleted it while this run wrote to it. Begin again, "
+                "by the same command with --run.resume auto."
+            )
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
@@ -196,7 +203,7 @@ class StateCache:
             logger.info("Cached %d windows of the split '%s' in %.1f s.", computed, split, seconds)
 
     def _make_room(self, folder: Path) -> None:
-        deleted = make_room(
+        deleted, is_enough = make_room(
             folder,
             needed_bytes=self.num_bytes,
             limit_bytes=self.limit_bytes,
@@ -207,6 +214,11 @@ class StateCache:
                 "Deleted %d of the oldest sets of cached states in %s: with this run's they would take more "
                 "than cache.max_size.",
                 len(deleted),
+                folder,
+            )
+        if not is_enough:
+            logger.warning(
+                "%s will take more than cache.max_size: other runs are using the rest of it.",
                 folder,
             )
 
@@ -437,12 +449,15 @@ def _identities(tracks: Sequence[CheckedTrack], sample_rate: int) -> dict[str, s
         return {checked.track.id: one for checked, one in zip(tracks, found, strict=True)}
 
 
-def _open(stored: StoredStates) -> None:
-    """Make the files where they are missing, or not what they should be."""
+def _open(stored: StoredStates) -> BinaryIO:
+    """Make the files where they are missing, or not what they should be; return what holds them."""
+    held = None
+    with suppress(FileNotFoundError):
+        held = stored.hold()  # first, so that nothing deletes them after they were looked at
     damage = stored.damage()
-    if damage is None:
+    if damage is None and held is not None:
         stored.touch()
-        return
+        return held
     if stored.folder.exists():
         logger.warning("%s: all of it is computed again.", damage)
     free = free_bytes(stored.folder)
@@ -452,7 +467,10 @@ def _open(stored: StoredStates) -> None:
             f"{_megabytes(stored.num_bytes)}. Free some, choose another disk by --cache.folder, or set "
             "cache.use to off."
         )
+    if held is not None:
+        held.close()
     stored.create()
+    return stored.hold()
 
 
 def _in_precision(values: Any, dtype: str, names: Sequence[str]) -> Any:

@@ -502,7 +502,7 @@ class TrainingLoop(Generic[Model]):
             ", the best so far" if is_best and selection is not None else "",
             100 * waiting.share,
         )
-        if waiting.is_much and self.reads_audio and not self.is_waiting_told:
+        if self.clock.run.is_much and self.reads_audio and not self.is_waiting_told:
             self._advise_on_waiting()
 
     def _advise_on_waiting(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-# More than this share, and more than this in an epoch, is worth an advice.
+# More than this share of a run, and more than this in all, is worth an advice.
 MUCH = 0.1
 MUCH_SECONDS = 1.0
 

@@ -1,5 +1,7 @@
 """What the frozen part of a network says, kept: the same run, computed once, by any number of processes."""
 
+import fcntl
+import gc
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from m2v_finetune import backbones
 from m2v_finetune.audio.frames import FrameGrid
+from m2v_finetune.cli import main
 from m2v_finetune.config import (
     AugmentationConfig,
     BackboneConfig,
@@ -33,7 +36,7 @@ from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
-from m2v_finetune.data.stored import make_room
+from m2v_finetune.data.stored import StoredStates, file_identity, make_room
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.recipe import _on_audio, run_recipe
@@ -229,8 +232,11 @@ def test_runs_of_other_seeds_heads_and_rates_share_what_is_there(recipe, compute
 
 
 def test_what_decides_what_is_said_makes_another_cache(planned, manifest, tmp_path):
-    other = shutil.copytree(Path(backbones.__file__).with_name("random_small"), tmp_path / "other")
+    other = copy_of_backbone(tmp_path / "other")
     same = planned(backbone=BackboneConfig(source=str(other)))
+    assert planned() == same
+    raw = copy_of_backbone(tmp_path / "raw", preprocessor_config={"do_normalize": False})
+    network = copy_of_backbone(tmp_path / "network", config={"layer_norm_eps": 1e-3})
     tensors = load_file(other / "model.safetensors")
     tensors["encoder.layers.0.final_layer_norm.bias"][0] += 1e-3
     save_file(tensors, other / "model.safetensors")
@@ -238,6 +244,8 @@ def test_what_decides_what_is_said_makes_another_cache(planned, manifest, tmp_pa
     inverted = AugmentationConfig(transforms=[{"name": "polarity_inversion"}])
     changes: dict[str, dict[str, Any]] = {
         "weights": {"backbone": BackboneConfig(source=str(other))},
+        "normalisation": {"backbone": BackboneConfig(source=str(raw))},
+        "network": {"backbone": BackboneConfig(source=str(network))},
         "layers": {"backbone": BackboneConfig(source=small, num_layers=2)},
         "weighting": {"backbone": BackboneConfig(source=small, layer_weighting="last")},
         "window": {"data": with_data(manifest, window_seconds=1.5)},
@@ -262,6 +270,51 @@ def test_what_decides_what_is_said_makes_another_cache(planned, manifest, tmp_pa
         of_validation.add(found["validation"])
     assert len(of_train) == 1 + len(changes)
     assert len(of_validation) == 1 + len(changes) - 4
+
+
+def copy_of_backbone(folder: Path, **changes: dict[str, Any]) -> Path:
+    """Copy the small backbone, with other values in its files of settings."""
+    shutil.copytree(Path(backbones.__file__).with_name("random_small"), folder)
+    for name, values in changes.items():
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return folder
+
+
+def test_the_same_samples_at_another_rate_make_another_cache(planned, manifest, tmp_path):
+    """Of tracks that are shorter than a window, all else is the same."""
+    fast = copy_of_backbone(tmp_path / "fast", preprocessor_config={"sampling_rate": 24_000})
+    slow = planned(data=with_data(manifest, window_seconds=30.0))
+    found = planned(
+        backbone=BackboneConfig(source=str(fast)), data=with_data(manifest, window_seconds=20.0)
+    )
+    assert not set(found.values()) & set(slow.values())
+
+
+def test_a_converted_set_makes_another_cache(planned, manifest, tmp_path, monkeypatch):
+    """Copies are rounded, so that what is said of them differs."""
+    monkeypatch.setenv("M2V_CACHE", str(tmp_path / "copies"))
+    before = planned()
+    with pytest.raises(SystemExit, match="0"):
+        main(["data", "convert", str(manifest)])
+    after = planned()
+    assert not set(before.values()) & set(after.values())
+
+
+@pytest.mark.parametrize(("place", "is_seen"), [(3, True), (-3, True), (100_000, False)])
+def test_a_file_is_known_by_its_ends(place, is_seen, tmp_path):
+    """Files of an archive often have one time and one size."""
+    path = tmp_path / "a.wav"
+    content = bytearray(200_000)
+    path.write_bytes(content)
+    os.utime(path, ns=(5, 5))
+    before = file_identity(path)
+    content[place] = 1
+    path.write_bytes(content)
+    os.utime(path, ns=(5, 5))
+    assert (file_identity(path) != before) is is_seen
+    os.utime(path, ns=(5, 6))
+    assert file_identity(path) != before
 
 
 def test_what_decides_nothing_makes_none(planned, manifest, tmp_path):
@@ -387,10 +440,66 @@ def test_the_oldest_states_make_room_for_new_ones(tmp_path):
         (tmp_path / name / "sums.npy").touch()
         os.utime(tmp_path / name / "sums.npy", (number, number))
     kept = [tmp_path / names[0]]
-    assert make_room(tmp_path, needed_bytes=100, limit_bytes=400, kept=kept) == []
-    deleted = make_room(tmp_path, needed_bytes=100, limit_bytes=299, kept=kept)
+    assert make_room(tmp_path, needed_bytes=100, limit_bytes=400, kept=kept) == ([], True)
+    deleted, is_enough = make_room(tmp_path, needed_bytes=100, limit_bytes=299, kept=kept)
     assert deleted == [tmp_path / names[1], tmp_path / names[2]]
+    assert is_enough
     assert {path.name for path in tmp_path.iterdir()} == {names[0], names[3], "of the user"}
+
+
+def test_what_another_run_uses_stays(recipe, computed, capsys, monkeypatch, tmp_path):
+    """A run that needs room comes while another one writes, then after it."""
+    expected = recipe("alone")
+    shutil.rmtree(tmp_path / "cache")
+    write, came = StoredStates.write, []
+
+    def another_run_comes(stored, *arguments):
+        came.append(make_room(tmp_path / "cache", needed_bytes=1, limit_bytes=0, kept=[]))
+        write(stored, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredStates, "write", another_run_comes)
+        assert recipe("disturbed") == expected
+    assert came
+    assert set(map(str, came)) == {"([], False)"}
+    gc.collect()  # as where the run is a process that has ended
+    found = list(folders(tmp_path).values())
+    deleted, _ = make_room(tmp_path / "cache", needed_bytes=1, limit_bytes=0, kept=[])
+    assert sorted(deleted) == sorted(found)
+    assert folders(tmp_path) == {}
+
+
+def test_states_that_a_person_deletes_end_in_a_message(recipe, monkeypatch, tmp_path):
+    write = StoredStates.write
+
+    def deleted(stored, *arguments):
+        write(stored, *arguments)
+        shutil.rmtree(stored.folder, ignore_errors=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredStates, "write", deleted)
+        with pytest.raises(UserError, match=r"states\.npy is gone: something deleted it"):
+            recipe("run")
+    assert len(recipe("run", resume=True)) > 3
+
+
+def test_a_run_beyond_the_limit_says_so(recipe, manifest, capsys, tmp_path):
+    """What others use stays, and so all together take more."""
+    recipe("first", epochs=1)
+    held = [(folder / "sums.npy").open("r+b") for folder in folders(tmp_path).values()]
+    for file in held:
+        fcntl.flock(file, fcntl.LOCK_SH)
+    gc.collect()
+    size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.npy"))
+    small = CacheConfig(use="on", folder=str(tmp_path / "cache"), max_size=f"{2e-6 * size:.3f}MB")
+    other = with_data(manifest, window_seconds=0.9)
+    recipe("second", data=other, epochs=1, cache=small)
+    assert "will take more than cache.max_size" in " ".join(capsys.readouterr().err.split())
+    for file in held:
+        file.close()
+    gc.collect()
+    recipe("third", data=with_data(manifest, window_seconds=0.8), epochs=1, cache=small)
+    assert "will take more than cache.max_size" not in capsys.readouterr().err
 
 
 def test_auto_leaves_what_learns_alone(recipe, computed, tmp_path):

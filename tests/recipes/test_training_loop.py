@@ -659,7 +659,7 @@ def test_a_run_says_how_long_it_waits_for_data(data, tmp_path, monkeypatch, capl
         return read_step(*arguments)
 
     monkeypatch.setattr(loop.reader, "read_step", read_slowly)
-    monkeypatch.setattr("m2v_finetune.training.waiting.MUCH_SECONDS", 0.5)
+    monkeypatch.setattr("m2v_finetune.training.waiting.MUCH_SECONDS", 1.5)  # an epoch has 1.2
     with caplog.at_level("INFO"):
         loop.run()
     assert 0.1 < loop.clock.run.share < 1.0

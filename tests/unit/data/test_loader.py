@@ -132,6 +132,24 @@ def test_the_number_of_workers_changes_nothing(tracks, augmented):
     assert bool(offsets.any()) is augmented
 
 
+@pytest.mark.parametrize(("num_workers", "is_persistent"), [(1, True), (1, False), (0, True)])
+def test_workers_stay_from_epoch_to_epoch(num_workers, is_persistent, tracks):
+    """The same processes read another epoch; unless told otherwise, or without workers."""
+    loader = training_loader(
+        windows_of(tracks),
+        batches_of(len(LENGTHS) * 3),
+        num_workers=num_workers,
+        **({} if is_persistent else {"is_persistent": False}),
+    )
+    processes = []
+    for _ in range(2):
+        batches = iter(loader)
+        processes.append([worker.pid for worker in getattr(batches, "_workers", [])])
+        list(batches)
+    assert (processes[0] == processes[1]) is (is_persistent or num_workers == 0)
+    assert len(processes[0]) == num_workers
+
+
 def test_reading_leaves_the_random_state_of_the_model_alone(tracks):
     windows = windows_of(tracks)
     before = torch.get_rng_state()
