@@ -20,6 +20,7 @@ from m2v_finetune.cli import main
 from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint import STATE_FILE
 
 NUM_TRACKS = {"train": 8, "validation": 6, "test": 8}
@@ -59,8 +60,20 @@ def times(folder: Path) -> dict[str, int]:
 
 def test_the_table_and_a_second_call_that_runs_nothing(root, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked, frozen_states = [], TaskModel.frozen_states
+
+    def count(model, waveforms):
+        asked.append(len(waveforms))
+        return frozen_states(model, waveforms)
+
+    monkeypatch.setattr(TaskModel, "frozen_states", count)
     output = tmp_path / "out"
     content = run_benchmark(settings(root, output), **SMALL)
+    # Two rates and two seeds ask the network once of each window of each split.
+    kept = [len(np.load(path)) for path in (tmp_path / "cache").rglob("sums.npy")]
+    assert len(kept) == 3
+    assert sum(asked) == sum(kept)
     assert json.loads((output / "benchmark.json").read_text()) == content
     (entry,) = content["rows"]
     assert entry["name"] == "emotion-emomusic"
