@@ -30,10 +30,19 @@ def table() -> str:
     prediction = found("long_prediction")["tasks"]
 
     def of_formats(side: str) -> str:
+        """By the clock in one process, and with workers."""
+        times = {name: rows["times_as_fast"][side]["librosa"] for name, rows in formats.items()}
         return ", ".join(
-            f"{name.upper()} {rows['times_as_fast'][side]['librosa']['by_clock']:.0f}"
-            for name, rows in formats.items()
+            f"{name.upper()} {one['by_clock']:.0f} ({one['with_2_workers']:.0f})"
+            for name, one in times.items()
         )
+
+    def command(name: str) -> str:
+        one = commands[name]
+        kind = (
+            "clips of one window each" if name == "clips" else "random windows, 4 versions of each"
+        )
+        return f"a probe of {one['epochs']} epochs, whole command, {one['training_clips']} {kind}"
 
     def of_step(row: str) -> str:
         """By the clock, and by the processor's time."""
@@ -49,11 +58,7 @@ def table() -> str:
         ("the same from a converted set, FLAC", "the same", of_formats("converted_flac")),
         ("the same from a converted set, WAV", "the same", of_formats("converted_wav")),
         *(
-            (
-                f"a probe of {one['epochs']} epochs, whole command, {one['training_clips']} training clips",
-                "the frozen backbone in every epoch",
-                f"{one['times_as_fast']:.1f}",
-            )
+            (command(name), "the frozen backbone in every epoch", f"{one['times_as_fast']:.1f}")
             for name, one in commands.items()
             if name != "lora"
         ),

@@ -324,8 +324,11 @@ def make_room(
 
 
 def _delete_unless_held(folder: Path) -> bool:
-    """Delete a folder of stored states, and tell whether it was; not while a run holds it."""
-    with (folder / SUMS_FILE).open("r+b") as file:
+    """Delete a folder of stored states unless a run holds it; tell whether it is gone."""
+    with (
+        suppress(FileNotFoundError),
+        (folder / SUMS_FILE).open("r+b") as file,
+    ):  # another deleted it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
