@@ -17,9 +17,9 @@ becomes a tensor:
 Windows are of 5 s, the recipes' default, and of 20 s, the example's max_length_seconds; each is a row. In
 each round every side takes an epoch, from the first request for a batch to the last step; workers stay from
 round to round, and the first round, in which they start, is left out. Written to
-benchmarks/results/training_from_mp3.json: windows a second, ratios, the share of its time that a side waits
-for data, and for rows that miss the goal the operations that take the time of a step. On a card a side
-should wait for data for less than a twentieth of its time.
+benchmarks/results/training_from_mp3.json (training_from_mp3_on_card.json): windows a second, ratios, the
+share of its time that a side waits for data, and for rows that miss the goal the operations that take the
+time of a step. On a card a side should wait for data for less than a twentieth of its time.
 """
 
 import argparse
@@ -52,10 +52,11 @@ from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.step import take_step
 
-RESULT = Path(__file__).parent / "results" / "training_from_mp3.json"
 WINDOWS_SECONDS = (5.0, 20.0)
 IS_ON_CARD = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if IS_ON_CARD else "cpu")
+RESULTS = Path(__file__).parent / "results"
+RESULT = RESULTS / f"training_from_mp3{'_on_card' if IS_ON_CARD else ''}.json"
 BACKBONE = "music2vec-v1" if IS_ON_CARD else "music2vec-small"
 BATCH_SIZE = 16 if IS_ON_CARD else 4
 NUM_CLASSES = 10
