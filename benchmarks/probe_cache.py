@@ -220,6 +220,7 @@ def write(options: argparse.Namespace, row: str, seconds: dict[str, list[float]]
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg(),
         "packages": {package: version(package) for package in PACKAGES},
     }
     if not is_of_commands:
