@@ -166,12 +166,13 @@ def _state(run: Run) -> dict[str, Any]:
     """Return the last checkpoint of a run, and what TensorBoard shows of it."""
     [*_, last] = checkpoints_in(run.folder / "checkpoints")
     state = torch.load(last / STATE_FILE, weights_only=True)
+    del state["seconds"]  # which differ from run to run, as do the times that TensorBoard shows
     events = EventAccumulator(str(run.folder / "tensorboard" / "tagging")).Reload()
     tags = events.Tags()["scalars"]
     state["tensorboard"] = {
         tag: [(e.step, e.value) for e in events.Scalars(tag)]
         for tag in tags
-        if not tag.startswith("time/")  # which differs from run to run
+        if not tag.startswith("time/")
     }
     return state
 
