@@ -325,10 +325,8 @@ def make_room(
 
 def _delete_unless_held(folder: Path) -> bool:
     """Delete a folder of stored states unless a run holds it; tell whether it is gone."""
-    with (
-        suppress(FileNotFoundError),
-        (folder / SUMS_FILE).open("r+b") as file,
-    ):  # another deleted it
+    # What another run deleted at the same moment is gone too.
+    with suppress(FileNotFoundError), (folder / SUMS_FILE).open("r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,12 +1,8 @@
 """What keeps a step fast: one reading of the device, one kernel for the optimiser."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2v_finetune.backbones import load_backbone
@@ -15,25 +11,16 @@ from m2v_finetune.config import (
     HeadConfig,
     OptimizerConfig,
     PretrainConfig,
-    RunConfig,
-    TrainingConfig,
     TuningConfig,
 )
-from m2v_finetune.data.checking import check_splits
-from m2v_finetune.data.loader import TrainingWindows
-from m2v_finetune.data.sources import load_tracks
-from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.chords import ChordRecognition
 from m2v_finetune.tasks.emotion import Emotion
-from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
+from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.tasks.transcription import Transcription
-from m2v_finetune.training.loop import TrainingLoop
-from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.optimization import build_optimizer
-from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.step import take_step
 
 TAGGING = Tagging(labels=("a", "b", "c"), label_column="tags")
@@ -85,82 +72,6 @@ def test_a_step_reads_the_device_once(method):
     with Waits() as waits:
         step(model, optimizer, parts, TAGGING.loss)
     assert waits.names == ["_local_scalar_dense"]  # the gradient norm
-
-
-def build_loop(manifest, folder, *, compiled=False):
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
-    tracks, _ = load_tracks(str(manifest), label_column="tags")
-    split = split_tracks(
-        tracks, group_columns=[], validation_fraction=0.1, test_fraction=0.2, seed=0
-    )
-    splits, _ = check_splits(split, on_bad_track="stop", show_progress=False)
-    task = Tagging.from_tracks(TaggingConfig(), split)
-    model = TaskModel.build(
-        task=task,
-        backbone=BackboneConfig(source="random-small", num_layers=2),
-        head=HeadConfig(),
-        tuning=TuningConfig(method="lora"),
-        window_seconds=0.5,
-    )
-    run_folder = RunFolder(folder)
-    run_folder.checkpoints.mkdir(parents=True)
-    return TrainingLoop(
-        model,
-        windows=TrainingWindows(
-            tracks=splits["train"],
-            example=task.example,
-            grid=model.backbone.frame_grid,
-            window_samples=model.window_samples,
-            windows_per_track=2,
-            augmentation=None,
-            seed=0,
-        ),
-        objective=TaskObjective(model, splits["validation"]),
-        accelerator=Accelerator(cpu=True),
-        training=TrainingConfig(
-            epochs=2, per_device_batch_size=2, log_every_steps=1000, compile=compiled
-        ),
-        optimization=OptimizerConfig(),
-        folder=run_folder,
-        num_workers=0,
-        run=RunConfig(),
-    )
-
-
-def test_an_epoch_reads_the_device_once_a_step_and_once_a_line(
-    small_manifest, tmp_path, monkeypatch
-):
-    """Losses stay on the device until a line of the log is written."""
-    loop = build_loop(small_manifest, tmp_path / "run")
-    counts = []
-    train_epoch = loop._train_epoch
-
-    def count():
-        with Waits() as waits:
-            train_epoch()
-        # Windows are read in this process here, so that making tensors of them is noted too.
-        counts.append(waits.names.count("_local_scalar_dense"))
-
-    monkeypatch.setattr(loop, "_train_epoch", count)
-    loop.run()
-    steps = loop.batches.steps_per_epoch
-    assert steps >= 4
-    # The norm of the gradients; and once the mean loss and what is logged with it.
-    assert counts[1] == steps + 1
-
-
-def test_a_compiled_run_tells_its_warm_up_apart(small_manifest, tmp_path, caplog):
-    """That compiled layers give the same losses is asserted with the step; here nothing is compiled."""
-    loop = build_loop(small_manifest, tmp_path / "run", compiled=True)
-    with caplog.at_level("INFO"), torch.compiler.set_stance("force_eager"):
-        loop.run()
-    layers = loop.model.backbone.network.encoder.layers
-    assert all(layer._compiled_call_impl is not None for layer in layers)
-    said = [line for line in caplog.messages if "compiling the layers included; the second" in line]
-    assert len(said) == 1
-    first, second = re.findall(r"took ([\d.]+) s", said[0])
-    assert [float(first), float(second)] == pytest.approx(loop.clock.first_seconds, abs=0.06)
 
 
 def test_a_step_of_pretraining_reads_the_device_once():

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from sklearn.preprocessing import StandardScaler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2v_finetune.audio.augmentation import STILL
 from m2v_finetune.config import (
@@ -72,6 +73,7 @@ def build_loop(
     dropout=True,
     spec_augment=False,
     optimizer="adamw",
+    compiled=False,
     run=None,
 ):
     for state in (AcceleratorState, PartialState, GradientState):
@@ -113,6 +115,7 @@ def build_loop(
             per_device_batch_size=batch,
             gradient_accumulation_steps=accumulation,
             log_every_steps=log_every,
+            compile=compiled,
         ),
         optimization=OptimizerConfig(
             name=optimizer, learning_rate=1e-2, backbone_learning_rate=1e-3
@@ -671,3 +674,43 @@ def test_a_run_says_how_long_it_waits_for_data(data, tmp_path, monkeypatch, capl
     assert "m2v data convert" in advice
     assert "data.num_workers, now 0" in advice
     assert "wait" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+class DeviceReads(TorchDispatchMode):
+    """Counts the values that are read from the device, each of which waits for it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket is torch.ops.aten._local_scalar_dense
+        return function(*args, **(kwargs or {}))
+
+
+def test_an_epoch_reads_the_device_once_a_step_and_once_a_line(data, tmp_path, monkeypatch):
+    """Losses stay on the device until a line of the log is written."""
+    loop = build_loop(data, tmp_path, log_every=1000)
+    train_epoch, counts = loop._train_epoch, []
+
+    def count():
+        with DeviceReads() as reads:
+            train_epoch()
+        counts.append(reads.count)
+
+    monkeypatch.setattr(loop, "_train_epoch", count)
+    loop.run()
+    # The norm of the gradients; and once the mean loss and what is logged with it.
+    assert counts[1] == loop.batches.steps_per_epoch + 1 == 5
+
+
+def test_a_compiled_run_tells_its_warm_up_apart(data, tmp_path, caplog):
+    """That compiled layers give the same losses is asserted with the step; here nothing is compiled."""
+    loop = build_loop(data, tmp_path, compiled=True)
+    with caplog.at_level("INFO"), torch.compiler.set_stance("force_eager"):
+        loop.run()
+    layers = loop.model.backbone.network.encoder.layers
+    assert all(layer._compiled_call_impl is not None for layer in layers)
+    [said] = [
+        line for line in caplog.messages if "compiling the layers included; the second" in line
+    ]
+    seconds = [float(number) for number in re.findall(r"took ([\d.]+) s", said)]
+    assert seconds == pytest.approx(loop.clock.first_seconds, abs=0.06)
