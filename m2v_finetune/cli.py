@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -358,7 +359,7 @@ def _rate_of(backbone: str) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from m2v_finetune.config import PretrainingConfig, parse_bytes
+    from m2v_finetune.config import WINDOW_SECONDS, PretrainingConfig, parse_bytes
     from m2v_finetune.parsing import parse_recipe, recipe_config
     from m2v_finetune.tasks import TASK_SETTINGS, TASKS
     from m2v_finetune.training.counted_step import Machine
@@ -383,6 +384,9 @@ def _plan(arguments: argparse.Namespace) -> None:
         description="",
         quickstart=Path(),
     )
+    if is_task and config.data.window_seconds is None:
+        # The longest that is chosen: shorter tracks make it less.
+        config = replace(config, data=replace(config.data, window_seconds=WINDOW_SECONDS))
     on_card = arguments.device == "cuda"
     # Of cards that compute in float16 only, unless the settings ask for bfloat16, which takes the same.
     capability = BF16_CAPABILITY if config.training.mixed_precision == "bf16" else (7, 5)

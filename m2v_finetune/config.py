@@ -28,8 +28,8 @@ BYTES_OF_UNIT = {"": 1, "b": 1, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2
 OnBadTrack = Literal["stop", "skip"]
 OnNonfinite = Literal["skip", "stop"]
 
-CACHED_VERSIONS = 4
-"""``data.drawn_versions`` where it is not given and the cache is used."""
+WINDOW_SECONDS = 5.0
+"""Longest window where ``data.window_seconds`` is not given: the context of MERT (arXiv 2306.00107)."""
 
 LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout", "lora_targets")
 TUNING_SETTINGS: dict[TuningMethod, tuple[str, ...]] = {
@@ -96,7 +96,7 @@ class HeadConfig:
     kind: Literal["mlp", "linear"] = "mlp"
     hidden_size: int = 512
     dropout: float = 0.2
-    standardize: bool = False
+    standardize: bool = True
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -169,13 +169,15 @@ class DataConfig:
             first of these columns that exists stay on one side.
         validation_fraction: Share of groups in the validation split, when one is made.
         test_fraction: Share of groups in the test split, when one is made.
-        window_seconds: What the model hears at once.
-        hop_seconds: Distance of windows when a whole track is judged; by the task if not given:
-            window_seconds, or half of it where there is an answer for each frame or a stem.
-        windows_per_track: Random windows of a track in one epoch of training.
-        drawn_versions: How often the random windows of a track, and their augmentation, are drawn; epochs
-            take turns with them, and they are the same for every seed. If not given, they are drawn anew
-            for each epoch, but 4 times where the cache is used (docs/performance.md).
+        window_seconds: Length of a window, the input of the model. If not given: 5, or less where more than
+            a tenth of the training tracks are shorter, so that few are padded; but at least 1.
+        hop_seconds: Distance of windows when a whole track is evaluated; by the task if not given:
+            window_seconds, or half of it where there is an output for each frame or a stem.
+        windows_per_track: Random windows of a track in one epoch of training. If not given: as many as
+            make an epoch of 32 optimiser steps, so 1 for large data sets.
+        drawn_versions: Number of different windows of a track, with their augmentation, in a whole run; they
+            take turns, and are the same for every seed. If not given, each window is drawn anew, but where
+            the cache is used there are 4, or as many as a track holds up to 16 (docs/performance.md).
         num_workers: Processes that read audio, for each training process.
         on_bad_track: What to do about files that cannot be read. At the beginning, ``stop`` lists all of them
             and ends; ``skip`` goes on without them and counts them in results.json. During training, ``stop``
@@ -193,9 +195,9 @@ class DataConfig:
     group_columns: list[str] = field(default_factory=lambda: ["artist", "album"])
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
-    window_seconds: float = 5.0
+    window_seconds: float | None = None
     hop_seconds: float | None = None
-    windows_per_track: int = 1
+    windows_per_track: int | None = None
     drawn_versions: int | None = None
     num_workers: int = 2
     on_bad_track: OnBadTrack = "stop"
@@ -205,16 +207,19 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _positive("data.window_seconds", self.window_seconds)
+        if self.window_seconds is not None:
+            _positive("data.window_seconds", self.window_seconds)
         if self.hop_seconds is not None:
             _positive("data.hop_seconds", self.hop_seconds)
-            if self.hop_seconds > self.window_seconds:
+            window_seconds = self.window_seconds or WINDOW_SECONDS
+            if self.hop_seconds > window_seconds:
                 raise UserError(
                     f"data.hop_seconds is {self.hop_seconds}, more than data.window_seconds "
-                    f"({self.window_seconds}): music between windows would never be heard. "
+                    f"({window_seconds}): music between windows would never be heard. "
                     "Set it to at most the window."
                 )
-        _at_least("data.windows_per_track", self.windows_per_track, 1)
+        if self.windows_per_track is not None:
+            _at_least("data.windows_per_track", self.windows_per_track, 1)
         if self.drawn_versions is not None:
             _at_least("data.drawn_versions", self.drawn_versions, 1)
         _at_least("data.num_workers", self.num_workers, 0)
@@ -329,7 +334,8 @@ class TrainingConfig:
             each transformer layer, and of the conv encoder where it learns.
         compile: Compile the transformer layers by torch.compile: slower for the first steps, faster
             afterwards. Dropout then draws other numbers; all else is the same to rounding.
-        early_stopping_patience: End after this many epochs without a better validation metric.
+        early_stopping_patience: End after this many epochs without a better validation metric, from the
+            first one on. If not given: 5, but no run ends before half of its epochs are over.
         on_nonfinite: What follows a step whose loss or gradients are not finite, so that it changes no
             weight: ``skip`` counts it and goes on (but not after 20 in a row); ``stop`` saves a checkpoint
             and ends.
@@ -337,14 +343,14 @@ class TrainingConfig:
         trackers: Trackers of Accelerate by name beside TensorBoard, such as ``wandb``.
     """
 
-    epochs: int = 30
+    epochs: int = 20
     per_device_batch_size: int = 16
     gradient_accumulation_steps: int = 1
     eval_batch_size: int = 16
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     gradient_checkpointing: bool = True
     compile: bool = False
-    early_stopping_patience: int = 5
+    early_stopping_patience: int | None = None
     on_nonfinite: OnNonfinite = "skip"
     log_every_steps: int = 10
     trackers: list[str] = field(default_factory=list)
@@ -356,10 +362,11 @@ class TrainingConfig:
             "per_device_batch_size",
             "gradient_accumulation_steps",
             "eval_batch_size",
-            "early_stopping_patience",
             "log_every_steps",
         ):
             _at_least(f"training.{name}", getattr(self, name), 1)
+        if self.early_stopping_patience is not None:
+            _at_least("training.early_stopping_patience", self.early_stopping_patience, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

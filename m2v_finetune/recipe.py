@@ -25,7 +25,7 @@ from m2v_finetune.data.checking import (
     save_checked,
 )
 from m2v_finetune.data.converting import with_copies
-from m2v_finetune.data.features import read_vector_splits, vector_example
+from m2v_finetune.data.features import VectorTrack, read_vector_splits, vector_example
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.sources import load_tracks
@@ -41,6 +41,7 @@ from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.caching import plan_cache
 from m2v_finetune.training.checkpoint import checkpoints_in
+from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.faults import DataWatch, gone_processes_named, usable_to_all
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
@@ -136,13 +137,17 @@ def _run(
     task = task_class.from_tracks(task_config, split)
 
     # Backbone, layer weighting, head; and random windows to train them on.
+    num_processes = accelerator.num_processes
     if config.data.features is None:
         splits, num_skipped = _usable_tracks(
             config.data, split, folder, show_progress=accelerator.is_main_process
         )
+        config = complete_settings(config, splits["train"], num_processes=num_processes)
         model, windows, splits = _on_audio(config, task, splits, folder)
     else:
-        model, windows, splits, num_skipped = _on_vectors(config, task, split)
+        splits, num_skipped = _vector_splits(config, split)
+        config = complete_settings(config, splits["train"], num_processes=num_processes)
+        model, windows = _on_vectors(config, task, splits)
 
     # What it will take, and the batches that fit into it.
     training, plan = planned_training(config, task, accelerator)
@@ -411,6 +416,8 @@ def _on_audio(
     config: RecipeConfig, task: Task, splits: Splits, folder: RunFolder
 ) -> tuple[TaskModel, TrainingWindows, Splits]:
     """Load the backbone, and find what was converted for it."""
+    assert config.data.window_seconds is not None
+    assert config.data.windows_per_track is not None
     model = TaskModel.build(
         task=task,
         backbone=config.backbone,
@@ -440,14 +447,27 @@ def _on_audio(
     return model, windows, splits
 
 
-def _on_vectors(
-    config: RecipeConfig, task: Task, split: Mapping[str, Sequence[Track]]
-) -> tuple[TaskModel, TrainingWindows, Splits, dict[str, int]]:
-    """Read vectors that were computed elsewhere, in place of audio and backbone."""
-    assert isinstance(task, ClipTask)
+def _features_folder(config: RecipeConfig) -> Path:
     assert config.data.features is not None
-    folder = Path(config.data.features).expanduser()
-    splits, num_skipped = read_vector_splits(split, folder, on_bad_track=config.data.on_bad_track)
+    return Path(config.data.features).expanduser()
+
+
+def _vector_splits(
+    config: RecipeConfig, split: Mapping[str, Sequence[Track]]
+) -> tuple[dict[str, list[VectorTrack]], dict[str, int]]:
+    """Read vectors that were computed elsewhere, by split, and count the tracks without."""
+    return read_vector_splits(
+        split, _features_folder(config), on_bad_track=config.data.on_bad_track
+    )
+
+
+def _on_vectors(
+    config: RecipeConfig, task: Task, splits: Mapping[str, Sequence[VectorTrack]]
+) -> tuple[TaskModel, TrainingWindows]:
+    """Put a head on vectors that were computed elsewhere, in place of audio and backbone."""
+    assert isinstance(task, ClipTask)
+    assert config.data.windows_per_track is not None
+    folder = _features_folder(config)
     vectors = PrecomputedBackbone(
         splits["train"][0].vectors.shape[1], source=f"vectors in {folder.resolve().name}"
     )
@@ -461,4 +481,4 @@ def _on_vectors(
         augmentation=None,
         seed=config.run.seed,
     )
-    return model, windows, splits, num_skipped
+    return model, windows

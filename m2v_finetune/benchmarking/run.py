@@ -29,6 +29,7 @@ from m2v_finetune.benchmarking.table import print_table, render_markdown
 from m2v_finetune.config import (
     BackboneConfig,
     DataConfig,
+    HeadConfig,
     OptimizerConfig,
     PublishConfig,
     RecipeConfig,
@@ -253,6 +254,7 @@ def _run(
             num_workers=protocol.num_workers,
         ),
         backbone=BackboneConfig() if vectors else BackboneConfig(source=settings.backbone),
+        head=HeadConfig(standardize=False),  # as the published probes
         optimizer=OptimizerConfig(learning_rate=rate),
         training=TrainingConfig(
             epochs=protocol.epochs or row.epochs,

@@ -148,9 +148,9 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
         windows_per_track: Windows of one track in an epoch.
         augmentation: Applied to each window, or None.
         seed: With epoch, track and number of the window it decides where the window lies.
-        num_versions: How often windows and augmentation are drawn; epochs take turns with them. They are
-            the same for every seed, so that runs can share what was computed of them. Drawn anew for each
-            epoch, by the seed, if None.
+        num_versions: Number of different windows of a track, with their augmentation, in all epochs; they
+            take turns. They are the same for every seed, so that runs can share what was computed of them.
+            Each window is drawn anew, by the seed, if None.
     """
 
     tracks: Sequence[CheckedTrack]
@@ -187,9 +187,10 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
         """Return what item ``index`` in ``epoch`` is; nothing is read."""
         epoch, index = place
         seed = self.seed
-        if self.num_versions is not None:
-            epoch, seed = epoch % self.num_versions, VERSIONS_SEED
         track_index, repeat = divmod(index, self.windows_per_track)
+        if self.num_versions is not None:
+            epoch = (epoch * self.windows_per_track + repeat) % self.num_versions
+            seed, repeat = VERSIONS_SEED, 0
         checked = self.tracks[track_index]
         name = f"{checked.track.id}#{repeat}"
         start = random_window_start(

@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 
 from m2v_finetune.backbones.backbone import CONV_ENCODER
-from m2v_finetune.config import CACHED_VERSIONS, RecipeConfig, parse_bytes
+from m2v_finetune.config import RecipeConfig, parse_bytes
 from m2v_finetune.data.checking import NUM_THREADS, CheckedTrack
 from m2v_finetune.data.loader import Draw, Inputs, TrainingWindows
 from m2v_finetune.data.reading import WorkerError, read_batches, track_loader
@@ -38,6 +38,7 @@ from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.model import FrozenPrefix, NotFiniteError, TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
+from m2v_finetune.training.defaults import choose_cached_windows
 from m2v_finetune.training.faults import agree
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.progress import progress_bar
@@ -322,7 +323,11 @@ def plan_cache(
         return _without(config, "all of the network learns")
     versions = 1
     if windows.is_random:
-        versions = min(config.data.drawn_versions or CACHED_VERSIONS, config.training.epochs)
+        assert config.data.windows_per_track is not None
+        chosen = config.data.drawn_versions or choose_cached_windows(
+            windows.tracks, model.window_seconds
+        )
+        versions = min(chosen, config.training.epochs * config.data.windows_per_track)
     limit_bytes = parse_bytes("cache.max_size", settings.max_size)
     cache = StateCache(
         model,

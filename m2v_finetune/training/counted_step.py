@@ -194,6 +194,7 @@ def model_without_weights(
 
 
 def _task_model(config: RecipeConfig, task: Task) -> TaskModel:
+    assert config.data.window_seconds is not None
     return TaskModel.build(
         task=task,
         # SpecAugment's masks are drawn by their values; they take a thousandth of the windows.

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -18,6 +19,8 @@ from m2v_finetune.model import TaskModel, scored
 from m2v_finetune.training.faults import DataWatch, agree
 from m2v_finetune.training.signals import AtOnce
 
+NUM_ORDERS = 5
+"""Orders in which predictions are given to other tracks, to find the level of chance."""
 TOO_LITTLE_MEMORY = (
     "Judging ran out of memory with a single window at once. Take shorter windows (data.window_seconds) or "
     "fewer layers (backbone.num_layers)."
@@ -66,6 +69,66 @@ def judge_tracks(
             memory.
         NotFiniteError: The model's scores of a track are not finite.
     """
+    judged, _ = judge_beside_chance(
+        model,
+        tracks,
+        accelerator=accelerator,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        bar=bar,
+        watch=watch,
+        split=split,
+        inputs=inputs,
+        at_once=at_once,
+        orders=(),
+    )
+    return judged
+
+
+def chance_orders(num_tracks: int, *, seed: int) -> list[list[int]]:
+    """Return orders in which no track keeps its place, at most `NUM_ORDERS`.
+
+    Args:
+        num_tracks: Number of tracks.
+        seed: Decides the orders.
+
+    Returns:
+        For each order the number of the other track, by the number of the track.
+
+    >>> chance_orders(2, seed=0)
+    [[1, 0]]
+    """
+    drawn = np.random.default_rng(seed).permutation(num_tracks)
+    orders = []
+    for shift in range(1, min(NUM_ORDERS, num_tracks - 1) + 1):
+        order = np.empty(num_tracks, dtype=int)
+        order[drawn] = np.roll(drawn, shift)
+        orders.append(order.tolist())
+    return orders
+
+
+def judge_beside_chance(
+    model: TaskModel,
+    tracks: Sequence[CheckedTrack],
+    *,
+    accelerator: Accelerator,
+    batch_size: int,
+    num_workers: int,
+    bar: Progress,
+    watch: DataWatch | None = None,
+    split: str = "test",
+    inputs: Inputs | None = None,
+    at_once: AtOnce = nullcontext,
+    orders: Sequence[Sequence[int]],
+) -> tuple[list[Any], list[list[Any]]]:
+    """Compare each prediction with the labels of its track, and with those of other tracks.
+
+    Arguments and errors are those of `judge_tracks`; ``orders`` is what `chance_orders` returned.
+
+    Returns:
+        What `Task.judge` returned for each track with its own labels; and, for each order, with the labels
+        of the other track.
+    """
     own = range(accelerator.process_index, len(tracks), accelerator.num_processes)
     windows = model.track_windows([tracks[i] for i in own], inputs=inputs)
     bar_task = bar.add_task("Judging tracks", total=len(own))
@@ -86,7 +149,9 @@ def judge_tracks(
                 checked = windows.tracks[number]
                 try:
                     prediction = model.task.predict(checked, scored(of_track))
-                    judged.append((own[number], model.task.judge(checked, prediction)))
+                    others = [tracks[order[own[number]]] for order in orders]
+                    compared = [model.task.judge(one, prediction) for one in (checked, *others)]
+                    judged.append((own[number], compared))
                 except AudioError as error:
                     bad_tracks[checked.track.id] = str(error)
                 bar.advance(bar_task)
@@ -98,4 +163,6 @@ def judge_tracks(
         failure = TOO_LITTLE_MEMORY
     bar.remove_task(bar_task)
     watch.take(split, agree(accelerator, failure, bad_tracks, stopped=stopped))
-    return [one for _, one in sorted(gather_object(judged), key=lambda pair: pair[0])]
+    in_order = [one for _, one in sorted(gather_object(judged), key=lambda pair: pair[0])]
+    by_order = [[one[1 + number] for one in in_order] for number in range(len(orders))]
+    return [one[0] for one in in_order], by_order

@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=TaskModel | PretrainingModel)
 
+DEFAULT_PATIENCE = 5
+"""Epochs without a better validation metric; see `TrainingConfig.early_stopping_patience`."""
 # Float16's first loss scale, 65536, is halved by each: after twenty it is below a tenth.
 MAX_SKIPPED_IN_A_ROW = 20
 
@@ -214,7 +216,7 @@ class TrainingLoop(Generic[Model]):
         if progress.epoch < self.training.epochs:
             logger.info(
                 "Stopped early: validation did not improve for %d epochs.",
-                self.training.early_stopping_patience,
+                progress.epochs_without_improvement,
             )
         return FitResult(
             best_epoch=progress.best_epoch,
@@ -235,8 +237,13 @@ class TrainingLoop(Generic[Model]):
     def _is_finished(self) -> bool:
         """Tell from the settings, which may have changed since the last checkpoint."""
         progress, training = self.progress, self.training
-        patience = training.early_stopping_patience
-        return progress.epoch >= training.epochs or progress.epochs_without_improvement >= patience
+        patience, first_epoch = training.early_stopping_patience, 0
+        if patience is None:
+            patience, first_epoch = DEFAULT_PATIENCE, math.ceil(training.epochs / 2)
+        is_patience_over = progress.epochs_without_improvement >= patience
+        return progress.epoch >= training.epochs or (
+            is_patience_over and progress.epoch >= first_epoch
+        )
 
     def _begin(self) -> None:
         """Measure what a new run has to know of its data."""

@@ -1,6 +1,7 @@
 """The optimiser and the course of its rates."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +27,9 @@ def build_optimizer(
     Raises:
         UserError: The optimiser is one of bitsandbytes, and there is none here, or no NVIDIA card.
     """
-    method = METHODS[model.tuning.method]
+    config = with_rates(model, config)
+    assert config.learning_rate is not None
+    assert config.backbone_learning_rate is not None
     groups = parameter_groups(
         model.backbone,
         [
@@ -34,8 +37,8 @@ def build_optimizer(
             for name, parameter in model.named_parameters()
             if not name.startswith("backbone.")
         ],
-        learning_rate=config.learning_rate or method.learning_rate,
-        backbone_learning_rate=config.backbone_learning_rate or method.backbone_learning_rate,
+        learning_rate=config.learning_rate,
+        backbone_learning_rate=config.backbone_learning_rate,
         layer_decay=config.layer_decay,
         weight_decay=config.weight_decay,
     )
@@ -48,6 +51,16 @@ def build_optimizer(
         # The rates are those of the config, as for AdamW: not relative to the step or to the weights.
         return Adafactor(groups, scale_parameter=False, relative_step=False)  # type: ignore[no-any-return]
     return _bitsandbytes(config.name)(groups)  # type: ignore[no-any-return]
+
+
+def with_rates(model: TaskModel | PretrainingModel, config: OptimizerConfig) -> OptimizerConfig:
+    """Return the settings with the peak rates filled in, by the tuning method where they are not given."""
+    method = METHODS[model.tuning.method]
+    return replace(
+        config,
+        learning_rate=config.learning_rate or method.learning_rate,
+        backbone_learning_rate=config.backbone_learning_rate or method.backbone_learning_rate,
+    )
 
 
 def require_card(name: OptimizerName, *, is_on_card: bool) -> None:

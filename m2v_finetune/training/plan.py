@@ -476,6 +476,7 @@ def _settings(
             settings[f"--backbone.num_layers {layers // 2}"] = changed(
                 "backbone", num_layers=layers // 2
             )
+    assert config.data.window_seconds is not None
     seconds = config.data.window_seconds / 2
     shorter, hop = f"--data.window_seconds {seconds:g}", {}
     if isinstance(config, RecipeConfig) and config.data.hop_seconds is not None:

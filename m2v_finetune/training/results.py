@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,9 +19,13 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_atomically
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
-from m2v_finetune.training.evaluation import judge_tracks
+from m2v_finetune.tasks.clips import ClipTask
+from m2v_finetune.tasks.frames import FrameTask
+from m2v_finetune.training.evaluation import chance_orders, judge_beside_chance, judge_tracks
 from m2v_finetune.training.faults import DataError, DataWatch
+from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, logged_losses
 from m2v_finetune.training.loop import FitResult, TrainingLoop
+from m2v_finetune.training.optimization import with_rates
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import json_number, write_json
 from m2v_finetune.training.setup import count_parameters
@@ -58,7 +63,7 @@ def judge_test(
     began = time.monotonic()
     try:
         with progress_bar(loop.accelerator) as bar:
-            judged = judge_tracks(
+            judged, shuffled = judge_beside_chance(
                 model,
                 test,
                 accelerator=loop.accelerator,
@@ -68,6 +73,10 @@ def judge_test(
                 watch=loop.watch,
                 split="test",
                 inputs=inputs,
+                # The stems of a track are made while they are compared, and only once.
+                orders=chance_orders(len(test), seed=seed)
+                if isinstance(model.task, ClipTask | FrameTask)
+                else (),
             )
     except DataError as fault:
         raise UserError(
@@ -107,10 +116,39 @@ def judge_test(
         "seconds": {"training": fitted.seconds, "test": time.monotonic() - began},
         "waiting_share": loop.clock.run.share,
     }
+    metric = model.task.selection_metric
+    chance = chance_level(metric, [model.task.values(order)[metric] for order in shuffled])
+    results["metrics"][metric]["chance"] = chance
+    results["warnings"] = _signs(loop, fitted, results["metrics"][metric], chance)
     if loop.accelerator.is_main_process:
         write_predictions(folder.predictions, test, [model.task.row(one) for one in judged])
         write_json(folder.results, results)
     return results, judged, test
+
+
+def _signs(
+    loop: TrainingLoop[TaskModel],
+    fitted: FitResult,
+    value: Mapping[str, float | None],
+    chance: float | None,
+) -> list[str]:
+    """Return the signs that a run did not learn."""
+    task = loop.model.task
+    return find_signs(
+        RunFacts(
+            losses=logged_losses(loop.folder.metrics),
+            metric=task.metric_names[task.selection_metric],
+            value=value,
+            chance=chance,
+            best_step=fitted.best_epoch * loop.batches.steps_per_epoch,
+            warmup_steps=math.ceil(loop.optimization.warmup_ratio * loop.total_steps),
+            num_steps=fitted.num_steps,
+            total_steps=loop.total_steps,
+            head=loop.model.head_config,
+            tuning=loop.model.tuning,
+            optimizer=with_rates(loop.model, loop.optimization),
+        )
+    )
 
 
 def write_validation(loop: TrainingLoop[TaskModel], fitted: FitResult) -> dict[str, Any]:
@@ -225,6 +263,8 @@ def log_results(results: Mapping[str, Any]) -> None:
         logger.info("Labels that count in no mean: %s", ", ".join(results["labels_left_out"]))
     weights = " ".join(f"{weight:.3f}" for weight in results["layer_weights"])
     logger.info("Layer weights, from the input of the first layer up: %s", weights)
+    if results["warnings"]:
+        logger.warning("The run may not have learned. %s", " ".join(results["warnings"]))
 
 
 def write_predictions(

@@ -1,0 +1,81 @@
+"""Settings that are not given, chosen from the training tracks.
+
+benchmarks/defaults.py compares them with other settings (docs/defaults.md).
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+
+from m2v_finetune.config import WINDOW_SECONDS, RecipeConfig
+from m2v_finetune.data.checking import CheckedTrack
+
+MIN_WINDOW_SECONDS = 1.0
+SHORT_TRACKS = 0.1
+"""Share of the training tracks that may be shorter than a window, and are padded."""
+STEPS_PER_EPOCH = 32
+"""Least optimiser steps of an epoch."""
+CACHED_WINDOWS = (4, 16)
+"""Least and most different windows of a track where the feature cache is used."""
+
+
+def complete_settings(
+    config: RecipeConfig, tracks: Sequence[CheckedTrack], *, num_processes: int
+) -> RecipeConfig:
+    """Return the settings with length and number of training windows filled in.
+
+    Args:
+        config: All settings.
+        tracks: The training tracks, at least one.
+        num_processes: Number of processes that train.
+
+    Raises:
+        UserError: ``data.hop_seconds`` is longer than the window that was chosen.
+    """
+    data, training = config.data, config.training
+    if data.window_seconds is None and data.features is None:
+        data = replace(data, window_seconds=choose_window_seconds(tracks))
+    if data.windows_per_track is None:
+        total_batch = (
+            training.per_device_batch_size * training.gradient_accumulation_steps * num_processes
+        )
+        data = replace(data, windows_per_track=choose_windows_per_track(len(tracks), total_batch))
+    return replace(config, data=data)
+
+
+def choose_window_seconds(tracks: Sequence[CheckedTrack]) -> float:
+    """Return the longest window in seconds that few tracks are too short for.
+
+    Args:
+        tracks: The training tracks, at least one.
+
+    Returns:
+        A multiple of 0.1 from `MIN_WINDOW_SECONDS` to `WINDOW_SECONDS`.
+    """
+    durations = sorted(checked.audio.duration_seconds for checked in tracks)
+    shortest = durations[int(SHORT_TRACKS * len(durations))]
+    # Rounded down; 1e-9 keeps 2.3 from becoming 2.2.
+    rounded = math.floor(shortest * 10 + 1e-9) / 10
+    return min(WINDOW_SECONDS, max(MIN_WINDOW_SECONDS, rounded))
+
+
+def choose_windows_per_track(num_tracks: int, total_batch_size: int) -> int:
+    """Return the windows of a track in an epoch of at least `STEPS_PER_EPOCH` optimiser steps.
+
+    >>> [choose_windows_per_track(num_tracks, 16) for num_tracks in (60, 300, 3000)]
+    [9, 2, 1]
+    """
+    return max(1, math.ceil(STEPS_PER_EPOCH * total_batch_size / num_tracks))
+
+
+def choose_cached_windows(tracks: Sequence[CheckedTrack], window_seconds: float) -> int:
+    """Return the number of different windows of a track that the feature cache holds.
+
+    Args:
+        tracks: The training tracks, at least one.
+        window_seconds: Length of a window.
+    """
+    duration = statistics.median(checked.audio.duration_seconds for checked in tracks)
+    least, most = CACHED_WINDOWS
+    return min(most, max(least, math.ceil(duration / window_seconds)))
