@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2v_finetune.config import HeadConfig, OptimizerConfig, TuningConfig
+from m2v_finetune.config import HeadConfig, TuningConfig
+from m2v_finetune.tuning import Rates
 
 MIN_LOSSES = 4
 """Fewest logged losses at either end of a run that can be compared."""
@@ -33,7 +34,7 @@ class RunFacts:
         total_steps: Optimiser steps of the whole schedule.
         head: Settings of the head.
         tuning: Settings of the tuning.
-        optimizer: Settings of the optimiser, with the rates that were used.
+        rates: Peak learning rates.
     """
 
     losses: Sequence[float]
@@ -46,7 +47,7 @@ class RunFacts:
     total_steps: int
     head: HeadConfig
     tuning: TuningConfig
-    optimizer: OptimizerConfig
+    rates: Rates
 
 
 def logged_losses(metrics: Path) -> list[float]:
@@ -125,7 +126,7 @@ def _advice(facts: RunFacts, has_stopped_too_early: bool) -> str:
     advice = []
     if has_stopped_too_early:
         advice.append("leave training.early_stopping_patience away, or raise it")
-    rate = f"raise optimizer.learning_rate to {3 * (facts.optimizer.learning_rate or 0.0):g}"
+    rate = f"raise optimizer.learning_rate to {3 * facts.rates.head:g}"
     if facts.tuning.method == "probe":
         if not facts.head.standardize:
             advice.append("set head.standardize to true")
@@ -137,6 +138,6 @@ def _advice(facts: RunFacts, has_stopped_too_early: bool) -> str:
             "add training tracks, or augmentation.transforms",
         ]
     else:
-        backbone = 3 * (facts.optimizer.backbone_learning_rate or 0.0)
-        advice += [f"raise optimizer.backbone_learning_rate to {backbone:g}", rate]
+        backbone = f"raise optimizer.backbone_learning_rate to {3 * facts.rates.backbone:g}"
+        advice += [backbone, rate]
     return "; or ".join(advice[:2])

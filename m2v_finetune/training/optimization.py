@@ -1,7 +1,6 @@
 """The optimiser and the course of its rates."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pieces import out_of_memory_by_one_name
 from m2v_finetune.pretraining.model import PretrainingModel
-from m2v_finetune.tuning import METHODS, parameter_groups
+from m2v_finetune.tuning import Rates, default_rates, parameter_groups
 
 
 def build_optimizer(
@@ -27,9 +26,7 @@ def build_optimizer(
     Raises:
         UserError: The optimiser is one of bitsandbytes, and there is none here, or no NVIDIA card.
     """
-    config = with_rates(model, config)
-    assert config.learning_rate is not None
-    assert config.backbone_learning_rate is not None
+    rates = peak_rates(model, config)
     groups = parameter_groups(
         model.backbone,
         [
@@ -37,8 +34,8 @@ def build_optimizer(
             for name, parameter in model.named_parameters()
             if not name.startswith("backbone.")
         ],
-        learning_rate=config.learning_rate,
-        backbone_learning_rate=config.backbone_learning_rate,
+        learning_rate=rates.head,
+        backbone_learning_rate=rates.backbone,
         layer_decay=config.layer_decay,
         weight_decay=config.weight_decay,
     )
@@ -53,13 +50,12 @@ def build_optimizer(
     return _bitsandbytes(config.name)(groups)  # type: ignore[no-any-return]
 
 
-def with_rates(model: TaskModel | PretrainingModel, config: OptimizerConfig) -> OptimizerConfig:
-    """Return the settings with the peak rates filled in, by the tuning method where they are not given."""
-    method = METHODS[model.tuning.method]
-    return replace(
-        config,
-        learning_rate=config.learning_rate or method.learning_rate,
-        backbone_learning_rate=config.backbone_learning_rate or method.backbone_learning_rate,
+def peak_rates(model: TaskModel | PretrainingModel, config: OptimizerConfig) -> Rates:
+    """Return the peak learning rates: those given, else by tuning method and size of the backbone."""
+    rates = default_rates(model.tuning.method, model.backbone)
+    return Rates(
+        head=config.learning_rate or rates.head,
+        backbone=config.backbone_learning_rate or rates.backbone,
     )
 
 

@@ -25,7 +25,7 @@ from m2v_finetune.training.evaluation import chance_orders, judge_beside_chance,
 from m2v_finetune.training.faults import DataError, DataWatch
 from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, logged_losses
 from m2v_finetune.training.loop import FitResult, TrainingLoop
-from m2v_finetune.training.optimization import with_rates
+from m2v_finetune.training.optimization import peak_rates
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import json_number, write_json
 from m2v_finetune.training.setup import count_parameters
@@ -146,7 +146,7 @@ def _signs(
             total_steps=loop.total_steps,
             head=loop.model.head_config,
             tuning=loop.model.tuning,
-            optimizer=with_rates(loop.model, loop.optimization),
+            rates=peak_rates(loop.model, loop.optimization),
         )
     )
 

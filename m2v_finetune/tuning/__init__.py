@@ -1,5 +1,6 @@
 """What of a backbone learns, how it is changed for that, and at which rate."""
 
+from m2v_finetune.tuning.default_rates import Rates, default_rates, is_small
 from m2v_finetune.tuning.methods import (
     LORA_TARGETS,
     METHODS,
@@ -15,8 +16,11 @@ __all__ = [
     "LORA_TARGETS",
     "METHODS",
     "Method",
+    "Rates",
     "apply_tuning",
+    "default_rates",
     "describe_tuning",
+    "is_small",
     "merge_adapters",
     "parameter_groups",
     "trained_parts",

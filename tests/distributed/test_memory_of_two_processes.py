@@ -65,6 +65,7 @@ def launch(
         "head.standardize": "true",
         "tuning.lora_dropout": 0,
         "training.epochs": 1,
+        "data.windows_per_track": 1,
         "training.per_device_batch_size": batch,
         "training.gradient_accumulation_steps": accumulation,
         "training.eval_batch_size": 4,

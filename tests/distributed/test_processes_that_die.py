@@ -60,7 +60,7 @@ def test_a_killed_process_takes_the_others_down_and_one_alone_goes_on(
             small_manifest,
             processes=2,
             output=output,
-            **{"training.epochs": 500},
+            **{"training.epochs": 500, "data.windows_per_track": 1},
         )
         metrics = folder / "metrics.jsonl"
         wait_for(
@@ -87,6 +87,7 @@ def test_a_killed_process_takes_the_others_down_and_one_alone_goes_on(
             launcher=["accelerate.commands.launch", "--cpu", "--num_processes", "1"],
             **{
                 "training.epochs": done_epochs + 1,
+                "data.windows_per_track": 1,
                 "training.per_device_batch_size": 4,
                 "run.resume": "auto",
             },
@@ -104,7 +105,7 @@ def test_the_printed_command_goes_on_with_two_processes(repository, small_manife
             small_manifest,
             processes=2,
             output=output,
-            **{"training.epochs": 500},
+            **{"training.epochs": 500, "data.windows_per_track": 1},
         )
         wait_for(lambda: (folder / "metrics.jsonl").is_file(), seconds=180)
         for rank in psutil.Process(launched.pid).children():
@@ -133,7 +134,11 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
     places = [tmp_path / "first", tmp_path / "second"]
     for place in places:
         place.mkdir()
-    settings = {"training.epochs": 1, "training.per_device_batch_size": 2}
+    settings = {
+        "training.epochs": 1,
+        "data.windows_per_track": 1,
+        "training.per_device_batch_size": 2,
+    }
     with (tmp_path / "output").open("wb") as output:
         begun = start(
             repository,
@@ -150,6 +155,7 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
         "run.output_dir": "run",
         "run.resume": "auto",
         "training.epochs": 2,
+        "data.windows_per_track": 1,
         "training.per_device_batch_size": 1,
     }
     with socket.socket() as free:
@@ -193,7 +199,7 @@ def test_three_processes_judge_every_track_once(repository, small_manifest, tmp_
             manifest,
             processes=3,
             output=output,
-            **{"training.epochs": 1},
+            **{"training.epochs": 1, "data.windows_per_track": 1},
         )
         assert launched.wait(timeout=240) == 0, (tmp_path / "output").read_text()[-3000:]
     with (tmp_path / "run" / "predictions.csv").open() as file:

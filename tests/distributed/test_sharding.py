@@ -51,6 +51,7 @@ def run(repository, small_manifest, tmp_path_factory):
             "head.standardize": "true",
             "optimizer.learning_rate": 0.01,
             "training.epochs": 2,
+            "data.windows_per_track": 1,
             "training.per_device_batch_size": 8 // processes,
             "training.log_every_steps": 1,
             "run.output_dir": folder,

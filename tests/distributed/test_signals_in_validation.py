@@ -38,6 +38,7 @@ def launch(repository, folder: Path, manifest, *, mode: str, resume: str = "neve
         "backbone.source": "random-small",
         "backbone.num_layers": 1,
         "training.epochs": 1,
+        "data.windows_per_track": 1,
         "training.per_device_batch_size": 4,
         "training.log_every_steps": 1,
         "run.output_dir": folder,

@@ -20,6 +20,7 @@ def launch(repository, folder, manifest, *, processes, batch, cpu="true"):
         "head.dropout": 0,
         "head.standardize": "true",
         "training.epochs": 2,
+        "data.windows_per_track": 1,
         "training.per_device_batch_size": batch,
         "training.log_every_steps": 1,
         "run.output_dir": folder,

@@ -120,7 +120,11 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def train(folder: Path, environment: dict[str, str]) -> None:
     """Make runs/songs by the recipe, started as users start it."""
     settings = {"data.source": "songs.csv", "run.output_dir": "runs/songs", "data.num_workers": "0"}
-    settings |= {"training.epochs": "1", "training.per_device_batch_size": "4"}
+    settings |= {
+        "training.epochs": "1",
+        "data.windows_per_track": "1",
+        "training.per_device_batch_size": "4",
+    }
     words = [word for key, value in settings.items() for word in (f"--{key}", value)]
     launcher = Path(sys.executable).parent / "accelerate"
     process = subprocess.run(

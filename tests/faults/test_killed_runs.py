@@ -13,7 +13,12 @@ from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in, step_of
 def settings(tmp_path_factory):
     manifest = write_manifest(tmp_path_factory.mktemp("data"))
     # Shorter than `make test-faults`.
-    return {"data.source": manifest, "tuning.method": "lora", "training.epochs": 2}
+    return {
+        "data.source": manifest,
+        "tuning.method": "lora",
+        "training.epochs": 2,
+        "data.windows_per_track": 1,
+    }
 
 
 @pytest.fixture(scope="module")

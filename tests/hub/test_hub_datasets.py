@@ -297,6 +297,7 @@ def test_a_run_goes_on_without_audio_that_the_hub_does_not_give(
         "data.max_bad_fraction": 0.2,
         "backbone.source": "random-small",
         "training.epochs": 1,
+        "data.windows_per_track": 1,
         "run.output_dir": tmp_path / "run",
     }
     done = subprocess.run(

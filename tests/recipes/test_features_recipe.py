@@ -179,7 +179,9 @@ def test_pooled_states_as_vectors_train_as_the_audio_does(
 
 def recipe_config(manifest, features, output, **changes):
     return RecipeConfig(
-        data=DataConfig(source=str(manifest), features=str(features), num_workers=0),
+        data=DataConfig(
+            source=str(manifest), features=str(features), windows_per_track=1, num_workers=0
+        ),
         optimizer=OptimizerConfig(learning_rate=1e-2),
         training=TrainingConfig(epochs=2, per_device_batch_size=8),
         run=RunConfig(output_dir=str(output)),

@@ -144,7 +144,8 @@ def run(request, few_clips, repository, tmp_path_factory) -> Run:
         [
             *("--data.source", str(few_clips), "--data.window_seconds", "1.0"),
             *("--data.num_workers", "0", "--backbone.source", "random-small"),
-            *("--training.epochs", "1", "--training.per_device_batch_size", "2"),
+            *("--training.epochs", "1", "--data.windows_per_track", "1"),
+            *("--training.per_device_batch_size", "2"),
             *("--run.output_dir", str(folder)),
             *SETTINGS[name],
         ],

@@ -71,6 +71,7 @@ def pretrain(repository, music, tmp_path):
             "data.num_workers": 0,
             "pretrain.num_target_layers": 2,
             "training.epochs": 2,
+            "data.windows_per_track": 1,
             "training.per_device_batch_size": 2,
             "training.log_every_steps": 3,
             "run.output_dir": tmp_path / folder,
@@ -132,6 +133,7 @@ def test_from_a_checkpoint_with_its_licence(pretrain):
         **{
             "backbone.source": "random-small",
             "training.epochs": 1,
+            "data.windows_per_track": 1,
             "pretrain.teacher_averages": "all",
         },
     )
@@ -213,7 +215,11 @@ def test_settings_that_make_no_run(pretrain, settings, message, tmp_path):
 
 def test_a_run_too_short_to_be_stopped_says_what_it_ends_with(pretrain, architecture, capfd):
     """Watching begins later: what a run ends with is compared all the same."""
-    settings = {"backbone.architecture": architecture, "training.epochs": 1}
+    settings = {
+        "backbone.architecture": architecture,
+        "training.epochs": 1,
+        "data.windows_per_track": 1,
+    }
     results, _ = pretrain("healthy", **settings, **{"pretrain.min_prediction_variance": 1e-12})
     assert "or the representations have collapsed" not in " ".join(capfd.readouterr().err.split())
     found = results["validation"]["target_variance"]

@@ -155,7 +155,7 @@ def computed(monkeypatch):
 
 
 def with_data(manifest, **settings) -> DataConfig:
-    given = {"window_seconds": 1.0, "num_workers": 0, **settings}
+    given = {"window_seconds": 1.0, "windows_per_track": 1, "num_workers": 0, **settings}
     return DataConfig(source=str(manifest), **given)
 
 
@@ -548,6 +548,7 @@ def test_two_processes_write_what_one_writes(recipe, repository, manifest, tmp_p
         "data.num_workers": 0,
         "backbone.source": "random-small",
         "training.epochs": 2,
+        "data.windows_per_track": 1,
         "training.per_device_batch_size": 3,
         "cache.folder": tmp_path / "cache",
         "run.output_dir": tmp_path / "two",

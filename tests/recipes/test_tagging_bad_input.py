@@ -41,6 +41,7 @@ SMALL = {
     "data.num_workers": "0",
     "head.kind": "linear",
     "training.epochs": "1",
+    "data.windows_per_track": "1",
     "training.per_device_batch_size": "2",
 }
 

@@ -18,6 +18,7 @@ def test_a_run_that_goes_on_is_the_same_run(repository, small_manifest, tmp_path
             "backbone.source": "random-small",
             "backbone.num_layers": 1,
             "training.epochs": epochs,
+            "data.windows_per_track": 1,
             "training.trackers": '["wandb"]',
             "run.output_dir": tmp_path / "run",
             "run.resume": "auto",

@@ -185,6 +185,7 @@ def test_a_token_is_in_no_file_and_no_output(small_manifest, tmp_path):
         "data.num_workers": 0,
         "backbone.source": "random-small",
         "training.epochs": 1,
+        "data.windows_per_track": 1,
         "run.output_dir": tmp_path / "run",
         "publish.repo_id": "me/tagger",
     }

@@ -4,9 +4,10 @@ from random import Random
 
 import pytest
 
-from m2v_finetune.config import HeadConfig, OptimizerConfig, TuningConfig
+from m2v_finetune.config import HeadConfig, TuningConfig
 from m2v_finetune.training.evaluation import chance_orders
 from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, has_fallen
+from m2v_finetune.tuning import Rates
 
 FALLING = [2.0 - 0.02 * i for i in range(60)]
 NOISE = [Random(i).gauss(2.0, 0.3) for i in range(60)]
@@ -24,7 +25,7 @@ def facts(**changes: object) -> RunFacts:
         "total_steps": 640,
         "head": HeadConfig(),
         "tuning": TuningConfig(method="full"),
-        "optimizer": OptimizerConfig(learning_rate=1e-3, backbone_learning_rate=1e-4),
+        "rates": Rates(head=1e-3, backbone=1e-4),
     }
     return RunFacts(**{**learned, **changes})  # type: ignore[arg-type]
 

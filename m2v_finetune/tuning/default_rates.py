@@ -1,0 +1,56 @@
+"""Peak learning rates where the settings give none."""
+
+from dataclasses import dataclass
+
+from m2v_finetune.backbones import AnyBackbone
+from m2v_finetune.config import TuningMethod
+from m2v_finetune.tuning.methods import METHODS
+
+SMALL_PARAMETERS = 20_000_000
+"""Fewer make a backbone small: those that ship have 1.2 million, the published ones 93 and more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Peak learning rates.
+
+    Attributes:
+        head: Of the head and the layer weights.
+        backbone: Of the trainable parameters of the backbone.
+    """
+
+    head: float
+    backbone: float
+
+
+# For small backbones; chosen by benchmarks/defaults.py (docs/defaults.md). Published sizes have the rates
+# that are published for them (`METHODS`).
+SMALL_RATES: dict[TuningMethod, Rates] = {
+    "probe": Rates(head=3e-3, backbone=0.0),
+    "lora": Rates(head=1e-3, backbone=1e-3),
+    "dora": Rates(head=1e-3, backbone=1e-3),
+    "ia3": Rates(head=1e-3, backbone=1e-2),
+    "bitfit": Rates(head=1e-3, backbone=1e-3),
+    "layernorm": Rates(head=1e-3, backbone=1e-3),
+    "adapter": Rates(head=1e-3, backbone=1e-3),
+    "ssf": Rates(head=1e-3, backbone=1e-3),
+    "top_layers": Rates(head=1e-3, backbone=1e-3),
+    "full": Rates(head=1e-3, backbone=1e-3),
+}
+
+
+def default_rates(method: TuningMethod, backbone: AnyBackbone) -> Rates:
+    """Return the peak rates of a tuning method for a backbone of its size."""
+    row = METHODS[method]
+    if is_small(backbone):
+        return SMALL_RATES[method]
+    return Rates(head=row.learning_rate, backbone=row.backbone_learning_rate)
+
+
+def is_small(backbone: AnyBackbone) -> bool:
+    """Tell whether a backbone has fewer than `SMALL_PARAMETERS` parameters.
+
+    Vectors that were computed elsewhere have none; what made them is not small.
+    """
+    num_parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    return 0 < num_parameters < SMALL_PARAMETERS
