@@ -26,7 +26,7 @@ from m2v_finetune.backbones import (
     AnyBackbone,
     Backbone,
     PrecomputedBackbone,
-    bare_backbone,
+    build_architecture,
     load_backbone,
 )
 from m2v_finetune.backbones.backbone import CONV_ENCODER, MASK_VECTOR
@@ -193,7 +193,7 @@ class TaskModel(nn.Module):
                 spec_augment=backbone.spec_augment,
             )
         else:
-            loaded = bare_backbone(
+            loaded = build_architecture(
                 backbone.source, revision=backbone.revision, num_layers=num_layers
             )
         fingerprint = loaded.fingerprint() if with_weights else None

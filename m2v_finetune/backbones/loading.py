@@ -99,7 +99,7 @@ def is_backbone(folder: Path) -> bool:
     return isinstance(settings, dict) and "model_type" in settings
 
 
-def new_backbone(architecture: str | Path, *, licence: str) -> Backbone:
+def init_backbone(architecture: str | Path, *, licence: str) -> Backbone:
     """Return a backbone with random weights, to be pre-trained, drawn from torch's random state.
 
     Args:
@@ -130,7 +130,7 @@ def new_backbone(architecture: str | Path, *, licence: str) -> Backbone:
     )
 
 
-def bare_backbone(
+def build_architecture(
     source: str | Path,
     *,
     revision: str | None = None,

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import HubertConfig, HubertModel
 
-from m2v_finetune.backbones import Backbone, bare_backbone, load_backbone
+from m2v_finetune.backbones import Backbone, build_architecture, load_backbone
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS
 from m2v_finetune.config import (
     BackboneConfig,
@@ -404,7 +404,7 @@ def test_the_parts_are_what_they_say():
 @pytest.mark.parametrize("name", [name for name, known in CHECKPOINTS.items() if known.hub_id])
 def test_published_architectures_are_known_without_their_files(name):
     with torch.device("meta"):
-        backbone = bare_backbone(name)
+        backbone = build_architecture(name)
     known = CHECKPOINTS[name]
     count = sum(parameter.numel() for parameter in backbone.parameters())
     assert round(count / 1e6, 1) == known.parameters_millions

@@ -10,7 +10,7 @@ from transformers import Data2VecAudioModel
 
 from m2v_finetune.audio.decode import AudioInfo
 from m2v_finetune.audio.frames import FrameGrid
-from m2v_finetune.backbones import load_backbone, new_backbone
+from m2v_finetune.backbones import init_backbone, load_backbone
 from m2v_finetune.config import PretrainConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import TrainingWindows
@@ -51,7 +51,7 @@ def architecture(tmp_path_factory):
 
 def build(architecture, *, seed=0, **settings):
     torch.manual_seed(seed)
-    backbone = new_backbone(architecture, licence="")
+    backbone = init_backbone(architecture, licence="")
     # As after some training: with layers that differ more than at random.
     with torch.no_grad():
         for parameter in backbone.network.encoder.parameters():
@@ -363,7 +363,7 @@ def test_a_saved_backbone_loads_to_equal_states(architecture, tmp_path):
 
 
 def test_what_cannot_be_pretrained_is_refused(architecture, tmp_path):
-    backbone = new_backbone(architecture, licence="")
+    backbone = init_backbone(architecture, licence="")
     with pytest.raises(UserError, match=r"num_target_layers is 8, but .* has 3 transformer layers"):
         PretrainingModel(backbone, PretrainConfig(), window_seconds=1)
     with pytest.raises(UserError, match="gives 9 frames, and spans of 10 are masked"):
@@ -371,6 +371,6 @@ def test_what_cannot_be_pretrained_is_refused(architecture, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**SETTINGS, "mask_time_prob": 0.0}))
     with pytest.raises(UserError, match="masks nothing"):
-        new_backbone(path, licence="")
+        init_backbone(path, licence="")
     with pytest.raises(UserError, match="There is no architecture at"):
-        new_backbone(tmp_path / "missing", licence="")
+        init_backbone(tmp_path / "missing", licence="")
