@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from m2v_finetune.backbones import Backbone
+from m2v_finetune.backbones.roles import modules_with_roles
 
 INSTANCE_NORM_EPSILON = 1e-5
-AVERAGED_WITH_LAYERS = ("encoder.layers.", "encoder.layer_norm.")
 
 
 def ema_decay(step: int, *, begin: float, end: float, ramp_steps: int) -> float:
@@ -72,10 +72,12 @@ class Teacher(nn.Module):
         """Move the averaged weights to ``decay * own + (1 - decay) * student``; copy the others."""
         averaged: list[tuple[Tensor, Tensor]] = []
         copied: list[tuple[Tensor, Tensor]] = []
+        encoder = self.backbone.encoder
+        in_layers = (f"{encoder.layers}.", f"{encoder.norm}.")
         for (name, own), its in zip(
             self.backbone.network.named_parameters(), student.network.parameters(), strict=True
         ):
-            is_averaged = self.averages == "all" or name.startswith(AVERAGED_WITH_LAYERS)
+            is_averaged = self.averages == "all" or name.startswith(in_layers)
             (averaged if is_averaged else copied).append((own, its))
         # Each list at once: a few kernels of a card in place of one for each weight.
         own_weights, its_weights = zip(*averaged, strict=True)
@@ -96,8 +98,8 @@ class Teacher(nn.Module):
         Args:
             features: Of the conv encoder, (batch, channels, frames), of music without a mask.
         """
-        layers = self.backbone.network.encoder.layers[-self.num_target_layers :]
-        with _outputs_of([layer.feed_forward for layer in layers]) as outputs:
+        blocks = modules_with_roles(self.backbone, "last_feed_forward", user="Pre-training")
+        with _outputs_of([*blocks.values()][-self.num_target_layers :]) as outputs:
             for _ in self.backbone.iterate_layers(self.backbone.project(features)):
                 pass
         total = torch.zeros_like(outputs[0], dtype=torch.float32)
