@@ -44,7 +44,6 @@ class Teacher(nn.Module):
 
     Attributes:
         backbone: The copy.
-        num_target_layers: Of how many of its highest layers targets are the mean.
         averages: ``layers``: the transformer layers are averaged, and conv encoder, projection and
             positional convolutions are the student's own at each step; ``all``: everything is averaged.
     """
@@ -52,10 +51,21 @@ class Teacher(nn.Module):
     def __init__(
         self, student: Backbone, *, num_target_layers: int, averages: Literal["layers", "all"]
     ) -> None:
+        """Copy a student.
+
+        Args:
+            student: Its layers have the role ``last_feed_forward``.
+            num_target_layers: Number of highest layers whose mean is the target.
+            averages: As the attribute.
+
+        Raises:
+            UserError: A layer has no such block.
+        """
         super().__init__()
         self.backbone = copy.deepcopy(student).requires_grad_(False)
-        self.num_target_layers = num_target_layers
         self.averages = averages
+        blocks = modules_with_roles(self.backbone, "last_feed_forward", user="Pre-training")
+        self._target_blocks = [*blocks.values()][-num_target_layers:]
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -98,8 +108,7 @@ class Teacher(nn.Module):
         Args:
             features: Of the conv encoder, (batch, channels, frames), of music without a mask.
         """
-        blocks = modules_with_roles(self.backbone, "last_feed_forward", user="Pre-training")
-        with _outputs_of([*blocks.values()][-self.num_target_layers :]) as outputs:
+        with _outputs_of(self._target_blocks) as outputs:
             for _ in self.backbone.iterate_layers(self.backbone.project(features)):
                 pass
         total = torch.zeros_like(outputs[0], dtype=torch.float32)

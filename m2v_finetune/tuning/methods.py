@@ -87,6 +87,7 @@ def _layernorm(backbone: Backbone, config: TuningConfig) -> None:
 
 
 def _adapter(backbone: Backbone, config: TuningConfig) -> None:
+    norms = _names(backbone, config, "norm")
     for name in _names(backbone, config, "residual_end"):
         adapter = BottleneckAdapter(
             backbone.network.get_submodule(name),
@@ -94,7 +95,7 @@ def _adapter(backbone: Backbone, config: TuningConfig) -> None:
             adapter_size=config.adapter_size,
         )
         backbone.network.set_submodule(name, adapter)
-    for name in _names(backbone, config, "norm"):
+    for name in norms:
         backbone.network.get_submodule(name).requires_grad_(True)
 
 
