@@ -38,7 +38,7 @@ from typing import Any
 
 import torch
 
-from m2v_finetune.backbones import bare_backbone
+from m2v_finetune.backbones import build_architecture
 from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.model import TaskModel
@@ -91,7 +91,7 @@ def window_of(row: str) -> float:
 def random_backbone(folder: Path) -> Path:
     """Write a backbone of music2vec's size with random weights, and return its folder."""
     torch.manual_seed(0)
-    backbone = bare_backbone(MUSIC2VEC)
+    backbone = build_architecture(MUSIC2VEC)
     backbone.network.config.mask_time_prob = 0.0  # else it would have a vector for masks too
     backbone.save_pretrained(folder)
     return folder
@@ -151,7 +151,7 @@ def time_steps(backbone: str, options: argparse.Namespace) -> dict[str, list[flo
     """Return the seconds of each optimiser step, by side; the first two of each are not counted."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    num_layers = bare_backbone(options.backbone).num_layers // 2
+    num_layers = build_architecture(options.backbone).num_layers // 2
     task = Genre(labels=tuple("abcdefghij"), label_column="genre")
     model = TaskModel.build(
         task=task,

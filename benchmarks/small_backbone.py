@@ -47,7 +47,7 @@ from accelerate import Accelerator
 from rich.progress import Progress
 from torch import Tensor
 
-from m2v_finetune.backbones import load_backbone, new_backbone
+from m2v_finetune.backbones import init_backbone, load_backbone
 from m2v_finetune.backbones.backbone import Backbone
 from m2v_finetune.backbones.checkpoints import SHIPPED_DIR
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
@@ -398,7 +398,7 @@ class Music:
         folder = self.work / f"{weights}-{seed}-{os.getpid()}"
         if not folder.is_dir():
             torch.manual_seed(seed)
-            drawn = new_backbone(self.backbone, licence="")
+            drawn = init_backbone(self.backbone, licence="")
             if weights == "start":
                 start_weights(drawn)
             folder.mkdir(parents=True)

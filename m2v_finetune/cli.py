@@ -351,11 +351,11 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 def _rate_of(backbone: str) -> int:
     """Return the sample rate of a backbone, by its name if that is known."""
-    from m2v_finetune.backbones import bare_backbone
+    from m2v_finetune.backbones import build_architecture
     from m2v_finetune.backbones.checkpoints import published_checkpoint
 
     published = published_checkpoint(backbone)
-    return published.sample_rate if published else bare_backbone(backbone).sample_rate
+    return published.sample_rate if published else build_architecture(backbone).sample_rate
 
 
 def _plan(arguments: argparse.Namespace) -> None:

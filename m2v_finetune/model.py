@@ -26,10 +26,10 @@ from m2v_finetune.backbones import (
     AnyBackbone,
     Backbone,
     PrecomputedBackbone,
-    bare_backbone,
+    build_architecture,
     load_backbone,
 )
-from m2v_finetune.backbones.backbone import CONV_ENCODER, MASK_VECTOR
+from m2v_finetune.backbones.backbone import CONV_ENCODER
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, published_checkpoint
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.backbones.loading import build_network
@@ -193,7 +193,7 @@ class TaskModel(nn.Module):
                 spec_augment=backbone.spec_augment,
             )
         else:
-            loaded = bare_backbone(
+            loaded = build_architecture(
                 backbone.source, revision=backbone.revision, num_layers=num_layers
             )
         fingerprint = loaded.fingerprint() if with_weights else None
@@ -505,8 +505,9 @@ class TaskModel(nn.Module):
             merged = copy.deepcopy(self)
             merge_adapters(merged.backbone)
             tensors = merged.state_dict()
-        # SpecAugment's vector serves training alone.
-        kept = {k: v.cpu().contiguous() for k, v in tensors.items() if not k.endswith(MASK_VECTOR)}
+        if isinstance(self.backbone, Backbone):  # SpecAugment's vector serves training alone
+            tensors.pop(f"backbone.network.{self.backbone.encoder.mask_vector}", None)
+        kept = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         settings = json.dumps(self._settings(weights), indent=2, ensure_ascii=False) + "\n"
         card = self.card or self.plain_card(weights=weights)
         contents = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from m2v_finetune.audio.augmentation import build_augmentation
-from m2v_finetune.backbones import Backbone, PrecomputedBackbone, load_backbone, new_backbone
+from m2v_finetune.backbones import Backbone, PrecomputedBackbone, init_backbone, load_backbone
 from m2v_finetune.config import (
     DataConfig,
     MusicConfig,
@@ -358,7 +358,7 @@ def _start_backbone(config: StartConfig) -> Backbone:
     if config.source is not None:
         return load_backbone(config.source, revision=config.revision, spec_augment=True)
     assert config.architecture is not None  # settings refuse neither
-    return new_backbone(config.architecture, licence=config.licence or "")
+    return init_backbone(config.architecture, licence=config.licence or "")
 
 
 def _usable_tracks(

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from m2v_finetune.backbones import Backbone, new_backbone
+from m2v_finetune.backbones import Backbone, init_backbone
 
 SEED = 20221205
 ARCHITECTURE = Path(__file__).parent.parent / "configs" / "pretrain" / "small"
@@ -58,7 +58,7 @@ def start_weights(backbone: Backbone) -> None:
 def main(folder: Path) -> None:
     """Write the checkpoint, with its licence, into the folder."""
     torch.manual_seed(SEED)
-    backbone = new_backbone(ARCHITECTURE, licence=LICENCE)
+    backbone = init_backbone(ARCHITECTURE, licence=LICENCE)
     start_weights(backbone)
     folder.mkdir(parents=True, exist_ok=True)
     backbone.save_pretrained(folder)

@@ -19,6 +19,8 @@ class FrameGrid:
     >>> grid = FrameGrid(sample_rate=16000, stride_samples=320, receptive_field_samples=400)
     >>> grid.frame_rate, grid.num_frames(16000)
     (Fraction(50, 1), 49)
+    >>> grid.first_centre_seconds
+    Fraction(399, 32000)
     >>> grid.times(2).tolist()
     [0.01246875, 0.03246875]
 
@@ -60,6 +62,11 @@ class FrameGrid:
     def frame_rate(self) -> Fraction:
         """Frames a second, exact."""
         return Fraction(self.sample_rate, self.stride_samples)
+
+    @property
+    def first_centre_seconds(self) -> Fraction:
+        """Centre of frame 0 in seconds from the start of a window, exact."""
+        return Fraction(self.receptive_field_samples - 1, 2 * self.sample_rate)
 
     def num_frames(self, num_samples: int) -> int:
         """Return how many frames ``num_samples`` samples give; 0 if there are too few."""

@@ -2,10 +2,10 @@
 
 from m2v_finetune.backbones.backbone import Backbone
 from m2v_finetune.backbones.loading import (
-    bare_backbone,
+    build_architecture,
+    init_backbone,
     is_backbone,
     load_backbone,
-    new_backbone,
 )
 from m2v_finetune.backbones.precomputed import PrecomputedBackbone
 
@@ -16,8 +16,8 @@ __all__ = [
     "AnyBackbone",
     "Backbone",
     "PrecomputedBackbone",
-    "bare_backbone",
+    "build_architecture",
+    "init_backbone",
     "is_backbone",
     "load_backbone",
-    "new_backbone",
 ]

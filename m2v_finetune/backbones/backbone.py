@@ -1,27 +1,24 @@
 """The module that turns windows of samples into all hidden states of the network."""
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from m2v_finetune.audio.frames import FrameGrid
+from m2v_finetune.backbones.checkpoint_files import fingerprint, write_checkpoint
+from m2v_finetune.backbones.encoders import ENCODERS
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import write_files
 
 NORMALIZE_EPSILON = 1e-7
 CONV_ENCODER = -1
 """A depth of the network: behind its convolutional encoder. Others are numbers of hidden states."""
-MASK_VECTOR = "masked_spec_embed"
 CONV_PIECE_SAMPLES = 2**20
 """Samples that go through the conv encoder at once: 13 windows of 5 s at 16 kHz, or 1 of 30 s at 24 kHz.
 
@@ -37,16 +34,21 @@ class Backbone(nn.Module):
     that the last state means the same whatever transformers calls it: the output of the network,
     after the final LayerNorm where there is one.
 
+    Batch normalisation keeps its running statistics in training mode too: with those of a batch, a step
+    would depend on how the total batch is divided, and checkpointing would count each batch twice.
+
     Attributes:
-        network: HubertModel, Data2VecAudioModel or Wav2Vec2Model of transformers.
+        network: A network of transformers without a head.
+        encoder: The family of the network, a row of `ENCODERS`.
         source: The name it was loaded by.
         revision: Branch, tag or commit it was loaded from, or None.
         licence: SPDX identifier of the weights, or empty when unknown.
         sample_rate: Of the audio it expects, in Hz.
-        frame_grid: Where the frames of a window lie: stride and receptive field of the conv encoder.
+        frame_grid: Stride, receptive field and first centre of the frames of a window.
         num_hidden_states: Transformer layers in use + 1; state 0 is the input of the first layer.
-        hidden_size: Width of each hidden state.
-        conv_size: Width of the convolutional encoder's features.
+        hidden_size: Size of each hidden state.
+        conv_size: Channels of the convolutional encoder's features.
+        final_norm: Name of the LayerNorm of the last hidden state, or None where it has none.
         normalize: Whether each window is brought to zero mean and unit variance first.
         gradient_checkpointing: In training mode, recompute the activations of each layer in the
             backward pass instead of keeping them.
@@ -68,20 +70,19 @@ class Backbone(nn.Module):
         super().__init__()
         config = network.config
         self.settings: dict[str, Any] = {**config.to_dict(), "vocab_size": None}
+        self.encoder = ENCODERS[config.model_type]
         self.source = source
         self.revision = revision
         self.licence = licence
         self.sample_rate = sample_rate
         self.normalize = normalize
         self.spec_augment = spec_augment
-        self.frame_grid = FrameGrid.from_convolutions(
-            sample_rate=sample_rate, kernels=config.conv_kernel, strides=config.conv_stride
-        )
+        self.frame_grid = self.encoder.frame_grid(config, sample_rate)
         self.hidden_size: int = config.hidden_size
         self.conv_size: int = config.conv_dim[-1]
-        self.is_pre_norm = bool(getattr(config, "do_stable_layer_norm", False))
         self.gradient_checkpointing = False
         self.network = network
+        self.final_norm = self.encoder.norm if self.encoder.has_final_norm(config) else None
         self._truncate(num_layers)
         self._control_masking(spec_augment)
         self.eval()
@@ -92,9 +93,15 @@ class Backbone(nn.Module):
         return self.frame_grid.frame_rate
 
     @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers in use."""
+        layers: nn.ModuleList = self.network.get_submodule(self.encoder.layers)
+        return layers
+
+    @property
     def num_layers(self) -> int:
         """Transformer layers in use."""
-        return len(self.network.encoder.layers)
+        return len(self.layers)
 
     @property
     def num_hidden_states(self) -> int:
@@ -102,21 +109,38 @@ class Backbone(nn.Module):
         return self.num_layers + 1
 
     @property
+    def conv_encoder(self) -> nn.Module:
+        """The convolutional encoder."""
+        module: nn.Module = self.network.get_submodule(self.encoder.conv_encoder)
+        return module
+
+    @property
+    def mask_vector(self) -> nn.Parameter:
+        """What takes the place of masked frames, (hidden_size,); there only with ``spec_augment``."""
+        vector: nn.Parameter = self.network.get_parameter(self.encoder.mask_vector)
+        return vector
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Set training mode; batch normalisation stays in evaluation mode."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.eval()
+        return self
+
+    @property
     def frozen_depth(self) -> int | None:
-        """The deepest point below which no weight learns.
+        """The deepest point below which no parameter is trainable.
 
         A hidden state's number, which is that of the transformer layers below it; `CONV_ENCODER` where only
-        the convolutional encoder is frozen; None where that learns too.
+        the convolutional encoder is frozen; None where that is trainable too.
         """
-        if _learns(self.network.feature_extractor):
+        if _is_trainable(self.conv_encoder):
             return None
-        encoder = self.network.encoder
-        if any(map(_learns, self._input_modules())):
+        if any(map(_is_trainable, self._embedding_modules())):
             return CONV_ENCODER
-        for index, layer in enumerate(encoder.layers):
-            # The final LayerNorm of a pre-norm network belongs to the last state.
-            is_last = self.is_pre_norm and index + 1 == self.num_layers
-            if _learns(layer) or (is_last and _learns(encoder.layer_norm)):
+        for index in range(self.num_layers):
+            if any(map(_is_trainable, self._layer_modules(index))):
                 return index
         return self.num_layers
 
@@ -127,17 +151,23 @@ class Backbone(nn.Module):
             return []
         if depth == self.num_layers:
             return [self]
-        modules: list[nn.Module] = [self.network.feature_extractor]
+        modules = [self.conv_encoder]
         if depth > CONV_ENCODER:
-            modules += [*self._input_modules(), *self.network.encoder.layers[:depth]]
+            modules += [*self._embedding_modules(), *self.layers[:depth]]
         return modules
 
-    def _input_modules(self) -> list[nn.Module]:
-        """Return what makes hidden state 0 of the convolutional encoder's features."""
-        encoder = self.network.encoder
-        modules = [self.network.feature_projection, encoder.pos_conv_embed, encoder.dropout]
-        if not self.is_pre_norm or not encoder.layers:
-            modules.append(encoder.layer_norm)
+    def _embedding_modules(self) -> list[nn.Module]:
+        """Return the modules between the convolutional encoder and hidden state 0."""
+        names = list(self.encoder.embedding)
+        if self.final_norm is None or not self.layers:
+            names.append(self.encoder.norm)
+        return [self.network.get_submodule(name) for name in names]
+
+    def _layer_modules(self, index: int) -> list[nn.Module]:
+        """Return the modules between a hidden state and the next one."""
+        modules = [self.layers[index]]
+        if index + 1 == self.num_layers and self.final_norm is not None:
+            modules.append(self.network.get_submodule(self.final_norm))
         return modules
 
     def num_frames(self, num_samples: int) -> int:
@@ -186,12 +216,12 @@ class Backbone(nn.Module):
     def iterate_hidden_states(self, input_values: Tensor) -> Iterator[Tensor]:
         """Yield the hidden states of `forward` one after the other, as they are computed.
 
-        What lies below the first weight that learns runs without a graph, so nothing of it is kept.
+        Nothing below the first trainable parameter has a graph, so nothing of it is kept.
         """
         yield from self.iterate_from(CONV_ENCODER, self.encode(input_values))
 
     def iterate_from(self, depth: int, state: Tensor) -> Iterator[Tensor]:
-        """Yield the hidden states above a depth of the network, from what it gave there.
+        """Yield the hidden states above a depth of the network, from its output there.
 
         Args:
             depth: The number of a hidden state, or `CONV_ENCODER`.
@@ -199,34 +229,38 @@ class Backbone(nn.Module):
         """
         if depth == CONV_ENCODER:
             # Masks are drawn outside of what is recomputed, as numpy's random state is not brought back.
-            masked = self.network._mask_hidden_states(self.project(state))
+            masked = self.encoder.mask(self.network, self.project(state))
             yield from self.iterate_layers(masked)
         else:
             yield from self._iterate_layers_above(depth, state)
 
     def project(self, features: Tensor) -> Tensor:
         """Return features (batch, channels, frames) as (batch, frames, hidden_size)."""
-        projected = self.network.feature_projection(features.transpose(1, 2))
-        # data2vec and wav2vec 2.0 return the features beside their projection, HuBERT does not.
-        return projected[0] if isinstance(projected, tuple) else projected  # type: ignore[no-any-return]
+        return self.encoder.project(self.network, features)
 
     def iterate_layers(self, state: Tensor) -> Iterator[Tensor]:
         """Yield the hidden states of projected features (batch, frames, hidden_size), masked or not."""
-        encoder = self.network.encoder
-        state = self._run(self._embed, state, encoder.pos_conv_embed)
-        if not encoder.layers and self.is_pre_norm:
-            state = encoder.layer_norm(state)
+        embed = partial(self.encoder.embed, self.network)
+        state = self._run(embed, state, *self._embedding_modules())
+        if not self.layers:
+            state = self._finish(state)
         yield state
         yield from self._iterate_layers_above(0, state)
 
     def _iterate_layers_above(self, depth: int, state: Tensor) -> Iterator[Tensor]:
         """Yield the hidden states above one."""
-        encoder = self.network.encoder
-        for index, layer in enumerate(encoder.layers[depth:], start=depth):
-            state = self._run(layer, state, layer)
-            if index + 1 == len(encoder.layers) and self.is_pre_norm:
-                state = encoder.layer_norm(state)
+        inputs = self.encoder.layer_inputs(self.network, state)
+        for index, layer in enumerate(self.layers[depth:], start=depth):
+            state = self._run(partial(layer, **inputs), state, layer)
+            if index + 1 == self.num_layers:
+                state = self._finish(state)
             yield state
+
+    def _finish(self, state: Tensor) -> Tensor:
+        """Return the last hidden state from the output of the last layer."""
+        if self.final_norm is not None:
+            state = self.network.get_submodule(self.final_norm)(state)
+        return state
 
     def encode(self, input_values: Tensor) -> Tensor:
         """Return the features of the conv encoder, (batch, channels, frames).
@@ -234,50 +268,30 @@ class Backbone(nn.Module):
         The outputs of its first layers are the largest tensors of all. Where none of them is kept, or
         all are recomputed, the windows go through it in pieces, so that a batch costs no more than one.
         """
-        encoder = self.network.feature_extractor
-        learns = _learns(encoder) and torch.is_grad_enabled()
-        windows = input_values.unsqueeze(1)
-        with torch.set_grad_enabled(learns):
-            if learns and not self._recomputes():
-                return self._convolve(windows)
-            size = max(1, CONV_PIECE_SAMPLES // windows.shape[-1])
-            pieces = [self._run(self._convolve, piece, encoder) for piece in windows.split(size)]  # type: ignore[no-untyped-call]
+        is_trained = _is_trainable(self.conv_encoder) and torch.is_grad_enabled()
+        convolve = partial(self.encoder.convolve, self.network)
+        with torch.set_grad_enabled(is_trained):
+            if is_trained and not self._recomputes():
+                return convolve(input_values)
+            size = max(1, CONV_PIECE_SAMPLES // input_values.shape[-1])
+            pieces = [
+                self._run(convolve, piece, self.conv_encoder)
+                for piece in input_values.split(size)  # type: ignore[no-untyped-call]
+            ]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-    def _convolve(self, windows: Tensor) -> Tensor:
-        """Return the features of windows (batch, 1, samples)."""
-        features = windows
-        for index, layer in enumerate(self.network.feature_extractor.conv_layers):
-            if index == 0:
-                # In float32, which costs no memory: its normalisation makes float32 anyway.
-                with torch.autocast(features.device.type, enabled=False):
-                    features = layer(features)
-            else:
-                features = layer(features)
-        return features
-
-    def _embed(self, state: Tensor) -> Tensor:
-        """Return hidden state 0 from projected features, (batch, frames, hidden_size)."""
-        encoder = self.network.encoder
-        # Everything is added to this state: it stays in float32 whatever the layers compute in.
-        state = state.float()
-        state = state + encoder.pos_conv_embed(state)
-        if not self.is_pre_norm:
-            state = encoder.layer_norm(state)
-        return encoder.dropout(state)  # type: ignore[no-any-return]
 
     def _recomputes(self) -> bool:
         return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
 
-    def _run(self, part: Callable[[Tensor], Tensor], state: Tensor, module: nn.Module) -> Tensor:
-        """Run a part, keeping only its input for the backward pass where checkpointing is on.
+    def _run(self, part: Callable[[Tensor], Tensor], state: Tensor, *modules: nn.Module) -> Tensor:
+        """Run a part of the network, keeping only its input for the backward pass with checkpointing.
 
         Args:
-            part: Of the network.
+            part: What is run.
             state: Its input.
-            module: Where its weights are.
+            modules: The modules that it uses.
         """
-        if self._recomputes() and (state.requires_grad or _learns(module)):
+        if self._recomputes() and (state.requires_grad or any(map(_is_trainable, modules))):
             return checkpoint(part, state, use_reentrant=False)  # type: ignore[no-any-return]
         return part(state)
 
@@ -287,7 +301,7 @@ class Backbone(nn.Module):
         They share one graph, made once; the first has its own where its input needs no gradient. Names of
         weights stay as they are.
         """
-        for layer in self.network.encoder.layers:
+        for layer in self.layers:
             layer.compile()
 
     def save_pretrained(self, folder: Path) -> None:
@@ -299,41 +313,19 @@ class Backbone(nn.Module):
         Raises:
             OSError: The disk does not take it; then no file is changed.
         """
-        config = self.network.config
-        config.architectures = [type(self.network).__name__]
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        preprocessor = {
-            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-            "do_normalize": self.normalize,
-            "feature_size": 1,
-            "padding_side": "right",
-            "padding_value": 0.0,
-            "return_attention_mask": False,
-            "sampling_rate": self.sample_rate,
-        }
-        contents = {
-            "model.safetensors": save(tensors, metadata={"format": "pt"}),
-            "config.json": config.to_json_string().encode(),
-            "preprocessor_config.json": (json.dumps(preprocessor, indent=2) + "\n").encode(),
-        }
-        write_files(folder, contents)
+        write_checkpoint(
+            folder, self.network, sample_rate=self.sample_rate, normalize=self.normalize
+        )
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the names and values of all weights: which backbone this is.
 
         SpecAugment's vector does not count, as it is there only while its setting is on.
         """
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            if name == MASK_VECTOR:
-                continue
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.network, without=self.encoder.mask_vector)
 
     def _truncate(self, num_layers: int | None) -> None:
-        encoder = self.network.encoder
-        available = len(encoder.layers)
+        available = self.num_layers
         if num_layers is None or num_layers == available:
             return
         if not 0 <= num_layers < available:
@@ -341,10 +333,11 @@ class Backbone(nn.Module):
                 f"The backbone {self.source} has {available} transformer layers, so {num_layers} cannot "
                 f"be kept. Choose 0 to {available}."
             )
-        encoder.layers = encoder.layers[:num_layers]
-        if self.is_pre_norm:
-            # The final LayerNorm belongs to the network's output; a lower state is what the next layer gets.
-            encoder.layer_norm = nn.Identity()
+        self.network.set_submodule(self.encoder.layers, self.layers[:num_layers])
+        if self.final_norm is not None:
+            # It belongs to the network's output; a lower state is what the next layer gets.
+            self.network.set_submodule(self.final_norm, nn.Identity())
+            self.final_norm = None
 
     def _control_masking(self, spec_augment: bool) -> None:
         config = self.network.config
@@ -355,9 +348,9 @@ class Backbone(nn.Module):
                 "the network has no vector for masked frames. Switch backbone.spec_augment off; to "
                 "pre-train, set mask_time_prob in its config.json, such as to 0.05."
             )
-        if not spec_augment and hasattr(self.network, MASK_VECTOR):
-            delattr(self.network, MASK_VECTOR)
+        if not spec_augment and hasattr(self.network, self.encoder.mask_vector):
+            delattr(self.network, self.encoder.mask_vector)
 
 
-def _learns(module: nn.Module) -> bool:
+def _is_trainable(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())

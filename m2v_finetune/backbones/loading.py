@@ -2,56 +2,30 @@
 
 What is published does not load as it is: music2vec's config.json carries a file path as
 ``vocab_size``, MERT names code to execute, HuBERT's positional convolution has the weight names of
-an older PyTorch. Here config.json is read as data, the network is the plain HuBERT, data2vec or
-wav2vec 2.0 network that it is, and every tensor has to find its place.
+an older PyTorch. Here config.json is read as data, the network is the plain network of transformers
+that `ENCODERS` has for its ``model_type``, and every tensor has to find its place.
 """
 
 import json
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub import RepoCard
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers import (
-    Data2VecAudioConfig,
-    Data2VecAudioModel,
-    HubertConfig,
-    HubertModel,
-    PretrainedConfig,
-    PreTrainedModel,
-    Wav2Vec2Config,
-    Wav2Vec2Model,
-)
+from transformers import PreTrainedModel
 
 from m2v_finetune.backbones.backbone import Backbone
-from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR, published_checkpoint
+from m2v_finetune.backbones.checkpoint_files import (
+    CONFIG_FILE,
+    WEIGHT_FILES,
+    find_checkpoint,
+    load_weights,
+    read_audio_settings,
+    read_json,
+    read_licence,
+)
+from m2v_finetune.backbones.checkpoints import published_checkpoint
+from m2v_finetune.backbones.encoders import ENCODERS
 from m2v_finetune.errors import UserError
-from m2v_finetune.hub import download_snapshot, is_repo_id
-
-ARCHITECTURES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
-    "data2vec-audio": (Data2VecAudioConfig, Data2VecAudioModel),
-    "hubert": (HubertConfig, HubertModel),
-    "mert_model": (HubertConfig, HubertModel),
-    "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
-}
-CONFIG_FILE = "config.json"
-PREPROCESSOR_FILE = "preprocessor_config.json"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-LEGACY_NAMES = {
-    "pos_conv_embed.conv.weight_g": "pos_conv_embed.conv.parametrizations.weight.original0",
-    "pos_conv_embed.conv.weight_v": "pos_conv_embed.conv.parametrizations.weight.original1",
-}
-# Switches of MERT's own code that no released checkpoint turns on, and which plain HuBERT lacks.
-UNRELEASED_SWITCHES = {
-    "feature_extractor_cqt": "a constant-Q front end beside the convolutions",
-    "deepnorm": "DeepNorm residual connections",
-}
-MAX_LISTED_NAMES = 8
 
 
 def load_backbone(
@@ -73,18 +47,17 @@ def load_backbone(
         UserError: The source cannot be found or reached, is of another architecture, switches on what
             no released checkpoint uses, or its tensors are not those of its config.
     """
-    folder, commit = _find(str(source), revision, files=("README.md", *WEIGHT_FILES))
-    settings = _read_json(folder / CONFIG_FILE)
+    folder, commit = find_checkpoint(str(source), revision, files=("README.md", *WEIGHT_FILES))
+    settings = read_json(folder / CONFIG_FILE)
     published = published_checkpoint(str(source))
     network = build_network(settings, where=str(folder / CONFIG_FILE))
-    _load_weights(network, folder)
-    audio = _audio_settings(folder, settings)
+    load_weights(network, folder)
     return Backbone(
         network,
         source=str(source),
-        revision=commit,  # so that a model says exactly what it was made from
-        licence=published.licence if published else _card_licence(folder),
-        **audio,
+        revision=commit,  # so that a model names exactly what it was made from
+        licence=published.licence if published else read_licence(folder),
+        **read_audio_settings(folder, settings),
         num_layers=num_layers,
         spec_augment=spec_augment,
     )
@@ -99,12 +72,13 @@ def is_backbone(folder: Path) -> bool:
     return isinstance(settings, dict) and "model_type" in settings
 
 
-def new_backbone(architecture: str | Path, *, licence: str) -> Backbone:
+def init_backbone(architecture: str | Path, *, licence: str) -> Backbone:
     """Return a backbone with random weights, to be pre-trained, drawn from torch's random state.
 
     Args:
         architecture: A config.json, or a folder that holds one; a preprocessor_config.json beside it
-            says the sample rate and whether windows are normalised (16 kHz and yes without one).
+            gives the sample rate and whether windows are normalised; without one the rate is that of
+            ``sample_rate`` in config.json, else 16 kHz, and they are.
         licence: SPDX identifier of the weights that will be made; empty when unknown.
 
     Raises:
@@ -117,27 +91,25 @@ def new_backbone(architecture: str | Path, *, licence: str) -> Backbone:
         raise UserError(
             f"There is no architecture at {path}. Give a {CONFIG_FILE}, or a folder that holds one."
         )
-    preprocessor = path.parent / PREPROCESSOR_FILE
-    audio = _read_json(preprocessor) if preprocessor.is_file() else {}
+    settings = read_json(path)
     return Backbone(
-        build_network(_read_json(path), where=str(path)),
+        build_network(settings, where=str(path)),
         source=str(architecture),
         revision=None,
         licence=licence,
-        sample_rate=int(audio.get("sampling_rate", 16000)),
-        normalize=bool(audio.get("do_normalize", True)),
+        **read_audio_settings(path.parent, settings),
         spec_augment=True,
     )
 
 
-def bare_backbone(
+def build_architecture(
     source: str | Path,
     *,
     revision: str | None = None,
     num_layers: int | None = None,
     spec_augment: bool = False,
 ) -> Backbone:
-    """Build a backbone with random weights: what it is, without fetching or reading what it learned.
+    """Build a backbone with random weights, without fetching or reading the trained ones.
 
     Args:
         source: As for `load_backbone`. Of a published checkpoint nothing is fetched, of another Hub id its
@@ -154,9 +126,9 @@ def bare_backbone(
         settings, where = published.settings, str(source)
         audio: dict[str, Any] = {"sample_rate": published.sample_rate, "normalize": True}
     else:
-        folder, _ = _find(str(source), revision, files=())
-        settings, where = _read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE)
-        audio = _audio_settings(folder, settings)
+        folder, _ = find_checkpoint(str(source), revision, files=())
+        settings, where = read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE)
+        audio = read_audio_settings(folder, settings)
     return Backbone(
         build_network(settings, where=where),
         source=str(source),
@@ -168,47 +140,40 @@ def bare_backbone(
     )
 
 
-def _audio_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the preprocessor's file, or else config.json, says of the audio."""
-    preprocessor = folder / PREPROCESSOR_FILE
-    audio = _read_json(preprocessor) if preprocessor.is_file() else {}
-    return {
-        "sample_rate": int(audio.get("sampling_rate", settings.get("sample_rate", 16000))),
-        "normalize": bool(audio.get("do_normalize", True)),
-    }
-
-
 def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel:
     """Build the network of a config.json, with random weights.
 
     Args:
         settings: The content of config.json.
-        where: Its place, for messages.
+        where: Its location, for messages.
 
     Raises:
-        UserError: The architecture is none of `ARCHITECTURES`, or a switch is on that no released
-            checkpoint uses, or a value is not legal.
+        UserError: The architecture is none of `ENCODERS`, or a setting is on that adds what is not
+            computed here, or a value is not legal.
     """
     model_type = settings.get("model_type")
-    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ENCODERS:
         raise UserError(
-            f"{where} is of model_type {model_type!r}. Backbones are {', '.join(ARCHITECTURES)}."
+            f"{where} is of model_type {model_type!r}, which does not load: a network may look like one "
+            f"that does and compute something else. Choose a checkpoint of {', '.join(ENCODERS)}; "
+            "docs/adding-an-architecture.md describes how to add a family."
         )
-    for switch, meaning in UNRELEASED_SWITCHES.items():
-        if settings.get(switch):
+    encoder = ENCODERS[model_type]
+    for setting, meaning in encoder.refused.items():
+        if settings.get(setting):
             raise UserError(
-                f"{where} switches on {switch} ({meaning}), which exists in MERT's code and is off in "
-                "every released checkpoint. It is not supported."
+                f"{where} switches on {setting} ({meaning}), which is not supported. Choose a checkpoint "
+                "without it."
             )
-    config_class, model_class = ARCHITECTURES[model_type]
-    known = set(config_class().to_dict()) - {"model_type", "architectures", "transformers_version"}
+    known = set(encoder.config_class().to_dict())
+    known -= {"model_type", "architectures", "transformers_version"}
     # The size of a vocabulary means nothing without a language head; music2vec publishes a path there.
     known -= {"vocab_size", "dtype", "torch_dtype"}
     values = {key: value for key, value in settings.items() if key in known}
     try:
-        config = config_class(**values)
+        config = encoder.config_class(**values)
         config._attn_implementation = "sdpa"
-        return model_class(config)
+        return encoder.network_class(config)
     # Whatever the values of a damaged file make transformers and torch stumble over.
     except (
         TypeError,
@@ -219,117 +184,3 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
         AttributeError,
     ) as error:
         raise UserError(f"{where} describes no network that can be built: {error}") from error
-
-
-def _find(source: str, revision: str | None, *, files: Sequence[str]) -> tuple[Path, str | None]:
-    """Return the folder of the checkpoint, and its commit if it is on the Hub.
-
-    From there its configuration and ``files`` are downloaded.
-    """
-    commit = None
-    shipped = SHIPPED_DIR / source.replace("-", "_")
-    if source in CHECKPOINTS and shipped.is_dir():
-        folder = shipped
-    elif Path(source).is_dir():
-        folder = Path(source)
-    elif source in CHECKPOINTS or is_repo_id(source):
-        published = published_checkpoint(source)
-        repo_id = published.hub_id if published and published.hub_id else source
-        patterns = [CONFIG_FILE, PREPROCESSOR_FILE, *files]
-        folder = download_snapshot(repo_id, revision=revision, patterns=patterns)
-        commit = folder.name
-    else:
-        raise UserError(
-            f"There is no backbone '{source}': it is no folder, no Hub id (user/name), and none of the "
-            f"short names {', '.join(CHECKPOINTS)}."
-        )
-    if not (folder / CONFIG_FILE).is_file():
-        raise UserError(f"{folder} holds no {CONFIG_FILE}, so it is no checkpoint.")
-    if revision is not None and commit is None:
-        raise UserError(
-            f"backbone.revision is '{revision}', but {source} is no repository of the Hub."
-        )
-    return folder, commit
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}). Fetch or write it again.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object. Fetch or write it again.")
-    return content
-
-
-def _card_licence(folder: Path) -> str:
-    """Return the licence that the checkpoint's own model card names, or an empty string."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return ""
-    return str(
-        RepoCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("license")
-        or ""
-    )
-
-
-def _load_weights(network: PreTrainedModel, folder: Path) -> None:
-    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise UserError(f"{folder} holds no weights: {' or '.join(WEIGHT_FILES)}.")
-    tensors = _own_tensors(_read_tensors(path), network.base_model_prefix)
-    expected = network.state_dict()
-    problems = [
-        *(f"missing {name}" for name in sorted(expected.keys() - tensors.keys())),
-        *(f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())),
-        *(
-            f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
-            for name in sorted(expected.keys() & tensors.keys())
-            if tensors[name].shape != expected[name].shape
-        ),
-    ]
-    if problems:
-        listed = problems[:MAX_LISTED_NAMES]
-        if len(problems) > len(listed):
-            listed.append(f"and {len(problems) - len(listed)} more")
-        raise UserError(
-            f"The tensors of {path} are not those that its {CONFIG_FILE} describes: "
-            + "; ".join(listed)
-            + ". Weights and config belong to different networks; nothing was loaded."
-        )
-    network.load_state_dict(tensors)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as weights ({str(error).splitlines()[0]}). It is damaged, or holds "
-            "more than tensors, which is never executed here. Fetch it again from its source."
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path} is not a dictionary of tensors. Fetch it again from its source.")
-    return content
-
-
-def _own_tensors(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the backbone's tensors by their names of today, as float32.
-
-    A checkpoint saved with a head on top has every tensor of the backbone under ``prefix``; the
-    others are the head's and are left out.
-    """
-    if any(name.startswith(f"{prefix}.") for name in tensors):
-        tensors = {
-            name.removeprefix(f"{prefix}."): value
-            for name, value in tensors.items()
-            if name.startswith(f"{prefix}.")
-        }
-    renamed = {}
-    for name, value in tensors.items():
-        for old, new in LEGACY_NAMES.items():
-            name = name.replace(old, new)
-        renamed[name] = value.float()
-    return renamed

@@ -33,7 +33,6 @@ class PrecomputedBackbone(nn.Module):
     frame_rate: Fraction = CLIP_GRID.frame_rate
     num_layers = 0
     num_hidden_states = 1
-    is_pre_norm = False
     normalize = False
     spec_augment = False
     frozen_depth = 0

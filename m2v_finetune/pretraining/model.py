@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from m2v_finetune.backbones import Backbone
-from m2v_finetune.backbones.backbone import MASK_VECTOR
 from m2v_finetune.config import PretrainConfig, TuningConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.pieces import Pieces
 from m2v_finetune.pretraining.teacher import Teacher, ema_decay
+from m2v_finetune.tuning import apply_tuning
 
 TARGET_VARIANCE, PREDICTION_VARIANCE = "target_variance", "prediction_variance"
 MEASURES = (TARGET_VARIANCE, PREDICTION_VARIANCE)
@@ -68,8 +68,8 @@ class PretrainingModel(nn.Module):
             )
         self.config = config
         self.tuning = TuningConfig(method="full", train_conv_encoder=config.train_conv_encoder)
-        self.backbone = backbone.requires_grad_(True)
-        backbone.network.feature_extractor.requires_grad_(config.train_conv_encoder)
+        apply_tuning(backbone, self.tuning)
+        self.backbone = backbone
         self.head = nn.Linear(backbone.hidden_size, backbone.hidden_size)
         self.teacher = Teacher(
             backbone,
@@ -97,7 +97,7 @@ class PretrainingModel(nn.Module):
                 heard = self.teacher.backbone.encode(input_values)
             targets = self.teacher.targets(heard)
         state = self.backbone.project(features)
-        vector = self.backbone.network.get_parameter(MASK_VECTOR).to(state.dtype)
+        vector = self.backbone.mask_vector.to(state.dtype)
         masked = torch.where(masks.unsqueeze(-1), vector, state)
         *_, last = self.backbone.iterate_layers(masked)
         return torch.stack([self.head(last).float(), targets])

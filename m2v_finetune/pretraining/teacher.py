@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from m2v_finetune.backbones import Backbone
+from m2v_finetune.backbones.roles import modules_with_roles
 
 INSTANCE_NORM_EPSILON = 1e-5
-AVERAGED_WITH_LAYERS = ("encoder.layers.", "encoder.layer_norm.")
 
 
 def ema_decay(step: int, *, begin: float, end: float, ramp_steps: int) -> float:
@@ -44,7 +44,6 @@ class Teacher(nn.Module):
 
     Attributes:
         backbone: The copy.
-        num_target_layers: Of how many of its highest layers targets are the mean.
         averages: ``layers``: the transformer layers are averaged, and conv encoder, projection and
             positional convolutions are the student's own at each step; ``all``: everything is averaged.
     """
@@ -52,10 +51,21 @@ class Teacher(nn.Module):
     def __init__(
         self, student: Backbone, *, num_target_layers: int, averages: Literal["layers", "all"]
     ) -> None:
+        """Copy a student.
+
+        Args:
+            student: Its layers have the role ``last_feed_forward``.
+            num_target_layers: Number of highest layers whose mean is the target.
+            averages: As the attribute.
+
+        Raises:
+            UserError: A layer has no such block.
+        """
         super().__init__()
         self.backbone = copy.deepcopy(student).requires_grad_(False)
-        self.num_target_layers = num_target_layers
         self.averages = averages
+        blocks = modules_with_roles(self.backbone, "last_feed_forward", user="Pre-training")
+        self._target_blocks = [*blocks.values()][-num_target_layers:]
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -72,10 +82,12 @@ class Teacher(nn.Module):
         """Move the averaged weights to ``decay * own + (1 - decay) * student``; copy the others."""
         averaged: list[tuple[Tensor, Tensor]] = []
         copied: list[tuple[Tensor, Tensor]] = []
+        encoder = self.backbone.encoder
+        in_layers = (f"{encoder.layers}.", f"{encoder.norm}.")
         for (name, own), its in zip(
             self.backbone.network.named_parameters(), student.network.parameters(), strict=True
         ):
-            is_averaged = self.averages == "all" or name.startswith(AVERAGED_WITH_LAYERS)
+            is_averaged = self.averages == "all" or name.startswith(in_layers)
             (averaged if is_averaged else copied).append((own, its))
         # Each list at once: a few kernels of a card in place of one for each weight.
         own_weights, its_weights = zip(*averaged, strict=True)
@@ -96,8 +108,7 @@ class Teacher(nn.Module):
         Args:
             features: Of the conv encoder, (batch, channels, frames), of music without a mask.
         """
-        layers = self.backbone.network.encoder.layers[-self.num_target_layers :]
-        with _outputs_of([layer.feed_forward for layer in layers]) as outputs:
+        with _outputs_of(self._target_blocks) as outputs:
             for _ in self.backbone.iterate_layers(self.backbone.project(features)):
                 pass
         total = torch.zeros_like(outputs[0], dtype=torch.float32)

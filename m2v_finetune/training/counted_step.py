@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from m2v_finetune.backbones import bare_backbone, new_backbone
+from m2v_finetune.backbones import build_architecture, init_backbone
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
 from m2v_finetune.data.loader import Window
 from m2v_finetune.model import TaskModel
@@ -210,10 +210,10 @@ def _task_model(config: RecipeConfig, task: Task) -> TaskModel:
 def _pretraining_model(config: PretrainingConfig) -> PretrainingModel:
     start = config.backbone
     if start.source is not None:
-        backbone = bare_backbone(start.source, revision=start.revision, spec_augment=True)
+        backbone = build_architecture(start.source, revision=start.revision, spec_augment=True)
     else:
         assert start.architecture is not None  # settings refuse neither
-        backbone = new_backbone(start.architecture, licence="")
+        backbone = init_backbone(start.architecture, licence="")
     return PretrainingModel(backbone, config.pretrain, window_seconds=config.data.window_seconds)
 
 

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from m2v_finetune.backbones import bare_backbone
+from m2v_finetune.backbones import build_architecture
 from m2v_finetune.config import (
     AnyRecipeConfig,
     OptimizerName,
@@ -513,4 +513,6 @@ def num_layers(config: RecipeConfig) -> int:
     if config.backbone.num_layers is not None:
         return config.backbone.num_layers
     with torch.device("meta"):
-        return bare_backbone(config.backbone.source, revision=config.backbone.revision).num_layers
+        return build_architecture(
+            config.backbone.source, revision=config.backbone.revision
+        ).num_layers

@@ -99,7 +99,7 @@ def shard(model: Model, accelerator: Accelerator) -> Model:
     sharded = copy.deepcopy(model)
     sharded.to(accelerator.device)
     if isinstance(sharded.backbone, Backbone):
-        for layer in sharded.backbone.network.encoder.layers:
+        for layer in sharded.backbone.layers:
             fully_shard(
                 layer,
                 reshard_after_forward=bool(plugin.reshard_after_forward),

@@ -2,26 +2,27 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from peft import IA3Config, LNTuningConfig, LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
 
 from m2v_finetune.backbones import AnyBackbone, Backbone
+from m2v_finetune.backbones.encoders import Role
+from m2v_finetune.backbones.roles import modules_with_roles
 from m2v_finetune.config import TuningConfig, TuningMethod
 from m2v_finetune.errors import UserError
 from m2v_finetune.tuning.modules import BottleneckAdapter, ScaleShift
 from m2v_finetune.tuning.rates import layers_above
 
-ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
-FEED_FORWARD_LAYERS = ("intermediate_dense", "output_dense")
-LORA_TARGETS = {
-    "attention": ATTENTION_LAYERS,
-    "feed_forward": FEED_FORWARD_LAYERS,
-    "all": (*ATTENTION_LAYERS, *FEED_FORWARD_LAYERS),
+ATTENTION: tuple[Role, ...] = ("query", "key", "value", "attention_output")
+FEED_FORWARD: tuple[Role, ...] = ("feed_forward_input", "feed_forward_output")
+LORA_TARGETS: Mapping[str, tuple[Role, ...]] = {
+    "attention": ATTENTION,
+    "feed_forward": FEED_FORWARD,
+    "all": (*ATTENTION, *FEED_FORWARD),
 }
 
 
@@ -59,7 +60,7 @@ def _lora(backbone: Backbone, config: TuningConfig) -> None:
             r=config.r,
             lora_alpha=cast(int, config.lora_alpha),
             lora_dropout=config.lora_dropout,
-            target_modules=list(LORA_TARGETS[config.lora_targets]),
+            target_modules=_names(backbone, config, *LORA_TARGETS[config.lora_targets]),
             use_dora=config.method == "dora",
         ),
     )
@@ -67,17 +68,18 @@ def _lora(backbone: Backbone, config: TuningConfig) -> None:
 
 def _ia3(backbone: Backbone, config: TuningConfig) -> None:
     # Keys and values are scaled behind their layers, feed-forward activations before the second one.
-    scaled = ["k_proj", "v_proj", "output_dense"]
-    _inject(backbone, IA3Config(target_modules=scaled, feedforward_modules=["output_dense"]))
+    feed_forward = _names(backbone, config, "feed_forward_output")
+    scaled = _names(backbone, config, "key", "value") + feed_forward
+    _inject(backbone, IA3Config(target_modules=scaled, feedforward_modules=feed_forward))
 
 
 def _bitfit(backbone: Backbone, config: TuningConfig) -> None:
-    for _, layer in _tunable_layers(backbone):
-        layer.bias.requires_grad_(True)
+    for name in _linears_and_norms(backbone, config):
+        backbone.network.get_submodule(name).bias.requires_grad_(True)
 
 
 def _layernorm(backbone: Backbone, config: TuningConfig) -> None:
-    norms = [name for name, layer in _tunable_layers(backbone) if isinstance(layer, nn.LayerNorm)]
+    norms = _norms(backbone, config)
     with warnings.catch_warnings():
         # PEFT looks for the inputs and outputs of each layer that it tunes, and warns that a norm has none.
         warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
@@ -85,21 +87,21 @@ def _layernorm(backbone: Backbone, config: TuningConfig) -> None:
 
 
 def _adapter(backbone: Backbone, config: TuningConfig) -> None:
-    def with_adapter(dropout: nn.Module) -> BottleneckAdapter:
-        return BottleneckAdapter(
-            dropout, hidden_size=backbone.hidden_size, adapter_size=config.adapter_size
+    norms = _names(backbone, config, "norm")
+    for name in _names(backbone, config, "residual_end"):
+        adapter = BottleneckAdapter(
+            backbone.network.get_submodule(name),
+            hidden_size=backbone.hidden_size,
+            adapter_size=config.adapter_size,
         )
-
-    for layer in backbone.network.encoder.layers:
-        layer.dropout = with_adapter(layer.dropout)  # behind the attention
-        layer.feed_forward.output_dropout = with_adapter(layer.feed_forward.output_dropout)
-        for norm in (layer.layer_norm, layer.final_layer_norm):
-            norm.requires_grad_(True)
+        backbone.network.set_submodule(name, adapter)
+    for name in norms:
+        backbone.network.get_submodule(name).requires_grad_(True)
 
 
 def _ssf(backbone: Backbone, config: TuningConfig) -> None:
-    for name, layer in list(_tunable_layers(backbone)):
-        _replace(backbone, name, ScaleShift(layer))
+    for name in _linears_and_norms(backbone, config):
+        backbone.network.set_submodule(name, ScaleShift(backbone.network.get_submodule(name)))
 
 
 def _top_layers(backbone: Backbone, config: TuningConfig) -> None:
@@ -114,8 +116,9 @@ def _top_layers(backbone: Backbone, config: TuningConfig) -> None:
 
 def _full(backbone: Backbone, config: TuningConfig) -> None:
     backbone.requires_grad_(True)
-    if not config.train_conv_encoder:
-        backbone.network.feature_extractor.requires_grad_(False)
+    backbone.conv_encoder.requires_grad_(config.train_conv_encoder)
+    for name in backbone.encoder.unused:
+        backbone.network.get_submodule(name).requires_grad_(False)
 
 
 def _describe_lora(config: TuningConfig) -> str:
@@ -239,16 +242,18 @@ def merge_adapters(backbone: AnyBackbone) -> None:
     """Fold added modules into the weights they belong to, in place; those that cannot be folded stay."""
     for name, module in list(backbone.network.named_modules()):
         if isinstance(module, ScaleShift):
-            _replace(backbone, name, module.fold())
+            backbone.network.set_submodule(name, module.fold())
         elif isinstance(module, BaseTunerLayer):
             module.merge()
-            _replace(backbone, name, module.get_base_layer())
+            backbone.network.set_submodule(name, module.get_base_layer())
 
 
 def trained_parts(backbone: AnyBackbone) -> dict[str, int]:
     """Return the number of weights that learn in each part of the backbone, from its input up."""
     counts: Counter[str] = Counter()
     layers = set()
+    if not isinstance(backbone, Backbone):
+        return {}
     for name, parameter in backbone.network.named_parameters():
         if parameter.requires_grad:
             depth = layers_above(name, backbone)
@@ -256,7 +261,7 @@ def trained_parts(backbone: AnyBackbone) -> dict[str, int]:
                 layers.add(backbone.num_layers - depth)
                 counts["layers"] += parameter.numel()
             else:
-                is_conv = name.startswith("feature_extractor.")
+                is_conv = name.startswith(f"{backbone.encoder.conv_encoder}.")
                 counts["conv encoder" if is_conv else "projection and positions"] += (
                     parameter.numel()
                 )
@@ -266,20 +271,21 @@ def trained_parts(backbone: AnyBackbone) -> dict[str, int]:
     return dict(counts)
 
 
-def _tunable_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Linear | nn.LayerNorm]]:
-    """Yield names and modules of linear layers and LayerNorms in the transformer layers and above them."""
-    for name, module in backbone.network.named_modules():
-        if (
-            isinstance(module, nn.Linear | nn.LayerNorm)
-            and layers_above(name, backbone) < backbone.num_layers
-        ):
-            yield name, module
+def _names(backbone: Backbone, config: TuningConfig, *roles: Role) -> list[str]:
+    """Return the names of the modules of all transformer layers that have these roles."""
+    return list(modules_with_roles(backbone, *roles, user=f"tuning.method {config.method}"))
+
+
+def _norms(backbone: Backbone, config: TuningConfig) -> list[str]:
+    """Return the names of the LayerNorms in the transformer layers and above them."""
+    above = [] if backbone.final_norm is None else [backbone.final_norm]
+    return _names(backbone, config, "norm") + above
+
+
+def _linears_and_norms(backbone: Backbone, config: TuningConfig) -> list[str]:
+    """Return the names of linear layers and LayerNorms in the transformer layers and above them."""
+    return _names(backbone, config, *ATTENTION, *FEED_FORWARD) + _norms(backbone, config)
 
 
 def _inject(backbone: Backbone, config: PeftConfig) -> None:
     inject_adapter_in_model(config, backbone.network)
-
-
-def _replace(backbone: AnyBackbone, name: str, module: nn.Module) -> None:
-    parent_name, _, own_name = name.rpartition(".")
-    setattr(backbone.network.get_submodule(parent_name), own_name, module)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from m2v_finetune.backbones import AnyBackbone
+from m2v_finetune.backbones import AnyBackbone, Backbone
 
 
 def parameter_groups(
@@ -49,23 +49,22 @@ def parameter_groups(
 
     for _, parameter in others:
         add("head and layer weights", learning_rate, parameter, is_matrix=parameter.ndim > 1)
-    for name, parameter in backbone.network.named_parameters():
-        depth = layers_above(name, backbone)
-        add(
-            f"backbone, {depth} below the top",
-            backbone_learning_rate * layer_decay**depth,
-            parameter,
-            # (IA)³ scales by vectors that it shapes as matrices: decay would pull them from 1 to 0.
-            is_matrix=sum(size > 1 for size in parameter.shape) > 1,
-        )
+    if isinstance(backbone, Backbone):  # vectors computed elsewhere have no parameters
+        for name, parameter in backbone.network.named_parameters():
+            depth = layers_above(name, backbone)
+            add(
+                f"backbone, {depth} below the top",
+                backbone_learning_rate * layer_decay**depth,
+                parameter,
+                # (IA)³ scales by vectors that it shapes as matrices: decay would pull them from 1 to 0.
+                is_matrix=sum(size > 1 for size in parameter.shape) > 1,
+            )
     return list(groups.values())
 
 
-def layers_above(name: str, backbone: AnyBackbone) -> int:
-    """Return how many transformer layers lie above a parameter of the network."""
-    parts = name.split(".")
-    if parts[:2] == ["encoder", "layers"]:
-        return backbone.num_layers - 1 - int(parts[2])
-    if parts[:2] == ["encoder", "layer_norm"] and backbone.is_pre_norm:
-        return 0
-    return backbone.num_layers
+def layers_above(name: str, backbone: Backbone) -> int:
+    """Return how many transformer layers are above a parameter of the network."""
+    in_layers = f"{backbone.encoder.layers}."
+    if name.startswith(in_layers):
+        return backbone.num_layers - 1 - int(name.removeprefix(in_layers).partition(".")[0])
+    return 0 if name.startswith(f"{backbone.final_norm}.") else backbone.num_layers

@@ -5,64 +5,29 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    Data2VecAudioConfig,
-    Data2VecAudioModel,
-    HubertConfig,
-    HubertModel,
-    Wav2Vec2Config,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2Model,
-)
+from small_networks import NETWORKS, save_network
+from transformers import Wav2Vec2FeatureExtractor
 
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.errors import UserError
 
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "conv_dim": (16,) * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
-NETWORKS = {
-    "data2vec": (
-        Data2VecAudioConfig,
-        Data2VecAudioModel,
-        {"conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 3},
-    ),
-    "hubert": (HubertConfig, HubertModel, {}),
-    "hubert-pre-norm": (HubertConfig, HubertModel, {"do_stable_layer_norm": True}),
-    "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model, {}),
-}
 
-
-def save_network(name, folder, **more):
-    config_class, model_class, options = NETWORKS[name]
-    torch.manual_seed(1)
-    network = model_class(config_class(**{**SMALL, **options, **more}))
-    network.save_pretrained(folder)
-    return network.eval()
-
-
-@pytest.fixture(params=list(NETWORKS))
-def network(request, tmp_path):
-    return save_network(request.param, tmp_path), tmp_path
-
-
-def test_states_equal_those_of_transformers(network):
-    reference, folder = network
-    backbone = load_backbone(folder)
-    x = torch.randn(2, 8000)
-    with torch.no_grad():
-        states = backbone(x)
-        output = reference(x, output_hidden_states=True)
-    assert len(states) == 4
-    torch.testing.assert_close(states[-1], output.last_hidden_state, rtol=0, atol=1e-6)
-    for ours, theirs in zip(states[:-1], output.hidden_states[:-1], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_states_equal_those_of_transformers(name, tmp_path):
+    """All hidden states of a second of noise, and then of less: nothing is kept of another length."""
+    reference = save_network(name, tmp_path)
+    reference.config._attn_implementation = "eager"
+    backbone = load_backbone(tmp_path)
+    for num_samples in (16000, 9000):
+        x = torch.randn(2, num_samples)
+        with torch.no_grad():
+            states = backbone(x)
+            output = reference(x, output_hidden_states=True)
+        expected = [*output.hidden_states[:-1], output.last_hidden_state]
+        assert len(states) == backbone.num_hidden_states == 4
+        for ours, theirs in zip(states, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+            assert theirs.std() > 0.1
 
 
 def test_windows_are_normalised_as_by_the_checkpoints_preprocessor():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import Data2VecAudioConfig, Data2VecAudioModel, HubertConfig, HubertModel
+from small_networks import CONV, HIDDEN, LAYERS, save_network
 
 from m2v_finetune.backbones.backbone import CONV_ENCODER
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
@@ -12,27 +12,7 @@ from m2v_finetune.tasks.tagging import Tagging
 
 CLIPS = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
 FRAMES = BeatTracking.from_settings(BeatsConfig())
-LAYERS, WIDTH, CONV = 3, 32, 8
-SMALL = {
-    "hidden_size": WIDTH,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "conv_dim": (CONV,) * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-    "mask_time_prob": 0.5,
-    "mask_time_length": 2,
-}
-ARCHITECTURES = {
-    "data2vec": (
-        Data2VecAudioConfig,
-        Data2VecAudioModel,
-        {"conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 3},
-    ),
-    "hubert": (HubertConfig, HubertModel, {}),
-    "hubert-pre-norm": (HubertConfig, HubertModel, {"do_stable_layer_norm": True}),
-}
+ARCHITECTURES = ("data2vec", "hubert", "hubert, pre-norm", "conformer")
 NUM_FRAMES = 49  # of a second at 16 kHz
 # Method, weighting, head, then: depth, rows for a window.
 CASES = {
@@ -62,11 +42,9 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    made = {}
-    for name, (config_class, model_class, options) in ARCHITECTURES.items():
-        made[name] = tmp_path_factory.mktemp("checkpoint") / name
-        torch.manual_seed(1)
-        model_class(config_class(**{**SMALL, **options})).save_pretrained(made[name])
+    made = {name: tmp_path_factory.mktemp("checkpoint") for name in ARCHITECTURES}
+    for name, folder in made.items():
+        save_network(name, folder, mask_time_prob=0.5, mask_time_length=2)
     return made
 
 
@@ -104,7 +82,7 @@ def test_stored_states_train_as_waveforms_do(folders, architecture, case):
     waveforms = torch.randn(2, 16_000)
     with torch.inference_mode():
         stored = model.frozen_states(waveforms).clone()
-    assert stored.shape == (2, num_rows, CONV if depth == CONV_ENCODER else WIDTH)
+    assert stored.shape == (2, num_rows, CONV if depth == CONV_ENCODER else HIDDEN)
     # In training mode, with all the dropout of transformers' defaults, yet the same again.
     torch.testing.assert_close(model.frozen_states(waveforms), stored, rtol=0, atol=0)
 
@@ -156,7 +134,7 @@ def test_with_checkpointing_a_probe_keeps_one_state_for_its_layer_weights(folder
             outputs = model(waveforms)
         kept.append(sum(storages.values()))
         del outputs
-    state_bytes = 4 * 2 * NUM_FRAMES * WIDTH
+    state_bytes = 4 * 2 * NUM_FRAMES * HIDDEN
     assert kept[0] - kept[1] == pytest.approx(LAYERS * state_bytes, rel=0.01)
 
 

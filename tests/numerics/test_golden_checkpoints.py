@@ -15,7 +15,10 @@ from m2v_finetune.backbones import load_backbone
 from m2v_finetune.errors import UserError
 
 NAMES = ("music2vec-v1", "MERT-v0", "MERT-v0-public", "MERT-v1-95M", "MERT-v1-330M")
+# Float32 rounds a state of up to 14 by 1e-6 a number, and processors add in other orders: on one without
+# AVX-512 the largest state of MERT-v1-330M is 1.2e-5 from the same in float64, and the golden file 1e-5.
 TOLERANCE = 1e-5
+RELATIVE_TOLERANCE = 2e-6  # of the largest number of a state
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,9 +31,11 @@ def test_every_hidden_state_agrees(name, shared_dir, record_property):
         states = backbone(torch.from_numpy(np.load(folder / "input_values.npy")))
 
     assert len(states) == len(golden) == backbone.num_hidden_states
-    worst = max(float(np.abs(g - s.numpy()).max()) for g, s in zip(golden, states, strict=True))
+    differences = [np.abs(g - s.numpy()).max() for g, s in zip(golden, states, strict=True)]
+    worst = max(differences)
     record_property(f"{name}, worst difference over {len(golden)} hidden states", f"{worst:.2e}")
-    assert worst < TOLERANCE
+    for difference, state in zip(differences, golden, strict=True):
+        assert difference < max(TOLERANCE, RELATIVE_TOLERANCE * np.abs(state).max())
 
 
 def test_the_positional_convolution_is_loaded_and_not_random(shared_dir):
@@ -74,5 +79,5 @@ def test_what_no_released_checkpoint_uses_is_refused(switch, reason, shared_dir,
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").chmod(0o644)
     (folder / "config.json").write_text(json.dumps({**config, switch: True}))
-    with pytest.raises(UserError, match=rf"{switch} \({reason}.*off in every released"):
+    with pytest.raises(UserError, match=rf"{switch} \({reason}.*not supported"):
         load_backbone(folder)

@@ -9,9 +9,14 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import HubertConfig, HubertModel
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2ConformerConfig,
+    Wav2Vec2ConformerModel,
+)
 
-from m2v_finetune.backbones import Backbone, bare_backbone, load_backbone
+from m2v_finetune.backbones import Backbone, build_architecture, load_backbone
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS
 from m2v_finetune.config import (
     BackboneConfig,
@@ -207,8 +212,8 @@ def test_the_plan_of_judging_is_what_judging_allocates(method, optimizer):
         assert sum(memory.evaluation_peak(size).values()) <= step
 
 
-def test_the_plan_of_judging_holds_for_pretraining(huberts):
-    config = pretraining_settings(huberts / "layer")
+def test_the_plan_of_judging_holds_for_pretraining(networks):
+    config = pretraining_settings(networks / "layer")
     planned = sum(RunMemory(config, None, CPU).evaluation_peak(4).values())
     assert planned == pytest.approx(real_evaluation_bytes(config, None), rel=0.03)
 
@@ -288,19 +293,29 @@ def assert_planned(config, task):
     assert planned == pytest.approx(real_peak_bytes(config, task), rel=0.03)
 
 
-# As MERT's base models, as music2vec's conv encoder, and as the pre-norm 330M.
-HUBERTS = {
-    "group": {"feat_extract_norm": "group"},
-    "layer": {"feat_extract_norm": "layer", "conv_bias": True},
-    "pre-norm": {"feat_extract_norm": "group", "do_stable_layer_norm": True},
+# As MERT's base models, as music2vec's conv encoder, as the pre-norm 330M, and other layers.
+NETWORKS = {
+    "group": (HubertConfig, HubertModel, {"feat_extract_norm": "group"}),
+    "layer": (HubertConfig, HubertModel, {"feat_extract_norm": "layer", "conv_bias": True}),
+    "pre-norm": (
+        HubertConfig,
+        HubertModel,
+        {"feat_extract_norm": "group", "do_stable_layer_norm": True},
+    ),
+    "conformer": (Wav2Vec2ConformerConfig, Wav2Vec2ConformerModel, {"max_source_positions": 100}),
+    "conformer without positions": (
+        Wav2Vec2ConformerConfig,
+        Wav2Vec2ConformerModel,
+        {"position_embeddings_type": None},
+    ),
 }
 
 
 @pytest.fixture(scope="module")
-def huberts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("huberts")
-    for name, special in HUBERTS.items():
-        config = HubertConfig(
+def networks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks")
+    for name, (config_class, network_class, special) in NETWORKS.items():
+        config = config_class(
             hidden_size=64,
             num_hidden_layers=3,
             num_attention_heads=4,
@@ -312,7 +327,7 @@ def huberts(tmp_path_factory):
             **special,
         )
         backbone = Backbone(
-            HubertModel(config),
+            network_class(config),
             source="",
             revision=None,
             licence="",
@@ -332,16 +347,18 @@ def huberts(tmp_path_factory):
         ("layer", "transcription", "probe", "adafactor"),
         ("layer", "transcription", "full", "adamw"),
         ("pre-norm", "key", "lora", "adamw"),
+        ("conformer", "key", "lora", "adamw"),
+        ("conformer", "beats", "probe", "adamw"),
         ("pre-norm", "key", "full", "adafactor"),
     ],
 )
 def test_the_plan_holds_for_other_networks_heads_and_optimizers(
-    architecture, task, method, optimizer, huberts
+    architecture, task, method, optimizer, networks
 ):
     config = settings(method, accumulation=2)
     config = replace(
         config,
-        backbone=BackboneConfig(source=str(huberts / architecture)),
+        backbone=BackboneConfig(source=str(networks / architecture)),
         optimizer=OptimizerConfig(name=optimizer),
     )
     assert_planned(config, TASKS[task].from_settings(TASK_SETTINGS[task]()))
@@ -354,13 +371,14 @@ def test_the_plan_holds_for_other_networks_heads_and_optimizers(
         ("layer", "all", False, 1),
         ("pre-norm", "layers", False, 2),
         ("group", "all", True, 1),
+        ("conformer", "layers", True, 1),
     ],
 )
 def test_the_plan_holds_for_pretraining(
-    architecture, averages, checkpointing, accumulation, huberts
+    architecture, averages, checkpointing, accumulation, networks
 ):
     config = pretraining_settings(
-        huberts / architecture,
+        networks / architecture,
         averages=averages,
         checkpointing=checkpointing,
         accumulation=accumulation,
@@ -368,8 +386,23 @@ def test_the_plan_holds_for_pretraining(
     assert_planned(config, None)
 
 
-def test_what_takes_less_in_pretraining(huberts):
-    config = pretraining_settings(huberts / "layer", checkpointing=False)
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_plan_of_a_card_counts_the_position_bias_of_conformers(method, networks):
+    """Attention with a bias makes a matrix (heads, frames, frames) for each window and layer."""
+    peaks = []
+    for name in ("conformer", "conformer without positions"):
+        config = settings(method, checkpointing=False, layers=None)
+        config = replace(config, backbone=replace(config.backbone, source=str(networks / name)))
+        memory = RunMemory(config, TASK, CARD)
+        batches = [Split(batch_size=size, accumulation=1) for size in (2, 3)]
+        two, three = map(memory.peak_bytes, batches)
+        peaks.append(three - two)  # what one more window takes
+    matrix_bytes = 2 * 4 * 49 * 49  # in float16
+    assert peaks[0] - peaks[1] >= 3 * matrix_bytes
+
+
+def test_what_takes_less_in_pretraining(networks):
+    config = pretraining_settings(networks / "layer", checkpointing=False)
     plan = plan_run(config, None, CARD, memory_bytes=1)
     assert [change.setting for change in plan.changes] == [
         "--training.gradient_checkpointing true",
@@ -404,7 +437,7 @@ def test_the_parts_are_what_they_say():
 @pytest.mark.parametrize("name", [name for name, known in CHECKPOINTS.items() if known.hub_id])
 def test_published_architectures_are_known_without_their_files(name):
     with torch.device("meta"):
-        backbone = bare_backbone(name)
+        backbone = build_architecture(name)
     known = CHECKPOINTS[name]
     count = sum(parameter.numel() for parameter in backbone.parameters())
     assert round(count / 1e6, 1) == known.parameters_millions
@@ -622,10 +655,10 @@ def test_what_an_optimizer_keeps():
 
 
 @pytest.mark.parametrize("is_task", [True, False])
-def test_the_steps_that_a_card_would_measure_run(is_task, huberts, repository, monkeypatch):
+def test_the_steps_that_a_card_would_measure_run(is_task, networks, repository, monkeypatch):
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))
     script = runpy.run_path(str(repository / "benchmarks" / "verify_memory.py"), run_name="steps")
-    config = settings("lora") if is_task else pretraining_settings(huberts / "layer")
+    config = settings("lora") if is_task else pretraining_settings(networks / "layer")
     split = Split(batch_size=2, accumulation=3)
     with StorageRecorder() as recorder:
         script["take_steps"](config, TASK if is_task else None, "bf16", split, device="cpu")

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_networks import FAMILIES, LAYERS, save_network, without_dropout
 from transformers import Data2VecAudioModel
 
 from m2v_finetune.audio.decode import AudioInfo
 from m2v_finetune.audio.frames import FrameGrid
-from m2v_finetune.backbones import load_backbone, new_backbone
+from m2v_finetune.backbones import init_backbone, load_backbone
 from m2v_finetune.config import PretrainConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import TrainingWindows
@@ -51,7 +52,7 @@ def architecture(tmp_path_factory):
 
 def build(architecture, *, seed=0, **settings):
     torch.manual_seed(seed)
-    backbone = new_backbone(architecture, licence="")
+    backbone = init_backbone(architecture, licence="")
     # As after some training: with layers that differ more than at random.
     with torch.no_grad():
         for parameter in backbone.network.encoder.parameters():
@@ -133,6 +134,52 @@ def test_predictions_and_targets(architecture, averages, num_layers):
     assert isinstance(student, Data2VecAudioModel)
     last = student(input_values, mask_time_indices=masks).last_hidden_state
     torch.testing.assert_close(predictions, model.head(last), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "hubert, pre-norm", "conformer, rotary positions"])
+def test_every_family_is_pretrained(name, tmp_path):
+    """Predictions and targets by transformers' own forward pass; then a step, and what it made."""
+    reference = save_network(name, tmp_path / "start", **without_dropout())
+    backbone = load_backbone(tmp_path / "start", spec_augment=True)
+    config = PretrainConfig(num_target_layers=2, ema_begin=0.5, ema_end=0.5)
+    model = PretrainingModel(backbone, config, window_seconds=SECONDS).train()
+    waveforms, masks = draw_batch(model)
+    input_values = backbone.prepare(waveforms)
+    outputs = model(waveforms, masks)
+
+    last_blocks = [
+        module
+        for path, module in reference.named_modules()
+        if path.endswith(".ffn2" if "conformer" in name else ".feed_forward")
+    ]
+    assert len(last_blocks) == LAYERS
+    with torch.no_grad():
+        with _outputs_of(last_blocks) as blocks:
+            reference(input_values)
+        last = reference(input_values, mask_time_indices=masks).last_hidden_state
+        torch.testing.assert_close(outputs[0], model.head(last), rtol=0, atol=1e-5)
+    errors = outputs[1].double() - slow_targets(torch.stack(blocks), 2)
+    assert errors.square().mean().sqrt() < 1e-5
+
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    model.loss(outputs, masks).backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
+    model.end_step(0)
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])} - {"_sums"}
+    trainable = {n for n, p in model.named_parameters() if p.requires_grad}
+    # A bias of keys moves all weights of attention alike: its gradient is rounding.
+    of_keys = {n for n in before if n.endswith(("k_proj.bias", "linear_k.bias"))}
+    assert trainable - of_keys == {n for n in changed - of_keys if not n.startswith("teacher.")}
+    # The teacher has followed; no state depends on the positional convolutions of conformers.
+    followed = {n.removeprefix("teacher.") for n in changed - of_keys if n.startswith("teacher.")}
+    assert followed == {n for n in trainable - of_keys if n.startswith("backbone.")}
+    assert any("pos_conv_embed" in n for n in changed) is ("conformer" not in name)
+
+    backbone.save_pretrained(tmp_path / "made")
+    made = type(reference).from_pretrained(tmp_path / "made").eval()
+    with torch.no_grad():
+        last = made(input_values).last_hidden_state
+        torch.testing.assert_close(backbone.eval()(input_values)[-1], last, rtol=0, atol=1e-5)
 
 
 def test_the_loss_and_its_equal_windows(architecture):
@@ -363,7 +410,7 @@ def test_a_saved_backbone_loads_to_equal_states(architecture, tmp_path):
 
 
 def test_what_cannot_be_pretrained_is_refused(architecture, tmp_path):
-    backbone = new_backbone(architecture, licence="")
+    backbone = init_backbone(architecture, licence="")
     with pytest.raises(UserError, match=r"num_target_layers is 8, but .* has 3 transformer layers"):
         PretrainingModel(backbone, PretrainConfig(), window_seconds=1)
     with pytest.raises(UserError, match="gives 9 frames, and spans of 10 are masked"):
@@ -371,6 +418,6 @@ def test_what_cannot_be_pretrained_is_refused(architecture, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**SETTINGS, "mask_time_prob": 0.0}))
     with pytest.raises(UserError, match="masks nothing"):
-        new_backbone(path, licence="")
+        init_backbone(path, licence="")
     with pytest.raises(UserError, match="There is no architecture at"):
-        new_backbone(tmp_path / "missing", licence="")
+        init_backbone(tmp_path / "missing", licence="")

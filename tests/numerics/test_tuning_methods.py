@@ -1,11 +1,11 @@
-"""Every method of tuning on both architectures, small and with random weights."""
+"""Every method of tuning on every family of networks, small and with random weights."""
 
 from typing import get_args
 
 import pytest
 import torch
 from accelerate import Accelerator
-from transformers import Data2VecAudioConfig, Data2VecAudioModel, HubertConfig, HubertModel
+from small_networks import FAMILIES, HIDDEN, INNER, LAYERS, save_network
 
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import (
@@ -29,102 +29,99 @@ from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.tuning import METHODS, describe_tuning
 
 TASK = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
-LAYERS, WIDTH, INNER, CONV = 3, 32, 64, 8
-SMALL = {
-    "hidden_size": WIDTH,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "intermediate_size": INNER,
-    "conv_dim": (CONV,) * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
-ARCHITECTURES = {
-    "data2vec": (
-        Data2VecAudioConfig,
-        Data2VecAudioModel,
-        {"conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 3},
-    ),
-    "hubert": (HubertConfig, HubertModel, {}),
-    "hubert-pre-norm": (HubertConfig, HubertModel, {"do_stable_layer_norm": True}),
-}
 CASES = {method: TuningConfig(method=method) for method in get_args(TuningMethod)}
 CASES["lora, attention"] = TuningConfig(method="lora", r=3, lora_targets="attention")
 CASES["top_layers"] = TuningConfig(method="top_layers", num_top_layers=1)
 CASES["adapter"] = TuningConfig(method="adapter", adapter_size=4)
 CASES["full, conv encoder too"] = TuningConfig(method="full", train_conv_encoder=True)
 LEARNING = [name for name in CASES if name != "probe"]
-BOTH = ("data2vec", "hubert")
 
-ATTENTION = {f"attention.{one}_proj": (WIDTH, WIDTH) for one in ("q", "k", "v", "out")}
-FEED_FORWARD = {
-    "feed_forward.intermediate_dense": (INNER, WIDTH),
-    "feed_forward.output_dense": (WIDTH, INNER),
-}
-LINEAR = ATTENTION | FEED_FORWARD
-NORMS = ("layer_norm", "final_layer_norm")
+# Linear layers of a transformer layer with their shapes, its LayerNorms, and where sub-layers end.
+TRANSFORMER = (
+    {f"attention.{one}_proj": (HIDDEN, HIDDEN) for one in ("q", "k", "v", "out")},
+    {
+        "feed_forward.intermediate_dense": (INNER, HIDDEN),
+        "feed_forward.output_dense": (HIDDEN, INNER),
+    },
+    ("layer_norm", "final_layer_norm"),
+    ("dropout", "feed_forward.output_dropout"),
+)
+CONFORMER = (
+    {f"self_attn.linear_{one}": (HIDDEN, HIDDEN) for one in ("q", "k", "v", "out")},
+    {
+        "ffn1.intermediate_dense": (INNER, HIDDEN),
+        "ffn1.output_dense": (HIDDEN, INNER),
+        "ffn2.intermediate_dense": (INNER, HIDDEN),
+        "ffn2.output_dense": (HIDDEN, INNER),
+    },
+    (
+        "ffn1_layer_norm",
+        "self_attn_layer_norm",
+        "conv_module.layer_norm",
+        "ffn2_layer_norm",
+        "final_layer_norm",
+    ),
+    ("self_attn_dropout", "ffn1.output_dropout", "ffn2.output_dropout"),
+)
+LAYER = dict.fromkeys(FAMILIES, TRANSFORMER) | {"conformer": CONFORMER}
 
 
-def of_a_layer(case):
-    """The shapes of what learns in one transformer layer, by name: what the papers say, not the code."""
+def of_a_layer(case, family):
+    """The shapes of what a method that adds or picks trains in one layer, by name: from the papers."""
     config = CASES[case]
+    attention, feed_forward, norms, ends = LAYER[family]
+    linear = attention | feed_forward
     if config.method in ("lora", "dora"):
         shapes = {}
-        for name, (outputs, inputs) in (LINEAR if "attention" not in case else ATTENTION).items():
+        for name, (outputs, inputs) in (linear if "attention" not in case else attention).items():
             shapes[f"{name}.lora_A.default.weight"] = (config.r, inputs)
             shapes[f"{name}.lora_B.default.weight"] = (outputs, config.r)
             if config.method == "dora":
                 shapes[f"{name}.lora_magnitude_vector.default.weight"] = (outputs,)
         return shapes
     if config.method == "ia3":
-        return {
-            "attention.k_proj.ia3_l.default": (WIDTH, 1),
-            "attention.v_proj.ia3_l.default": (WIDTH, 1),
-            "feed_forward.output_dense.ia3_l.default": (1, INNER),
-        }
+        keys_and_values = [
+            name for name in attention if name.endswith(("k", "v", "k_proj", "v_proj"))
+        ]
+        shapes = {f"{name}.ia3_l.default": (HIDDEN, 1) for name in keys_and_values}
+        outputs = [name for name in feed_forward if name.endswith("output_dense")]
+        return shapes | {f"{name}.ia3_l.default": (1, INNER) for name in outputs}
     if config.method == "bitfit":
-        biases = {f"{name}.bias": (outputs,) for name, (outputs, _) in LINEAR.items()}
-        return biases | {f"{name}.bias": (WIDTH,) for name in NORMS}
+        biases = {f"{name}.bias": (outputs,) for name, (outputs, _) in linear.items()}
+        return biases | {f"{name}.bias": (HIDDEN,) for name in norms}
     if config.method == "layernorm":
         return {
-            f"{name}.ln_tuning_layers.default.{one}": (WIDTH,)
-            for name in NORMS
+            f"{name}.ln_tuning_layers.default.{one}": (HIDDEN,)
+            for name in norms
             for one in ("weight", "bias")
         }
     if config.method == "adapter":
-        shapes = {f"{name}.{one}": (WIDTH,) for name in NORMS for one in ("weight", "bias")}
-        for name in ("dropout", "feed_forward.output_dropout"):
-            shapes[f"{name}.down.weight"] = (config.adapter_size, WIDTH)
+        shapes = {f"{name}.{one}": (HIDDEN,) for name in norms for one in ("weight", "bias")}
+        for name in ends:
+            shapes[f"{name}.down.weight"] = (config.adapter_size, HIDDEN)
             shapes[f"{name}.down.bias"] = (config.adapter_size,)
-            shapes[f"{name}.up.weight"] = (WIDTH, config.adapter_size)
-            shapes[f"{name}.up.bias"] = (WIDTH,)
+            shapes[f"{name}.up.weight"] = (HIDDEN, config.adapter_size)
+            shapes[f"{name}.up.bias"] = (HIDDEN,)
         return shapes
     if config.method == "ssf":
-        widths = {name: outputs for name, (outputs, _) in LINEAR.items()} | dict.fromkeys(
-            NORMS, WIDTH
+        widths = {name: outputs for name, (outputs, _) in linear.items()} | dict.fromkeys(
+            norms, HIDDEN
         )
         return {
             f"{name}.{one}": (width,)
             for name, width in widths.items()
             for one in ("scale", "shift")
         }
-    shapes = {f"{name}.weight": shape for name, shape in LINEAR.items()}
-    shapes |= {f"{name}.bias": shape[:1] for name, shape in LINEAR.items()}
-    return shapes | {f"{name}.{one}": (WIDTH,) for name in NORMS for one in ("weight", "bias")}
+    raise NotImplementedError(case)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A checkpoint of each architecture."""
-    made = {}
-    for name, (config_class, model_class, options) in ARCHITECTURES.items():
-        made[name] = tmp_path_factory.mktemp("checkpoint") / name
-        torch.manual_seed(1)
-        network = model_class(config_class(**{**SMALL, **options}))
-        with torch.no_grad():  # norms and biases of 1 and 0 would hide what is folded wrongly
-            for parameter in network.parameters():
-                parameter += 0.05 * torch.randn_like(parameter)
-        network.save_pretrained(made[name])
+    names = (*FAMILIES, "hubert, pre-norm")
+    made = {name: tmp_path_factory.mktemp("checkpoint") for name in names}
+    for name, folder in made.items():
+        save_network(name, folder)
     return made
 
 
@@ -179,11 +176,11 @@ def test_lora_adds_its_product_times_alpha_by_r(alpha, r, folders):
     model = build(folders["hubert"], case).eval()
     linear = model.backbone.network.encoder.layers[0].attention.q_proj
     a, b = linear.lora_A["default"].weight, linear.lora_B["default"].weight
-    assert (a.shape, b.shape) == ((r, WIDTH), (WIDTH, r))
+    assert (a.shape, b.shape) == ((r, HIDDEN), (HIDDEN, r))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         b.copy_(torch.randn(b.shape, generator=generator))
-        x = torch.randn(5, WIDTH, generator=generator)
+        x = torch.randn(5, HIDDEN, generator=generator)
         added = linear(x) - linear.base_layer(x)
         torch.testing.assert_close(added, x @ a.T @ b.T * alpha / r, atol=1e-5, rtol=1e-4)
     assert added.abs().max() > 0.1
@@ -211,7 +208,7 @@ def test_what_is_said_of_a_method(case, said):
     assert describe_tuning(CASES[case]) == said
 
 
-@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("case", CASES)
 def test_exactly_these_learn(case, architecture, folders):
     model = build(folders[architecture], case)
@@ -220,21 +217,28 @@ def test_exactly_these_learn(case, architecture, folders):
         for name, p in load_backbone(folders[architecture]).network.named_parameters()
     }
     method = CASES[case].method
-    if method == "full":
-        expected = {
-            n: s for n, s in own.items() if not n.startswith("feature_extractor.") or "conv" in case
-        }
+    if method == "full":  # the positional convolutions of conformers are in no hidden state
+        frozen = ("encoder.pos_conv_embed.",) if architecture == "conformer" else ()
+        frozen += () if "conv" in case else ("feature_extractor.",)
+        expected = {n: s for n, s in own.items() if not n.startswith(frozen)}
+    elif method == "top_layers":
+        top = [f"encoder.layers.{LAYERS - 1}."]
+        top += ["encoder.layer_norm."] if architecture == "conformer" else []
+        expected = {n: s for n, s in own.items() if n.startswith(tuple(top))}
+    elif method == "probe":
+        expected = {}
     else:
-        layers = {"probe": [], "top_layers": [LAYERS - 1]}.get(method, range(LAYERS))
         expected = {
             f"encoder.layers.{i}.{name}": shape
-            for i in layers
-            for name, shape in of_a_layer(case).items()
+            for i in range(LAYERS)
+            for name, shape in of_a_layer(case, architecture).items()
         }
+        if architecture == "conformer":  # a norm follows the last layer, as in pre-norm networks
+            expected |= dict.fromkeys(OF_FINAL_NORM.get(method, ()), (HIDDEN,))
     expected = {n: s for n, s in expected.items() if n != "masked_spec_embed"}
     assert learning(model) == expected
     counts = model.trained_parts()
-    assert counts.pop("head") == (WIDTH + 1) * 8 + 9 * 3
+    assert counts.pop("head") == (HIDDEN + 1) * 8 + 9 * 3
     assert counts.pop("layer weights") == LAYERS + 1
     assert sum(counts.values()) == sum(torch.Size(shape).numel() for shape in expected.values())
     if method not in ("probe", "full"):
@@ -243,22 +247,27 @@ def test_exactly_these_learn(case, architecture, folders):
         assert f"transformer layers {first} to {LAYERS} of {LAYERS}" in counts
 
 
+OF_FINAL_NORM = {
+    "bitfit": {"encoder.layer_norm.bias"},
+    "layernorm": {
+        f"encoder.layer_norm.ln_tuning_layers.default.{one}" for one in ("weight", "bias")
+    },
+    "ssf": {"encoder.layer_norm.scale", "encoder.layer_norm.shift"},
+}
+
+
+@pytest.mark.parametrize("architecture", ["hubert, pre-norm", "conformer"])
 @pytest.mark.parametrize(
     ("case", "names"),
     [
-        ("bitfit", {"encoder.layer_norm.bias"}),
-        (
-            "layernorm",
-            {f"encoder.layer_norm.ln_tuning_layers.default.{one}" for one in ("weight", "bias")},
-        ),
-        ("ssf", {"encoder.layer_norm.scale", "encoder.layer_norm.shift"}),
+        *OF_FINAL_NORM.items(),
         ("top_layers", {"encoder.layer_norm.weight", "encoder.layer_norm.bias"}),
         ("adapter", set()),
         ("lora", set()),
     ],
 )
-def test_the_final_norm_of_a_pre_norm_network_belongs_to_the_layers(case, names, folders, tmp_path):
-    model = trained(folders["hubert-pre-norm"], case)
+def test_the_final_norm_belongs_to_the_layers(case, names, architecture, folders, tmp_path):
+    model = trained(folders[architecture], case)
     assert {name for name in learning(model) if not name.startswith("encoder.layers.")} == names
     model.save_pretrained(tmp_path, weights="all")
     with torch.no_grad():
@@ -266,11 +275,11 @@ def test_the_final_norm_of_a_pre_norm_network_belongs_to_the_layers(case, names,
         torch.testing.assert_close(
             TaskModel.from_pretrained(tmp_path)(batch(9)[0]), expected, rtol=0, atol=1e-5
         )
-    cut = build(folders["hubert-pre-norm"], case, num_layers=2)  # its last state has no norm
+    cut = build(folders[architecture], case, num_layers=2)  # its last state has no norm
     assert all(name.startswith("encoder.layers.") for name in learning(cut))
 
 
-@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_changes_before_training(case, architecture, folders):
     plain = load_backbone(folders[architecture])
@@ -283,7 +292,7 @@ def test_nothing_changes_before_training(case, architecture, folders):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("case", CASES)
 def test_training_changes_what_learns_and_nothing_else(case, architecture, folders):
     model = build(folders[architecture], case)
@@ -292,12 +301,16 @@ def test_training_changes_what_learns_and_nothing_else(case, architecture, folde
     train(model, fast(model), range(3))
     changed = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
     # A bias of all keys adds the same to all scores of a query: softmax takes it out again.
-    of_keys = {name for name in learns if name.endswith(("k_proj.bias", "k_proj.shift"))}
+    of_keys = {
+        name
+        for name in learns
+        if name.endswith(("k_proj.bias", "k_proj.shift", "linear_k.bias", "linear_k.shift"))
+    }
     assert changed | of_keys == learns
     assert any(name.startswith("backbone.") for name in changed) is (case != "probe")
 
 
-@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("case", CASES)
 def test_saved_and_loaded_says_the_same(case, architecture, folders, tmp_path):
     model = trained(folders[architecture], case)
@@ -329,11 +342,12 @@ def test_saved_and_loaded_says_the_same(case, architecture, folders, tmp_path):
     assert bool(added) is (case == "adapter")
 
 
+@pytest.mark.parametrize("architecture", ["data2vec", "conformer"])
 @pytest.mark.parametrize("case", LEARNING)
-def test_checkpointing_changes_no_gradient(case, folders):
+def test_checkpointing_changes_no_gradient(case, architecture, folders):
     found = []
     for checkpointing in (False, True):
-        model = build(folders["data2vec"], case).train()
+        model = build(folders[architecture], case).train()
         model.backbone.gradient_checkpointing = checkpointing
         torch.manual_seed(7)  # the same dropout masks
         TASK.loss(model(batch()[0]), batch()[1]).backward()
@@ -375,9 +389,10 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(case, folders, tmp_path):
         assert torch.equal(second.trained_tensors()[name], value), name
 
 
+@pytest.mark.parametrize("architecture", ["hubert", "conformer"])
 @pytest.mark.parametrize("case", LEARNING)
-def test_rates_fall_with_depth(case, folders):
-    model = build(folders["hubert"], case)
+def test_rates_fall_with_depth(case, architecture, folders):
+    model = build(folders[architecture], case)
     config = OptimizerConfig(learning_rate=1.0, backbone_learning_rate=1.0, layer_decay=0.5)
     rates = {
         id(p): (group["peak_lr"], group["weight_decay"])
@@ -391,6 +406,8 @@ def test_rates_fall_with_depth(case, folders):
         parts = name.removeprefix("backbone.network.").split(".")
         in_layer = parts[:2] == ["encoder", "layers"]
         depth = LAYERS - 1 - int(parts[2]) if in_layer else LAYERS
+        if architecture == "conformer" and parts[:2] == ["encoder", "layer_norm"]:
+            depth = 0
         assert rate == (0.5**depth if name.startswith("backbone.") else 1.0), name
         # Vectors do not decay, of whatever shape PEFT makes them: scales would go from 1 to 0.
         if name.startswith("backbone."):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from m2v_finetune.audio.augmentation import Effect, build_augmentation
-from m2v_finetune.backbones import new_backbone
+from m2v_finetune.backbones import init_backbone
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS
 from m2v_finetune.backbones.loading import build_network
 from m2v_finetune.data.benchmarks import BENCHMARKS
@@ -112,7 +112,7 @@ def test_a_config_of_pretraining(path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert f"accelerate launch recipes/pretrain.py --config {own_name}" in header
     if config.backbone.architecture is not None:
         monkeypatch.chdir(REPOSITORY)
-        backbone = new_backbone(config.backbone.architecture, licence="")
+        backbone = init_backbone(config.backbone.architecture, licence="")
         assert backbone.sample_rate == 16000
         assert backbone.frame_rate == 50
         assert config.pretrain.num_target_layers <= backbone.num_layers
