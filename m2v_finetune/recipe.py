@@ -17,15 +17,10 @@ from m2v_finetune.config import (
     RecipeConfig,
     StartConfig,
 )
-from m2v_finetune.data.checking import (
-    CheckedTrack,
-    check_splits,
-    converted_ids,
-    load_checked,
-    save_checked,
-)
+from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.converting import with_copies
 from m2v_finetune.data.features import VectorTrack, read_vector_splits, vector_example
+from m2v_finetune.data.kept import converted_ids, load_checked, require_same_files, save_checked
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.sources import load_tracks
@@ -39,6 +34,7 @@ from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.publishing.publish import publish
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
+from m2v_finetune.tasks.labelled import labelled_tracks
 from m2v_finetune.training.caching import plan_cache
 from m2v_finetune.training.checkpoint import checkpoints_in
 from m2v_finetune.training.defaults import complete_settings
@@ -71,9 +67,6 @@ PRETRAINING_RATE = 5e-4
 Splits = Mapping[str, Sequence[CheckedTrack]]
 
 logger = logging.getLogger(__name__)
-
-TRACKS_FILE = "tracks.json"
-"""In the run folder: the tracks that could be read when the run began."""
 
 
 def run_recipe(
@@ -120,7 +113,7 @@ def _run(
     """Do what `run_recipe` does, on what was started."""
     accelerator, folder = started
 
-    # The tracks, their splits, their labels.
+    # The tracks and their splits.
     tracks, dataset = load_tracks(
         config.data.source,
         label_column=task_config.label_column,
@@ -134,19 +127,28 @@ def _run(
         test_fraction=config.data.test_fraction,
         seed=config.run.seed,
     )
-    task = task_class.from_tracks(task_config, split)
+
+    # Those with audio and labels that can be used; a mistake in labels is named before any audio is read.
+    is_strict = config.data.on_bad_track == "stop" and not _goes_on(folder)
+    if is_strict:
+        task = task_class.from_tracks(task_config, split)
+    splits, num_skipped = _usable_tracks(
+        config.data, split, folder, show_progress=accelerator.is_main_process
+    )
+    if not is_strict:
+        # A run that goes on has the tracks that it began with, all of them.
+        policy = "stop" if _goes_on(folder) else config.data.on_bad_track
+        task, labelled = labelled_tracks(task_class, task_config, splits, on_bad_track=policy)
+        num_lost = {
+            name: n + len(splits[name]) - len(labelled[name]) for name, n in num_skipped.items()
+        }
+        splits, num_skipped = usable_to_all(labelled, num_lost)
 
     # Backbone, layer weighting, head; and random windows to train them on.
-    num_processes = accelerator.num_processes
+    config = complete_settings(config, splits["train"], num_processes=accelerator.num_processes)
     if config.data.features is None:
-        splits, num_skipped = _usable_tracks(
-            config.data, split, folder, show_progress=accelerator.is_main_process
-        )
-        config = complete_settings(config, splits["train"], num_processes=num_processes)
         model, windows, splits = _on_audio(config, task, splits, folder)
     else:
-        splits, num_skipped = _vector_splits(config, split)
-        config = complete_settings(config, splits["train"], num_processes=num_processes)
         model, windows = _on_vectors(config, task, splits)
 
     # What it will take, and the batches that fit into it.
@@ -368,9 +370,17 @@ def _usable_tracks(
     *,
     show_progress: bool,
 ) -> tuple[Splits, dict[str, int]]:
-    """Check the audio files; a run that goes on has those that it began with."""
-    if _goes_on(folder):
-        usable, num_skipped = load_checked(folder.path / TRACKS_FILE, split)
+    """Check the audio files, or read vectors; a run that goes on has the tracks that it began with."""
+    features = config.features if isinstance(config, DataConfig) else None
+    is_moved = folder.is_moved(config.source)
+    is_known = _goes_on(folder) and features is None
+    usable: Splits
+    if features is not None:
+        usable, num_skipped = read_vector_splits(
+            split, Path(features).expanduser(), on_bad_track=config.on_bad_track
+        )
+    elif is_known and not is_moved:
+        usable, num_skipped = load_checked(folder.tracks, split)
     else:
         usable, num_skipped = check_splits(
             split,
@@ -378,12 +388,17 @@ def _usable_tracks(
             timeout_seconds=config.timeout_seconds,
             show_progress=show_progress,
         )
+    if is_moved:
+        require_same_files(folder.tracks, usable)
+        logger.info("The tracks of %s are those that the run began with elsewhere.", config.source)
+        if is_known:
+            usable, num_skipped = load_checked(folder.tracks, split)
     return usable_to_all(usable, num_skipped)
 
 
 def _with_copies(splits: Splits, sample_rate: int, folder: RunFolder) -> Splits:
     """Let tracks be read from converted copies; a run that goes on reads those that it began with."""
-    only = converted_ids(folder.path / TRACKS_FILE) if _goes_on(folder) else None
+    only = converted_ids(folder.tracks) if _goes_on(folder) else None
     return {
         split: with_copies(members, sample_rate=sample_rate, only=only)
         for split, members in splits.items()
@@ -396,8 +411,7 @@ def _goes_on(folder: RunFolder) -> bool:
 
 def _keep_tracks(loop: TrainingLoop[Any], splits: Splits) -> None:
     if loop.accelerator.is_main_process and loop.checkpoint is None:
-        known = loop.folder.path / TRACKS_FILE
-        write_atomically(known, lambda unfinished: save_checked(unfinished, splits))
+        write_atomically(loop.folder.tracks, lambda unfinished: save_checked(unfinished, splits))
 
 
 def _watch(
@@ -447,30 +461,17 @@ def _on_audio(
     return model, windows, splits
 
 
-def _features_folder(config: RecipeConfig) -> Path:
-    assert config.data.features is not None
-    return Path(config.data.features).expanduser()
-
-
-def _vector_splits(
-    config: RecipeConfig, split: Mapping[str, Sequence[Track]]
-) -> tuple[dict[str, list[VectorTrack]], dict[str, int]]:
-    """Read vectors that were computed elsewhere, by split, and count the tracks without."""
-    return read_vector_splits(
-        split, _features_folder(config), on_bad_track=config.data.on_bad_track
-    )
-
-
 def _on_vectors(
-    config: RecipeConfig, task: Task, splits: Mapping[str, Sequence[VectorTrack]]
+    config: RecipeConfig, task: Task, splits: Splits
 ) -> tuple[TaskModel, TrainingWindows]:
-    """Put a head on vectors that were computed elsewhere, in place of audio and backbone."""
+    """Let vectors that were computed elsewhere stand for audio and backbone."""
     assert isinstance(task, ClipTask)
     assert config.data.windows_per_track is not None
-    folder = _features_folder(config)
-    vectors = PrecomputedBackbone(
-        splits["train"][0].vectors.shape[1], source=f"vectors in {folder.resolve().name}"
-    )
+    assert config.data.features is not None
+    first = splits["train"][0]
+    assert isinstance(first, VectorTrack)
+    name = Path(config.data.features).expanduser().resolve().name
+    vectors = PrecomputedBackbone(first.vectors.shape[1], source=f"vectors in {name}")
     model = TaskModel.on_vectors(task=task, vectors=vectors, head=config.head)
     windows = TrainingWindows(
         tracks=splits["train"],

@@ -1,11 +1,10 @@
 """Look at every audio file before training starts, and name all that cannot be used."""
 
-import json
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Literal, TypeVar
@@ -15,7 +14,9 @@ from rich.progress import track as progress
 
 from m2v_finetune.audio.copies import AudioCopy
 from m2v_finetune.audio.decode import AudioInfo, inspect_audio
+from m2v_finetune.data.leaks import file_key, leaking_tracks
 from m2v_finetune.data.manifest import Track, problem_list
+from m2v_finetune.data.paths import did_you_mean
 from m2v_finetune.errors import AudioError, UserError
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,19 @@ def check_tracks(
         UserError: A file cannot be used and ``on_bad_track`` is ``stop``, or none can: all are listed. Or no
             file was finished for ``timeout_seconds``: those that are being read are listed.
     """
+    checked, problems = _checked(
+        tracks, timeout_seconds=timeout_seconds, show_progress=show_progress
+    )
+    stop_or_skip(
+        problems, num_tracks=len(tracks), is_any_left=bool(checked), on_bad_track=on_bad_track
+    )
+    return checked, problems
+
+
+def _checked(
+    tracks: Sequence[Track], *, timeout_seconds: float, show_progress: bool
+) -> tuple[list[CheckedTrack], list[str]]:
+    """Return the tracks that can be used, and why the others cannot."""
     found = _look_at_all(tracks, timeout_seconds=timeout_seconds, show_progress=show_progress)
     problems = [item for item in found if isinstance(item, str)]
     checked = [
@@ -71,9 +85,6 @@ def check_tracks(
         for track, item in zip(tracks, found, strict=True)
         if not isinstance(item, str)
     ]
-    stop_or_skip(
-        problems, num_tracks=len(tracks), is_any_left=bool(checked), on_bad_track=on_bad_track
-    )
     return checked, problems
 
 
@@ -96,7 +107,7 @@ def _look_at_all(
             try:
                 answer = inspect_audio(track.path)
             except AudioError as error:
-                answer = f"{track.origin}: {error}"
+                answer = f"{track.origin}: {error}{did_you_mean(track.path)}"
             except Exception as error:
                 answer = error
             del being_read[number]
@@ -163,104 +174,30 @@ def check_splits(
     timeout_seconds: float = TIMEOUT_SECONDS,
     show_progress: bool = True,
 ) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
-    """Check the files of all splits at once.
+    """Check the files of all splits at once, and that no file is in two of them.
 
     Returns:
         The usable tracks, and the number of skipped ones, by split.
 
     Raises:
-        UserError: As `check_tracks`, or no usable track is left in a split.
+        UserError: As `check_tracks`, where a file in two splits is a problem too; or no usable track is left
+            in a split.
     """
     tracks = [track for members in splits.values() for track in members]
-    checked, _ = check_tracks(
-        tracks,
+    checked, problems = _checked(
+        tracks, timeout_seconds=timeout_seconds, show_progress=show_progress
+    )
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        files = pool.map(file_key, (one.track.path for one in checked))
+        leaks = leaking_tracks([one.track for one in checked], list(files))
+    checked = [one for one in checked if one.track.id not in leaks]
+    stop_or_skip(
+        [*problems, *leaks.values()],
+        num_tracks=len(tracks),
+        is_any_left=bool(checked),
         on_bad_track=on_bad_track,
-        timeout_seconds=timeout_seconds,
-        show_progress=show_progress,
     )
     return usable_by_split(splits, checked)
-
-
-def save_checked(path: Path, splits: Mapping[str, Sequence[CheckedTrack]]) -> None:
-    """Write which tracks can be used, so that a run which goes on has the same windows."""
-    content = {
-        split: {
-            checked.track.id: {**asdict(checked.audio), "is_converted": checked.copy is not None}
-            for checked in members
-        }
-        for split, members in splits.items()
-    }
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def load_checked(
-    path: Path, splits: Mapping[str, Sequence[Track]]
-) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
-    """Return the tracks that could be used when `save_checked` wrote them; no file is looked at.
-
-    None has its copy: `converted_ids` says which had one.
-
-    Returns:
-        The usable tracks, and the number of the others, by split.
-
-    Raises:
-        UserError: The file is damaged, or the data no longer have such tracks.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        known = {
-            split: {
-                name: AudioInfo(**{k: v for k, v in info.items() if k != "is_converted"})
-                for name, info in members.items()
-            }
-            for split, members in content.items()
-        }
-        if not all(known.get(split) for split in splits):
-            raise ValueError("a split has no tracks")
-        if not all(
-            isinstance(number, int) and number > 0
-            for members in known.values()
-            for info in members.values()
-            for number in (info.sample_rate, info.num_frames, info.num_channels)
-        ):
-            raise ValueError("the length of a track is no number")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{path} is damaged, so the run cannot go on ({error}). Begin again."
-        ) from error
-    usable = {
-        split: [
-            CheckedTrack(track=track, audio=known[split][track.id])
-            for track in members
-            if track.id in known.get(split, {})
-        ]
-        for split, members in splits.items()
-    }
-    gone = [
-        f"{split}: {name}"
-        for split, members in known.items()
-        for name in sorted(set(members) - {checked.track.id for checked in usable.get(split, [])})
-    ]
-    if gone:
-        raise UserError(
-            problem_list(
-                "The run began with tracks that the data no longer have in that split",
-                gone,
-                "Bring them back, or begin another run.",
-            )
-        )
-    return usable, {split: len(splits[split]) - len(usable[split]) for split in splits}
-
-
-def converted_ids(path: Path) -> set[str]:
-    """Return the tracks that were read from copies when `save_checked` wrote them."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return {
-        name
-        for members in content.values()
-        for name, info in members.items()
-        if info.get("is_converted")
-    }
 
 
 def usable_by_split(

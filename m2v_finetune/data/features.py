@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from m2v_finetune.audio.augmentation import STILL, Moves
 from m2v_finetune.audio.decode import AudioInfo
 from m2v_finetune.data.checking import CheckedTrack, stop_or_skip, usable_by_split
+from m2v_finetune.data.leaks import leaking_tracks
 from m2v_finetune.data.loader import Augment, Window
-from m2v_finetune.data.manifest import Track, as_labels, path_problem
+from m2v_finetune.data.manifest import Track, as_labels
+from m2v_finetune.data.paths import did_you_mean, path_problem
 from m2v_finetune.errors import UserError
 
 Array = NDArray[np.float32]
@@ -77,6 +79,10 @@ def read_vector_splits(
             vectors = np.concatenate(list(files.values()))
             info = AudioInfo(sample_rate=1, num_frames=len(vectors), num_channels=1)
             usable.append(VectorTrack(track=track, audio=info, vectors=vectors))
+    # Rows of a data set of the Hub may share a file; the audio itself is not looked at.
+    leaks = leaking_tracks([one.track for one in usable], [one.track.path for one in usable])
+    usable = [one for one in usable if one.track.id not in leaks]
+    problems += leaks.values()
     stop_or_skip(
         problems, num_tracks=len(tracks), is_any_left=bool(usable), on_bad_track=on_bad_track
     )
@@ -108,7 +114,11 @@ def _read_track(track: Track, folder: Path) -> tuple[dict[str, Array], list[str]
     """
     files: dict[str, Array] = {}
     problems = []
-    for clip in as_labels(track, CLIPS_COLUMN) or [track.id]:
+    try:
+        clips = as_labels(track, CLIPS_COLUMN) or [track.id]
+    except ValueError as error:
+        return {}, [f"{track.origin}, track {track.id}: {error}"]
+    for clip in clips:
         path = folder / f"{clip}.npy"
         place = f"{track.origin}, track {track.id}: {path}"
         out = path_problem(f"{clip}.npy", folder, track.path_rule)
@@ -118,7 +128,7 @@ def _read_track(track: Track, folder: Path) -> tuple[dict[str, Array], list[str]
         try:
             files[place] = _read_file(path)
         except FileNotFoundError:
-            problems.append(f"{place} is missing")
+            problems.append(f"{place} is missing.{did_you_mean(path.absolute())}")
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             problems.append(f"{place} holds no vector ({error})")
     return files, problems

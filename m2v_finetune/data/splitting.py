@@ -1,13 +1,15 @@
 """Splits: those the data bring, or one made so that an artist or album stays on one side."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from sklearn.model_selection import GroupShuffleSplit
 
-from m2v_finetune.data.manifest import SPLITS, Track
+from m2v_finetune.data.manifest import SPLITS, Track, problem_list
+from m2v_finetune.data.values import as_texts, named
 from m2v_finetune.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -25,14 +27,15 @@ def split_tracks(
 
     Args:
         tracks: All with a split, or all without.
-        group_columns: The first of these columns that any track has is the group: tracks that share its
-            value get the same split. A track without a value is a group of its own.
+        group_columns: The first of these columns that any track fills is the group: tracks that share a value
+            of it, read as labels are, get the same split. A track without a value is a group of its own.
         validation_fraction: Share of groups.
         test_fraction: Share of groups; None for no test split, and to leave out one that the data bring.
         seed: Decides the draw.
 
     Raises:
-        UserError: A split of the data's own is empty, or there are fewer groups than splits.
+        UserError: A split of the data's own is empty, there are fewer groups than splits, or a group is
+            neither text nor a number.
     """
     names = [name for name in SPLITS if name != "test" or test_fraction is not None]
     if tracks[0].split is None:
@@ -55,11 +58,9 @@ def _draw(
     test_fraction: float | None,
     seed: int,
 ) -> list[Track]:
-    column = next((c for c in group_columns if any(t.columns.get(c) for t in tracks)), None)
-    groups = [
-        f"{column}={track.columns[column]}" if column and track.columns.get(column) else track.id
-        for track in tracks
-    ]
+    filled = [name for name in group_columns if any(_has(track, name) for track in tracks)]
+    column = filled[0] if filled else None
+    groups = _groups(tracks, column)
     shares = {"validation": validation_fraction}
     if test_fraction is not None:
         rest_share = validation_fraction / (1 - test_fraction)
@@ -88,3 +89,68 @@ def _draw(
         assigned |= {rest[i]: name for i in drawn}
         rest = [rest[i] for i in kept]
     return [replace(t, split=assigned.get(i, "train")) for i, t in enumerate(tracks)]
+
+
+def _has(track: Track, column: str) -> bool:
+    try:
+        return bool(_values(track, column))
+    except ValueError:
+        return True  # `_groups` says what is wrong with it
+
+
+def _values(track: Track, column: str) -> list[str]:
+    found = named(track.columns, column)
+    return [] if found is None else as_texts(track.columns[found])
+
+
+def _groups(tracks: Sequence[Track], column: str | None) -> list[str]:
+    """Return a name for the group of each track: the same for those that share a value, or a file.
+
+    A track with several values, as of artists who play together, makes one group of theirs. The names do
+    not depend on the order of the tracks, nor on where their files are.
+
+    Raises:
+        UserError: A value is neither text nor a number.
+    """
+    values, problems = [], []
+    for track in tracks:
+        try:
+            texts = [] if column is None else _values(track, column)
+        except ValueError as error:
+            problems.append(f"{track.origin}: the column '{column}' holds {error}")
+            continue
+        values.append([f"{column}={text}" for text in texts] or [track.id])
+    if problems:
+        raise UserError(
+            problem_list(
+                "Groups that stay on one side when a split is made cannot be read",
+                problems,
+                "Correct them, name another column by data.group_columns, or give a column 'split'.",
+            )
+        )
+    joined = _Joined()
+    first_of_file: dict[str, str] = {}
+    for track, [first, *others] in zip(tracks, values, strict=True):
+        for other in others:
+            joined.join(first, other)
+        # Rows of a data set of the Hub may share a file; in one's own data that is an error.
+        if track.path_rule == "foreign":
+            joined.join(first, first_of_file.setdefault(os.path.realpath(track.path), first))
+    return [joined.name(first) for first, *_ in values]
+
+
+class _Joined:
+    """Names that were joined to groups; the name of a group is the least of its own."""
+
+    def __init__(self) -> None:
+        self.lower: dict[str, str] = {}
+
+    def name(self, name: str) -> str:
+        while (lower := self.lower.get(name, name)) != name:
+            self.lower[name] = self.lower.get(lower, lower)
+            name = lower
+        return name
+
+    def join(self, one: str, other: str) -> None:
+        low, high = sorted((self.name(one), self.name(other)))
+        self.lower[high] = low

@@ -10,6 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from m2v_finetune.labels.problems import LabelError, parse_seconds, read_rows, split_rows
 
+# None of 5,556 files of CPJKU's beat_this_annotations (14 data sets) has a 0, or bars without a 1.
+COUNTED_FROM_0 = "; if bars are counted from 0 here, add 1 to every position: 1 is the downbeat"
+NO_DOWNBEATS = (
+    "from here on bars begin anew, but no beat has the position 1, which is the downbeat; write positions "
+    "that count from 1, or times alone where downbeats are not known"
+)
 # "1" or, as some files write it, "1.0"; no metre has more beats than three digits hold.
 _POSITION = re.compile(r"(\d{1,3})(?:\.0*)?", re.ASCII)
 
@@ -43,9 +49,13 @@ def read_beats(path: Path) -> Beats:
     Raises:
         LabelError: The file cannot be read; or lists all lines with a time that is no finite number
             of seconds from 0 or not after the last line's time, a position that is no whole number
-            from 0 to 999, or with other cells than the first line has.
+            from 1 to 999, or with other cells than the first line has; or its positions pass over the
+            downbeat.
     """
-    beats, problems = _parse_rows(read_rows(path))
+    rows = read_rows(path)
+    beats, problems = _parse_rows(rows)
+    if not problems and beats.positions is not None and _lacks_downbeats(beats.positions):
+        problems = [(rows[0][0], NO_DOWNBEATS)]
     if problems:
         raise LabelError(
             f"{path} has lines that cannot be used",
@@ -54,6 +64,11 @@ def read_beats(path: Path) -> Beats:
             "(1 is the downbeat).",
         )
     return beats
+
+
+def _lacks_downbeats(positions: NDArray[np.int64]) -> bool:
+    """Tell whether bars begin, as positions do not ascend all the way, and none with the downbeat."""
+    return bool((np.diff(positions) <= 0).any() and not (positions == 1).any())
 
 
 def format_beats(times_seconds: ArrayLike, positions: ArrayLike | None) -> str:
@@ -108,11 +123,12 @@ def _parse_rows(rows: Sequence[tuple[int, list[str]]]) -> tuple[Beats, list[tupl
             times.append(time)
         if len(cells) > 1:
             match = _POSITION.fullmatch(cells[1])
-            if match:
+            if match and int(match.group(1)):
                 positions.append(int(match.group(1)))
             else:
+                hint = COUNTED_FROM_0 if match else ""
                 problems.append(
-                    (line, f"the position '{cells[1]}' is no whole number from 0 to 999")
+                    (line, f"the position '{cells[1]}' is no whole number from 1 to 999{hint}")
                 )
     beats = Beats(
         times_seconds=np.array(times, dtype=np.float64),

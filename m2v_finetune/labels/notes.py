@@ -33,12 +33,14 @@ class Notes:
         offsets_seconds: (notes,), each after its onset.
         pitches: (notes,), MIDI numbers from 0 to 127; 69 is 440 Hz.
         velocities: (notes,), from 1 to 127.
+        left_out: What `read_midi` left out: notes of no length, and second onsets, each with its place.
     """
 
     onsets_seconds: NDArray[np.float64]
     offsets_seconds: NDArray[np.float64]
     pitches: NDArray[np.int64]
     velocities: NDArray[np.int64]
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pitches)
@@ -84,6 +86,7 @@ class _Pairing:
     sounding: dict[tuple[int, int, int], _Sounding] = field(default_factory=dict)
     pedals_down: set[int] = field(default_factory=set)
     pairs: list[tuple[_Event, int]] = field(default_factory=list)
+    doubles: list[_Event] = field(default_factory=list)
 
     def take(self, event: _Event) -> None:
         if event.is_pedal:
@@ -109,6 +112,9 @@ class _Pairing:
 
     def _begin(self, event: _Event) -> None:
         last = self.sounding.get(event.key)
+        if last is not None and last.onset.tick == event.tick and last.is_pressed:
+            self.doubles.append(event)
+            return
         if last is not None:
             self.end(event.key, event.tick)
         self.sounding[event.key] = _Sounding(
@@ -139,7 +145,9 @@ def read_midi(
 
     Times follow the tempo changes of all tracks, as exactly as a float64 can. A note ends at its
     release, or where the same pitch of the same track and channel is struck again. A release
-    without a note is ignored, and a note that is never ended sounds until the file ends.
+    without a note is ignored, and a note that is never ended sounds until the file ends. Notes of no
+    length are left out, where others last; so is a second onset of a pitch at one time, of a track and
+    channel.
 
     Args:
         path: A standard MIDI file of format 0 or 1.
@@ -155,7 +163,7 @@ def read_midi(
 
     Raises:
         LabelError: The file is missing, is no MIDI file, is of format 2, or counts time in SMPTE
-            frames; or lists all notes without length and all outside `pitch_range`, with their time
+            frames; or lists all notes outside `pitch_range`, or all notes where none lasts, with their time
             and the track and event that begin them, both counted from 1.
     """
     midi = _load(path)
@@ -173,17 +181,26 @@ def read_midi(
     for key in list(pairing.sounding):
         pairing.end(key, end_tick)
 
-    pairs = sorted(pairing.pairs, key=lambda pair: (pair[0].tick, pair[0].message.note))
-    problems = []
-    for onset, tick in pairs:
-        where = (
+    def place(onset: _Event) -> str:
+        return (
             f"{path}: track {onset.track}, event {onset.number} ({clock(onset.tick):.3f} s): "
             f"the note of pitch {onset.message.note}"
         )
-        if clock(tick) <= clock(onset.tick):
-            problems.append(f"{where} lasts no time")
-        if pitch_range and not pitch_range[0] <= onset.message.note <= pitch_range[1]:
-            problems.append(f"{where} is outside the range {pitch_range[0]} to {pitch_range[1]}")
+
+    pairs = sorted(pairing.pairs, key=lambda pair: (pair[0].tick, pair[0].message.note))
+    silent = [onset for onset, tick in pairs if clock(tick) <= clock(onset.tick)]
+    pairs = [(onset, tick) for onset, tick in pairs if clock(tick) > clock(onset.tick)]
+    left_out = [
+        *(f"{place(onset)} is struck twice" for onset in pairing.doubles),
+        *(f"{place(onset)} lasts no time" for onset in silent),
+    ]
+    problems = [
+        f"{place(onset)} is outside the range {pitch_range[0]} to {pitch_range[1]}"
+        for onset, _ in pairs
+        if pitch_range and not pitch_range[0] <= onset.message.note <= pitch_range[1]
+    ]
+    if not pairs:  # a file in which no note lasts is no annotation
+        problems += left_out
     if problems:
         raise LabelError(
             f"{path} has notes that cannot be used", problems, "Correct or remove these notes."
@@ -193,6 +210,7 @@ def read_midi(
         offsets_seconds=np.array([clock(tick) for _, tick in pairs], dtype=np.float64),
         pitches=np.array([onset.message.note for onset, _ in pairs], dtype=np.int64),
         velocities=np.array([onset.message.velocity for onset, _ in pairs], dtype=np.int64),
+        left_out=tuple(left_out),
     )
 
 

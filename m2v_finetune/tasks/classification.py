@@ -16,7 +16,8 @@ from torch import Tensor
 from m2v_finetune.audio.augmentation import Moves
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
-from m2v_finetune.data.manifest import Track, problem_list, require_column
+from m2v_finetune.data.manifest import Track, as_labels, problem_list, require_column
+from m2v_finetune.data.values import label_text
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import (
     ClipTask,
@@ -68,19 +69,29 @@ class Classification(ClipTask):
             UserError: The column is in no track; a class of the config is on no training track; a track
                 has no class, more than one, or one that cannot be learned.
         """
+        task = cls.from_training(config, splits["train"])
+        task.check_labels([track for members in splits.values() for track in members])
+        return task
+
+    @classmethod
+    def from_training(cls, config: Any, tracks: Sequence[Track]) -> Self:
+        """Find the classes of the training tracks, where they have one.
+
+        Raises:
+            UserError: The column, or a class of the config, is on no training track.
+        """
         column = config.label_column
-        tracks = [track for members in splits.values() for track in members]
         require_column(tracks, column)
         in_training: Counter[str] = Counter()
-        for track in splits["train"]:
-            with suppress(ValueError):  # listed by `check_labels`
+        for track in tracks:
+            with suppress(ValueError):  # listed by `label_problems`
                 in_training[cls.read_label(track, column)] += 1
-        labels = sort_labels(in_training) if config.labels is None else tuple(config.labels)
+        labels = sort_labels(in_training)
+        if config.labels is not None:
+            labels = tuple(label_text(str(label)) for label in config.labels)
         if in_training:
             check_label_names(labels, in_training, column=column)
-        task = cls(labels=labels, label_column=column)
-        task.check_labels(tracks)
-        return task
+        return cls(labels=labels, label_column=column)
 
     @classmethod
     def from_settings(cls, config: Any) -> Self:
@@ -114,20 +125,23 @@ class Classification(ClipTask):
     def check_labels(self, tracks: Sequence[Track]) -> None:
         """Raise `UserError` that lists every track without exactly one of the classes."""
         require_column(tracks, self.label_column)
-        problems = [problem for track in tracks for problem in self.label_problems(track)]
+        problems = [problem for found in self.label_problems(tracks) for problem in found]
         if problems:
             raise UserError(
                 problem_list(
                     f"Tracks whose {self.label_column} cannot be learned or judged",
                     problems,
-                    f"Correct them, or leave these tracks out. The classes are: "
-                    f"{', '.join(self.labels)}. (If the split was made for you, another --run.seed "
+                    f"Correct them, or go on without these tracks by --data.on_bad_track skip. The classes "
+                    f"are: {', '.join(self.labels)}. (If the split was made for you, another --run.seed "
                     "makes another one.)",
                 )
             )
 
-    def label_problems(self, track: Track) -> list[str]:
-        """Return what is wrong with a track's class; nothing for one that is known."""
+    def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
+        """Return, for each track, what is wrong with its class; nothing for one that is known."""
+        return [self._label_problems(track) for track in tracks]
+
+    def _label_problems(self, track: Track) -> list[str]:
         try:
             label = self.read_label(track, self.label_column)
         except ValueError as error:
@@ -201,22 +215,20 @@ class Classification(ClipTask):
 def as_label(track: Track, column: str) -> str | None:
     """Return the one class in a track's column, as text; None where there is none, or several.
 
-    Text is split at ``;``, as that of tags is.
+    It is read as tags are (`values.as_texts`).
 
     >>> def track(cell):
     ...     return Track(
     ...         id="", path=Path(), split=None, columns={"c": cell}, origin="", folder=Path()
     ...     )
-    >>> [as_label(track(cell), "c") for cell in (" jazz ", ["jazz"], 60, "", "jazz;rock")]
-    ['jazz', 'jazz', '60', None, None]
+    >>> [as_label(track(cell), "c") for cell in (" jazz ", ["jazz"], 0, "", "jazz;rock")]
+    ['jazz', 'jazz', '0', None, None]
     """
-    value = track.columns.get(column)
-    if isinstance(value, str):
-        value = [part for part in value.split(";") if part.strip()]
-    cells = value if isinstance(value, list | tuple) else [value]
-    if len(cells) != 1 or not isinstance(cells[0], str | int) or isinstance(cells[0], bool):
+    try:
+        labels = as_labels(track, column)
+    except ValueError:
         return None
-    return str(cells[0]).strip() or None
+    return labels[0] if len(labels) == 1 else None
 
 
 def sort_labels(labels: Mapping[str, int]) -> tuple[str, ...]:

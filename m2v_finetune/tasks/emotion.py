@@ -74,10 +74,25 @@ class Emotion(ClipTask):
         Raises:
             UserError: A column is in no track, or never changes; or lists each cell that is no number.
         """
-        labels = tuple(config.target_columns)
         unscaled = cls.from_settings(config)
         unscaled.check_labels([track for members in splits.values() for track in members])
-        values = np.stack([_numbers(track, labels) for track in splits["train"]])
+        return cls.from_training(config, splits["train"])
+
+    @classmethod
+    def from_training(cls, config: EmotionConfig, tracks: Sequence[Track]) -> "Emotion":
+        """Measure mean and deviation of the training tracks that have all numbers.
+
+        Raises:
+            UserError: A column is in no track, or never changes.
+        """
+        unscaled = cls.from_settings(config)
+        unscaled.require_columns(tracks)
+        labels = unscaled.labels
+        rows = [_numbers(track, labels) for track in tracks]
+        rows = [row for row in rows if np.isfinite(row).all()]
+        if not rows:
+            return unscaled  # `label_problems` lists all of them
+        values = np.stack(rows)
         spans = np.ptp(
             values, axis=0
         )  # the deviation of equal numbers may be rounded to more than 0
@@ -138,6 +153,19 @@ class Emotion(ClipTask):
 
     def check_labels(self, tracks: Sequence[Track]) -> None:
         """Raise `UserError` that lists every cell that is no finite number."""
+        self.require_columns(tracks)
+        problems = [problem for found in self.label_problems(tracks) for problem in found]
+        if problems:
+            raise UserError(
+                problem_list(
+                    "Tracks that lack a number to learn or judge",
+                    problems,
+                    "Correct them, or go on without these tracks by --data.on_bad_track skip.",
+                )
+            )
+
+    def require_columns(self, tracks: Sequence[Track]) -> None:
+        """Raise `UserError` where no track has a column."""
         found = sorted({column for track in tracks for column in track.columns})
         missing = [label for label in self.labels if label not in found]
         if missing:
@@ -145,20 +173,17 @@ class Emotion(ClipTask):
                 f"No track has a column {', '.join(map(repr, missing))}. There are: "
                 f"{', '.join(found) or 'none'}. Name those with the numbers by --task.target_columns."
             )
-        problems = [
-            f"{track.origin}: {label} is {track.columns.get(label)!r}, which is no finite number"
+
+    def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
+        """Return, for each track, each of its cells that is no finite number."""
+        return [
+            [
+                f"{track.origin}: {label} is {track.columns.get(label)!r}, which is no finite number"
+                for label in self.labels
+                if not math.isfinite(_number(track.columns.get(label)))
+            ]
             for track in tracks
-            for label in self.labels
-            if not math.isfinite(_number(track.columns.get(label)))
         ]
-        if problems:
-            raise UserError(
-                problem_list(
-                    "Tracks that lack a number to learn or judge",
-                    problems,
-                    "Correct them, or leave these tracks out.",
-                )
-            )
 
     def targets(self, track: Track, moves: Moves) -> NDArray[np.float32]:
         """Return the track's numbers in their own units, (num_outputs,)."""

@@ -2,11 +2,11 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -19,16 +19,17 @@ from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window, listen, read_window
-from m2v_finetune.data.manifest import Track, path_problem, require_column
+from m2v_finetune.data.manifest import Track, require_column
+from m2v_finetune.data.paths import did_you_mean, path_problem
+from m2v_finetune.data.values import is_missing
 from m2v_finetune.decoding.joining import FrameJoiner
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.heads import FrameHead
-from m2v_finetune.labels.problems import LabelError, read_each
+from m2v_finetune.labels.problems import LabelError
 from m2v_finetune.metrics.reports import mean_report
 from m2v_finetune.tasks.task import WindowScores
 
 Array = NDArray[np.float32]
-Labels = TypeVar("Labels")
 # Annotations of real data end a little after the audio, where silence was cut or a last chord rang on.
 OVERHANG_SECONDS = 5.0
 
@@ -71,6 +72,12 @@ class FrameTask(ABC):
         return task
 
     @classmethod
+    def from_training(cls, config: Any, tracks: Sequence[Track]) -> Self:
+        """Make the task from its settings. `UserError` where no track has the column."""
+        require_column(tracks, config.label_column)
+        return cls.from_settings(config)
+
+    @classmethod
     def from_settings(cls, config: Any) -> Self:
         """Make the task from its settings, which are its attributes."""
         return cls(**asdict(config))
@@ -87,8 +94,35 @@ class FrameTask(ABC):
         return {"name": self.name, **asdict(cast(Any, self))}
 
     def check_labels(self, tracks: Sequence[Track]) -> None:
-        """Raise `UserError` that lists, with file and line, all that cannot be used of any annotation."""
-        check_annotations(tracks, self.label_column, self.read, end_seconds=self.end_seconds)
+        """Raise `LabelError` that lists, with file and line, all that cannot be used of any annotation."""
+        require_column(tracks, self.label_column)
+        problems = [problem for found in self.label_problems(tracks) for problem in found]
+        if problems:
+            raise LabelError(
+                f"Annotations of the column '{self.label_column}' cannot be used",
+                list(dict.fromkeys(problems)),  # tracks may share a file
+                "The column holds the path of a file, relative to the manifest's folder. Correct these "
+                "lines, or go on without these tracks by --data.on_bad_track skip.",
+            )
+
+    def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
+        """Return, for each track, all that is wrong in its annotation, with file and line.
+
+        An annotation that goes on long after the audio has ended is of another file, or in another unit.
+        """
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self._label_problems, tracks))
+
+    def _label_problems(self, track: Track) -> list[str]:
+        if missing := _missing(track, self.label_column):
+            return [f"{track.origin}: {missing}"]
+        path = annotation_path(track, self.label_column)
+        try:
+            annotation = self.read(path)
+        except LabelError as error:
+            return list(error.problems)
+        overhang = _overhang(track, path, self.end_seconds(annotation))
+        return [overhang] if overhang else []
 
     def annotation(self, track: Track) -> Any:
         """Return the annotation of a track."""
@@ -239,53 +273,14 @@ def annotation_path(track: Track, column: str) -> Path:
     return track.folder / str(track.columns[column])
 
 
-def check_annotations(
-    tracks: Sequence[Track],
-    column: str,
-    read: Callable[[Path], Labels],
-    *,
-    end_seconds: Callable[[Labels], float],
-) -> None:
-    """Read the annotation of every track, and see whether it can be one of that track.
-
-    Args:
-        tracks: The tracks.
-        column: The column with the file's path, relative to the manifest's folder.
-        read: The reader of such a file.
-        end_seconds: The last time in what was read.
-
-    Raises:
-        UserError: No track has the column; or lists every track without a file, with file and line all
-            that is wrong in the files, and every file that goes on long after the audio has ended.
-    """
-    require_column(tracks, column)
-    problems = [f"{track.origin}: {why}" for track in tracks if (why := _missing(track, column))]
-    found = [track for track in tracks if not _missing(track, column)]
-    paths = [annotation_path(track, column) for track in found]
-    try:
-        labels = read_each(read, paths)
-    except LabelError as error:
-        problems.extend(error.problems)
-    else:
-        with ThreadPoolExecutor() as pool:
-            over = pool.map(_overhang, found, paths, map(end_seconds, labels))
-            problems.extend(problem for problem in over if problem)
-    if problems:
-        raise LabelError(
-            f"Annotations of the column '{column}' cannot be used",
-            problems,
-            "The column holds the path of a file, relative to the manifest's folder. Correct these lines, "
-            "or remove the tracks.",
-        )
-
-
 def _missing(track: Track, column: str) -> str | None:
-    named = track.columns.get(column)
-    if not isinstance(named, str) or not named:
-        return f"no path in the column '{column}', but {named!r}"
-    if out := path_problem(named, track.folder, track.path_rule):
-        return out
-    return None if (track.folder / named).is_file() else f"there is no file {track.folder / named}"
+    written = track.columns.get(column)
+    if not isinstance(written, str) or is_missing(written):
+        return f"no path in the column '{column}', but {written!r}"
+    if outside := path_problem(written, track.folder, track.path_rule):
+        return outside
+    path = track.folder / written
+    return None if path.is_file() else f"there is no file {path}.{did_you_mean(path.absolute())}"
 
 
 def _overhang(track: Track, path: Path, end_seconds: float) -> str | None:

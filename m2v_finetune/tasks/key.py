@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from m2v_finetune.audio.augmentation import Effect, Moves
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.manifest import Track, require_column
 from m2v_finetune.labels.keys import KEYS, parse_key, transpose_key
 from m2v_finetune.tasks.classification import Classification, as_label
 from m2v_finetune.tasks.clips import JudgedClip, stack_judged
@@ -52,9 +52,15 @@ class Key(Classification):
         Raises:
             UserError: The column is in no track, or lists each track without exactly one key.
         """
-        task = cls(labels=KEYS, label_column=config.label_column)
+        task = cls.from_settings(config)
         task.check_labels([track for members in splits.values() for track in members])
         return task
+
+    @classmethod
+    def from_training(cls, config: Any, tracks: Sequence[Track]) -> "Key":
+        """Make the task from its settings, as the classes are known; `UserError` without the column."""
+        require_column(tracks, config.label_column)
+        return cls.from_settings(config)
 
     @classmethod
     def from_settings(cls, config: KeyConfig) -> "Key":

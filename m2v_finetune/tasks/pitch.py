@@ -11,7 +11,7 @@ from m2v_finetune.audio.augmentation import Effect, Moves
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window, listen
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.tasks.classification import Classification, ClassificationConfig, as_label
+from m2v_finetune.tasks.classification import Classification, as_label
 from m2v_finetune.tasks.clips import Array, JudgedClip, stack_judged
 
 MIDI_PITCHES = range(128)
@@ -40,17 +40,6 @@ class Pitch(Classification):
         "pitch_class_accuracy": "accuracy within an octave class",
         "macro_f1": "macro F1",
     }
-
-    @classmethod
-    def from_tracks(cls, config: Any, splits: Mapping[str, Sequence[Track]]) -> "Pitch":
-        """Find the pitches, and check that of every track.
-
-        Raises:
-            UserError: As `Classification.from_tracks`.
-        """
-        labels = None if config.labels is None else [str(pitch) for pitch in config.labels]
-        named = ClassificationConfig(label_column=config.label_column, labels=labels)
-        return super().from_tracks(named, splits)
 
     @classmethod
     def from_settings(cls, config: PitchConfig) -> "Pitch":

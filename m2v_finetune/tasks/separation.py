@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,11 @@ from m2v_finetune.audio.decode import AudioInfo, inspect_audio, read_channels, r
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.folders import AUDIO_SUFFIXES
 from m2v_finetune.data.loader import Augment, Window
-from m2v_finetune.data.manifest import Track, path_problem, problem_list, require_column
-from m2v_finetune.data.sources import AUDIO_SUFFIXES
+from m2v_finetune.data.manifest import Track, problem_list, require_column
+from m2v_finetune.data.paths import did_you_mean, path_problem
+from m2v_finetune.data.values import is_missing
 from m2v_finetune.decoding.joining import OverlapAdd
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.heads import MaskHead
@@ -166,6 +169,12 @@ class Separation:
         return task
 
     @classmethod
+    def from_training(cls, config: SeparationConfig, tracks: Sequence[Track]) -> "Separation":
+        """Make the task from its settings. `UserError` where no track has the column."""
+        require_column(tracks, config.label_column)
+        return cls.from_settings(config)
+
+    @classmethod
     def from_settings(cls, config: SeparationConfig) -> "Separation":
         """Make the task from its settings, which are its attributes."""
         return cls(
@@ -213,35 +222,44 @@ class Separation:
     def check_labels(self, tracks: Sequence[Track]) -> None:
         """Raise `UserError` that lists every stem that is missing, unreadable, or of another length."""
         require_column(tracks, self.label_column)
-        problems = [problem for track in tracks for problem in self._stem_problems(track)]
+        problems = [problem for found in self.label_problems(tracks) for problem in found]
         if problems:
             raise UserError(
                 problem_list(
                     "Tracks whose stems cannot be used",
                     problems,
                     f"The column '{self.label_column}' names a folder with one file a stem: "
-                    f"{', '.join(self.stems)} (task.stems).",
+                    f"{', '.join(self.stems)} (task.stems). Correct these, or go on without these tracks by "
+                    "--data.on_bad_track skip.",
                     limit=None,
                 )
             )
 
+    def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
+        """Return, for each track, every stem that is missing, unreadable, or of another length."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self._stem_problems, tracks))
+
     def _stem_problems(self, track: Track) -> list[str]:
         named = track.columns.get(self.label_column)
-        if isinstance(named, str):
-            out = path_problem(named, track.folder, track.path_rule)
-            if out is not None:
-                return [f"{track.origin}: {out}"]
-        if not isinstance(named, str) or not (track.folder / named).is_dir():
-            return [f"{track.origin}: there is no folder of stems at {named!r}"]
+        if not isinstance(named, str) or is_missing(named):
+            return [f"{track.origin}: no folder of stems in the column, but {named!r}"]
+        if outside := path_problem(named, track.folder, track.path_rule):
+            return [f"{track.origin}: {outside}"]
+        folder = track.folder / named
+        if not folder.is_dir():
+            hint = did_you_mean(folder.absolute())
+            return [f"{track.origin}: there is no folder of stems at {named!r}.{hint}"]
         try:
             mixture = inspect_audio(track.path)
         except AudioError:
             return []  # the check of the tracks' own files lists it, or skips the track
         problems = self._channel_problems(track, track.path, mixture)
         for stem in self.stems:
-            path = stem_path(track.folder / named, stem)
+            path = stem_path(folder, stem)
             if path is None:
-                problems.append(f"{track.origin}: {track.folder / named} has no stem '{stem}'")
+                hint = did_you_mean((folder / f"{stem}.wav").absolute())
+                problems.append(f"{track.origin}: {folder} has no stem '{stem}'.{hint}")
                 continue
             try:
                 audio = inspect_audio(path)

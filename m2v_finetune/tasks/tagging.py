@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from torch import Tensor
 from m2v_finetune.audio.augmentation import Effect, Moves
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, as_labels, problem_list, require_column
+from m2v_finetune.data.values import label_text
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import (
     ClipTask,
@@ -58,6 +60,7 @@ class Tagging(ClipTask):
     Attributes:
         labels: In the order of the logits.
         label_column: The manifest's column.
+        ignores_unknown: Whether labels of tracks that are not among these are passed over.
     """
 
     name: ClassVar[str] = "tagging"
@@ -69,6 +72,7 @@ class Tagging(ClipTask):
 
     labels: tuple[str, ...]
     label_column: str
+    ignores_unknown: bool = False
 
     @classmethod
     def from_tracks(cls, config: TaggingConfig, splits: Mapping[str, Sequence[Track]]) -> "Tagging":
@@ -78,29 +82,45 @@ class Tagging(ClipTask):
             UserError: The column is in no track; a label of the config is on no training track; a track
                 has a label that cannot be learned, because it is not in the config or not in training.
         """
-        column = config.label_column
         tracks = [track for members in splits.values() for track in members]
-        require_column(tracks, column)
-        in_training = Counter(
-            label for track in splits["train"] for label in set(as_labels(track, column))
-        )
-        labels = tuple(sorted(in_training)) if config.labels is None else tuple(config.labels)
-        check_label_names(labels, in_training, column=column)
-        task = cls(labels=labels, label_column=column)
-        unknown = task.unknown_labels(tracks)
-        if unknown and not config.ignore_unknown_labels:
+        task = cls.from_training(config, splits["train"])
+        problems = [problem for found in task.label_problems(tracks) for problem in found]
+        if problems:
             why = "not in task.labels" if config.labels is not None else "on no training track"
             raise UserError(
                 problem_list(
-                    f"Labels that cannot be learned, as they are {why}",
-                    unknown,
-                    "Correct them, or go on without them by --task.ignore_unknown_labels true. (If the split "
-                    "was made for you, another --run.seed makes another one.)",
+                    f"Labels that cannot be learned: they are no labels, or {why}",
+                    problems,
+                    "Correct them; or go on without labels that are unknown by "
+                    "--task.ignore_unknown_labels true, or without these tracks by --data.on_bad_track skip. "
+                    "(If the split was made for you, another --run.seed makes another one.)",
                 )
             )
         for split in ("validation", "test"):
             task.warn_of_one_class(splits.get(split, ()), split)
         return task
+
+    @classmethod
+    def from_training(cls, config: TaggingConfig, tracks: Sequence[Track]) -> "Tagging":
+        """Find the labels of the training tracks.
+
+        Raises:
+            UserError: There is none, or the column or a label of the config is on no training track.
+        """
+        require_column(tracks, config.label_column)
+        in_training: Counter[str] = Counter()
+        for track in tracks:
+            with suppress(ValueError):  # listed by `label_problems`
+                in_training.update(set(as_labels(track, config.label_column)))
+        labels = tuple(sorted(in_training))
+        if config.labels is not None:
+            labels = tuple(map(label_text, config.labels))
+        check_label_names(labels, in_training, column=config.label_column)
+        return cls(
+            labels=labels,
+            label_column=config.label_column,
+            ignores_unknown=config.ignore_unknown_labels,
+        )
 
     def warn_of_one_class(self, tracks: Sequence[Track], split: str) -> None:
         """Say of which labels a split holds one class only, so that they cannot be judged."""
@@ -137,21 +157,25 @@ class Tagging(ClipTask):
     def check_labels(self, tracks: Sequence[Track]) -> None:
         """Raise `UserError` where no track has labels, or one has a label that is not among these."""
         require_column(tracks, self.label_column)
-        unknown = self.unknown_labels(tracks)
-        if unknown:
+        problems = [problem for found in self.label_problems(tracks) for problem in found]
+        if problems:
             raise UserError(
-                problem_list("Labels that the model does not know", unknown, "Correct them.")
+                problem_list("Labels that the model does not know", problems, "Correct them.")
             )
 
-    def unknown_labels(self, tracks: Sequence[Track]) -> list[str]:
-        """Return a line for each label of a track that is not among those of the task."""
+    def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
+        """Return, for each track, a line for each label that is none, or not among those of the task."""
         known = set(self.labels)
-        return [
-            f"{track.origin}: unknown label '{label}'"
-            for track in tracks
-            for label in as_labels(track, self.label_column)
-            if label not in known
-        ]
+        found = []
+        for track in tracks:
+            try:
+                labels = as_labels(track, self.label_column)
+            except ValueError as error:
+                found.append([f"{track.origin}: {error}"])
+                continue
+            unknown = [] if self.ignores_unknown else [one for one in labels if one not in known]
+            found.append([f"{track.origin}: unknown label '{label}'" for label in unknown])
+        return found
 
     def targets(self, track: Track, moves: Moves) -> NDArray[np.float32]:
         """Return (num_outputs,): 1 for each label of the track, else 0."""

@@ -74,10 +74,18 @@ class Task(Protocol):
 
     @classmethod
     def from_tracks(cls, config: Any, splits: Mapping[str, Sequence[Track]]) -> "Task":
-        """Make the task from its settings and the labels of the tracks.
+        """Make the task from its settings and the labels of the tracks, which have to be usable all of them.
 
         Raises:
             UserError: Lists, with file and line, every label that cannot be used.
+        """
+
+    @classmethod
+    def from_training(cls, config: Any, tracks: Sequence[Track]) -> "Task":
+        """Make the task from its settings and the labels of the training tracks, where these can be used.
+
+        Raises:
+            UserError: The settings do not fit the tracks, or no label of theirs can be used.
         """
 
     @classmethod
@@ -109,6 +117,9 @@ class Task(Protocol):
     @property
     def num_outputs(self) -> int:
         """Width of what the head gives."""
+
+    def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
+        """Return, for each track, what is wrong with its labels or annotation, each with its place."""
 
     def check_labels(self, tracks: Sequence[Track]) -> None:
         """Check that tracks can be judged.

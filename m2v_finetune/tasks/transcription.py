@@ -1,5 +1,6 @@
 """Transcription: the notes of a track, of the 88 pitches of a piano."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.decoding.notes import decode_notes
 from m2v_finetune.decoding.targets import note_targets
 from m2v_finetune.errors import UserError
@@ -25,6 +26,8 @@ from m2v_finetune.tasks.frames import (
     join_windows,
 )
 from m2v_finetune.tasks.task import Prediction, WindowScores
+
+logger = logging.getLogger(__name__)
 
 LOWEST, HIGHEST = PIANO_PITCHES
 NUM_PITCHES = HIGHEST - LOWEST + 1
@@ -180,6 +183,16 @@ class Transcription(FrameTask):
             num_pitches=NUM_PITCHES,
         )
         return np.concatenate(rolls, axis=-1)
+
+    def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
+        """Return, for each track, all that is wrong in its notes; the log names those that are left out."""
+        found = super().label_problems(tracks)
+        usable = [track for track, problems in zip(tracks, found, strict=True) if not problems]
+        left_out = [line for track in usable for line in self.annotation(track).left_out]
+        if left_out:
+            what = "Notes of no length, and second onsets at one time, are left out"
+            logger.warning(problem_list(what, left_out, "The others count.", limit=5))
+        return found
 
     def allowed_effects(self) -> frozenset[Effect]:
         """Return what leaves notes as they are."""

@@ -48,6 +48,8 @@ MAY_CHANGE = (
 # What may change where their product stays: the content of a total batch does not depend on its division.
 SPLIT = ("per_device_batch_size", "gradient_accumulation_steps")
 TOTAL = "The total batch"
+SOURCE = "data.source"
+"""May change where the tracks there are those that the run began with."""
 LOCK_FILE = ".lock"
 """In the run folder: which process trains in it; without meaning where none does."""
 PACKAGES = (
@@ -73,6 +75,7 @@ class RunFolder:
         results: Metrics of the test split with intervals.
         predictions: One line a track of the test split.
         checkpoints: To go on from, and the best.
+        tracks: The tracks that the run began with (`data.kept`).
         model: What `TaskModel.from_pretrained` and the Hub take.
         plots: Pictures.
     """
@@ -85,6 +88,7 @@ class RunFolder:
         self.results = path / "results.json"
         self.predictions = path / "predictions.csv"
         self.checkpoints = path / "checkpoints"
+        self.tracks = path / "tracks.json"
         self.model = path / "model"
         self.plots = path / "plots"
         self._changed: dict[str, Any] = {}  # settings, by name, that a run goes on with
@@ -105,6 +109,16 @@ class RunFolder:
     def tracker_id(self) -> str:
         """Return a name of the run for trackers, which a run that goes on keeps wherever its folder is."""
         return hashlib.sha256(self.environment.read_bytes()).hexdigest()[:16]
+
+    def is_moved(self, source: str) -> bool:
+        """Tell whether the run began with another ``data.source``; `create` names what else is changed."""
+        if not self.is_a_run or not self.tracks.is_file():
+            return False
+        try:
+            began = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            return bool(began["data"]["source"] != source)
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError):
+            return False  # it is damaged, as `create` will say
 
     def lock(self) -> None:
         """Keep other runs out of the folder, which exists, until this process ends, however it ends.
@@ -175,6 +189,8 @@ class RunFolder:
         now_batch = _batch(now, num_processes)
         is_same_total = math.prod(then_batch) == math.prod(now_batch)
         may_change = {*MAY_CHANGE, *(f"training.{name}" for name in SPLIT if is_same_total)}
+        if self.tracks.is_file():  # with which the recipe has compared what is at the new place
+            may_change.add(SOURCE)
         told = {name: f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items()}
         may = {name for name in told if name in may_change or name.startswith("publish.")}
         if not is_same_total:
@@ -189,7 +205,8 @@ class RunFolder:
                     [line for name, line in told.items() if name not in may],
                     f"Go on with its own, by --config {self.config}. What may change: publish and "
                     f"{', '.join(MAY_CHANGE)}; and {' and '.join(f'training.{name}' for name in SPLIT)}, "
-                    "where their product with the number of processes stays.",
+                    "where their product with the number of processes stays. Where a folder was moved, "
+                    "a link under its old name (ln -s NEW OLD) lets the run go on with its own settings.",
                 )
             )
         may -= {"run.output_dir", "run.resume"}

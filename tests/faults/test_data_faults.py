@@ -26,7 +26,8 @@ from m2v_finetune.config import (
     TuningConfig,
 )
 from m2v_finetune.data import reading
-from m2v_finetune.data.checking import check_splits, load_checked, save_checked
+from m2v_finetune.data.checking import check_splits
+from m2v_finetune.data.kept import load_checked, save_checked
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
@@ -428,7 +429,8 @@ def test_a_run_that_goes_on_needs_the_tracks_that_it_began_with(music, tmp_path)
         load_checked(tmp_path / "tracks.json", gone)
     whole = json.loads((tmp_path / "tracks.json").read_text())
     [name, *_] = whole["train"]
-    wrong = whole["train"] | {name: whole["train"][name] | {"num_frames": "many"}}
+    audio = whole["train"][name]["audio"] | {"num_frames": "many"}
+    wrong = whole["train"] | {name: whole["train"][name] | {"audio": audio}}
     for content in ([], {}, whole | {"test": {}}, whole | {"train": wrong}):
         (tmp_path / "tracks.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match="is damaged"):

@@ -25,7 +25,8 @@ from accelerate import Accelerator
 from m2v_finetune.audio.decode import AudioInfo, inspect_audio, read_audio, read_excerpt
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import DataConfig, RecipeConfig
-from m2v_finetune.data.checking import CheckedTrack, converted_ids, load_checked, save_checked
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.kept import converted_ids, load_checked, save_checked
 from m2v_finetune.data.manifest import read_dataset_info
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.data.sources import load_tracks

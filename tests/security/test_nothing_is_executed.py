@@ -166,13 +166,12 @@ def test_a_data_set_of_the_hub_reads_nothing_outside_of_itself(tmp_path):
     (track,) = tracks_from_rows(rows("cached.wav"), folder=folder, name="m", path_rule="foreign")
     assert track.path_rule == "foreign"
     # What its columns name is held to the same rule.
-    from m2v_finetune.labels.beats import read_beats
-    from m2v_finetune.tasks.frames import check_annotations
+    from m2v_finetune.tasks.beats import BeatTracking
 
     row = {"path": "cached.wav", "beats": "/etc/passwd"}
     tracks = tracks_from_rows([(1, row)], folder=folder, name="m", path_rule="foreign")
     with pytest.raises(UserError, match="'/etc/passwd' leads out of the folder"):
-        check_annotations(tracks, "beats", read_beats, end_seconds=lambda beats: 0.0)
+        BeatTracking(label_column="beats").check_labels(tracks)
 
 
 def test_a_token_is_in_no_file_and_no_output(small_manifest, tmp_path):

@@ -41,8 +41,8 @@ from pathlib import Path
 from m2v_finetune.data.benchmarks import gtzan
 from m2v_finetune.data.benchmarks.label_checks import check_beats
 from m2v_finetune.data.benchmarks.prepare import Benchmark, RemoteFile, Row, unpack
+from m2v_finetune.data.folders import AUDIO_SUFFIXES
 from m2v_finetune.data.manifest import DatasetInfo, problem_list
-from m2v_finetune.data.sources import AUDIO_SUFFIXES
 from m2v_finetune.errors import UserError
 
 COMMIT = "c3c47fd37d3074d9f8119f18bbf460f909609f22"

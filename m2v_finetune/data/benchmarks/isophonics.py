@@ -19,8 +19,8 @@ from pathlib import Path
 
 from m2v_finetune.data.benchmarks.label_checks import check_chords
 from m2v_finetune.data.benchmarks.prepare import Benchmark, Row, unpack
+from m2v_finetune.data.folders import AUDIO_SUFFIXES
 from m2v_finetune.data.manifest import DatasetInfo
-from m2v_finetune.data.sources import AUDIO_SUFFIXES
 from m2v_finetune.errors import UserError
 
 INFO = DatasetInfo(

@@ -11,14 +11,9 @@ import soundfile
 
 from m2v_finetune.audio.copies import copies_folder
 from m2v_finetune.audio.frames import FrameGrid
-from m2v_finetune.data.checking import (
-    CheckedTrack,
-    check_tracks,
-    converted_ids,
-    load_checked,
-    save_checked,
-)
+from m2v_finetune.data.checking import CheckedTrack, check_tracks
 from m2v_finetune.data.converting import LOCK_FILE, convert_tracks, with_copies
+from m2v_finetune.data.kept import converted_ids, load_checked, save_checked
 from m2v_finetune.data.loader import Window, read_window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import UserError

@@ -20,8 +20,36 @@ def beat_lists(draw: st.DrawFn) -> tuple[list[float], list[int] | None]:
     """Times at least 10 microseconds apart, and positions or None."""
     gaps = draw(st.lists(st.floats(1e-5, 100), max_size=20))
     times = np.cumsum(gaps).tolist()
-    positions = draw(st.lists(st.integers(0, 999), min_size=len(times), max_size=len(times)))
+    positions = draw(st.lists(st.integers(1, 999), min_size=len(times), max_size=len(times)))
+    if 1 not in positions:
+        positions = positions[:-1] + [1][: len(positions)]  # there is a downbeat
     return times, positions if times and draw(st.booleans()) else None
+
+
+@pytest.mark.parametrize(
+    ("positions", "is_refused"),
+    [
+        ([2, 3, 4, 2, 3, 4], True),
+        ([2, 2, 2], True),
+        ([4, 3], True),
+        ([5, 6, 7, 8], False),  # a part of a bar
+        ([3], False),
+        ([3, 4, 1, 2], False),
+        ([1, 1, 1], False),
+    ],
+)
+def test_bars_without_a_downbeat_are_refused(
+    tmp_path: Path, positions: list[int], is_refused: bool
+) -> None:
+    path = tmp_path / "a.beats"
+    path.write_text("# beats\n" + "".join(f"{n}.5\t{p}\n" for n, p in enumerate(positions)))
+    if is_refused:
+        with pytest.raises(LabelError, match=r"a\.beats:2: .*1.* downbeat"):
+            read_beats(path)
+    else:
+        beats = read_beats(path)
+        assert beats.positions is not None
+        assert beats.positions.tolist() == positions
 
 
 @quick
@@ -77,7 +105,9 @@ BAD_LINES = [
     ("6.0\t-1", "the position '-1' is no whole number"),
     ("6.0\t1.5", "the position '1.5' is no whole number"),
     ("6.0\tone", "the position 'one' is no whole number"),
-    ("6.0\t99999999999999999999", "is no whole number from 0 to 999"),
+    ("6.0\t99999999999999999999", "is no whole number from 1 to 999"),
+    ("6.0\t0", "add 1 to every position"),
+    ("6.0\t0.0", "add 1 to every position"),
     ("6.0", "1 cells instead of time and position, as in line 1"),
     ("6.0\t1\t1", "3 cells instead of time and position, as in line 1"),
 ]

@@ -261,17 +261,57 @@ def test_all_notes_that_cannot_be_used_are_listed(path: Path) -> None:
         read_midi(path, sustain=False, pitch_range=PIANO_PITCHES)
     assert list(caught.value.problems) == [
         f"{path}: track 2, event 1 (0.000 s): the note of pitch 20 is outside the range 21 to 108",
-        f"{path}: track 2, event 2 (0.100 s): the note of pitch 60 lasts no time",
         f"{path}: track 2, event 5 (1.250 s): the note of pitch 109 is outside the range 21 to 108",
+    ]
+    notes = read_midi(path, sustain=False)
+    assert notes.pitches.tolist() == [20, 109, 21, 108]
+    assert list(notes.left_out) == [
+        f"{path}: track 2, event 2 (0.100 s): the note of pitch 60 lasts no time",
         f"{path}: track 2, event 11 (1.700 s): the note of pitch 50 lasts no time",
     ]
-    with pytest.raises(LabelError, match=r"\(2\)"):
-        read_midi(path, sustain=False)
 
 
-def test_a_pitch_struck_twice_at_once_is_listed(path: Path) -> None:
-    save(path, [(0, "on", 60), (0, "on", 60), (100, "off", 60)])
-    with pytest.raises(LabelError, match=r"track 1, event 1 .* lasts no time"):
+DOUBLED = {
+    "both released": [(0, "on", 60), (0, "on", 60), (100, "off", 60), (100, "off", 60)],
+    "released once": [(0, "on", 60), (0, "on", 60), (100, "off", 60)],
+    "three times": [(0, "on", 60), (0, "on", 60), (0, "on", 60), (100, "off", 60)],
+    "after a note that is still pressed": [
+        (-50, "on", 60), (0, "on", 60), (0, "on", 60), (0, "off", 60), (100, "off", 60),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DOUBLED)
+def test_a_pitch_struck_twice_at_once_is_one_note(path: Path, case: str) -> None:
+    events = [(tick + 50, *rest) for tick, *rest in DOUBLED[case]]
+    notes = read_midi(save(path, events), sustain=True)
+    assert (notes.onsets_seconds[-1], notes.offsets_seconds[-1]) == (0.05, pytest.approx(0.15))
+    assert len(notes) == 1 + case.startswith("after")
+    assert len(notes.left_out) == 1 + case.startswith("three")
+    assert "is struck twice" in notes.left_out[0]
+
+
+SILENT = {
+    "released at once": [(10, "on", 62), (10, "off", 62)],
+    "never released, at the end": [(100, "on", 62)],
+    "cut off by the next at once, pressed again later": [
+        (10, "on", 62), (10, "off", 62), (10, "on", 62), (20, "off", 62),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_a_note_of_no_length_is_left_out_and_named(path: Path, case: str) -> None:
+    notes = read_midi(save(path, [(0, "on", 60), (100, "off", 60)], SILENT[case]), sustain=True)
+    assert (notes.offsets_seconds > notes.onsets_seconds).all()
+    assert len(notes) == 1 + ("again" in case)
+    assert len(notes.left_out) == 1
+    assert notes.left_out[0].startswith(f"{path}: track 2, event 1 ")
+
+
+def test_a_file_in_which_no_note_lasts_is_refused(path: Path) -> None:
+    save(path, [(0, "on", 60), (0, "off", 60), (5, "on", 61), (5, "off", 61)])
+    with pytest.raises(LabelError, match=r"\(2\):\n.*track 1, event 1 .* lasts no time"):
         read_midi(path, sustain=True)
 
 

@@ -99,7 +99,20 @@ def test_classes_that_no_training_track_has_are_all_listed():
 
 
 # What is no class: one of a kind on each line, from line 3 of songs.csv on.
-NO_CLASS = [None, "", "  ", ";", [], ["jazz", "rock"], "jazz;rock", [["jazz"]], True, 1.5, {"a": 1}]
+NAN = float("nan")
+NO_CLASS = [
+    None,
+    "",
+    "  ",
+    ";",
+    [],
+    ["jazz", "rock"],
+    "jazz;rock",
+    [["jazz"]],
+    [None],
+    NAN,
+    {"a": 1},
+]
 
 
 def test_every_track_without_exactly_one_known_class_is_listed_and_none_is_dropped():
@@ -118,6 +131,32 @@ def test_every_track_without_exactly_one_known_class_is_listed_and_none_is_dropp
     ]
     assert f"Tracks whose genre cannot be learned or judged ({len(NO_CLASS) + 2}):" in message
     assert "The classes are: jazz, rock." in message
+
+
+@pytest.mark.parametrize(
+    ("cell", "label"),
+    [
+        (0, "0"),
+        (0.0, "0"),
+        ("0", "0"),
+        (1980, "1980"),
+        (1980.0, "1980"),
+        (3.5, "3.5"),
+        (False, "false"),
+        (True, "true"),
+        (["no"], "no"),
+        ("cafe\u0301", "caf\u00e9"),
+    ],
+)
+def test_numbers_and_booleans_are_classes_like_their_text(cell, label):
+    splits = make_splits("genre", train=[cell, "other"], validation=[label], test=[cell])
+    task = Genre.from_tracks(GenreConfig(), splits)
+    assert set(task.labels) == {label, "other"}
+    targets = {
+        float(task.targets(track, STILL)) for track in (*splits["validation"], *splits["test"])
+    }
+    assert targets == {task.labels.index(label)}
+    assert Genre.from_tracks(GenreConfig(labels=[label, "other"]), splits).labels[0] == label
 
 
 def test_a_class_of_training_tracks_that_is_not_chosen_is_listed():

@@ -43,7 +43,7 @@ def test_pitches_can_be_chosen():
     assert listed_problems(message) == ["songs.csv:4: unknown class '64'"]
 
 
-NO_PITCH = [-1, 128, "128", "-1", 60.0, "60.5", "A4", "²", None, "", [60, 61], "60;61", True]
+NO_PITCH = [-1, 128, "128", "-1", 60.25, "60.5", "A4", "²", None, "", [60, 61], "60;61", True]
 
 
 def test_every_pitch_that_is_none_is_listed_and_none_is_dropped():

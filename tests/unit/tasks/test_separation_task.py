@@ -104,7 +104,7 @@ def test_every_bad_stem_is_listed(tmp_path):
         "songs.csv:6: there is no folder of stems at 'none-stems'",
         f"songs.csv:7: {tmp_path}/wide.wav has 4 channels, where 1 or 2 are expected",
         f"songs.csv:7: {tmp_path}/wide-stems/vocals.wav has 3 channels, where 1 or 2 are expected",
-        "songs.csv:8: there is no folder of stems at None",
+        "songs.csv:8: no folder of stems in the column, but None",
         "vocals, drums, bass (task.stems)",
     ):
         assert problem in message, problem

@@ -1,0 +1,161 @@
+"""The tracks of a run, as they were when it began: what one that goes on reads, wherever they are now."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from m2v_finetune.audio.decode import AudioInfo
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.manifest import Track, problem_list
+from m2v_finetune.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptTrack:
+    """What `save_checked` keeps of a track.
+
+    Attributes:
+        audio: Rate, length and channels of its file.
+        num_bytes: Size of its file; None where it had none, as where vectors stand for audio.
+        is_converted: Whether it was read from a converted copy.
+    """
+
+    audio: AudioInfo
+    num_bytes: int | None
+    is_converted: bool
+
+    @classmethod
+    def of(cls, checked: CheckedTrack) -> "KeptTrack":
+        """Describe a track as it is now."""
+        try:
+            num_bytes = checked.track.path.stat().st_size
+        except OSError:
+            num_bytes = None
+        return cls(audio=checked.audio, num_bytes=num_bytes, is_converted=checked.copy is not None)
+
+    def is_same_file(self, other: "KeptTrack") -> bool:
+        """Tell whether two descriptions are of one file, wherever it is."""
+        return (self.audio, self.num_bytes) == (other.audio, other.num_bytes)
+
+
+Known = Mapping[str, Mapping[str, KeptTrack]]
+"""The tracks of a run, by split and id."""
+
+
+def save_checked(path: Path, splits: Mapping[str, Sequence[CheckedTrack]]) -> None:
+    """Write which tracks can be used, so that a run which goes on has the same windows."""
+    content = {
+        split: {one.track.id: asdict(KeptTrack.of(one)) for one in members}
+        for split, members in splits.items()
+    }
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def load_checked(
+    path: Path, splits: Mapping[str, Sequence[Track]]
+) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
+    """Return the tracks that could be used when `save_checked` wrote them; no file is looked at.
+
+    None has its copy: `converted_ids` says which had one.
+
+    Returns:
+        The usable tracks, and the number of the others, by split.
+
+    Raises:
+        UserError: The file is damaged, or the data no longer have such tracks.
+    """
+    known = _known(path)
+    if not all(known.get(split) for split in splits):
+        raise _damaged(path, "a split has no tracks")
+    usable = {
+        split: [
+            CheckedTrack(track=track, audio=known[split][track.id].audio)
+            for track in members
+            if track.id in known.get(split, {})
+        ]
+        for split, members in splits.items()
+    }
+    gone = [
+        f"{split}: {name}"
+        for split, members in known.items()
+        for name in sorted(set(members) - {checked.track.id for checked in usable.get(split, [])})
+    ]
+    if gone:
+        raise UserError(
+            problem_list(
+                "The run began with tracks that the data no longer have in that split",
+                gone,
+                "Bring them back, or begin another run.",
+            )
+        )
+    return usable, {split: len(splits[split]) - len(usable[split]) for split in splits}
+
+
+def require_same_files(path: Path, splits: Mapping[str, Sequence[CheckedTrack]]) -> None:
+    """Check that the tracks which `save_checked` wrote are still there, with the same files.
+
+    Args:
+        path: Where it wrote them.
+        splits: The tracks as they are now; what is new among them does not matter.
+
+    Raises:
+        UserError: The file is damaged; or lists the tracks that are gone, in another split, or of another
+            size, length, rate or number of channels.
+    """
+    problems = []
+    for split, members in _known(path).items():
+        now = {one.track.id: KeptTrack.of(one) for one in splits.get(split, ())}
+        problems += [f"{split}: {name} is not there" for name in members if name not in now]
+        problems += [
+            f"{split}: {name} is another file, of another size or length"
+            for name, kept in members.items()
+            if name in now and not kept.is_same_file(now[name])
+        ]
+    if problems:
+        raise UserError(
+            problem_list(
+                "data.source is not what it was, and these tracks of the run are not in it",
+                problems,
+                "Data that were moved or renamed may go on under their new name, with the same files and the "
+                "same ids. Name the right place by --data.source, or make a link to it under the old name; "
+                "or begin another run.",
+            )
+        )
+
+
+def converted_ids(path: Path) -> set[str]:
+    """Return the tracks that were read from copies when `save_checked` wrote them."""
+    return {
+        name
+        for members in _known(path).values()
+        for name, kept in members.items()
+        if kept.is_converted
+    }
+
+
+def _known(path: Path) -> Known:
+    """Return what `save_checked` wrote; UserError where it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known: Known = {
+            split: {
+                name: KeptTrack(**{**kept, "audio": AudioInfo(**kept["audio"])})
+                for name, kept in members.items()
+            }
+            for split, members in content.items()
+        }
+        if not all(
+            isinstance(number, int) and number > 0
+            for members in known.values()
+            for kept in members.values()
+            for number in asdict(kept.audio).values()
+        ):
+            raise ValueError("the length of a track is no number")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    return known
+
+
+def _damaged(path: Path, reason: object) -> UserError:
+    return UserError(f"{path} is damaged, so the run cannot go on ({reason}). Begin again.")

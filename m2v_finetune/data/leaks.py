@@ -1,0 +1,49 @@
+"""One recording in two splits: what is learned from must not be what is judged by."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+
+from m2v_finetune.data.manifest import Track
+
+KEPT_FIRST = ("test", "validation", "train")
+"""Where a recording stays that is in several splits: what is measured stays what others measure."""
+
+
+def file_key(path: Path) -> Hashable:
+    """Return what all names of a file share, by links of both kinds; the path where there is nothing such."""
+    try:
+        status = path.stat()
+    except OSError:  # it is gone since it was checked
+        return path
+    # Size and time too: some network drives give one number to several files.
+    one = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return one if status.st_ino else path
+
+
+def leaking_tracks(tracks: Sequence[Track], files: Sequence[Hashable]) -> Mapping[str, str]:
+    """Return the tracks whose file is in another split too, but those of the split in which it stays.
+
+    Args:
+        tracks: Of all splits.
+        files: What tells the file of each track from others.
+
+    Returns:
+        By the id of each such track, where it is and where it stays.
+    """
+    of_file: dict[Hashable, list[Track]] = {}
+    for track, file in zip(tracks, files, strict=True):
+        of_file.setdefault(file, []).append(track)
+    found = {}
+    for members in of_file.values():
+        splits = {track.split for track in members}
+        if len(splits) < 2:
+            continue
+        kept = next(name for name in KEPT_FIRST if name in splits)
+        first = next(track for track in members if track.split == kept)
+        for track in members:
+            if track.split != kept:
+                found[track.id] = (
+                    f"{track.origin}: the file of '{track.id}' in {track.split} is that of '{first.id}' in "
+                    f"{kept} ({first.origin}), where it stays if this one is skipped"
+                )
+    return found

@@ -1,0 +1,89 @@
+"""The rows of a manifest's file, CSV or JSONL, with their line numbers."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from m2v_finetune.data.values import named
+from m2v_finetune.errors import UserError
+
+
+def read_rows(path: Path, *, path_columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
+    """Read a manifest of any size; from a CSV every value is text.
+
+    Args:
+        path: A ``.csv`` or ``.jsonl`` file.
+        path_columns: One of these a CSV has to have.
+
+    Returns:
+        Line number (from 1) and columns of each row.
+
+    Raises:
+        UserError: The file is missing, is not what its name says, or is no UTF-8 text.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no manifest at {path}. Give a .csv or .jsonl file.")
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".jsonl"):
+        raise UserError(f"{path} is no manifest: the name must end in .csv or .jsonl.")
+    try:
+        return list(_csv_rows(path, path_columns) if suffix == ".csv" else _jsonl_rows(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except csv.Error as error:
+        raise UserError(
+            f"{path} is not CSV ({error}). Look for a quote that is not closed."
+        ) from error
+
+
+def _csv_rows(path: Path, path_columns: Sequence[str]) -> Iterable[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        header = [name.strip() for name in reader.fieldnames or []]
+        repeated = sorted({name for name in header if header.count(name) > 1})
+        if repeated:
+            raise UserError(
+                f"{path.name}:1: the header names {', '.join(repeated)} more than once."
+            )
+        if header and not any(named(header, column) for column in path_columns):
+            raise UserError(
+                f"{path.name}:1: the header is {', '.join(header)}. One column must be "
+                f"{' or '.join(map(repr, path_columns))}; columns are separated by commas."
+            )
+        reader.fieldnames = header
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(
+                    f"{path.name}:{reader.line_num}: this line has not as many cells as the header "
+                    f"({', '.join(reader.fieldnames or [])}). Put cells with a comma in quotes."
+                )
+            yield reader.line_num, row
+
+
+def _jsonl_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line, object_pairs_hook=_named_once)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path.name}:{number}: not JSON ({error}).") from error
+            if not isinstance(row, dict):
+                raise UserError(
+                    f'{path.name}:{number}: not a JSON object, such as {{"path": ...}}.'
+                )
+            yield number, row
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, and refuse one of whose values the last alone would count."""
+    names = [name for name, _ in pairs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"it names {', '.join(repeated)} more than once")
+    return dict(pairs)
