@@ -27,12 +27,16 @@ Beside the recipes (accelerate launch recipes/tagging.py --help), which train:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand and end the process with its exit code (`run_command`)."""
+    run_command(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> None:
     parser = build_parser()
     arguments, settings = parser.parse_known_args(argv)
     if settings and not arguments.takes_settings:
         parser.error(f"unrecognized arguments: {' '.join(settings)}")
     arguments.settings = settings
-    run_command(lambda: arguments.command(arguments))
+    arguments.command(arguments)
 
 
 def build_parser() -> argparse.ArgumentParser:

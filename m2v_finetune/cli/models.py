@@ -4,10 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
-from m2v_finetune.cli.options import MODEL_HELP, OUTSIDE_HELP, Commands
+from m2v_finetune.cli.options import MODEL_HELP, OUTSIDE_HELP, Commands, TableConsole
 from m2v_finetune.errors import UserError
 
 
@@ -50,7 +49,7 @@ def _backbones(arguments: argparse.Namespace) -> None:
     for name, known in CHECKPOINTS.items():
         numbers = (known.num_layers, known.hidden_size, known.sample_rate, known.frame_rate)
         table.add_row(name, *map(str, numbers), known.licence, known.pretraining)
-    console = Console()
+    console = TableConsole()
     console.print(table)
     console.print(
         "The two small ones ship, the others are on the Hub under m-a-p/. Any other HuBERT, wav2vec 2.0 or "

@@ -1,7 +1,11 @@
 """What several subcommands have in common."""
 
 import argparse
+import io
+import sys
 from typing import TypeAlias
+
+from rich.console import Console
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """The subcommands of a parser."""
@@ -15,3 +19,22 @@ def count(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
     return int(text)
+
+
+def warn(message: str) -> None:
+    """Write a message to standard error."""
+    print(message, file=sys.stderr)
+
+
+def print_utf8() -> None:
+    """Write data to standard output as files of such data are written, whatever the locale."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # else somebody put another stream there
+        sys.stdout.reconfigure(encoding="utf-8")
+
+
+class TableConsole(Console):
+    """Standard output, for tables; a reader who is gone is left to `run_command`, as by `print`."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that rich has caught."""
+        raise

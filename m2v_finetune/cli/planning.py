@@ -4,9 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from m2v_finetune.cli.options import Commands, count
+from m2v_finetune.cli.options import Commands, TableConsole, count
 from m2v_finetune.errors import UserError
 
 
@@ -122,7 +120,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     assumed = ""
     if task is not None and getattr(config.task, "labels", ()) is None:
         assumed = f" {task.num_outputs} labels are assumed, as the data name them."
-    Console().print(show_plan(plan, assumed=assumed))
+    TableConsole().print(show_plan(plan, assumed=assumed))
     if plan.memory_bytes is not None and plan.chosen is None:
         raise UserError(plan.refusal())
 

@@ -1,14 +1,24 @@
 """`m2v predict`."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m2v_finetune.cli.options import MODEL_HELP, Commands, count
+from m2v_finetune.cli.options import (
+    MODEL_HELP,
+    Commands,
+    count,
+    print_utf8,
+    warn,
+)
 from m2v_finetune.errors import AudioError, UserError
 
 if TYPE_CHECKING:
     from m2v_finetune.model import TaskModel
+
+FORMAT_OF_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "json"}
+DATA_FORMATS = ("csv", "json")
 
 
 def add_commands(commands: Commands) -> None:
@@ -17,7 +27,8 @@ def add_commands(commands: Commands) -> None:
         "predict",
         help="say what a model hears in music files",
         description="Prints what the model says of each track, or writes it in the formats of its task: "
-        ".beats, .lab, MIDI, WAV.",
+        ".beats, .lab, MIDI, WAV. Each result is written when it is there: stop it whenever you like, the "
+        "same command goes on.",
     )
     predict.add_argument("model", help=MODEL_HELP)
     predict.add_argument("files", nargs="+", type=Path, help="music files of any length")
@@ -26,8 +37,8 @@ def add_commands(commands: Commands) -> None:
     )
     predict.add_argument(
         "--format",
-        help="text (the default), json or csv are printed; a model may have others, such as beats, lab, midi "
-        "or wav, which are written to files",
+        help="text (the default, unless the name of --output ends in .csv, .json or .jsonl), json or csv are "
+        "printed; a model may have others, such as beats, lab, midi or wav, which are written to files",
     )
     predict.add_argument(
         "--top", type=count, default=10, help="labels to show in text (default: %(default)s)"
@@ -37,82 +48,96 @@ def add_commands(commands: Commands) -> None:
         type=Path,
         help="a new file for what would be printed; for formats with files of their own, their folder",
     )
+    predict.add_argument(
+        "--on-bad-file",
+        choices=["stop", "skip"],
+        default="stop",
+        help="what to do about files that cannot be read: stop at the first, or go on without them and list "
+        "them at the end (default: %(default)s)",
+    )
     predict.set_defaults(command=_predict)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from m2v_finetune.audio.decode import inspect_audio
+    output: Path | None = arguments.output
+    if output is not None and not output.absolute().parent.is_dir():
+        raise UserError(f"There is no folder {output.parent} for --output. Make it first.")
+    if arguments.on_bad_file == "stop":
+        _check_files(arguments.files)
+    import torch
+
     from m2v_finetune.data.manifest import problem_list
     from m2v_finetune.model import TaskModel
+    from m2v_finetune.prediction import Rendering, predict_files
+    from m2v_finetune.training.signals import stop_on_signals
+    from m2v_finetune.variation import explain_constant_outputs, outputs_hardly_vary
 
-    output: Path | None = arguments.output
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"There is no folder {output.parent} for --output. Make it first.")
-    problems = []  # every unreadable file is named before the model is loaded
-    for path in arguments.files:
+    model = TaskModel.from_pretrained(arguments.model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    rendering = Rendering(
+        format=_format(arguments, model), timeline=arguments.timeline, top=arguments.top
+    )
+    if rendering.format in DATA_FORMATS:
+        print_utf8()
+    with stop_on_signals(lambda: ""):
+        done = predict_files(
+            model,
+            arguments.files,
+            rendering=rendering,
+            output=output,
+            on_bad_file=arguments.on_bad_file,
+        )
+    if done.num_resumed:
+        warn(f"{done.num_resumed} of {len(arguments.files)} files were done before.")
+    if done.failed:
+        warn(
+            problem_list(
+                f"Of {len(arguments.files)} files, these cannot be read and have no result",
+                done.failed,
+                "Repair them, and predict them by another command.",
+                limit=None,
+            )
+        )
+    if outputs_hardly_vary(done.variation, num_tracks=done.num_computed):
+        warn(
+            explain_constant_outputs(
+                done.variation,
+                num_tracks=done.num_computed,
+                is_probe=model.tuning.method == "probe",
+                is_standardized=model.head_config.standardize,
+            )
+        )
+
+
+def _check_files(files: Sequence[Path]) -> None:
+    """Raise `UserError` that names every file that cannot be read, before the model is loaded."""
+    from m2v_finetune.audio.decode import inspect_audio
+    from m2v_finetune.data.manifest import problem_list
+
+    problems = []
+    for path in files:
         try:
             inspect_audio(path)
         except AudioError as error:
             problems.append(str(error))
     if problems:
         raise UserError(
-            problem_list("Files that cannot be read", problems, "Repair them, or leave them out.")
+            problem_list(
+                "Files that cannot be read",
+                problems,
+                "Repair them, or leave them out; --on-bad-file skip does.",
+            )
         )
-    import torch
 
-    model = TaskModel.from_pretrained(arguments.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+def _format(arguments: argparse.Namespace, model: "TaskModel") -> str:
+    """Return the format that is asked for, by its name or by that of the output."""
     formats = model.task.formats
-    kind = arguments.format or next(iter(formats))
+    suffix = "" if arguments.output is None else arguments.output.suffix.lower()
+    kind: str = arguments.format or FORMAT_OF_SUFFIX.get(suffix) or next(iter(formats))
     if kind not in formats:
         raise UserError(
-            f"There is no format '{kind}' for {model.task.name}. There are: {', '.join(formats)}."
+            f"There is no format '{kind}' for {model.task.name}. There are: {', '.join(formats)}. Choose one "
+            "by --format."
         )
-    suffix = formats[kind]
-    if suffix is None:
-        _print_predictions(model, kind, arguments)
-    else:
-        _write_predictions(model, kind, suffix, arguments)
-
-
-def _print_predictions(model: "TaskModel", kind: str, arguments: argparse.Namespace) -> None:
-    """Print what is said of each file, or write it all to one new file."""
-    output: Path | None = arguments.output
-    if output is not None and output.exists():
-        raise UserError(f"{output} exists, and is not overwritten. Name a new file.")
-    parts: list[str] = []
-    for path in arguments.files:
-        part = model.predict(path).render(
-            kind,
-            path=path,
-            top=arguments.top,
-            timeline=arguments.timeline,
-            is_first=not parts,
-        )
-        parts.append(part)
-        if output is None:
-            print(part, end="", flush=True)
-    if output is not None:
-        output.write_text("".join(parts), encoding="utf-8")
-
-
-def _write_predictions(
-    model: "TaskModel", kind: str, suffix: str, arguments: argparse.Namespace
-) -> None:
-    """Write a file, or folder, for each music file, into the folder ``--output``."""
-    folder: Path | None = arguments.output
-    if folder is None:
-        raise UserError(f"The format '{kind}' is written to files. Name their folder by --output.")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file. The format '{kind}' needs a folder.")
-    places = [folder / f"{path.stem}{suffix}" for path in arguments.files]
-    taken = [str(place) for place in places if place.exists() or places.count(place) > 1]
-    if taken:
-        raise UserError(
-            f"These would be written, but exist or would be written twice: {', '.join(taken)}. Nothing is "
-            "overwritten; choose another folder by --output."
-        )
-    folder.mkdir(exist_ok=True)
-    for path, place in zip(arguments.files, places, strict=True):
-        model.predict(path).write(kind, place)
-        print(place, flush=True)
+    return kind
