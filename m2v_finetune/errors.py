@@ -5,13 +5,22 @@ code 2; any other exception keeps its traceback and exits with 1.
 """
 
 import errno
+import io
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
-# No space, a quota, a file over the limit, a disk that was mounted read-only, or one that is broken.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# A disk that was mounted read-only, or files and folders of somebody else.
+ACCESS_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM)
+# Those; no space, a quota, a file over the limit, or a disk that is broken.
+DISK_ERRORS = (*ACCESS_ERRORS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# Names that no disk takes: too long, below a file, or a link that leads to itself.
+NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
+BROKEN_PIPE_CODE = 128 + signal.SIGPIPE
 
 
 class UserError(Exception):
@@ -45,27 +54,80 @@ def run_command(command: Callable[[], None]) -> NoReturn:
     """Run a command and end the process with its exit code.
 
     0 done; 2 a `UserError`, or a disk that does not take or give a file, printed as one message without a
-    traceback; 130 stopped by SIGINT; 143 stopped by SIGTERM, or by SIGUSR1, which asks for the same; any
-    other exception is a bug, keeps its traceback and gives 1.
+    traceback; 130 stopped by SIGINT; 143 stopped by SIGTERM, or by SIGUSR1, which asks for the same; 141
+    nobody reads standard output any more, as of ``| head -1``; any other exception is a bug, keeps its
+    traceback and gives 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal cannot show, such as a file name that is no UTF-8, is no reason to stop.
+            stream.reconfigure(errors="backslashreplace")
+    code: int | str | None = 0
     try:
         command()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        _tell(f"error: {error}")
+        code = 2
+    except BrokenPipeError:
+        if not _is_unread():
             raise
-        print(  # noqa: T201
-            f"error: {error.filename or 'A file'} cannot be written or read: {error.strerror}. Free space, "
-            "or mind the disk. What a run had saved is whole: --run.resume auto with its --run.output_dir "
-            "goes on from there.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        code = BROKEN_PIPE_CODE
+    except OSError as error:
+        if error.errno not in DISK_ERRORS and not (error.filename and error.errno in NAME_ERRORS):
+            raise
+        _tell(f"error: {_explain(error)}")
+        code = 2
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)  # noqa: T201
-        sys.exit(130 if stopped.signal_number == signal.SIGINT else 143)
+        _tell(str(stopped))
+        code = 130 if stopped.signal_number == signal.SIGINT else 143
     except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
+        code = 130
+    except SystemExit as ended:  # of a parser, which has printed its help or its error
+        code = ended.code
+    sys.exit(_flush() or code)
+
+
+def _explain(error: OSError) -> str:
+    what = error.filename or "Standard output, or a file,"
+    if error.errno in ACCESS_ERRORS:
+        advice = "Whose is it (ls -l)? Get the right to it, or name another place."
+    elif error.errno in NAME_ERRORS:
+        advice = "Name another place."
+    else:
+        advice = "Free space, or mind the disk."
+    return (
+        f"{what} cannot be written or read: {error.strerror}. {advice} What a run had saved is whole: "
+        "--run.resume auto with its --run.output_dir goes on from there."
+    )
+
+
+def _tell(message: str) -> None:
+    with suppress(OSError):  # nobody reads standard error
+        print(message, file=sys.stderr)  # noqa: T201
+
+
+def _flush() -> int:
+    """Write what is left of standard output; return the exit code where that cannot be, else 0.
+
+    Python would do it later, and print what it then says of it.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            _tell(f"error: standard output cannot be written: {error.strerror}.")
+        with suppress(OSError, ValueError):  # there is no file behind it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_CODE if isinstance(error, BrokenPipeError) else 2
+    return 0
+
+
+def _is_unread() -> bool:
+    """Tell whether the reader of standard output is gone."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout, 0)  # errors are told without being asked for
+    except (OSError, ValueError):  # there is no file behind it
+        return False
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

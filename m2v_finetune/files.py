@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,17 +14,34 @@ UNFINISHED = ".{name}.part"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary name, flush it to disk, and give it its name: all or nothing."""
+    """Call ``write`` with a temporary name, flush what it made, and give it its name: all or nothing.
+
+    Args:
+        path: A file, which is replaced if it is there, or a folder, which must not be.
+        write: Makes a file, or a folder of files, of the name that it is given.
+
+    Raises:
+        OSError: The disk does not take it.
+    """
     unfinished = path.with_name(UNFINISHED.format(name=path.name))
+    _delete(unfinished)  # of a process that was killed
     try:
         write(unfinished)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
+        for file in unfinished.iterdir() if unfinished.is_dir() else [unfinished]:
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
         unfinished.replace(path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        _delete(unfinished)
         raise
     flush_folder(path.parent)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:

@@ -46,6 +46,7 @@ from m2v_finetune.hub import download_snapshot, is_repo_id, upload_folder
 from m2v_finetune.pieces import Pieces
 from m2v_finetune.tasks import TASKS, Prediction, Task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters, trained_parts
+from m2v_finetune.variation import OutputVariation
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -394,6 +395,7 @@ class TaskModel(nn.Module):
         num_workers: int = 0,
         timeout_seconds: float = 0,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        variation: OutputVariation | None = None,
     ) -> Iterator[ScoredWindow]:
         """Yield, window after window, the number of its track, its place, and its scores.
 
@@ -406,6 +408,7 @@ class TaskModel(nn.Module):
             num_workers: Processes that read audio.
             timeout_seconds: How long one of them may take for a batch; 0 for ever.
             autocast: Surrounds each pass through the network.
+            variation: Counts the outputs of the head.
 
         Raises:
             NotFiniteError: The scores hold nan or infinity.
@@ -414,10 +417,10 @@ class TaskModel(nn.Module):
         """
         device = next(self.parameters()).device
 
-        def score(*parts: Tensor) -> Tensor:
+        def run(*parts: Tensor) -> Tensor:
             with torch.inference_mode(), autocast():
-                outputs = self(*(part.to(device, non_blocking=True) for part in parts))
-                return self.task.scores(outputs.float()).cpu()
+                outputs: Tensor = self(*(part.to(device, non_blocking=True) for part in parts))
+                return outputs.float().cpu()
 
         self.eval()
         loader = track_loader(
@@ -430,7 +433,10 @@ class TaskModel(nn.Module):
             rows: dict[int, NDArray[np.float32] | AudioError]
             rows = {index: AudioError(why) for index, why in bad.items()}
             if len(indices):
-                scores = self.pieces.run(score, parts).numpy()
+                outputs = self.pieces.run(run, parts)
+                if variation is not None:
+                    variation.add(outputs)
+                scores = self.task.scores(outputs).numpy()
                 rows |= zip(indices.tolist(), scores, strict=True)
             for index, one in sorted(rows.items(), key=lambda pair: pair[0]):
                 number, window = windows.places[index]
@@ -438,12 +444,15 @@ class TaskModel(nn.Module):
                     raise NotFiniteError(windows.tracks[number].track.origin)
                 yield number, window, one
 
-    def predict(self, path: str | Path, *, batch_size: int = 16) -> Any:
+    def predict(
+        self, path: str | Path, *, batch_size: int = 16, variation: OutputVariation | None = None
+    ) -> Any:
         """Return what is known of a music file, for the whole track and along its time line.
 
         Args:
             path: A file of any length that soundfile reads, or ffmpeg where it is installed.
             batch_size: Windows at once.
+            variation: Counts the outputs of the head.
 
         Returns:
             What the task makes of a track, such as `tasks.clips.ClipPrediction`.
@@ -458,11 +467,20 @@ class TaskModel(nn.Module):
         track = Track(
             id=str(path), path=path, split=None, columns={}, origin=str(path), folder=path.parent
         )
-        return self.predict_track(CheckedTrack(track=track, audio=audio), batch_size=batch_size)
+        checked = CheckedTrack(track=track, audio=audio)
+        return self.predict_track(checked, batch_size=batch_size, variation=variation)
 
-    def predict_track(self, checked: CheckedTrack, *, batch_size: int = 16) -> Prediction:
+    def predict_track(
+        self,
+        checked: CheckedTrack,
+        *,
+        batch_size: int = 16,
+        variation: OutputVariation | None = None,
+    ) -> Prediction:
         """Return what is known of a track; leaves the model in evaluation mode."""
-        rows = self.score_windows(self.track_windows([checked]), batch_size=batch_size)
+        rows = self.score_windows(
+            self.track_windows([checked]), batch_size=batch_size, variation=variation
+        )
         return self.task.predict(checked, scored(rows))
 
     def trained_tensors(self) -> dict[str, Tensor]:

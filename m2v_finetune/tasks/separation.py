@@ -1,12 +1,12 @@
 """Separation: the stems of a mixture, by masks of its spectrogram that the backbone's frames drive."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from m2v_finetune.data.paths import did_you_mean, path_problem
 from m2v_finetune.data.values import is_missing
 from m2v_finetune.decoding.joining import OverlapAdd
 from m2v_finetune.errors import AudioError, UserError
+from m2v_finetune.files import write_atomically
 from m2v_finetune.heads import MaskHead
 from m2v_finetune.metrics.separation import SeparationAccumulator, separation_report
 from m2v_finetune.tasks.clips import saved_labels
@@ -111,23 +112,23 @@ class Stems:
 
     def write(self, kind: str, place: Path) -> None:
         """Write a folder with one WAV file a stem, in 32-bit floating point, so that nothing clips."""
-        with TemporaryDirectory(dir=place.parent) as made:
-            folder = Path(made) / "stems"
-            folder.mkdir()
-            with ExitStack() as stack:
-                files: list[soundfile.SoundFile] = []
-                for chunk in self.chunks():
-                    files = files or [
-                        stack.enter_context(self._new_file(folder, name, chunk.shape[1]))
-                        for name in self.names
-                    ]
-                    for file, stem in zip(files, chunk, strict=True):
-                        file.write(stem.T)
-            folder.replace(place)
+        write_atomically(place, self._write_stems)
+
+    def _write_stems(self, folder: Path) -> None:
+        folder.mkdir()
+        with ExitStack() as stack:
+            files: list[soundfile.SoundFile] = []
+            for chunk in self.chunks():
+                files = files or [
+                    stack.enter_context(self._new_file(folder, name, chunk.shape[1]))
+                    for name in self.names
+                ]
+                for file, stem in zip(files, chunk, strict=True):
+                    file.write(stem.T)
 
     def _new_file(self, folder: Path, name: str, num_channels: int) -> soundfile.SoundFile:
         return soundfile.SoundFile(
-            folder / f"{name}.wav",
+            os.fsencode(folder / f"{name}.wav"),
             "w",
             samplerate=self.sample_rate,
             channels=num_channels,

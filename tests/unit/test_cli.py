@@ -387,7 +387,7 @@ def test_predict_writes_a_file_for_each_song_and_never_over_one(
     written[0].write_text("mine")
     written[1].unlink()
     outcome = m2v(*arguments, "--output", output)
-    assert_refused(outcome, f"exist or would be written twice: {written[0]}", "another folder")
+    assert_refused(outcome, f"would be written, but exist: {written[0]}", "another folder")
     assert written[0].read_text() == "mine"
     assert not written[1].exists()
 

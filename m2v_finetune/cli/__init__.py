@@ -1,0 +1,52 @@
+"""The command `m2v`: what one does beside training.
+
+Heavy imports stand inside the subcommands, so that `--help` and errors come at once.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from m2v_finetune import __version__
+from m2v_finetune.cli import data, models, planning, predict
+from m2v_finetune.errors import run_command
+
+DESCRIPTION = """\
+Beside the recipes (accelerate launch recipes/tagging.py --help), which train:
+
+  m2v backbones                              what loads by a short name
+  m2v data prepare magnatagatune --root DIR  make a benchmark ready to train on
+  m2v data check songs.csv                   look at every file of your own data
+  m2v data convert songs.csv                 decode it once, so that training waits less for data
+  m2v plan --config FILE --memory 11GB       what a run will take, and the batches that fit
+  m2v predict MODEL song.mp3                 what a model says of music files
+  m2v evaluate MODEL songs.csv               the metrics of a model on labelled tracks
+  m2v push runs/tagging-.../model me/tagger  put a trained model on the Hub
+  m2v benchmark --backbone X --root DIR      probe a backbone on every task, beside published numbers
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one subcommand and end the process with its exit code (`run_command`)."""
+    run_command(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    parser = build_parser()
+    arguments, settings = parser.parse_known_args(argv)
+    if settings and not arguments.takes_settings:
+        parser.error(f"unrecognized arguments: {' '.join(settings)}")
+    arguments.settings = settings
+    arguments.command(arguments)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="m2v", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"m2v-finetune {__version__}")
+    parser.set_defaults(takes_settings=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in (models, data, planning, predict):
+        group.add_commands(commands)
+    return parser

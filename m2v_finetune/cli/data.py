@@ -1,0 +1,171 @@
+"""`m2v data`: prepare, check and convert data sets."""
+
+import argparse
+import os
+import signal
+from pathlib import Path
+
+from m2v_finetune.cli.options import OUTSIDE_HELP, Commands, count
+from m2v_finetune.errors import Stopped, UserError
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `data` to the parser's subcommands."""
+    data = commands.add_parser("data", help="prepare or check data")
+    data_commands = data.add_subparsers(required=True, metavar="COMMAND")
+    prepare = data_commands.add_parser(
+        "prepare",
+        help="fetch the labels of a benchmark, check its audio, write its manifest",
+        description="Audio has to be fetched by hand; the command says from where, and where to put it.",
+    )
+    prepare.add_argument("name", help="such as gtzan; any other word lists all")
+    prepare.add_argument("--root", type=Path, required=True, help="folder of the data set")
+    prepare.add_argument(
+        "--on-bad-track", choices=["stop", "skip"], default="stop", help="(default: %(default)s)"
+    )
+    prepare.add_argument(
+        "--without-audio",
+        action="store_true",
+        help="write the manifest from the labels alone, for vectors that were computed elsewhere "
+        "(--data.features of a recipe)",
+    )
+    prepare.set_defaults(command=_prepare)
+    check = data_commands.add_parser("check", help="look at every audio file of a data source")
+    check.add_argument("source", help="manifest, folder or Hub id, as --data.source of a recipe")
+    check.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
+    check.set_defaults(command=_check)
+    convert = data_commands.add_parser(
+        "convert",
+        help="decode a set once, so that recipes wait less for data",
+        description="Writes a mono copy of every file at the rate of a backbone, with checksums, to "
+        "~/.cache/m2v-finetune/audio (or below the folder that the environment variable M2V_CACHE names). "
+        "Recipes find the copies by themselves, and read the file itself where it has changed since. Your "
+        "files are only read. Stop it whenever you like: the same command goes on. Delete the folder "
+        "to be rid of the copies.",
+        epilog="Worth it for MP3, Ogg and M4A, and for anything that is not at the backbone's rate. "
+        "Separation reads stereo at its own rate, and uses no copies.",
+    )
+    convert.add_argument("source", help="manifest, folder or Hub id, as --data.source of a recipe")
+    convert.add_argument(
+        "--backbone",
+        default="music2vec-v1",
+        help="whose rate the copies have, as --backbone.source of a recipe: a name that `m2v backbones` "
+        "lists, a folder or a Hub id (default: %(default)s)",
+    )
+    convert.add_argument(
+        "--format",
+        choices=["flac", "wav"],
+        default="flac",
+        help="both of 16 bits; flac takes about half the space, wav is read faster (default: %(default)s)",
+    )
+    convert.add_argument(
+        "--processes",
+        type=count,
+        default=os.cpu_count() or 1,
+        help="that decode side by side (default: one for each core, %(default)s)",
+    )
+    convert.add_argument(
+        "--on-bad-track",
+        choices=["stop", "skip"],
+        default="stop",
+        help="what to do about files that cannot be read: list them all and stop, or convert the others "
+        "(default: %(default)s)",
+    )
+    convert.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare checksums of files and copies, not sizes and dates alone, and write again what differs",
+    )
+    convert.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
+    convert.set_defaults(command=_convert)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.data.benchmarks import BENCHMARKS, prepare_benchmark
+
+    if arguments.name not in BENCHMARKS:
+        raise UserError(
+            f"There is no data set '{arguments.name}' to prepare. There are: {', '.join(BENCHMARKS)}."
+        )
+    benchmark = BENCHMARKS[arguments.name]
+    for made in prepare_benchmark(
+        benchmark,
+        arguments.root,
+        on_bad_track=arguments.on_bad_track,
+        with_audio=not arguments.without_audio,
+    ):
+        skipped = f", {made.num_skipped} skipped" if made.num_skipped else ""
+        print(f"{made.path}: {made.num_tracks} tracks{skipped}")
+    print(f"Licence: {benchmark.info.licence}")
+    recipes = " or ".join(f"recipes/{task}.py, configs/{task}/" for task in benchmark.recipes)
+    print(f"Train on it: {recipes}, with --data.source as above.")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.data.checking import check_tracks
+    from m2v_finetune.data.sources import load_tracks
+
+    tracks, dataset = load_tracks(
+        arguments.source, label_column="tags", allow_outside=arguments.allow_outside
+    )
+    checked, _ = check_tracks(tracks, on_bad_track="stop")
+    hours = sum(item.audio.duration_seconds for item in checked) / 3600
+    print(f"{dataset.name}: all {len(checked)} tracks can be read ({hours:.2f} h).")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.data.checking import check_tracks, stop_or_skip
+    from m2v_finetune.data.converting import convert_tracks
+    from m2v_finetune.data.sources import load_tracks
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(
+            number, "Stopped. The copies that are written stay; the same command goes on."
+        )
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    sample_rate = _rate_of(arguments.backbone)
+    tracks, dataset = load_tracks(
+        arguments.source,
+        label_column=None,
+        allow_outside=arguments.allow_outside,
+        max_failing_fraction=float(arguments.on_bad_track == "skip"),
+    )
+    checked, _ = check_tracks(tracks, on_bad_track=arguments.on_bad_track)
+    done = convert_tracks(
+        checked,
+        sample_rate=sample_rate,
+        copy_format=arguments.format,
+        num_processes=arguments.processes,
+        verify=arguments.verify,
+    )
+    num_copies = done.num_written + done.num_kept
+    hours = sum(one.audio.duration_seconds for one in checked) / 3600
+    print(
+        f"{dataset.name}: {num_copies} of {len(tracks)} tracks ({hours:.2f} h) have a copy, mono at "
+        f"{sample_rate} Hz in 16-bit {arguments.format.upper()}: {done.num_written} written in "
+        f"{done.seconds:.1f} s, {done.num_kept} there already{', verified' if arguments.verify else ''}."
+    )
+    print(
+        f"Files: {done.original_bytes / 1e6:,.1f} MB; copies: {done.copy_bytes / 1e6:,.1f} MB in "
+        f"{done.folder}"
+    )
+    stop_or_skip(
+        done.problems,
+        num_tracks=len(tracks),
+        is_any_left=num_copies > 0,
+        on_bad_track=arguments.on_bad_track,
+    )
+    print(
+        "Recipes with a backbone of this rate read the copies by themselves; their first log says so."
+    )
+
+
+def _rate_of(backbone: str) -> int:
+    """Return the sample rate of a backbone, by its name if that is known."""
+    from m2v_finetune.backbones import build_architecture
+    from m2v_finetune.backbones.checkpoints import published_checkpoint
+
+    published = published_checkpoint(backbone)
+    return published.sample_rate if published else build_architecture(backbone).sample_rate

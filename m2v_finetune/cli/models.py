@@ -1,0 +1,97 @@
+"""`m2v backbones`, `evaluate` and `push`: what there is to load, and what is done with a trained model."""
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.table import Table
+
+from m2v_finetune.cli.options import MODEL_HELP, OUTSIDE_HELP, Commands, TableConsole
+from m2v_finetune.errors import UserError
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `backbones`, `evaluate` and `push` to the parser's subcommands."""
+    backbones = commands.add_parser("backbones", help="list what loads by a short name")
+    backbones.set_defaults(command=_backbones)
+
+    evaluate = commands.add_parser("evaluate", help="measure a model on labelled tracks")
+    evaluate.add_argument("model", help=MODEL_HELP)
+    evaluate.add_argument("source", help="manifest, folder or Hub id with the labels")
+    evaluate.add_argument(
+        "--split",
+        default="test",
+        help="train, validation or test; ignored if the data have no split (default: %(default)s)",
+    )
+    evaluate.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
+    evaluate.set_defaults(command=_evaluate)
+
+    push = commands.add_parser(
+        "push", help="put a trained model, or a pre-trained backbone, on the Hugging Face Hub"
+    )
+    push.add_argument("folder", type=Path, help="model/ of a run")
+    push.add_argument("repo_id", help="such as me/my-tagger")
+    push.add_argument("--private", action="store_true", help="if the repository is created")
+    push.set_defaults(command=_push)
+
+
+def _backbones(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.backbones.checkpoints import CHECKPOINTS
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("layers", justify="right")
+    table.add_column("width", justify="right")
+    table.add_column("Hz", justify="right")
+    table.add_column("frames/s", justify="right", no_wrap=True)
+    table.add_column("licence", no_wrap=True)
+    table.add_column("pre-training")
+    for name, known in CHECKPOINTS.items():
+        numbers = (known.num_layers, known.hidden_size, known.sample_rate, known.frame_rate)
+        table.add_row(name, *map(str, numbers), known.licence, known.pretraining)
+    console = TableConsole()
+    console.print(table)
+    console.print(
+        "The two small ones ship, the others are on the Hub under m-a-p/. Any other HuBERT, wav2vec 2.0 or "
+        "data2vec audio checkpoint loads by its Hub id or folder."
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.data.checking import check_tracks
+    from m2v_finetune.data.converting import with_copies
+    from m2v_finetune.data.sources import load_tracks
+    from m2v_finetune.model import TaskModel
+    from m2v_finetune.training.results import measure
+
+    model = TaskModel.from_pretrained(arguments.model)
+    model.require_hearing()
+    tracks, dataset = load_tracks(
+        arguments.source,
+        label_column=model.task.label_column,
+        allow_outside=arguments.allow_outside,
+    )
+    chosen = [track for track in tracks if track.split in (None, arguments.split)]
+    if not chosen:
+        raise UserError(f"{dataset.name} has no track in the split '{arguments.split}'.")
+    model.task.check_labels(chosen)
+    checked, _ = check_tracks(chosen, on_bad_track="stop")
+    if model.task.sample_rate is None:
+        checked = with_copies(checked, sample_rate=model.backbone.sample_rate)
+    print(json.dumps(measure(model, checked), indent=2, ensure_ascii=False))
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.backbones import is_backbone, load_backbone
+    from m2v_finetune.model import TaskModel, upload_model
+
+    if not arguments.folder.is_dir():
+        raise UserError(f"There is no folder {arguments.folder}. Name model/ of a run.")
+    # Only what is whole is pushed.
+    if is_backbone(arguments.folder):
+        load_backbone(arguments.folder)
+    else:
+        TaskModel.from_pretrained(arguments.folder)
+    print(
+        f"Pushed to {upload_model(arguments.folder, arguments.repo_id, private=arguments.private)}"
+    )

@@ -1,0 +1,143 @@
+"""`m2v predict`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from m2v_finetune.cli.options import (
+    MODEL_HELP,
+    Commands,
+    count,
+    print_utf8,
+    warn,
+)
+from m2v_finetune.errors import AudioError, UserError
+
+if TYPE_CHECKING:
+    from m2v_finetune.model import TaskModel
+
+FORMAT_OF_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "json"}
+DATA_FORMATS = ("csv", "json")
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `predict` to the parser's subcommands."""
+    predict = commands.add_parser(
+        "predict",
+        help="say what a model hears in music files",
+        description="Prints what the model says of each track, or writes it in the formats of its task: "
+        ".beats, .lab, MIDI, WAV. Each result is written when it is there: stop it whenever you like, the "
+        "same command goes on.",
+    )
+    predict.add_argument("model", help=MODEL_HELP)
+    predict.add_argument("files", nargs="+", type=Path, help="music files of any length")
+    predict.add_argument(
+        "--timeline", action="store_true", help="also what is said of each window of the track"
+    )
+    predict.add_argument(
+        "--format",
+        help="text (the default, unless the name of --output ends in .csv, .json or .jsonl), json or csv are "
+        "printed; a model may have others, such as beats, lab, midi or wav, which are written to files",
+    )
+    predict.add_argument(
+        "--top", type=count, default=10, help="labels to show in text (default: %(default)s)"
+    )
+    predict.add_argument(
+        "--output",
+        type=Path,
+        help="a new file for what would be printed; for formats with files of their own, their folder",
+    )
+    predict.add_argument(
+        "--on-bad-file",
+        choices=["stop", "skip"],
+        default="stop",
+        help="what to do about files that cannot be read: stop at the first, or go on without them and list "
+        "them at the end (default: %(default)s)",
+    )
+    predict.set_defaults(command=_predict)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    output: Path | None = arguments.output
+    if output is not None and not output.absolute().parent.is_dir():
+        raise UserError(f"There is no folder {output.parent} for --output. Make it first.")
+    if arguments.on_bad_file == "stop":
+        _check_files(arguments.files)
+    import torch
+
+    from m2v_finetune.data.manifest import problem_list
+    from m2v_finetune.model import TaskModel
+    from m2v_finetune.prediction import Rendering, predict_files
+    from m2v_finetune.training.signals import stop_on_signals
+    from m2v_finetune.variation import explain_constant_outputs, outputs_hardly_vary
+
+    model = TaskModel.from_pretrained(arguments.model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    rendering = Rendering(
+        format=_format(arguments, model), timeline=arguments.timeline, top=arguments.top
+    )
+    if rendering.format in DATA_FORMATS:
+        print_utf8()
+    with stop_on_signals(lambda: ""):
+        done = predict_files(
+            model,
+            arguments.files,
+            rendering=rendering,
+            output=output,
+            on_bad_file=arguments.on_bad_file,
+        )
+    if done.num_resumed:
+        warn(f"{done.num_resumed} of {len(arguments.files)} files were done before.")
+    if done.failed:
+        warn(
+            problem_list(
+                f"Of {len(arguments.files)} files, these cannot be read and have no result",
+                done.failed,
+                "Repair them, and predict them by another command.",
+                limit=None,
+            )
+        )
+    if outputs_hardly_vary(done.variation, num_tracks=done.num_computed):
+        warn(
+            explain_constant_outputs(
+                done.variation,
+                num_tracks=done.num_computed,
+                is_probe=model.tuning.method == "probe",
+                is_standardized=model.head_config.standardize,
+            )
+        )
+
+
+def _check_files(files: Sequence[Path]) -> None:
+    """Raise `UserError` that names every file that cannot be read, before the model is loaded."""
+    from m2v_finetune.audio.decode import inspect_audio
+    from m2v_finetune.data.manifest import problem_list
+
+    problems = []
+    for path in files:
+        try:
+            inspect_audio(path)
+        except AudioError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(
+            problem_list(
+                "Files that cannot be read",
+                problems,
+                "Repair them, or leave them out; --on-bad-file skip does.",
+            )
+        )
+
+
+def _format(arguments: argparse.Namespace, model: "TaskModel") -> str:
+    """Return the format that is asked for, by its name or by that of the output."""
+    formats = model.task.formats
+    suffix = "" if arguments.output is None else arguments.output.suffix.lower()
+    kind: str = arguments.format or FORMAT_OF_SUFFIX.get(suffix) or next(iter(formats))
+    if kind not in formats:
+        raise UserError(
+            f"There is no format '{kind}' for {model.task.name}. There are: {', '.join(formats)}. Choose one "
+            "by --format."
+        )
+    return kind

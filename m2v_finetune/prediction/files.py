@@ -1,0 +1,139 @@
+"""Predicting music files one after the other, into an output that is whole at every moment."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from m2v_finetune import __version__
+from m2v_finetune.data.manifest import problem_list
+from m2v_finetune.errors import AudioError, Stopped, UserError
+from m2v_finetune.model import NotFiniteError, TaskModel
+from m2v_finetune.prediction.outputs import Output, Printed, Rendering, open_output
+from m2v_finetune.variation import OutputVariation
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedFiles:
+    """What became of music files.
+
+    Attributes:
+        num_computed: Files that were predicted now.
+        num_resumed: Files that an earlier command predicted.
+        failed: Why each of the other files has no result.
+        variation: Of the outputs that were computed now.
+    """
+
+    num_computed: int
+    num_resumed: int
+    failed: Sequence[str]
+    variation: OutputVariation
+
+
+def predict_files(
+    model: TaskModel,
+    files: Sequence[Path],
+    *,
+    rendering: Rendering,
+    output: Path | None,
+    on_bad_file: Literal["stop", "skip"],
+) -> PredictedFiles:
+    """Predict music files in their order, and write each result as soon as it is there.
+
+    Args:
+        model: On its device.
+        files: Music files of any length.
+        rendering: What is written of each.
+        output: A file; for formats with files of their own, a folder; None to print.
+        on_bad_file: What to do about files that cannot be read: stop at the first, or go on without it.
+
+    Raises:
+        UserError: A file cannot be read and ``on_bad_file`` is ``stop``, or none can; or the output exists
+            and is not an unfinished one of this command, or cannot be written. What is written is whole.
+        Stopped: A signal arrived; the same.
+    """
+    model.require_hearing()
+    with _opened(model, files, rendering, output) as place:
+        return _predict(model, files, place, on_bad_file=on_bad_file)
+
+
+def _predict(
+    model: TaskModel,
+    files: Sequence[Path],
+    place: Output,
+    *,
+    on_bad_file: Literal["stop", "skip"],
+) -> PredictedFiles:
+    """Do what `predict_files` does, with an open output."""
+    variation = OutputVariation()
+    failed: list[str] = []
+    num_computed = num_resumed = 0
+
+    def progress() -> str:
+        num_done = num_computed + num_resumed
+        if num_done == 0:
+            place.finish()  # of which nothing is left
+            return "Nothing was written."
+        return f"{num_done} of {len(files)} files are done{place.where()}"
+
+    try:
+        for path in files:
+            if place.take_done(path):
+                num_resumed += 1
+                continue
+            try:
+                place.put(path, model.predict(path, variation=variation))
+                num_computed += 1
+            except (AudioError, NotFiniteError) as error:
+                # The name of the track comes before the message, which mostly has that of the file.
+                why = str(error).replace(f"{path}: {path}: ", f"{path}: ", 1)
+                failed.append(why)
+                if on_bad_file == "stop":
+                    raise UserError(
+                        f"{why}\n{progress()} To leave out what cannot be read: --on-bad-file skip."
+                    ) from error
+    except Stopped as stopped:
+        raise Stopped(stopped.signal_number, f"Stopped. {progress()}") from None
+    place.finish()
+    if num_computed + num_resumed == 0:
+        raise UserError(
+            problem_list("None of the files can be read", failed, "Nothing was written.")
+        )
+    return PredictedFiles(
+        num_computed=num_computed, num_resumed=num_resumed, failed=failed, variation=variation
+    )
+
+
+def model_fingerprint(model: TaskModel) -> str:
+    """Return a SHA-256 of all that decides what a model predicts, wherever it was loaded from."""
+    settings = {
+        "task": model.task.to_dict(),
+        "window_samples": model.window_samples,
+        "hop_samples": model.hop_samples,
+        "sample_rate": model.backbone.sample_rate,
+        "normalize": model.backbone.normalize,
+        "layer_weighting": model.layer_weighting.kind,
+        "head": asdict(model.head_config),
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _opened(
+    model: TaskModel, files: Sequence[Path], rendering: Rendering, output: Path | None
+) -> AbstractContextManager[Output]:
+    suffix = model.task.formats[rendering.format]
+    if output is None and suffix is None:
+        return nullcontext(Printed(rendering))
+    if output is None:
+        raise UserError(
+            f"The format '{rendering.format}' is written to files. Name their folder by --output."
+        )
+    header = {"model": model_fingerprint(model), "version": __version__, **asdict(rendering)}
+    return open_output(output, files, rendering, suffix, header)

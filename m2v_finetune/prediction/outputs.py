@@ -1,0 +1,294 @@
+"""Where predictions go: standard output, one file, or a file for each piece of music."""
+
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from m2v_finetune.errors import UserError
+from m2v_finetune.files import write_atomically
+from m2v_finetune.prediction.record import (
+    RECORD_SUFFIX,
+    Entry,
+    Record,
+    checksums,
+    disk_errors,
+    write_whole,
+)
+from m2v_finetune.tasks import Prediction
+
+FOLDER_RECORD = f"predictions{RECORD_SUFFIX}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """What is written of each prediction.
+
+    Attributes:
+        format: One of the formats of the model's task.
+        timeline: Whether to write each window or frame too.
+        top: How many labels to write, where labels are ranked.
+    """
+
+    format: str
+    timeline: bool = False
+    top: int = 10
+
+    def render(self, prediction: Prediction, path: Path, *, is_first: bool) -> str:
+        """Return the text of a prediction, with a header if it is the first and the format has one."""
+        return prediction.render(
+            self.format, path=path, top=self.top, timeline=self.timeline, is_first=is_first
+        )
+
+
+class Output(Protocol):
+    """Where results go."""
+
+    def take_done(self, path: Path) -> bool:
+        """Tell whether an earlier command did a music file; a name that is typed twice is done twice."""
+
+    def put(self, path: Path, prediction: Prediction) -> None:
+        """Write a result.
+
+        Raises:
+            AudioError: The music file, which may be read while the result is written, is damaged.
+            UserError: The disk does not take it. What was written before is whole.
+        """
+
+    def finish(self) -> None:
+        """Note that all is done; where nothing was written, leave nothing."""
+
+    def where(self) -> str:
+        """Return the end of a sentence that says how many files are done."""
+
+
+@dataclass
+class Printed:
+    """Standard output."""
+
+    rendering: Rendering
+    is_first: bool = True
+
+    def take_done(self, path: Path) -> bool:
+        """Tell that nothing was done before."""
+        return False
+
+    def put(self, path: Path, prediction: Prediction) -> None:
+        """Print a result."""
+        text = self.rendering.render(prediction, path, is_first=self.is_first)
+        print(text, end="", flush=True)  # noqa: T201 (it is what was asked for)
+        self.is_first = False
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def where(self) -> str:
+        """Return the end of a sentence that says how many files are done."""
+        return "."
+
+
+@contextmanager
+def open_output(
+    output: Path,
+    files: Sequence[Path],
+    rendering: Rendering,
+    suffix: str | None,
+    header: Mapping[str, object],
+) -> Iterator[Output]:
+    """Give a new output, or one that an earlier command did not finish, and close it at the end.
+
+    Args:
+        output: A file; a folder where results have files of their own.
+        files: That are to be predicted.
+        rendering: What is written of each.
+        suffix: Of the files of results; None where all go to one.
+        header: What tells this command from others.
+
+    Raises:
+        UserError: The output is finished, not of this program, of another command, or cannot be written.
+    """
+    if suffix is None:
+        record_path = output.with_name(output.name + RECORD_SUFFIX)
+        if output.is_dir():
+            raise UserError(f"--output {output} is a folder. Name a new file.")
+        if output.exists() and not record_path.exists():
+            raise UserError(f"{output} exists, and is not overwritten. Name a new file.")
+        with Record.open(record_path, header, output=output) as record:
+            yield OneFile(output, files, rendering, record)
+        return
+    in_folder = FilesInFolder(output, files, rendering.format, suffix)
+    with Record.open(output / FOLDER_RECORD, header, output=output) as record:
+        in_folder.resume(record)
+        yield in_folder
+
+
+class OneFile:
+    """A file to which results are appended."""
+
+    def __init__(
+        self, output: Path, files: Sequence[Path], rendering: Rendering, record: Record
+    ) -> None:
+        """Open a new file, or an unfinished one, without what was only written in part.
+
+        Raises:
+            UserError: It is not what was written to it, has results of other files, or cannot be written.
+        """
+        self.rendering = rendering
+        self.output = output
+        self.record = record
+        entries = record.entries
+        record.require_named((entry.file for entry in entries), files)
+        record.keep(self._num_whole())
+        self.end = entries[-1].end if entries else 0
+        self.checksum = entries[-1].checksum if entries else 0
+        self.done = Counter(entry.file for entry in entries)
+        with disk_errors(output):
+            number = os.open(output, os.O_WRONLY | os.O_CREAT, 0o666)
+            self.file = os.fdopen(number, "wb", buffering=0)
+            self._cut()
+
+    def _num_whole(self) -> int:
+        """Return how many results are whole, and of files that are as they were, from the first on.
+
+        Raises:
+            UserError: The file is not what was written to it.
+        """
+        entries = self.record.entries
+        size, found = checksums(self.output, [entry.end for entry in entries])
+        whole = entries[: len(found)]
+        # Behind what is whole is a part of the next result, if that was begun.
+        is_more_legal = len(found) < len(entries)
+        is_more = size > (whole[-1].end if whole else 0)
+        if found != [entry.checksum for entry in whole] or (is_more and not is_more_legal):
+            raise UserError(self.record.refusal("it is not what was written to it"))
+        changed = (number for number, one in enumerate(whole) if one.is_of_changed_file())
+        return next(changed, len(whole))
+
+    def take_done(self, path: Path) -> bool:
+        """Tell whether an earlier command did a music file."""
+        return _take(self.done, path)
+
+    def put(self, path: Path, prediction: Prediction) -> None:
+        """Append a result."""
+        text = self.rendering.render(prediction, path, is_first=self.end == 0)
+        content = text.encode(errors="backslashreplace")  # of a file name that is no UTF-8
+        end, checksum = self.end + len(content), zlib.crc32(content, self.checksum)
+        try:
+            with disk_errors(self.output):
+                self.record.add(Entry.of(path, end=end, checksum=checksum))
+                write_whole(self.file, content)
+        except UserError:
+            with suppress(OSError):
+                self._cut()
+            raise
+        self.end, self.checksum = end, checksum
+
+    def _cut(self) -> None:
+        os.ftruncate(self.file.fileno(), self.end)
+        self.file.seek(self.end)
+
+    def finish(self) -> None:
+        """Flush the file to the disk, and delete the record."""
+        with disk_errors(self.output):
+            os.fsync(self.file.fileno())
+            self.file.close()
+            if self.end == 0:
+                self.output.unlink()
+            self.record.finish()
+
+    def where(self) -> str:
+        """Return the end of a sentence that says how many files are done."""
+        return f", in {self.output}. The same command goes on from there."
+
+
+class FilesInFolder:
+    """A file, or folder, for each piece of music, by its name."""
+
+    def __init__(self, folder: Path, files: Sequence[Path], kind: str, suffix: str) -> None:
+        """Make the folder, unless it is there.
+
+        Raises:
+            UserError: A file would be overwritten or written twice, or the folder cannot be made.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--output {folder} is a file. The format '{kind}' needs a folder.")
+        self.folder = folder
+        self.files = files
+        self.kind = kind
+        self.suffix = suffix
+        self.done: Counter[str] = Counter()
+        places = Counter(map(self._place, files))
+        twice = [str(place) for place, count in places.items() if count > 1]
+        if twice:
+            raise UserError(
+                f"These would be written twice, by files of the same name: {', '.join(twice)}. Predict such "
+                "files by themselves, each into another --output."
+            )
+        if not (folder / FOLDER_RECORD).exists():
+            self._refuse_existing(files)
+        self.is_made = not folder.exists()
+        with disk_errors(folder):
+            folder.mkdir(exist_ok=True)
+
+    def resume(self, record: Record) -> None:
+        """Find what an unfinished command wrote.
+
+        Raises:
+            UserError: A file of somebody else would be overwritten, or it has results of other files.
+        """
+        self.record = record
+        entries = record.entries
+        record.require_named({entry.file for entry in entries}, self.files)
+        record.keep(len(entries))
+        self.done.update(
+            {
+                entry.file
+                for entry in entries
+                if self._place(Path(entry.file)).exists() and not entry.is_of_changed_file()
+            }
+        )
+        self._refuse_existing([path for path in self.files if str(path) not in self.done])
+
+    def _place(self, path: Path) -> Path:
+        return self.folder / f"{path.stem}{self.suffix}"
+
+    def _refuse_existing(self, files: Sequence[Path]) -> None:
+        taken = [str(place) for place in map(self._place, files) if place.exists()]
+        if taken:
+            raise UserError(
+                f"These would be written, but exist: {', '.join(taken)}. Nothing is overwritten; choose "
+                "another folder by --output."
+            )
+
+    def take_done(self, path: Path) -> bool:
+        """Tell whether an earlier command did a music file."""
+        return _take(self.done, path)
+
+    def put(self, path: Path, prediction: Prediction) -> None:
+        """Write a result under another name, and give it its own when it is whole."""
+        place = self._place(path)
+        with disk_errors(place):
+            self.record.add(Entry.of(path))
+            write_atomically(place, lambda unfinished: prediction.write(self.kind, unfinished))
+        print(place, flush=True)  # noqa: T201 (what was written is the command's answer)
+
+    def finish(self) -> None:
+        """Delete the record, and the folder if it was made for nothing."""
+        with disk_errors(self.folder):
+            self.record.finish()
+            if self.is_made and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def where(self) -> str:
+        """Return the end of a sentence that says how many files are done."""
+        return f", in {self.folder}. The same command goes on from there."
+
+
+def _take(done: Counter[str], path: Path) -> bool:
+    is_done = done[str(path)] > 0
+    done[str(path)] -= is_done
+    return is_done

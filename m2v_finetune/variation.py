@@ -1,0 +1,108 @@
+"""How much the outputs of a head differ from window to window: a head whose outputs do not tells nothing."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+LEAST_DEVIATION = 0.2
+"""Of an output that tells tracks apart, in logits or in standard deviations of the numbers that are learned.
+
+A logit that deviates by s from its mean moves a probability p by s p (1 - p), and so explains s**2 p (1 - p)
+of the label's variance: at 0.2 at most 1 %. If it is as sure as it is right, its ROC-AUC is Phi(s / sqrt 2):
+0.556 at 0.2. A standardised number explains s**2 of the variance of the true one: 4 % at 0.2. Above that
+nothing is claimed, as noise varies too.
+"""
+MIN_TRACKS = 10
+"""Fewer may simply be alike."""
+
+
+@dataclass
+class OutputVariation:
+    """Mean and standard deviation of each output of a head, over all windows and their frames.
+
+    Outputs are those of the head itself: logits, or the standardised numbers of a regression. Stems are
+    left out, as the outputs of a mask head are waveforms.
+
+    Attributes:
+        num_rows: Windows, or frames, so far.
+        means: (outputs,).
+        squares: Sums of squared distances from the means, (outputs,).
+    """
+
+    num_rows: int = 0
+    means: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    def add(self, outputs: Tensor) -> None:
+        """Count outputs (windows, outputs) or (windows, frames, outputs); leave other shapes out."""
+        if outputs.ndim > 3:
+            return
+        rows = outputs.detach().double().cpu().numpy().reshape(-1, outputs.shape[-1])
+        means = rows.mean(axis=0)
+        self.merge(OutputVariation(len(rows), means, np.square(rows - means).sum(axis=0)))
+
+    def merge(self, other: "OutputVariation") -> None:
+        """Count what another one, such as that of another process, has counted.
+
+        Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+        variances" (1979).
+        """
+        if other.num_rows == 0:
+            return
+        if self.num_rows == 0:
+            self.num_rows, self.means, self.squares = other.num_rows, other.means, other.squares
+            return
+        total = self.num_rows + other.num_rows
+        distances = other.means - self.means
+        self.squares = (
+            self.squares
+            + other.squares
+            + np.square(distances) * (self.num_rows * other.num_rows / total)
+        )
+        self.means = self.means + distances * (other.num_rows / total)
+        self.num_rows = total
+
+    @property
+    def deviations(self) -> NDArray[np.float64]:
+        """Standard deviation of each output, (outputs,); nothing before anything was added."""
+        deviations: NDArray[np.float64] = np.sqrt(self.squares / max(1, self.num_rows))
+        return deviations
+
+
+def outputs_hardly_vary(variation: OutputVariation, *, num_tracks: int) -> bool:
+    """Tell whether a head gives about the same for every window of every track.
+
+    Args:
+        variation: Of its outputs over the tracks.
+        num_tracks: How many they are.
+
+    Returns:
+        True where there are at least `MIN_TRACKS` and no output deviates by `LEAST_DEVIATION`.
+    """
+    if num_tracks < MIN_TRACKS or variation.num_rows == 0:
+        return False
+    return bool(variation.deviations.max() < LEAST_DEVIATION)
+
+
+def explain_constant_outputs(
+    variation: OutputVariation, *, num_tracks: int, is_probe: bool, is_standardized: bool
+) -> str:
+    """Return what to tell of a head whose outputs hardly vary, with the settings that most likely help.
+
+    Args:
+        variation: Of its outputs over the tracks.
+        num_tracks: How many they are.
+        is_probe: Whether the backbone is frozen.
+        is_standardized: Whether the head standardises what it reads.
+    """
+    help_most = (
+        "head.standardize true" if is_probe and not is_standardized else "more training.epochs"
+    )
+    return (
+        f"The outputs hardly vary over these {num_tracks} tracks: the standard deviation of the one that "
+        f"varies most is {variation.deviations.max():.2g}, and below {LEAST_DEVIATION:g} an output tells "
+        f"next to nothing of a track. The head has learned little. Most likely to help: {help_most}, and a "
+        "higher optimizer.learning_rate."
+    )

@@ -1,0 +1,482 @@
+"""Predictions of many files: what is kept when something stops them, and how the same command resumes."""
+
+import csv
+import fcntl
+import json
+import os
+import resource
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.files import UNFINISHED
+from m2v_finetune.model import TaskModel
+from m2v_finetune.prediction import Rendering, predict_files
+from m2v_finetune.prediction.files import model_fingerprint
+from m2v_finetune.tasks.beats import BeatTracking
+from m2v_finetune.tasks.separation import Separation
+from m2v_finetune.tasks.tagging import Tagging
+from m2v_finetune.variation import MIN_TRACKS, outputs_hardly_vary
+
+RATE = 48_000
+NUM_FILES = 5
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    """A damaged file is tried again after a pause; that it may come back is tested elsewhere."""
+    monkeypatch.setattr("m2v_finetune.data.reading.RETRY_PAUSES_SECONDS", ())
+
+
+def build(task, seed=0):
+    torch.manual_seed(seed)
+    return TaskModel.build(
+        task=task,
+        backbone=BackboneConfig(source="random-small"),
+        head=HeadConfig(hidden_size=16),
+        tuning=TuningConfig(),
+        window_seconds=0.5,
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def tagger():
+    return build(Tagging(labels=("drums", "piano", "slow, sad"), label_column="tags"))
+
+
+@pytest.fixture(scope="module")
+def tracker():
+    return build(BeatTracking(label_column="beats"))
+
+
+@pytest.fixture(scope="module")
+def separator():
+    return build(
+        Separation(stems=("drums", "other"), label_column="stems", sample_rate=8000, num_channels=1)
+    )
+
+
+def write_song(path, *, seed, bad_at=None):
+    samples = 0.3 * np.random.default_rng(seed).standard_normal(RATE // 2, dtype=np.float32)
+    # The end is looked at first: only what lies before it is noticed while the track is read.
+    samples = np.concatenate([samples, np.zeros(3 * RATE // 2, np.float32)])
+    if bad_at is not None:
+        samples[bad_at] = np.nan
+    soundfile.write(os.fsencode(path), samples, RATE, format="WAV", subtype="FLOAT")
+
+
+@pytest.fixture
+def songs(tmp_path):
+    """Five files, of which nothing is wrong."""
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    paths = [folder / f"song-{number}.wav" for number in range(NUM_FILES)]
+    for number, path in enumerate(paths):
+        write_song(path, seed=number)
+    return paths
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The names of the files that a model was really asked about."""
+    names = []
+    predict = TaskModel.predict
+
+    def counted(self, path, **options):
+        names.append(Path(path).name)
+        return predict(self, path, **options)
+
+    monkeypatch.setattr(TaskModel, "predict", counted)
+    return names
+
+
+def run(model, files, output, kind="csv", *, on_bad_file="stop", **options):
+    return predict_files(
+        model,
+        files,
+        rendering=Rendering(format=kind, **options),
+        output=output,
+        on_bad_file=on_bad_file,
+    )
+
+
+def rows(path):
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+def record_of(output):
+    return output.with_name(f"{output.name}.unfinished")
+
+
+def test_what_was_computed_before_a_damaged_file_is_kept_and_not_computed_again(
+    tagger, songs, tmp_path, computed
+):
+    run(tagger, songs, tmp_path / "whole.csv")
+    write_song(songs[3], seed=3, bad_at=RATE // 3)
+    output = tmp_path / "out.csv"
+    computed.clear()
+    with pytest.raises(UserError, match=r"song-3\.wav: NaN") as stopped:
+        run(tagger, songs, output)
+    assert str(stopped.value).count("song-3.wav") == 1
+    assert "3 of 5 files" in str(stopped.value)
+    assert "--on-bad-file skip" in str(stopped.value)
+    header, *found = rows(output)
+    assert header == ["path", "drums", "piano", "slow, sad"]
+    assert [row[0] for row in found] == [str(path) for path in songs[:3]]
+    assert record_of(output).exists()
+    write_song(songs[3], seed=3)
+    done = run(tagger, songs, output)
+    assert (done.num_computed, done.num_resumed, done.failed) == (2, 3, [])
+    assert computed == [f"song-{number}.wav" for number in (0, 1, 2, 3, 3, 4)]
+    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not record_of(output).exists()
+
+
+@pytest.mark.parametrize("bad", [[0], [3], [4], [1, 2], [0, 1, 2, 3]])
+def test_skip_goes_on_and_lists_what_failed(tagger, songs, tmp_path, bad):
+    run(tagger, [one for number, one in enumerate(songs) if number not in bad], tmp_path / "good")
+    for number in bad:
+        write_song(songs[number], seed=number, bad_at=10)
+    songs.insert(2, tmp_path / "absent.mp3")
+    done = run(tagger, songs, tmp_path / "out", "csv", on_bad_file="skip")
+    assert [why.partition(":")[0] for why in done.failed] == sorted(
+        [*(str(tmp_path / "songs" / f"song-{number}.wav") for number in bad), str(songs[2])],
+        key=list(map(str, songs)).index,
+    )
+    assert done.num_computed == NUM_FILES - len(bad)
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "good").read_bytes()
+
+
+@pytest.mark.parametrize("on_bad_file", ["stop", "skip"])
+@pytest.mark.parametrize("kind", ["csv", "json", "beats"])
+def test_where_nothing_can_be_read_nothing_is_left(tagger, tracker, tmp_path, on_bad_file, kind):
+    bad = tmp_path / "bad.wav"
+    bad.touch()
+    with pytest.raises(UserError, match=r"bad\.wav: empty file"):
+        run(
+            tracker if kind == "beats" else tagger,
+            [bad],
+            tmp_path / "out",
+            kind,
+            on_bad_file=on_bad_file,
+        )
+    assert list(tmp_path.iterdir()) == [bad]
+
+
+def test_a_signal_between_files_keeps_what_is_done(tagger, songs, tmp_path, monkeypatch):
+    predict = TaskModel.predict
+    calls = []
+
+    def stopped(self, path, **options):
+        calls.append(path)
+        if len(calls) == 3:
+            raise Stopped(15, "")
+        return predict(self, path, **options)
+
+    monkeypatch.setattr(TaskModel, "predict", stopped)
+    output = tmp_path / "out.json"
+    with pytest.raises(Stopped, match="2 of 5") as ended:
+        run(tagger, songs, output, "json")
+    assert ended.value.signal_number == 15
+    assert [json.loads(line)["path"] for line in output.read_text().splitlines()] == [
+        str(path) for path in songs[:2]
+    ]
+
+
+def interrupted(model, songs, output, kind="csv", **options):
+    """Leave an output with the results of three files."""
+    kept = songs[3].read_bytes()
+    times = songs[3].stat()
+    write_song(songs[3], seed=3, bad_at=10)
+    with pytest.raises(UserError, match="3 of 5"):
+        run(model, songs, output, kind, **options)
+    songs[3].write_bytes(kept)
+    os.utime(songs[3], ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kind": "json"},
+        {"timeline": True},
+        {"top": 3},
+        {"model": lambda: build(Tagging(labels=("drums", "piano", "slow, sad"), label_column="t"))},
+        {
+            "model": lambda: build(
+                Tagging(labels=("drums", "piano", "slow, sad"), label_column="tags"), seed=1
+            )
+        },
+        {"files": slice(1, None)},
+    ],
+    ids=["format", "time line", "top", "task", "weights", "without a file that is done"],
+)
+def test_another_command_does_not_resume(tagger, songs, tmp_path, other, computed):
+    output = tmp_path / "out.csv"
+    interrupted(tagger, songs, output)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("out*")}
+    assert len(before) == 2
+    computed.clear()
+    options = {key: value for key, value in other.items() if key in ("kind", "timeline", "top")}
+    model = other["model"]() if "model" in other else tagger
+    with pytest.raises(UserError, match="is unfinished") as refused:
+        run(model, songs[other.get("files", slice(None))], output, **options)
+    assert str(record_of(output)) in str(refused.value)
+    assert computed == []
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("out*")} == before
+
+
+def test_more_files_and_a_model_from_another_place_resume(tagger, songs, tmp_path, computed):
+    output = tmp_path / "out.csv"
+    interrupted(tagger, songs, output)
+    tagger.save_pretrained(tmp_path / "elsewhere")
+    computed.clear()
+    more = tmp_path / "songs" / "more.wav"
+    write_song(more, seed=9)
+    run(TaskModel.from_pretrained(tmp_path / "elsewhere"), [more, *songs], output)
+    assert computed == ["more.wav", "song-3.wav", "song-4.wav"]
+    assert len(rows(output)) == 1 + NUM_FILES + 1
+
+
+def test_a_file_that_is_named_twice_has_two_rows_over_a_resume_too(tagger, songs, tmp_path):
+    twice = [songs[0], songs[0], songs[1], songs[3], songs[0]]
+    run(tagger, twice, tmp_path / "whole.csv")
+    write_song(songs[3], seed=3, bad_at=10)
+    with pytest.raises(UserError, match="3 of 5"):
+        run(tagger, twice, tmp_path / "out.csv")
+    write_song(songs[3], seed=3)
+    run(tagger, twice, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_music_file_that_changed_is_computed_again(tagger, songs, tmp_path, computed):
+    output = tmp_path / "out.csv"
+    interrupted(tagger, songs, output)
+    write_song(songs[1], seed=77)
+    computed.clear()
+    run(tagger, songs, output)
+    assert computed == [f"song-{number}.wav" for number in (1, 2, 3, 4)]
+    run(tagger, songs, tmp_path / "whole.csv")
+    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content + b"mine\n",
+        lambda content: content.replace(b"0.", b"1.", 1),
+        lambda content: b"mine",
+        lambda content: content[:-3] + b"xyz",
+    ],
+    ids=["a line more", "another number", "another file", "another end"],
+)
+def test_an_unfinished_output_that_somebody_changed_is_refused(tagger, songs, tmp_path, change):
+    output = tmp_path / "out.csv"
+    interrupted(tagger, songs, output)
+    changed = change(output.read_bytes())
+    output.write_bytes(changed)
+    if changed == b"mine":  # shorter than the first result: nothing of it is this program's
+        run(tagger, songs, output)
+        assert rows(output)[0][0] == "path"
+        return
+    with pytest.raises(UserError, match="not what was written"):
+        run(tagger, songs, output)
+    assert output.read_bytes() == changed
+
+
+def test_an_output_that_was_deleted_is_begun_again(tagger, songs, tmp_path, computed):
+    output = tmp_path / "out.csv"
+    interrupted(tagger, songs, output)
+    output.unlink()
+    computed.clear()
+    run(tagger, songs, output)
+    assert len(computed) == NUM_FILES
+
+
+@pytest.mark.parametrize(
+    "content", [b"my notes\n", b"{}\n", b"[1]\n", b"\xff\n", b"[" * 9999 + b"\n"]
+)
+def test_a_record_of_somebody_else_is_left_alone(tagger, songs, tmp_path, content):
+    output = tmp_path / "out.csv"
+    record_of(output).write_bytes(content)
+    with pytest.raises(UserError, match="record"):
+        run(tagger, songs, output)
+    assert record_of(output).read_bytes() == content
+    assert not output.exists()
+
+
+def test_one_process_at_a_time_writes_an_output(tagger, songs, tmp_path):
+    output = tmp_path / "out.csv"
+    interrupted(tagger, songs, output)
+    with record_of(output).open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="Another process"):
+            run(tagger, songs, output)
+    run(tagger, songs, output)
+
+
+@contextmanager
+def no_file_longer_than(num_bytes):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "text"])
+@pytest.mark.parametrize("room", [100, 350, 500, 700])
+def test_a_full_disk_leaves_whole_results(tagger, songs, tmp_path, kind, room):
+    run(tagger, songs, tmp_path / "whole", kind, timeline=True)
+    whole = (tmp_path / "whole").read_bytes()
+    output = tmp_path / "out"
+    with no_file_longer_than(room), pytest.raises(UserError, match="cannot be written"):
+        run(tagger, songs, output, kind, timeline=True)
+    part = output.read_bytes() if output.exists() else b""
+    assert whole.startswith(part)
+    assert part == b"" or part.endswith(b"\n")
+    run(tagger, songs, output, kind, timeline=True)
+    assert output.read_bytes() == whole
+
+
+# -- formats with files of their own --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["beats", "wav"])
+def test_files_of_an_unfinished_command_are_skipped_and_others_not_touched(
+    tracker, separator, songs, tmp_path, kind, computed
+):
+    model = tracker if kind == "beats" else separator
+    suffix = ".beats" if kind == "beats" else ""
+    run(model, songs, tmp_path / "whole", kind)
+    output = tmp_path / "out"
+    interrupted(model, songs, output, kind)
+    made = [output / f"song-{number}{suffix}" for number in range(3)]
+    assert {path for path in output.iterdir() if path.suffix != ".unfinished"} == set(made)
+    times = {path: path.stat().st_mtime_ns for path in made}
+
+    foreign = output / f"song-4{suffix}"
+    foreign.mkdir() if kind == "wav" else foreign.write_text("mine")
+    with pytest.raises(UserError, match="exist") as refused:
+        run(model, songs, output, kind)
+    assert str(foreign) in str(refused.value)
+    assert str(made[0]) not in str(refused.value)
+    foreign.rmdir() if kind == "wav" else foreign.unlink()
+
+    computed.clear()
+    run(model, songs, output, kind)
+    assert computed == ["song-3.wav", "song-4.wav"]
+    assert {path: path.stat().st_mtime_ns for path in made} == times
+    assert contents(output) == contents(tmp_path / "whole")
+    with pytest.raises(UserError, match="exist"):  # it is finished now
+        run(model, songs, output, kind)
+
+
+def contents(folder):
+    """Return what is in files; of stems their samples, as libsndfile writes the time into such a file."""
+    return {
+        str(path.relative_to(folder)): soundfile.read(path)[0].tolist()
+        if path.suffix == ".wav"
+        else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("kind", ["beats", "wav"])
+def test_what_was_written_in_part_is_never_taken_for_whole(
+    tracker, separator, songs, tmp_path, kind
+):
+    model = tracker if kind == "beats" else separator
+    suffix = ".beats" if kind == "beats" else ""
+    run(model, songs, tmp_path / "whole", kind)
+    output = tmp_path / "out"
+    interrupted(model, songs, output, kind)
+    part = output / UNFINISHED.format(name=f"song-3{suffix}")
+    if kind == "wav":
+        part.mkdir()
+        (part / "drums.wav").write_bytes(b"RIFF")
+    else:
+        part.write_text("0.5")
+    run(model, songs, output, kind)
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_a_result_that_was_deleted_is_made_again(tracker, songs, tmp_path, computed):
+    output = tmp_path / "out"
+    interrupted(tracker, songs, output, "beats")
+    (output / "song-1.beats").unlink()
+    computed.clear()
+    run(tracker, songs, output, "beats")
+    assert computed == ["song-1.wav", "song-3.wav", "song-4.wav"]
+
+
+def test_results_may_go_to_the_working_folder(tracker, songs, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run(tracker, songs[:1], Path(), "beats")
+    assert [path.name for path in Path().iterdir()] == ["song-0.beats"]
+
+
+def test_a_damaged_song_leaves_no_stems(separator, songs, tmp_path):
+    write_song(songs[0], seed=0, bad_at=RATE // 3)
+    done = run(separator, songs[:2], tmp_path / "out", "wav", on_bad_file="skip")
+    assert len(done.failed) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["song-1"]
+
+
+# -- names, and what the model gives --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9.wav", b"\xff\xfe.wav", "caf\u0301e \u266b.wav".encode()]
+)
+def test_names_of_any_bytes_are_read_and_written(tagger, tracker, separator, songs, tmp_path, name):
+    odd = songs[0].with_name(os.fsdecode(name))
+    shutil.copy(songs[0], odd)
+    run(tagger, [odd], tmp_path / "out.csv")
+    shown = str(odd).encode(errors="backslashreplace").decode()
+    assert rows(tmp_path / "out.csv")[1][0] == shown
+    run(tagger, [odd], tmp_path / "out.json", "json")
+    [line] = (tmp_path / "out.json").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["path"] == str(odd)  # the very name: JSON's own escape gives it back
+    run(tagger, [odd], tmp_path / "out.txt", "text")
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8").startswith(shown)
+    run(tracker, [odd], tmp_path / "beats", "beats")
+    run(separator, [odd], tmp_path / "stems", "wav")
+    for folder in ("beats", "stems"):
+        [made] = (tmp_path / folder).iterdir()
+        assert os.fsencode(made.name.removesuffix(".beats")) == name.removesuffix(b".wav")
+
+
+def test_an_interrupted_command_with_such_names_resumes(tagger, songs, tmp_path, computed):
+    odd = [path.with_name(os.fsdecode(b"\xe9" + os.fsencode(path.name))) for path in songs]
+    for old, new in zip(songs, odd, strict=True):
+        old.rename(new)
+    interrupted(tagger, odd, tmp_path / "out.csv")
+    computed.clear()
+    run(tagger, odd, tmp_path / "out.csv")
+    assert len(computed) == 2
+
+
+def test_the_fingerprint_is_of_what_is_predicted(tagger, tmp_path):
+    tagger.save_pretrained(tmp_path / "model")
+    again = TaskModel.from_pretrained(tmp_path / "model")
+    assert model_fingerprint(again) == model_fingerprint(tagger)
+    again.hop_seconds /= 2
+    assert model_fingerprint(again) != model_fingerprint(tagger)
+
+
+def test_outputs_of_all_files_are_counted(tagger, songs, tmp_path):
+    done = run(tagger, songs, tmp_path / "out.csv")
+    assert done.variation.num_rows == NUM_FILES * 4  # windows of 0.5 s
+    assert len(done.variation.deviations) == 3
+    assert not outputs_hardly_vary(done.variation, num_tracks=NUM_FILES)
+    assert outputs_hardly_vary(done.variation, num_tracks=MIN_TRACKS)
