@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 
 from m2v_finetune.config import AnyRecipeConfig, RecipeConfig
 from m2v_finetune.errors import UserError
+from m2v_finetune.shipped import find_file
 
 Config = TypeVar("Config", bound=AnyRecipeConfig)
 
@@ -26,7 +27,8 @@ def parse_recipe(
 ) -> Config:
     """Read a recipe's settings: defaults, then each ``--config`` file, then ``--section.key value``.
 
-    When neither ``--config`` nor ``--data.source`` is given, the quickstart's file comes first.
+    When neither ``--config`` nor ``--data.source`` is given, the quickstart's file comes first. A file
+    ``configs/...`` that is not there from the working directory is the one that ships.
 
     Args:
         config_class: A frozen dataclass of sections.
@@ -103,9 +105,9 @@ def _config_files(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
             file = next(words, None)
             if file is None:
                 raise UserError("--config needs a file: --config FILE.yaml")
-            files.append(Path(file))
+            files.append(find_file(Path(file)))
         elif word.startswith("--config="):
-            files.append(Path(word.removeprefix("--config=")))
+            files.append(find_file(Path(word.removeprefix("--config="))))
         else:
             options.append(word)
     return files, options

@@ -13,15 +13,15 @@ defaults, then each --config file, then --section.key value. The results are in 
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from m2v_finetune.config import RecipeConfig
 from m2v_finetune.errors import run_command
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.recipe import run_recipe
+from m2v_finetune.shipped import config_file
 from m2v_finetune.tasks.chords import ChordRecognition, ChordsConfig
 
-QUICKSTART = Path(__file__).parent.parent / "configs" / "chords" / "quickstart.yaml"
+QUICKSTART = config_file("chords")
 
 
 @dataclass(frozen=True, kw_only=True)

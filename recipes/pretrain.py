@@ -12,14 +12,14 @@ come from their defaults, then each --config file, then --section.key value.
 """
 
 import sys
-from pathlib import Path
 
 from m2v_finetune.config import PretrainingConfig as Config
 from m2v_finetune.errors import run_command
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.recipe import run_pretraining
+from m2v_finetune.shipped import config_file
 
-QUICKSTART = Path(__file__).parent.parent / "configs" / "pretrain" / "quickstart.yaml"
+QUICKSTART = config_file("pretrain")
 
 
 def main() -> None:

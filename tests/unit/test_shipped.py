@@ -1,0 +1,129 @@
+"""Recipes and configs that ship: found, and copied to be changed."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from m2v_finetune.errors import UserError
+from m2v_finetune.parsing import parse_recipe
+from m2v_finetune.shipped import (
+    config_file,
+    config_files,
+    copy_recipe,
+    find_file,
+    recipe_file,
+    recipe_files,
+)
+from m2v_finetune.tasks import TASKS
+
+RECIPES = sorted([*TASKS, "pretrain"])
+
+
+def test_every_task_has_a_recipe_and_a_quickstart(repository: Path) -> None:
+    assert list(recipe_files()) == RECIPES
+    for task in RECIPES:
+        assert recipe_file(task) == repository / "recipes" / f"{task}.py"
+        assert config_file(task) == repository / "configs" / task / "quickstart.yaml"
+
+
+def test_all_configs_of_all_recipes_are_listed(repository: Path) -> None:
+    on_disk = {path for task in RECIPES for path in (repository / "configs" / task).glob("*.yaml")}
+    files = config_files()
+    assert {file.path for file in files} == on_disk
+    assert [(file.task, file.name) for file in files] == sorted(
+        (path.parent.name, path.stem) for path in on_disk
+    )
+    assert [file for file in files if file.task == "genre"] == config_files("genre")
+
+
+def test_a_config_has_a_method_and_a_summary() -> None:
+    files = {(file.task, file.name): file for file in config_files()}
+    lora = files["tagging", "magnatagatune-lora"]
+    assert lora.method == "lora"
+    assert lora.summary.startswith("MagnaTagATune: ")
+    assert files["beats", "quickstart"].method == "full"
+    assert files["pretrain", "small"].method is None
+    assert all(file.summary for file in files.values())
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    for call in (recipe_file, config_files, config_file):
+        with pytest.raises(UserError, match=r"'tags'.*tagging"):
+            call("tags")
+    with pytest.raises(UserError, match=r"'gtzan'.*gtzan-lora"):
+        config_file("genre", "gtzan")
+
+
+def test_a_path_that_is_not_there_is_what_ships(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = Path("configs/pretrain/small")
+    assert find_file(named) == repository / named
+    for other in ("configs/none.yaml", "small", str(tmp_path / named)):
+        assert find_file(Path(other)) == Path(other)
+    named.mkdir(parents=True)  # the user's own comes first
+    assert find_file(named) == named
+
+
+def test_a_config_that_ships_is_read_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = runpy.run_path(str(recipe_file("genre")), run_name="recipe")
+    for argv in (
+        ["--config", "configs/genre/gtzan-lora.yaml"],
+        ["--config=configs/genre/gtzan-lora.yaml"],
+    ):
+        config = parse_recipe(recipe["Config"], argv, description="", quickstart=Path())
+        assert config.tuning.method == "lora"
+
+
+@pytest.mark.parametrize("task", RECIPES)
+def test_a_copy_is_the_same_run(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe, config = copy_recipe(task, Path("mine"))
+    assert (recipe, config) == (Path(f"mine/{task}.py"), Path(f"mine/{task}.yaml"))
+    copied = runpy.run_path(str(recipe), run_name="recipe")
+
+    def read(*argv: str):
+        return parse_recipe(
+            copied["Config"], argv, description="", quickstart=copied["QUICKSTART"]
+        ).__dict__
+
+    assert read("--config", str(config)) == read()
+    assert f"accelerate launch {task}.py --config {task}.yaml\n" in config.read_text()
+    text = recipe.read_text() + config.read_text()
+    assert f"recipes/{task}.py" not in text
+
+
+def test_a_copied_benchmark_names_the_copies(tmp_path: Path) -> None:
+    _, config = copy_recipe("genre", tmp_path, config="gtzan-lora")
+    text = config.read_text()
+    assert "accelerate launch genre.py --config genre.yaml\n" in text
+    assert (
+        text.split("\ndata:")[1]
+        == config_file("genre", "gtzan-lora").read_text().split("\ndata:")[1]
+    )
+
+
+@pytest.mark.parametrize("name", ["key.py", "key.yaml"])
+def test_no_file_is_overwritten(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=name):
+        copy_recipe("key", tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
+
+
+def test_nothing_is_left_where_one_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "key.yaml").symlink_to(tmp_path / "gone")  # no file, but a name that is taken
+    with pytest.raises(UserError, match=r"key\.yaml"):
+        copy_recipe("key", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["key.yaml"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(UserError, match="mine"):
+        copy_recipe("key", tmp_path / "mine")
