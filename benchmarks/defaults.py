@@ -233,9 +233,9 @@ def run_cell(root: Path, name: str, size: int, method: str, backbone: str, setti
     import torch
 
     from m2v_finetune.parsing import parse_recipe, recipe_config
-    from m2v_finetune.recipe import run_recipe
     from m2v_finetune.tasks import TASK_SETTINGS
     from m2v_finetune.tasks import TASKS as PACKAGE_TASKS
+    from m2v_finetune.train import train_task
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     task = TASKS[name]
@@ -266,7 +266,7 @@ def run_cell(root: Path, name: str, size: int, method: str, backbone: str, setti
         )
         began = time.monotonic()
         logging.disable(logging.WARNING)
-        results = run_recipe(config, PACKAGE_TASKS[task.recipe], config.task)
+        results = train_task(config, PACKAGE_TASKS[task.recipe])
         seconds = time.monotonic() - began
     metric = results["selection_metric"]
     line = {
@@ -315,7 +315,7 @@ def is_measured(cell: tuple[str, int, str, str, str]) -> bool:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure the cells, each in a process of its own that shares the imports."""
-    import m2v_finetune.recipe  # noqa: F401
+    import m2v_finetune.train  # noqa: F401
 
     context = multiprocessing.get_context("fork")
     for cell in cells(arguments):

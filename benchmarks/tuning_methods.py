@@ -27,8 +27,8 @@ import torch
 from m2v_finetune.config import RecipeConfig, TuningMethod
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe
-from m2v_finetune.recipe import run_recipe
 from m2v_finetune.tasks.tagging import Tagging
+from m2v_finetune.train import train_task
 from m2v_finetune.training.counted_step import record_step
 from m2v_finetune.training.counting import StorageRecorder
 from m2v_finetune.training.optimization import build_optimizer
@@ -91,7 +91,7 @@ def run(method: str, num_epochs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         more = {"training.epochs": str(num_epochs), "run.output_dir": f"{folder}/run"}
         config = settings(method, **more)
-        results = run_recipe(config, Tagging, config.task, is_search=True)
+        results = train_task(config, Tagging, is_search=True)
     name = results["selection_metric"]
     return {
         "metric": results["metric_names"][name],

@@ -75,6 +75,18 @@ class BackboneConfig:
             _at_least("backbone.num_layers", self.num_layers, 1)
         if isinstance(self.layer_weighting, int):
             _at_least("backbone.layer_weighting", self.layer_weighting, 0)
+            if self.num_layers is not None and self.layer_weighting > self.num_layers:
+                raise UserError(
+                    f"backbone.layer_weighting takes hidden state {self.layer_weighting}, but "
+                    f"backbone.num_layers keeps the states 0 to {self.num_layers}."
+                )
+
+    @property
+    def layers_in_use(self) -> int | None:
+        """Number of transformer layers that are computed; None for all."""
+        if isinstance(self.layer_weighting, int):
+            return self.layer_weighting
+        return self.num_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +216,11 @@ class DataConfig:
     max_bad_fraction: float = 0.1
     timeout_seconds: float = 300.0
     allow_outside: bool = False
+
+    @property
+    def max_failing_fraction(self) -> float:
+        """Share of a Hub data set's audio files that a run may start without."""
+        return self.max_bad_fraction if self.on_bad_track == "skip" else 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -521,6 +538,11 @@ class MusicConfig:
     max_bad_fraction: float = 0.1
     timeout_seconds: float = 300.0
     allow_outside: bool = False
+
+    @property
+    def max_failing_fraction(self) -> float:
+        """Share of a Hub data set's audio files that a run may start without."""
+        return self.max_bad_fraction if self.on_bad_track == "skip" else 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -129,7 +129,7 @@ class TaskModel(nn.Module):
         task: Task,
         tuning: TuningConfig,
         window_seconds: float,
-        hop_seconds: float,
+        hop_seconds: float | None,
         base_fingerprint: str | None,
     ) -> None:
         super().__init__()
@@ -140,10 +140,12 @@ class TaskModel(nn.Module):
         self.task = task
         self.tuning = tuning
         self.window_seconds = window_seconds
-        self.hop_seconds = hop_seconds
+        self.hop_seconds = hop_seconds or window_seconds * task.hop_fraction
         self.base_fingerprint = base_fingerprint
         self.card: str | None = None
         self.pieces = Pieces()
+        if isinstance(backbone, Backbone):
+            backbone.check_window(self.window_samples)
 
     @classmethod
     def build(
@@ -177,41 +179,30 @@ class TaskModel(nn.Module):
                 "backbone.spec_augment masks what a backbone learns from, and a probe's backbone is frozen. "
                 "Switch it off, or choose another tuning.method."
             )
-        weighting = backbone.layer_weighting
-        num_layers = backbone.num_layers
-        if isinstance(weighting, int):
-            if num_layers is not None and not 0 <= weighting <= num_layers:
-                raise UserError(
-                    f"backbone.layer_weighting takes hidden state {weighting}, but backbone.num_layers keeps "
-                    f"the states 0 to {num_layers}."
-                )
-            num_layers = weighting
         if with_weights:
             loaded = load_backbone(
                 backbone.source,
                 revision=backbone.revision,
-                num_layers=num_layers,
+                num_layers=backbone.layers_in_use,
                 spec_augment=backbone.spec_augment,
             )
         else:
             loaded = build_architecture(
-                backbone.source, revision=backbone.revision, num_layers=num_layers
+                backbone.source, revision=backbone.revision, num_layers=backbone.layers_in_use
             )
         fingerprint = loaded.fingerprint() if with_weights else None
         apply_tuning(loaded, tuning)
-        model = cls(
+        return cls(
             backbone=loaded,
-            layer_weighting=LayerWeighting(weighting, loaded.num_hidden_states),
+            layer_weighting=LayerWeighting(backbone.layer_weighting, loaded.num_hidden_states),
             head=_build_head(loaded, head, task),
             head_config=head,
             task=task,
             tuning=tuning,
             window_seconds=window_seconds,
-            hop_seconds=hop_seconds or window_seconds * task.hop_fraction,
+            hop_seconds=hop_seconds,
             base_fingerprint=fingerprint,
         )
-        loaded.check_window(model.window_samples)
-        return model
 
     @classmethod
     def on_vectors(

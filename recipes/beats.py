@@ -9,19 +9,39 @@ in a few minutes on two CPU cores. Your own music, with music2vec:
 
 A published benchmark: --config configs/beats/gtzan-rhythm-probe.yaml. Settings come from their
 defaults, then each --config file, then --section.key value. The results are in the run folder.
+
+This file shows all steps of a run with an output for each frame, to be read and changed. `m2v train beats`
+takes the same steps.
 """
 
 import sys
 from dataclasses import dataclass, field
 
+from m2v_finetune.backbones import LayerWeighting, load_backbone
 from m2v_finetune.config import RecipeConfig
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import run_command
+from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe
-from m2v_finetune.recipe import run_recipe
+from m2v_finetune.publishing.publish import publish
 from m2v_finetune.shipped import config_file
 from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
-
-QUICKSTART = config_file("beats")
+from m2v_finetune.training.caching import plan_cache
+from m2v_finetune.training.defaults import complete_settings
+from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.objective import TaskObjective
+from m2v_finetune.training.plan import planned_training
+from m2v_finetune.training.results import judge_test, log_results
+from m2v_finetune.training.run import Run
+from m2v_finetune.training.run_tracks import (
+    check_run_tracks,
+    keep_run_tracks,
+    training_windows,
+    with_run_copies,
+)
+from m2v_finetune.training.setup import describe, open_run, run_bytes
+from m2v_finetune.tuning import apply_tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +49,114 @@ class Config(RecipeConfig):
     """All settings of a beat tracking run.
 
     Args:
-        task: What is learned from which labels.
+        task: The annotations.
     """
 
     task: BeatsConfig = field(default_factory=BeatsConfig)
 
 
 def main() -> None:
-    """Read the settings and run: m2v_finetune/recipe.py has the steps."""
-    config = parse_recipe(Config, sys.argv[1:], description=__doc__, quickstart=QUICKSTART)
-    run_recipe(config, BeatTracking, config.task)
+    """Read the settings, train, evaluate, publish."""
+    config = parse_recipe(
+        Config, sys.argv[1:], description=__doc__, quickstart=config_file("beats")
+    )
+    with Run.open(config, task="beats") as run:
+        # Tracks and splits; annotations and audio of every track are checked.
+        tracks, dataset = load_tracks(
+            config.data.source,
+            label_column=config.task.label_column,
+            allow_outside=config.data.allow_outside,
+            max_failing_fraction=config.data.max_failing_fraction,
+        )
+        by_split = split_tracks(
+            tracks,
+            group_columns=config.data.group_columns,
+            validation_fraction=config.data.validation_fraction,
+            test_fraction=config.data.test_fraction,
+            seed=config.run.seed,
+        )
+        task, splits = check_run_tracks(by_split, BeatTracking, config, run)
+        config = complete_settings(config, splits["train"], num_processes=run.num_processes)
+
+        # Backbone, its trainable part, layer weighting, head: the model.
+        backbone = load_backbone(
+            config.backbone.source,
+            revision=config.backbone.revision,
+            num_layers=config.backbone.layers_in_use,
+            spec_augment=config.backbone.spec_augment,
+        )
+        fingerprint = backbone.fingerprint()  # of the weights before tuning
+        apply_tuning(backbone, config.tuning)
+        model = TaskModel(
+            backbone=backbone,
+            layer_weighting=LayerWeighting(
+                config.backbone.layer_weighting, backbone.num_hidden_states
+            ),
+            head=task.build_head(
+                config.head, hidden_size=backbone.hidden_size, grid=backbone.frame_grid
+            ),
+            head_config=config.head,
+            task=task,
+            tuning=config.tuning,
+            window_seconds=config.data.window_seconds,
+            hop_seconds=config.data.hop_seconds,
+            base_fingerprint=fingerprint,
+        )
+
+        # Training set; the output of frozen layers comes from the feature cache, if there is one.
+        splits = with_run_copies(splits, backbone.sample_rate, run)
+        windows = training_windows(model, splits["train"], config)
+        training, plan = planned_training(config, task, run.accelerator)
+        cache, cache_note = plan_cache(
+            config, model, windows, splits, mixed_precision=run.accelerator.mixed_precision
+        )
+
+        # Optimiser and training; the weights of the best epoch on the validation tracks are kept.
+        loop = TrainingLoop(
+            model,
+            windows=cache.training_windows() if cache else windows,
+            objective=TaskObjective(
+                model, splits["validation"], inputs=cache.inputs("validation") if cache else None
+            ),
+            accelerator=run.accelerator,
+            training=training,
+            optimization=config.optimizer,
+            folder=run.folder,
+            num_workers=0 if cache else config.data.num_workers,
+            run=config.run,
+            plan=plan,
+            watch=run.bad_tracks,
+        )
+        open_run(
+            config,
+            loop=loop,
+            task="beats",
+            first_log=describe(
+                config, loop=loop, splits=splits, dataset=dataset, cache_note=cache_note
+            ),
+            needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
+        )
+        keep_run_tracks(splits, run)
+        if cache:
+            cache.fill("train", loop=loop, num_workers=config.data.num_workers)
+            cache.fill("validation", loop=loop, num_workers=config.data.num_workers)
+        fitted = loop.run()
+
+        # Evaluation on the test split, once; then pictures, model, card and Hub.
+        with run.writing_results(model):
+            if cache:
+                cache.fill("test", loop=loop, num_workers=config.data.num_workers)
+            results, evaluated, test = judge_test(
+                loop,
+                fitted,
+                test=splits["test"],
+                inputs=cache.inputs("test") if cache else None,
+                dataset=dataset,
+                seed=config.run.seed,
+            )
+            log_results(results)
+            if run.is_main_process:
+                publish(model, run.folder, results, config.publish, judged=evaluated, tracks=test)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from m2v_finetune.config import RecipeConfig
 from m2v_finetune.errors import run_command
 from m2v_finetune.parsing import parse_recipe
-from m2v_finetune.recipe import run_recipe
 from m2v_finetune.shipped import config_file
 from m2v_finetune.tasks.pitch import Pitch, PitchConfig
+from m2v_finetune.train import train_task
 
 QUICKSTART = config_file("pitch")
 
@@ -36,9 +36,9 @@ class Config(RecipeConfig):
 
 
 def main() -> None:
-    """Read the settings and run: m2v_finetune/recipe.py has the steps."""
+    """Read the settings and run: m2v_finetune/train.py has the steps."""
     config = parse_recipe(Config, sys.argv[1:], description=__doc__, quickstart=QUICKSTART)
-    run_recipe(config, Pitch, config.task)
+    train_task(config, Pitch)
 
 
 if __name__ == "__main__":

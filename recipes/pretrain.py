@@ -9,23 +9,97 @@ in a few minutes on two CPU cores. Your own music, going on from music2vec:
 
 The backbone is in the folder model/ of the run: give it to any recipe as --backbone.source. Settings
 come from their defaults, then each --config file, then --section.key value.
+
+This file shows all steps of a pre-training run, to be read and changed. `m2v train pretrain` takes the same.
 """
 
 import sys
 
 from m2v_finetune.config import PretrainingConfig as Config
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import run_command
 from m2v_finetune.parsing import parse_recipe
-from m2v_finetune.recipe import run_pretraining
+from m2v_finetune.pretraining.model import PretrainingModel, start_backbone
+from m2v_finetune.pretraining.windows import FixedWindows, masked_windows
+from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.shipped import config_file
-
-QUICKSTART = config_file("pretrain")
+from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.objective import PretrainingObjective
+from m2v_finetune.training.optimization import with_pretraining_rates
+from m2v_finetune.training.plan import planned_training
+from m2v_finetune.training.results import warn_of_collapse, write_pretraining
+from m2v_finetune.training.run import Run
+from m2v_finetune.training.run_tracks import check_run_audio, keep_run_tracks, with_run_copies
+from m2v_finetune.training.setup import describe_pretraining, open_run, pretraining_bytes
 
 
 def main() -> None:
-    """Read the settings and run: m2v_finetune/recipe.py has the steps."""
-    config = parse_recipe(Config, sys.argv[1:], description=__doc__, quickstart=QUICKSTART)
-    run_pretraining(config)
+    """Read the settings, pre-train, publish the backbone."""
+    config = parse_recipe(
+        Config, sys.argv[1:], description=__doc__, quickstart=config_file("pretrain")
+    )
+    with Run.open(config, task="pretrain") as run:
+        # Tracks and their splits; no labels.
+        tracks, dataset = load_tracks(
+            config.data.source,
+            label_column=None,
+            allow_outside=config.data.allow_outside,
+            max_failing_fraction=config.data.max_failing_fraction,
+        )
+        tracks_by_split = split_tracks(
+            tracks,
+            group_columns=config.data.group_columns,
+            validation_fraction=config.data.validation_fraction,
+            test_fraction=None,
+            seed=config.run.seed,
+        )
+        splits = check_run_audio(tracks_by_split, config.data, run)
+
+        # Student, head and teacher; random windows with random masks, and some that stay the same.
+        model = PretrainingModel(
+            start_backbone(config.backbone),
+            config.pretrain,
+            window_seconds=config.data.window_seconds,
+        )
+        splits = with_run_copies(splits, model.backbone.sample_rate, run)
+        windows = {name: masked_windows(model, members, config) for name, members in splits.items()}
+
+        # Training; the weights of the last epoch are kept.
+        training, plan = planned_training(config, None, run.accelerator)
+        loop = TrainingLoop(
+            model,
+            windows=windows["train"],
+            objective=PretrainingObjective(model, FixedWindows(masked=windows["validation"])),
+            accelerator=run.accelerator,
+            training=training,
+            optimization=with_pretraining_rates(config.optimizer),
+            folder=run.folder,
+            num_workers=config.data.num_workers,
+            run=config.run,
+            plan=plan,
+            watch=run.bad_tracks,
+        )
+        open_run(
+            config,
+            loop=loop,
+            task="pretrain",
+            first_log=describe_pretraining(config, loop=loop, splits=splits, dataset=dataset),
+            needed_bytes=pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
+        )
+        keep_run_tracks(splits, run)
+        fitted = loop.run()
+        warn_of_collapse(model, fitted, config.pretrain)
+
+        results = write_pretraining(
+            loop,
+            fitted,
+            splits=splits,
+            dataset=dataset,
+            is_new=config.backbone.architecture is not None,
+        )
+        if run.is_main_process:
+            publish_backbone(model.backbone, run.folder, results, config)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,37 @@ in a few minutes on two CPU cores. Your own music, with music2vec:
 
 A published benchmark: --config configs/separation/musdb18-probe.yaml. Settings come from their
 defaults, then each --config file, then --section.key value. The results are in the run folder.
+
+This file shows all steps of a run whose outputs are the waveforms of stems, to be read and changed.
+`m2v train separation` takes the same steps.
 """
 
 import sys
 from dataclasses import dataclass, field
 
+from m2v_finetune.backbones import LayerWeighting, load_backbone
 from m2v_finetune.config import RecipeConfig
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import run_command
+from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe
-from m2v_finetune.recipe import run_recipe
+from m2v_finetune.publishing.publish import publish
 from m2v_finetune.shipped import config_file
 from m2v_finetune.tasks.separation import Separation, SeparationConfig
-
-QUICKSTART = config_file("separation")
+from m2v_finetune.training.defaults import complete_settings
+from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.objective import TaskObjective
+from m2v_finetune.training.plan import planned_training
+from m2v_finetune.training.results import judge_test, log_results
+from m2v_finetune.training.run import Run
+from m2v_finetune.training.run_tracks import (
+    check_run_tracks,
+    keep_run_tracks,
+    training_windows,
+)
+from m2v_finetune.training.setup import describe, open_run, run_bytes
+from m2v_finetune.tuning import apply_tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +47,101 @@ class Config(RecipeConfig):
     """All settings of a separation run.
 
     Args:
-        task: What is learned from which labels.
+        task: The stems.
     """
 
     task: SeparationConfig = field(default_factory=SeparationConfig)
 
 
 def main() -> None:
-    """Read the settings and run: m2v_finetune/recipe.py has the steps."""
-    config = parse_recipe(Config, sys.argv[1:], description=__doc__, quickstart=QUICKSTART)
-    run_recipe(config, Separation, config.task)
+    """Read the settings, train, evaluate, publish."""
+    config = parse_recipe(
+        Config, sys.argv[1:], description=__doc__, quickstart=config_file("separation")
+    )
+    with Run.open(config, task="separation") as run:
+        # Tracks and splits; stems and audio of every track are checked.
+        tracks, dataset = load_tracks(
+            config.data.source,
+            label_column=config.task.label_column,
+            allow_outside=config.data.allow_outside,
+            max_failing_fraction=config.data.max_failing_fraction,
+        )
+        by_split = split_tracks(
+            tracks,
+            group_columns=config.data.group_columns,
+            validation_fraction=config.data.validation_fraction,
+            test_fraction=config.data.test_fraction,
+            seed=config.run.seed,
+        )
+        task, splits = check_run_tracks(by_split, Separation, config, run)
+        config = complete_settings(config, splits["train"], num_processes=run.num_processes)
+
+        # Backbone, its trainable part, layer weighting, head: the model.
+        backbone = load_backbone(
+            config.backbone.source,
+            revision=config.backbone.revision,
+            num_layers=config.backbone.layers_in_use,
+            spec_augment=config.backbone.spec_augment,
+        )
+        fingerprint = backbone.fingerprint()  # of the weights before tuning
+        apply_tuning(backbone, config.tuning)
+        model = TaskModel(
+            backbone=backbone,
+            layer_weighting=LayerWeighting(
+                config.backbone.layer_weighting, backbone.num_hidden_states
+            ),
+            head=task.build_head(
+                config.head, hidden_size=backbone.hidden_size, grid=backbone.frame_grid
+            ),
+            head_config=config.head,
+            task=task,
+            tuning=config.tuning,
+            window_seconds=config.data.window_seconds,
+            hop_seconds=config.data.hop_seconds,
+            base_fingerprint=fingerprint,
+        )
+
+        # Training set: mixtures as the sum of their stems. There is no feature cache, as the head needs the
+        # waveform of the mixture.
+        windows = training_windows(model, splits["train"], config)
+        training, plan = planned_training(config, task, run.accelerator)
+
+        # Optimiser and training; the weights of the best epoch on the validation tracks are kept.
+        loop = TrainingLoop(
+            model,
+            windows=windows,
+            objective=TaskObjective(model, splits["validation"]),
+            accelerator=run.accelerator,
+            training=training,
+            optimization=config.optimizer,
+            folder=run.folder,
+            num_workers=config.data.num_workers,
+            run=config.run,
+            plan=plan,
+            watch=run.bad_tracks,
+        )
+        open_run(
+            config,
+            loop=loop,
+            task="separation",
+            first_log=describe(config, loop=loop, splits=splits, dataset=dataset),
+            needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
+        )
+        keep_run_tracks(splits, run)
+        fitted = loop.run()
+
+        # Evaluation on the test split, once; then pictures, model, card and Hub.
+        with run.writing_results(model):
+            results, evaluated, test = judge_test(
+                loop,
+                fitted,
+                test=splits["test"],
+                dataset=dataset,
+                seed=config.run.seed,
+            )
+            log_results(results)
+            if run.is_main_process:
+                publish(model, run.folder, results, config.publish, judged=evaluated, tracks=test)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The pre-trained networks: what they are, how they load, and the weighting of their layers."""
 
 from m2v_finetune.backbones.backbone import Backbone
+from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.backbones.loading import (
     build_architecture,
     init_backbone,
@@ -15,6 +16,7 @@ AnyBackbone = Backbone | PrecomputedBackbone
 __all__ = [
     "AnyBackbone",
     "Backbone",
+    "LayerWeighting",
     "PrecomputedBackbone",
     "build_architecture",
     "init_backbone",

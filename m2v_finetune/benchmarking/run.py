@@ -38,8 +38,8 @@ from m2v_finetune.config import (
 )
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.publishing.card import is_random
-from m2v_finetune.recipe import run_recipe
 from m2v_finetune.tasks.clips import ClipTask
+from m2v_finetune.train import train_task
 from m2v_finetune.training.run_folder import RunFolder, write_json
 from m2v_finetune.training.signals import stop_on_signals
 
@@ -273,7 +273,7 @@ def _run(
             results: dict[str, Any] = json.loads(folder.results.read_text(encoding="utf-8"))
             if is_search or results["split"] == "test":
                 return results
-        return run_recipe(config, row.task, row.settings, is_search=is_search)
+        return train_task(config, row.task, is_search=is_search)
     except UserError as error:
         raise UserError(
             f"{row.name}, rate {rate:g}, seed {seed}: {error}\nMend it, or leave the task out by --tasks, "

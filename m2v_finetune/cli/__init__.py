@@ -7,12 +7,11 @@ import argparse
 from collections.abc import Sequence
 
 from m2v_finetune import __version__
-from m2v_finetune.cli import data, models, planning, predict
+from m2v_finetune.cli import data, models, planning, predict, train
 from m2v_finetune.errors import run_command
 
 DESCRIPTION = """\
-Beside the recipes (accelerate launch recipes/tagging.py --help), which train:
-
+  m2v train tagging --data.source songs.csv  train, as recipes/tagging.py does
   m2v backbones                              what loads by a short name
   m2v data prepare magnatagatune --root DIR  make a benchmark ready to train on
   m2v data check songs.csv                   look at every file of your own data
@@ -47,6 +46,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"m2v-finetune {__version__}")
     parser.set_defaults(takes_settings=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (models, data, planning, predict):
+    for group in (train, models, data, planning, predict):
         group.add_commands(commands)
     return parser

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from m2v_finetune.backbones import Backbone
-from m2v_finetune.config import PretrainConfig, TuningConfig
+from m2v_finetune.backbones import Backbone, init_backbone, load_backbone
+from m2v_finetune.config import PretrainConfig, StartConfig, TuningConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.pieces import Pieces
 from m2v_finetune.pretraining.teacher import Teacher, ema_decay
@@ -15,6 +15,18 @@ from m2v_finetune.tuning import apply_tuning
 
 TARGET_VARIANCE, PREDICTION_VARIANCE = "target_variance", "prediction_variance"
 MEASURES = (TARGET_VARIANCE, PREDICTION_VARIANCE)
+
+
+def start_backbone(config: StartConfig) -> Backbone:
+    """Load the checkpoint that pre-training starts from, or draw random weights for an architecture.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    if config.source is not None:
+        return load_backbone(config.source, revision=config.revision, spec_augment=True)
+    assert config.architecture is not None  # settings refuse neither
+    return init_backbone(config.architecture, licence=config.licence or "")
 
 
 class PretrainingModel(nn.Module):

@@ -1,5 +1,6 @@
 """Windows of unlabelled music, each with the mask that a student hears it through."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,10 +8,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from m2v_finetune.audio.windows import draw_generator
+from m2v_finetune.config import PretrainingConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Array, Augment, TrainingWindows, Window, read_window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.pretraining.masking import span_mask
+from m2v_finetune.pretraining.model import PretrainingModel
 
 
 def unlabelled_example(
@@ -65,6 +68,31 @@ class MaskedWindows(Dataset[tuple[Tensor, ...]]):
         )
         (waveform,) = windows[place]
         return waveform, mask, mask
+
+
+def masked_windows(
+    model: PretrainingModel, tracks: Sequence[CheckedTrack], config: PretrainingConfig
+) -> MaskedWindows:
+    """Return random windows of tracks with random masks.
+
+    Args:
+        model: Student and teacher, which read them.
+        tracks: Tracks of one split.
+        config: All settings.
+    """
+    return MaskedWindows(
+        windows=TrainingWindows(
+            tracks=tracks,
+            example=unlabelled_example,
+            grid=model.backbone.frame_grid,
+            window_samples=model.window_samples,
+            windows_per_track=config.data.windows_per_track,
+            augmentation=None,
+            seed=config.run.seed,
+        ),
+        mask_probability=config.pretrain.mask_probability,
+        mask_span_frames=config.pretrain.mask_span_frames,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

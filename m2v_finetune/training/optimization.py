@@ -1,6 +1,7 @@
 """The optimiser and the course of its rates."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.pieces import out_of_memory_by_one_name
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tuning import Rates, default_rates, parameter_groups
+
+# Source: data2vec (arXiv 2202.03555), the peak rate of its base model for audio.
+PRETRAINING_RATE = 5e-4
 
 
 def build_optimizer(
@@ -57,6 +61,13 @@ def peak_rates(model: TaskModel | PretrainingModel, config: OptimizerConfig) -> 
         head=config.learning_rate or rates.head,
         backbone=config.backbone_learning_rate or rates.backbone,
     )
+
+
+def with_pretraining_rates(config: OptimizerConfig) -> OptimizerConfig:
+    """Return the settings of a pre-training run with its rates filled in: one for all parameters."""
+    rate = config.learning_rate or PRETRAINING_RATE
+    backbone_rate = config.backbone_learning_rate or rate
+    return replace(config, learning_rate=rate, backbone_learning_rate=backbone_rate)
 
 
 def require_card(name: OptimizerName, *, is_on_card: bool) -> None:

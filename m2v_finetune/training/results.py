@@ -12,6 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from m2v_finetune.backbones import PrecomputedBackbone
+from m2v_finetune.config import PretrainConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.manifest import DatasetInfo
@@ -220,6 +221,20 @@ def write_pretraining(
     if loop.accelerator.is_main_process:
         write_json(loop.folder.results, results)
     return results
+
+
+def warn_of_collapse(model: PretrainingModel, fitted: FitResult, config: PretrainConfig) -> None:
+    """Warn where the representations of held-out music hardly vary over the time of a window."""
+    found = model.below_floors(fitted.best_values)
+    if found:
+        logger.warning(
+            "On the music that is held out, over the time of a window: %s. Too few steps were taken to learn "
+            "anything, or the representations have collapsed. A run is stopped for that only after "
+            "pretrain.watch_after_steps (%d); this one took %d.",
+            found,
+            config.watch_after_steps,
+            fitted.num_steps,
+        )
 
 
 def skipped_tracks(watch: DataWatch) -> dict[str, Any]:

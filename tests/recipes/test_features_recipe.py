@@ -34,9 +34,9 @@ from m2v_finetune.data.manifest import read_manifest
 from m2v_finetune.data.quickstart import QUICKSTARTS
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
-from m2v_finetune.recipe import run_recipe
-from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
+from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.instrument import Instrument, InstrumentConfig
+from m2v_finetune.train import train_task
 from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
 from m2v_finetune.training.evaluation import judge_tracks
 from m2v_finetune.training.loop import TrainingLoop
@@ -197,7 +197,7 @@ def run(manifest, features, tmp_path_factory):
     lines = [{**row, "path": Path(row["path"]).name} for row in rows]
     away.write_text("".join(json.dumps(line) + "\n" for line in lines))
     folder = tmp_path_factory.mktemp("runs") / "notes"
-    run_recipe(recipe_config(away, features, folder), Instrument, SETTINGS)
+    train_task(recipe_config(away, features, folder), Instrument)
     return folder
 
 
@@ -268,7 +268,7 @@ def test_the_model_says_why_it_cannot_hear(command, run, manifest, capsys):
 def test_a_run_on_vectors_resumes(manifest, features, tmp_path):
     """What a search leaves, the run without it finishes: the same test results as in one go."""
     config = recipe_config(manifest, features, tmp_path / "run")
-    searched = run_recipe(config, Instrument, SETTINGS, is_search=True)
+    searched = train_task(config, Instrument, is_search=True)
     assert searched["split"] == "validation"
     assert "metrics" not in searched
     assert not (tmp_path / "run" / "model").exists()
@@ -276,12 +276,12 @@ def test_a_run_on_vectors_resumes(manifest, features, tmp_path):
     [checkpoint] = checkpoints_in(tmp_path / "run" / "checkpoints")[-1:]
     last = (checkpoint / STATE_FILE).stat().st_mtime_ns
     resumed = replace(config, run=replace(config.run, resume="auto"))
-    finished = run_recipe(resumed, Instrument, SETTINGS)
+    finished = train_task(resumed, Instrument)
     assert (checkpoint / STATE_FILE).stat().st_mtime_ns == last
     assert checkpoints_in(tmp_path / "run" / "checkpoints")[-1] == checkpoint
     assert finished["split"] == "test"
     assert finished["validation"] == searched["validation"]
-    again = run_recipe(recipe_config(manifest, features, tmp_path / "again"), Instrument, SETTINGS)
+    again = train_task(recipe_config(manifest, features, tmp_path / "again"), Instrument)
     assert finished["metrics"] == again["metrics"]
 
 
@@ -313,5 +313,5 @@ def test_settings_that_vectors_forbid_are_named(changes, named, tmp_path):
 def test_a_task_of_frames_refuses_vectors(manifest, features, tmp_path):
     config = recipe_config(manifest, features, tmp_path / "run")
     with pytest.raises(UserError, match=r"data\.features .* and beats needs frames"):
-        run_recipe(config, BeatTracking, BeatsConfig())
+        train_task(config, BeatTracking)
     assert not (tmp_path / "run").exists()

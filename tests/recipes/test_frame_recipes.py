@@ -31,9 +31,9 @@ from m2v_finetune.labels.chords import read_lab, write_lab
 from m2v_finetune.labels.notes import Notes, read_midi, write_midi
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe
-from m2v_finetune.recipe import run_recipe
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.frames import join_windows
+from m2v_finetune.train import train_task
 
 # What a task's files are called, and its picture.
 FORMATS = {
@@ -152,7 +152,7 @@ def run(request, few_clips, repository, tmp_path_factory) -> Run:
         description=recipe.__doc__ or "",
         quickstart=recipe.QUICKSTART,
     )
-    results = run_recipe(config, TASKS[name], config.task)
+    results = train_task(config, TASKS[name])
     return Run(name, folder, few_clips, dict(results))
 
 
@@ -368,5 +368,5 @@ def test_bad_annotations_stop_a_run_before_it_begins(run, few_clips, repository,
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
     with pytest.raises(UserError, match=r"manifest\.jsonl:2: there is no (file|folder)"):
-        run_recipe(config, TASKS[run.task], config.task)
+        train_task(config, TASKS[run.task])
     assert not (tmp_path / "run").exists()

@@ -12,9 +12,9 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from m2v_finetune import train
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.errors import Stopped, UserError
-from m2v_finetune.recipe import run_pretraining
 from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective
@@ -81,7 +81,7 @@ def pretrain(repository, music, tmp_path):
         config = own["parse_recipe"](
             own["Config"], words, description="", quickstart=own["QUICKSTART"]
         )
-        return run_pretraining(config), tmp_path / folder
+        return train.pretrain(config), tmp_path / folder
 
     return run
 

@@ -39,13 +39,13 @@ from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.data.stored import StoredStates, file_identity, make_room
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import TaskModel
-from m2v_finetune.recipe import _on_audio, run_recipe
 from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.tasks.key import Key, KeyConfig
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
+from m2v_finetune.train import train_task
 from m2v_finetune.training.caching import plan_cache
 from m2v_finetune.training.loop import TrainingLoop
-from m2v_finetune.training.run_folder import RunFolder
+from m2v_finetune.training.run_tracks import training_windows
 
 NUM_TRACKS = {"train": 6, "validation": 3, "test": 2}
 TASKS = {
@@ -114,7 +114,7 @@ def recipe(settings, tmp_path):
         for state in (AcceleratorState, PartialState, GradientState):
             state._reset_state()
         config, task_class = settings(name, **options)
-        run_recipe(config, task_class, config.task, is_search=is_search)
+        train_task(config, task_class, is_search=is_search)
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
@@ -132,8 +132,15 @@ def planned(settings, tmp_path):
             tracks, group_columns=[], validation_fraction=0.1, test_fraction=0.2, seed=0
         )
         checked, _ = check_splits(split, on_bad_track="stop", show_progress=False)
-        task, folder = task_class.from_tracks(config.task, split), RunFolder(tmp_path / "run")
-        model, windows, checked = _on_audio(config, task, checked, folder)
+        task = task_class.from_tracks(config.task, split)
+        model = TaskModel.build(
+            task=task,
+            backbone=config.backbone,
+            head=config.head,
+            tuning=config.tuning,
+            window_seconds=config.data.window_seconds,
+        )
+        windows = training_windows(model, checked["train"], config)
         cache, _ = plan_cache(config, model, windows, checked, mixed_precision=mixed_precision)
         return {name: stored.folder for name, stored in cache.stored.items()}
 

@@ -1,0 +1,295 @@
+"""One run, from its settings to a published model: `m2v train`, and the recipes that show no wiring.
+
+    m2v train tagging --data.source songs.csv
+    accelerate launch -m m2v_finetune.train tagging --data.source songs.csv
+
+recipes/tagging.py, beats.py, separation.py and pretrain.py show the same steps for one flow of data each, to
+be read and changed.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from m2v_finetune.backbones import PrecomputedBackbone
+from m2v_finetune.config import PretrainingConfig, RecipeConfig
+from m2v_finetune.data.features import VectorTrack
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.data.splitting import split_tracks
+from m2v_finetune.errors import UserError, run_command
+from m2v_finetune.model import TaskModel
+from m2v_finetune.parsing import parse_recipe, recipe_config
+from m2v_finetune.pretraining.model import PretrainingModel, start_backbone
+from m2v_finetune.pretraining.windows import FixedWindows, masked_windows
+from m2v_finetune.publishing.backbone import publish_backbone
+from m2v_finetune.publishing.publish import publish
+from m2v_finetune.shipped import config_file
+from m2v_finetune.tasks import TASK_SETTINGS, TASKS, Task
+from m2v_finetune.tasks.clips import ClipTask
+from m2v_finetune.training.caching import plan_cache
+from m2v_finetune.training.defaults import complete_settings
+from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
+from m2v_finetune.training.optimization import with_pretraining_rates
+from m2v_finetune.training.plan import planned_training
+from m2v_finetune.training.results import (
+    judge_test,
+    log_results,
+    warn_of_collapse,
+    write_pretraining,
+    write_validation,
+)
+from m2v_finetune.training.run import Run
+from m2v_finetune.training.run_tracks import (
+    Splits,
+    check_run_audio,
+    check_run_tracks,
+    keep_run_tracks,
+    training_windows,
+    with_run_copies,
+)
+from m2v_finetune.training.setup import (
+    describe,
+    describe_pretraining,
+    open_run,
+    pretraining_bytes,
+    run_bytes,
+)
+
+PRETRAIN = "pretrain"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train a task, or pre-train, with the settings of a command line.
+
+    Args:
+        argv: Name of the task, then settings; those of the process if None.
+
+    Raises:
+        UserError: There is no such task, or something in settings, data or machine must be fixed.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else ""
+    if name not in (*TASKS, PRETRAIN):
+        raise UserError(
+            f"There is no task '{name}' to train. Name one first: {', '.join(TASKS)}, or {PRETRAIN}. "
+            "Settings follow, as in: m2v train tagging --data.source songs.csv"
+        )
+    config_class: type[Any] = (
+        PretrainingConfig if name == PRETRAIN else recipe_config(TASK_SETTINGS[name])
+    )
+    description = f"Without --config and --data.source, `m2v train {name}` runs the quickstart."
+    config = parse_recipe(
+        config_class, words[1:], description=description, quickstart=config_file(name)
+    )
+    if name == PRETRAIN:
+        pretrain(config)
+    else:
+        train_task(config, TASKS[name])
+
+
+def train_task(
+    config: RecipeConfig, task_class: type[Task], *, is_search: bool = False
+) -> Mapping[str, Any]:
+    """Build the parts, train, evaluate the test tracks once, publish.
+
+    Args:
+        config: All settings; the section ``task`` is the task's.
+        task_class: The task.
+        is_search: End with the metrics of the validation split: the test tracks are not evaluated, nothing is
+            published. The same run, resumed without it, does only these.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        UserError: Something in settings, data or machine must be fixed.
+        Stopped: A signal arrived; a checkpoint was saved.
+    """
+    if config.data.features is not None and not issubclass(task_class, ClipTask):
+        raise UserError(
+            f"data.features gives one vector for a whole clip, and {task_class.name} needs frames. It serves "
+            "tasks with one answer for a track."
+        )
+    with Run.open(config, task=task_class.name) as run:
+        # Tracks, their splits, their labels.
+        task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
+        tracks, dataset = load_tracks(
+            config.data.source,
+            label_column=task_config.label_column,
+            allow_outside=config.data.allow_outside,
+            max_failing_fraction=config.data.max_failing_fraction,
+        )
+        tracks_by_split = split_tracks(
+            tracks,
+            group_columns=config.data.group_columns,
+            validation_fraction=config.data.validation_fraction,
+            test_fraction=config.data.test_fraction,
+            seed=config.run.seed,
+        )
+        task, splits = check_run_tracks(tracks_by_split, task_class, config, run)
+        config = complete_settings(config, splits["train"], num_processes=run.num_processes)
+
+        # Model, and the windows that it is trained on.
+        model = _build_model(config, task, splits)
+        if config.data.features is None and task.sample_rate is None:
+            splits = with_run_copies(splits, model.backbone.sample_rate, run)
+        windows = training_windows(model, splits["train"], config)
+
+        # Memory, and the batches that fit into it; the cache of the frozen layers' output.
+        training, plan = planned_training(config, task, run.accelerator)
+        cache, cache_note = plan_cache(
+            config, model, windows, splits, mixed_precision=run.accelerator.mixed_precision
+        )
+        reads_audio = config.data.features is None and cache is None
+
+        # Training; the weights of the best epoch by the metric of validation tracks are kept.
+        loop = TrainingLoop(
+            model,
+            windows=cache.training_windows() if cache else windows,
+            objective=TaskObjective(
+                model, splits["validation"], inputs=cache.inputs("validation") if cache else None
+            ),
+            accelerator=run.accelerator,
+            training=training,
+            optimization=config.optimizer,
+            folder=run.folder,
+            num_workers=config.data.num_workers if reads_audio else 0,
+            run=config.run,
+            plan=plan,
+            watch=run.bad_tracks,
+        )
+        open_run(
+            config,
+            loop=loop,
+            task=task.name,
+            first_log=describe(
+                config, loop=loop, splits=splits, dataset=dataset, cache_note=cache_note
+            ),
+            needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
+        )
+        keep_run_tracks(splits, run)
+        if cache:
+            for name in ("train", "validation"):
+                cache.fill(name, loop=loop, num_workers=config.data.num_workers)
+        fitted = loop.run()
+        if is_search:
+            return write_validation(loop, fitted)
+
+        # The test split, once; then pictures, model, card and Hub.
+        with run.writing_results(model):
+            if cache:
+                cache.fill("test", loop=loop, num_workers=config.data.num_workers)
+            results, evaluated, test = judge_test(
+                loop,
+                fitted,
+                test=splits["test"],
+                inputs=cache.inputs("test") if cache else None,
+                dataset=dataset,
+                seed=config.run.seed,
+            )
+            log_results(results)
+            if run.is_main_process:
+                publish(model, run.folder, results, config.publish, judged=evaluated, tracks=test)
+    return results
+
+
+def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
+    """Build the parts, pre-train, publish the backbone.
+
+    Args:
+        config: All settings.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        UserError: Something in settings, data or machine must be fixed, or the representations collapsed.
+        Stopped: A signal arrived; a checkpoint was saved.
+    """
+    with Run.open(config, task=PRETRAIN) as run:
+        # Tracks and their splits; no labels.
+        tracks, dataset = load_tracks(
+            config.data.source,
+            label_column=None,
+            allow_outside=config.data.allow_outside,
+            max_failing_fraction=config.data.max_failing_fraction,
+        )
+        tracks_by_split = split_tracks(
+            tracks,
+            group_columns=config.data.group_columns,
+            validation_fraction=config.data.validation_fraction,
+            test_fraction=None,
+            seed=config.run.seed,
+        )
+        splits = check_run_audio(tracks_by_split, config.data, run)
+
+        # Student, head and teacher; random windows with random masks, and some that stay the same.
+        model = PretrainingModel(
+            start_backbone(config.backbone),
+            config.pretrain,
+            window_seconds=config.data.window_seconds,
+        )
+        splits = with_run_copies(splits, model.backbone.sample_rate, run)
+        windows = {name: masked_windows(model, members, config) for name, members in splits.items()}
+
+        # Training; the weights of the last epoch are kept.
+        training, plan = planned_training(config, None, run.accelerator)
+        loop = TrainingLoop(
+            model,
+            windows=windows["train"],
+            objective=PretrainingObjective(model, FixedWindows(masked=windows["validation"])),
+            accelerator=run.accelerator,
+            training=training,
+            optimization=with_pretraining_rates(config.optimizer),
+            folder=run.folder,
+            num_workers=config.data.num_workers,
+            run=config.run,
+            plan=plan,
+            watch=run.bad_tracks,
+        )
+        open_run(
+            config,
+            loop=loop,
+            task=PRETRAIN,
+            first_log=describe_pretraining(config, loop=loop, splits=splits, dataset=dataset),
+            needed_bytes=pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
+        )
+        keep_run_tracks(splits, run)
+        fitted = loop.run()
+        warn_of_collapse(model, fitted, config.pretrain)
+
+        results = write_pretraining(
+            loop,
+            fitted,
+            splits=splits,
+            dataset=dataset,
+            is_new=config.backbone.architecture is not None,
+        )
+        if run.is_main_process:
+            publish_backbone(model.backbone, run.folder, results, config)
+    return results
+
+
+def _build_model(config: RecipeConfig, task: Task, splits: Splits) -> TaskModel:
+    """Return a new model on a backbone, or on vectors that were computed elsewhere."""
+    if config.data.features is None:
+        assert config.data.window_seconds is not None
+        return TaskModel.build(
+            task=task,
+            backbone=config.backbone,
+            head=config.head,
+            tuning=config.tuning,
+            window_seconds=config.data.window_seconds,
+            hop_seconds=config.data.hop_seconds,
+        )
+    first = splits["train"][0]
+    assert isinstance(first, VectorTrack)
+    name = Path(config.data.features).expanduser().resolve().name
+    vectors = PrecomputedBackbone(first.vectors.shape[1], source=f"vectors in {name}")
+    return TaskModel.on_vectors(task=task, vectors=vectors, head=config.head)
+
+
+if __name__ == "__main__":
+    run_command(main)

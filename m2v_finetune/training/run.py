@@ -1,0 +1,86 @@
+"""A run: its processes, its folder and its policy for tracks that cannot be read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from accelerate import Accelerator
+
+from m2v_finetune.config import AnyRecipeConfig
+from m2v_finetune.errors import DISK_ERRORS, UserError
+from m2v_finetune.model import TaskModel
+from m2v_finetune.training.checkpoint import checkpoints_in
+from m2v_finetune.training.faults import DataWatch, gone_processes_named
+from m2v_finetune.training.run_folder import RunFolder
+from m2v_finetune.training.setup import results_bytes, start
+from m2v_finetune.training.signals import stop_on_signals
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run, new or resumed; `Run.open` starts it.
+
+    Attributes:
+        accelerator: Device, precision and processes.
+        folder: The run folder.
+        bad_tracks: What to do about tracks that cannot be read, and which ones were found.
+    """
+
+    accelerator: Accelerator
+    folder: RunFolder
+    bad_tracks: DataWatch = field(default_factory=DataWatch)
+
+    @classmethod
+    @contextmanager
+    def open(cls, config: AnyRecipeConfig, *, task: str) -> Iterator["Run"]:
+        """Start the processes and choose the run folder; nothing is written yet.
+
+        Inside the block a signal ends the run with a message, and so does another process that died.
+
+        Args:
+            config: All settings.
+            task: Name of the task, or ``pretrain``.
+
+        Raises:
+            UserError: The run folder may not be used, or the processes do not find each other.
+            Stopped: A signal arrived.
+        """
+        accelerator, folder = start(config, task=task)
+        data = config.data
+        bad_tracks = DataWatch(
+            on_bad_track=data.on_bad_track,
+            max_bad_fraction=data.max_bad_fraction,
+            timeout_seconds=data.timeout_seconds,
+        )
+        with stop_on_signals(folder.how_to_go_on), gone_processes_named(accelerator):
+            yield cls(accelerator=accelerator, folder=folder, bad_tracks=bad_tracks)
+        accelerator.end_training()
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process writes and logs."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def num_processes(self) -> int:
+        """Number of processes that train."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the run resumes from a checkpoint."""
+        return bool(checkpoints_in(self.folder.checkpoints))
+
+    @contextmanager
+    def writing_results(self, model: TaskModel) -> Iterator[None]:
+        """Explain a disk that fills up after training: nothing is lost."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            raise UserError(
+                f"Training is done, and saved, but its results cannot be written to {self.folder.path}: "
+                f"{error.strerror}. Results, pictures and model take up to {results_bytes(model):,} bytes. "
+                f"Free them, then resume with:\n  {self.folder.resume_command()}"
+            ) from error

@@ -1,0 +1,172 @@
+"""The tracks of a run: those whose audio and labels can be used, and the windows to train on."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from m2v_finetune.audio.augmentation import build_augmentation
+from m2v_finetune.config import DataConfig, MusicConfig, RecipeConfig
+from m2v_finetune.data.checking import CheckedTrack, check_splits
+from m2v_finetune.data.converting import with_copies
+from m2v_finetune.data.features import read_vector_splits, vector_example
+from m2v_finetune.data.kept import converted_ids, load_checked, require_same_files, save_checked
+from m2v_finetune.data.loader import TrainingWindows
+from m2v_finetune.data.manifest import Track
+from m2v_finetune.files import write_atomically
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks import Task
+from m2v_finetune.tasks.clips import ClipTask
+from m2v_finetune.tasks.labelled import labelled_tracks
+from m2v_finetune.training.faults import usable_to_all
+from m2v_finetune.training.run import Run
+
+Splits = dict[str, list[CheckedTrack]]
+"""Checked tracks by split."""
+
+logger = logging.getLogger(__name__)
+
+
+def check_run_tracks(
+    splits: Mapping[str, Sequence[Track]], task_class: type[Task], config: RecipeConfig, run: Run
+) -> tuple[Task, Splits]:
+    """Make the task from the labels, and check labels and audio of all tracks.
+
+    Under ``data.on_bad_track skip`` tracks that cannot be used are left out and counted. A mistake in labels
+    is reported before any audio is read. A resumed run has the tracks that it started with.
+
+    Args:
+        splits: The tracks by split.
+        task_class: The task.
+        config: All settings; the section ``task`` is the task's.
+        run: The run; it is told which tracks are left.
+
+    Raises:
+        UserError: Lists the tracks that cannot be used.
+    """
+    task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
+    is_strict = config.data.on_bad_track == "stop" and not run.has_checkpoint
+    if is_strict:
+        task = task_class.from_tracks(task_config, splits)
+    usable, num_skipped = _usable_audio(splits, config.data, run)
+    if not is_strict:
+        # A resumed run has all the tracks that it started with.
+        policy = "stop" if run.has_checkpoint else config.data.on_bad_track
+        task, labelled = labelled_tracks(task_class, task_config, usable, on_bad_track=policy)
+        num_lost = {
+            name: n + len(usable[name]) - len(labelled[name]) for name, n in num_skipped.items()
+        }
+        usable, num_skipped = usable_to_all(labelled, num_lost)
+    _set_policy(run, usable, num_skipped)
+    return task, usable
+
+
+def check_run_audio(
+    splits: Mapping[str, Sequence[Track]], data: DataConfig | MusicConfig, run: Run
+) -> Splits:
+    """Check the audio of tracks without labels; otherwise as `check_run_tracks`."""
+    usable, num_skipped = _usable_audio(splits, data, run)
+    _set_policy(run, usable, num_skipped)
+    return usable
+
+
+def with_run_copies(splits: Splits, sample_rate: int, run: Run) -> Splits:
+    """Let tracks be read from converted copies, where there are any; a resumed run reads the same ones.
+
+    Args:
+        splits: The tracks by split.
+        sample_rate: Rate of the backbone in Hz.
+        run: The run.
+    """
+    only = converted_ids(run.folder.tracks) if run.has_checkpoint else None
+    return {
+        split: with_copies(members, sample_rate=sample_rate, only=only)
+        for split, members in splits.items()
+    }
+
+
+def keep_run_tracks(splits: Splits, run: Run) -> None:
+    """Write to the run folder which tracks a new run has, so that a resumed run has the same."""
+    if run.is_main_process and not run.has_checkpoint:
+        write_atomically(run.folder.tracks, lambda unfinished: save_checked(unfinished, splits))
+
+
+def training_windows(
+    model: TaskModel, tracks: Sequence[CheckedTrack], config: RecipeConfig
+) -> TrainingWindows:
+    """Return the random windows of the training tracks, with their augmentation.
+
+    Args:
+        model: The model that is trained on them.
+        tracks: The training tracks.
+        config: All settings, completed.
+
+    Raises:
+        UserError: An augmentation is unknown, or would make the labels wrong.
+    """
+    assert config.data.windows_per_track is not None
+    task, grid = model.task, model.backbone.frame_grid
+    if config.data.features is not None:
+        assert isinstance(task, ClipTask)
+        return TrainingWindows(
+            tracks=tracks,
+            example=partial(vector_example, targets=task.targets),
+            grid=grid,
+            window_samples=model.window_samples,
+            windows_per_track=config.data.windows_per_track,
+            augmentation=None,
+            seed=config.run.seed,
+        )
+    return TrainingWindows(
+        tracks=tracks,
+        example=task.example,
+        grid=grid,
+        window_samples=model.window_samples,
+        windows_per_track=config.data.windows_per_track,
+        augmentation=build_augmentation(
+            config.augmentation.transforms,
+            sample_rate=task.sample_rate or model.backbone.sample_rate,
+            allowed_effects=task.allowed_effects(),
+            moved_effects=task.moved_effects(),
+            task=task.name,
+        ),
+        seed=config.run.seed,
+        num_versions=config.data.drawn_versions,
+    )
+
+
+def _usable_audio(
+    split: Mapping[str, Sequence[Track]], config: DataConfig | MusicConfig, run: Run
+) -> tuple[Splits, dict[str, int]]:
+    """Check the audio files, or read vectors; a resumed run has the tracks that it started with."""
+    features = config.features if isinstance(config, DataConfig) else None
+    is_moved = run.folder.is_moved(config.source)
+    is_known = run.has_checkpoint and features is None
+    usable: Mapping[str, Sequence[CheckedTrack]]
+    if features is not None:
+        usable, num_skipped = read_vector_splits(
+            split, Path(features).expanduser(), on_bad_track=config.on_bad_track
+        )
+    elif is_known and not is_moved:
+        usable, num_skipped = load_checked(run.folder.tracks, split)
+    else:
+        usable, num_skipped = check_splits(
+            split,
+            on_bad_track=config.on_bad_track,
+            timeout_seconds=config.timeout_seconds,
+            show_progress=run.is_main_process,
+        )
+    if is_moved:
+        require_same_files(run.folder.tracks, usable)
+        logger.info(
+            "The tracks of %s are those that the run started with elsewhere.", config.source
+        )
+        if is_known:
+            usable, num_skipped = load_checked(run.folder.tracks, split)
+    return usable_to_all(usable, num_skipped)
+
+
+def _set_policy(run: Run, usable: Splits, num_skipped: Mapping[str, int]) -> None:
+    run.bad_tracks.num_tracks = {split: len(members) for split, members in usable.items()}
+    run.bad_tracks.num_skipped = num_skipped
