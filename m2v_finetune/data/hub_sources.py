@@ -90,7 +90,8 @@ def _from_tables(repo_id: str) -> list[Track]:
         with explained(f"read the data set {repo_id}"):
             loaded = datasets.load_dataset(repo_id)
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError) as error:
-        raise UserError(f"Could not read the data set {repo_id}: {error}") from error
+        reason = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+        raise UserError(f"Could not read the data set {repo_id}: {reason}") from error
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "m2v-finetune" / repo_id.replace("/", "--")
     has_splits = len(loaded) > 1  # one without splits is all 'train' on the Hub
     rows: list[tuple[int, dict[str, Any]]] = []

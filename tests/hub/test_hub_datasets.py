@@ -160,12 +160,6 @@ def test_one_table_has_no_split_unless_it_has_the_column(hub: HubServer, tmp_pat
     assert splits == ["validation", "test"]
 
 
-def test_a_track_in_two_splits_is_refused(hub: HubServer, tmp_path: Path) -> None:
-    table = parquet([{"audio": audio(0)}], audio=datasets.Audio())
-    hub.add_repo("me/leak", {"train.parquet": table, "test.parquet": table}, "dataset")
-    assert "is in two splits" in load(hub, tmp_path, "me/leak")["error"]
-
-
 @pytest.mark.parametrize("name", ["me/text", "me/two"])
 def test_tables_without_one_audio_column_are_refused(
     hub: HubServer, tmp_path: Path, name: str

@@ -84,11 +84,87 @@ def test_what_spreadsheets_write_is_read(tmp_path, newline, mark):
         ("val", "validation"),
         ("DEV", "validation"),
         ("test", "test"),
+        ("testing", "test"),
+        ("eval", "test"),
+        (" Evaluation ", "test"),
     ],
 )
 def test_names_of_splits(tmp_path, written, split):
     (track,) = read_manifest(write(tmp_path / "m.csv", f"path,split\na.mp3,{written}\n"))
     assert track.split == split
+
+
+def rows_of(tmp_path, *rows):
+    path = tmp_path / "m.jsonl"
+    return read_manifest(write(path, "".join(json.dumps(row) + "\n" for row in rows)))
+
+
+NAN = float("nan")
+MISSING = [None, "", "  ", "\t", NAN]
+
+
+@pytest.mark.parametrize("value", MISSING)
+def test_null_and_blank_are_missing_in_every_column(tmp_path, value):
+    row = {"path": value, "file_name": "a.wav", "split": value, "id": value, "tags": value}
+    (track,) = rows_of(tmp_path, row)
+    assert (track.id, track.path, track.split) == ("a.wav", tmp_path / "a.wav", None)
+    assert as_labels(track, "tags") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(0, "0"), (0.0, "0"), (1.0, "1"), (False, "false"), (True, "true"), (0.5, "0.5"), ("0", "0")],
+)
+def test_numbers_and_booleans_are_ids(tmp_path, value, name):
+    first, second = rows_of(tmp_path, {"path": "a.wav", "id": value}, {"path": "b.wav", "id": None})
+    assert (first.id, second.id) == (name, "b.wav")
+    with pytest.raises(UserError, match=f"m.jsonl:2: duplicate id '{name}', already at m.jsonl:1"):
+        rows_of(tmp_path, {"path": "a.wav", "id": value}, {"path": "b.wav", "id": name})
+
+
+NESTED = [[], {}, ["a.wav"], {"path": "a.wav"}]
+NO_TEXT = [(c, v) for c in ("path", "split") for v in (0, 0.0, False, 7, True, *NESTED)]
+
+
+@pytest.mark.parametrize(("column", "value"), [*NO_TEXT, *(("id", v) for v in NESTED)])
+def test_what_is_no_text_is_no_path_and_no_split(tmp_path, column, value):
+    """Nor is it passed over: where `path` is 0, `file_name` does not count."""
+    row = {"path": "a.wav", "file_name": "b.wav", "split": "train"} | {column: value}
+    with pytest.raises(UserError, match=r"m\.jsonl:1: ") as raised:
+        rows_of(tmp_path, row)
+    assert f"{column} " in str(raised.value)
+    assert repr(value) in str(raised.value)
+
+
+@pytest.mark.parametrize("write_name", [str.upper, str.capitalize, " {} ".format])
+def test_columns_are_known_in_capitals(tmp_path, write_name):
+    names = [write_name(name) for name in ("path", "split", "id")]
+    lines = ",".join(names) + "\na.wav,dev,0\nb.wav,train,1\n"
+    tracks = read_manifest(write(tmp_path / "m.csv", lines))
+    assert [(t.id, t.path.name, t.split) for t in tracks] == [
+        ("0", "a.wav", "validation"),
+        ("1", "b.wav", "train"),
+    ]
+    both = {"split": "train", "Split": "test", "path": "a.wav"}
+    assert rows_of(tmp_path, both)[0].split == "train"
+
+
+def test_names_that_are_not_utf8_get_a_printable_id(tmp_path):
+    (track,) = rows_of(tmp_path, {"path": "caf\udce9.wav"})
+    assert track.id == "caf\\udce9.wav"
+    assert bytes(track.path).endswith(b"/caf\xe9.wav")
+
+
+def test_rows_of_a_data_set_of_the_hub_may_share_file_and_id(tmp_path):
+    rows = [(n, {"path": "a.wav", "id": "x"}) for n in (1, 2)] + [
+        (3, {"path": "b.wav", "id": "x#2"})
+    ]
+    tracks = tracks_from_rows(rows, folder=tmp_path, name="me/songs", path_rule="foreign")
+    assert [track.id for track in tracks] == ["x", "x#2", "x#2#3"]
+    assert tracks[0].path == tracks[1].path
+    for rule in ("own", "any"):
+        with pytest.raises(UserError, match=r"duplicate path 'a\.wav', already at me/songs:1"):
+            tracks_from_rows(rows, folder=tmp_path, name="me/songs", path_rule=rule)
 
 
 paths = st.lists(
@@ -242,7 +318,23 @@ def test_dataset_info(tmp_path):
     assert read_dataset_info(tmp_path, name="x") == DatasetInfo(name="songs", licence="CC0-1.0")
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"name": "x", "license": "y"}', "{}"])
+def test_a_null_in_a_dataset_info_is_as_if_absent(tmp_path):
+    write(tmp_path / "dataset.json", '{"name": "x", "licence": null}')
+    assert read_dataset_info(tmp_path, name="y") == DatasetInfo(name="x")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[1]",
+        '{"name": "x", "license": "y"}',
+        "{}",
+        '{"name": 0}',
+        '{"name": "x", "licence": false}',
+        '{"name": "x", "citation": ["a"]}',
+    ],
+)
 def test_a_bad_dataset_info_is_refused(tmp_path, content):
     write(tmp_path / "dataset.json", content)
     message = message_of(read_dataset_info, tmp_path, name="x")

@@ -109,11 +109,6 @@ def test_a_folder_per_split_and_label(tmp_path):
     }
 
 
-def test_labels_that_are_also_splits_are_labels_beside_others(tmp_path):
-    touch(tmp_path, "test/a.mp3", "jazz/b.mp3")
-    assert found(tmp_path) == {"jazz/b.mp3": (None, ["jazz"]), "test/a.mp3": (None, ["test"])}
-
-
 def test_what_ships():
     tracks, info = load("quickstart")
     assert Counter(track.split for track in tracks) == {"train": 160, "validation": 48, "test": 72}

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from m2v_finetune.data.manifest import SPLITS, Track
 from m2v_finetune.data.splitting import split_tracks
+from m2v_finetune.data.values import as_texts
 from m2v_finetune.errors import UserError
 
 
@@ -124,3 +125,78 @@ def test_an_empty_split_of_the_data_is_refused():
     tracks = [make_track(n, split=name) for n, name in enumerate(["train", "train", "test"])]
     with pytest.raises(UserError, match=r"no track in validation.*'train': 2.*'test': 1"):
         split(tracks)
+
+
+# -- groups that are no text ----------------------------------------------------------------------
+
+VALUES = {
+    "numbers from 0": [0, 1, 2, 3],
+    "floats from 0, as of a table with gaps": [0.0, 1.0, 2.0, 3.0],
+    "booleans and text": [False, True, "a", "b"],
+    "0 alone fills the column": [0, None, None, None],
+    "text and numbers that are the same": ["0", 1, "1", 0, 2, "3"],
+    "one name in two Unicode forms": ["Bjo\u0308rk", "Bj\u00f6rk", "a", "b"],
+    "spaces around": ["a ", " a", "b", "c"],
+    "several artists": [["a", "b"], "b", "c", "d"],
+    "several artists, over others": [["a", "b"], ["b", "c"], ["c", "d"], "e", "f"],
+    "several artists in a CSV": ["a; b", "b", "c", "d"],
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_of_any_value_are_on_one_side(case, seed):
+    values = VALUES[case]
+    tracks = [make_track(n, artist=values[n % len(values)]) for n in range(40)]
+    splits = split(tracks, seed=seed, validation=0.25, test=0.25)
+    sides: dict[str, set[str]] = {}
+    for name, members in splits.items():
+        for track in members:
+            for text in as_texts(track.columns["artist"]):
+                sides.setdefault(text, set()).add(name)
+    assert sides
+    assert all(len(names) == 1 for names in sides.values()), sides
+
+
+@pytest.mark.parametrize("value", [None, "", " ", float("nan"), [], [None], ";"])
+def test_what_is_missing_is_no_group(value):
+    tracks = [make_track(n, artist=value) for n in range(30)]
+    assert all(split(tracks).values())  # one group would be too few
+    named = [make_track(n, artist=value, album="one") for n in range(30)]
+    with pytest.raises(UserError, match="values of 'album'"):
+        split(named)
+
+
+def test_a_group_column_is_found_in_capitals():
+    tracks = [make_track(n, Artist="one") for n in range(30)]
+    with pytest.raises(UserError, match="1 values of 'artist'"):
+        split(tracks)
+
+
+def test_groups_that_cannot_be_read_are_listed():
+    tracks = [make_track(n, artist=[{"name": "a"}, "b"][n % 2]) for n in range(4)]
+    with pytest.raises(
+        UserError, match=r"\(2\):\n  - m.csv:0: the column 'artist' holds"
+    ) as raised:
+        split(tracks)
+    assert "data.group_columns" in str(raised.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.integers(0, 30), max_size=3), min_size=20, max_size=60),
+    order=st.randoms(use_true_random=False),
+)
+def test_joined_groups_do_not_depend_on_the_order(rows, order):
+    tracks = [make_track(n, artist=values) for n, values in enumerate(rows)]
+    try:
+        first = sides(split(tracks))
+    except UserError:
+        return
+    order.shuffle(tracks)
+    assert sides(split(tracks)) == first
+    of_artist: dict[int, set[str]] = {}
+    for n, values in enumerate(rows):
+        for value in values:
+            of_artist.setdefault(value, set()).add(first[f"{n}.mp3"])
+    assert all(len(names) == 1 for names in of_artist.values())

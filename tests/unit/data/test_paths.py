@@ -1,0 +1,94 @@
+"""Paths that lead nowhere: what they may have meant is named."""
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from m2v_finetune.data.checking import check_tracks
+from m2v_finetune.data.manifest import tracks_from_rows
+from m2v_finetune.data.paths import did_you_mean
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.errors import UserError
+from m2v_finetune.tasks.beats import BeatTracking
+
+NFC, NFD = "Café.wav", unicodedata.normalize("NFD", "Café.wav")
+
+MEANT = {  # what is there, what was written, and what else the hint says
+    "a backslash": ("music/a.wav", "music\\a.wav", ""),
+    "backslashes": ("x/y/a.wav", "x\\y\\a.wav", ""),
+    "a space at the end": ("a.wav", "a.wav ", "spaces"),
+    "a space in front": ("a.wav", " a.wav", "spaces"),
+    "a space at the end, on the disk": ("a /b.wav", "a/b.wav", "spaces"),
+    "NFD for NFC": (NFC, NFD, "Unicode"),
+    "NFC for NFD": (NFD, NFC, "Unicode"),
+    "upper case": ("Song.WAV", "song.wav", ""),
+    "upper case of a folder": ("Music/a.wav", "music/a.wav", ""),
+    "another suffix": ("a.flac", "a.wav", ""),
+    "no suffix": ("a.flac", "a", ""),
+    "percent signs": ("a b.wav", "a%20b.wav", ""),
+    "case, folder and suffix": ("Music/A.mp3", "music\\a.wav", ""),
+}
+
+
+def make(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+@pytest.mark.parametrize("case", MEANT)
+def test_what_a_path_may_have_meant_is_named(tmp_path, case):
+    there, written, more = MEANT[case]
+    path = make(tmp_path, there)
+    hint = did_you_mean(tmp_path / written)
+    assert hint.startswith(f" Did you mean {str(path)!r}")
+    assert more in hint
+    assert ("(" in hint) == bool(more)
+
+
+def test_a_path_from_home_and_an_address(tmp_path, monkeypatch):
+    path = make(tmp_path / "home", "a b.wav")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for written in ("~/a b.wav", f"file://{tmp_path}/home/a%20b.wav"):
+        assert repr(str(path)) in did_you_mean(tmp_path / "music" / written)
+
+
+@pytest.mark.parametrize("written", ["b.wav", "none/a.wav", "a.wav", "", "a\0.wav", "x" * 5000])
+def test_where_nothing_is_like_it_nothing_is_said(tmp_path, written):
+    make(tmp_path, "a.wav")
+    assert did_you_mean(tmp_path / written) == ""
+
+
+def test_a_folder_that_changes_is_read_again(tmp_path):
+    assert did_you_mean(tmp_path / "a.wav") == ""
+    path = make(tmp_path, "A.wav")
+    os.utime(tmp_path, (1, 1))
+    assert str(path) in did_you_mean(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("case", MEANT)
+def test_the_check_of_audio_and_of_annotations_hints(tmp_path, case):
+    there, written, _ = MEANT[case]
+    path = make(tmp_path, there)
+    rows = [(2, {"path": written, "beats": written})]
+    tracks = tracks_from_rows(rows, folder=tmp_path, name="songs.csv")
+    with pytest.raises(UserError) as raised:
+        check_tracks(tracks, on_bad_track="stop", show_progress=False)
+    assert f"Did you mean {str(path)!r}" in str(raised.value)
+    with pytest.raises(UserError) as raised:
+        BeatTracking(label_column="beats").check_labels(tracks)
+    assert f"songs.csv:2: there is no file {tmp_path / written}" in str(raised.value)
+    assert f"Did you mean {str(path)!r}" in str(raised.value)
+
+
+@pytest.mark.parametrize("written", ["Songs.csv", "songs.jsonl", "songs", "songs.csv "])
+def test_a_source_hints(tmp_path, monkeypatch, written):
+    make(tmp_path, "songs.csv")
+    monkeypatch.chdir(tmp_path)
+    for source in (written, str(tmp_path / written)):
+        with pytest.raises(UserError) as raised:
+            load_tracks(source, label_column="tags")
+        assert f"Did you mean {str(tmp_path / 'songs.csv')!r}" in str(raised.value)
