@@ -17,6 +17,7 @@ from m2v_finetune.errors import AudioError, Stopped
 from m2v_finetune.model import TaskModel, scored
 from m2v_finetune.training.faults import DataWatch, agree
 from m2v_finetune.training.signals import AtOnce
+from m2v_finetune.variation import OutputVariation
 
 TOO_LITTLE_MEMORY = (
     "Judging ran out of memory with a single window at once. Take shorter windows (data.window_seconds) or "
@@ -36,6 +37,7 @@ def judge_tracks(
     split: str = "test",
     inputs: Inputs | None = None,
     at_once: AtOnce = nullcontext,
+    variation: OutputVariation | None = None,
 ) -> list[Any]:
     """Return what the task found out about each track, in their order, on every process.
 
@@ -56,6 +58,7 @@ def judge_tracks(
         split: That of the tracks.
         inputs: What reads a window, in place of the task.
         at_once: Inside of it a signal raises `Stopped`.
+        variation: Counts the outputs of the head, those of all processes.
 
     Returns:
         What `Task.judge` returned, one for each track.
@@ -70,12 +73,14 @@ def judge_tracks(
     windows = model.track_windows([tracks[i] for i in own], inputs=inputs)
     bar_task = bar.add_task("Judging tracks", total=len(own))
     watch = watch or DataWatch()
+    own_variation = None if variation is None else OutputVariation()
     rows = model.score_windows(
         windows,
         batch_size=batch_size,
         num_workers=num_workers,
         timeout_seconds=watch.timeout_seconds,
         autocast=accelerator.autocast,
+        variation=own_variation,
     )
     judged = []
     failure, stopped = None, None
@@ -98,4 +103,7 @@ def judge_tracks(
         failure = TOO_LITTLE_MEMORY
     bar.remove_task(bar_task)
     watch.take(split, agree(accelerator, failure, bad_tracks, stopped=stopped))
+    if variation is not None:
+        for one in gather_object([own_variation]):  # every process has one
+            variation.merge(one)
     return [one for _, one in sorted(gather_object(judged), key=lambda pair: pair[0])]
