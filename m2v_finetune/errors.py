@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 # A disk that was mounted read-only, or files and folders of somebody else.
 ACCESS_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -55,7 +55,7 @@ def run_command(command: Callable[[], None]) -> NoReturn:
 
     0 done; 2 a `UserError`, or a disk that does not take or give a file, printed as one message without a
     traceback; 130 stopped by SIGINT; 143 stopped by SIGTERM, or by SIGUSR1, which asks for the same; 141
-    nobody reads standard output any more, as of ``| head -1``; any other exception is a bug, keeps its
+    where nobody reads standard output any more, as of ``| head -1``; any other exception is a bug, keeps its
     traceback and gives 1.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -84,7 +84,8 @@ def run_command(command: Callable[[], None]) -> NoReturn:
         code = 130
     except SystemExit as ended:  # of a parser, which has printed its help or its error
         code = ended.code
-    sys.exit(_flush() or code)
+    flushed = _flush()
+    sys.exit(code or flushed)
 
 
 def _explain(error: OSError) -> str:
@@ -102,8 +103,10 @@ def _explain(error: OSError) -> str:
 
 
 def _tell(message: str) -> None:
-    with suppress(OSError):  # nobody reads standard error
-        print(message, file=sys.stderr)  # noqa: T201
+    try:
+        print(message, file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:  # nobody reads it
+        _drop(sys.stderr)
 
 
 def _flush() -> int:
@@ -114,13 +117,20 @@ def _flush() -> int:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
+    except BrokenPipeError:
+        _drop(sys.stdout)
+        return BROKEN_PIPE_CODE
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            _tell(f"error: standard output cannot be written: {error.strerror}.")
-        with suppress(OSError, ValueError):  # there is no file behind it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE_CODE if isinstance(error, BrokenPipeError) else 2
+        _drop(sys.stdout)
+        _tell(f"error: {_explain(error)}")
+        return 2
     return 0
+
+
+def _drop(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere."""
+    with suppress(OSError, ValueError):  # there is no file behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_unread() -> bool:

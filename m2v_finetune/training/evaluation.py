@@ -18,6 +18,7 @@ from m2v_finetune.errors import AudioError, Stopped
 from m2v_finetune.model import TaskModel, scored
 from m2v_finetune.training.faults import DataWatch, agree
 from m2v_finetune.training.signals import AtOnce
+from m2v_finetune.variation import OutputVariation
 
 NUM_ORDERS = 5
 """Orders in which predictions are given to other tracks, to find the level of chance."""
@@ -39,6 +40,7 @@ def judge_tracks(
     split: str = "test",
     inputs: Inputs | None = None,
     at_once: AtOnce = nullcontext,
+    variation: OutputVariation | None = None,
 ) -> list[Any]:
     """Return what the task found out about each track, in their order, on every process.
 
@@ -59,6 +61,7 @@ def judge_tracks(
         split: That of the tracks.
         inputs: What reads a window, in place of the task.
         at_once: Inside of it a signal raises `Stopped`.
+        variation: Counts the outputs of the head, those of all processes.
 
     Returns:
         What `Task.judge` returned, one for each track.
@@ -80,6 +83,7 @@ def judge_tracks(
         split=split,
         inputs=inputs,
         at_once=at_once,
+        variation=variation,
         orders=(),
     )
     return judged
@@ -119,6 +123,7 @@ def judge_beside_chance(
     split: str = "test",
     inputs: Inputs | None = None,
     at_once: AtOnce = nullcontext,
+    variation: OutputVariation | None = None,
     orders: Sequence[Sequence[int]],
 ) -> tuple[list[Any], list[list[Any]]]:
     """Compare each prediction with the labels of its track, and with those of other tracks.
@@ -133,12 +138,14 @@ def judge_beside_chance(
     windows = model.track_windows([tracks[i] for i in own], inputs=inputs)
     bar_task = bar.add_task("Judging tracks", total=len(own))
     watch = watch or DataWatch()
+    own_variation = None if variation is None else OutputVariation()
     rows = model.score_windows(
         windows,
         batch_size=batch_size,
         num_workers=num_workers,
         timeout_seconds=watch.timeout_seconds,
         autocast=accelerator.autocast,
+        variation=own_variation,
     )
     judged = []
     failure, stopped = None, None
@@ -163,6 +170,9 @@ def judge_beside_chance(
         failure = TOO_LITTLE_MEMORY
     bar.remove_task(bar_task)
     watch.take(split, agree(accelerator, failure, bad_tracks, stopped=stopped))
+    if variation is not None:
+        for counted in gather_object([own_variation]):  # every process has one
+            variation.merge(counted)
     in_order = [one for _, one in sorted(gather_object(judged), key=lambda pair: pair[0])]
     by_order = [[one[1 + number] for one in in_order] for number in range(len(orders))]
     return [one[0] for one in in_order], by_order

@@ -30,6 +30,11 @@ from m2v_finetune.training.optimization import peak_rates
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import json_number, write_json
 from m2v_finetune.training.setup import count_parameters
+from m2v_finetune.variation import (
+    OutputVariation,
+    explain_constant_outputs,
+    outputs_hardly_vary,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +67,7 @@ def judge_test(
     """
     model, folder = loop.model, loop.folder
     began = time.monotonic()
+    variation = OutputVariation()
     try:
         with progress_bar(loop.accelerator) as bar:
             judged, shuffled = judge_beside_chance(
@@ -78,6 +84,7 @@ def judge_test(
                 orders=chance_orders(len(test), seed=seed)
                 if isinstance(model.task, ClipTask | FrameTask)
                 else (),
+                variation=variation,
             )
     except DataError as fault:
         raise UserError(
@@ -92,6 +99,7 @@ def judge_test(
         "num_tracks": len(test),
         **skipped_tracks(loop.watch),
         **model.task.report(judged, seed=seed),
+        **output_variation(model, variation, num_tracks=len(test)),
         "metric_names": dict(model.task.metric_names),
         "selection_metric": model.task.selection_metric,
         "hop_seconds": model.hop_seconds,
@@ -245,11 +253,30 @@ def skipped_tracks(watch: DataWatch) -> dict[str, Any]:
     }
 
 
+def output_variation(
+    model: TaskModel, variation: OutputVariation, *, num_tracks: int
+) -> dict[str, Any]:
+    """Return how much the outputs of a head vary over tracks; warn where that is hardly at all."""
+    hardly_vary = outputs_hardly_vary(variation, num_tracks=num_tracks)
+    if hardly_vary:
+        logger.warning(
+            explain_constant_outputs(
+                variation,
+                num_tracks=num_tracks,
+                is_probe=model.tuning.method == "probe",
+                is_standardized=model.head_config.standardize,
+            )
+        )
+    largest = float(variation.deviations.max()) if variation.num_rows else None
+    return {"output_deviation": largest, "outputs_hardly_vary": hardly_vary}
+
+
 def measure(
     model: TaskModel, tracks: Sequence[CheckedTrack], *, batch_size: int = 16, seed: int = 0
 ) -> dict[str, Any]:
     """Return the metrics of a trained model on labelled tracks, as results.json has them."""
     accelerator = Accelerator()
+    variation = OutputVariation()
     with progress_bar(accelerator) as bar:
         judged = judge_tracks(
             model.to(accelerator.device),
@@ -258,9 +285,14 @@ def measure(
             batch_size=batch_size,
             num_workers=0,
             bar=bar,
+            variation=variation,
         )
-    report = model.task.report(judged, seed=seed)
-    return {"task": model.task.name, "num_tracks": len(tracks), **report}
+    return {
+        "task": model.task.name,
+        "num_tracks": len(tracks),
+        **model.task.report(judged, seed=seed),
+        **output_variation(model, variation, num_tracks=len(tracks)),
+    }
 
 
 def log_results(results: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The command `m2v`, each subcommand in this process: what it prints, and its exit code."""
 
+import copy
 import csv
 import io
 import json
@@ -28,6 +29,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.results import measure
+from m2v_finetune.variation import LEAST_DEVIATION, MIN_TRACKS
 
 AUDIO = QUICKSTART_DIR / "audio"
 SONG, OTHER_SONG = AUDIO / "test-000.ogg", AUDIO / "test-001.ogg"
@@ -424,6 +426,73 @@ def test_a_model_whose_answer_is_not_finite_is_refused(
     save_file(tensors, broken / "model.safetensors")
     outcome = m2v("predict", broken, SONG)
     assert_refused(outcome, f"What the model says of {SONG} is not finite", "damaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "starts"),
+    [
+        ("tags.csv", "path,drums"),
+        ("tags.JSON", '{"path"'),
+        ("t.jsonl", '{"path"'),
+        ("t", str(SONG)),
+    ],
+)
+def test_the_name_of_the_output_says_the_format(
+    m2v: M2v, saved: Path, tmp_path: Path, name: str, starts: str
+) -> None:
+    assert m2v("predict", saved, SONG, "--output", tmp_path / name).code == 0
+    assert (tmp_path / name).read_text().startswith(starts)
+    text = tmp_path / "text.csv"
+    assert m2v("predict", saved, SONG, "--format", "text", "--output", text).code == 0
+    assert text.read_text().startswith(str(SONG))
+
+
+def test_an_output_named_like_a_format_that_the_model_does_not_have(
+    m2v: M2v, beat_tracker: Path, tmp_path: Path
+) -> None:
+    outcome = m2v("predict", beat_tracker, SONG, "--output", tmp_path / "beats.csv")
+    assert_refused(outcome, "no format 'csv' for beats", "--format")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_goes_on_without_bad_files_and_lists_them(
+    m2v: M2v, saved: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.mp3").touch()
+    command = ("predict", saved, SONG, tmp_path / "empty.mp3", OTHER_SONG, "--format", "csv")
+    code, stdout, stderr = m2v(*command, "--on-bad-file", "skip")
+    assert code == 0
+    assert [row[0] for row in csv.reader(io.StringIO(stdout))] == [
+        "path",
+        str(SONG),
+        str(OTHER_SONG),
+    ]
+    assert f"{tmp_path / 'empty.mp3'}: empty file" in stderr
+
+
+def test_predict_says_that_outputs_hardly_vary(
+    m2v: M2v, model: TaskModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dull = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in dull.head.parameters():
+            parameter *= 0.01
+    dull.save_pretrained(tmp_path / "dull")
+    songs = [AUDIO / f"test-{number:03d}.ogg" for number in range(MIN_TRACKS)]
+    outcome = m2v("predict", tmp_path / "dull", *songs, "--format", "csv")
+    assert outcome.code == 0
+    assert "head.standardize" in outcome.stderr
+    assert "optimizer.learning_rate" in outcome.stderr
+    assert m2v("predict", tmp_path / "dull", *songs[1:], "--format", "csv").stderr == ""
+    manifest = tmp_path / "songs.jsonl"
+    rows = [{"path": str(song), "tags": LABELS[: i % 4]} for i, song in enumerate(songs)]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = m2v("evaluate", tmp_path / "dull", manifest)
+    assert outcome.code == 0
+    assert "head.standardize" in caplog.text  # without pytest it goes to standard error
+    measured = json.loads(outcome.stdout)
+    assert measured["outputs_hardly_vary"] is True
+    assert 0 < measured["output_deviation"] < LEAST_DEVIATION
 
 
 # -- evaluate -------------------------------------------------------------------------------------
