@@ -84,7 +84,9 @@ def init_backbone(architecture: str | Path, *, licence: str) -> Backbone:
     Raises:
         UserError: There is no such file, or it describes no network that can be built.
     """
-    path = Path(architecture).expanduser()
+    from m2v_finetune.shipped import find_file
+
+    path = find_file(Path(architecture).expanduser())
     if path.is_dir():
         path = path / CONFIG_FILE
     if not path.is_file():

@@ -16,6 +16,7 @@ from m2v_finetune.shipped import (
     recipe_files,
 )
 from m2v_finetune.tasks import TASKS
+from m2v_finetune.training.counted_step import model_without_weights
 
 RECIPES = sorted([*TASKS, "pretrain"])
 
@@ -78,6 +79,16 @@ def test_a_config_that_ships_is_read_from_any_folder(
     ):
         config = parse_recipe(recipe["Config"], argv, description="", quickstart=Path())
         assert config.tuning.method == "lora"
+
+
+def test_an_architecture_that_ships_is_built_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = runpy.run_path(str(recipe_file("pretrain")), run_name="recipe")
+    config = parse_recipe(recipe["Config"], [], description="", quickstart=recipe["QUICKSTART"])
+    assert config.backbone.architecture == "configs/pretrain/small"
+    assert model_without_weights(config, None).backbone.num_layers == 4
 
 
 @pytest.mark.parametrize("task", RECIPES)
