@@ -32,7 +32,13 @@ from numpy.typing import NDArray
 from m2v_finetune.audio.containers.find import find_container
 from m2v_finetune.audio.containers.source import GET_AGAIN
 from m2v_finetune.audio.ffmpeg import DecodedSound
-from m2v_finetune.audio.sounds import JoinedSound, LibsndfileSound, Sound, mean_of_channels
+from m2v_finetune.audio.sounds import (
+    JoinedSound,
+    LibsndfileSound,
+    Sound,
+    mean_of_channels,
+    refuse_unknown,
+)
 from m2v_finetune.errors import AudioError
 
 # Samples on either side of an excerpt for soxr's HQ filter, at the slower of the two rates.
@@ -257,8 +263,7 @@ _last_file = _LastFile()
 @contextmanager
 def _open(path: Path, *, downmix: bool = True) -> Iterator[Sound]:
     """Open a file that has at least one frame; with its channels, unless ``downmix``."""
-    _read_head(path)
-    status = path.stat()
+    status = _require_file(path)
     version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     sound = _last_file.sound
     if (
@@ -281,29 +286,31 @@ def _open_sound(path: Path, version: tuple[int, ...], *, downmix: bool) -> Sound
     container = find_container(path, version)
     if container.needs_ffmpeg:
         return DecodedSound(path, container.parts, downmix=downmix)
+    if not container.parts:
+        refuse_unknown(path)
     if len(container.parts) == 1:
         return LibsndfileSound(path, container.parts[0])
     return JoinedSound(path, container.parts)
 
 
-def _read_head(path: Path) -> bytes:
-    """Return the first bytes of a regular file (or of what a link leads to) that is not empty."""
+def _require_file(path: Path) -> os.stat_result:
+    """Return the status of a regular file (or of what a link leads to) that can be read and is not empty."""
     try:
-        mode = path.stat().st_mode  # before it is opened: opening a pipe waits for its writer
-        if not stat.S_ISREG(mode):
-            kind = "a directory" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
+        status = path.stat()  # before it is opened: opening a pipe waits for its writer
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, a device or a socket"
             raise AudioError(f"{path}: {kind}, where an audio file is expected.")
         with path.open("rb") as file:
-            head = file.read(16)
+            is_empty = not file.read(1)
     except FileNotFoundError as error:
         raise AudioError(
             f"{path}: no such file. Check the path, and the audio directory that it is joined to."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise AudioError(f"{path!s}: cannot be read ({error}).") from error
-    if not head:
+    if is_empty:
         raise AudioError(f"{path}: empty file (0 bytes). {GET_AGAIN}")
-    return head
+    return status
 
 
 def _read_frames(

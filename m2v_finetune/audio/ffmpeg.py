@@ -46,7 +46,7 @@ class DecodedSound:
         try:
             for part in parts:
                 source = f"file:{path}"
-                if len(parts) > 1:
+                if not part.is_file:
                     source = f"subfile,,start,{part.start},end,{part.stop},,:{source}"
                 self._decode(source)
         except OSError as error:

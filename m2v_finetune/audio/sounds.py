@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import soundfile
@@ -32,10 +32,6 @@ _DECODER_SETTLING_FRAMES = 32768
 _TAIL_FRAMES = 65536
 
 _BLOCK_FRAMES = 1 << 20
-
-# The formats of libsndfile whose headers are compared with what the file holds (`containers`).
-_CHUNK_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "CAF", "AU", "NIST")
-_PACKET_FORMATS = ("FLAC", "OGG", "MP3")
 
 Frames = NDArray[np.float32]
 
@@ -105,6 +101,9 @@ class LibsndfileSound:
         self.num_frames: int = self._sound.frames
         try:
             self._check_length()
+        except soundfile.LibsndfileError as error:
+            self.close()
+            raise self._damaged(0, self.num_frames) from error
         except AudioError:
             self.close()
             raise
@@ -137,11 +136,6 @@ class LibsndfileSound:
     def _check_length(self) -> None:
         """Compare the decoder's length with what the container holds."""
         sound, part = self._sound, self.part
-        if sound.format not in (*_CHUNK_FORMATS, *_PACKET_FORMATS):
-            raise AudioError(
-                f"{self.path}: {sound.format_info}: files of this format are not read, as lost sound would "
-                "not be noticed. Convert it, for example with: sox FILE NEW.wav"
-            )
         if sound.frames == 0 and not part.missing_bytes:
             raise AudioError(f"{self.path}: no samples: the file has a header only. {GET_AGAIN}")
         if sound.frames == np.iinfo(np.int64).max:
@@ -153,15 +147,18 @@ class LibsndfileSound:
             if sound.frames < part.num_frames - TOLERANCE_FRAMES:
                 raise self._too_long()
             self.num_frames = min(sound.frames, part.num_frames)
-        if part.missing_bytes:
-            found = part.num_bytes - part.samples_start
-            if sound.frames * part.missing_bytes > TOLERANCE_FRAMES * found:
-                raise self._too_short()
-        if (
-            sound.format in _CHUNK_FORMATS
-            and not sound.subtype.startswith("MPEG")
-            and self._is_seekable
-        ):
+        num_bytes = (part.samples_stop or part.num_bytes) - part.samples_start
+        if sound.frames * part.missing_bytes > TOLERANCE_FRAMES * num_bytes:
+            raise self._too_short()
+        if sound.frames * part.rest_bytes > TOLERANCE_FRAMES * num_bytes:
+            raise AudioError(
+                f"{self.path}: {part.rest_bytes} bytes follow the {num_bytes} bytes of samples that its "
+                "header states, and are neither tag nor chunk. If they are sound, of a recording that "
+                "was interrupted, write the file again: sox --ignore-length FILE NEW.wav. Else cut them "
+                "off."
+            )
+        has_packets = sound.format in ("FLAC", "OGG", "MP3") or sound.subtype.startswith("MPEG")
+        if self._is_seekable and not has_packets:
             sound.seek(sound.frames)  # the decoder then stands where the samples end
             self._check_all_is_read()
 
@@ -175,6 +172,13 @@ class LibsndfileSound:
         unread = self.part.samples_stop - place
         if unread * self.num_frames > TOLERANCE_FRAMES * (place - self.part.samples_start):
             raise self._too_long()
+
+    def _damaged(self, start: int, stop: int) -> AudioError:
+        return AudioError(
+            f"{self.path}: damaged or truncated: {start / self.sample_rate:.2f} s to "
+            f"{stop / self.sample_rate:.2f} s cannot be decoded. Get the file again, write it again with "
+            "ffmpeg (ffmpeg -i FILE NEW.flac), or remove it from the data."
+        )
 
     def _too_short(self) -> AudioError:
         found = self.part.num_bytes - self.part.samples_start
@@ -212,11 +216,7 @@ class LibsndfileSound:
                 f"memory holds. {GET_AGAIN}"
             ) from error
         except soundfile.LibsndfileError as error:
-            raise AudioError(
-                f"{self.path}: damaged or truncated: {position / self.sample_rate:.2f} s to "
-                f"{stop / self.sample_rate:.2f} s cannot be decoded. Get the file again, write it again "
-                "with ffmpeg (ffmpeg -i FILE NEW.flac), or remove it from the data."
-            ) from error
+            raise self._damaged(position, stop) from error
         self._position = position + len(frames)
         return frames[start - position :]
 
@@ -257,6 +257,15 @@ class LibsndfileSound:
         """Close the file."""
         self._sound.close()
         self._file.close()
+
+
+def refuse_unknown(path: Path) -> NoReturn:
+    """Raise for a file whose structure is not known, by libsndfile's reason if it does not read it."""
+    LibsndfileSound(path, Part(start=0, stop=path.stat().st_size, is_file=True)).close()
+    raise AudioError(
+        f"{path}: a format whose header is not compared with what the file holds, so that lost sound would "
+        "not be noticed. Convert it to WAV or FLAC, for example with: sox FILE NEW.wav"
+    )
 
 
 class JoinedSound:

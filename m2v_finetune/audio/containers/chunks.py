@@ -1,4 +1,4 @@
-"""Containers of chunks, and headers with one size: WAV, RF64, W64, AIFF, 8SVX, CAF, AU and NIST Sphere.
+"""Containers of chunks, and headers with one size: WAV, RF64, W64, AIFF, CAF, AU and NIST Sphere.
 
 Each states how many bytes of samples there are. A program that writes to a pipe cannot know that, and states
 0, or a number near the largest; one that was killed leaves an old number; files that were joined by `cat`
@@ -6,18 +6,14 @@ have one header each; 32 bits do not hold the size of a WAV above 4 GiB.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tags
-from m2v_finetune.errors import AudioError
 
 _Order = Literal["little", "big"]
 
 _UNKNOWN = -1
-
-# Fewer bytes than this behind the samples are no sound that anybody would miss.
-_FEW_BYTES = 4096
 
 # A WAV header goes on for a few kilobytes; one with a picture before the samples for some megabytes.
 _MAX_CHUNKS = 10_000
@@ -49,7 +45,7 @@ class _Style:
 
 
 # Sources: Multimedia Programming Interface 1.0 (RIFF); EBU Tech 3306 (RF64); Sony Pictures Digital,
-# Wave64; Apple, AIFF-C draft 1991 and Core Audio Format 1.0; Amiga ROM Kernel Manual (8SVX).
+# Wave64; Apple, AIFF-C draft 1991 and Core Audio Format 1.0.
 _STYLES = {
     b"RIFF": _Style(),
     b"RIFX": _Style(byteorder="big"),
@@ -57,8 +53,6 @@ _STYLES = {
     b"BW64": _Style(),
     b"AIFF": _Style(byteorder="big", data=b"SSND", overhead=8),
     b"AIFC": _Style(byteorder="big", data=b"SSND", overhead=8),
-    b"8SVX": _Style(byteorder="big", data=b"BODY"),
-    b"16SV": _Style(byteorder="big", data=b"BODY"),
     b"riff": _Style(first=40, id_bytes=16, size_bytes=8, align=8, counts_header=True),
     b"caff": _Style(first=8, size_bytes=8, byteorder="big", align=1, overhead=4),
 }
@@ -100,11 +94,7 @@ def kind(head: bytes) -> bytes | None:
 
 
 def find_parts(file: ByteFile, start: int) -> list[Part]:
-    """Return the files of samples that a file holds, one after the other.
-
-    Raises:
-        AudioError: There are samples, or something else, that no header counts.
-    """
+    """Return the files of samples that a file holds, one after the other."""
     parts = []
     while True:
         part, start = _find_part(file, start)
@@ -121,53 +111,39 @@ def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
     if samples is None:  # the decoder's message says what is missing
         return Part(start=start, stop=file.size, is_file=start == 0), file.size
     available = file.size - samples.start
-    if 0 <= samples.stated <= available:
-        data_stop = samples.start + samples.stated
-        after = _after_chunks(file, name, start, data_stop)
-        following = skip_tags(file, after)
-        if following >= file.size or kind(file.read(following, 12)) is not None:
-            is_last = following >= file.size
-            # libsndfile 1.2.2 takes what follows the samples of these for samples.
-            reads_on = (
-                name in (b"riff", b"8SVX", b"16SV", b"NIST", b"BW64") and data_stop < file.size
-            )
-            if start == 0 and is_last and not reads_on:
-                part = Part(
-                    start=0,
-                    stop=file.size,
-                    is_file=True,
-                    samples_start=samples.start,
-                    samples_stop=data_stop,
-                )
-            else:
-                stop = data_stop if reads_on else after
-                part = _with_size(file, name, start, samples, data_stop, stop)
-            return part, following
-        wrapped = _beyond_32_bits(file, name, start, samples)
-        if wrapped is None and samples.stated > 0:
-            if file.size - after < _FEW_BYTES:
-                part = _with_size(file, name, start, samples, data_stop, after)
-                return part, file.size
-            raise AudioError(
-                f"{file.path}: {file.size - after} bytes follow the {samples.stated} bytes of samples "
-                "that its header states, and are neither tag nor chunk. If they are sound, of a "
-                "recording that was interrupted, write the file again: sox --ignore-length FILE "
-                "NEW.wav. Else cut them off."
-            )
-        if wrapped is not None:
-            after = _after_chunks(file, name, start, wrapped)
-            return _with_size(file, name, start, samples, wrapped, after), file.size
-    elif samples.stated != _UNKNOWN:
-        missing = samples.stated - available
+    if samples.stated > available:
         part = Part(
             start=start,
             stop=file.size,
             is_file=start == 0,
             samples_start=samples.start - start,
             samples_stop=file.size - start,
-            missing_bytes=missing,
+            missing_bytes=samples.stated - available,
         )
         return part, file.size
+    if samples.stated != _UNKNOWN:
+        samples_stop = _stop_beyond_32_bits(file, name, start, samples)
+        after = _after_chunks(file, name, start, samples_stop)
+        following = _following(file, name, start, after)
+        is_last = following == file.size
+        if is_last or kind(file.read(following, 12)) is not None:
+            # libsndfile 1.2.2 takes what follows the samples of these for samples.
+            reads_on = name in (b"riff", b"NIST") and samples_stop < file.size
+            is_right = samples_stop == samples.start + samples.stated
+            if start == 0 and is_last and is_right and not reads_on and name != b"BW64":
+                part = Part(
+                    start=0,
+                    stop=file.size,
+                    is_file=True,
+                    samples_start=samples.start,
+                    samples_stop=samples_stop,
+                )
+                return part, following
+            stop = samples_stop if reads_on else after
+            return _with_size(file, name, start, samples, samples_stop, stop), following
+        if samples.stated > 0:
+            part = _with_size(file, name, start, samples, samples_stop, after)
+            return replace(part, rest_bytes=file.size - after), file.size
     # To the end of the file, or to the next header.
     stop = _next_header(file, name, start, samples.start)
     return _with_size(file, name, start, samples, stop, stop), stop
@@ -258,12 +234,12 @@ def _known(stated: int, size_bytes: int) -> int:
     return _UNKNOWN if is_near_half or is_near_end else stated
 
 
-def _after_chunks(file: ByteFile, name: bytes, start: int, data_stop: int) -> int:
+def _after_chunks(file: ByteFile, name: bytes, start: int, samples_stop: int) -> int:
     """Return the offset after the chunks that follow the samples."""
     style = _STYLES.get(name)
     if style is None:
-        return data_stop
-    position = data_stop
+        return samples_stop
+    position = samples_stop
     for _ in range(_MAX_CHUNKS):
         begin = _aligned(position, start, style.align)
         header = file.read(begin, style.id_bytes + style.size_bytes)
@@ -277,26 +253,30 @@ def _after_chunks(file: ByteFile, name: bytes, start: int, data_stop: int) -> in
         if stop <= begin or stop > file.size:
             break
         position = stop
-    # The last chunk, or the samples, may be followed by a byte that pads them.
-    padded = _aligned(position, start, style.align)
-    return padded if padded <= file.size else position
+    return position
 
 
-def _beyond_32_bits(file: ByteFile, name: bytes, start: int, samples: _Samples) -> int | None:
-    """Return where the samples end if the stated size is the lower 32 bits of theirs; else None."""
-    if samples.size_bytes != 4:
-        return None
-    stop = samples.start + samples.stated + (1 << 32)
-    while stop <= file.size:
-        if skip_tags(file, _after_chunks(file, name, start, stop)) >= file.size:
+def _following(file: ByteFile, name: bytes, start: int, after: int) -> int:
+    """Return where something follows the last chunk but padding, tags and zeros; else the file's size."""
+    if kind(file.read(after, 12)) is not None:
+        return after
+    align = _STYLES[name].align if name in _STYLES else 1
+    return skip_tags(file, min(_aligned(after, start, align), file.size))
+
+
+def _stop_beyond_32_bits(file: ByteFile, name: bytes, start: int, samples: _Samples) -> int:
+    """Return where the samples end; 32 bits state the rest of a size above 4 GiB."""
+    stated_stop = stop = samples.start + samples.stated
+    while samples.size_bytes == 4 and stop <= file.size:
+        if _following(file, name, start, _after_chunks(file, name, start, stop)) == file.size:
             return stop
         stop += 1 << 32
-    return None
+    return stated_stop
 
 
 def _next_header(file: ByteFile, name: bytes, header: int, start: int) -> int:
     """Return where another header of the same kind follows the start of the samples, or the file's size."""
-    magic = b"FORM" if name in (b"AIFF", b"AIFC", b"8SVX", b"16SV") else name
+    magic = b"FORM" if name in (b"AIFF", b"AIFC") else name
     is_au = name in (b".snd", b"dns.")
     layout = file.read(header + 12, 12)  # of AU: encoding, rate and channels
     for place in file.find(magic, start, file.size):
@@ -308,12 +288,14 @@ def _next_header(file: ByteFile, name: bytes, header: int, start: int) -> int:
 
 
 def _with_size(
-    file: ByteFile, name: bytes, start: int, samples: _Samples, data_stop: int, stop: int
+    file: ByteFile, name: bytes, start: int, samples: _Samples, samples_stop: int, stop: int
 ) -> Part:
     """Return a part whose header states the bytes that are there."""
     head = bytearray(file.read(start, samples.start - start))
     if samples.size_at is not None:
-        size = min(data_stop - samples.start + samples.overhead, (1 << 8 * samples.size_bytes) - 1)
+        size = min(
+            samples_stop - samples.start + samples.overhead, (1 << 8 * samples.size_bytes) - 1
+        )
         place = samples.size_at - start
         head[place : place + samples.size_bytes] = size.to_bytes(
             samples.size_bytes,
@@ -326,7 +308,7 @@ def _with_size(
         stop=stop,
         head=bytes(head),
         samples_start=len(head),
-        samples_stop=data_stop - start,
+        samples_stop=samples_stop - start,
     )
 
 

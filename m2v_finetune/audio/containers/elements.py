@@ -16,6 +16,8 @@ from m2v_finetune.errors import AudioError
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_MAX_ASF_HEADER_BYTES = 1 << 16
 _MAX_ELEMENTS = 1_000_000
 _FEW_BYTES = 4096
 
@@ -49,7 +51,7 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
     """
     head = file.read(start, 16)
     if head[0] == 0xFF:  # ADTS: frames without a header, which ffmpeg reads to the end
-        return [Part(start=start, stop=file.size)]
+        return [Part(start=start, stop=file.size, is_file=True)]
     starts = []
     end = file.size
     for element in _elements(file, start):
@@ -67,7 +69,7 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
             f"sound that would be lost, or something else that was put behind it. {GET_AGAIN}"
         )
     return [
-        Part(start=begin, stop=stop)
+        Part(start=begin, stop=stop, is_file=begin == 0 and len(starts) == 1)
         for begin, stop in zip(starts, [*starts[1:], file.size], strict=True)
     ]
 
@@ -100,10 +102,19 @@ def _box(file: ByteFile, start: int) -> _Element | None:
 
 
 def _asf(file: ByteFile, start: int) -> _Element | None:
-    """Read an object of ASF."""
+    """Read an object of ASF; of a stream written to a pipe the sizes after the header are wrong."""
     header = file.read(start, 24)
     size = int.from_bytes(header[16:], "little")
-    return _Element(start, start + size, header[:16] == _ASF) if size >= 24 else None
+    if size < 24:
+        return None
+    opens = header[:16] == _ASF
+    if opens:
+        content = file.read(start, min(size, _MAX_ASF_HEADER_BYTES))
+        flags = content.find(_ASF_PROPERTIES) + 88
+        if flags >= 88 and content[flags : flags + 1] and content[flags] & 1:
+            following = file.find(_ASF, start + size, file.size)
+            return _Element(start, next(following, None), opens)
+    return _Element(start, start + size, opens)
 
 
 def _ebml(file: ByteFile, start: int) -> _Element | None:

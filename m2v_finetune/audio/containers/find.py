@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from m2v_finetune.audio.containers import chunks, elements, flac, mpeg, ogg
-from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tags
+from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tag, skip_tags
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,7 +13,7 @@ class Container:
     """What a file is made of.
 
     Attributes:
-        parts: To be decoded one after the other.
+        parts: To be decoded one after the other; empty if its structure is not known here.
         needs_ffmpeg: libsndfile does not read it.
     """
 
@@ -35,9 +35,13 @@ def find_container(path: Path, _version: tuple[int, ...]) -> Container:
     """
     with path.open("rb", buffering=0) as opened:
         file = ByteFile(path, opened)
+        start = 0
         head = file.read(0, 16)
-        start = 0 if elements.is_head(head) else skip_tags(file, 0)
-        head = file.read(start, 16)
+        while not elements.is_head(head) and (after := skip_tag(file, start)) != start:
+            start, head = after, file.read(after, 16)
+        if not elements.is_head(head):  # MP4 begins with zeros
+            start = skip_tags(file, start)
+            head = file.read(start, 16)
         if elements.is_head(head):
             return Container(parts=tuple(elements.find_parts(file, start)), needs_ffmpeg=True)
         if chunks.kind(head) is not None:
@@ -49,4 +53,4 @@ def find_container(path: Path, _version: tuple[int, ...]) -> Container:
         first = mpeg.first_frame(file, 0)
         if first is not None:
             return Container(parts=tuple(mpeg.find_parts(file, first)))
-        return Container(parts=(Part(start=0, stop=file.size, is_file=True),))
+        return Container(parts=())

@@ -11,7 +11,15 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tags, strip_tags, truncated
+from m2v_finetune.audio.containers.source import (
+    GET_AGAIN,
+    ByteFile,
+    Part,
+    skip_tags,
+    strip_tags,
+    truncated,
+)
+from m2v_finetune.errors import AudioError
 
 MAGIC = b"OggS"
 _HEADER_BYTES = 27
@@ -45,7 +53,7 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
     """Return the streams that a file holds, one after the other.
 
     Raises:
-        AudioError: The last page is missing, or cut off.
+        AudioError: The first or the last page is missing, or cut off.
     """
     end = strip_tags(file, start)
     streams = set()
@@ -72,6 +80,10 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
         if page.flags & _FIRST and not is_head:
             starts.append(page.start)
         is_head = bool(page.flags & _FIRST)
+    if not starts or starts[0] != start:
+        raise AudioError(
+            f"{file.path}: damaged: the Ogg stream does not begin with its first page. {GET_AGAIN}"
+        )
     return [
         Part(start=begin, stop=stop, last_page_frame=_last_pages(file, begin, stop)[1])
         for begin, stop in zip(starts, [*starts[1:], last.stop], strict=True)

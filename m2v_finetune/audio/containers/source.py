@@ -74,6 +74,7 @@ class Part:
         samples_start: First byte of the samples or packets, counted in what the decoder is given.
         samples_stop: Byte after their last; None if the structure does not tell.
         missing_bytes: Bytes of samples that the header states and the file does not have.
+        rest_bytes: Bytes that follow the samples and are neither tags nor chunks.
         num_frames: Number of frames that there are; None where the decoder counts them.
         last_page_frame: Frame at which the last page of an Ogg stream starts.
     """
@@ -85,6 +86,7 @@ class Part:
     samples_start: int = 0
     samples_stop: int | None = None
     missing_bytes: int = 0
+    rest_bytes: int = 0
     num_frames: int | None = None
     last_page_frame: int | None = None
 
