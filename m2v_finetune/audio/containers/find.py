@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from m2v_finetune.audio.containers import chunks, elements, flac, mpeg, ogg
+from m2v_finetune.audio.containers.mpeg_frames import first_frame
 from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tag, skip_tags
 
 
@@ -50,7 +51,7 @@ def find_container(path: Path, _version: tuple[int, ...]) -> Container:
             return Container(parts=tuple(flac.find_parts(file, start)))
         if head.startswith(ogg.MAGIC):
             return Container(parts=tuple(ogg.find_parts(file, start)))
-        first = mpeg.first_frame(file, 0)
+        first = first_frame(file, 0)
         if first is not None:
             return Container(parts=tuple(mpeg.find_parts(file, first)))
         return Container(parts=())
