@@ -29,6 +29,10 @@ class UserError(Exception):
     The message says what was found, where, what is legal, and what to do.
     """
 
+    def __str__(self) -> str:
+        """Return the message, as text that can be printed and written: names of files may be any bytes."""
+        return super().__str__().encode("utf-8", "backslashreplace").decode("utf-8")
+
 
 class AudioError(UserError):
     """An audio file that cannot be used: missing, empty, unreadable or truncated."""

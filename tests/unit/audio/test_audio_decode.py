@@ -219,7 +219,7 @@ def test_truncated_files_are_refused(audio_dir, tmp_path, name, fraction):
 def test_a_truncated_mp3_is_refused_by_excerpt(audio_dir, tmp_path):
     content = (audio_dir / "44100.mp3").read_bytes()
     (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 2])
-    with pytest.raises(AudioError, match="nothing can be decoded after"):
+    with pytest.raises(AudioError, match=r"truncated: its header promises 155 frames"):
         read_excerpt(tmp_path / "cut.mp3", sample_rate=16000, start_sample=50000, num_samples=9000)
 
 
@@ -227,22 +227,25 @@ def test_a_truncated_mp3_is_refused_by_excerpt(audio_dir, tmp_path):
 def test_a_truncated_m4a_is_refused(tmp_path):
     path = encode_with_ffmpeg(tmp_path, "a.m4a", "-c:a", "aac", "-movflags", "+faststart")
     path.write_bytes(path.read_bytes()[:60000])
-    with pytest.raises(AudioError, match=r"a\.m4a: damaged, truncated or without audio"):
+    with pytest.raises(AudioError, match=r"a\.m4a: truncated"):
         inspect_audio(path)
 
 
 def test_m4a_without_ffmpeg_says_what_to_install(tmp_path, monkeypatch):
-    (tmp_path / "a.m4a").write_bytes(b"\x00\x00\x00\x1cftypM4A \x00\x00\x00\x00")
+    (tmp_path / "a.m4a").write_bytes(b"\x00\x00\x00\x10ftypM4A \x00\x00\x00\x00")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AudioError, match=r"a\.m4a: .* need the program ffmpeg"):
         inspect_audio(tmp_path / "a.m4a")
 
 
 @needs_ffmpeg
-def test_variable_rate_mp3_without_length_is_refused(tmp_path):
+def test_variable_rate_mp3_without_length_is_read_whole(tmp_path):
+    """libsndfile guesses its length by the first frame: half of what there is."""
     path = encode_with_ffmpeg(tmp_path, "a.mp3", "-q:a", "7", "-write_xing", "0")
-    with pytest.raises(AudioError, match="variable bit rate that does not state its length"):
-        inspect_audio(path)
+    assert soundfile.info(path).frames < 0.8 * 12 * 44100
+    whole = read_audio(path, sample_rate=44100)
+    assert len(whole) == pytest.approx(12 * 44100, abs=3 * 1152)
+    assert worst_difference(path, 44100, 20) < 1e-6
 
 
 @needs_ffmpeg
@@ -259,7 +262,7 @@ def test_mp3_whose_length_is_guessed_too_long(tmp_path):
     start = len(whole) - 5000
     part = read_excerpt(path, sample_rate=16000, start_sample=start, num_samples=5000)
     np.testing.assert_allclose(part, whole[start:], atol=1e-6)
-    with pytest.raises(AudioError, match="nothing can be decoded after"):
+    with pytest.raises(AudioError, match="are not inside"):
         read_excerpt(path, sample_rate=16000, start_sample=start, num_samples=5001)
 
 
@@ -271,9 +274,9 @@ def test_streamed_wav_and_flac(tmp_path):
         command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(path), *options, "pipe:1"]
         piped = subprocess.run(command, check=True, capture_output=True).stdout
         (tmp_path / name).write_bytes(piped)
-    assert inspect_audio(tmp_path / "p.wav") == inspect_audio(path)
-    with pytest.raises(AudioError, match="does not state the length"):
-        inspect_audio(tmp_path / "p.flac")
+    for name in ("p.wav", "p.flac"):
+        assert inspect_audio(tmp_path / name) == inspect_audio(path)
+        assert worst_difference(tmp_path / name, 16000) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -282,7 +285,7 @@ def test_streamed_wav_and_flac(tmp_path):
         ("zero.mp3", b"", r"empty file \(0 bytes\)"),
         ("text.mp3", b"these are words, not music " * 50, "no audio that can be read"),
         ("page.wav", b"<html>not found</html>", "no audio that can be read"),
-        ("headless.raw", b"abc" * 100, r"no audio that can be read \(raw samples without a header"),
+        ("headless.raw", b"abc" * 100, "no audio that can be read"),
         ("one_byte.wav", b"\xff", "no audio that can be read"),
     ],
 )

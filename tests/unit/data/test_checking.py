@@ -192,7 +192,7 @@ from m2v_finetune.audio import decode
 from m2v_finetune.data import checking, sources
 from m2v_finetune.errors import run_command
 
-def read_head(path, real=decode._read_head):
+def read_head(path, real=decode._require_file):
     if path.name == "hangs.wav":
         os.mkfifo(str(path) + ".pipe")
         open(str(path) + ".pipe").read()
@@ -202,7 +202,7 @@ def check():
     tracks, _ = sources.load_tracks({str(manifest)!r}, label_column=None)
     checking.check_tracks(tracks, on_bad_track="stop", timeout_seconds=0.5, show_progress=False)
 
-decode._read_head = read_head
+decode._require_file = read_head
 run_command(check)
 """
     ended = subprocess.run(

@@ -1,0 +1,316 @@
+"""Containers of chunks, and headers with one size: WAV, RF64, W64, AIFF, CAF, AU and NIST Sphere.
+
+Each states how many bytes of samples there are. A program that writes to a pipe cannot know that, and states
+0, or a number near the largest; one that was killed leaves an old number; files that were joined by `cat`
+have one header each; 32 bits do not hold the size of a WAV above 4 GiB.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tags
+
+_Order = Literal["little", "big"]
+
+_UNKNOWN = -1
+
+# A WAV header goes on for a few kilobytes; one with a picture before the samples for some megabytes.
+_MAX_CHUNKS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Style:
+    """How a container writes its chunks.
+
+    Attributes:
+        first: Offset of the first chunk.
+        id_bytes: Length of a chunk's name.
+        size_bytes: Length of its size.
+        byteorder: Of the size.
+        align: Chunks begin at multiples of it.
+        data: How the name of the chunk with the samples begins.
+        overhead: What the size of that chunk counts beside the samples.
+        counts_header: The size of a chunk counts its name and size too.
+    """
+
+    first: int = 12
+    id_bytes: int = 4
+    size_bytes: int = 4
+    byteorder: _Order = "little"
+    align: int = 2
+    data: bytes = b"data"
+    overhead: int = 0
+    counts_header: bool = False
+
+
+# Sources: Multimedia Programming Interface 1.0 (RIFF); EBU Tech 3306 (RF64); Sony Pictures Digital,
+# Wave64; Apple, AIFF-C draft 1991 and Core Audio Format 1.0.
+_STYLES = {
+    b"RIFF": _Style(),
+    b"RIFX": _Style(byteorder="big"),
+    b"RF64": _Style(),
+    b"BW64": _Style(),
+    b"AIFF": _Style(byteorder="big", data=b"SSND", overhead=8),
+    b"AIFC": _Style(byteorder="big", data=b"SSND", overhead=8),
+    b"riff": _Style(first=40, id_bytes=16, size_bytes=8, align=8, counts_header=True),
+    b"caff": _Style(first=8, size_bytes=8, byteorder="big", align=1, overhead=4),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Samples:
+    """Where a header says the samples are.
+
+    Attributes:
+        start: First byte.
+        size_at: Offset of the stated size, or None if it is written as text.
+        size_bytes: Length of the stated size.
+        byteorder: Of the stated size.
+        overhead: What it counts beside the samples.
+        stated: Stated bytes of samples, or `_UNKNOWN`.
+    """
+
+    start: int
+    size_at: int | None
+    size_bytes: int
+    byteorder: _Order
+    overhead: int
+    stated: int
+
+
+def kind(head: bytes) -> bytes | None:
+    """Return the key of a container by its first 12 bytes, or None if it is none of these."""
+    if head[:4] == b"FORM":
+        return head[8:12] if head[8:12] in _STYLES else None
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64"):
+        return head[:4] if head[8:12] == b"WAVE" else None
+    if head[:4] == b"riff":
+        # Source: Wave64, the GUID of the whole file.
+        return b"riff" if head[4:12] == b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb" else None
+    if head[:4] in (b"caff", b".snd", b"dns."):
+        return head[:4]
+    return b"NIST" if head[:7] == b"NIST_1A" else None
+
+
+def find_parts(file: ByteFile, start: int) -> list[Part]:
+    """Return the files of samples that a file holds, one after the other."""
+    parts = []
+    while True:
+        part, start = _find_part(file, start)
+        parts.append(part)
+        if start >= file.size:
+            return parts
+
+
+def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
+    """Return the part that begins at an offset, and where the next one begins (the file's size if none)."""
+    name = kind(file.read(start, 12))
+    assert name is not None
+    samples = _samples(file, start, name)
+    if samples is None:  # the decoder's message says what is missing
+        return Part(start=start, stop=file.size, is_file=start == 0), file.size
+    available = file.size - samples.start
+    if samples.stated > available:
+        part = Part(
+            start=start,
+            stop=file.size,
+            is_file=start == 0,
+            samples_start=samples.start - start,
+            samples_stop=file.size - start,
+            missing_bytes=samples.stated - available,
+        )
+        return part, file.size
+    if samples.stated != _UNKNOWN:
+        samples_stop = _stop_beyond_32_bits(file, name, start, samples)
+        after = _after_chunks(file, name, start, samples_stop)
+        following = _following(file, name, start, after)
+        is_last = following == file.size
+        if is_last or kind(file.read(following, 12)) is not None:
+            # libsndfile 1.2.2 takes what follows the samples of these for samples.
+            reads_on = name in (b"riff", b"NIST") and samples_stop < file.size
+            is_right = samples_stop == samples.start + samples.stated
+            if start == 0 and is_last and is_right and not reads_on and name != b"BW64":
+                part = Part(
+                    start=0,
+                    stop=file.size,
+                    is_file=True,
+                    samples_start=samples.start,
+                    samples_stop=samples_stop,
+                )
+                return part, following
+            stop = samples_stop if reads_on else after
+            return _with_size(file, name, start, samples, samples_stop, stop), following
+        if samples.stated > 0:
+            part = _with_size(file, name, start, samples, samples_stop, after)
+            return replace(part, rest_bytes=file.size - after), file.size
+    # To the end of the file, or to the next header.
+    stop = _next_header(file, name, start, samples.start)
+    return _with_size(file, name, start, samples, stop, stop), stop
+
+
+def _samples(file: ByteFile, start: int, name: bytes) -> _Samples | None:
+    """Find the samples of a header; None if it has none."""
+    if name in (b".snd", b"dns."):
+        order: _Order = "big" if name == b".snd" else "little"
+        header = file.read(start, 12)
+        offset, stated = (int.from_bytes(header[i : i + 4], order) for i in (4, 8))
+        return _Samples(
+            start=start + offset,
+            size_at=start + 8,
+            size_bytes=4,
+            byteorder=order,
+            overhead=0,
+            stated=_known(stated, 4),
+        )
+    if name == b"NIST":
+        return _nist_samples(file, start)
+    style = _STYLES[name]
+    position = start + style.first
+    wide = None
+    for _ in range(_MAX_CHUNKS):
+        header = file.read(position, style.id_bytes + style.size_bytes)
+        if len(header) < style.id_bytes + style.size_bytes:
+            return None
+        stated = int.from_bytes(header[style.id_bytes :], style.byteorder)
+        body = position + len(header)
+        if header.startswith(b"ds64"):  # RF64: the sizes of file and samples in 64 bits
+            wide = body + 8
+        if header.startswith(style.data):
+            size_at, size_bytes = position + style.id_bytes, style.size_bytes
+            if wide is not None and name in (b"RF64", b"BW64"):
+                size_at, size_bytes = wide, 8
+                stated = int.from_bytes(file.read(wide, 8), "little")
+            overhead = style.overhead + (len(header) if style.counts_header else 0)
+            stated = _known(stated, size_bytes)
+            return _Samples(
+                start=body + style.overhead,
+                size_at=size_at,
+                size_bytes=size_bytes,
+                byteorder=style.byteorder,
+                overhead=overhead,
+                stated=max(0, stated - overhead) if stated != _UNKNOWN else _UNKNOWN,
+            )
+        size = stated - (len(header) if style.counts_header else 0)
+        if size < 0:
+            return None
+        position = _aligned(body + size, start, style.align)
+    return None
+
+
+def _nist_samples(file: ByteFile, start: int) -> _Samples | None:
+    """Find the samples of a NIST Sphere file, whose header is text."""
+    header = file.read(start, 1024).decode("latin-1")
+    size = re.match(r"NIST_1A\s+(\d+)", header)
+    fields = [
+        re.search(rf"\b{field} -i (\d+)", header)
+        for field in ("sample_count", "channel_count", "sample_n_bytes")
+    ]
+    if size is None or any(field is None for field in fields):
+        return None
+    stated = 1
+    for field in fields:
+        stated *= int(field[1]) if field else 0
+    return _Samples(
+        start=start + int(size[1]),
+        size_at=None,
+        size_bytes=0,
+        byteorder="big",
+        overhead=0,
+        stated=stated,
+    )
+
+
+def _known(stated: int, size_bytes: int) -> int:
+    """Return a stated size, or `_UNKNOWN` for what programs write that cannot know it.
+
+    sox states 0x7F000000 or 0x7FFFF000, arecord 0x80000000, ffmpeg and most others 0xFFFFFFFF, each with or
+    without the size of the header; 64 bits are all ones, or the largest signed number.
+    """
+    bits = 8 * size_bytes
+    half = 1 << (bits - 1)
+    is_near_half = half - (1 << (bits - 8)) <= stated <= half + 0x1000
+    is_near_end = stated >= 2 * half - (1 << (bits - 8))
+    return _UNKNOWN if is_near_half or is_near_end else stated
+
+
+def _after_chunks(file: ByteFile, name: bytes, start: int, samples_stop: int) -> int:
+    """Return the offset after the chunks that follow the samples."""
+    style = _STYLES.get(name)
+    if style is None:
+        return samples_stop
+    position = samples_stop
+    for _ in range(_MAX_CHUNKS):
+        begin = _aligned(position, start, style.align)
+        header = file.read(begin, style.id_bytes + style.size_bytes)
+        is_name = len(header) == style.id_bytes + style.size_bytes and re.match(
+            rb"[ -~]{4}", header[:4]
+        )
+        if not is_name or kind(file.read(begin, 12)) is not None:
+            break
+        size = int.from_bytes(header[style.id_bytes :], style.byteorder)
+        stop = begin + size + (0 if style.counts_header else len(header))
+        if stop <= begin or stop > file.size:
+            break
+        position = stop
+    return position
+
+
+def _following(file: ByteFile, name: bytes, start: int, after: int) -> int:
+    """Return where something follows the last chunk but padding, tags and zeros; else the file's size."""
+    if kind(file.read(after, 12)) is not None:
+        return after
+    align = _STYLES[name].align if name in _STYLES else 1
+    return skip_tags(file, min(_aligned(after, start, align), file.size))
+
+
+def _stop_beyond_32_bits(file: ByteFile, name: bytes, start: int, samples: _Samples) -> int:
+    """Return where the samples end; 32 bits state the rest of a size above 4 GiB."""
+    stated_stop = stop = samples.start + samples.stated
+    while samples.size_bytes == 4 and stop <= file.size:
+        if _following(file, name, start, _after_chunks(file, name, start, stop)) == file.size:
+            return stop
+        stop += 1 << 32
+    return stated_stop
+
+
+def _next_header(file: ByteFile, name: bytes, header: int, start: int) -> int:
+    """Return where another header of the same kind follows the start of the samples, or the file's size."""
+    magic = b"FORM" if name in (b"AIFF", b"AIFC") else name
+    is_au = name in (b".snd", b"dns.")
+    layout = file.read(header + 12, 12)  # of AU: encoding, rate and channels
+    for place in file.find(magic, start, file.size):
+        if kind(file.read(place, 12)) == name and (
+            not is_au or file.read(place + 12, 12) == layout
+        ):
+            return place
+    return file.size
+
+
+def _with_size(
+    file: ByteFile, name: bytes, start: int, samples: _Samples, samples_stop: int, stop: int
+) -> Part:
+    """Return a part whose header states the bytes that are there."""
+    head = bytearray(file.read(start, samples.start - start))
+    if samples.size_at is not None:
+        size = min(
+            samples_stop - samples.start + samples.overhead, (1 << 8 * samples.size_bytes) - 1
+        )
+        place = samples.size_at - start
+        head[place : place + samples.size_bytes] = size.to_bytes(
+            samples.size_bytes,
+            samples.byteorder,
+        )
+    if name == b"BW64":  # the same as RF64, under a name that libsndfile 1.2.2 does not know
+        head[:4] = b"RF64"
+    return Part(
+        start=samples.start,
+        stop=stop,
+        head=bytes(head),
+        samples_start=len(head),
+        samples_stop=samples_stop - start,
+    )
+
+
+def _aligned(position: int, start: int, align: int) -> int:
+    return position + (start - position) % align

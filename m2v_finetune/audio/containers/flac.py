@@ -1,0 +1,179 @@
+"""FLAC: how many samples there are, by the number that each frame has.
+
+STREAMINFO counts the samples of one stream, 0 if the encoder wrote to a pipe. The last frame of the file has
+the number of its samples. Files that were joined by `cat` have frames that count anew: where a few frames,
+spread over the file, do not count upwards, each header is looked for.
+
+Source: RFC 9639, sections 8.2 and 9.1.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from m2v_finetune.audio.containers.source import ByteFile, Part, strip_tags
+
+MAGIC = b"fLaC"
+_STREAMINFO = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
+_NUM_PROBES = 8
+_WINDOW_BYTES = 1 << 16
+_MAX_HEADER_BYTES = 16
+
+
+def _checksums() -> tuple[int, ...]:
+    """Return the table of CRC-8 with the polynomial x^8 + x^2 + x + 1."""
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value << 1 ^ (0x07 if value & 0x80 else 0)) & 0xFF
+        table.append(value)
+    return tuple(table)
+
+
+_CRC8 = _checksums()
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """What STREAMINFO states.
+
+    Attributes:
+        start: Offset of the stream's first byte.
+        first: Offset of the first frame.
+        sync: What frames begin with: one of two, by whether all have as many samples.
+        block_samples: Samples of a frame, if all have as many.
+        num_samples: Of the stream; 0 if unknown.
+    """
+
+    start: int
+    first: int
+    sync: bytes
+    block_samples: int
+    num_samples: int
+
+
+def find_parts(file: ByteFile, start: int) -> list[Part]:
+    """Return the streams that a file holds, one after the other."""
+    stop = strip_tags(file, start)
+    whole = _stream(file, start)
+    if whole is None:
+        return [Part(start=start, stop=file.size, is_file=start == 0)]
+    if _last_sample(file, whole, stop) == whole.num_samples and _counts_upwards(file, whole, stop):
+        return [Part(start=start, stop=file.size, is_file=start == 0, samples_stop=stop - start)]
+    starts = {
+        place
+        for pattern in _STREAMINFO
+        for place in file.find(pattern, start, stop)
+        if _stream(file, place) is not None
+    }
+    ordered = sorted({start, *starts})
+    ends = [*ordered[1:], file.size]
+    return [
+        _part(file, begin, end, is_whole=len(ordered) == 1)
+        for begin, end in zip(ordered, ends, strict=True)
+    ]
+
+
+def _part(file: ByteFile, start: int, stop: int, *, is_whole: bool) -> Part:
+    """Return a stream with a header that counts its samples, if it counted fewer."""
+    stream = _stream(file, start)
+    assert stream is not None
+    found = _last_sample(file, stream, strip_tags(file, start) if is_whole else stop)
+    if found is None or 0 < found <= stream.num_samples:
+        return Part(start=start, stop=stop, is_file=is_whole and start == 0)
+    head = bytearray(file.read(start, 26))
+    head[21] = head[21] & 0xF0 | found >> 32
+    head[22:26] = (found & 0xFFFFFFFF).to_bytes(4, "big")
+    return Part(start=start + len(head), stop=stop, head=bytes(head), num_frames=found)
+
+
+def _stream(file: ByteFile, start: int) -> _Stream | None:
+    """Read STREAMINFO and skip the rest of the metadata; None if it is damaged."""
+    head = file.read(start, 42)
+    if len(head) < 42 or not head.startswith(_STREAMINFO):
+        return None
+    place, is_last = start + 4, False
+    while not is_last:
+        block = file.read(place, 4)
+        if len(block) < 4:
+            return None
+        is_last = bool(block[0] & 0x80)
+        place += 4 + int.from_bytes(block[1:], "big")
+    num_samples = (head[21] & 0x0F) << 32 | int.from_bytes(head[22:26], "big")
+    return _Stream(
+        start, place, file.read(place, 2), int.from_bytes(head[10:12], "big"), num_samples
+    )
+
+
+def _last_sample(file: ByteFile, stream: _Stream, stop: int) -> int | None:
+    """Return the number of samples up to the end of the last frame; None if it is not found."""
+    window = _WINDOW_BYTES
+    while True:
+        begin = max(stream.first, stop - window)
+        found, ends = None, set()
+        for sample, length in _headers(file.read(begin, stop + _MAX_HEADER_BYTES - begin), stream):
+            # Other bytes that look like a header do not count on from the one before.
+            if sample == 0 or sample in ends:
+                found = sample + length
+            ends.add(sample + length)
+        if found is not None or begin == stream.first:
+            return found
+        window *= 16
+
+
+def _counts_upwards(file: ByteFile, stream: _Stream, stop: int) -> bool:
+    """Tell whether the first frames after a few places of the file have ever higher numbers."""
+    spread = (stop - stream.first) // _NUM_PROBES
+    places = [stream.first + spread * probe for probe in range(_NUM_PROBES)]
+    before = -1
+    for place in [*places, max(stream.first, stop - _WINDOW_BYTES)]:
+        block = file.read(place, min(_WINDOW_BYTES, stop - place))
+        if any(pattern in block for pattern in _STREAMINFO):
+            return False
+        sample = next(_headers(block, stream), (before, 0))[0]
+        if sample < before and place in places:
+            return False
+        before = sample
+    return True
+
+
+def _headers(block: bytes, stream: _Stream) -> Iterator[tuple[int, int]]:
+    """Yield first sample and length of each frame whose header is in a block, by sync code and CRC-8."""
+    place = block.find(stream.sync)
+    while place >= 0:
+        header = _parse(block[place : place + _MAX_HEADER_BYTES], stream)
+        if header is not None:
+            yield header
+        place = block.find(stream.sync, place + 1)
+
+
+def _parse(header: bytes, stream: _Stream) -> tuple[int, int] | None:
+    """Return first sample and length of a frame; None if the bytes are no header."""
+    if len(header) < 6 or header[3] >> 4 > 10 or header[3] & 1:
+        return None
+    size_code, rate_code = header[2] >> 4, header[2] & 15
+    lead = header[4]
+    extra = 0 if lead < 0x80 else 8 - (lead ^ 0xFF).bit_length() - 1
+    if size_code == 0 or rate_code == 15 or not (0 <= extra <= 6) or 0x80 <= lead < 0xC0:
+        return None
+    number = lead if extra == 0 else lead & (0x3F >> extra)
+    for byte in header[5 : 5 + extra]:
+        number = number << 6 | byte & 0x3F
+    end = 5 + extra
+    if size_code in (6, 7):
+        num_bytes = size_code - 5
+        length = int.from_bytes(header[end : end + num_bytes], "big") + 1
+        end += num_bytes
+    elif size_code == 1:
+        length = 192
+    elif size_code < 6:
+        length = 576 << (size_code - 2)
+    else:
+        length = 256 << (size_code - 8)
+    end += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    checksum = 0
+    for byte in header[: end + 1]:
+        checksum = _CRC8[checksum ^ byte]
+    if checksum != 0 or len(header) <= end:
+        return None
+    # Frames of one size are numbered, others count samples.
+    return (number if header[1] & 1 else number * stream.block_samples), length

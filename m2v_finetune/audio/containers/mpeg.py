@@ -1,0 +1,231 @@
+"""MPEG audio (MP3, MP2, MP1): its frames, and the Xing, Info or VBRI header that counts them.
+
+A file is one stream, or several joined by `cat`, by inserted advertisements, or by a recorder that writes in
+chunks. Each may begin with a header that counts the frames of that one alone, so a decoder that believes
+the first reads the first alone. Where the first header counts the bytes that are there, that is all that is
+looked at; else every frame is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+from m2v_finetune.audio.containers.mpeg_frames import (
+    MAX_FRAME_BYTES,
+    MAX_JUNK_BYTES,
+    Frame,
+    Header,
+    first_frame,
+    parse_frame,
+    read_header,
+    walk,
+)
+from m2v_finetune.audio.containers.source import (
+    GET_AGAIN,
+    TOLERANCE_FRAMES,
+    ByteFile,
+    Part,
+    skip_tag,
+    skip_tags,
+    strip_tags,
+    truncated,
+)
+from m2v_finetune.errors import AudioError
+
+# Samples that a decoder of layer 3 is behind, and where LAME's delay is, after the version of LAME.
+_DECODER_DELAY = 529
+_LAME_DELAY_PLACE = 21
+
+
+def find_parts(file: ByteFile, first: int) -> list[Part]:
+    """Return the streams that a file holds, one after the other.
+
+    Args:
+        file: The file.
+        first: Offset of the first frame.
+
+    Raises:
+        AudioError: A header counts more frames than there are, or frames are damaged.
+    """
+    content = file.read(first, MAX_FRAME_BYTES)
+    frame = parse_frame(content[:4])
+    assert frame is not None
+    header = read_header(content[: frame.num_bytes], frame)
+    end = strip_tags(file, first)
+    # libsndfile 1.2.2 finds the first frame where tags end, and nowhere else.
+    is_file = first == _end_of_tags(file, 0) and file.size - end < 0.01 * file.size
+    if header is not None and header.num_bytes and header.num_frames and not header.is_vbri:
+        stated_end = first + header.num_bytes
+        if abs(stated_end - end) <= 3 * header.num_bytes / header.num_frames:
+            if is_file:
+                return [
+                    Part(
+                        start=0,
+                        stop=file.size,
+                        is_file=True,
+                        samples_start=first,
+                        samples_stop=min(end, stated_end),
+                    )
+                ]
+            return [Part(start=first, stop=min(file.size, max(end, stated_end)))]
+    stretches = list(_stretches(file, first))
+    parts = []
+    for number, stretch in enumerate(stretches):
+        following = takewhile(lambda other: other.header is None, stretches[number + 1 :])
+        part = _part(file, stretch, sum(other.num_frames for other in following))
+        if stretch.num_frames > 0:  # else a header alone
+            parts.append(part)
+    if not parts:
+        raise truncated(file.path, "it ends within its first frame")
+    if len(parts) == 1 and is_file:
+        # Without a header the decoder guesses the length by the size, and is right at a constant rate.
+        is_guess = parts[0].num_frames is not None and header is None
+        if is_guess or not parts[0].head:
+            return [
+                replace(parts[0], is_file=True, samples_start=first, samples_stop=parts[0].stop)
+            ]
+    return parts
+
+
+def _end_of_tags(file: ByteFile, start: int) -> int:
+    """Return the offset after the tags that begin at an offset."""
+    while (after := skip_tag(file, start)) != start:
+        start = after
+    return start
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """Frames without a gap, of one stream, with at most one header, in the first.
+
+    Attributes:
+        start: Offset of the first frame.
+        stop: Offset after the last.
+        first: The first frame.
+        header: What its header counts, if it has one.
+        num_frames: Number of frames that hold sound.
+        seconds_before: Length of what comes before it, for messages.
+    """
+
+    start: int
+    stop: int
+    first: Frame
+    header: Header | None
+    num_frames: int
+    seconds_before: float
+
+
+def _stretches(file: ByteFile, first: int) -> Iterator[_Stretch]:
+    """Walk through all frames."""
+    position: int | None = first
+    seconds = 0.0
+    while position is not None:
+        stretch = None
+        for place, frame, header in walk(file, position):
+            if stretch is None or header is not None:
+                if stretch is not None:
+                    yield stretch
+                    seconds = _end_seconds(stretch)
+                stretch = _Stretch(place, place, frame, header, 0, seconds)
+            stretch.num_frames += header is None
+            stretch.stop = place + frame.num_bytes
+        if stretch is None:
+            return
+        yield stretch
+        seconds = _end_seconds(stretch)
+        position = _after_gap(file, stretch.stop, seconds)
+
+
+def _after_gap(file: ByteFile, stop: int, seconds: float) -> int | None:
+    """Return where frames go on after a gap; None if they do not.
+
+    Raises:
+        AudioError: The gap is neither a tag nor the padding before another header.
+    """
+    start = _end_of_tags(file, stop)
+    following = first_frame(file, start)
+    place = start
+    while following is None and place < file.size:
+        place += MAX_JUNK_BYTES
+        following = first_frame(file, place)
+    if following is None:
+        return None
+    _, frame, header = next(walk(file, following), (0, None, None))
+    if frame is None:
+        return None
+    is_padding = header is not None and skip_tags(file, start) == following
+    if following - start > MAX_JUNK_BYTES and not is_padding:
+        raise AudioError(
+            f"{file.path}: damaged: after {seconds:.2f} s there are {following - start} bytes that are "
+            f"no MPEG frames. {GET_AGAIN}"
+        )
+    return following
+
+
+def _end_seconds(stretch: _Stretch) -> float:
+    seconds = stretch.num_frames * stretch.first.num_samples / stretch.first.stream[2]
+    return stretch.seconds_before + seconds
+
+
+def _part(file: ByteFile, stretch: _Stretch, num_following: int) -> Part:
+    """Return a stretch with a header that counts its frames.
+
+    Args:
+        file: The file.
+        stretch: Which.
+        num_following: Frames that follow it after a gap, up to the next header: its own may count them.
+    """
+    header, frame = stretch.header, stretch.first
+    length = stretch.num_frames * frame.num_samples
+    if frame.stream[1] != 3:  # only layer 3 has such headers
+        return Part(start=stretch.start, stop=stretch.stop, num_frames=length)
+    if header is not None and header.num_frames is not None:
+        missing = (header.num_frames - stretch.num_frames - num_following) * frame.num_samples
+        if missing > TOLERANCE_FRAMES:
+            raise truncated(
+                file.path,
+                f"its header promises {header.num_frames} frames, but {stretch.num_frames} are there, "
+                f"up to {_end_seconds(stretch):.2f} s",
+            )
+        if abs(header.num_frames - stretch.num_frames) <= 1 and not header.is_vbri:
+            return Part(start=stretch.start, stop=stretch.stop)
+    if header is None or header.is_vbri or header.num_frames is None or not header.num_bytes:
+        start = stretch.start + (frame.num_bytes if header is not None else 0)
+        head = _info_frames(file.read(start, 4), stretch.num_frames, stretch.stop - start)
+        return Part(start=start, stop=stretch.stop, head=head, num_frames=length)
+    changed = bytearray(file.read(stretch.start, frame.num_bytes))
+    counts = (stretch.num_frames, stretch.stop - stretch.start)
+    place = header.place + 8
+    changed[place : place + 8] = b"".join(count.to_bytes(4, "big") for count in counts)
+    flags = changed[header.place + 7]
+    # LAME's delay and padding, 12 bits each: the padding is that of another end, and cuts nothing here.
+    delay = place + 8 + (100 if flags & 4 else 0) + (4 if flags & 8 else 0) + _LAME_DELAY_PLACE
+    if delay + 3 <= len(changed):
+        changed[delay + 1] &= 0xF0
+        changed[delay + 2] = 0
+    return Part(start=stretch.start + frame.num_bytes, stop=stretch.stop, head=bytes(changed))
+
+
+def _info_frames(header: bytes, num_frames: int, num_bytes: int) -> bytes:
+    """Make frames to come before a stream without a header: an Info header, and a frame of silence.
+
+    Decoders cut 529 samples, which the decoder of MPEG itself takes, where there is such a header; ffmpeg
+    and libsndfile cut nothing where there is none. So that all of the stream is kept, the silence is what is
+    cut: its samples are 529 more than the delay that the header states.
+
+    Args:
+        header: Of a frame of the stream.
+        num_frames: Of the stream.
+        num_bytes: Of the stream.
+    """
+    # Without a checksum, and at 320 or 160 kbit/s, so that it is large enough.
+    changed = bytes([0xFF, header[1] | 1, (header[2] & 0x0D) | 0xE0, header[3]])
+    frame = parse_frame(changed)
+    assert frame is not None
+    silence = changed + bytes(frame.num_bytes - 4)
+    counts = (3, num_frames + 1, num_bytes + 2 * len(silence))
+    delay = (frame.num_samples - _DECODER_DELAY) << 12
+    info = b"Info" + b"".join(count.to_bytes(4, "big") for count in counts)
+    info += b"LAME".ljust(_LAME_DELAY_PLACE, b"\0") + delay.to_bytes(3, "big")
+    place = 4 + frame.side_bytes
+    return changed + silence[4:place] + info + silence[place + len(info) :] + silence

@@ -1,0 +1,174 @@
+"""M4A, MP4, AAC, WMA, Matroska and WebM, decoded by the program ffmpeg.
+
+ffmpeg cannot seek in these to an exact sample, so a file is decoded whole, once, as a stream: mixed down here
+where only the mean is read, and kept in memory up to 64 MiB, beyond that in a temporary file without a name,
+which is gone when the process ends, however it ends.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from m2v_finetune.audio.containers.source import GET_AGAIN, Part
+from m2v_finetune.audio.sounds import Frames, mean_of_channels
+from m2v_finetune.errors import DISK_ERRORS, AudioError, UserError
+
+_MAX_MEMORY_BYTES = 64 << 20
+_BLOCK_BYTES = 1 << 20
+
+
+class DecodedSound:
+    """The decoded sound of a file.
+
+    Args:
+        path: The file.
+        parts: The files that it holds, one after the other.
+        downmix: Keep the mean of the channels alone.
+
+    Raises:
+        AudioError: There is no ffmpeg, or it cannot decode the file.
+        UserError: The disk does not take the decoded sound.
+    """
+
+    def __init__(self, path: Path, parts: Sequence[Part], *, downmix: bool) -> None:
+        self.is_downmixed = downmix
+        self.sample_rate = self.num_channels = self.num_frames = 0
+        self._path = path
+        folder = _temporary_folder()
+        self._samples = tempfile.SpooledTemporaryFile(max_size=_MAX_MEMORY_BYTES, dir=folder)  # noqa: SIM115 (kept)
+        try:
+            for part in parts:
+                source = f"file:{path}"
+                if not part.is_file:
+                    source = f"subfile,,start,{part.start},end,{part.stop},,:{source}"
+                self._decode(source)
+        except OSError as error:
+            self.close()
+            if error.errno not in DISK_ERRORS:
+                raise
+            raise UserError(
+                f"{path}: {folder} does not take its decoded sound ({error.strerror}): free space there, set "
+                "the environment variable TMPDIR to a folder with more, or convert the file to FLAC."
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+        if self.num_frames == 0:
+            self.close()
+            raise AudioError(f"{path}: no samples: ffmpeg finds no sound in it. {GET_AGAIN}")
+
+    def _decode(self, source: str) -> None:
+        """Append the sound of a source to what was decoded."""
+        ffmpeg = shutil.which("ffmpeg")
+        if ffmpeg is None:
+            raise AudioError(
+                f"{self._path}: M4A, AAC, WMA and WebM files need the program ffmpeg, which is not on the "
+                "PATH. Install it, or convert the file to WAV, FLAC, MP3 or OGG."
+            )
+        command = [ffmpeg, "-v", "error", "-nostdin", "-vn", "-sn", "-dn", "-i", source]
+        # AU is the one header with rate and channels that states no length: any length goes through a pipe.
+        command += [
+            "-map",
+            "0:a:0",
+            "-map_metadata",
+            "-1",
+            "-c:a",
+            "pcm_f32be",
+            "-f",
+            "au",
+            "pipe:1",
+        ]
+        with tempfile.TemporaryFile() as messages:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages
+            )
+            assert process.stdout is not None
+            try:
+                self._take(process.stdout)
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                process.stdout.close()
+                process.wait()
+            messages.seek(0)
+            lines = messages.read().decode(errors="replace").strip().splitlines()
+        # ffmpeg exits with 0 after it has skipped what it could not decode.
+        if lines:
+            others = _other_decoders(ffmpeg, source)
+            lines = [line for line in lines if not line.startswith(others)]
+        if process.returncode != 0 or lines:
+            reason = lines[0] if lines else f"exit code {process.returncode}"
+            raise AudioError(
+                f"{self._path}: damaged, truncated or without audio: ffmpeg reports: {reason}. {GET_AGAIN}"
+            )
+
+    def _take(self, stream: IO[bytes]) -> None:
+        """Write the frames of a stream, mixed down if asked for, to the samples."""
+        header = stream.read(24)
+        if len(header) < 24:
+            return  # ffmpeg has said why
+        offset, _, _, sample_rate, num_channels = np.frombuffer(header[4:], ">u4").tolist()
+        stream.read(offset - 24)
+        if self.num_frames and (sample_rate, num_channels) != (self.sample_rate, self.num_channels):
+            raise AudioError(
+                f"{self._path}: files joined in one, with {self.sample_rate} Hz and {self.num_channels} "
+                f"channels, and with {sample_rate} Hz and {num_channels}. Get the parts again, as files of "
+                "their own."
+            )
+        self.sample_rate, self.num_channels = sample_rate, num_channels
+        frame_bytes = 4 * num_channels
+        while block := stream.read(_BLOCK_BYTES // frame_bytes * frame_bytes):
+            whole = len(block) // frame_bytes * frame_bytes
+            frames = np.frombuffer(block[:whole], ">f4").reshape(-1, num_channels)
+            frames = frames.astype(np.float32)
+            if self.is_downmixed:
+                frames = mean_of_channels(frames)
+            self._samples.write(frames.tobytes())
+            self.num_frames += len(frames)
+
+    def read(self, start: int, stop: int) -> Frames:
+        """Read frames start to stop, (frames, channels), or (frames, 1) of what was mixed down."""
+        num_channels = 1 if self.is_downmixed else self.num_channels
+        num_frames = max(0, min(stop, self.num_frames) - start)
+        frames = np.empty((num_frames, num_channels), np.float32)
+        self._samples.seek(4 * num_channels * start)
+        content = frames.reshape(-1).view(np.uint8).data
+        while content:
+            content = content[self._samples.readinto(content) :]
+        return frames
+
+    def count_frames(self) -> int:
+        """Return the length."""
+        return self.num_frames
+
+    def close(self) -> None:
+        """Delete what was decoded."""
+        self._samples.close()
+
+
+def _temporary_folder() -> str:
+    """Return the folder for decoded sound: TMPDIR, or one on a disk, as /tmp is often memory."""
+    disk = "/var/tmp"  # noqa: S108 (files without a name)
+    if not os.environ.get("TMPDIR") and os.access(disk, os.W_OK):
+        return disk
+    return tempfile.gettempdir()
+
+
+def _other_decoders(ffmpeg: str, source: str) -> tuple[str, ...]:
+    """Return how lines of ffmpeg begin that are about pictures, subtitles and data in a file."""
+    described = subprocess.run(
+        [ffmpeg, "-hide_banner", "-nostdin", "-i", source],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    ).stderr.decode(errors="replace")
+    names = re.findall(r"^ *Stream #.*: (?:Video|Subtitle|Data|Attachment): (\w+)", described, re.M)
+    return tuple(f"[{name} @ " for name in names)

@@ -1,0 +1,338 @@
+"""Open audio files: one that libsndfile decodes, several joined in one, or one that ffmpeg has decoded.
+
+All are read by position, in frames of the file's own rate, with their channels.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from m2v_finetune.audio.containers.source import (
+    GET_AGAIN,
+    TOLERANCE_FRAMES,
+    Part,
+    PartFile,
+    truncated,
+)
+from m2v_finetune.errors import AudioError
+
+# Frames decoded and thrown away after a seek in a lossy file. An MPEG frame may use bits of
+# earlier ones (the bit reservoir), an Ogg block overlaps its neighbour (Vorbis: at most 8192
+# frames). Without this, the first 750 frames after a seek were wrong in an MP3 of variable rate.
+_DECODER_SETTLING_FRAMES = 32768
+
+# The part of a file that is decoded at its end, to see that it is there.
+_TAIL_FRAMES = 65536
+
+_BLOCK_FRAMES = 1 << 20
+
+Frames = NDArray[np.float32]
+
+
+def mean_of_channels(frames: Frames) -> Frames:
+    """Return (frames,) of (frames, channels): channel by channel, ten times as fast as `mean` along them."""
+    total: Frames = frames[:, 0].copy()
+    for channel in range(1, frames.shape[1]):
+        total += frames[:, channel]
+    total /= np.float32(frames.shape[1])
+    return total
+
+
+class Sound(Protocol):
+    """An open audio file.
+
+    Attributes:
+        sample_rate: Rate in Hz.
+        num_frames: Length in frames that the header states.
+        num_channels: Number of channels.
+        is_downmixed: Only the mean of the channels is read, as one channel.
+    """
+
+    sample_rate: int
+    num_frames: int
+    num_channels: int
+    is_downmixed: bool
+
+    def read(self, start: int, stop: int) -> Frames:
+        """Read frames start to stop, (frames, channels); fewer where the file ends early."""
+        ...
+
+    def count_frames(self) -> int:
+        """Return how many frames can be decoded, after a look at the end.
+
+        Raises:
+            AudioError: The file holds fewer than its header states, or more.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+class LibsndfileSound:
+    """A file, or a part of one, that libsndfile decodes.
+
+    Args:
+        path: The file.
+        part: Which part of it.
+
+    Raises:
+        AudioError: It cannot be decoded, or holds more or fewer frames than its header states.
+    """
+
+    is_downmixed = False
+
+    def __init__(self, path: Path, part: Part) -> None:
+        self.path, self.part = path, part
+        self._open(as_file=part.is_file)
+        if part.is_file and part.head and self._sound.frames < (part.num_frames or 0):
+            self.close()
+            self._open(as_file=False)
+        self.sample_rate: int = self._sound.samplerate
+        self.num_channels: int = self._sound.channels
+        self.num_frames: int = self._sound.frames
+        try:
+            self._check_length()
+        except soundfile.LibsndfileError as error:
+            self.close()
+            raise self._damaged(0, self.num_frames) from error
+        except AudioError:
+            self.close()
+            raise
+
+    def _open(self, *, as_file: bool) -> None:
+        """Open the file itself, or the part as a file."""
+        self._file: Any = (
+            self.path.open("rb", buffering=0) if as_file else PartFile(self.path, self.part)
+        )
+        self._is_file = as_file
+        # By number, so that nothing of its name matters: neither a suffix, nor bytes that are no UTF-8.
+        source = self._file.fileno() if as_file else self._file
+        try:
+            self._sound: Any = soundfile.SoundFile(source, closefd=False)
+        except soundfile.LibsndfileError as error:
+            self._file.close()
+            if self.part.missing_bytes:
+                raise self._too_short() from error
+            raise AudioError(
+                f"{self.path}: no audio that can be read ({error.error_string.strip(' .')}). Convert it "
+                "to WAV, FLAC, MP3 or OGG, or remove it from the data."
+            ) from error
+        self._is_seekable = self._sound.seekable() and not self._sound.subtype.startswith("DWVW")
+        if not self._is_seekable:
+            # soundfile asks, and seeks after each read; for DWVW libsndfile's answer is wrong.
+            self._sound.seekable = lambda: False
+        self._was_read = False
+        self._position = 0
+
+    def _check_length(self) -> None:
+        """Compare the decoder's length with what the container holds."""
+        sound, part = self._sound, self.part
+        if sound.frames == 0 and not part.missing_bytes:
+            raise AudioError(f"{self.path}: no samples: the file has a header only. {GET_AGAIN}")
+        if sound.frames == np.iinfo(np.int64).max:
+            raise AudioError(
+                f"{self.path}: the header does not state the length. Write the file again, for example "
+                "with: ffmpeg -i FILE NEW.flac"
+            )
+        if part.num_frames is not None:
+            if sound.frames < part.num_frames - TOLERANCE_FRAMES:
+                raise self._too_long()
+            self.num_frames = min(sound.frames, part.num_frames)
+        num_bytes = (part.samples_stop or part.num_bytes) - part.samples_start
+        if sound.frames * part.missing_bytes > TOLERANCE_FRAMES * num_bytes:
+            raise self._too_short()
+        if sound.frames * part.rest_bytes > TOLERANCE_FRAMES * num_bytes:
+            raise AudioError(
+                f"{self.path}: {part.rest_bytes} bytes follow the {num_bytes} bytes of samples that its "
+                "header states, and are neither tag nor chunk. If they are sound, of a recording that "
+                "was interrupted, write the file again: sox --ignore-length FILE NEW.wav. Else cut them "
+                "off."
+            )
+        has_packets = sound.format in ("FLAC", "OGG", "MP3") or sound.subtype.startswith("MPEG")
+        if self._is_seekable and not has_packets:
+            sound.seek(sound.frames)  # the decoder then stands where the samples end
+            self._check_all_is_read()
+
+    def _check_all_is_read(self) -> None:
+        """Raise if sound follows the place in the file up to which the decoder has read."""
+        if self.part.samples_stop is None:
+            return
+        place = (
+            os.lseek(self._file.fileno(), 0, os.SEEK_CUR) if self._is_file else self._file.tell()
+        )
+        unread = self.part.samples_stop - place
+        if unread * self.num_frames > TOLERANCE_FRAMES * (place - self.part.samples_start):
+            raise self._too_long()
+
+    def _damaged(self, start: int, stop: int) -> AudioError:
+        return AudioError(
+            f"{self.path}: damaged or truncated: {start / self.sample_rate:.2f} s to "
+            f"{stop / self.sample_rate:.2f} s cannot be decoded. Get the file again, write it again with "
+            "ffmpeg (ffmpeg -i FILE NEW.flac), or remove it from the data."
+        )
+
+    def _too_short(self) -> AudioError:
+        found = self.part.num_bytes - self.part.samples_start
+        return truncated(
+            self.path,
+            f"its header promises {found + self.part.missing_bytes} bytes of samples, but {found} are there",
+        )
+
+    def _too_long(self) -> AudioError:
+        return AudioError(
+            f"{self.path}: its header promises {self.num_frames / self.sample_rate:.2f} s, but the file "
+            "goes on after them. Write it again, for example with: ffmpeg -i FILE NEW.flac"
+        )
+
+    def read(self, start: int, stop: int) -> Frames:
+        """Read frames start to stop, (frames, channels); fewer where the file ends early."""
+        is_behind = not self._is_seekable and start < self._position
+        # libsndfile 1.2.2 seeks to wrong places in Ogg after the end was read.
+        if is_behind or (self._was_read and self._sound.format == "OGG"):
+            self.close()
+            self._open(as_file=self._is_file)
+        self._was_read = True
+        position = self._start_decoding_at(start)
+        try:
+            if self._is_seekable:
+                self._sound.seek(position)
+            else:
+                position = self._position
+                while start - position > _BLOCK_FRAMES:
+                    position += len(self._decode(_BLOCK_FRAMES))
+            frames = self._decode(stop - position)
+        except MemoryError as error:
+            raise AudioError(
+                f"{self.path}: its header promises {self.num_frames / self.sample_rate:.0f} s, more than the "
+                f"memory holds. {GET_AGAIN}"
+            ) from error
+        except soundfile.LibsndfileError as error:
+            raise self._damaged(position, stop) from error
+        self._position = position + len(frames)
+        return frames[start - position :]
+
+    def _start_decoding_at(self, start: int) -> int:
+        """Return the frame at which to decode, so that the decoder has settled at ``start``."""
+        sound = self._sound
+        if start == 0 or not (sound.format in ("MP3", "OGG") or sound.subtype.startswith("MPEG")):
+            return start
+        position = start
+        if sound.subtype == "VORBIS" and self.part.last_page_frame is not None:
+            position = min(position, self.part.last_page_frame)
+        return max(0, position - _DECODER_SETTLING_FRAMES)
+
+    def _decode(self, num_frames: int) -> Frames:
+        frames: Frames = self._sound.read(num_frames, dtype="float32", always_2d=True)
+        return frames
+
+    def count_frames(self) -> int:
+        """Return how many frames can be decoded, after a look at the end."""
+        first = max(0, self.num_frames - _TAIL_FRAMES)
+        num_frames = first + len(self.read(first, self.num_frames))
+        if num_frames < self.num_frames:
+            num_frames = 0
+            while block := len(
+                self.read(num_frames, min(num_frames + _BLOCK_FRAMES, self.num_frames))
+            ):
+                num_frames += block
+        if num_frames == 0 or self.num_frames - num_frames > TOLERANCE_FRAMES:
+            raise truncated(
+                self.path,
+                f"its header promises {self.num_frames / self.sample_rate:.2f} s, but only "
+                f"{num_frames / self.sample_rate:.2f} s can be decoded",
+            )
+        self._check_all_is_read()
+        return num_frames
+
+    def close(self) -> None:
+        """Close the file."""
+        self._sound.close()
+        self._file.close()
+
+
+def refuse_unknown(path: Path) -> NoReturn:
+    """Raise for a file whose structure is not known, by libsndfile's reason if it does not read it."""
+    LibsndfileSound(path, Part(start=0, stop=path.stat().st_size, is_file=True)).close()
+    raise AudioError(
+        f"{path}: a format whose header is not compared with what the file holds, so that lost sound would "
+        "not be noticed. Convert it to WAV or FLAC, for example with: sox FILE NEW.wav"
+    )
+
+
+class JoinedSound:
+    """Several sounds as one; one of them is open at a time.
+
+    Args:
+        path: The file.
+        parts: What it is made of.
+
+    Raises:
+        AudioError: A part cannot be decoded, or has another rate or other channels than the first.
+    """
+
+    is_downmixed = False
+
+    def __init__(self, path: Path, parts: Sequence[Part]) -> None:
+        self.path, self.parts = path, parts
+        self._open = LibsndfileSound(path, parts[0])
+        self._number = 0
+        self.sample_rate, self.num_channels = self._open.sample_rate, self._open.num_channels
+        lengths = []
+        for number in range(len(parts)):
+            one = self._part(number)
+            if (one.sample_rate, one.num_channels) != (self.sample_rate, self.num_channels):
+                one.close()
+                raise AudioError(
+                    f"{path}: {len(parts)} files joined in one: the first has {self.sample_rate} Hz and "
+                    f"{self.num_channels} channels, number {number + 1} has {one.sample_rate} Hz and "
+                    f"{one.num_channels}. Write it again with one rate: ffmpeg -i FILE NEW.flac"
+                )
+            lengths.append(one.num_frames)
+        self._starts = [0, *accumulate(lengths)]
+        self.num_frames = self._starts[-1]
+
+    def _part(self, number: int) -> LibsndfileSound:
+        """Open a part, unless it is open."""
+        if number != self._number:
+            self._open.close()
+            self._open, self._number = LibsndfileSound(self.path, self.parts[number]), number
+        return self._open
+
+    def read(self, start: int, stop: int) -> Frames:
+        """Read frames start to stop, (frames, channels); fewer where a part ends early."""
+        pieces = [np.empty((0, self.num_channels), np.float32)]
+        number = bisect_right(self._starts, start) - 1
+        while start < stop:
+            first, end = self._starts[number : number + 2]
+            piece = self._part(number).read(start - first, min(stop, end) - first)
+            pieces.append(piece)
+            if len(piece) < min(stop, end) - start:
+                break
+            start, number = end, number + 1
+        return np.concatenate(pieces)
+
+    def count_frames(self) -> int:
+        """Return the length; raises where a part does not hold what it should."""
+        for number, (start, stop) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
+            found = self._part(number).count_frames()
+            if found < stop - start:
+                raise truncated(
+                    self.path,
+                    f"file {number + 1} of {len(self.parts)} joined in it promises "
+                    f"{(stop - start) / self.sample_rate:.2f} s, and {found / self.sample_rate:.2f} s can be "
+                    "decoded",
+                )
+        return self.num_frames
+
+    def close(self) -> None:
+        """Close the file."""
+        self._open.close()
