@@ -262,7 +262,8 @@ def _backbones(arguments: argparse.Namespace) -> None:
     console.print(table)
     console.print(
         "The two small ones ship, the others are on the Hub under m-a-p/. Any other HuBERT, wav2vec 2.0 or "
-        "data2vec audio checkpoint loads by its Hub id or folder."
+        "data2vec audio checkpoint loads by its Hub id or folder, and so do those of the families in "
+        "docs/adding-an-architecture.md."
     )
 
 
