@@ -1,7 +1,7 @@
 """The checkpoints that load by a short name, as data.
 
 Source: the model card of m-a-p/music2vec-v1 and the published config.json of each repository. Any
-other HuBERT, wav2vec 2.0 or data2vec audio checkpoint loads by its Hub id or folder.
+other checkpoint of a family in `ENCODERS` loads by its Hub id or folder.
 """
 
 from collections.abc import Mapping

@@ -16,6 +16,7 @@ import torch
 
 from m2v_finetune.audio.augmentation import _HIDDEN_PARAMETERS, TRANSFORMS, Effect
 from m2v_finetune.backbones import Backbone
+from m2v_finetune.backbones.encoders import ENCODERS, Encoder
 from m2v_finetune.backbones.loading import build_network
 from m2v_finetune.config import TuningConfig
 from m2v_finetune.tasks.tagging import WORDS_MOVED_BY
@@ -72,12 +73,16 @@ def effects_table() -> str:
     return "\n".join(lines)
 
 
+def _attributes(described: type) -> dict[str, str]:
+    """What the docstring of a class says of its attributes, by their names."""
+    listed = (inspect.getdoc(described) or "").partition("Attributes:\n")[2]
+    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", listed, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
 def task_members() -> dict[str, str]:
     """Every member of a task with what `Task` says of it: attributes, then properties and methods."""
-    described = inspect.getdoc(Task) or ""
-    listed = described.partition("Attributes:\n")[2]
-    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", listed, flags=re.MULTILINE)
-    attributes = {name: " ".join(text.split()) for name, text in entries}
+    attributes = _attributes(Task)
     assert attributes.keys() == Task.__annotations__.keys()
     others = {
         name: " ".join((inspect.getdoc(member) or "").partition("\n\n")[0].split())
@@ -89,11 +94,79 @@ def task_members() -> dict[str, str]:
 
 def members_table() -> str:
     """Every member of a task, and what it is."""
-    lines = ["| member | what it is |", "|---|---|"]
-    for name, text in task_members().items():
+    return _described_table("member", task_members())
+
+
+def _described_table(kind: str, described: dict[str, str]) -> str:
+    lines = [f"| {kind} | what it is |", "|---|---|"]
+    for name, text in described.items():
         shown = text.removesuffix(".").replace("``", "`")
         lines.append(f"| `{name}` | {shown} |")
     return "\n".join(lines)
+
+
+def encoder_fields_table() -> str:
+    """Every field of an encoder, by its docstring."""
+    described = _attributes(Encoder)
+    assert described.keys() == Encoder.__annotations__.keys()
+    return _described_table("field", described)
+
+
+def _families() -> dict[str, list[str]]:
+    """The values of model_type by the variable that describes their family."""
+    named: dict[str, list[str]] = {}
+    for model_type, encoder in ENCODERS.items():
+        named.setdefault(encoder.config_class.model_type, []).append(model_type)
+    return named
+
+
+def families_table() -> str:
+    """Every family that loads: its model types, its network, its file."""
+    lines = ["| `model_type` | network of transformers | file |", "|---|---|---|"]
+    for family, model_types in _families().items():
+        name = ENCODERS[family].network_class.__name__
+        file = {"data2vec-audio": "data2vec"}.get(family, family.replace("-", "_"))
+        path = f"m2v_finetune/backbones/encoders/{file}.py"
+        assert (DOCS.parent / path).is_file()
+        listed = ", ".join(f"`{one}`" for one in model_types)
+        lines.append(f"| {listed} | `{name}` | `{path}` |")
+    return "\n".join(lines)
+
+
+def roles_table() -> str:
+    """The modules of a transformer layer by role, for families that share them."""
+    families: dict[str, list[str]] = {}
+    for family in _families():
+        families.setdefault(str(ENCODERS[family].roles), []).append(family)
+    columns = list(families.values())
+    lines = [
+        "| role | " + " | ".join(", ".join(names) for names in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for role in ENCODERS[columns[0][0]].roles:
+        cells = (
+            ", ".join(f"`{name}`" for name in ENCODERS[names[0]].roles[role]) for names in columns
+        )
+        lines.append(f"| {role.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+LAST_FAMILY = "wav2vec2_conformer"
+
+
+def last_family() -> str:
+    """The diff that adds a family: the one of `LAST_FAMILY`, as its files are."""
+    folder = Path("m2v_finetune/backbones/encoders")
+    after = (DOCS.parent / folder / "__init__.py").read_text(encoding="utf-8").splitlines()
+    before = [line for line in after if LAST_FAMILY.upper() not in line]
+    file = folder / f"{LAST_FAMILY}.py"
+    diff = [
+        *task_tables.file_diff(folder / "__init__.py", before, after),
+        *task_tables.file_diff(
+            file, None, (DOCS.parent / file).read_text(encoding="utf-8").splitlines()
+        ),
+    ]
+    return "\n".join(["```diff", *diff, "```"])
 
 
 SAVED_WHOLE = {"nothing": "as plain weights", "folded": "merged", "modules": "beside the weights"}
@@ -139,7 +212,12 @@ TABLES = {
         "members of a task": members_table,
         "last added": task_tables.last_added,
     },
-    DOCS / "tuning.md": {"methods": methods_table},
+    DOCS / "adding-an-architecture.md": {
+        "families": families_table,
+        "last family": last_family,
+        "fields": encoder_fields_table,
+    },
+    DOCS / "tuning.md": {"methods": methods_table, "roles": roles_table},
     DOCS / "tasks.md": {
         "tasks": task_tables.tasks_table,
         **{

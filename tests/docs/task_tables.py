@@ -292,19 +292,19 @@ def last_added() -> str:
     register = Path("m2v_finetune/tasks/__init__.py")
     after = (REPOSITORY / register).read_text(encoding="utf-8").splitlines()
     before = [line for line in after if title not in line]
-    diff = [*_file_diff(register, before, after)]
+    diff = [*file_diff(register, before, after)]
     for path in (
         f"m2v_finetune/tasks/{LAST_ADDED}.py",
         f"recipes/{LAST_ADDED}.py",
         f"configs/{LAST_ADDED}/quickstart.yaml",
     ):
-        diff += _file_diff(
+        diff += file_diff(
             Path(path), None, (REPOSITORY / path).read_text(encoding="utf-8").splitlines()
         )
     return "\n".join(["```diff", *diff, "```"])
 
 
-def _file_diff(path: Path, before: list[str] | None, after: list[str]) -> list[str]:
+def file_diff(path: Path, before: list[str] | None, after: list[str]) -> list[str]:
     """Return the diff of a file, a new one where there was none before."""
     old = "/dev/null" if before is None else f"a/{path.as_posix()}"
     return list(

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from small_networks import FAMILIES, LAYERS, NETWORKS, save_network, without_dropout
+from small_networks import FAMILIES, HIDDEN, LAYERS, NETWORKS, save_network, without_dropout
 from transformers import CONFIG_MAPPING, WavLMConfig, WavLMModel
 
 from m2v_finetune.backbones import build_architecture, load_backbone
@@ -324,6 +324,17 @@ def test_positions_serve_training_after_inference(kind, tmp_path):
     found = gradients(backbone, x)
     for parameter, gradient in expected.items():
         assert torch.equal(found[parameter], gradient), parameter
+
+
+@pytest.mark.parametrize("kind", ["relative", "rotary"])
+def test_positions_are_of_the_device_of_the_state(kind, tmp_path):
+    save_network(f"conformer, {kind} positions", tmp_path)
+    backbone, state = load_backbone(tmp_path), torch.randn(1, 12, HIDDEN)
+    for device in ("cpu", "meta"):
+        [positions] = backbone.encoder.layer_inputs(
+            backbone.network.to(device), state.to(device)
+        ).values()
+        assert positions.device.type == device
 
 
 def test_full_tuning_leaves_alone_what_no_state_depends_on(tmp_path):
