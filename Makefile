@@ -1,8 +1,9 @@
-# The two commands of the README. Both set up a virtual environment of their own first.
+# `quickstart` and `test` are the two commands of the README; `fast` is what one runs between changes. Each sets up a
+# virtual environment first.
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test test-faults audit fuzz format clean
+.PHONY: quickstart test fast test-faults audit fuzz format clean
 
 quickstart: $(VENV)/.runtime
 	$(VENV)/bin/accelerate launch recipes/tagging.py
@@ -13,6 +14,14 @@ test: $(VENV)/.development
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 10 --cov --cov-report term
+
+# The checks of `test`, and the tests of single modules.
+fast: $(VENV)/.development
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/unit
 
 # Longer than its part in `test`: kills 24 real processes and compares what became of their runs.
 test-faults: $(VENV)/.development

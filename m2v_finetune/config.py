@@ -134,7 +134,8 @@ class TuningConfig:
         adapter_size: Width of the bottleneck of ``adapter`` (16 in Ding and Lerch).
         num_top_layers: How many transformer layers ``top_layers`` trains; a quarter of a network's layers
             reached 90 % of the quality of all, on text (Lee et al., arXiv 1911.03090).
-        train_conv_encoder: Let ``full`` train the convolutional encoder too.
+        train_conv_encoder: Whether ``full`` trains the convolutional encoder too. If not given, where the
+            backbone is small (fewer than 20 million parameters).
     """
 
     method: TuningMethod = "probe"
@@ -144,7 +145,7 @@ class TuningConfig:
     lora_targets: Literal["attention", "feed_forward", "all"] = "all"
     adapter_size: int = 16
     num_top_layers: int = 3
-    train_conv_encoder: bool = False
+    train_conv_encoder: bool | None = None
 
     def __post_init__(self) -> None:
         """Check ranges, and that the method uses what was set."""

@@ -82,6 +82,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from m2v_finetune.parsing import parse_recipe, recipe_config
     from m2v_finetune.tasks import TASK_SETTINGS, TASKS
     from m2v_finetune.training.counted_step import Machine
+    from m2v_finetune.training.defaults import complete_tuning
     from m2v_finetune.training.plan import plan_run
     from m2v_finetune.training.plan_tables import show_plan
     from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
@@ -106,6 +107,8 @@ def _plan(arguments: argparse.Namespace) -> None:
     if is_task and config.data.window_seconds is None:
         # The longest that is chosen: shorter tracks make it less.
         config = replace(config, data=replace(config.data, window_seconds=WINDOW_SECONDS))
+    if is_task:
+        config = complete_tuning(config)
     on_card = arguments.device == "cuda"
     # Of cards that compute in float16 only, unless the settings ask for bfloat16, which takes the same.
     capability = BF16_CAPABILITY if config.training.mixed_precision == "bf16" else (7, 5)

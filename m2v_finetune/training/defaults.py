@@ -8,8 +8,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
+from m2v_finetune.backbones import build_architecture
 from m2v_finetune.config import WINDOW_SECONDS, RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.tuning import is_small
 
 MIN_WINDOW_SECONDS = 1.0
 SHORT_TRACKS = 0.1
@@ -23,7 +27,7 @@ CACHED_WINDOWS = (4, 16)
 def complete_settings(
     config: RecipeConfig, tracks: Sequence[CheckedTrack], *, num_processes: int
 ) -> RecipeConfig:
-    """Return the settings with length and number of training windows filled in.
+    """Return the settings with length and number of training windows, and the trainable part, filled in.
 
     Args:
         config: All settings.
@@ -41,7 +45,21 @@ def complete_settings(
             training.per_device_batch_size * training.gradient_accumulation_steps * num_processes
         )
         data = replace(data, windows_per_track=choose_windows_per_track(len(tracks), total_batch))
-    return replace(config, data=data)
+    return complete_tuning(replace(config, data=data))
+
+
+def complete_tuning(config: RecipeConfig) -> RecipeConfig:
+    """Return the settings with ``tuning.train_conv_encoder`` filled in, by the size of the backbone.
+
+    Raises:
+        UserError: The backbone cannot be found.
+    """
+    tuning = config.tuning
+    if tuning.method != "full" or tuning.train_conv_encoder is not None:
+        return config
+    with torch.device("meta"):
+        backbone = build_architecture(config.backbone.source, revision=config.backbone.revision)
+    return replace(config, tuning=replace(tuning, train_conv_encoder=is_small(backbone)))
 
 
 def choose_window_seconds(tracks: Sequence[CheckedTrack]) -> float:

@@ -27,15 +27,15 @@ class Rates:
 # that are published for them (`METHODS`).
 SMALL_RATES: dict[TuningMethod, Rates] = {
     "probe": Rates(head=3e-3, backbone=0.0),
-    "lora": Rates(head=1e-3, backbone=1e-3),
-    "dora": Rates(head=1e-3, backbone=1e-3),
+    "lora": Rates(head=1e-3, backbone=1e-4),
+    "dora": Rates(head=1e-3, backbone=1e-4),
     "ia3": Rates(head=1e-3, backbone=1e-2),
     "bitfit": Rates(head=1e-3, backbone=1e-3),
     "layernorm": Rates(head=1e-3, backbone=1e-3),
     "adapter": Rates(head=1e-3, backbone=1e-3),
     "ssf": Rates(head=1e-3, backbone=1e-3),
     "top_layers": Rates(head=1e-3, backbone=1e-3),
-    "full": Rates(head=1e-3, backbone=1e-3),
+    "full": Rates(head=1e-3, backbone=3e-4),
 }
 
 

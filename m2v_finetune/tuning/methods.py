@@ -116,7 +116,7 @@ def _top_layers(backbone: Backbone, config: TuningConfig) -> None:
 
 def _full(backbone: Backbone, config: TuningConfig) -> None:
     backbone.requires_grad_(True)
-    backbone.conv_encoder.requires_grad_(config.train_conv_encoder)
+    backbone.conv_encoder.requires_grad_(bool(config.train_conv_encoder))
     for name in backbone.encoder.unused:
         backbone.network.get_submodule(name).requires_grad_(False)
 

@@ -52,8 +52,9 @@ class Block:
 
 
 def pages() -> list[str]:
-    """README.md and every page of docs/ that there is."""
-    found = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+    """README.md, CONTRIBUTING.md and every page of docs/ that there is."""
+    top = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
+    found = [*top, *sorted((REPOSITORY / "docs").rglob("*.md"))]
     return [path.relative_to(REPOSITORY).as_posix() for path in found if path.is_file()]
 
 

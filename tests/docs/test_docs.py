@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import yaml
 from doc_blocks import (
     COMMAND_LANGUAGES,
     DATA_LANGUAGES,
@@ -35,6 +36,7 @@ from doc_blocks import (
     without_blocks,
 )
 
+from m2v_finetune import __version__
 from m2v_finetune.audio.augmentation import Effect, build_augmentation
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR
 from m2v_finetune.data.manifest import read_dataset_info, read_manifest
@@ -53,6 +55,7 @@ from hub_server import HubServer  # noqa: E402
 
 # Blocks of each page: run here, needing a download, tested elsewhere. Change it with the page.
 NUM_BLOCKS = {
+    "CONTRIBUTING.md": (0, 0, 2),
     "README.md": (3, 2, 4),
     "docs/adding-a-checkpoint.md": (2, 0, 0),
     "docs/adding-a-data-set.md": (1, 1, 0),
@@ -209,25 +212,48 @@ def test_as_many_blocks_as_the_pages_had() -> None:
     assert {page: counts for page, counts in seen.items() if any(counts)} == NUM_BLOCKS
 
 
-def test_the_makefile_runs_what_the_readme_prints() -> None:
+def commands_of(*targets: str) -> list[str]:
+    """Return the commands of targets of the Makefile, with its variables filled in."""
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     settings = dict(re.findall(r"^(\w+) \?= (\S+)$", makefile, flags=re.MULTILINE))
     recipes = {
         target: [line.strip() for line in lines.splitlines() if not line.startswith("\ttouch")]
         for target, lines in re.findall(r"^(\S+):.*\n((?:\t.*\n?)*)", makefile, flags=re.MULTILINE)
     }
+    text = "\n".join(line for target in targets for line in recipes[target])
+    for name, value in settings.items():
+        text = text.replace(f"$({name})", value)
+    return text.splitlines()
 
-    def commands(*targets: str) -> list[str]:
-        text = "\n".join(line for target in targets for line in recipes[target])
-        for name, value in settings.items():
-            text = text.replace(f"$({name})", value)
-        return text.splitlines()
 
-    printed = [block.commands for block in BLOCKS["README.md"] if block.language == "bash"]
+def printed_commands(page: str) -> list[list[str]]:
+    return [block.commands for block in BLOCKS[page] if block.language == "bash"]
+
+
+def test_the_makefile_runs_what_the_readme_prints() -> None:
+    printed = printed_commands("README.md")
     assert ["make quickstart"] in printed
     assert ["make test"] in printed
-    assert commands("$(VENV)/bin/python", "$(VENV)/.runtime", "quickstart") in printed
-    assert commands("$(VENV)/bin/python", "$(VENV)/.development", "test") in printed
+    assert commands_of("$(VENV)/bin/python", "$(VENV)/.runtime", "quickstart") in printed
+    assert commands_of("$(VENV)/bin/python", "$(VENV)/.development", "test") in printed
+
+
+def test_make_fast_is_the_first_part_of_make_test() -> None:
+    assert printed_commands("CONTRIBUTING.md") == [["make fast"], ["make test"]]
+    *checks, tests = commands_of("fast")
+    assert checks == commands_of("test")[:-1]
+    assert tests.endswith("-m pytest -n 2 --dist loadfile tests/unit")
+    assert commands_of("test")[-1].startswith(tests.removesuffix(" tests/unit"))
+
+
+def test_the_citation_is_that_of_the_package() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["title"] == "m2v-finetune"
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+    assert citation["message"]
+    assert all(author["name"] for author in citation["authors"])
 
 
 def test_languages_of_blocks() -> None:

@@ -196,7 +196,7 @@ CASES: dict[str, dict[str, Any]] = {
         "tuning": TuningConfig(method="top_layers", num_top_layers=2),
         "head": HeadConfig(pooling="mean_std"),
     },
-    "full": {"tuning": TuningConfig(method="full")},
+    "full": {"tuning": TuningConfig(method="full", train_conv_encoder=False)},
     "augmented": {"task": "key", "augmentation": AugmentationConfig(transforms=[SHIFT])},
 }
 

@@ -44,7 +44,14 @@ def manifest(task: str, folder: Path) -> Path:
         ("tagging", {"task.ignore_unknown_labels": "true"}),
         ("tagging", {"task.ignore_unknown_labels": "true", "tuning.method": "lora"}),
         ("beats", {"tuning.method": "full"}),
-        ("separation", {}),
+        (
+            "separation",
+            {
+                "task.stems": "[drums, bass, chords, melody]",
+                "task.sample_rate": 24000,
+                "task.num_channels": 1,
+            },
+        ),
         ("pretrain", {"pretrain.num_target_layers": 2, "pretrain.mask_span_frames": 4}),
     ],
 )
