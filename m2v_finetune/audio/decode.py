@@ -302,7 +302,10 @@ def _open(path: Path) -> Iterator[Any]:
 
 def _open_sound(path: Path, head: bytes) -> Any:
     """Open a file that begins with ``head``; `_open` says the rest."""
-    source: Any = io.BytesIO(_decode_with_ffmpeg(path)) if _needs_ffmpeg(head) else path
+    # As bytes: soundfile does not take a name that is no UTF-8 as text.
+    source: Any = (
+        io.BytesIO(_decode_with_ffmpeg(path)) if _needs_ffmpeg(head) else os.fsencode(path)
+    )
     try:
         sound = soundfile.SoundFile(source)
     # TypeError is soundfile's answer to a file named .raw, whose layout nobody states.
