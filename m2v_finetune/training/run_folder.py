@@ -393,4 +393,5 @@ def _as_option(value: Any) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    # What of a name is no UTF-8 becomes an escape, which JSON reads back.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")

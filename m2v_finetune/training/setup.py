@@ -23,6 +23,7 @@ from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
+from m2v_finetune.data.values import printable
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import check_login
 from m2v_finetune.model import TaskModel
@@ -134,7 +135,7 @@ def open_run(
             _try_login(config.publish.repo_id)
     accelerator.wait_for_everyone()
     flat = {
-        f"{section}.{key}": str(value)
+        f"{section}.{key}": printable(str(value))
         for section, values in to_dict(config).items()
         for key, value in values.items()
     }

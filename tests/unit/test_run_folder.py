@@ -1,5 +1,6 @@
 """The run folder: what may be begun in it, and what may go on."""
 
+import json
 import logging
 import shlex
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from m2v_finetune.config import DataConfig, OptimizerConfig, RecipeConfig, RunConfig, TrainingConfig
 from m2v_finetune.errors import UserError
-from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
+from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space, write_json
 
 CONFIG = RecipeConfig(data=DataConfig(source="songs.csv"))
 
@@ -57,6 +58,48 @@ def test_a_run_goes_on_with_its_total_batch_divided_otherwise(tmp_path):
         folder.create(CONFIG, num_processes=2)
     assert "other settings (1)" in str(caught.value)
     assert total.format("16 windows x 1 accumulated x 2 processes", 32) in str(caught.value)
+
+
+def test_music_at_another_place_may_go_on_where_its_tracks_are_known(tmp_path, caplog):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(CONFIG)
+    moved = replace(CONFIG, data=replace(CONFIG.data, source="elsewhere/songs.csv"))
+    assert not folder.is_moved("elsewhere/songs.csv")  # nothing to compare with
+    with pytest.raises(UserError, match=r"data\.source was 'songs\.csv', now 'elsewhere") as caught:
+        folder.create(moved)
+    assert "ln -s" in str(caught.value)
+    folder.tracks.write_text("{}")
+    assert folder.is_moved("elsewhere/songs.csv")
+    assert not folder.is_moved("songs.csv")
+    caplog.set_level(logging.INFO)
+    folder.create(moved)
+    assert "another setting: data.source was 'songs.csv', now 'elsewhere/songs.csv'" in caplog.text
+    words = shlex.split(folder.resume_command())
+    assert words[words.index("--data.source") + 1] == "elsewhere/songs.csv"
+    other = replace(moved, data=replace(moved.data, window_seconds=1.0))
+    with pytest.raises(UserError, match=r"other settings \(1\)"):
+        folder.create(other)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"data: null", b"data: [1]", b"\xff", b"a: ["])
+def test_damaged_settings_are_no_music_at_another_place(tmp_path, content):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(CONFIG)
+    folder.tracks.write_text("{}")
+    folder.config.write_bytes(content)
+    assert not folder.is_moved("songs.csv")
+
+
+def test_names_that_are_not_utf8_are_written(tmp_path, monkeypatch):
+    name = "m\udcfcsik/\udce9.csv"
+    config = replace(CONFIG, data=replace(CONFIG.data, source=name))
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--data.source", name])
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    assert name in json.loads(folder.environment.read_text())["command"]
+    folder.create(config)  # what was written is what is read
+    write_json(folder.results, {"title": name})
+    assert json.loads(folder.results.read_text()) == {"title": name}
 
 
 DEEP = 100_000 * b"["

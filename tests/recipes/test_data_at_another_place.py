@@ -1,0 +1,187 @@
+"""Runs whose music was moved, whose names are strange, or whose annotations are bad in places."""
+
+import json
+import logging
+import os
+import runpy
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mido
+import numpy as np
+import pytest
+import soundfile
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+SMALL = {
+    "backbone.source": "random-small",
+    "data.window_seconds": 0.5,
+    "data.num_workers": 0,
+    "training.per_device_batch_size": 2,
+}
+
+
+@pytest.fixture
+def recipe(repository, monkeypatch, capsys, tmp_path) -> Iterator:
+    """Runs a recipe in this process, as its command line; returns the exit code and what it said."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    monkeypatch.setenv("COLUMNS", "500")
+    monkeypatch.setenv("M2V_CACHE", str(tmp_path / "cache"))
+
+    def run(name: str, **settings: object) -> tuple[int, str]:
+        path = str(repository / "recipes" / f"{name}.py")
+        words = {**SMALL, **{key.replace("__", "."): value for key, value in settings.items()}}
+        options = [word for key, value in words.items() for word in (f"--{key}", str(value))]
+        monkeypatch.setattr(sys, "argv", [path, *options])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(path, run_name="__main__")
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._reset_state()
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    yield run
+    root.handlers[:], root.level = before
+
+
+def write_noise(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(number).uniform(-0.5, 0.5, 16_000 + number)
+    soundfile.write(os.fsencode(path), samples, 16_000, format="WAV")
+
+
+def make_music(folder: Path, *, labels=("jazz", "pop"), splits=True) -> Path:
+    """Eight tracks, or twenty without splits."""
+    names = [
+        f"{split}/{label}/{n}.wav"
+        for split, count in (("train", 2), ("validation", 1), ("test", 1))
+        for label in labels
+        for n in range(count)
+    ]
+    if not splits:
+        names = [f"{label}/{n}.wav" for label in labels for n in range(10)]
+    for number, name in enumerate(names):
+        write_noise(folder / name, number)
+    return folder
+
+
+def results_of(run: Path) -> dict:
+    return json.loads((run / "results.json").read_text())
+
+
+@pytest.mark.parametrize(("splits", "cache"), [(True, "auto"), (False, "off")])
+def test_a_run_goes_on_with_music_that_was_renamed(recipe, tmp_path, splits, cache):
+    music = make_music(tmp_path / "music", splits=splits)
+    run = tmp_path / "run"
+    begun = {"data__source": music, "run__output_dir": run, "cache__use": cache}
+    code, said = recipe("genre", **begun, training__epochs=1)
+    assert code == 0, said
+    shutil.copytree(run, tmp_path / "there")
+    code, said = recipe("genre", **begun, training__epochs=2, run__resume="auto")
+    assert code == 0, said
+
+    renamed = music.rename(tmp_path / "other name")
+    moved = begun | {"data__source": renamed, "run__output_dir": tmp_path / "there"}
+    code, said = recipe("genre", **moved, training__epochs=2, run__resume="auto")
+    assert code == 0, said
+    assert "are those that the run began with elsewhere" in said
+    assert "another setting: data.source was" in said
+    for name in ("metrics.jsonl", "predictions.csv", "tracks.json"):
+        assert (tmp_path / "there" / name).read_bytes() == (run / name).read_bytes(), name
+    assert results_of(tmp_path / "there")["num_epochs"] == 2
+
+
+def test_a_run_does_not_go_on_with_other_music(recipe, tmp_path):
+    music = make_music(tmp_path / "music")
+    begun = {"data__source": music, "run__output_dir": tmp_path / "run"}
+    assert recipe("genre", **begun, training__epochs=1)[0] == 0
+
+    def written() -> dict[Path, int]:
+        files = (tmp_path / "run").rglob("*")
+        return {path: path.stat().st_mtime_ns for path in files if path.name != ".lock"}
+
+    before = written()
+    other = make_music(tmp_path / "other")
+    write_noise(other / "train" / "jazz" / "0.wav", 99)
+    (other / "test" / "pop" / "0.wav").rename(other / "test" / "pop" / "new.wav")
+    moved = begun | {"data__source": other}
+    code, said = recipe("genre", **moved, training__epochs=2, run__resume="auto")
+    assert code == 2
+    assert "train: train/jazz/0.wav is another file" in said
+    assert "test: test/pop/0.wav is not there" in said
+    assert "begin another run" in said
+    assert written() == before
+
+
+def test_names_that_are_not_utf8_are_trained_on_and_written(recipe, tmp_path):
+    """The folder, a label and a file; what is written is UTF-8."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcsik"))
+    make_music(folder, labels=("jazz", os.fsdecode(b"caf\xe9")))
+    for split in ("train", "test"):
+        write_noise(folder / split / "jazz" / os.fsdecode(b"\xff \xf0\x9f\x8e\xb5.wav"), 50)
+    run = tmp_path / "run"
+    begun = {"data__source": folder, "run__output_dir": run}
+    code, said = recipe("genre", **begun, training__epochs=1)
+    assert code == 0, said
+    for path in run.rglob("*"):
+        if path.suffix in (".json", ".jsonl", ".csv", ".md", ".yaml"):
+            path.read_text(encoding="utf-8")
+    assert "caf\\udce9" in (run / "predictions.csv").read_text()
+    assert results_of(run)["num_tracks"] == 3
+    code, said = recipe("genre", **begun, training__epochs=2, run__resume="auto")
+    assert code == 0, said
+
+
+def write_midi(path: Path, *notes: tuple[int, int, int]) -> None:
+    events = [
+        (tick, kind, pitch)
+        for start, end, pitch in notes
+        for tick, kind in ((start, "on"), (end, "off"))
+    ]
+    track, now = mido.MidiTrack(), 0
+    for tick, kind, pitch in sorted(events, key=lambda event: event[0]):
+        track.append(mido.Message(f"note_{kind}", note=pitch, velocity=64, time=tick - now))
+        now = tick
+    mido.MidiFile(type=0, tracks=[track]).save(path)
+
+
+def test_bad_annotations_are_skipped_and_counted_like_bad_audio(recipe, tmp_path):
+    rows = []
+    for number, split in enumerate(["train"] * 4 + ["validation"] * 2 + ["test"] * 3):
+        write_noise(tmp_path / f"{number}.wav", number)
+        write_midi(tmp_path / f"{number}.mid", (0, 200, 60 + number))
+        rows.append({"path": f"{number}.wav", "notes": f"{number}.mid", "split": split})
+    write_midi(tmp_path / "0.mid", (0, 200, 60), (100, 100, 64))  # one of no length: left out
+    write_midi(tmp_path / "1.mid", (0, 200, 60), (0, 200, 60))  # and one doubled
+    write_midi(tmp_path / "2.mid", (0, 200, 120))  # no pitch of a piano
+    rows[4]["notes"] = None
+    (tmp_path / "6.mid").write_text("no MIDI")
+    (tmp_path / "7.wav").write_text("no audio")
+    manifest = tmp_path / "songs.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    begun = {"data__source": manifest, "run__output_dir": tmp_path / "run"}
+
+    code, said = recipe("transcription", **begun, training__epochs=1)
+    assert code == 2
+    assert "(3)" in said
+    for part in ("2.mid: track 1", "songs.jsonl:5: no path", "6.mid: no standard MIDI file"):
+        assert part in said
+    assert "0.mid" not in said.split("error: ")[1]
+    assert "--data.on_bad_track skip" in said
+    assert not (tmp_path / "run").exists()
+
+    skip = {**begun, "data__on_bad_track": "skip"}
+    code, said = recipe("transcription", **skip, training__epochs=1)
+    assert code == 0, said
+    assert "Notes of no length, and second onsets" in said
+    results = results_of(tmp_path / "run")
+    assert results["num_skipped_tracks"] == {"train": 1, "validation": 1, "test": 2}
+    assert results["num_tracks"] == 1
+
+    # What was repaired meanwhile stays out; what broke meanwhile stops the run.
+    write_midi(tmp_path / "2.mid", (0, 200, 60))
+    code, said = recipe("transcription", **skip, training__epochs=2, run__resume="auto")
+    assert code == 0, said
+    assert results_of(tmp_path / "run")["num_skipped_tracks"]["train"] == 1
