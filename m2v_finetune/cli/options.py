@@ -29,7 +29,7 @@ def warn(message: str) -> None:
 def print_utf8() -> None:
     """Write data to standard output as files of such data are written, whatever the locale."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # else somebody put another stream there
-        sys.stdout.reconfigure(encoding="utf-8")
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 class TableConsole(Console):
