@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tags
+from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tag, skip_tags
 
 _Order = Literal["little", "big"]
 
@@ -95,12 +95,16 @@ def kind(head: bytes) -> bytes | None:
 
 def find_parts(file: ByteFile, start: int) -> list[Part]:
     """Return the files of samples that a file holds, one after the other."""
-    parts = []
+    parts: list[Part] = []
     while True:
         part, start = _find_part(file, start)
         parts.append(part)
         if start >= file.size:
-            return parts
+            break
+    # A program that cannot go back to its header may write it again, before no samples or after the last.
+    return [
+        part for part in parts if part.samples_stop != part.samples_start or part.missing_bytes
+    ] or parts[:1]
 
 
 def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
@@ -128,9 +132,11 @@ def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
         is_last = following == file.size
         if is_last or kind(file.read(following, 12)) is not None:
             # libsndfile 1.2.2 takes what follows the samples of these for samples.
-            reads_on = name in (b"riff", b"NIST") and samples_stop < file.size
-            is_right = samples_stop == samples.start + samples.stated
-            if start == 0 and is_last and is_right and not reads_on and name != b"BW64":
+            reads_on = name in (b"riff", b"NIST", b".snd", b"dns.") and samples_stop < file.size
+            is_right = samples_stop == samples.start + samples.stated and name != b"BW64"
+            # It decodes the last block of GSM wrongly where a byte of padding is missing.
+            is_padded = name != b"RIFF" or samples_stop % 2 == 0 or samples_stop < file.size
+            if start == 0 and is_last and is_right and is_padded and not reads_on:
                 part = Part(
                     start=0,
                     stop=file.size,
@@ -260,17 +266,21 @@ def _following(file: ByteFile, name: bytes, start: int, after: int) -> int:
     """Return where something follows the last chunk but padding, tags and zeros; else the file's size."""
     if kind(file.read(after, 12)) is not None:
         return after
+    if skip_tag(file, after) != after:
+        return skip_tags(file, after)
     align = _STYLES[name].align if name in _STYLES else 1
     return skip_tags(file, min(_aligned(after, start, align), file.size))
 
 
 def _stop_beyond_32_bits(file: ByteFile, name: bytes, start: int, samples: _Samples) -> int:
     """Return where the samples end; 32 bits state the rest of a size above 4 GiB."""
-    stated_stop = stop = samples.start + samples.stated
-    while samples.size_bytes == 4 and stop <= file.size:
+    stated_stop = samples.start + samples.stated
+    if samples.size_bytes != 4:
+        return stated_stop
+    for times in range((file.size - stated_stop) >> 32, 0, -1):
+        stop = stated_stop + (times << 32)
         if _following(file, name, start, _after_chunks(file, name, start, stop)) == file.size:
             return stop
-        stop += 1 << 32
     return stated_stop
 
 
@@ -292,23 +302,28 @@ def _with_size(
 ) -> Part:
     """Return a part whose header states the bytes that are there."""
     head = bytearray(file.read(start, samples.start - start))
+    num_bytes = samples_stop - samples.start
     if samples.size_at is not None:
-        size = min(
-            samples_stop - samples.start + samples.overhead, (1 << 8 * samples.size_bytes) - 1
-        )
+        limit = (1 << 8 * samples.size_bytes) - 1
+        size = min(num_bytes + samples.overhead, limit)
         place = samples.size_at - start
         head[place : place + samples.size_bytes] = size.to_bytes(
-            samples.size_bytes,
-            samples.byteorder,
+            samples.size_bytes, samples.byteorder
         )
+        if size == limit and name == b"RIFF":
+            # Source: EBU Tech 3306: the sizes of file, samples and frames, and of no other chunk.
+            wide = (len(head) + num_bytes).to_bytes(8, "little") + num_bytes.to_bytes(8, "little")
+            head[:12] = b"RF64\xff\xff\xff\xffWAVEds64\x1c\0\0\0" + wide + bytes(12)
     if name == b"BW64":  # the same as RF64, under a name that libsndfile 1.2.2 does not know
         head[:4] = b"RF64"
+    padded = _aligned(stop, start, _STYLES[name].align) if name in _STYLES else stop
     return Part(
         start=samples.start,
-        stop=stop,
+        stop=min(padded, file.size),
         head=bytes(head),
+        num_padding=max(0, padded - file.size),
         samples_start=len(head),
-        samples_stop=samples_stop - start,
+        samples_stop=len(head) + num_bytes,
     )
 
 

@@ -70,6 +70,7 @@ class Part:
         start: First byte, after those that ``head`` replaces.
         stop: Byte after the last.
         head: Bytes that come before those of the file: a header that states what is there.
+        num_padding: Zero bytes that come after those of the file.
         is_file: The decoder may be given the file itself, as it is.
         samples_start: First byte of the samples or packets, counted in what the decoder is given.
         samples_stop: Byte after their last; None if the structure does not tell.
@@ -82,6 +83,7 @@ class Part:
     start: int
     stop: int
     head: bytes = b""
+    num_padding: int = 0
     is_file: bool = False
     samples_start: int = 0
     samples_stop: int | None = None
@@ -93,7 +95,7 @@ class Part:
     @property
     def num_bytes(self) -> int:
         """Length of what the decoder is given."""
-        return len(self.head) + self.stop - self.start
+        return len(self.head) + self.stop - self.start + self.num_padding
 
 
 class PartFile(io.RawIOBase):
@@ -130,12 +132,15 @@ class PartFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill a buffer from the position on; return the number of bytes."""
-        head, start = self._part.head, self._part.start
-        content = head[self._position : self._position + len(buffer)]
-        wanted = min(len(buffer), self._part.num_bytes - self._position) - len(content)
+        part = self._part
+        content = part.head[self._position : self._position + len(buffer)]
+        offset = part.start + max(0, self._position - len(part.head))
+        wanted = min(len(buffer) - len(content), part.stop - offset)
         if wanted > 0:
-            offset = start + self._position + len(content) - len(head)
             content += os.pread(self._file.fileno(), wanted, offset)
+        wanted = min(len(buffer), part.num_bytes - self._position) - len(content)
+        if wanted > 0 and self._position + len(content) >= part.num_bytes - part.num_padding:
+            content += bytes(wanted)
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)

@@ -1,0 +1,434 @@
+"""Headers that state less, more or nothing; joined files; junk: whole and exact, or refused by name."""
+
+import io
+import os
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+from encoded_audio import RATE, bursts, encoded, ffmpeg, mean_of, needs, read_whole, run
+
+from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
+from m2v_finetune.errors import AudioError
+
+MONO = bursts(channels=1)
+
+# What libsndfile writes, by the name of the case.
+FILES = {
+    "wav": encoded("WAV", "PCM_16"),
+    "wav-u8": encoded("WAV", "PCM_U8"),
+    "wav-24-bit": encoded("WAV", "PCM_24"),
+    "wav-float": encoded("WAV", "FLOAT"),
+    "wav-ulaw": encoded("WAV", "ULAW"),
+    "wav-ima-adpcm": encoded("WAV", "IMA_ADPCM"),
+    "wav-ms-adpcm": encoded("WAV", "MS_ADPCM"),
+    "wav-gsm": encoded("WAV", "GSM610", MONO),
+    "wav-g721": encoded("WAV", "G721_32", MONO),
+    "wav-extensible": encoded("WAVEX", "PCM_16"),
+    "rf64": encoded("RF64", "PCM_16"),
+    "w64": encoded("W64", "PCM_16"),
+    "w64-gsm": encoded("W64", "GSM610", MONO),
+    "aiff": encoded("AIFF", "PCM_16"),
+    "aifc-float": encoded("AIFF", "FLOAT"),
+    "aifc-gsm": encoded("AIFF", "GSM610", MONO),
+    "aifc-dwvw": encoded("AIFF", "DWVW_16", MONO),
+    "caf": encoded("CAF", "PCM_24"),
+    "caf-alac": encoded("CAF", "ALAC_16"),
+    "au": encoded("AU", "PCM_16"),
+    "au-g721": encoded("AU", "G721_32", MONO),
+    "au-g723": encoded("AU", "G723_40", MONO),
+    "nist": encoded("NIST", "PCM_16"),
+    "flac": encoded("FLAC", "PCM_16"),
+    "flac-24-bit": encoded("FLAC", "PCM_24", bursts(3.0)),
+    "vorbis": encoded("OGG", "VORBIS"),
+    "opus": encoded("OGG", "OPUS"),
+    "mp3": encoded("MP3"),
+}
+JUNK = np.random.default_rng(5).bytes(40_000)
+
+
+def ape_tag(num_bytes: int) -> bytes:
+    """Return an APEv2 tag with header and footer around an item."""
+    value = bytes(range(1, 251)) * (num_bytes // 250)
+    item = struct.pack("<2I", len(value), 2) + b"Cover\0" + value
+    ends = [
+        b"APETAGEX" + struct.pack("<4I8x", 2000, len(item) + 32, 1, flags)
+        for flags in (0xA0000000, 0x80000000)
+    ]
+    return ends[0] + item + ends[1]
+
+
+# Where each container states the bytes of its samples: what precedes it, its format, what it counts besides.
+SIZES = {
+    "wav": (b"data", "<I", 0),
+    "wav-u8": (b"data", "<I", 0),
+    "wav-24-bit": (b"data", "<I", 0),
+    "wav-float": (b"data", "<I", 0),
+    "wav-ulaw": (b"data", "<I", 0),
+    "wav-ima-adpcm": (b"data", "<I", 0),
+    "wav-gsm": (b"data", "<I", 0),
+    "wav-g721": (b"data", "<I", 0),
+    "wav-extensible": (b"data", "<I", 0),
+    "w64": (bytes.fromhex("64617461f3acd3118cd100c04f8edb8a"), "<Q", 24),
+    "aiff": (b"SSND", ">I", 8),
+    "aifc-float": (b"SSND", ">I", 8),
+    "caf": (b"data", ">Q", 4),
+    "au": (b".snd\x00\x00\x00\x18", ">I", 0),
+    "au-g721": (b".snd\x00\x00\x00\x18", ">I", 0),
+}
+UNKNOWN_32 = (0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x7F000000, 0x80000000, 0xFFFFFFFF - 36)
+UNKNOWN_64 = (0, 2**64 - 1, 2**63 - 1)
+
+
+def place_of_size(name: str) -> int:
+    marker = SIZES[name][0]
+    return FILES[name].index(marker) + len(marker)
+
+
+def with_size(name: str, size: int) -> bytes:
+    content = bytearray(FILES[name])
+    struct.pack_into(SIZES[name][1], content, place_of_size(name), size)
+    return bytes(content)
+
+
+def stated(name: str) -> int:
+    (size,) = struct.unpack_from(SIZES[name][1], FILES[name], place_of_size(name))
+    return size
+
+
+def assert_whole(path, content: bytes, expected: np.ndarray) -> None:
+    path.write_bytes(content)
+    whole = read_whole(path)
+    assert len(whole) == len(expected)
+    np.testing.assert_allclose(whole, expected, atol=2e-6)
+
+
+def assert_refused(path, content: bytes, reason: str) -> None:
+    path.write_bytes(content)
+    reads = (
+        inspect_audio,
+        lambda path: read_audio(path, sample_rate=16_000),
+    )
+    for read in reads:
+        with pytest.raises(AudioError, match=reason) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_untouched(name, tmp_path):
+    assert_whole(tmp_path / "a", FILES[name], mean_of(FILES[name]))
+
+
+@pytest.mark.parametrize("times", [2, 3])
+@pytest.mark.parametrize("name", FILES)
+def test_the_same_file_several_times(name, times, tmp_path):
+    """`cat a a`: equal headers, equal stream numbers, equal counts."""
+    expected = np.concatenate([mean_of(FILES[name])] * times)
+    assert_whole(tmp_path / "a", FILES[name] * times, expected)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 2.5])
+@pytest.mark.parametrize("name", FILES)
+def test_joined_with_another_one(name, seconds, tmp_path):
+    layout = soundfile.info(io.BytesIO(FILES[name]))
+    second = encoded(
+        layout.format, layout.subtype, bursts(seconds, channels=layout.channels, seed=3)
+    )
+    expected = np.concatenate([mean_of(FILES[name]), mean_of(second)])
+    assert_whole(tmp_path / "a", FILES[name] + second, expected)
+    assert_whole(tmp_path / "b", second + FILES[name], np.roll(expected, len(mean_of(second))))
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"TAG" + bytes(125),
+        ape_tag(2_000),
+        bytes(9_000),
+        bytes(200_000),
+    ],
+    ids=["ID3v1", "APEv2", "zeros", "many zeros"],
+)
+@pytest.mark.parametrize("name", FILES)
+def test_junk_behind_is_no_sound(name, junk, tmp_path):
+    assert_whole(tmp_path / "a", FILES[name] + junk, mean_of(FILES[name]))
+
+
+@pytest.mark.parametrize("size", [64, 3_000, 100_000])
+@pytest.mark.parametrize("name", FILES)
+def test_a_tag_before_is_no_sound(name, size, tmp_path):
+    tag = b"ID3\x04\x00\x00" + bytes(size >> shift & 127 for shift in (21, 14, 7, 0)) + bytes(size)
+    assert_whole(tmp_path / "a", tag + FILES[name], mean_of(FILES[name]))
+    assert_whole(tmp_path / "b", tag + bytes(9_000) + FILES[name], mean_of(FILES[name]))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "mp3"])
+def test_a_file_that_was_cut_is_refused(name, tmp_path):
+    content = FILES[name]
+    assert_refused(tmp_path / "a", content[: len(content) * 2 // 3], "truncated|malformed")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_that_a_pipe_states_is_no_promise(name, tmp_path):
+    unknown = UNKNOWN_64 if SIZES[name][1].endswith("Q") else UNKNOWN_32
+    for number, size in enumerate(unknown):
+        path = tmp_path / str(number)
+        assert_whole(path, with_size(name, size), mean_of(FILES[name]))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_of_nothing_but_what_it_counts_besides(name, tmp_path):
+    assert_whole(tmp_path / "a", with_size(name, SIZES[name][2]), mean_of(FILES[name]))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_below_what_is_there_is_refused(name, tmp_path):
+    size = stated(name) // 2 // 8 * 8
+    assert_refused(tmp_path / "a", with_size(name, size), "bytes follow the .* its header states")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_above_what_is_there_is_refused(name, tmp_path):
+    assert_refused(tmp_path / "a", with_size(name, 2 * stated(name)), "truncated")
+
+
+@pytest.mark.parametrize("size", [0, 8, 1000, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize(
+    ("name", "form"), [("wav", "<I"), ("aiff", ">I"), ("wav-extensible", "<I")]
+)
+def test_the_size_of_the_whole_file_does_not_matter(name, form, size, tmp_path):
+    content = bytearray(FILES[name])
+    struct.pack_into(form, content, 4, size)
+    assert_whole(tmp_path / "a", bytes(content), mean_of(FILES[name]))
+
+
+@pytest.mark.parametrize("frames", [0, 100, 10**6])
+def test_the_frames_that_aiff_states_do_not_matter(frames, tmp_path):
+    content = bytearray(FILES["aiff"])
+    struct.pack_into(">I", content, content.index(b"COMM") + 10, frames)
+    assert_whole(tmp_path / "a", bytes(content), mean_of(FILES["aiff"]))
+
+
+@pytest.mark.parametrize("size", [0, 2**64 - 1, 2**63 - 1])
+def test_an_rf64_that_states_no_size(size, tmp_path):
+    content = bytearray(FILES["rf64"])
+    struct.pack_into("<Q", content, content.index(b"ds64") + 16, size)
+    assert_whole(tmp_path / "a", bytes(content), mean_of(FILES["rf64"]))
+
+
+@pytest.mark.parametrize(("size", "reason"), [(1000, "bytes follow"), (10**6, "truncated")])
+def test_an_rf64_that_states_another_size_is_refused(size, reason, tmp_path):
+    content = bytearray(FILES["rf64"])
+    struct.pack_into("<Q", content, content.index(b"ds64") + 16, size)
+    assert_refused(tmp_path / "a", bytes(content), reason)
+
+
+def test_bw64_is_read_as_rf64(tmp_path):
+    content = b"BW64" + FILES["rf64"][4:]
+    assert_whole(tmp_path / "a", content, mean_of(FILES["rf64"]))
+
+
+def test_chunks_behind_the_samples_are_no_sound(tmp_path):
+    """Of W64, libsndfile itself takes them for samples."""
+    chunk = b"LIST" + struct.pack("<I", 20_000) + JUNK[:20_000]
+    assert_whole(tmp_path / "a", FILES["wav"] + chunk, mean_of(FILES["wav"]))
+    guid = b"levl" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
+    aligned = FILES["w64"] + bytes(-len(FILES["w64"]) % 8)
+    chunk = guid + struct.pack("<Q", 20_024) + JUNK[:20_000]
+    assert_whole(tmp_path / "b", aligned + chunk, mean_of(FILES["w64"]))
+
+
+def test_unknown_bytes_behind_the_samples_are_refused(tmp_path):
+    for name in ("wav", "aiff", "w64", "au", "caf", "nist"):
+        assert_refused(tmp_path / name, FILES[name] + JUNK, "bytes follow")
+
+
+def sparse_wav(path, *, stated_bytes: int, num_bytes: int):
+    """Write a WAV of silence that takes no room, with sound in its last second."""
+    header = bytearray(FILES["wav"][:44])
+    struct.pack_into("<I", header, 40, stated_bytes)
+    end = encoded("WAV", "PCM_16", bursts(seed=2))[44:]
+    with path.open("wb") as file:
+        file.write(header)
+        os.truncate(path, 44 + num_bytes)
+        file.seek(44 + num_bytes - len(end))
+        file.write(end)
+    return mean_of(bytes(FILES["wav"][:44]) + end)
+
+
+@pytest.mark.parametrize("excess", [0, 1 << 32])
+def test_a_wav_above_4_gib_has_a_size_that_wrapped_around(excess, tmp_path):
+    num_bytes = (1 << 32) + 4_000_000 + excess
+    end = sparse_wav(tmp_path / "a.wav", stated_bytes=4_000_000, num_bytes=num_bytes)
+    audio = inspect_audio(tmp_path / "a.wav")
+    assert audio.num_frames == num_bytes // 4
+    last = read_excerpt(
+        tmp_path / "a.wav",
+        sample_rate=RATE,
+        start_sample=audio.num_frames - len(end),
+        num_samples=len(end),
+    )
+    np.testing.assert_array_equal(last, end)
+
+
+def test_a_wav_of_3_gb_that_was_cut_is_no_pipe(tmp_path):
+    """Sizes above 2 GiB are not all of programs that do not know them."""
+    sparse_wav(tmp_path / "a.wav", stated_bytes=3_000_000_000, num_bytes=4_000_000)
+    with pytest.raises(AudioError, match="truncated"):
+        inspect_audio(tmp_path / "a.wav")
+
+
+@needs("ffmpeg")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-f", "wav"),
+        ("-f", "wav", "-rf64", "always"),
+        ("-f", "wav", "-rf64", "auto"),
+        ("-f", "w64"),
+        ("-f", "aiff"),
+        ("-f", "au"),
+        ("-f", "flac"),
+        ("-f", "mp3"),
+        ("-f", "ogg", "-c:a", "libvorbis"),
+        ("-f", "opus"),
+        ("-f", "adts"),
+        ("-f", "asf"),
+        ("-f", "webm", "-c:a", "libopus"),
+        ("-f", "matroska", "-c:a", "flac"),
+        ("-f", "mp4", "-movflags", "frag_keyframe+empty_moov"),
+    ],
+    ids=" ".join,
+)
+def test_what_ffmpeg_writes_to_a_pipe(options, tmp_path):
+    (tmp_path / "source.wav").write_bytes(FILES["wav"])
+    (tmp_path / "piped").write_bytes(ffmpeg("-i", tmp_path / "source.wav", *options, "pipe:1"))
+    audio = inspect_audio(tmp_path / "piped")
+    seconds = audio.num_frames / audio.sample_rate
+    assert seconds == pytest.approx(1.0, abs=0.15)
+    whole = read_whole(tmp_path / "piped")
+    if options[1] in ("wav", "w64", "aiff", "au", "flac", "matroska"):
+        np.testing.assert_allclose(whole, mean_of(FILES["wav"]), atol=2e-6)
+
+
+@needs("sox")
+@pytest.mark.parametrize("kind", ["wav", "aiff", "aifc", "au", "w64", "sph", "flac", "ogg"])
+def test_what_sox_writes_to_a_pipe(kind, tmp_path):
+    """Its W64 has its header three times: twice before the samples, and after them."""
+    (tmp_path / "source.wav").write_bytes(FILES["wav"])
+    (tmp_path / "piped").write_bytes(run("sox", tmp_path / "source.wav", "-t", kind, "-"))
+    whole = read_whole(tmp_path / "piped")
+    tolerance = 0.2 if kind == "ogg" else 2e-6
+    np.testing.assert_allclose(whole, mean_of(FILES["wav"]), atol=tolerance)
+
+
+@needs("sox")
+@pytest.mark.parametrize("name", ["wav", "aiff", "au"])
+def test_the_remedy_for_a_size_that_is_too_small(name, tmp_path):
+    """The message names sox --ignore-length."""
+    path = tmp_path / f"a.{name}"
+    path.write_bytes(with_size(name, 1000))
+    with pytest.raises(AudioError, match=r"sox --ignore-length FILE NEW\.wav"):
+        inspect_audio(path)
+    run("sox", "--ignore-length", path, tmp_path / "new.wav")
+    assert_whole(tmp_path / "b", (tmp_path / "new.wav").read_bytes(), mean_of(FILES[name]))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_flac_that_counts_no_samples_or_too_few(times, tmp_path):
+    for name in ("flac", "flac-24-bit"):
+        content = FILES[name]
+        expected = np.concatenate([mean_of(content)] * times)
+        for count in (0, 1, 5_000, len(mean_of(content)) - 1):
+            changed = bytearray(content)
+            changed[21] &= 0xF0
+            changed[22:26] = count.to_bytes(4, "big")
+            assert_whole(tmp_path / f"{name} {count}", bytes(changed) * times, expected)
+
+
+def test_flac_that_counts_too_many_samples_is_refused(tmp_path):
+    changed = bytearray(FILES["flac"])
+    changed[22:26] = (50_000).to_bytes(4, "big")
+    assert_refused(tmp_path / "a", bytes(changed), "truncated")
+
+
+def test_flac_of_silence_behind_sound_of_the_same_length(tmp_path):
+    """Nothing in either header, and no count at the end, tells of the other."""
+    for seconds in (1.0, 20.0):
+        loud = encoded("FLAC", "PCM_16", bursts(seconds))
+        silent = encoded("FLAC", "PCM_16", np.zeros_like(bursts(seconds)))
+        for first, second in ((loud, silent), (silent, loud)):
+            expected = np.concatenate([mean_of(first), mean_of(second)])
+            assert_whole(tmp_path / "a", first + second, expected)
+
+
+@pytest.mark.parametrize("name", ["vorbis", "opus"])
+def test_ogg_streams_that_were_recorded_from_the_middle(name, tmp_path):
+    """Positions of a radio stream do not begin at zero; then Vorbis keeps the block that it begins in."""
+    content = shifted_ogg(FILES[name], 480_000)
+    (tmp_path / "a").write_bytes(content)
+    whole = read_whole(tmp_path / "a")
+    expected = mean_of(FILES[name])
+    excess = len(whole) - len(expected)
+    assert 0 <= excess <= (1_024 if name == "vorbis" else 0)
+    np.testing.assert_allclose(whole[excess + 2_000 :], expected[2_000:], atol=1e-5)
+    joined = np.concatenate([whole, mean_of(FILES[name])])
+    assert_whole(tmp_path / "b", content + FILES[name], joined)
+
+
+def shifted_ogg(content: bytes, offset: int) -> bytes:
+    """Add to the positions of all pages of an Ogg stream."""
+    pages = b""
+    place = 0
+    while place < len(content):
+        lacing = content[place + 27 : place + 27 + content[place + 26]]
+        page = bytearray(content[place : place + 27 + len(lacing) + sum(lacing)])
+        place += len(page)
+        (position,) = struct.unpack_from("<q", page, 6)
+        if position > 0:
+            struct.pack_into("<q", page, 6, position + offset)
+            page[22:26] = bytes(4)
+            struct.pack_into("<I", page, 22, ogg_checksum(page))
+        pages += page
+    return pages
+
+
+def ogg_checksum(page: bytes) -> int:
+    checksum = 0
+    for byte in page:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x04C11DB7 if checksum >> 31 else 0)) & 0xFFFFFFFF
+    return checksum
+
+
+def test_ogg_without_its_first_page_is_refused(tmp_path):
+    content = FILES["vorbis"]
+    second = content.index(b"OggS", 4)
+    assert_refused(tmp_path / "a", content[second:], "does not begin with its first page")
+    third = content.index(b"OggS", second + 4)
+    assert_refused(tmp_path / "b", content[third:] + content, "does not begin with its first page")
+
+
+def test_parts_of_other_rates_or_channels_are_refused(tmp_path):
+    for kind in ("WAV", "FLAC", "OGG", "MP3", "AIFF"):
+        first = encoded(kind)
+        for number, other in enumerate(
+            (encoded(kind, samples=bursts(channels=1)), encoded(kind, rate=22_050))
+        ):
+            assert_refused(
+                tmp_path / f"{kind} {number}", first + other, "2 files joined in one.*ffmpeg -i"
+            )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["AVR", "HTK", "MAT4", "MAT5", "MPC2K", "PAF", "PVF", "SDS", "IRCAM", "VOC", "XI", "SVX"],
+)
+def test_formats_whose_length_is_not_compared_are_refused(kind, tmp_path):
+    """Cut or joined, libsndfile reads them without a word; of VOC it reads the heads of blocks as sound."""
+    subtype = "DPCM_16" if kind == "XI" else "PCM_16"
+    content = encoded(kind, subtype, MONO)
+    assert_refused(tmp_path / "a", content, "Convert it to WAV or FLAC")
