@@ -128,8 +128,8 @@ SEARCH: dict[str, dict[str, dict[str, Any]]] = {
         "1e-3, 3e-3, not standardised": _rates(1e-3, 3e-3, head__standardize=False),
     },
     "full": {
-        "1e-3, 1e-4": _rates(1e-3, 1e-4),
-        "1e-3, 1e-3": _rates(1e-3, 1e-3),
+        "1e-3, 1e-4": _rates(1e-3, 1e-4, tuning__train_conv_encoder=False),
+        "1e-3, 1e-3": _rates(1e-3, 1e-3, tuning__train_conv_encoder=False),
         "1e-3, 3e-4, conv encoder": _rates(1e-3, 3e-4, tuning__train_conv_encoder=True),
         "1e-3, 1e-3, conv encoder": _rates(1e-3, 1e-3, tuning__train_conv_encoder=True),
         "1e-3, 3e-3, conv encoder": _rates(1e-3, 3e-3, tuning__train_conv_encoder=True),
@@ -232,10 +232,8 @@ def run_cell(root: Path, name: str, size: int, method: str, backbone: str, setti
 
     import torch
 
-    from m2v_finetune.parsing import parse_recipe, recipe_config
-    from m2v_finetune.tasks import TASK_SETTINGS
     from m2v_finetune.tasks import TASKS as PACKAGE_TASKS
-    from m2v_finetune.train import train_task
+    from m2v_finetune.train import read_config, train_task
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     task = TASKS[name]
@@ -255,15 +253,10 @@ def run_cell(root: Path, name: str, size: int, method: str, backbone: str, setti
             **task.options,
             **settings_of(method)[setting],
         }
-        config = parse_recipe(
-            recipe_config(TASK_SETTINGS[task.recipe]),
-            [
-                f"--{key}={json.dumps(v) if isinstance(v, bool) else v}"
-                for key, v in options.items()
-            ],
-            description="",
-            quickstart=Path(),
-        )
+        words = [
+            f"--{key}={json.dumps(v) if isinstance(v, bool) else v}" for key, v in options.items()
+        ]
+        config = read_config(task.recipe, words)
         began = time.monotonic()
         logging.disable(logging.WARNING)
         results = train_task(config, PACKAGE_TASKS[task.recipe])

@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import runpy
 import tempfile
 import time
 from pathlib import Path
@@ -26,9 +25,8 @@ import torch
 
 from m2v_finetune.config import RecipeConfig, TuningMethod
 from m2v_finetune.model import TaskModel
-from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.tasks.tagging import Tagging
-from m2v_finetune.train import train_task
+from m2v_finetune.train import read_config, train_task
 from m2v_finetune.training.counted_step import record_step
 from m2v_finetune.training.counting import StorageRecorder
 from m2v_finetune.training.optimization import build_optimizer
@@ -76,14 +74,11 @@ def write(method: str, measured: dict[str, Any]) -> None:
 
 def settings(method: str, **more: str) -> RecipeConfig:
     """Return the quickstart's settings with a method."""
-    recipe = runpy.run_path(str(REPOSITORY / "recipes" / "tagging.py"), run_name="recipe")
     given = {"tuning.method": method, **more}
-    return parse_recipe(
-        recipe["Config"],
-        [word for key, value in given.items() for word in (f"--{key}", value)],
-        description="",
-        quickstart=recipe["QUICKSTART"],
+    config: RecipeConfig = read_config(
+        "tagging", [word for key, value in given.items() for word in (f"--{key}", value)]
     )
+    return config
 
 
 def run(method: str, num_epochs: int) -> dict[str, Any]:

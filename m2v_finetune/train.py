@@ -71,22 +71,45 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else ""
-    if name not in (*TASKS, PRETRAIN):
-        raise UserError(
-            f"There is no task '{name}' to train. Name one first: {', '.join(TASKS)}, or {PRETRAIN}. "
-            "Settings follow, as in: m2v train tagging --data.source songs.csv"
-        )
-    config_class: type[Any] = (
-        PretrainingConfig if name == PRETRAIN else recipe_config(TASK_SETTINGS[name])
-    )
-    description = f"Without --config and --data.source, `m2v train {name}` runs the quickstart."
-    config = parse_recipe(
-        config_class, words[1:], description=description, quickstart=config_file(name)
-    )
+    config = read_config(name, words[1:])
     if name == PRETRAIN:
         pretrain(config)
     else:
         train_task(config, TASKS[name])
+
+
+def config_class(task: str) -> type[Any]:
+    """Return the class of the settings of a task, or of ``pretrain``.
+
+    Raises:
+        UserError: There is no such task.
+    """
+    if task == PRETRAIN:
+        return PretrainingConfig
+    if task not in TASKS:
+        raise UserError(
+            f"There is no task '{task}' to train. Name one first: {', '.join(TASKS)}, or {PRETRAIN}. "
+            "Settings follow, as in: m2v train tagging --data.source songs.csv"
+        )
+    return recipe_config(TASK_SETTINGS[task])
+
+
+def read_config(task: str, argv: Sequence[str]) -> Any:
+    """Read the settings of a task from a command line; those of its quickstart if that names no data.
+
+    Args:
+        task: Such as ``tagging``, or ``pretrain``.
+        argv: Settings, as ``--section.key value`` and ``--config FILE``.
+
+    Raises:
+        UserError: There is no such task, or a setting cannot be used.
+    """
+    return parse_recipe(
+        config_class(task),
+        argv,
+        description=f"Without --config and --data.source, `m2v train {task}` runs the quickstart.",
+        quickstart=config_file(task),
+    )
 
 
 def train_task(

@@ -9,37 +9,14 @@ in a few minutes on two CPU cores. Your own music, with music2vec:
 
 A published benchmark: --config configs/key/giantsteps-probe.yaml. Settings come from their
 defaults, then each --config file, then --section.key value. The results are in the run folder.
+
+m2v_finetune/train.py has the steps of the run, and recipes/tagging.py shows them.
 """
 
 import sys
-from dataclasses import dataclass, field
 
-from m2v_finetune.config import RecipeConfig
 from m2v_finetune.errors import run_command
-from m2v_finetune.parsing import parse_recipe
-from m2v_finetune.shipped import config_file
-from m2v_finetune.tasks.key import Key, KeyConfig
-from m2v_finetune.train import train_task
-
-QUICKSTART = config_file("key")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(RecipeConfig):
-    """All settings of a key run.
-
-    Args:
-        task: What is learned from which labels.
-    """
-
-    task: KeyConfig = field(default_factory=KeyConfig)
-
-
-def main() -> None:
-    """Read the settings and run: m2v_finetune/train.py has the steps."""
-    config = parse_recipe(Config, sys.argv[1:], description=__doc__, quickstart=QUICKSTART)
-    train_task(config, Key)
-
+from m2v_finetune.train import main
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: main(["key", *sys.argv[1:]]))

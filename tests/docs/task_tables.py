@@ -4,11 +4,9 @@
 """
 
 import difflib
-import runpy
 import shlex
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +17,10 @@ from m2v_finetune.cli import build_parser
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.labels.keys import KEYS
-from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.tasks import TASKS, Task
 from m2v_finetune.tasks.clips import JudgedClip
 from m2v_finetune.tasks.tagging import WORDS_MOVED_BY
+from m2v_finetune.train import config_class, read_config
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -105,21 +103,14 @@ def example_tasks() -> dict[str, Task]:
     }
 
 
-@cache
-def recipe_of(name: str) -> dict:
-    return runpy.run_path(str(REPOSITORY / "recipes" / f"{name}.py"), run_name="recipe")
-
-
 def default_columns(name: str) -> list[str]:
     """The columns that a recipe reads unless its settings name others."""
-    task_config = recipe_of(name)["Config"].__dataclass_fields__["task"].default_factory()
+    task_config = config_class(name).__dataclass_fields__["task"].default_factory()
     return list(getattr(task_config, "target_columns", [task_config.label_column]))
 
 
 def quickstart_of(name: str) -> str:
-    recipe = recipe_of(name)
-    config = parse_recipe(recipe["Config"], [], description="", quickstart=recipe["QUICKSTART"])
-    return config.data.source
+    return read_config(name, []).data.source
 
 
 def data_sets_of(name: str) -> list[str]:

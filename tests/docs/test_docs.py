@@ -41,9 +41,9 @@ from m2v_finetune.audio.augmentation import Effect, build_augmentation
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR
 from m2v_finetune.data.manifest import read_dataset_info, read_manifest
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
-from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.classification import Classification
+from m2v_finetune.train import config_class, read_config
 from m2v_finetune.training.setup import count_parameters
 from m2v_finetune.tuning import METHODS
 
@@ -273,7 +273,6 @@ def test_named_tests_exist() -> None:
 
 
 def test_blocks_of_data_are_what_the_package_reads(tmp_path: Path) -> None:
-    recipe = runpy.run_path(str(REPOSITORY / "recipes" / "tagging.py"), run_name="recipe")
     seen: Counter[str] = Counter()
     for block in ALL_BLOCKS:
         path = tmp_path / f"songs.{block.language}"
@@ -285,9 +284,7 @@ def test_blocks_of_data_are_what_the_package_reads(tmp_path: Path) -> None:
             assert read_dataset_info(tmp_path, name="").name, block.name
         elif block.language == "yaml":
             argv = ["--data.source", "quickstart", "--config", str(path)]
-            config = parse_recipe(
-                recipe["Config"], argv, description="", quickstart=recipe["QUICKSTART"]
-            )
+            config = read_config("tagging", argv)
             build_augmentation(
                 config.augmentation.transforms,
                 sample_rate=16000,
@@ -367,9 +364,8 @@ def test_files_in_backticks_exist() -> None:
 def test_settings_in_the_text_exist() -> None:
     sections: dict[str, set[str]] = {}
     for name in (*TASKS, "pretrain"):
-        recipe = runpy.run_path(str(REPOSITORY / "recipes" / f"{name}.py"), run_name="recipe")
         # Types are classes here: config.py and the recipes do not postpone annotations.
-        for section in recipe["Config"].__dataclass_fields__.values():
+        for section in config_class(name).__dataclass_fields__.values():
             keys = sections.setdefault(section.name, set())
             keys.update(section.type.__dataclass_fields__)
     num_settings = 0

@@ -5,13 +5,11 @@ as the run wrote, through `TaskModel`, `m2v predict` and `m2v evaluate`.
 """
 
 import csv
-import importlib.util
 import json
 import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,10 +28,9 @@ from m2v_finetune.labels.beats import format_beats, read_beats
 from m2v_finetune.labels.chords import read_lab, write_lab
 from m2v_finetune.labels.notes import Notes, read_midi, write_midi
 from m2v_finetune.model import TaskModel
-from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.frames import join_windows
-from m2v_finetune.train import train_task
+from m2v_finetune.train import read_config, train_task
 
 # What a task's files are called, and its picture.
 FORMATS = {
@@ -72,15 +69,6 @@ class Run(NamedTuple):
         """The test tracks."""
         rows = [json.loads(line) for line in self.manifest.read_text().splitlines()]
         return [Path(row["path"]) for row in rows if row["split"] == "test"]
-
-
-def load_recipe(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +126,8 @@ def run(request, few_clips, repository, tmp_path_factory) -> Run:
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
     folder = tmp_path_factory.mktemp(name) / "run"
-    recipe = load_recipe(repository / "recipes" / f"{name}.py")
-    config = parse_recipe(
-        recipe.Config,
+    config = read_config(
+        name,
         [
             *("--data.source", str(few_clips), "--data.window_seconds", "1.0"),
             *("--data.num_workers", "0", "--backbone.source", "random-small"),
@@ -149,8 +136,6 @@ def run(request, few_clips, repository, tmp_path_factory) -> Run:
             *("--run.output_dir", str(folder)),
             *SETTINGS[name],
         ],
-        description=recipe.__doc__ or "",
-        quickstart=recipe.QUICKSTART,
     )
     results = train_task(config, TASKS[name])
     return Run(name, folder, few_clips, dict(results))
@@ -354,16 +339,13 @@ def test_bad_annotations_stop_a_run_before_it_begins(run, few_clips, repository,
         row["path"] = str(few_clips.parent / row["path"])
     rows[1][column[run.task]] = "gone"
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = load_recipe(repository / "recipes" / f"{run.task}.py")
-    config = parse_recipe(
-        recipe.Config,
+    config = read_config(
+        run.task,
         [
             *("--data.source", str(tmp_path / "manifest.jsonl")),
             *("--backbone.source", "random-small", "--run.output_dir", str(tmp_path / "run")),
             *SETTINGS[run.task],
         ],
-        description="",
-        quickstart=recipe.QUICKSTART,
     )
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()

@@ -2,7 +2,6 @@
 
 import json
 import math
-import runpy
 from itertools import pairwise
 
 import numpy as np
@@ -59,7 +58,6 @@ def architecture(tmp_path_factory):
 @pytest.fixture
 def pretrain(repository, music, tmp_path):
     """Runs the recipe in this process, with settings by name."""
-    own = runpy.run_path(str(repository / "recipes" / "pretrain.py"), run_name="recipe")
 
     def run(folder, **settings):
         for state in (AcceleratorState, PartialState, GradientState):
@@ -78,9 +76,7 @@ def pretrain(repository, music, tmp_path):
             **settings,
         }
         words = [f"--{name}={value}" for name, value in given.items()]
-        config = own["parse_recipe"](
-            own["Config"], words, description="", quickstart=own["QUICKSTART"]
-        )
+        config = train.read_config("pretrain", words)
         return train.pretrain(config), tmp_path / folder
 
     return run

@@ -2,10 +2,7 @@
 
 import json
 import re
-import runpy
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,8 +13,9 @@ from m2v_finetune.backbones.checkpoints import CHECKPOINTS
 from m2v_finetune.backbones.loading import build_network
 from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.data.quickstart import QUICKSTARTS
-from m2v_finetune.parsing import parse_recipe
+from m2v_finetune.shipped import config_file
 from m2v_finetune.tasks import TASKS
+from m2v_finetune.train import read_config
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(
@@ -45,11 +43,6 @@ DATA_SETS = {
 }
 
 
-@cache
-def recipe(task: str) -> dict[str, Any]:
-    return runpy.run_path(str(REPOSITORY / "recipes" / f"{task}.py"), run_name="recipe")
-
-
 def test_every_task_has_a_recipe_and_configs_for_every_method() -> None:
     assert set(TASKS) == set(DATA_SETS)
     recipes = {path.stem for path in (REPOSITORY / "recipes").glob("*.py")}
@@ -63,10 +56,7 @@ def test_every_task_has_a_recipe_and_configs_for_every_method() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_config(path: Path) -> None:
     task = path.parent.name
-    own = recipe(task)
-    config = parse_recipe(
-        own["Config"], ["--config", str(path)], description="", quickstart=own["QUICKSTART"]
-    )
+    config = read_config(task, ["--config", str(path)])
     build_augmentation(
         config.augmentation.transforms,
         sample_rate=16000,
@@ -77,7 +67,7 @@ def test_a_config(path: Path) -> None:
 
     header = path.read_text(encoding="utf-8").partition("\ndata:")[0]
     own_name = path.relative_to(REPOSITORY).as_posix()
-    if path == own["QUICKSTART"]:
+    if path == config_file(task):
         assert f"accelerate launch recipes/{task}.py\n" in header
         assert config.data.source in QUICKSTARTS
         return
@@ -99,12 +89,9 @@ def test_a_config(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PRETRAINING_FILES, ids=lambda path: path.stem)
 def test_a_config_of_pretraining(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = recipe("pretrain")
-    config = parse_recipe(
-        own["Config"], ["--config", str(path)], description="", quickstart=own["QUICKSTART"]
-    )
+    config = read_config("pretrain", ["--config", str(path)])
     header = path.read_text(encoding="utf-8").partition("\ndata:")[0]
-    if path == own["QUICKSTART"]:
+    if path == config_file("pretrain"):
         assert "accelerate launch recipes/pretrain.py\n" in header
         assert config.data.source in QUICKSTARTS
     else:

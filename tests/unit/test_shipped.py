@@ -1,12 +1,10 @@
 """Recipes and configs that ship: found, and copied to be changed."""
 
-import runpy
 from pathlib import Path
 
 import pytest
 
 from m2v_finetune.errors import UserError
-from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.shipped import (
     config_file,
     config_files,
@@ -16,6 +14,7 @@ from m2v_finetune.shipped import (
     recipe_files,
 )
 from m2v_finetune.tasks import TASKS
+from m2v_finetune.train import read_config
 from m2v_finetune.training.counted_step import model_without_weights
 
 RECIPES = sorted([*TASKS, "pretrain"])
@@ -72,12 +71,11 @@ def test_a_config_that_ships_is_read_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = runpy.run_path(str(recipe_file("genre")), run_name="recipe")
     for argv in (
         ["--config", "configs/genre/gtzan-lora.yaml"],
         ["--config=configs/genre/gtzan-lora.yaml"],
     ):
-        config = parse_recipe(recipe["Config"], argv, description="", quickstart=Path())
+        config = read_config("genre", argv)
         assert config.tuning.method == "lora"
 
 
@@ -85,8 +83,7 @@ def test_an_architecture_that_ships_is_built_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = runpy.run_path(str(recipe_file("pretrain")), run_name="recipe")
-    config = parse_recipe(recipe["Config"], [], description="", quickstart=recipe["QUICKSTART"])
+    config = read_config("pretrain", [])
     assert config.backbone.architecture == "configs/pretrain/small"
     assert model_without_weights(config, None).backbone.num_layers == 4
 
@@ -96,12 +93,10 @@ def test_a_copy_is_the_same_run(task: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     recipe, config = copy_recipe(task, Path("mine"))
     assert (recipe, config) == (Path(f"mine/{task}.py"), Path(f"mine/{task}.yaml"))
-    copied = runpy.run_path(str(recipe), run_name="recipe")
+    compile(recipe.read_text(), str(recipe), "exec")
 
     def read(*argv: str):
-        return parse_recipe(
-            copied["Config"], argv, description="", quickstart=copied["QUICKSTART"]
-        ).__dict__
+        return read_config(task, argv).__dict__
 
     assert read("--config", str(config)) == read()
     assert f"accelerate launch {task}.py --config {task}.yaml\n" in config.read_text()

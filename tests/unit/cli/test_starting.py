@@ -1,15 +1,14 @@
 """`m2v configs` and `m2v init`."""
 
 import argparse
-import runpy
 import shlex
 from pathlib import Path
 
 import pytest
 
 from m2v_finetune.errors import UserError
-from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.shipped import config_files
+from m2v_finetune.train import read_config
 
 starting = pytest.importorskip("m2v_finetune.cli.starting")
 
@@ -59,8 +58,7 @@ def test_init_names_commands_that_run(capsys: pytest.CaptureFixture[str]) -> Non
     sources = []
     for command in commands:
         recipe, *argv = shlex.split(command)[2:]
-        copied = runpy.run_path(recipe, run_name="recipe")
-        config = parse_recipe(copied["Config"], argv, description="", quickstart=Path("none"))
+        config = read_config(Path(recipe).stem, argv)
         sources.append(config.data.source)
     assert sources == ["quickstart", "songs.csv"]
 
