@@ -72,7 +72,7 @@ class DecodedSound:
                 f"{self._path}: M4A, AAC, WMA and WebM files need the program ffmpeg, which is not on the "
                 "PATH. Install it, or convert the file to WAV, FLAC, MP3 or OGG."
             )
-        command = [ffmpeg, "-v", "error", "-nostdin", "-vn", "-sn", "-dn", "-i", source]
+        command = [ffmpeg, "-v", "repeat+error", "-nostdin", "-vn", "-sn", "-dn", "-i", source]
         # AU is the one header with rate and channels that states no length: any length goes through a pipe.
         command += [
             "-map",
@@ -99,7 +99,8 @@ class DecodedSound:
                 process.stdout.close()
                 process.wait()
             messages.seek(0)
-            lines = messages.read().decode(errors="replace").strip().splitlines()
+            text = messages.read(_BLOCK_BYTES).decode(errors="replace")
+            lines = text.strip().splitlines()
         # ffmpeg exits with 0 after it has skipped what it could not decode.
         if lines:
             others = _other_decoders(ffmpeg, source)

@@ -56,7 +56,8 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
     is_file = first == _end_of_tags(file, 0) and file.size - end < 0.01 * file.size
     if header is not None and header.num_bytes and header.num_frames and not header.is_vbri:
         stated_end = first + header.num_bytes
-        if abs(stated_end - end) <= 3 * header.num_bytes / header.num_frames:
+        # A last frame may end with zeros, which count as padding here.
+        if stated_end - MAX_FRAME_BYTES <= end <= stated_end <= file.size:
             if is_file:
                 return [
                     Part(
@@ -64,10 +65,10 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
                         stop=file.size,
                         is_file=True,
                         samples_start=first,
-                        samples_stop=min(end, stated_end),
+                        samples_stop=stated_end,
                     )
                 ]
-            return [Part(start=first, stop=min(file.size, max(end, stated_end)))]
+            return [Part(start=first, stop=stated_end)]
     stretches = list(_stretches(file, first))
     parts = []
     for number, stretch in enumerate(stretches):
