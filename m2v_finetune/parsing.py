@@ -57,7 +57,8 @@ def parse_recipe(
     except ArgumentError as error:
         message = _readable(str(error))
         raise UserError(
-            f"The settings cannot be used: {message}{_suggestions(message, config_class)}\n"
+            f"The settings cannot be used: {message}{_suggestions(message, config_class)}"
+            f"{_quotes(message)}\n"
             "Run with --help for every key, its meaning and its default."
         ) from error
     return config_class(**{f.name: settings[f.name] for f in fields(config_class)})
@@ -163,6 +164,18 @@ def _readable(message: str) -> str:
     message = re.sub(r"Option '([\w.]+)' is not accepted", r"There is no key '\1'", message)
     message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.Literal[", "one of [")
     return message.replace("Expected a ", "Expected ").replace("NoneType", "null")
+
+
+def _quotes(message: str) -> str:
+    """Say how to write a word or number that YAML does not read as text, where text was expected."""
+    if re.search(
+        r"Expected str\. Got value: (?:True|False|None|[-+.\d]+(?:[eE][-+]?\d+)?)$", message, re.M
+    ):
+        return (
+            "\nYAML reads words such as no, yes, on, off and null, and numbers, as something else than text. "
+            """Put them in quotes: '["no", "1980"]'."""
+        )
+    return ""
 
 
 def _suggestions(message: str, config_class: type[Any]) -> str:

@@ -102,13 +102,20 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from m2v_finetune.data.checking import check_tracks
+    from m2v_finetune.data.checking import check_splits, check_tracks
+    from m2v_finetune.data.manifest import SPLITS
     from m2v_finetune.data.sources import load_tracks
 
     tracks, dataset = load_tracks(
         arguments.source, label_column="tags", allow_outside=arguments.allow_outside
     )
-    checked, _ = check_tracks(tracks, on_bad_track="stop")
+    found = {name: [track for track in tracks if track.split == name] for name in SPLITS}
+    splits = {name: members for name, members in found.items() if members}
+    if splits:
+        usable, _ = check_splits(splits, on_bad_track="stop")
+        checked = [one for members in usable.values() for one in members]
+    else:
+        checked, _ = check_tracks(tracks, on_bad_track="stop")
     hours = sum(item.audio.duration_seconds for item in checked) / 3600
     print(f"{dataset.name}: all {len(checked)} tracks can be read ({hours:.2f} h).")
 

@@ -281,6 +281,31 @@ def test_a_value_of_the_wrong_type_is_refused(parse, parse_yaml, key, value, leg
         assert value.strip("[]") in message
 
 
+NO_TEXT_IN_YAML = ["no", "yes", "On", "OFF", "null", "~", "1980", "1.5", "1e3", "-7", "12:30"]
+
+
+@pytest.mark.parametrize("word", NO_TEXT_IN_YAML)
+@pytest.mark.parametrize("key", ["task.labels", "data.group_columns"])
+def test_a_label_that_yaml_does_not_read_as_text_is_refused_with_a_hint(
+    parse, parse_yaml, key, word
+):
+    section, name = key.split(".")
+    more = ", source: x" if section == "data" else "}\ndata: {source: x"
+    for message in (
+        message_of(parse, "--data.source=x", f"--{key}=[rock, {word}]"),
+        message_of(parse_yaml, f"{section}: {{{name}: [rock, {word}]{more}}}\n"),
+    ):
+        assert key in message
+        assert """'["no", "1980"]'""" in message
+    quoted = parse("--data.source=x", f'--{key}=["rock", "{word}"]')
+    assert getattr(getattr(quoted, section), name) == ["rock", word]
+
+
+@pytest.mark.parametrize("key", ["training.epochs", "head.pooling"])
+def test_other_mistakes_get_no_hint_of_quotes(parse, key):
+    assert "quotes" not in message_of(parse, f"--{key}=no")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

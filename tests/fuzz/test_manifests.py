@@ -1,0 +1,223 @@
+"""Manifests with numbers, booleans, nulls, blanks and nested values in every column, for every task.
+
+`M2V_FUZZ_INPUTS` sets how many manifests are made.
+"""
+
+import csv
+import json
+import logging
+import math
+import os
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from m2v_finetune.data.checking import check_splits
+from m2v_finetune.data.manifest import SPLIT_WORDS
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.data.splitting import split_tracks
+from m2v_finetune.errors import UserError
+from m2v_finetune.tasks import TASK_SETTINGS, TASKS
+from m2v_finetune.tasks.labelled import labelled_tracks
+
+NUM_MANIFESTS = int(os.environ.get("M2V_FUZZ_INPUTS", "0")) or 200
+NUM_ROWS = 9
+NAN = float("nan")
+ANY = [
+    *(
+        0,
+        1,
+        -1,
+        0.0,
+        1.0,
+        0.5,
+        1e300,
+        NAN,
+        float("inf"),
+        True,
+        False,
+        None,
+        "",
+        " ",
+        "\t",
+        "0",
+        "1",
+    ),
+    *(
+        "1.0",
+        "no",
+        "null",
+        "true",
+        "é",
+        "e\u0301",
+        "\udce9",
+        "a;b",
+        ";",
+        "x" * 300,
+        "\0",
+        "..",
+        "/",
+    ),
+    *([], {}, [0], [None], ["a", 1, None], [[]], {"a": 1}, ["a", {"b": None}]),
+]
+# Good cells of each column; some rows get others.
+GOOD = {
+    "path": [f"{n}.wav" for n in range(NUM_ROWS)],
+    "id": [0, "0.wav", 2.5, "x", None, "", "y", "z", "w"],
+    "split": ["train", "Training", "train", "dev", "val", "validation", "test", "EVAL", "testing"],
+    "artist": [0, 0, "0", 1, 1.0, "b", "b", None, ["c", "b"]],
+    "tags": [["a"], "a;b", ["b"]] * 3,
+    "genre": [0, "1", 1] * 3,
+    "instrument": ["a", "b", "a"] * 3,
+    "singer": [True, False, "true"] * 3,
+    "technique": ["x", "y", " x"] * 3,
+    "key": ["A minor", "C:maj", "Ebm"] * 3,
+    "pitch": [60, "61", 62.0] * 3,
+    "arousal": [0, 1, 0.5] * 3,
+    "valence": ["0.1", -1, 3] * 3,
+    "beats": ["good.beats"] * NUM_ROWS,
+    "chords": ["good.lab"] * NUM_ROWS,
+    "notes": ["good.mid"] * NUM_ROWS,
+    "stems": ["stems"] * NUM_ROWS,
+}
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory) -> Path:
+    from m2v_finetune.data.quickstart import QUICKSTART_DIR
+
+    folder = tmp_path_factory.mktemp("fuzzed")
+    for number in range(NUM_ROWS):
+        soundfile.write(folder / f"{number}.wav", np.zeros(16_000 * 9), 16_000)
+    for suffix in ("beats", "lab", "mid"):
+        content = (QUICKSTART_DIR / "annotations" / f"test-000.{suffix}").read_bytes()
+        (folder / f"good.{suffix}").write_bytes(content)
+    (folder / "stems").mkdir()
+    for stem in ("vocals", "drums", "bass", "other"):
+        soundfile.write(folder / "stems" / f"{stem}.wav", np.zeros(16_000 * 9), 16_000)
+    return folder
+
+
+def make_rows(rng: random.Random, *, has_splits: bool) -> list[dict]:
+    columns = [name for name in GOOD if has_splits or name != "split"]
+    rows = [{name: GOOD[name][n] for name in columns} for n in range(NUM_ROWS)]
+    # Mostly in the columns of labels: elsewhere one bad cell refuses the whole manifest.
+    for _ in range(rng.choice([0, 1, 2, 6])):
+        name = rng.choice(columns if rng.random() < 0.4 else columns[3:])
+        rng.choice(rows)[name] = rng.choice(ANY)
+    if rng.random() < 0.1:
+        name, value = rng.choice(columns), rng.choice(ANY)
+        for row in rows:
+            row[name] = value
+    if rng.random() < 0.1:
+        del rng.choice(rows)[rng.choice(columns)]
+    return rows
+
+
+def write(rows: list[dict], path: Path) -> None:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return
+    with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
+        writer = csv.writer(file)
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        writer.writerow(names)
+        for row in rows:
+            writer.writerow([_cell(row.get(name)) for name in names])
+
+
+def _cell(value) -> object:
+    return ";".join(map(str, value)) if isinstance(value, list) else value
+
+
+def means_missing(value) -> bool:
+    """What the documents say, written once more."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and value.strip() == "")
+
+
+def texts(value) -> list[str]:
+    parts = value.split(";") if isinstance(value, str) else value
+    parts = parts if isinstance(parts, list) else [parts]
+    found = []
+    for part in parts:
+        if not means_missing(part):
+            whole = isinstance(part, float) and part.is_integer()
+            found.append(str(int(part)) if whole else str(part).strip())
+    return found
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_rows_of_any_values_end_in_a_result_or_a_message(music, suffix, caplog, record_property):
+    caplog.set_level(logging.WARNING)
+    outcomes: Counter[str] = Counter()
+    path = music / f"songs{suffix}"
+    for seed in range(NUM_MANIFESTS):
+        rng = random.Random(f"{suffix}-{seed}")
+        rows = make_rows(rng, has_splits=rng.random() < 0.6)
+        write(rows, path)
+        caplog.clear()
+        try:
+            outcomes[run(path, rows, rng, caplog)] += 1
+        except BaseException as error:
+            error.add_note(f"seed {seed}: {rows}")
+            raise
+    assert outcomes["results"] > NUM_MANIFESTS / 4, outcomes
+    assert outcomes["messages"] > NUM_MANIFESTS / 20, outcomes
+    assert not outcomes["silence"]
+    record_property(f"fuzzed rows{suffix}", f"{NUM_MANIFESTS} manifests, {dict(outcomes)}")
+
+
+def run(path: Path, rows: list[dict], rng: random.Random, caplog) -> str:
+    """Do what a run does before it trains, and judge it; return how it ended."""
+    name = rng.choice(list(TASKS))
+    config = TASK_SETTINGS[name]()
+    policy = rng.choice(["stop", "skip"])
+    seed = rng.randrange(100)
+    try:
+        tracks, _ = load_tracks(str(path), label_column=config.label_column)
+        splits = split_tracks(
+            tracks, group_columns=["artist"], validation_fraction=0.2, test_fraction=0.2, seed=seed
+        )
+        usable, skipped = check_splits(splits, on_bad_track=policy, show_progress=False)
+        task, labelled = labelled_tracks(TASKS[name], config, usable, on_bad_track=policy)
+    except UserError as error:
+        return "messages" if str(error) else "silence"
+    # No row is lost: each is in one split, or skipped and named.
+    assert len(tracks) == len(rows)
+    left = [one.track for members in labelled.values() for one in members]
+    assert len({track.id for track in left}) == len(left)
+    num_lost = sum(skipped.values()) + sum(
+        len(usable[split]) - len(labelled[split]) for split in usable
+    )
+    assert len(left) + num_lost == len(rows)
+    assert policy == "skip" or num_lost == 0
+    lines = {message.split(":")[1] for message in caplog.messages if message.startswith("Skipped")}
+    origins = {track.origin.split(":")[1] for track in tracks} - {
+        track.origin.split(":")[1] for track in left
+    }
+    assert len(origins) == num_lost
+    if name not in ("beats", "chords", "transcription"):  # whose lines name the annotation's file
+        assert origins <= lines
+    # Splits are those that were written, and groups stay on one side.
+    if any("split" in row and not means_missing(row["split"]) for row in rows):
+        for track, row in zip(tracks, rows, strict=True):
+            assert track.split == SPLIT_WORDS[row["split"].strip().lower()]
+    else:
+        sides: dict[str, set[str]] = {}
+        for track in left:
+            for text in texts(track.columns.get("artist")):
+                sides.setdefault(text, set()).add(track.split)
+        assert all(len(names) == 1 for names in sides.values()), sides
+    # Every label that is left can be learned.
+    assert not any(task.label_problems(left))
+    for track in left:
+        track.id.encode()
+        if not isinstance(track.columns.get(config.label_column), str):
+            assert not means_missing(track.columns.get(config.label_column)) or name == "tagging"
+    return "results"

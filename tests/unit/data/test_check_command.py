@@ -1,0 +1,56 @@
+"""`m2v data check`, as it is typed: what is not read is named beside what is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+COMMAND = "from m2v_finetune.cli import main; main()"
+
+
+def check(source: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, "data", "check", str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def write(path: Path, number: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(number).uniform(-0.5, 0.5, 3200), 16_000)
+
+
+def test_a_label_behind_a_link_counts_and_what_is_not_read_is_named(tmp_path):
+    for number in range(6):
+        for label in ("music/jazz", "music/pop", "drive/rock"):
+            write(tmp_path / label / f"{number}.wav", number)
+    music = tmp_path / "music"
+    (music / "rock").symlink_to(tmp_path / "drive" / "rock")
+    (music / "blues").symlink_to(tmp_path / "drive" / "gone")
+    write(music / "loose.wav")
+    for name in ("jazz/a.mid", "jazz/b.mid", "notes.txt"):
+        (music / name).touch()
+    done = check(music)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "music: all 18 tracks can be read (0.00 h).\n"
+    for part in (
+        "3 files of 2 other suffixes not read: .mid (2), .txt (1)",
+        "1 audio file beside folders of labels not read: loose.wav",
+        "not entered: blues, a link to",
+    ):
+        assert f"{music}: {part}" in done.stderr
+
+
+def test_one_file_in_two_splits_is_named(tmp_path):
+    for number, name in enumerate(("a", "b", "c")):
+        write(tmp_path / f"{name}.wav", number)
+    (tmp_path / "d.wav").symlink_to("a.wav")
+    lines = ["path,split", "a.wav,train", "b.wav,valid", "c.wav,eval", "d.wav,testing"]
+    (tmp_path / "songs.csv").write_text("\n".join(lines))
+    done = check(tmp_path / "songs.csv")
+    assert done.returncode == 2
+    assert "songs.csv:2: the file of 'a.wav' in train is that of 'd.wav' in test" in done.stderr
