@@ -1,12 +1,10 @@
 """Memory that runs out on one of two processes, real ones: both go on in smaller batches."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.processes import run_python, torchrun
+from support.runs import read_metrics as metrics
 
 # Starts the recipe with a device of the second process that holds few windows at once.
 SCRIPT = """
@@ -73,28 +71,9 @@ def launch(
         "run.memory": memory,
         "run.output_dir": folder,
     }
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-    ]
-    done = subprocess.run(
-        [*command, script, *map(str, holds), repository / "recipes" / "tagging.py"]
-        + [f"--{key}={value}" for key, value in settings.items()],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    words = [*torchrun(2), script, *map(str, holds), repository / "recipes" / "tagging.py"]
+    done = run_python(words, settings, timeout=120)
     return done.returncode, " ".join(done.stderr.split())
-
-
-def metrics(folder: Path):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_both_go_on_as_if_they_had_begun_with_smaller_batches(repository, small_manifest, tmp_path):

@@ -1,12 +1,11 @@
 """Pre-training by two processes on CPU against one: the same losses, teacher and backbone."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from support.processes import run_python, torchrun
+from support.runs import read_metrics
 
 from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
 
@@ -46,19 +45,11 @@ def test_two_processes_give_what_one_gives(repository, small_manifest, tmp_path)
             "training.log_every_steps": 1,
             "run.output_dir": tmp_path / str(processes),
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-            + [str(processes), repository / "recipes" / "pretrain.py"]
-            + [f"--{key}={value}" for key, value in settings.items()],
-            env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        recipe = repository / "recipes" / "pretrain.py"
+        done = run_python([*torchrun(processes), recipe], settings)
         assert done.returncode == 0, done.stderr[-3000:]
         assert f"x {processes} processes = 8" in " ".join(done.stderr.split())
-        text = (tmp_path / str(processes) / "metrics.jsonl").read_text()
-        lines.append([json.loads(line) for line in text.splitlines()])
+        lines.append(read_metrics(tmp_path / str(processes)))
         [*_, last] = checkpoints_in(tmp_path / str(processes) / "checkpoints")
         ends.append(torch.load(last / STATE_FILE, weights_only=True)["trained"])
     assert len(lines[0]) == len(lines[1]) == 2 * 2 + 2

@@ -15,6 +15,8 @@ import psutil
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from support.processes import cpu_environment, options, torchrun
+from support.runs import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 
@@ -30,13 +32,11 @@ def start(repository, folder, manifest, *, processes, output, launcher=None, **s
         "training.early_stopping_patience": 1000,
         "run.output_dir": folder,
     } | settings
-    launcher = launcher or [
-        *("torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
-    ]
+    launcher = ["-m", *launcher] if launcher else torchrun(processes)
+    recipe = repository / "recipes" / "tagging.py"
     return subprocess.Popen(
-        [sys.executable, "-m", *launcher, repository / "recipes" / "tagging.py"]
-        + [f"--{key}={value}" for key, value in settings.items()],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        [sys.executable, *launcher, recipe, *options(settings)],
+        env=cpu_environment(),
         stdout=output,
         stderr=output,
     )
@@ -204,7 +204,7 @@ def test_three_processes_judge_every_track_once(repository, small_manifest, tmp_
         assert launched.wait(timeout=240) == 0, (tmp_path / "output").read_text()[-3000:]
     with (tmp_path / "run" / "predictions.csv").open() as file:
         assert [row[0] for row in list(csv.reader(file))[1:]] == ["test-0"]
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 1]  # once each: a step and a validation
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["num_tracks"] == 1
@@ -255,9 +255,8 @@ except UserError as error:
 def test_a_track_that_one_process_cannot_read_is_left_out_by_all(tmp_path):
     script = tmp_path / "apart.py"
     script.write_text(APART)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OUT": str(tmp_path)}
-    subprocess.run([sys.executable, *launcher, script], env=environment, check=True, timeout=180)
+    environment = cpu_environment(OUT=str(tmp_path))
+    subprocess.run([sys.executable, *torchrun(2), script], env=environment, check=True, timeout=180)
     told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     none = "None of the tracks of the split 'train' can be read by all processes."
     assert told == 2 * [[{"train": ["a", "c"], "test": ["e"]}, {"train": 2, "test": 0}, none]]

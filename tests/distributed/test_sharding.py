@@ -2,15 +2,14 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.processes import run_python
+from support.runs import read_metrics
 
 from m2v_finetune.config import (
     BackboneConfig,
@@ -57,15 +56,8 @@ def run(repository, small_manifest, tmp_path_factory):
             "run.output_dir": folder,
             "run.resume": "auto",
         }
-        done = subprocess.run(
-            [sys.executable, *(launcher if processes == 2 else [])]
-            + [repository / "recipes" / "tagging.py"]
-            + [f"--{key}={value}" for key, value in settings.items()],
-            env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        recipe = repository / "recipes" / "tagging.py"
+        done = run_python([*(launcher if processes == 2 else []), recipe], settings)
         assert done.returncode == 0, done.stderr[-3000:]
         assert ("sharded over the processes" in " ".join(done.stderr.split())) == (processes == 2)
         return folder
@@ -83,8 +75,7 @@ def goes_on_from_the_first_epoch(folder, copy):
 def check_same(found, expected):
     lines = []
     for folder in (found, expected):
-        text = (folder / "metrics.jsonl").read_text()
-        lines.append([json.loads(line) for line in text.splitlines()])
+        lines.append(read_metrics(folder))
     assert len(lines[0]) == len(lines[1]) == 2 * 2 + 2
     for a, b in zip(*lines, strict=True):
         assert a["step"] == b["step"]

@@ -1,9 +1,8 @@
 """A signal to one of two real processes while both judge: both stop, and what goes on is the same run."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from support.processes import run_python, torchrun
 
 # Starts the recipe; where asked, the second process gets a signal at its second validation track.
 SCRIPT = """
@@ -44,16 +43,8 @@ def launch(repository, folder: Path, manifest, *, mode: str, resume: str = "neve
         "run.output_dir": folder,
         "run.resume": resume,
     }
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launcher, "--nproc_per_node", "2", script, mode, repository / "recipes" / "tagging.py"]
-        + [f"--{key}={value}" for key, value in settings.items()],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    recipe = repository / "recipes" / "tagging.py"
+    done = run_python([*torchrun(2), script, mode, recipe], settings, timeout=120)
     return done.returncode, " ".join(done.stderr.split())
 
 

@@ -1,17 +1,14 @@
 """Two processes on CPU against one: real processes, started by torchrun."""
 
 import csv
-import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from support.processes import run_python, torchrun
+from support.runs import read_metrics
 
 
 def launch(repository, folder, manifest, *, processes, batch, cpu="true"):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     settings = {
         "data.source": manifest,
         "data.window_seconds": 2,
@@ -25,14 +22,8 @@ def launch(repository, folder, manifest, *, processes, batch, cpu="true"):
         "training.log_every_steps": 1,
         "run.output_dir": folder,
     }
-    return subprocess.run(
-        [*command, str(processes), repository / "recipes" / "tagging.py"]
-        + [f"--{key}={value}" for key, value in settings.items()],
-        env=os.environ | {"ACCELERATE_USE_CPU": cpu, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    recipe = repository / "recipes" / "tagging.py"
+    return run_python([*torchrun(processes), recipe], settings, ACCELERATE_USE_CPU=cpu)
 
 
 def run(*arguments, **options):
@@ -49,8 +40,7 @@ def test_two_processes_give_the_losses_and_the_metrics_of_one(repository, small_
 
     steps = {}
     for name in ("one", "two"):
-        text = (tmp_path / name / "metrics.jsonl").read_text()
-        steps[name] = [json.loads(line) for line in text.splitlines()]
+        steps[name] = read_metrics(tmp_path / name)
     assert len(steps["one"]) == len(steps["two"]) == 2 * 2 + 2
     for a, b in zip(steps["one"], steps["two"], strict=True):
         if "loss" in a:

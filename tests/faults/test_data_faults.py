@@ -13,32 +13,26 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import set_seed
+from support import runs
+from support.runs import read_metrics as lines
 
 from m2v_finetune.audio.decode import read_excerpt
 from m2v_finetune.config import (
     BackboneConfig,
     HeadConfig,
     OptimizerConfig,
-    RunConfig,
     TrainingConfig,
     TuningConfig,
 )
 from m2v_finetune.data import reading
 from m2v_finetune.data.checking import check_splits
 from m2v_finetune.data.kept import load_checked, save_checked
-from m2v_finetune.data.loader import TrainingWindows
-from m2v_finetune.data.sources import load_tracks
-from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.checkpoint import find_checkpoint
 from m2v_finetune.training.faults import DataWatch
-from m2v_finetune.training.loop import TrainingLoop
-from m2v_finetune.training.objective import TaskObjective
-from m2v_finetune.training.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +52,7 @@ def music(small_manifest, tmp_path):
         lines.append(json.dumps(row | {"path": place.name}))
     manifest = tmp_path / "music" / "manifest.jsonl"
     manifest.write_text("\n".join(lines))
-    tracks, _ = load_tracks(str(manifest), label_column="tags")
-    return split_tracks(
-        tracks, group_columns=[], validation_fraction=0.1, test_fraction=0.2, seed=0
-    )
+    return runs.load_splits(manifest)
 
 
 def build_loop(
@@ -76,8 +67,7 @@ def build_loop(
     standardize=False,
     **training,
 ):
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
+    runs.reset_accelerate()
     set_seed(0)
     kept = folder.parent / f"{folder.name}-tracks.json"
     if kept.is_file():
@@ -93,21 +83,10 @@ def build_loop(
         tuning=TuningConfig(method="lora"),
         window_seconds=1.0,
     )
-    windows = TrainingWindows(
-        tracks=splits["train"],
-        example=task.example,
-        grid=model.backbone.frame_grid,
-        window_samples=model.window_samples,
-        windows_per_track=1,
-        augmentation=None,
-        seed=0,
-    )
-    run_folder = RunFolder(folder)
-    run_folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    return TrainingLoop(
+    return runs.build_loop(
         model,
-        windows=windows,
-        objective=TaskObjective(model, splits["validation"]),
+        splits,
+        folder,
         accelerator=Accelerator(gradient_accumulation_steps=accumulation),
         training=TrainingConfig(
             epochs=2,
@@ -117,9 +96,7 @@ def build_loop(
             **training,
         ),
         optimization=OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3),
-        folder=run_folder,
         num_workers=workers,
-        run=RunConfig(),
         watch=DataWatch(
             on_bad_track=on_bad_track,
             max_bad_fraction=share,
@@ -128,10 +105,6 @@ def build_loop(
             num_skipped=skipped,
         ),
     )
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def same_weights(one, other):

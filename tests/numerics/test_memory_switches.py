@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from support.models import PUBLISHED
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2v_finetune.backbones import backbone as backbone_module
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 
-NAMES = ("music2vec-v1", "MERT-v0", "MERT-v0-public", "MERT-v1-95M", "MERT-v1-330M")
 WINDOWS, SAMPLES = 4, 16000
 
 
@@ -143,7 +143,7 @@ class Functions(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_fused_attention_equals_attention_written_out(name, shared_dir):
     folder = shared_dir / "golden" / "checkpoints" / name
     backbone = load_backbone(folder)

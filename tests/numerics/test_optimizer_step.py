@@ -9,13 +9,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from support.models import PUBLISHED, SAMPLES, TAGGING, build_tagger, random_batch, without_dropout
 from torch.overrides import TorchFunctionMode
 
-from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
+from m2v_finetune.config import HeadConfig, OptimizerConfig
 from m2v_finetune.errors import UserError
-from m2v_finetune.model import TaskModel
 from m2v_finetune.pieces import Pieces
-from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.checkpoint import (
     STATE_FILE,
     Progress,
@@ -27,37 +26,25 @@ from m2v_finetune.training.optimization import _bitsandbytes, build_optimizer, r
 from m2v_finetune.training.precision import choose_precision
 from m2v_finetune.training.step import StepOutOfMemoryError, take_step
 
-NAMES = ("music2vec-v1", "MERT-v0", "MERT-v0-public", "MERT-v1-95M", "MERT-v1-330M")
-TASK = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
-SAMPLES = 8000
-
-
 BEGINNING = RunState(
     progress=Progress(), best={}, unlogged_losses=[], metrics_bytes=0, total_steps=4, seconds=1.5
 )
 
 
 def build(source="random-small", method="full", seconds=0.5, **backbone):
-    torch.manual_seed(0)
-    model = TaskModel.build(
-        task=TASK,
-        backbone=BackboneConfig(source=str(source), **backbone),
+    model = build_tagger(
+        source=source,
+        method=method,
+        seconds=seconds,
         head=HeadConfig(dropout=0.0),
-        tuning=TuningConfig(method=method, train_conv_encoder=method == "full"),
-        window_seconds=seconds,
+        train_conv_encoder=method == "full",
+        **backbone,
     )
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    for layer in model.backbone.network.encoder.layers:
-        layer.attention.dropout = 0.0
-    return model.train()
+    return without_dropout(model).train()
 
 
 def batch(seed=0, size=4):
-    generator = torch.Generator().manual_seed(seed)
-    windows = 0.1 * torch.randn(size, SAMPLES, generator=generator)
-    return windows, torch.randint(0, 2, (size, 3), generator=generator).float()
+    return random_batch(size, seed=seed)
 
 
 def step(model, optimizer, *batches, **options):
@@ -65,7 +52,7 @@ def step(model, optimizer, *batches, **options):
         model,
         optimizer,
         batches or (batch(),),
-        loss=TASK.loss,
+        loss=TAGGING.loss,
         gradient_accumulation_steps=max(1, len(batches)),
         max_grad_norm=1.0,
         **options,
@@ -85,7 +72,8 @@ def half():
 
 
 @pytest.mark.parametrize(
-    ("name", "gain"), [*((name, 1.0) for name in NAMES), ("MERT-v0", 1e-3), ("music2vec-v1", 1e-3)]
+    ("name", "gain"),
+    [*((name, 1.0) for name in PUBLISHED), ("MERT-v0", 1e-3), ("music2vec-v1", 1e-3)],
 )
 def test_float16_trains_as_float32_does(name, gain, shared_dir):
     """Everything learns, from loud and from quiet music; the first steps find the loss scale."""

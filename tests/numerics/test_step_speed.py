@@ -3,27 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from support.models import TAGGING, build_tagger, random_batch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import (
-    BackboneConfig,
-    HeadConfig,
     OptimizerConfig,
     PretrainConfig,
-    TuningConfig,
 )
-from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.chords import ChordRecognition
 from m2v_finetune.tasks.emotion import Emotion
-from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.tasks.transcription import Transcription
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.step import take_step
 
-TAGGING = Tagging(labels=("a", "b", "c"), label_column="tags")
 # Operations that wait for a card: values, or sizes that depend on values, read from it, or put there.
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "is_nonzero")
 
@@ -43,20 +38,7 @@ class Waits(TorchDispatchMode):
 
 
 def build(num_layers=1, method="full"):
-    torch.manual_seed(0)
-    model = TaskModel.build(
-        task=TAGGING,
-        backbone=BackboneConfig(source="random-small", num_layers=num_layers),
-        head=HeadConfig(),
-        tuning=TuningConfig(method=method),
-        window_seconds=0.5,
-    )
-    return model.train()
-
-
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    return 0.1 * torch.randn(2, 8000, generator=generator), torch.ones(2, 3)
+    return build_tagger(method=method, num_layers=num_layers).train()
 
 
 def step(model, optimizer, parts, loss):
@@ -67,7 +49,7 @@ def step(model, optimizer, parts, loss):
 def test_a_step_reads_the_device_once(method):
     model = build(method=method)
     optimizer = build_optimizer(model, OptimizerConfig())
-    parts = batch()
+    parts = random_batch(2)
     step(model, optimizer, parts, TAGGING.loss)
     with Waits() as waits:
         step(model, optimizer, parts, TAGGING.loss)
@@ -84,7 +66,7 @@ def test_a_step_of_pretraining_reads_the_device_once():
     with Waits() as waits:
         for number in range(2):
             model.begin_step()
-            step(model, optimizer, (batch()[0], masks, masks), model.loss)
+            step(model, optimizer, (random_batch(2)[0], masks, masks), model.loss)
             model.end_step(number)
     # Beside the gradient norms: the optimiser's counters, which it makes once.
     assert waits.names.count("_local_scalar_dense") == 2

@@ -6,49 +6,33 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.models import TAGGING as TASK
+from support.models import build_tagger, random_batch, without_dropout
 
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
 from m2v_finetune.heads import ClipHead
 from m2v_finetune.model import TaskModel
-from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
 from m2v_finetune.training.precision import choose_precision
 from m2v_finetune.tuning import LORA_TARGETS, merge_adapters
 
-TASK = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
 METHODS = ("probe", "lora", "full")
-SAMPLES = 8000
 
 
 def build(method="full", *, seed=0, weighting="softmax", train_conv=False, **head):
-    torch.manual_seed(seed)
-    return TaskModel.build(
-        task=TASK,
-        backbone=BackboneConfig(source="random-small", layer_weighting=weighting),
+    return build_tagger(
+        method=method,
+        seed=seed,
         head=HeadConfig(**head),
-        tuning=TuningConfig(method=method, train_conv_encoder=train_conv),
-        window_seconds=SAMPLES / 16000,
+        train_conv_encoder=train_conv,
+        layer_weighting=weighting,
     )
-
-
-def without_dropout(model):
-    """Switch dropout off, so that two computations of one thing can be compared."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    for layer in model.backbone.network.encoder.layers:
-        layer.attention.dropout = 0.0
-    return model
 
 
 def batch(size, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return (
-        0.1 * torch.randn(size, SAMPLES, generator=generator),
-        torch.randint(0, 2, (size, len(TASK.labels)), generator=generator).float(),
-    )
+    return random_batch(size, seed=seed)
 
 
 def gradients(model, waveforms, targets):

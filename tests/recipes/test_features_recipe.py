@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import set_seed
 from sklearn.preprocessing import StandardScaler
+from support import runs
 
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.cli import main
@@ -29,7 +28,6 @@ from m2v_finetune.config import (
 )
 from m2v_finetune.data.checking import check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
-from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import read_manifest
 from m2v_finetune.data.quickstart import QUICKSTARTS
 from m2v_finetune.errors import UserError
@@ -39,10 +37,7 @@ from m2v_finetune.tasks.instrument import Instrument, InstrumentConfig
 from m2v_finetune.train import train_task
 from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
 from m2v_finetune.training.evaluation import judge_tracks
-from m2v_finetune.training.loop import TrainingLoop
-from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.progress import progress_bar
-from m2v_finetune.training.run_folder import RunFolder
 
 NUM_TRACKS = {"train": 32, "validation": 12, "test": 12}
 SETTINGS = InstrumentConfig()
@@ -108,30 +103,15 @@ def features(on_audio, split, tmp_path_factory):
 
 
 def build_loop(model, tracks, example, folder):
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
-    run_folder = RunFolder(folder)
-    run_folder.checkpoints.mkdir(parents=True)
-    windows = TrainingWindows(
-        tracks=tracks["train"],
-        example=example,
-        grid=model.backbone.frame_grid,
-        window_samples=model.window_samples,
-        windows_per_track=1,
-        augmentation=None,
-        seed=0,
-    )
+    runs.reset_accelerate()
     set_seed(0)
-    return TrainingLoop(
+    return runs.build_loop(
         model,
-        windows=windows,
-        objective=TaskObjective(model, tracks["validation"]),
-        accelerator=Accelerator(),
+        tracks,
+        folder,
+        example=example,
         training=TrainingConfig(epochs=2, per_device_batch_size=8, log_every_steps=1),
         optimization=OptimizerConfig(learning_rate=1e-2),
-        folder=run_folder,
-        num_workers=0,
-        run=RunConfig(),
     )
 
 

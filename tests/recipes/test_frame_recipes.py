@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import soundfile
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from huggingface_hub import ModelCard
+from support.runs import read_metrics, reset_accelerate
 
 from m2v_finetune.audio.decode import inspect_audio, read_audio
 from m2v_finetune.cli import main
@@ -123,8 +123,7 @@ def cut_annotations(row, folder, *, seconds=0.7) -> dict[str, str]:
 def run(request, few_clips, repository, tmp_path_factory) -> Run:
     """A recipe, as its script runs it, on a few clips."""
     name = request.param
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
+    reset_accelerate()
     folder = tmp_path_factory.mktemp(name) / "run"
     config = read_config(
         name,
@@ -170,7 +169,7 @@ def test_the_run_folder_holds_what_is_promised(run):
     for name in (picture, "layer_weights.png", "training.png"):
         for place in (run.folder / "plots", run.folder / "model" / "plots"):
             assert (place / name).read_bytes().startswith(b"\x89PNG"), name
-    logged = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    logged = read_metrics(run.folder)
     losses = [line["loss"] for line in logged if "loss" in line]
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
 
@@ -347,8 +346,7 @@ def test_bad_annotations_stop_a_run_before_it_begins(run, few_clips, repository,
             *SETTINGS[run.task],
         ],
     )
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
+    reset_accelerate()
     with pytest.raises(UserError, match=r"manifest\.jsonl:2: there is no (file|folder)"):
         train_task(config, TASKS[run.task])
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from support.runs import read_metrics, reset_accelerate
 
 from m2v_finetune import train
 from m2v_finetune.backbones import load_backbone
@@ -60,8 +60,7 @@ def pretrain(repository, music, tmp_path):
     """Runs the recipe in this process, with settings by name."""
 
     def run(folder, **settings):
-        for state in (AcceleratorState, PartialState, GradientState):
-            state._reset_state()
+        reset_accelerate()
         given = {
             "data.source": music,
             "data.validation_fraction": 0.2,
@@ -112,7 +111,7 @@ def test_from_an_architecture_to_a_backbone(pretrain, architecture, capfd):
     last = load_trained(folder)
     for name, tensor in backbone.network.state_dict().items():
         assert torch.equal(tensor, last[f"backbone.network.{name}"]), name
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(folder)
     logged = [line for line in lines if "loss" in line]
     assert [line["step"] for line in logged] == [3, 4, 6, 8]
     assert all(line["target_variance"] > 0.1 for line in logged)

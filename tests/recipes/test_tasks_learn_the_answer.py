@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.frames import GRID
 
 from m2v_finetune.audio.augmentation import STILL
-from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.windows import window_starts
 from m2v_finetune.cli import main
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
@@ -46,7 +46,6 @@ TASKS: dict[str, tuple[type[ClipTask], Any, str]] = {
     "tagging": (Tagging, TaggingConfig(), "quickstart"),
     "technique": (Technique, TechniqueConfig(), "quickstart-voices"),
 }
-GRID = FrameGrid(sample_rate=16000, stride_samples=320, receptive_field_samples=400)
 NUM_TRACKS = 24
 WINDOW_SECONDS = 2.0
 SURE = 20.0

@@ -1,6 +1,5 @@
 """The loop on real audio: accumulation, resuming, and a model that is told the answer."""
 
-import json
 import logging
 import os
 import re
@@ -13,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from sklearn.preprocessing import StandardScaler
+from support import runs
+from support.models import without_dropout
+from support.runs import read_metrics as lines
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2v_finetune.audio.augmentation import STILL
@@ -29,9 +30,6 @@ from m2v_finetune.config import (
     TuningConfig,
 )
 from m2v_finetune.data.checking import check_splits
-from m2v_finetune.data.loader import TrainingWindows
-from m2v_finetune.data.sources import load_tracks
-from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.heads import Standardization
 from m2v_finetune.model import TaskModel
@@ -39,7 +37,7 @@ from m2v_finetune.pieces import Pieces
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.checkpoint import BEST_FILE, checkpoints_in, step_of
 from m2v_finetune.training.evaluation import judge_tracks
-from m2v_finetune.training.loop import MAX_SKIPPED_IN_A_ROW, TrainingLoop
+from m2v_finetune.training.loop import MAX_SKIPPED_IN_A_ROW
 from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.optimization import rate_factor
 from m2v_finetune.training.progress import progress_bar
@@ -48,10 +46,7 @@ from m2v_finetune.training.standardization import measure_standardization
 
 
 def load_splits(source):
-    tracks, _ = load_tracks(str(source), label_column="tags")
-    splits = split_tracks(
-        tracks, group_columns=[], validation_fraction=0.1, test_fraction=0.2, seed=0
-    )
+    splits = runs.load_splits(source)
     checked, _ = check_splits(splits, on_bad_track="stop", show_progress=False)
     return Tagging.from_tracks(TaggingConfig(), splits), checked
 
@@ -76,8 +71,7 @@ def build_loop(
     compiled=False,
     run=None,
 ):
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
+    runs.reset_accelerate()
     task, splits = data
     set_seed(0)
     model = TaskModel.build(
@@ -88,28 +82,12 @@ def build_loop(
         window_seconds=1.0,
     )
     if not dropout:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        for layer in model.backbone.network.encoder.layers:
-            layer.attention.dropout = 0.0
-    windows = TrainingWindows(
-        tracks=splits["train"],
-        example=task.example,
-        grid=model.backbone.frame_grid,
-        window_samples=model.window_samples,
-        windows_per_track=2,
-        augmentation=None,
-        seed=0,
-    )
-    run_folder = RunFolder(folder)
-    run_folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator()
-    return TrainingLoop(
+        without_dropout(model)
+    return runs.build_loop(
         model,
-        windows=windows,
-        objective=TaskObjective(model, splits["validation"]),
-        accelerator=accelerator,
+        splits,
+        folder,
+        windows_per_track=2,
         training=TrainingConfig(
             epochs=epochs,
             per_device_batch_size=batch,
@@ -120,14 +98,8 @@ def build_loop(
         optimization=OptimizerConfig(
             name=optimizer, learning_rate=1e-2, backbone_learning_rate=1e-3
         ),
-        folder=run_folder,
-        num_workers=0,
         run=RunConfig(**(run or {})),
     )
-
-
-def lines(folder: Path):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("method", ["probe", "lora", "full"])

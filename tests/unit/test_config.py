@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.messages import error_message as message_of
 
 from m2v_finetune.config import (
     DataConfig,
@@ -57,12 +58,6 @@ def parse_yaml(parse, tmp_path):
         return parse("--config", str(path), *argv)
 
     return parse_text
-
-
-def message_of(call, *argv) -> str:
-    with pytest.raises(UserError) as raised:
-        call(*argv)
-    return str(raised.value)
 
 
 # -- where a value comes from ---------------------------------------------------------------------

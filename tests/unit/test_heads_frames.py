@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+from support.frames import GRID
 
-from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.heads import FrameHead, MaskHead
-
-GRID = FrameGrid(sample_rate=16000, stride_samples=320, receptive_field_samples=400)
 
 
 def mask_head(*, seed=0, num_stems=4, channels=2, sample_rate=8000, n_fft=256, **settings):

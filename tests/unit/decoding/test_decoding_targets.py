@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.frames import GRID
 
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.decoding.beats import decode_beats
@@ -20,7 +21,6 @@ from m2v_finetune.decoding.targets import (
 grids = st.sampled_from([16000, 24000]).map(
     lambda rate: FrameGrid(sample_rate=rate, stride_samples=320, receptive_field_samples=400)
 )
-GRID = FrameGrid(sample_rate=16000, stride_samples=320, receptive_field_samples=400)
 TIMES = GRID.times(50)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from frame_tracks import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.frame_tracks import (
     GRIDS,
     augment,
     centres,
@@ -17,8 +19,6 @@ from frame_tracks import (
     windows_of,
     with_scores,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.config import HeadConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from frame_tracks import (
+from support.frame_tracks import (
     GRIDS,
     augment,
     centres,

@@ -3,12 +3,14 @@
 import doctest
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from clip_tracks import draw_classes, judged_clips, listed_problems, make_splits, make_track
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
+from support.clip_tracks import draw_classes, judged_clips, listed_problems, make_splits, make_track
+from support.messages import error_message
 
 import m2v_finetune.tasks.classification as classification_module
 from m2v_finetune.audio.augmentation import STILL, Moves
@@ -33,10 +35,7 @@ def build(splits=None, **settings) -> Genre:
     return Genre.from_tracks(GenreConfig(**settings), splits)
 
 
-def message_of(splits=None, **settings) -> str:
-    with pytest.raises(UserError) as raised:
-        build(splits, **settings)
-    return str(raised.value)
+message_of = partial(error_message, build)
 
 
 # -- labels ---------------------------------------------------------------------------------------

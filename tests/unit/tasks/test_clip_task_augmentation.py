@@ -9,13 +9,13 @@ from functools import partial
 import numpy as np
 import pytest
 import soundfile
-from clip_tracks import make_track
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.clip_tracks import make_track
+from support.frames import GRID
 
 from m2v_finetune.audio.augmentation import TRANSFORMS, Effect, build_augmentation
 from m2v_finetune.audio.decode import inspect_audio
-from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
@@ -29,7 +29,6 @@ from m2v_finetune.tasks.singer import Singer
 from m2v_finetune.tasks.technique import Technique
 
 SAMPLE_RATE = 16000
-GRID = FrameGrid(sample_rate=SAMPLE_RATE, stride_samples=320, receptive_field_samples=400)
 
 CLASSES = {"labels": ("a", "b"), "label_column": "label"}
 TASKS = {

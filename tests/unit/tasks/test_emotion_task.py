@@ -2,16 +2,18 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from clip_tracks import judged_clips, listed_problems, make_track
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import mean_squared_error, r2_score, root_mean_squared_error
 from sklearn.preprocessing import StandardScaler
+from support.clip_tracks import judged_clips, listed_problems, make_track
+from support.messages import error_message
 
 from m2v_finetune.audio.augmentation import STILL, Moves
 from m2v_finetune.data.manifest import Track
@@ -37,10 +39,7 @@ def build(splits=None, **config) -> Emotion:
     return Emotion.from_tracks(EmotionConfig(**config), splits or make_splits())
 
 
-def message_of(splits=None, **config) -> str:
-    with pytest.raises(UserError) as raised:
-        build(splits, **config)
-    return str(raised.value)
+message_of = partial(error_message, build)
 
 
 # -- labels ---------------------------------------------------------------------------------------

@@ -3,10 +3,10 @@
 import mir_eval
 import numpy as np
 import pytest
-from clip_tracks import draw_classes, judged_clips, listed_problems, make_splits, make_track
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix
+from support.clip_tracks import draw_classes, judged_clips, listed_problems, make_splits, make_track
 
 from m2v_finetune.audio.augmentation import STILL, Moves
 from m2v_finetune.errors import UserError

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from support.frames import GRID
 
-from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.data.loader import Window
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS
 
-GRID = FrameGrid(sample_rate=16000, stride_samples=320, receptive_field_samples=400)
 NUM_WINDOWS = 4
 
 

@@ -1,14 +1,16 @@
 """The pitch task: MIDI numbers as classes, right within an octave class, moved by a shift of pitch."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-from clip_tracks import draw_classes, judged_clips, listed_problems, make_splits, make_track
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
+from support.clip_tracks import draw_classes, judged_clips, listed_problems, make_splits, make_track
+from support.messages import error_message
 
 from m2v_finetune.audio.augmentation import STILL, Moves
-from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.pitch import Pitch, PitchConfig
 
 
@@ -17,10 +19,7 @@ def build(splits=None, **config) -> Pitch:
     return Pitch.from_tracks(PitchConfig(**config), splits)
 
 
-def message_of(splits, **config) -> str:
-    with pytest.raises(UserError) as raised:
-        build(splits, **config)
-    return str(raised.value)
+message_of = partial(error_message, build)
 
 
 # -- labels ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import soxr
 import torch
-from frame_tracks import GRIDS, augment, checked_track, make_track, windows_of
+from support.frame_tracks import GRIDS, augment, checked_track, make_track, windows_of
 
 from m2v_finetune.audio.augmentation import STILL, Effect
 from m2v_finetune.audio.decode import AudioInfo, inspect_audio

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,17 @@ import pytest
 import soundfile
 import torch
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+from support.frames import GRID
+from support.messages import error_message
 
 from m2v_finetune.audio.augmentation import STILL, Effect, Moves
 from m2v_finetune.audio.decode import inspect_audio, read_audio
-from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import ClipPrediction, JudgedClip, WindowPrediction
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-
-GRID = FrameGrid(sample_rate=16000, stride_samples=320, receptive_field_samples=400)
 
 TRAIN = ({"tags": "rock;guitar"}, {"tags": ["pop", "rock"]}, {"tags": ""}, {})
 VALIDATION = ({"tags": "pop"},)
@@ -55,10 +55,7 @@ def build(splits=None, **settings) -> Tagging:
     return Tagging.from_tracks(TaggingConfig(**settings), splits or make_splits())
 
 
-def message_of(splits=None, **settings) -> str:
-    with pytest.raises(UserError) as raised:
-        build(splits, **settings)
-    return str(raised.value)
+message_of = partial(error_message, build)
 
 
 # -- labels ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import mido
 import numpy as np
 import pytest
 import torch
-from frame_tracks import (
+from support.frame_tracks import (
     GRIDS,
     augment,
     centres,

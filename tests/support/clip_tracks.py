@@ -11,6 +11,7 @@ from m2v_finetune.tasks.clips import JudgedClip
 
 
 def make_track(columns: Mapping[str, Any], *, line: int = 2, split: str = "train") -> Track:
+    """Return a track by its cells, in a line of songs.csv; there is no such file."""
     path = Path(f"/music/{line}.mp3")
     return Track(
         id=path.name,
