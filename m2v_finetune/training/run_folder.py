@@ -376,4 +376,5 @@ def _as_option(value: Any) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    # Bytes of a name that are no UTF-8 come out as JSON escapes them.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
