@@ -229,7 +229,7 @@ def test_a_pretrained_backbone_is_published_all_the_same(tmp_path, monkeypatch, 
     )
     folder = RunFolder(tmp_path / "run")
     folder.create(config)
-    backbone = load_backbone("random-small")
+    backbone = load_backbone("random-small", spec_augment=True)  # as pre-training has it
     of_backbone.publish_backbone(backbone, folder, {}, config)
     assert caplog.text.count("cannot be made") == 2  # there are no results to make a card of
     assert load_backbone(folder.model).fingerprint() == backbone.fingerprint()
