@@ -521,8 +521,9 @@ class TaskModel(nn.Module):
         card = self.card or self.plain_card(weights=weights)
         contents = {
             WEIGHTS_FILE: save(kept, metadata={"format": "pt"}),
-            CONFIG_FILE: settings.encode(),
-            CARD_FILE: card.encode(),
+            # Bytes of a name that are no UTF-8 come out as JSON escapes them.
+            CONFIG_FILE: settings.encode(errors="backslashreplace"),
+            CARD_FILE: card.encode(errors="backslashreplace"),
         }
         write_files(Path(folder), contents)
 

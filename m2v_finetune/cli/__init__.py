@@ -7,11 +7,13 @@ import argparse
 from collections.abc import Sequence
 
 from m2v_finetune import __version__
-from m2v_finetune.cli import data, models, planning, predict, train
+from m2v_finetune.cli import data, models, planning, predict, starting, train
 from m2v_finetune.errors import run_command
 
 DESCRIPTION = """\
   m2v train tagging --data.source songs.csv  train, as recipes/tagging.py does
+  m2v configs                                the settings that ship
+  m2v init tagging my-tagger                 copy a recipe and its settings, to change them
   m2v backbones                              what loads by a short name
   m2v data prepare magnatagatune --root DIR  make a benchmark ready to train on
   m2v data check songs.csv                   look at every file of your own data
@@ -46,6 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"m2v-finetune {__version__}")
     parser.set_defaults(takes_settings=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (train, models, data, planning, predict):
+    for group in (train, starting, models, data, planning, predict):
         group.add_commands(commands)
     return parser

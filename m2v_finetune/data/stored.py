@@ -113,7 +113,7 @@ class StoredStates:
         for name, (shape, dtype) in self.arrays.items():
             open_memmap(unfinished / name, mode="w+", dtype=dtype, shape=shape)
         text = json.dumps(self._about(), indent=2, ensure_ascii=False) + "\n"
-        (unfinished / ABOUT_FILE).write_text(text, encoding="utf-8")
+        (unfinished / ABOUT_FILE).write_bytes(text.encode(errors="backslashreplace"))
         if self.folder.is_dir() and self.damage() is not None:
             shutil.rmtree(self.folder)
         try:

@@ -25,8 +25,10 @@ from m2v_finetune.plotting.style import (
 )
 
 MAX_WRITTEN_CLASSES = 25
+MAX_DRAWN_CLASSES = 200
+"""Of more of them a cell would be less than three points wide."""
 MAX_TICKS = 12
-TICK_STEPS = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 50, 100)
+TICK_STEPS = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20)
 
 
 def plot_confusion(
@@ -35,7 +37,8 @@ def plot_confusion(
     """Draw a confusion matrix, each row divided by its sum.
 
     Up to 25 classes have the percentage in each cell and the number of each row beside it; more have
-    colours alone, on a scale that shows rare errors too.
+    colours alone, on a scale that shows rare errors too. Of more than 200 only the 25 that are confused
+    most are drawn, and the title says so.
 
     Args:
         confusion: (classes, classes), counts; rows are the truth, columns the estimate. A row without
@@ -52,10 +55,22 @@ def confusion_figure(
 ) -> Figure:
     """Return the figure of `plot_confusion`."""
     counts = np.asarray(confusion)
+    correct, total = int(np.trace(counts)), int(counts.sum())
     totals = counts.sum(axis=1)
+    if len(labels) > MAX_DRAWN_CLASSES:
+        shown = most_confused(counts, MAX_WRITTEN_CLASSES)
+        title = f"{title}: the {len(shown)} most confused of {len(labels):,} classes"
+        labels = [labels[number] for number in shown]
+        counts, totals = counts[np.ix_(shown, shown)], totals[shown]
     shares = counts / np.where(totals > 0, totals, np.nan)[:, None]
     is_written = len(labels) <= MAX_WRITTEN_CLASSES
-    figure = new_figure(height_inches=2.6 + 0.22 * len(labels) if is_written else 7.0)
+    step = 1 if is_written else next(s for s in TICK_STEPS if len(labels) <= s * MAX_TICKS)
+    ticks = range(0, len(labels), step)
+    names = [shortened(labels[i]) for i in ticks]
+    longest = max(map(len, names))
+    is_tilted = is_written and longest * len(names) > 70
+    height_inches = 2.6 + 0.22 * len(labels) + (0.05 * longest if is_tilted else 0)
+    figure = new_figure(height_inches=height_inches if is_written else 7.0)
     axes = figure.add_subplot()
     style_axes(axes, grid=None)
     axes.spines[:].set_visible(False)
@@ -69,16 +84,11 @@ def confusion_figure(
     )
     if is_written:
         _write_cells(axes, shares, totals)
-        step = 1
     else:
-        step = next(step for step in TICK_STEPS if len(labels) <= step * MAX_TICKS)
         axes.spines[:].set(visible=True, color=PALE)
         bar = figure.colorbar(image, ax=axes, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1], pad=0.03)
         bar.ax.set_yticklabels(["0%", "1%", "5%", "10%", "25%", "50%", "100%"])
         style_colorbar(bar, "Share of the row")
-    ticks = range(0, len(labels), step)
-    names = [shortened(labels[i]) for i in ticks]
-    is_tilted = is_written and max(map(len, names)) * len(names) > 70
     axes.set_xticks(ticks, names, parse_math=False)
     if is_tilted:
         axes.tick_params(axis="x", rotation=45)
@@ -88,13 +98,37 @@ def confusion_figure(
     axes.tick_params(length=0 if is_written else 3)
     axes.set_xlabel("Estimate")
     axes.set_ylabel("Truth")
-    correct, total = int(np.trace(counts)), int(counts.sum())
     said = (
         f"{correct:,} of {total:,} are right, {correct / total:.1%}" if total else "Nothing judged"
     )
     how = "; cells in percent of the row" if is_written else "; grey rows have no counts"
     title_axes(axes, title, said + (how if is_written or not totals.all() else ""))
     return figure
+
+
+def most_confused(confusion: NDArray[np.integer], count: int) -> list[int]:
+    """Return the numbers of the classes that are confused most, ascending.
+
+    Pairs of classes are taken by the number of tracks that were taken for one another; where there are too
+    few errors, the classes with the most tracks follow.
+
+    Args:
+        confusion: (classes, classes), counts.
+        count: How many classes to return, at most all.
+    """
+    errors = confusion + confusion.T
+    np.fill_diagonal(errors, 0)
+    rows, columns = np.nonzero(np.triu(errors))
+    order = np.argsort(-errors[rows, columns], kind="stable")
+    chosen: dict[int, None] = {}
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        pair = {row: None, column: None}
+        if len(chosen | pair) <= count:
+            chosen |= pair
+    for number in np.argsort(-confusion.sum(axis=1), kind="stable").tolist():
+        if len(chosen) < count:
+            chosen[number] = None
+    return sorted(chosen)
 
 
 def _write_cells(axes: Axes, shares: NDArray[np.floating], totals: NDArray[np.integer]) -> None:

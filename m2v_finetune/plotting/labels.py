@@ -23,6 +23,9 @@ from m2v_finetune.plotting.style import (
 )
 
 MAX_LISTED_LABELS = 12
+MAX_DRAWN_LABELS = 200
+SHOWN_LABELS = 50
+"""At either end, where there are more than `MAX_DRAWN_LABELS`."""
 MAX_NOTE_CHARACTERS = 88
 
 
@@ -33,7 +36,8 @@ def plot_per_label(
 
     Args:
         per_label: By label, the metric and, if it was counted, a number whose key begins with
-            ``num_``, such as ``num_positive``. Labels whose metric is None are named below the picture.
+            ``num_``, such as ``num_positive``. Labels whose metric is None are named below the picture. Of
+            more than 200 labels the 50 best and the 50 worst are drawn, and the title says so.
         path: The PNG file; its folder is made if needed.
         metric: Key of the metric; ``roc_auc`` gets a line at chance, 0.5.
         name: Its name for people, such as ``ROC-AUC``.
@@ -47,6 +51,10 @@ def per_label_figure(
     """Return the figure of `plot_per_label`."""
     defined = [label for label, values in per_label.items() if values[metric] is not None]
     labels = sorted(defined, key=lambda label: (-per_label[label][metric], label))
+    title = f"{name[:1].upper()}{name[1:]} of each label"
+    if len(labels) > MAX_DRAWN_LABELS:
+        title = f"{name[:1].upper()}{name[1:]}: the best and the worst of {len(labels):,} labels"
+        labels = labels[:SHOWN_LABELS] + labels[-SHOWN_LABELS:]
     values = [per_label[label][metric] for label in labels]
     note = _left_out_note([label for label in per_label if label not in defined])
     count = len(labels)
@@ -70,7 +78,6 @@ def per_label_figure(
             if key.startswith("num_"):
                 counts = [f"{per_label[label][key]:,}" for label in labels]
                 _write_column(axes, 108, key.removeprefix("num_").replace("_", " "), counts)
-    title = f"{name[:1].upper()}{name[1:]} of each label"
     title_axes(axes, title, "Dashed line: chance" if is_roc_auc else "")
     if note:
         figure.supxlabel(

@@ -22,6 +22,7 @@ from m2v_finetune.plotting.style import (
 
 MAX_COLUMNS = 2
 MAX_PALE_TRACKS = 2000
+MAX_DRAWN_TARGETS = 24
 
 
 def plot_regression(
@@ -31,6 +32,8 @@ def plot_regression(
     path: Path,
 ) -> None:
     """Draw estimates over truths, a square for each target, with the line of perfect estimates.
+
+    Of more than 24 targets the first ones are drawn, and a line below says so.
 
     Args:
         references: (tracks, targets), in the data's own units.
@@ -45,6 +48,8 @@ def regression_figure(
     references: NDArray[np.floating], predictions: NDArray[np.floating], names: Sequence[str]
 ) -> Figure:
     """Return the figure of `plot_regression`."""
+    num_targets = len(names)
+    names = names[:MAX_DRAWN_TARGETS]
     columns = min(MAX_COLUMNS, len(names))
     rows = -(-len(names) // columns)
     figure = new_figure(height_inches=0.3 + 4.1 * rows)
@@ -68,4 +73,6 @@ def regression_figure(
         title_axes(axes, title, f"R² {r2:.3f}; dashed line: no error".replace("-", "−"))
     for axes in squares[len(names) :]:
         axes.set_axis_off()
+    if len(names) < num_targets:
+        figure.supxlabel(f"The first {len(names)} of {num_targets:,}", fontsize=10)
     return figure

@@ -24,6 +24,7 @@ from m2v_finetune.plotting.style import (
     shortened,
     style_axes,
     title_axes,
+    without_math,
     write_beside,
 )
 
@@ -120,7 +121,7 @@ def training_figure(
         # metrics.jsonl has null where a metric did not exist.
         found = [line["validation"][key] for line in judged]
         values = [math.nan if value is None else value for value in found]
-        name = metric_names.get(key, key)
+        name = shortened(metric_names.get(key, key))
         defined = [value for value in values if not math.isnan(value)]
         if defined:
             best = values.index(max(defined))
@@ -136,7 +137,10 @@ def training_figure(
     lower.margins(y=0.12)
     lower.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
     lower.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    lower.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=2, frameon=False, fontsize=10)
+    legend = lower.legend(
+        loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=2, frameon=False, fontsize=10
+    )
+    without_math(legend)
     figure.align_ylabels()
     return figure
 

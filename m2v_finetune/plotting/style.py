@@ -3,6 +3,7 @@
 Figures are built without pyplot, so nothing global is changed and no display is needed.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,9 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
+
+from m2v_finetune.files import write_atomically
 
 WIDTH_INCHES = 8.0
 DPI = 120
@@ -98,7 +102,7 @@ def write_beside(
 
 def legend_above(axes: Axes, **options: Any) -> None:
     """Put the legend above axes to the right, on the line of the subtitle."""
-    axes.legend(
+    legend = axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.005, 1.0),
         ncols=len(axes.get_legend_handles_labels()[1]),
@@ -109,6 +113,7 @@ def legend_above(axes: Axes, **options: Any) -> None:
         borderaxespad=0.15,
         **options,
     )
+    without_math(legend)
 
 
 def style_colorbar(bar: Colorbar, name: str) -> None:
@@ -130,12 +135,26 @@ def ink_on(color: Any) -> str:
 
 
 def shortened(label: str) -> str:
-    """Return a label, cut where it is too long for a picture."""
-    over = len(label) > MAX_LABEL_CHARACTERS
-    return label[: MAX_LABEL_CHARACTERS - 1] + "…" if over else label
+    """Return a label in one line that can be drawn, cut where it is too long for a picture."""
+    # Bytes of a file name that are no UTF-8 have no glyph, and control characters none that is seen.
+    text = " ".join(label.split()).encode(errors="backslashreplace").decode()
+    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    over = len(text) > MAX_LABEL_CHARACTERS
+    return text[: MAX_LABEL_CHARACTERS - 1] + "…" if over else text
+
+
+def without_math(legend: Legend) -> None:
+    """Let names in a legend be drawn as they are: a dollar sign is no formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file; its folder is made if needed."""
+    """Write a figure as a PNG file, whole or not at all; its folder is made if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor="white")
+    with warnings.catch_warnings():
+        # An emoji is drawn as a box, which is no news for who started the run.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        write_atomically(
+            path, lambda unfinished: figure.savefig(unfinished, format="png", facecolor="white")
+        )

@@ -16,9 +16,15 @@ from m2v_finetune.backbones.checkpoints import published_checkpoint
 from m2v_finetune.config import PretrainingConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import is_repo_id
-from m2v_finetune.model import CARD_FILE, LIBRARY_NAME, upload_model
+from m2v_finetune.model import LIBRARY_NAME, upload_model
 from m2v_finetune.plotting.pretraining import plot_pretraining
-from m2v_finetune.publishing.card import TRAINING_PICTURE, UNKNOWN_LICENCE, public_settings
+from m2v_finetune.publishing.card import (
+    TRAINING_PICTURE,
+    UNKNOWN_LICENCE,
+    public_settings,
+    write_card,
+)
+from m2v_finetune.publishing.harmless import harmless
 from m2v_finetune.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -44,10 +50,13 @@ def publish_backbone(
         "target_variance": config.pretrain.min_target_variance,
         "prediction_variance": config.pretrain.min_prediction_variance,
     }
-    plot_pretraining(folder.metrics, folder.plots / TRAINING_PICTURE, floors=floors)
-    shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)
-    card = render_backbone_card(folder.path, results, repo_id=config.publish.repo_id)
-    (folder.model / CARD_FILE).write_text(card, encoding="utf-8")
+    with harmless(f"The picture {TRAINING_PICTURE}"):
+        plot_pretraining(folder.metrics, folder.plots / TRAINING_PICTURE, floors=floors)
+        shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)
+    with harmless("The model card"):
+        write_card(
+            folder.model, render_backbone_card(folder.path, results, repo_id=config.publish.repo_id)
+        )
     logger.info("The backbone and its card are in %s", folder.model)
     if config.publish.repo_id is None:
         return

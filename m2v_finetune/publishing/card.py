@@ -16,8 +16,11 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from m2v_finetune.backbones.checkpoints import published_checkpoint
 from m2v_finetune.config import TuningConfig
+from m2v_finetune.files import write_atomically
 from m2v_finetune.hub import is_repo_id
+from m2v_finetune.model import CARD_FILE
 from m2v_finetune.tasks import TASKS
+from m2v_finetune.training.results import listed
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.tuning import METHODS, describe_tuning
 
@@ -88,6 +91,12 @@ def render_card(
     ]
     metadata = _metadata(results, card_data, licence, repo_id).to_yaml()
     return f"---\n{metadata}\n---\n\n" + _joined(sections) + "\n"
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Write a card into a model folder; bytes of a name that are no UTF-8 are shown as in JSON."""
+    content = text.encode(errors="backslashreplace")
+    write_atomically(folder / CARD_FILE, lambda unfinished: unfinished.write_bytes(content))
 
 
 def public_settings(value: Any) -> Any:
@@ -369,13 +378,13 @@ def _limits(results: Mapping[str, Any]) -> str:
     if left_out:
         points.append(
             "Labels that count in no metric, because all or none of the test tracks have them: "
-            + ", ".join(_escaped(label) for label in left_out)
+            + listed([_escaped(label) for label in left_out])
             + "."
         )
     skipped = {split: n for split, n in results["num_skipped_tracks"].items() if n}
     if skipped:
-        listed = ", ".join(f"{n:,} in {split}" for split, n in skipped.items())
-        points.append(f"Tracks that could not be read and were left out: {listed}.")
+        counts = ", ".join(f"{n:,} in {split}" for split, n in skipped.items())
+        points.append(f"Tracks that could not be read and were left out: {counts}.")
     if is_random(results):
         points.append(
             "The backbone has random weights, so the results say nothing of music models."

@@ -9,9 +9,15 @@ from typing import Any
 from m2v_finetune.config import PublishConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.errors import UserError
-from m2v_finetune.model import CARD_FILE, TaskModel, upload_model
+from m2v_finetune.model import TaskModel, upload_model
 from m2v_finetune.plotting.runs import plot_layer_weights, plot_training
-from m2v_finetune.publishing.card import LAYER_PICTURE, TRAINING_PICTURE, render_card
+from m2v_finetune.publishing.card import (
+    LAYER_PICTURE,
+    TRAINING_PICTURE,
+    render_card,
+    write_card,
+)
+from m2v_finetune.publishing.harmless import harmless
 from m2v_finetune.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -41,14 +47,13 @@ def publish(
     """
     model.save_pretrained(folder.model, weights=config.weights)  # first what took hours to make
     captions = draw_plots(model, folder, results, judged=judged, tracks=tracks)
-    model.card = render_card(
-        folder.path,
-        model.card_data(weights=config.weights),
-        repo_id=config.repo_id,
-        captions=captions,
-    )
-    (folder.model / CARD_FILE).write_text(model.card, encoding="utf-8")
-    shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)
+    card_data = model.card_data(weights=config.weights)
+    with harmless("The model card"):
+        card = render_card(folder.path, card_data, repo_id=config.repo_id, captions=captions)
+        write_card(folder.model, card)
+        model.card = card
+    with harmless("The pictures of the model folder"):
+        shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)
     logger.info("The model and its card are in %s", folder.model)
     if config.repo_id is None:
         return
@@ -71,21 +76,25 @@ def draw_plots(
     judged: Sequence[Any],
     tracks: Sequence[CheckedTrack],
 ) -> dict[str, str]:
-    """Draw what people would rather look at than read; return a caption for each picture."""
-    folder.plots.mkdir(exist_ok=True)
+    """Draw what people would rather look at than read; return a caption for each picture that was made."""
     captions = {}
     if len(results["layer_weights"]) > 1:
-        plot_layer_weights(
-            results["layer_weights"],
-            folder.plots / LAYER_PICTURE,
-            backbone=model.backbone.source,
-            kind=str(model.layer_weighting.kind),
+        with harmless(f"The picture {LAYER_PICTURE}"):
+            plot_layer_weights(
+                results["layer_weights"],
+                folder.plots / LAYER_PICTURE,
+                backbone=model.backbone.source,
+                kind=str(model.layer_weighting.kind),
+            )
+            captions[LAYER_PICTURE] = "Weight of each hidden state"
+    with harmless(f"The picture {TRAINING_PICTURE}"):
+        plot_training(
+            folder.metrics, folder.plots / TRAINING_PICTURE, metric_names=results["metric_names"]
         )
-        captions[LAYER_PICTURE] = "Weight of each hidden state"
-    plot_training(
-        folder.metrics, folder.plots / TRAINING_PICTURE, metric_names=results["metric_names"]
-    )
-    of_task = model.task.draw(
-        folder.plots, results=results, judged=judged, tracks=tracks, predict=model.predict_track
-    )
-    return {**captions, TRAINING_PICTURE: "Loss and validation", **of_task}
+        captions[TRAINING_PICTURE] = "Loss and validation"
+    with harmless(f"The pictures of {model.task.name}"):
+        folder.plots.mkdir(exist_ok=True)
+        captions |= model.task.draw(
+            folder.plots, results=results, judged=judged, tracks=tracks, predict=model.predict_track
+        )
+    return captions

@@ -130,8 +130,8 @@ def judge_test(
     results["metrics"][metric]["chance"] = chance
     results["warnings"] = _signs(loop, fitted, results["metrics"][metric], chance)
     if loop.accelerator.is_main_process:
-        write_predictions(folder.predictions, test, [model.task.row(one) for one in judged])
         write_json(folder.results, results)
+        write_predictions(folder.predictions, test, [model.task.row(one) for one in judged])
     return results, judged, test
 
 
@@ -307,11 +307,21 @@ def log_results(results: Mapping[str, Any]) -> None:
             else f"{entry['value']:.4f} (95 % interval {entry['low']:.4f} to {entry['high']:.4f})",
         )
     if results.get("labels_left_out"):
-        logger.info("Labels that count in no mean: %s", ", ".join(results["labels_left_out"]))
+        logger.info("Labels that count in no mean: %s", listed(results["labels_left_out"]))
     weights = " ".join(f"{weight:.3f}" for weight in results["layer_weights"])
     logger.info("Layer weights, from the input of the first layer up: %s", weights)
     if results["warnings"]:
         logger.warning("The run may not have learned. %s", " ".join(results["warnings"]))
+
+
+def listed(names: Sequence[str], limit: int = 20) -> str:
+    """Return names in a sentence, the first ones of many.
+
+    >>> listed(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return f"{', '.join(names[:limit])}{more}"
 
 
 def write_predictions(
@@ -320,7 +330,8 @@ def write_predictions(
     """Write one line a track: its id and what the task says in `Task.row`."""
 
     def write(unfinished: Path) -> None:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
+        # Bytes of a name that are no UTF-8 are shown as in JSON.
+        with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["id", *rows[0]])
             for checked, row in zip(tracks, rows, strict=True):

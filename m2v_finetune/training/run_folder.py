@@ -393,5 +393,5 @@ def _as_option(value: Any) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    # What of a name is no UTF-8 becomes an escape, which JSON reads back.
+    # Bytes of a name that are no UTF-8 come out as JSON escapes them.
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
