@@ -96,7 +96,7 @@ def read_audio_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, 
 
 
 def read_licence(folder: Path) -> str:
-    """Return the licence that the checkpoint's own model card names, or an empty string."""
+    """Return the licence in the checkpoint's own model card, or an empty string."""
     card = folder / "README.md"
     if not card.is_file():
         return ""

@@ -41,7 +41,7 @@ def load_backbone(
         source: A short name (`CHECKPOINTS`), a Hub id, or a folder with config.json and weights.
         revision: Branch, tag or commit of a Hub id.
         num_layers: Keep the first n transformer layers; all if None.
-        spec_augment: Mask spans of frames in training mode, as the checkpoint's config says.
+        spec_augment: Mask spans of frames in training mode, by the mask settings of the checkpoint's config.
 
     Raises:
         UserError: The source cannot be found or reached, is of another architecture, switches on what

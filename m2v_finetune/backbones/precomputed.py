@@ -1,4 +1,4 @@
-"""What stands in a backbone's place where its vectors were computed elsewhere."""
+"""Stand-in for a backbone whose vectors were computed elsewhere."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -23,7 +23,7 @@ class PrecomputedBackbone(nn.Module):
         source: What the vectors are, for people.
         sample_rate: Of `CLIP_GRID`: a clip is a sample.
         hidden_size: Numbers of a vector.
-        settings: From which a saved model tells what it has in a backbone's place.
+        settings: Marks a saved model as one that has no backbone.
     """
 
     revision = None
@@ -46,7 +46,7 @@ class PrecomputedBackbone(nn.Module):
         self.settings: dict[str, Any] = {"model_type": MODEL_TYPE, "hidden_size": self.hidden_size}
 
     def frozen_modules(self) -> list[nn.Module]:
-        """Return itself: nothing of it learns."""
+        """Return itself: it has no parameters."""
         return [self]
 
     def num_frames(self, num_samples: int) -> int:

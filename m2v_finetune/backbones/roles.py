@@ -16,8 +16,13 @@ def modules_with_roles(backbone: Backbone, *roles: Role, user: str) -> dict[str,
         user: What needs them, for the message.
 
     Raises:
-        UserError: A layer lacks a module of a role, or the family names none for it.
+        UserError: There is no layer, one lacks a module of a role, or the family names none for it.
     """
+    if not backbone.layers:
+        raise UserError(
+            f"{user} needs transformer layers, and none of {backbone.source} is in use. Set "
+            "backbone.num_layers and backbone.layer_weighting to at least 1, or choose another method."
+        )
     found: dict[str, nn.Module] = {}
     for index, layer in enumerate(backbone.layers):
         modules = dict(layer.named_modules())

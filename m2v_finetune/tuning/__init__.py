@@ -1,4 +1,4 @@
-"""What of a backbone learns, how it is changed for that, and at which rate."""
+"""Tuning methods: which parameters of a backbone are trainable, what is added to it, learning rates."""
 
 from m2v_finetune.tuning.default_rates import Rates, default_rates, is_small
 from m2v_finetune.tuning.methods import (

@@ -31,14 +31,13 @@ class Method:
     """A way of tuning.
 
     Attributes:
-        apply: Changes a frozen backbone in place, so that what shall learn requires gradients, and nothing
-            else.
+        apply: Changes a frozen backbone in place: sets trainable parameters, or adds modules that have them.
         learning_rate: Default peak rate of head and layer weights.
-        backbone_learning_rate: Default peak rate of what learns in the backbone.
+        backbone_learning_rate: Default peak rate of trainable parameters of the backbone.
         title: What it is called in a sentence.
         describe: Says what it does with the settings given; the title where there are none.
-        adds: ``nothing`` to the network, whose own weights learn; modules that can be ``folded`` into its
-            weights after training; or ``modules`` that stay.
+        adds: ``nothing`` to the network, whose own weights are trained; modules that can be ``folded`` into
+            its weights after training; or ``modules`` that stay.
     """
 
     apply: Callable[[Backbone, TuningConfig], None]
@@ -144,7 +143,7 @@ def _describe_full(config: TuningConfig) -> str:
 
 # Rates. Ding and Lerch (arXiv 2411.19371): 1e-4 for LoRA, BitFit, SSF and bottleneck adapters, head
 # included, 1e-5 for the backbone in full tuning. MusicFM's authors pair that with 1e-4 on the head; the
-# last layers alone take the same, and DoRA takes LoRA's. (IA)³ and LayerNorms learn at 3e-3 and 3e-4 in
+# last layers alone take the same, and DoRA takes LoRA's. (IA)³ and LayerNorms have 3e-3 and 3e-4 in
 # the code of T-Few (arXiv 2205.05638; r-three/t-few, configs/ia3.json and layernorm.json). 1e-3 lies in
 # the middle of the range that the published probes search (MARBLE, arXiv 2306.10548).
 METHODS: dict[TuningMethod, Method] = {
@@ -223,10 +222,11 @@ METHODS: dict[TuningMethod, Method] = {
 
 
 def apply_tuning(backbone: Backbone, config: TuningConfig) -> None:
-    """Set, in place, what of the backbone learns by the method of the config.
+    """Make parameters of a backbone trainable, in place, by the method of the config.
 
     Raises:
-        UserError: The backbone has fewer layers than ``num_top_layers``.
+        UserError: The backbone has fewer layers than ``num_top_layers``, or a layer lacks a role that the
+            method needs.
     """
     backbone.requires_grad_(False)
     METHODS[config.method].apply(backbone, config)
@@ -249,7 +249,7 @@ def merge_adapters(backbone: AnyBackbone) -> None:
 
 
 def trained_parts(backbone: AnyBackbone) -> dict[str, int]:
-    """Return the number of weights that learn in each part of the backbone, from its input up."""
+    """Return the number of trainable weights in each part of the backbone, from its input up."""
     counts: Counter[str] = Counter()
     layers = set()
     if not isinstance(backbone, Backbone):

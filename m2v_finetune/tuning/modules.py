@@ -34,15 +34,15 @@ class BottleneckAdapter(nn.Module):
 
 
 class ScaleShift(nn.Module):
-    """A layer whose outputs are multiplied by a learned scale and moved by a learned shift.
+    """A layer whose outputs are multiplied by a trainable scale and moved by a trainable shift.
 
     Attributes:
         base_layer: A linear layer or LayerNorm with a bias.
         scale: (features,), one at the start.
         shift: (features,), zero at the start.
 
-    Source: SSF, Lian et al. (arXiv 2210.08823). They draw scale and shift with a deviation of 0.02 about
-    these values; here the network begins as it was pre-trained.
+    Source: SSF, Lian et al. (arXiv 2210.08823). They draw scale and shift with a standard deviation of
+    0.02 about these values; here the network begins as it was pre-trained.
     """
 
     def __init__(self, base_layer: nn.Linear | nn.LayerNorm) -> None:

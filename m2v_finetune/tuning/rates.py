@@ -1,4 +1,4 @@
-"""Groups of what learns, each with its rate."""
+"""Groups of trainable parameters, each with its learning rate."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +17,7 @@ def parameter_groups(
     layer_decay: float,
     weight_decay: float,
 ) -> list[dict[str, Any]]:
-    """Return groups for a torch optimiser: every parameter that learns is in exactly one.
+    """Return groups for a torch optimiser: every trainable parameter is in exactly one.
 
     Args:
         backbone: Its parameters get ``backbone_learning_rate``, times ``layer_decay`` for each transformer

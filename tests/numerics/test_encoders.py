@@ -291,6 +291,13 @@ def test_a_layer_that_lacks_what_the_others_have_is_named(tmp_path):
         apply_tuning(backbone, TuningConfig(method="lora"))
 
 
+@pytest.mark.parametrize("method", [method for method, roles in NEEDED.items() if roles])
+def test_a_method_for_layers_that_are_not_there_is_refused(method, tmp_path):
+    save_network("hubert", tmp_path)
+    with pytest.raises(UserError, match=rf"{method} needs transformer layers.*num_layers"):
+        apply_tuning(load_backbone(tmp_path, num_layers=0), TuningConfig(method=method))
+
+
 @pytest.mark.parametrize("name", BATCH_NORMS)
 def test_batch_norms_keep_their_statistics(name, tmp_path):
     """So windows do not depend on the others of their batch, and a batch may be divided in any way."""

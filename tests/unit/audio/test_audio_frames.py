@@ -18,7 +18,7 @@ layers = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 4)), min_size=1, m
 
 def test_the_examples_of_the_docstrings_run():
     results = doctest.testmod(frames)
-    assert results.attempted == 3
+    assert results.attempted == 4
     assert results.failed == 0
 
 
