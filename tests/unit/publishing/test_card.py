@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,14 @@ def write_run(
 ) -> Path:
     """Write what a recipe leaves in its folder, as far as the card reads it."""
     config = config or Config(data=DataConfig(source="manifest.csv"))
+    data = config.data
+    # As a run completes them.
+    data = replace(
+        data,
+        window_seconds=data.window_seconds or 5.0,
+        windows_per_track=data.windows_per_track or 1,
+    )
+    config = replace(config, data=data)
     folder.mkdir(exist_ok=True)
     save_config(config, folder / "config.yaml")
     write_json(folder / "environment.json", describe_environment())

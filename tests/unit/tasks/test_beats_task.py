@@ -500,7 +500,7 @@ def test_the_head_reads_each_frame():
     head = TASK.build_head(HeadConfig(hidden_size=8), hidden_size=4, grid=GRIDS[50])
     assert head(torch.randn(2, 7, 4)).shape == (2, 7, 2)
     assert TASK.describe_head(HeadConfig(hidden_size=8)) == (
-        "MLP with one hidden layer of 8, dropout 0.2, at each frame"
+        "MLP with one hidden layer of 8, dropout 0.2, at each frame, standardised"
     )
     with pytest.raises(UserError, match=r"head.pooling is 'attention'.*Remove it"):
         TASK.build_head(HeadConfig(pooling="attention"), hidden_size=4, grid=GRIDS[50])
