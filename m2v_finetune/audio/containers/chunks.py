@@ -134,9 +134,7 @@ def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
             # libsndfile 1.2.2 takes what follows the samples of these for samples.
             reads_on = name in (b"riff", b"NIST", b".snd", b"dns.") and samples_stop < file.size
             is_right = samples_stop == samples.start + samples.stated and name != b"BW64"
-            # It decodes the last block of GSM wrongly where a byte of padding is missing.
-            is_padded = name != b"RIFF" or samples_stop % 2 == 0 or samples_stop < file.size
-            if start == 0 and is_last and is_right and is_padded and not reads_on:
+            if start == 0 and is_last and is_right and not reads_on:
                 part = Part(
                     start=0,
                     stop=file.size,
@@ -316,12 +314,10 @@ def _with_size(
             head[:12] = b"RF64\xff\xff\xff\xffWAVEds64\x1c\0\0\0" + wide + bytes(12)
     if name == b"BW64":  # the same as RF64, under a name that libsndfile 1.2.2 does not know
         head[:4] = b"RF64"
-    padded = _aligned(stop, start, _STYLES[name].align) if name in _STYLES else stop
     return Part(
         start=samples.start,
-        stop=min(padded, file.size),
+        stop=stop,
         head=bytes(head),
-        num_padding=max(0, padded - file.size),
         samples_start=len(head),
         samples_stop=len(head) + num_bytes,
     )

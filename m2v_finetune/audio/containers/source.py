@@ -70,7 +70,6 @@ class Part:
         start: First byte, after those that ``head`` replaces.
         stop: Byte after the last.
         head: Bytes that come before those of the file: a header that states what is there.
-        num_padding: Zero bytes that come after those of the file.
         is_file: The decoder may be given the file itself, as it is.
         samples_start: First byte of the samples or packets, counted in what the decoder is given.
         samples_stop: Byte after their last; None if the structure does not tell.
@@ -83,7 +82,6 @@ class Part:
     start: int
     stop: int
     head: bytes = b""
-    num_padding: int = 0
     is_file: bool = False
     samples_start: int = 0
     samples_stop: int | None = None
@@ -95,7 +93,7 @@ class Part:
     @property
     def num_bytes(self) -> int:
         """Length of what the decoder is given."""
-        return len(self.head) + self.stop - self.start + self.num_padding
+        return len(self.head) + self.stop - self.start
 
 
 class PartFile(io.RawIOBase):
@@ -138,9 +136,6 @@ class PartFile(io.RawIOBase):
         wanted = min(len(buffer) - len(content), part.stop - offset)
         if wanted > 0:
             content += os.pread(self._file.fileno(), wanted, offset)
-        wanted = min(len(buffer), part.num_bytes - self._position) - len(content)
-        if wanted > 0 and self._position + len(content) >= part.num_bytes - part.num_padding:
-            content += bytes(wanted)
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)
