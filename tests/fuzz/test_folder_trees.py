@@ -169,7 +169,8 @@ def test_a_tree_of_real_files_goes_all_the_way(tmp_path, caplog):
     """Load, split, check: every track is in one split, or counted and named."""
     caplog.set_level(logging.WARNING)
     refused = []
-    for seed in range(max(20, NUM_TREES // 20)):
+    num_trees = max(20, NUM_TREES // 20)
+    for seed in range(num_trees):
         rng = random.Random(seed)
         folder = tmp_path / str(seed)
         made = 0
@@ -196,4 +197,4 @@ def test_a_tree_of_real_files_goes_all_the_way(tmp_path, caplog):
         assert len(left) + sum(skipped.values()) == made + 1
         assert caplog.text.count("Skipped ") == sum(skipped.values())
     assert all("None of the" in message for message in refused)
-    assert len(refused) < 10
+    assert len(refused) < num_trees / 2
