@@ -10,6 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from run_facts import backbone_facts, training_facts
 
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS
 from m2v_finetune.config import (
@@ -28,7 +29,8 @@ from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import save_config
-from m2v_finetune.publishing.card import BACKBONE_CITATIONS, public_settings, render_card
+from m2v_finetune.publishing.card import BACKBONE_CITATIONS, render_card
+from m2v_finetune.publishing.text import public_settings
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.run_folder import describe_environment, write_json
 
@@ -93,9 +95,12 @@ def write_run(
         "layer_weights": [0.1, 0.5, 0.4],
         "num_trained_parameters": 67_000,
         "num_parameters": 1_000_000,
+        "num_skipped_steps": 0,
+        "num_tracks_of_splits": {"train": 18706, "validation": 1825, "test": 5329},
         "tuning": config.tuning.method,
+        "training": training_facts(config),
         "dataset": asdict(dataset),
-        "backbone": {"source": config.backbone.source, "revision": None, "licence": licence},
+        "backbone": backbone_facts(config, licence=licence),
         "seconds": {"training": 71.2, "test": 3.0},
     }
     write_json(folder / "results.json", results | changes)
@@ -322,7 +327,7 @@ class TestText:
         folder = write_run(
             tmp_path,
             config=config,
-            backbone={"source": "music2vec-v1", "revision": "abc123", "licence": "cc-by-nc-4.0"},
+            backbone=backbone_facts(config, revision="abc123"),
         )
         [rows] = tables(section(render(folder), "Method"))
         method = {row[0]: row[1] for row in rows}
@@ -340,8 +345,9 @@ class TestText:
             "0.0001 for head and layer weights, 0.0003 for the backbone, times 0.9 for each layer "
             "below the top"
         )
-        assert method["Batch of a device"] == "16 windows, 4 batches to a step"
-        assert method["Length"] == "8 epochs of at most 12, 80 steps, 71 seconds"
+        assert method["Batch"] == "64 windows a step: 16 on a device x 4 accumulated"
+        assert method["Length"] == "8 epochs of at most 12, stopped early; 80 steps; 71 seconds"
+        assert method["Precision and device"] == "float32, on CPU"
         assert method["Chosen weights"] == (
             "epoch 6, the best by ROC-AUC of whole validation tracks"
         )
