@@ -37,7 +37,7 @@ from m2v_finetune.config import (
     TrainingConfig,
 )
 from m2v_finetune.errors import Stopped, UserError
-from m2v_finetune.publishing.card import is_random
+from m2v_finetune.publishing.method import is_random
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.train import train_task
 from m2v_finetune.training.run_folder import RunFolder, write_json

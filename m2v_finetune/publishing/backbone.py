@@ -21,10 +21,10 @@ from m2v_finetune.plotting.pretraining import plot_pretraining
 from m2v_finetune.publishing.card import (
     TRAINING_PICTURE,
     UNKNOWN_LICENCE,
-    public_settings,
     write_card,
 )
 from m2v_finetune.publishing.harmless import harmless
+from m2v_finetune.publishing.text import public_settings
 from m2v_finetune.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,19 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
         + ", whose licence it has"
     )
     held_out = results["validation"]
-    machine = ", ".join(environment["cards"]) or f"{environment['num_cpus']} CPU cores"
+    is_on_cpu = results["device"] == "cpu"
+    machine = (
+        f"{environment['num_cpus']} CPU cores" if is_on_cpu else ", ".join(environment["cards"])
+    )
+    averaged = (
+        "The teacher is a moving average of the student"
+        if objective["teacher_averages"] == "all"
+        else "The teacher's transformer layers are a moving average of the student's, and its convolutions "
+        "are the student's own"
+    )
+    fixed = (
+        "" if objective["train_conv_encoder"] else " The convolutional encoder stayed as it began."
+    )
     packages = ", ".join(f"{key} {value}" for key, value in environment["packages"].items())
     metadata = ModelCardData(
         license=licence,
@@ -133,8 +145,8 @@ or by `--backbone.source {repo_id or "path/to/model"}` in every recipe of {LIBRA
 A student hears music with spans of {objective["mask_span_frames"]} frames masked (probability
 {objective["mask_probability"]:g}) and predicts there, by squared error, the mean of the
 {objective["num_target_layers"]} highest feed-forward outputs, each normalised over time, of a teacher that
-hears everything. The teacher is a moving average of the student, with a decay from
-{objective["ema_begin"]:g} to {objective["ema_end"]:g} in {objective["ema_ramp_steps"]:,} steps.
+hears everything. {averaged}, with a decay from
+{objective["ema_begin"]:g} to {objective["ema_end"]:g} in {objective["ema_ramp_steps"]:,} steps.{fixed}
 
 On {results["num_tracks"]["validation"]:,} tracks that were held out the loss is {held_out["loss"]:.4f}; the
 variance over time is {held_out["target_variance"]:.3f} for targets and

@@ -23,6 +23,7 @@ from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.training.evaluation import chance_orders, judge_beside_chance, judge_tracks
+from m2v_finetune.training.facts import training_facts
 from m2v_finetune.training.faults import DataError, DataWatch
 from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, logged_losses
 from m2v_finetune.training.loop import FitResult, TrainingLoop
@@ -97,6 +98,10 @@ def judge_test(
         "task": model.task.name,
         "split": "test",
         "num_tracks": len(test),
+        "num_tracks_of_splits": {
+            split: number - len(loop.watch.found.get(split, {}))
+            for split, number in loop.watch.num_tracks.items()
+        },
         **skipped_tracks(loop.watch),
         **model.task.report(judged, seed=seed),
         **output_variation(model, variation, num_tracks=len(test)),
@@ -113,11 +118,14 @@ def judge_test(
         "num_trained_parameters": count_parameters(model, trained_only=True),
         "num_parameters": count_parameters(model),
         "tuning": model.tuning.method,
+        "training": training_facts(loop, fitted),
         "dataset": asdict(dataset),
         "backbone": {
             "source": backbone.source,
             "revision": backbone.revision,
             "licence": backbone.licence,
+            "num_layers": backbone.num_layers,
+            "num_published_layers": backbone.settings.get("num_hidden_layers"),
             "vector_size": backbone.hidden_size
             if isinstance(backbone, PrecomputedBackbone)
             else None,
@@ -210,6 +218,7 @@ def write_pretraining(
         "validation": {k: json_number(v) for k, v in fitted.best_values.items()},
         "num_epochs": fitted.num_epochs,
         "num_steps": fitted.num_steps,
+        "device": loop.accelerator.device.type,
         "total_batch_size": loop.batches.total_batch_size,
         "num_parameters": count_parameters(backbone),
         "dataset": asdict(dataset),

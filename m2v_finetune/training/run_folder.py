@@ -74,6 +74,7 @@ class RunFolder:
         metrics: One line a logged step or epoch.
         results: Metrics of the test split with intervals.
         predictions: One line a track of the test split.
+        resumes: One line each time the run was resumed: versions, machine, and settings that were changed.
         checkpoints: To go on from, and the best.
         tracks: The tracks that the run began with (`data.kept`).
         model: What `TaskModel.from_pretrained` and the Hub take.
@@ -87,6 +88,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.results = path / "results.json"
         self.predictions = path / "predictions.csv"
+        self.resumes = path / "resumes.jsonl"
         self.checkpoints = path / "checkpoints"
         self.tracks = path / "tracks.json"
         self.model = path / "model"
@@ -213,6 +215,12 @@ class RunFolder:
         self._changed = {name: value for name, (_, value) in changed.items() if name in may}
         for name in self._changed:
             logger.info("Going on with another setting: %s.", told[name])
+        line = {
+            **describe_environment(num_processes=num_processes),
+            "changed": {name: list(changed[name]) for name in self._changed},
+        }
+        with self.resumes.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -335,6 +343,13 @@ def choose_folder(output_dir: str | None, *, task: str, resume: str) -> RunFolde
             "in it is overwritten. Choose another by --run.output_dir."
         )
     return folder
+
+
+def read_resumes(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the lines of resumes.jsonl; none for a run that was never resumed."""
+    if not folder.resumes.exists():
+        return []
+    return [json.loads(line) for line in folder.resumes.read_text(encoding="utf-8").splitlines()]
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:

@@ -30,6 +30,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import to_dict
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint import step_of
+from m2v_finetune.training.facts import peak_learning_rates
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.precision import card_capability, choose_precision
 from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
@@ -215,10 +216,7 @@ def describe(
         for members in splits.values()
         for checked in members
     )
-    rates: dict[str, float] = {}
-    for group in loop.optimizer.param_groups:
-        part = "backbone" if group["name"].startswith("backbone") else group["name"].split(",")[0]
-        rates[part] = max(rates.get(part, 0.0), group["peak_lr"])
+    rates = peak_learning_rates(loop)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from run_facts import backbone_facts, training_facts
 
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS
 from m2v_finetune.config import (
@@ -28,7 +29,8 @@ from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import save_config
-from m2v_finetune.publishing.card import BACKBONE_CITATIONS, public_settings, render_card
+from m2v_finetune.publishing.card import BACKBONE_CITATIONS, render_card
+from m2v_finetune.publishing.text import public_settings
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.run_folder import describe_environment, write_json
 
@@ -101,9 +103,12 @@ def write_run(
         "layer_weights": [0.1, 0.5, 0.4],
         "num_trained_parameters": 67_000,
         "num_parameters": 1_000_000,
+        "num_skipped_steps": 0,
+        "num_tracks_of_splits": {"train": 18706, "validation": 1825, "test": 5329},
         "tuning": config.tuning.method,
+        "training": training_facts(config),
         "dataset": asdict(dataset),
-        "backbone": {"source": config.backbone.source, "revision": None, "licence": licence},
+        "backbone": backbone_facts(config, licence=licence),
         "seconds": {"training": 71.2, "test": 3.0},
     }
     write_json(folder / "results.json", results | changes)
@@ -330,7 +335,7 @@ class TestText:
         folder = write_run(
             tmp_path,
             config=config,
-            backbone={"source": "music2vec-v1", "revision": "abc123", "licence": "cc-by-nc-4.0"},
+            backbone=backbone_facts(config, revision="abc123"),
         )
         [rows] = tables(section(render(folder), "Method"))
         method = {row[0]: row[1] for row in rows}
@@ -348,12 +353,88 @@ class TestText:
             "0.0001 for head and layer weights, 0.0003 for the backbone, times 0.9 for each layer "
             "below the top"
         )
-        assert method["Batch of a device"] == "16 windows, 4 batches to a step"
-        assert method["Length"] == "8 epochs of at most 12, 80 steps, 71 seconds"
+        assert method["Batch"] == "64 windows a step: 16 on a device x 4 accumulated"
+        assert method["Length"] == "8 epochs of at most 12, stopped early; 80 steps; 71 seconds"
+        assert method["Precision and device"] == "float32, on CPU"
         assert method["Chosen weights"] == (
             "epoch 6, the best by ROC-AUC of whole validation tracks"
         )
         assert method["Seed"] == "7"
+
+    @pytest.mark.parametrize(
+        ("changes", "row", "said"),
+        [
+            ({"optimizer": "adafactor"}, "Optimiser", "Adafactor"),
+            ({"optimizer": "adamw_8bit"}, "Optimiser", "AdamW with moments in 8 bits"),
+            ({"optimizer": "paged_adamw_8bit"}, "Optimiser", "paged AdamW with moments in 8 bits"),
+            ({"num_warmup_steps": 0}, "Optimiser", "matrices; half a cosine to zero at step 120"),
+            ({"mixed_precision": "fp16", "device": "cuda"}, "Precision", "(fp16), on CUDA"),
+            ({"mixed_precision": "bf16"}, "Precision", "(bf16), on CPU"),
+            (
+                {"device_batch_size": 2, "num_accumulated": 8, "num_processes": 3},
+                "Batch",
+                "16 windows a step: 2 on a device x 8 accumulated x 3 processes",
+            ),
+            ({"stopped_early": False}, "Length", "at most 30; 80"),
+            ({"num_longer_tracks": 0}, "Windows", "; 1 window of a track"),
+            ({"num_shorter_tracks": 1}, "Windows", "1 training track padded"),
+            ({"num_drawn_versions": 4}, "Windows", "drawn 4 times, in turns"),
+            ({"layer_weighting": "last"}, "Peak", "0.001 for the head"),
+            ({"spec_augment": True}, "Augmentation", "SpecAugment"),
+        ],
+    )
+    def test_the_method_is_what_the_run_did(
+        self, tmp_path: Path, changes: dict[str, Any], row: str, said: str
+    ) -> None:
+        config = Config(data=DataConfig(source="x.csv"))
+        folder = write_run(tmp_path, config=config, training=training_facts(config, **changes))
+        [rows] = tables(section(render(folder), "Method"))
+        [value] = [text for name, text in rows if name.startswith(row)]
+        assert said in value
+
+    def test_what_else_may_not_be_as_it_mostly_is(self, tmp_path: Path) -> None:
+        config = Config(data=DataConfig(source="x.csv"))
+        folder = write_run(
+            tmp_path,
+            config=config,
+            num_skipped_steps=3,
+            validation={"roc_auc": None},
+            backbone=backbone_facts(config, num_layers=6),
+            outputs_hardly_vary=True,
+        )
+        card = render(folder)
+        [rows] = tables(section(card, "Method"))
+        method = dict(rows)
+        assert "3 of them without effect" in method["Length"]
+        assert "the best" not in method["Chosen weights"]
+        assert method["Backbone"].endswith("the first 6 of 12 layers")
+        assert "hardly vary" in section(card, "Limits")
+
+    def test_a_run_that_was_resumed_elsewhere(self, tmp_path: Path) -> None:
+        folder = write_run(tmp_path)
+        once = {**describe_environment(), "changed": {}}
+        older = once["packages"] | {"torch": "2.7.0"}
+        twice = {**once, "packages": older, "num_processes": 2}
+        twice["changed"] = {
+            "training.epochs": [12, 30],
+            "cache.folder": ["/home/miller/caches", None],
+            "publish.repo_id": [None, "me/x"],
+        }
+        lines = [json.dumps(one) + "\n" for one in (once, twice)]
+        (folder / "resumes.jsonl").write_text("".join(lines))
+        card = render(folder)
+        [rows] = tables(section(card, "Method"))
+        [resumed] = [value for name, value in rows if name == "Resumed"]
+        assert resumed.startswith("2 times")
+        assert "training.epochs 30 (12 before)" in resumed
+        assert "publish" not in resumed
+        assert "miller" not in card.text
+        settings = section(card, "Settings and versions")
+        assert f"{describe_environment()['packages']['torch']} -> 2.7.0" in settings.replace(
+            "\\", ""
+        )
+        assert "| Processes | 1 -> 2 |" in settings.replace("\\", "")
+        assert "repeat the run" not in settings
 
     def test_probe_has_no_rate_for_the_backbone(self, tmp_path: Path) -> None:
         [rows] = tables(section(render(write_run(tmp_path)), "Method"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from run_facts import backbone_facts, training_facts
 
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import (
@@ -64,7 +65,10 @@ def finished_run(folder, labels, *, num_tracks=8, **changes):
         for number in range(num_tracks)
     ]
     run = RunFolder(folder / "run")
-    run.create(RecipeConfig(data=DataConfig(source="songs.csv")))
+    config = RecipeConfig(
+        data=DataConfig(source="songs.csv"), backbone=BackboneConfig(source="random-small")
+    )
+    run.create(config)
     run.log({"step": 1, "epoch": 1, "loss": 2.5})
     run.log({"step": 1, "epoch": 1, "validation": {"accuracy": 0.5, "macro_f1": 0.4}})
     results = {
@@ -84,9 +88,12 @@ def finished_run(folder, labels, *, num_tracks=8, **changes):
         "layer_weights": model.layer_weighting.weights().tolist(),
         "num_trained_parameters": 10,
         "num_parameters": 100,
+        "num_skipped_steps": 0,
+        "num_tracks_of_splits": {"train": 8, "validation": 4, "test": num_tracks},
         "tuning": "probe",
+        "training": training_facts(config),
         "dataset": vars(DatasetInfo(name="songs")),
-        "backbone": {"source": "random-small", "revision": None, "licence": "apache-2.0"},
+        "backbone": backbone_facts(config, licence="apache-2.0"),
         "seconds": {"training": 1.0, "test": 1.0},
         **changes,
     }

@@ -1,0 +1,67 @@
+"""What a run really did, as the loop knows it: settings may leave it open, or change on the way."""
+
+import math
+from typing import Any
+
+from m2v_finetune.data.stored import StoredWindows
+from m2v_finetune.model import TaskModel
+from m2v_finetune.training.loop import FitResult, TrainingLoop
+
+
+def training_facts(loop: TrainingLoop[TaskModel], fitted: FitResult) -> dict[str, Any]:
+    """Return what results.json and the model card tell of the training, as plain data.
+
+    Args:
+        loop: After `TrainingLoop.run`.
+        fitted: What it returned.
+    """
+    model, accelerator, batches = loop.model, loop.accelerator, loop.batches
+    optimization = loop.optimization
+    device_batch_size = loop.smaller_batches.size  # less than in the settings where memory ran out
+    return {
+        "device": accelerator.device.type,
+        "mixed_precision": accelerator.mixed_precision,
+        "num_processes": batches.num_processes,
+        "optimizer": optimization.name,
+        "weight_decay": optimization.weight_decay,
+        "max_grad_norm": optimization.max_grad_norm,
+        "peak_learning_rates": peak_learning_rates(loop),
+        "layer_decay": optimization.layer_decay,
+        "num_warmup_steps": math.ceil(optimization.warmup_ratio * loop.total_steps),
+        "num_scheduled_steps": loop.total_steps,
+        "max_epochs": loop.training.epochs,
+        "stopped_early": fitted.num_epochs < loop.training.epochs,
+        "device_batch_size": device_batch_size,
+        "num_accumulated": batches.total_batch_size // (device_batch_size * batches.num_processes),
+        "total_batch_size": batches.total_batch_size,
+        "tuning": model.tuning.used(),
+        "layer_weighting": model.layer_weighting.kind,
+        "spec_augment": model.backbone.spec_augment,
+        **_windows(loop),
+    }
+
+
+def peak_learning_rates(loop: TrainingLoop[Any]) -> dict[str, float]:
+    """Return the highest rate of each part that is trained, ``backbone`` and the others by their names."""
+    rates: dict[str, float] = {}
+    for group in loop.optimizer.param_groups:
+        part = "backbone" if group["name"].startswith("backbone") else group["name"].split(",")[0]
+        rates[part] = max(rates.get(part, 0.0), group["peak_lr"])
+    return rates
+
+
+def _windows(loop: TrainingLoop[TaskModel]) -> dict[str, Any]:
+    dataset: Any = loop.loader.dataset
+    stored = dataset.windows
+    windows = stored.windows if isinstance(stored, StoredWindows) else stored
+    lengths = [
+        checked.audio.num_samples(windows.grid.sample_rate) - windows.window_samples
+        for checked in windows.tracks
+    ]
+    return {
+        "window_seconds": loop.model.window_seconds,
+        "windows_per_track": windows.windows_per_track,
+        "num_drawn_versions": windows.num_versions,
+        "num_longer_tracks": sum(length > 0 for length in lengths),
+        "num_shorter_tracks": sum(length < 0 for length in lengths),
+    }
