@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
 from m2v_finetune.backbones.backbone import Backbone
@@ -178,6 +179,7 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
         return encoder.network_class(config)
     # Whatever the values of a damaged file make transformers and torch stumble over.
     except (
+        StrictDataclassError,
         TypeError,
         ValueError,
         RuntimeError,

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_networks import NETWORKS, save_network
+from small_networks import FAMILIES, NETWORKS, save_network
 from transformers import Wav2Vec2FeatureExtractor
 
 from m2v_finetune.backbones import load_backbone
@@ -118,14 +118,21 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
     assert "encoder.layer_norm.weight has shape (7,), not (32,)" in message
 
 
-def test_a_checkpoint_with_a_head_on_top_gives_its_backbone(tmp_path):
-    reference = save_network("wav2vec2", tmp_path)
-    tensors = {f"wav2vec2.{k}": v for k, v in load_file(tmp_path / "model.safetensors").items()}
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_checkpoint_with_a_head_on_top_gives_its_backbone(name, tmp_path):
+    """As published: under the prefix of the network, with the weight names of an older PyTorch."""
+    reference = save_network(name, tmp_path)
+    tensors = {}
+    for key, value in load_file(tmp_path / "model.safetensors").items():
+        old = key.replace("parametrizations.weight.original0", "weight_g")
+        old = old.replace("parametrizations.weight.original1", "weight_v")
+        tensors[f"{reference.base_model_prefix}.{old}"] = value
+    assert any("weight_g" in key for key in tensors) is (name != "data2vec")
     save_file({**tensors, "lm_head.weight": torch.zeros(3, 32)}, tmp_path / "model.safetensors")
     backbone = load_backbone(tmp_path)
-    for name, value in reference.state_dict().items():
-        if name != "masked_spec_embed":
-            assert torch.equal(backbone.network.state_dict()[name], value)
+    for key, value in reference.state_dict().items():
+        if key != "masked_spec_embed":
+            assert torch.equal(backbone.network.state_dict()[key], value)
 
 
 def test_another_architecture_is_refused(tmp_path):

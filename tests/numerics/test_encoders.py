@@ -189,6 +189,27 @@ def test_families_that_look_alike_are_refused_by_name(model_type, tmp_path):
         assert all(name in message for name in (*ENCODERS, "adding-an-architecture.md"))
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("hidden_size", "wide"),
+        ("use_weighted_layer_sum", 3),
+        ("num_attention_heads", 0),
+        ("conv_dim", [8]),
+        ("hidden_act", "none such"),
+        ("mask_time_prob", None),
+    ],
+)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_value_that_is_not_legal_is_refused(name, setting, value, tmp_path):
+    save_network(name, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {setting: value}))
+    for load in (load_backbone, build_architecture):
+        with pytest.raises(UserError, match="describes no network that can be built"):
+            load(tmp_path)
+
+
 def test_another_network_under_the_name_of_a_family_is_refused_by_its_tensors(tmp_path):
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     small |= {"intermediate_size": 64, "conv_dim": (8,) * 7, "num_conv_pos_embedding_groups": 4}
