@@ -80,7 +80,7 @@ def main(run_folder: Path) -> None:
             JudgedClip(target=target, scores=row)
             for target, row in zip(targets["test"], scores, strict=True)
         ]
-        metrics = task.report(judged, seed=0)["metrics"]
+        metrics = task.summarize(judged, seed=0)["metrics"]
         result[f"logistic regression on {name}"] = metrics
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

@@ -91,10 +91,12 @@ def chance(model: TaskModel, train: list[CheckedTrack], test: list[CheckedTrack]
     task = model.task
     if isinstance(task, Emotion):
         mean = ClipPrediction(scores=dict(zip(task.labels, task.means, strict=True)), timeline=[])
-        return task.values([task.judge(one, mean) for one in test])[task.selection_metric]
+        return task.compute_metrics([task.judge(one, mean) for one in test])[task.selection_metric]
     if isinstance(task, Separation):
         shares = energy_shares(task, train)
-        return task.values([task.judge(one, equalised(task, one, shares)) for one in test])["sdr"]
+        return task.compute_metrics(
+            [task.judge(one, equalised(task, one, shares)) for one in test]
+        )["sdr"]
     predictions = [model.predict_track(one) for one in test]
     values = []
     generator = np.random.default_rng(0)
@@ -103,7 +105,7 @@ def chance(model: TaskModel, train: list[CheckedTrack], test: list[CheckedTrack]
         judged = [
             task.judge(one, predictions[other]) for one, other in zip(test, order, strict=True)
         ]
-        values.append(task.values(judged)[task.selection_metric])
+        values.append(task.compute_metrics(judged)[task.selection_metric])
     return float(np.mean(values))
 
 

@@ -563,13 +563,13 @@ def judge(model: TaskModel, music: Music, inputs: Tensor) -> dict[str, float]:
     """Return the task's metrics of the judged tracks, as the recipes find them."""
     model.eval()
     task, windows, tracks = music.task, music.windows["judged"], music.tracks["judged"]
-    scores = torch.cat([task.scores(model(one).float()) for one in inputs.split(EVAL_BATCH_SIZE)])
+    scores = torch.cat([task.activate(model(one).float()) for one in inputs.split(EVAL_BATCH_SIZE)])
     rows = zip(windows.places, scores.numpy(), strict=True)
     judged = []
     for number, of_track in groupby(rows, key=lambda row: row[0][0]):
         places = ((window, row) for (_, window), row in of_track)
         judged.append(task.judge(tracks[number], task.predict(tracks[number], places)))
-    return task.values(judged)
+    return task.compute_metrics(judged)
 
 
 if __name__ == "__main__":

@@ -427,7 +427,7 @@ class TaskModel(nn.Module):
                 outputs = self.pieces.run(run, parts)
                 if variation is not None:
                     variation.add(outputs)
-                scores = self.task.scores(outputs).numpy()
+                scores = self.task.activate(outputs).numpy()
                 rows |= zip(indices.tolist(), scores, strict=True)
             for index, one in sorted(rows.items(), key=lambda pair: pair[0]):
                 number, window = windows.places[index]

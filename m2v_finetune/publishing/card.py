@@ -229,7 +229,7 @@ def _usage(results: Mapping[str, Any], repo_id: str | None) -> str:
             "files. It is there to be measured beside models that hear."
         )
     model = repo_id or MODEL_PLACEHOLDER
-    shown = TASKS[results["task"]].shown_prediction
+    shown = TASKS[results["task"]].usage_example
     return joined(
         [
             "On the command line:",

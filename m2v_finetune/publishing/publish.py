@@ -94,7 +94,7 @@ def draw_plots(
         captions[TRAINING_PICTURE] = "Loss and validation"
     with harmless(f"The pictures of {model.task.name}"):
         folder.plots.mkdir(exist_ok=True)
-        captions |= model.task.draw(
+        captions |= model.task.plot(
             folder.plots, results=results, judged=judged, tracks=tracks, predict=model.predict_track
         )
     return captions

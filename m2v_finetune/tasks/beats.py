@@ -110,7 +110,7 @@ class BeatTracking(FrameTask):
     name: ClassVar[str] = "beats"
     selection_metric: ClassVar[str] = "f_measure"
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "beats": ".beats"}
-    shown_prediction: ClassVar[str] = ".tempo_bpm"
+    usage_example: ClassVar[str] = ".tempo_bpm"
     about_metrics: ClassVar[str] = (
         "Beats count within 70 ms; no beginning is skipped. CMLt and AMLt are the continuity scores of "
         "mir_eval. The tempo is that of the median interval between beats, right within 4 %; accuracy 2 "
@@ -183,7 +183,7 @@ class BeatTracking(FrameTask):
         )
         return (of_frames.sum(dim=(1, 2)) / known.sum(dim=(1, 2)).clamp(min=1)).mean()
 
-    def scores(self, outputs: Tensor) -> Tensor:
+    def activate(self, outputs: Tensor) -> Tensor:
         """Return probabilities, (batch, frames, 2)."""
         return outputs.sigmoid()
 
@@ -216,7 +216,7 @@ class BeatTracking(FrameTask):
             **tempo_scores(tempo_from_beats(truth.times_seconds), prediction.tempo_bpm),
         }
 
-    def draw(
+    def plot(
         self,
         folder: Path,
         *,

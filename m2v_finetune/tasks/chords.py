@@ -103,7 +103,7 @@ class ChordRecognition(FrameTask):
     name: ClassVar[str] = "chords"
     selection_metric: ClassVar[str] = "majmin"
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "lab": ".lab"}
-    shown_prediction: ClassVar[str] = ".segments"
+    usage_example: ClassVar[str] = ".segments"
     about_metrics: ClassVar[str] = (
         "The share of the time in which the chord is right, over all tracks, by mir_eval. Time whose "
         "true chord is neither a major nor a minor triad, with or without more notes above, does not "
@@ -165,7 +165,7 @@ class ChordRecognition(FrameTask):
         )
         return (of_frames.sum(dim=1) / (classes != IGNORED).sum(dim=1).clamp(min=1)).mean()
 
-    def scores(self, outputs: Tensor) -> Tensor:
+    def activate(self, outputs: Tensor) -> Tensor:
         """Return probabilities, (batch, frames, 25)."""
         return outputs.softmax(dim=-1)
 
@@ -193,7 +193,7 @@ class ChordRecognition(FrameTask):
         truth = without_gaps(self.annotation(checked.track))
         return chord_scores(*_as_arrays(truth), *_as_arrays(prediction.segments))
 
-    def values(self, judged: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    def compute_metrics(self, judged: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Return both recalls, weighted by the seconds that count; nan where none do."""
         found = {}
         for name in self.metric_names:
@@ -202,7 +202,7 @@ class ChordRecognition(FrameTask):
             found[name] = float(right / seconds.sum()) if seconds.any() else float("nan")
         return found
 
-    def report(self, judged: Sequence[Mapping[str, float]], *, seed: int) -> dict[str, Any]:
+    def summarize(self, judged: Sequence[Mapping[str, float]], *, seed: int) -> dict[str, Any]:
         """Return both recalls with intervals, and the seconds that counted."""
         report = chord_report(judged, seed=seed)
         return {
@@ -211,7 +211,7 @@ class ChordRecognition(FrameTask):
             "about_metrics": self.about_metrics,
         }
 
-    def draw(
+    def plot(
         self,
         folder: Path,
         *,

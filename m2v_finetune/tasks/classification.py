@@ -161,19 +161,19 @@ class Classification(ClipTask):
         """Return the mean cross-entropy of logits (batch, num_outputs) and classes (batch,)."""
         return F.cross_entropy(outputs, targets.long())
 
-    def scores(self, outputs: Tensor) -> Tensor:
+    def activate(self, outputs: Tensor) -> Tensor:
         """Return probabilities of windows (batch, num_outputs)."""
         return outputs.softmax(dim=-1)
 
-    def values(self, judged: Sequence[JudgedClip]) -> dict[str, float]:
+    def compute_metrics(self, judged: Sequence[JudgedClip]) -> dict[str, float]:
         """Return the metrics of `metric_names` without intervals; nan where one does not exist."""
-        metrics = self.report(judged, seed=0)["metrics"]
+        metrics = self.summarize(judged, seed=0)["metrics"]
         return {
             name: math.nan if metrics[name]["value"] is None else metrics[name]["value"]
             for name in self.metric_names
         }
 
-    def report(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
+    def summarize(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
         """Return accuracy and macro F1 with intervals over tracks, per class, and the confusion matrix."""
         from m2v_finetune.metrics.multiclass import multiclass_report
 
@@ -183,15 +183,15 @@ class Classification(ClipTask):
             "about_metrics": "Macro F1 is the mean over the classes.",
         }
 
-    def row(self, judged: JudgedClip) -> dict[str, str | float]:
+    def prediction_row(self, judged: JudgedClip) -> dict[str, str | float]:
         """Return truth, answer, and the probability of each class."""
         return {
             "truth": self.labels[int(judged.target)],
             "answer": self.labels[int(judged.scores.argmax())],
-            **super().row(judged),
+            **super().prediction_row(judged),
         }
 
-    def draw(
+    def plot(
         self,
         folder: Path,
         *,

@@ -142,7 +142,7 @@ class ClipTask(ABC):
     sample_rate: ClassVar[int | None] = None
     on_frames: ClassVar[bool] = False
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "csv": None}
-    shown_prediction: ClassVar[str] = ".top(5)"
+    usage_example: ClassVar[str] = ".top(5)"
 
     labels: tuple[str, ...]
 
@@ -232,7 +232,7 @@ class ClipTask(ABC):
             scores=np.array(list(prediction.scores.values()), dtype=np.float32),
         )
 
-    def row(self, judged: JudgedClip) -> dict[str, str | float]:
+    def prediction_row(self, judged: JudgedClip) -> dict[str, str | float]:
         """Return the score of each label."""
         return dict(zip(self.labels, judged.scores.tolist(), strict=True))
 

@@ -61,7 +61,7 @@ class Emotion(ClipTask):
 
     name: ClassVar[str] = "emotion"
     selection_metric: ClassVar[str] = "r2"
-    shown_prediction: ClassVar[str] = ".scores"
+    usage_example: ClassVar[str] = ".scores"
 
     labels: tuple[str, ...]
     means: tuple[float, ...]
@@ -205,7 +205,7 @@ class Emotion(ClipTask):
         standardised = torch.stack([(of - mean) / std for of, mean, std in columns], dim=-1)
         return F.mse_loss(outputs, standardised)
 
-    def scores(self, outputs: Tensor) -> Tensor:
+    def activate(self, outputs: Tensor) -> Tensor:
         """Return the numbers of windows in their own units, (batch, num_outputs)."""
         return outputs * outputs.new_tensor(self.deviations) + outputs.new_tensor(self.means)
 
@@ -213,16 +213,16 @@ class Emotion(ClipTask):
         """Return the mean over windows of each number, and those of each window."""
         return replace(super().predict(checked, windows), is_ranking=False)
 
-    def values(self, judged: Sequence[JudgedClip]) -> dict[str, float]:
+    def compute_metrics(self, judged: Sequence[JudgedClip]) -> dict[str, float]:
         """Return R2, as a mean and of each column, without intervals; nan where one does not exist."""
-        metrics = self.report(judged, seed=0)["metrics"]
+        metrics = self.summarize(judged, seed=0)["metrics"]
         return {
             name: math.nan if metrics[name]["value"] is None else metrics[name]["value"]
             for name in self.metric_names
             if name.startswith("r2")
         }
 
-    def report(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
+    def summarize(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
         """Return R2 and root mean squared error of each column, with intervals over tracks."""
         from m2v_finetune.metrics.regression import regression_report
 
@@ -235,12 +235,15 @@ class Emotion(ClipTask):
             "about_metrics": about,
         }
 
-    def row(self, judged: JudgedClip) -> dict[str, str | float]:
+    def prediction_row(self, judged: JudgedClip) -> dict[str, str | float]:
         """Return truth and answer of each column."""
         truth = dict(zip(self.labels, judged.target.tolist(), strict=True))
-        return {**{f"true_{name}": value for name, value in truth.items()}, **super().row(judged)}
+        return {
+            **{f"true_{name}": value for name, value in truth.items()},
+            **super().prediction_row(judged),
+        }
 
-    def draw(
+    def plot(
         self,
         folder: Path,
         *,

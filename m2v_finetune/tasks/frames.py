@@ -214,7 +214,7 @@ class FrameTask(ABC):
         """Return the waveform of a window."""
         return (read_window(checked, window),)
 
-    def values(self, judged: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    def compute_metrics(self, judged: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Return the mean of each metric over the tracks that have it; nan where none has."""
         columns = {name: [one[name] for one in judged] for name in self.metric_names}
         return {
@@ -222,7 +222,7 @@ class FrameTask(ABC):
             for name, column in columns.items()
         }
 
-    def report(self, judged: Sequence[Mapping[str, float]], *, seed: int) -> dict[str, Any]:
+    def summarize(self, judged: Sequence[Mapping[str, float]], *, seed: int) -> dict[str, Any]:
         """Return the mean of each metric with an interval, and how many tracks have it."""
         report = mean_report(judged, list(self.metric_names), seed=seed)
         return {
@@ -231,7 +231,7 @@ class FrameTask(ABC):
             "about_metrics": self.about_metrics,
         }
 
-    def row(self, judged: Mapping[str, float]) -> dict[str, str | float]:
+    def prediction_row(self, judged: Mapping[str, float]) -> dict[str, str | float]:
         """Return the scores of a track."""
         return dict(judged)
 

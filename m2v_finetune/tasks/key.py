@@ -101,7 +101,7 @@ class Key(Classification):
         """Return the shift of pitch, which the key follows."""
         return frozenset({Effect.PITCH})
 
-    def report(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
+    def summarize(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
         """Return weighted score and accuracy with intervals, the kinds of errors, and the confusion."""
         from m2v_finetune.metrics.key import key_report
 
@@ -109,7 +109,7 @@ class Key(Classification):
         report = key_report(targets.astype(int), scores, seed=seed)
         return {**report, "about_metrics": ABOUT_METRICS}
 
-    def draw(
+    def plot(
         self,
         folder: Path,
         *,
@@ -122,7 +122,7 @@ class Key(Classification):
         from m2v_finetune.plotting.keys import plot_key_errors
 
         plot_key_errors(np.array(results["confusion"]), folder / "key_errors.png")
-        captions = super().draw(
+        captions = super().plot(
             folder, results=results, judged=judged, tracks=tracks, predict=predict
         )
         return {"key_errors.png": "Answers on the circle of fifths", **captions}

@@ -97,7 +97,7 @@ class Pitch(Classification):
         """Return the shift of pitch, which the label follows."""
         return frozenset({Effect.PITCH})
 
-    def report(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
+    def summarize(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
         """Return accuracy, also within an octave class, with intervals, and the confusion matrix."""
         from m2v_finetune.metrics.pitch import pitch_report
 

@@ -153,7 +153,7 @@ class Separation:
     hop_fraction: ClassVar[float] = 0.5
     on_frames: ClassVar[bool] = False
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "wav": ""}
-    shown_prediction: ClassVar[str] = ".arrays()"
+    usage_example: ClassVar[str] = ".arrays()"
 
     stems: tuple[str, ...]
     label_column: str
@@ -399,7 +399,7 @@ class Separation:
         """
         return F.l1_loss(outputs, targets)
 
-    def scores(self, outputs: Tensor) -> Tensor:
+    def activate(self, outputs: Tensor) -> Tensor:
         """Return the stems as they are."""
         return outputs
 
@@ -433,15 +433,17 @@ class Separation:
             start = stop
         return accumulator.scores()
 
-    def values(self, judged: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
+    def compute_metrics(self, judged: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
         """Return the metrics of `metric_names` without intervals; nan where one does not exist."""
-        metrics = self.report(judged, seed=0)["metrics"]
+        metrics = self.summarize(judged, seed=0)["metrics"]
         return {
             name: math.nan if metrics[name]["value"] is None else metrics[name]["value"]
             for name in self.metric_names
         }
 
-    def report(self, judged: Sequence[dict[str, dict[str, float]]], *, seed: int) -> dict[str, Any]:
+    def summarize(
+        self, judged: Sequence[dict[str, dict[str, float]]], *, seed: int
+    ) -> dict[str, Any]:
         """Return SDR and SI-SDR with intervals over tracks, as a mean over stems and of each."""
         report = separation_report(judged, self.stems, seed=seed)
         about = (
@@ -454,7 +456,7 @@ class Separation:
             "about_metrics": about,
         }
 
-    def row(self, judged: dict[str, dict[str, float]]) -> dict[str, str | float]:
+    def prediction_row(self, judged: dict[str, dict[str, float]]) -> dict[str, str | float]:
         """Return the scores of each stem."""
         return {
             f"{score}_{stem}": value
@@ -462,7 +464,7 @@ class Separation:
             for score, value in scores.items()
         }
 
-    def draw(
+    def plot(
         self,
         folder: Path,
         *,

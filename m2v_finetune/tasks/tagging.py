@@ -194,11 +194,11 @@ class Tagging(ClipTask):
         """Return the mean binary cross-entropy of logits and targets, both (batch, num_outputs)."""
         return F.binary_cross_entropy_with_logits(outputs, targets)
 
-    def scores(self, outputs: Tensor) -> Tensor:
+    def activate(self, outputs: Tensor) -> Tensor:
         """Return probabilities of windows (batch, num_outputs)."""
         return outputs.sigmoid()
 
-    def values(self, judged: Sequence[JudgedClip]) -> dict[str, float]:
+    def compute_metrics(self, judged: Sequence[JudgedClip]) -> dict[str, float]:
         """Return the metrics of `metric_names` without intervals; nan where none can be computed."""
         from m2v_finetune.metrics.multilabel import MultilabelAveragePrecision, MultilabelRocAuc
 
@@ -209,7 +209,7 @@ class Tagging(ClipTask):
             for name, metric in metrics.items()
         }
 
-    def report(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
+    def summarize(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
         """Return metrics with intervals over tracks, per label, and the labels left out."""
         # Imported here: `evaluate` takes seconds, and prediction does without it.
         from m2v_finetune.metrics.multilabel import multilabel_report
@@ -218,7 +218,7 @@ class Tagging(ClipTask):
         report = multilabel_report(targets, scores, self.labels, seed=seed)
         return {**report, "about_metrics": "Each metric is the mean over labels."}
 
-    def draw(
+    def plot(
         self,
         folder: Path,
         *,

@@ -19,7 +19,7 @@ Array = NDArray[np.float32]
 ASSUMED_OUTPUTS = 50
 """Labels of a task whose data name them, while there are no data: those of the usual tagging benchmarks."""
 WindowScores = Iterator[tuple[Window, Array]]
-"""The windows of one track in order, each with what `Task.scores` made of it."""
+"""The windows of one track in order, each with what `Task.activate` made of it."""
 
 
 class Prediction(Protocol):
@@ -61,7 +61,7 @@ class Task(Protocol):
         formats: By name, what a prediction can be written as; the first is the default. The value is None
             for text that is printed, one track after the other, and else the suffix of a file of its own
             (empty for a folder of its own).
-        shown_prediction: What follows ``model.predict(...)`` in the card's example.
+        usage_example: What follows ``model.predict(...)`` in the card's example.
     """
 
     name: ClassVar[str]
@@ -70,7 +70,7 @@ class Task(Protocol):
     hop_fraction: ClassVar[float]
     on_frames: ClassVar[bool]
     formats: ClassVar[Mapping[str, str | None]]
-    shown_prediction: ClassVar[str]
+    usage_example: ClassVar[str]
 
     @classmethod
     def from_tracks(cls, config: Any, splits: Mapping[str, Sequence[Track]]) -> "Task":
@@ -104,7 +104,7 @@ class Task(Protocol):
 
     @property
     def metric_names(self) -> Mapping[str, str]:
-        """Each metric of `values` by its name for people."""
+        """Each metric of `compute_metrics` by its name for people."""
 
     @property
     def label_column(self) -> str:
@@ -154,7 +154,7 @@ class Task(Protocol):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch of windows."""
 
-    def scores(self, outputs: Tensor) -> Tensor:
+    def activate(self, outputs: Tensor) -> Tensor:
         """Return what the outputs of windows mean, such as probabilities."""
 
     def predict(self, checked: CheckedTrack, windows: WindowScores) -> Prediction:
@@ -163,10 +163,10 @@ class Task(Protocol):
     def judge(self, checked: CheckedTrack, prediction: Any) -> Any:
         """Compare a prediction with the labels of its track; small, as one is kept for every track."""
 
-    def values(self, judged: Sequence[Any]) -> dict[str, float]:
+    def compute_metrics(self, judged: Sequence[Any]) -> dict[str, float]:
         """Return metrics of `metric_names` over tracks, those to watch; nan where one does not exist."""
 
-    def report(self, judged: Sequence[Any], *, seed: int) -> dict[str, Any]:
+    def summarize(self, judged: Sequence[Any], *, seed: int) -> dict[str, Any]:
         """Return what results.json says of the tracks.
 
         Returns:
@@ -175,10 +175,10 @@ class Task(Protocol):
             such as ``per_label``.
         """
 
-    def row(self, judged: Any) -> dict[str, str | float]:
+    def prediction_row(self, judged: Any) -> dict[str, str | float]:
         """Return a track's columns of predictions.csv."""
 
-    def draw(
+    def plot(
         self,
         folder: Path,
         *,
@@ -191,7 +191,7 @@ class Task(Protocol):
 
         Args:
             folder: Exists.
-            results: What `report` returned, among others.
+            results: What `summarize` returned, among others.
             judged: What `judge` returned of each test track.
             tracks: The test tracks.
             predict: What the model says of a track.

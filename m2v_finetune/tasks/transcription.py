@@ -137,7 +137,7 @@ class Transcription(FrameTask):
     name: ClassVar[str] = "transcription"
     selection_metric: ClassVar[str] = "note_f1"
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "midi": ".mid"}
-    shown_prediction: ClassVar[str] = ".pitches"
+    usage_example: ClassVar[str] = ".pitches"
     about_metrics: ClassVar[str] = (
         "The mean over tracks. A note is right if its pitch is and its onset lies within 50 ms, by "
         f"mir_eval; frames are {JUDGED_FRAME_RATE_HZ:g} instants a second."
@@ -207,7 +207,7 @@ class Transcription(FrameTask):
         weight = outputs.new_full((), POSITIVE_WEIGHT)
         return F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=weight)
 
-    def scores(self, outputs: Tensor) -> Tensor:
+    def activate(self, outputs: Tensor) -> Tensor:
         """Return probabilities, (batch, frames, 2 * 88)."""
         return outputs.sigmoid()
 
@@ -253,7 +253,7 @@ class Transcription(FrameTask):
             **frame_scores(*rolls),
         }
 
-    def draw(
+    def plot(
         self,
         folder: Path,
         *,

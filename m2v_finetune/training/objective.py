@@ -171,7 +171,7 @@ class TaskObjective:
             inputs=self.inputs,
             at_once=at_once,
         )
-        return self.model.task.values(judged)
+        return self.model.task.compute_metrics(judged)
 
     def begin_step(self) -> None:
         """Nothing is kept of a batch."""

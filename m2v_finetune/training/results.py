@@ -103,7 +103,7 @@ def judge_test(
             for split, number in loop.watch.num_tracks.items()
         },
         **skipped_tracks(loop.watch),
-        **model.task.report(judged, seed=seed),
+        **model.task.summarize(judged, seed=seed),
         **output_variation(model, variation, num_tracks=len(test)),
         "metric_names": dict(model.task.metric_names),
         "selection_metric": model.task.selection_metric,
@@ -134,12 +134,14 @@ def judge_test(
         "waiting_share": loop.clock.run.share,
     }
     metric = model.task.selection_metric
-    chance = chance_level(metric, [model.task.values(order)[metric] for order in shuffled])
+    chance = chance_level(metric, [model.task.compute_metrics(order)[metric] for order in shuffled])
     results["metrics"][metric]["chance"] = chance
     results["warnings"] = _signs(loop, fitted, results["metrics"][metric], chance)
     if loop.accelerator.is_main_process:
         write_json(folder.results, results)
-        write_predictions(folder.predictions, test, [model.task.row(one) for one in judged])
+        write_predictions(
+            folder.predictions, test, [model.task.prediction_row(one) for one in judged]
+        )
     return results, judged, test
 
 
@@ -299,7 +301,7 @@ def measure(
     return {
         "task": model.task.name,
         "num_tracks": len(tracks),
-        **model.task.report(judged, seed=seed),
+        **model.task.summarize(judged, seed=seed),
         **output_variation(model, variation, num_tracks=len(tracks)),
     }
 
@@ -336,7 +338,7 @@ def listed(names: Sequence[str], limit: int = 20) -> str:
 def write_predictions(
     path: Path, tracks: Sequence[CheckedTrack], rows: Sequence[Mapping[str, str | float]]
 ) -> None:
-    """Write one line a track: its id and what the task says in `Task.row`."""
+    """Write one line a track: its id and what the task says in `Task.prediction_row`."""
 
     def write(unfinished: Path) -> None:
         # Bytes of a name that are no UTF-8 are shown as in JSON.

@@ -207,7 +207,7 @@ def example_judged(name: str) -> list:
 def metrics_table(name: str) -> str:
     """Every metric of a task by its key, and what the task says about their definition."""
     task = example_tasks()[name]
-    report = task.report(example_judged(name), seed=0)
+    report = task.summarize(example_judged(name), seed=0)
     assert report["metrics"].keys() == task.metric_names.keys()
     lines = ["| in `results.json` | metric |", "|---|---|"]
     lines += [f"| `{key}` | {text} |" for key, text in task.metric_names.items()]

@@ -203,7 +203,7 @@ def test_the_card_carries_licence_metrics_and_pictures(run):
         assert shown[name] == pytest.approx(value, abs=1e-3), name
     assert f"plots/{FORMATS[run.task][2]}" in card.text
     assert "model.predict" in card.text
-    assert TASKS[run.task].shown_prediction in card.text
+    assert TASKS[run.task].usage_example in card.text
     assert str(run.folder) not in card.content
 
 

@@ -92,7 +92,7 @@ def predict(task: Any, checked: CheckedTrack, outputs: np.ndarray) -> ClipPredic
     """From outputs (windows, num_outputs), or the same (num_outputs,) of every window."""
     windows = windows_of(checked)
     rows = np.broadcast_to(outputs, (len(windows), task.num_outputs))
-    scores = task.scores(torch.tensor(rows, dtype=torch.float32)).numpy()
+    scores = task.activate(torch.tensor(rows, dtype=torch.float32)).numpy()
     prediction = task.predict(checked, zip(windows, scores, strict=True))
     assert isinstance(prediction, ClipPrediction)
     return prediction
@@ -112,10 +112,10 @@ def judge(task: Any, tracks: Sequence[CheckedTrack], outputs: Sequence[np.ndarra
 def test_a_model_that_is_told_the_answer_reaches_the_top_of_every_metric(name, tested):
     task, tracks = tested[name]
     judged = judge(task, tracks, [told(task, checked) for checked in tracks])
-    values = task.values(judged)
+    values = task.compute_metrics(judged)
     assert task.selection_metric in values
     assert values == pytest.approx(dict.fromkeys(values, 1.0), abs=1e-6)
-    metrics = task.report(judged, seed=0)["metrics"]
+    metrics = task.summarize(judged, seed=0)["metrics"]
     assert set(metrics) == set(task.metric_names) >= set(values)
     for metric, entry in metrics.items():
         top = 0.0 if metric.startswith("rmse_") else 1.0
@@ -128,7 +128,7 @@ def test_a_model_that_is_told_the_answers_of_other_tracks_does_not(name, tested)
     answers = [told(task, checked) for checked in tracks]
     half = len(tracks) // 2  # neighbours are often alike
     judged = judge(task, tracks, answers[half:] + answers[:half])
-    for metric, value in task.values(judged).items():
+    for metric, value in task.compute_metrics(judged).items():
         assert value < 0.75, metric
 
 
@@ -157,7 +157,7 @@ def test_the_windows_of_a_track_decide_together(name, tested):
         means = np.mean([list(w.scores.values()) for w in prediction.timeline], axis=0)
         assert list(prediction.scores.values()) == pytest.approx(means.tolist(), abs=1e-6)
         judged.append(task.judge(checked, prediction))
-    values = task.values(judged)
+    values = task.compute_metrics(judged)
     if name == "emotion":
         assert 0 < values["r2"] < 0.99
     else:
@@ -169,7 +169,7 @@ def test_the_windows_of_a_track_decide_together(name, tested):
 def test_rows_of_the_answer(name, tested):
     task, tracks = tested[name]
     judged = judge(task, tracks, [told(task, checked) for checked in tracks])
-    rows = [task.row(one) for one in judged]
+    rows = [task.prediction_row(one) for one in judged]
     assert all(list(row) == list(rows[0]) for row in rows)
     for row in rows:
         if isinstance(task, Emotion):
@@ -192,7 +192,7 @@ def test_formats_of_the_answer(name, tested):
     task, [checked, *_] = tested[name]
     prediction = predict(task, checked, told(task, checked))
     windows = windows_of(checked)
-    truth = task.row(task.judge(checked, prediction))
+    truth = task.prediction_row(task.judge(checked, prediction))
     num_shown = len(task.labels) if isinstance(task, Emotion) else min(3, len(task.labels))
 
     head, *lines = text_of(prediction, "text").splitlines()

@@ -344,7 +344,7 @@ def test_training_stops_early_and_the_best_weights_come_back(data, tmp_path, mon
         roc_auc = [0.5, 0.7, 0.6, 0.7, 0.65, 0.9, 0.9][len(weights) - 1]
         return {"roc_auc": roc_auc, "average_precision": 1 - roc_auc}
 
-    monkeypatch.setattr(Tagging, "values", scripted)
+    monkeypatch.setattr(Tagging, "compute_metrics", scripted)
     fitted = loop.run()
     # 0.7 in epoch 2 is the best; 0.6, 0.7 and 0.65 are three epochs that are not better.
     assert (fitted.best_epoch, fitted.num_epochs) == (2, 5)
@@ -610,7 +610,7 @@ def test_a_model_that_is_told_the_answer_is_perfect_on_the_quickstart_data():
         judged = judge_tracks(
             oracle, test, accelerator=accelerator, batch_size=7, num_workers=2, bar=bar
         )
-    report = task.report(judged, seed=0)
+    report = task.summarize(judged, seed=0)
     assert len(judged) == 72
     assert {one.scores.shape for one in judged} == {(24,)}
     assert report["labels_left_out"] == []
@@ -621,7 +621,7 @@ def test_a_model_that_is_told_the_answer_is_perfect_on_the_quickstart_data():
         replace(one, scores=other.scores)
         for one, other in zip(judged, judged[-1:] + judged[:-1], strict=True)
     ]
-    wrong = task.values(told_wrong)
+    wrong = task.compute_metrics(told_wrong)
     assert wrong["roc_auc"] < 0.6
 
 

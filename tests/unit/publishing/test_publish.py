@@ -76,7 +76,7 @@ def finished_run(folder, labels, *, num_tracks=8, **changes):
         "split": "test",
         "num_tracks": num_tracks,
         "num_skipped_tracks": {},
-        **model.task.report(judged, seed=0),
+        **model.task.summarize(judged, seed=0),
         "metric_names": dict(model.task.metric_names),
         "selection_metric": "accuracy",
         "hop_seconds": 1.0,

@@ -196,7 +196,7 @@ def test_the_loss_is_what_one_computes_by_hand():
         5 * softplus(-3.0),
     ]
     assert TASK.loss(logits, targets).item() == pytest.approx(sum(expected) / 5, rel=1e-6)
-    assert TASK.scores(logits)[0, 2].tolist() == pytest.approx(
+    assert TASK.activate(logits)[0, 2].tolist() == pytest.approx(
         [1 / (1 + math.exp(2)), 1 / (1 + math.exp(-3))]
     )
 
@@ -415,27 +415,27 @@ def test_downbeats_that_nobody_annotated_are_not_judged(tmp_path):
     assert without["f_measure"] == pytest.approx(2 * found / (num_beats + found))
     assert math.isnan(without["downbeat_f_measure"])
     assert (without["tempo_accuracy_1"], without["tempo_accuracy_2"]) == (0.0, 1.0)
-    values = TASK.values(judged)
+    values = TASK.compute_metrics(judged)
     assert list(values) == list(TASK.metric_names)
     assert values["f_measure"] == pytest.approx((1 + without["f_measure"]) / 2, rel=1e-12)
     assert values["downbeat_f_measure"] == 0.0
     assert values["tempo_accuracy_1"] == 0.5
-    assert math.isnan(TASK.values([without])["downbeat_f_measure"])
+    assert math.isnan(TASK.compute_metrics([without])["downbeat_f_measure"])
 
 
 def test_a_report_has_the_values_with_intervals(tmp_path):
     judged, _ = judged_tracks(tmp_path)
-    report = TASK.report(judged, seed=0)
+    report = TASK.summarize(judged, seed=0)
     assert report["num_scored_tracks"]["f_measure"] == 2
     assert report["num_scored_tracks"]["downbeat_f_measure"] == 1
-    for name, value in TASK.values(judged).items():
+    for name, value in TASK.compute_metrics(judged).items():
         entry = report["metrics"][name]
         assert entry["value"] == pytest.approx(value, rel=1e-12)
         assert entry["low"] <= entry["value"] <= entry["high"]
-    nothing = TASK.report(judged[1:], seed=0)["metrics"]["downbeat_f_measure"]
+    nothing = TASK.summarize(judged[1:], seed=0)["metrics"]["downbeat_f_measure"]
     assert nothing == {"value": None, "low": None, "high": None}
     assert "70 ms" in report["about_metrics"]
-    assert TASK.row(judged[0]) == judged[0]
+    assert TASK.prediction_row(judged[0]) == judged[0]
     assert TASK.selection_metric in report["metrics"]
 
 
@@ -489,7 +489,7 @@ def test_a_picture_is_drawn(clicks, tmp_path):
             checked, with_scores(windows, perfect(CLICKS, np.arange(len(CLICKS)) % 4 + 1))
         )
 
-    captions = TASK.draw(tmp_path, results={}, judged=[], tracks=[clicks], predict=predict)
+    captions = TASK.plot(tmp_path, results={}, judged=[], tracks=[clicks], predict=predict)
     assert {path.name for path in tmp_path.iterdir()} == set(captions) == {"beats.png"}
 
 

@@ -147,7 +147,7 @@ def test_the_loss_is_what_one_computes_by_hand():
         math.log(24 + math.exp(-1)) + 1,
     ]
     assert TASK.loss(logits, targets).item() == pytest.approx(sum(expected) / 3, rel=1e-6)
-    probabilities = TASK.scores(logits)
+    probabilities = TASK.activate(logits)
     assert probabilities[0, 1, 3].item() == pytest.approx(math.exp(2) / (24 + math.exp(2)))
     assert probabilities.sum(dim=-1)[0].tolist() == pytest.approx([1.0] * 4)
 
@@ -378,17 +378,17 @@ def test_tracks_count_by_their_seconds():
         {"majmin": 0.0, "majmin_seconds": 10.0, "root": 0.5, "root_seconds": 40.0},
         {"majmin": math.nan, "majmin_seconds": 0.0, "root": 1.0, "root_seconds": 20.0},
     ]
-    values = TASK.values(judged)
+    values = TASK.compute_metrics(judged)
     assert values == {"majmin": 0.75, "root": 0.8}
     assert TASK.selection_metric in values
-    report = TASK.report(judged, seed=0)
+    report = TASK.summarize(judged, seed=0)
     assert report["scored_seconds"] == {"majmin": 40.0, "root": 100.0}
     for name, value in values.items():
         entry = report["metrics"][name]
         assert entry["value"] == pytest.approx(value, rel=1e-12)
         assert entry["low"] <= value <= entry["high"]
-    assert math.isnan(TASK.values(judged[2:])["majmin"])
-    assert TASK.row(judged[0]) == judged[0]
+    assert math.isnan(TASK.compute_metrics(judged[2:])["majmin"])
+    assert TASK.prediction_row(judged[0]) == judged[0]
     assert "over all tracks" in report["about_metrics"]
 
 
@@ -438,7 +438,7 @@ def test_a_picture_is_drawn(sung, tmp_path):
     def predict(checked):
         return TASK.predict(checked, with_scores(windows_of(checked, GRIDS[50]), one_hot(SUNG)))
 
-    captions = TASK.draw(tmp_path, results={}, judged=[], tracks=[sung], predict=predict)
+    captions = TASK.plot(tmp_path, results={}, judged=[], tracks=[sung], predict=predict)
     assert {path.name for path in tmp_path.iterdir()} == set(captions) == {"chords.png"}
 
 

@@ -233,25 +233,25 @@ def test_the_loss_is_cross_entropy_and_scores_are_probabilities():
     task = build()
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     classes = torch.tensor([0.0, 2.0, 1.0, 1.0, 0.0])  # as targets come from the loader
-    scores = task.scores(logits)
+    scores = task.activate(logits)
     by_hand = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(scores.numpy(), by_hand, rtol=1e-12)
     expected = log_loss(classes.long(), by_hand, labels=[0, 1, 2])
     assert task.loss(logits, classes).item() == pytest.approx(expected, abs=1e-9)
 
 
-def test_values_and_report_are_scikit_learns():
+def test_metrics_and_summary_are_scikit_learns():
     task = build()
     classes, scores = draw_classes(60, 3)
     answers = scores.argmax(axis=1)
     judged = judged_clips(classes, scores)
-    values = task.values(judged)
+    values = task.compute_metrics(judged)
     assert values == {
         "accuracy": pytest.approx(accuracy_score(classes, answers), abs=1e-12),
         "macro_f1": pytest.approx(f1_score(classes, answers, average="macro"), abs=1e-12),
     }
     assert 0.4 < values["accuracy"] < 1
-    report = task.report(judged, seed=0)
+    report = task.summarize(judged, seed=0)
     assert set(report["metrics"]) == set(task.metric_names) == set(values)
     for name, value in values.items():
         metric = report["metrics"][name]
@@ -265,14 +265,14 @@ def test_values_and_report_are_scikit_learns():
 def test_a_class_that_no_track_has_counts_in_no_mean():
     task = build()
     judged = judged_clips(np.array([0, 2]), np.eye(3)[[0, 2]])
-    assert task.values(judged) == {"accuracy": 1.0, "macro_f1": 1.0}
-    assert task.report(judged, seed=0)["labels_left_out"] == ["jazz"]
-    assert not any(math.isnan(value) for value in task.values(judged).values())
+    assert task.compute_metrics(judged) == {"accuracy": 1.0, "macro_f1": 1.0}
+    assert task.summarize(judged, seed=0)["labels_left_out"] == ["jazz"]
+    assert not any(math.isnan(value) for value in task.compute_metrics(judged).values())
 
 
 def test_a_row_is_truth_and_answer_and_every_probability():
     [judged] = judged_clips(np.array([1]), np.array([[0.25, 0.25, 0.5]]))
-    assert build().row(judged) == {
+    assert build().prediction_row(judged) == {
         "truth": "jazz",
         "answer": "rock",
         "blues": 0.25,
@@ -285,8 +285,8 @@ def test_a_row_is_truth_and_answer_and_every_probability():
 def test_the_picture_is_the_confusion_matrix(task_class, config_class, column, tmp_path):
     task = task_class(labels=("a", "b", "c"), label_column=column)
     judged = judged_clips(*draw_classes(12, 3))
-    results = task.report(judged, seed=0)
-    captions = task.draw(tmp_path, results=results, judged=judged, tracks=[], predict=pytest.fail)
+    results = task.summarize(judged, seed=0)
+    captions = task.plot(tmp_path, results=results, judged=judged, tracks=[], predict=pytest.fail)
     assert list(captions) == ["confusion.png"]
     assert [path.name for path in tmp_path.iterdir()] == ["confusion.png"]
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")

@@ -142,8 +142,10 @@ def test_the_loss_is_the_mean_squared_error_of_standardised_numbers():
 def test_scores_are_in_the_units_of_the_data():
     task = build()
     standardised = torch.from_numpy(StandardScaler().fit_transform(NUMBERS))
-    np.testing.assert_allclose(task.scores(standardised).numpy(), NUMBERS, atol=1e-9)
-    assert task.loss(standardised, task.scores(standardised)).item() == pytest.approx(0, abs=1e-20)
+    np.testing.assert_allclose(task.activate(standardised).numpy(), NUMBERS, atol=1e-9)
+    assert task.loss(standardised, task.activate(standardised)).item() == pytest.approx(
+        0, abs=1e-20
+    )
 
 
 @given(scale=st.floats(1e-3, 1e4), offset=st.floats(-1e4, 1e4))
@@ -201,7 +203,7 @@ def draw_data(*, num_tracks=40) -> tuple[np.ndarray, np.ndarray]:
     return truth.astype(np.float32), answers.astype(np.float32)
 
 
-def test_values_and_report_are_scikit_learns():
+def test_metrics_and_summary_are_scikit_learns():
     task = build()
     truth, answers = draw_data()
     judged = judged_clips(truth, answers)
@@ -214,7 +216,7 @@ def test_values_and_report_are_scikit_learns():
         "rmse_arousal": errors[0],
         "rmse_valence": errors[1],
     }
-    report = task.report(judged, seed=0)
+    report = task.summarize(judged, seed=0)
     assert set(report["metrics"]) == set(task.metric_names) == set(expected)
     for name, value in expected.items():
         metric = report["metrics"][name]
@@ -222,20 +224,22 @@ def test_values_and_report_are_scikit_learns():
         assert metric["low"] < metric["value"] < metric["high"]
     watched = ("r2", "r2_arousal", "r2_valence")
     assert task.selection_metric in watched
-    assert task.values(judged) == {name: report["metrics"][name]["value"] for name in watched}
+    assert task.compute_metrics(judged) == {
+        name: report["metrics"][name]["value"] for name in watched
+    }
     assert "own units" in report["about_metrics"]
 
 
 def test_r2_of_numbers_that_are_all_equal_does_not_exist():
     task = build()
     judged = judged_clips(np.full((4, 2), 3.0), draw_data(num_tracks=4)[1])
-    assert all(math.isnan(value) for value in task.values(judged).values())
-    assert task.report(judged, seed=0)["metrics"]["r2"]["value"] is None
+    assert all(math.isnan(value) for value in task.compute_metrics(judged).values())
+    assert task.summarize(judged, seed=0)["metrics"]["r2"]["value"] is None
 
 
 def test_a_row_is_truth_and_answer_of_each_column():
     [judged] = judged_clips(np.array([[1.0, 2.0]]), np.array([[1.5, 2.5]]))
-    assert build().row(judged) == {
+    assert build().prediction_row(judged) == {
         "true_arousal": 1.0,
         "true_valence": 2.0,
         "arousal": 1.5,
@@ -246,9 +250,9 @@ def test_a_row_is_truth_and_answer_of_each_column():
 def test_the_picture_is_answers_over_truths(tmp_path):
     task = build()
     judged = judged_clips(*draw_data())
-    captions = task.draw(
+    captions = task.plot(
         tmp_path,
-        results=task.report(judged, seed=0),
+        results=task.summarize(judged, seed=0),
         judged=judged,
         tracks=[],
         predict=pytest.fail,

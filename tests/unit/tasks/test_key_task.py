@@ -133,19 +133,19 @@ def test_labels_of_a_model_that_are_not_the_keys_are_refused(labels):
 @given(st.lists(st.tuples(keys, keys), min_size=1, max_size=40))
 def test_the_score_is_that_of_mir_eval(pairs):
     truths, answers = np.array(pairs).T
-    report = build().report(judged_clips(truths, np.eye(24)[answers]), seed=0)
+    report = build().summarize(judged_clips(truths, np.eye(24)[answers]), seed=0)
     expected = [mir_eval.key.weighted_score(KEYS[t], KEYS[a]) for t, a in pairs]
     assert report["metrics"]["mirex_score"]["value"] == pytest.approx(np.mean(expected))
     assert sum(kind["count"] for kind in report["error_kinds"].values()) == len(pairs)
 
 
-def test_values_and_report():
+def test_metrics_and_summary():
     task = build()
     truths, scores = draw_classes(72, 24)
     answers = scores.argmax(axis=1)
     judged = judged_clips(truths, scores)
-    values = task.values(judged)
-    report = task.report(judged, seed=0)
+    values = task.compute_metrics(judged)
+    report = task.summarize(judged, seed=0)
     assert task.selection_metric == "mirex_score"
     assert set(values) == set(task.metric_names) == set(report["metrics"])
     assert values["accuracy"] == pytest.approx(accuracy_score(truths, answers))
@@ -161,7 +161,7 @@ def test_values_and_report():
 def test_the_kinds_of_errors_are_told_apart():
     answers = ["C major", "G major", "F major", "A minor", "C minor", "F# major"]
     scores = np.eye(24)[[KEYS.index(answer) for answer in answers]]
-    report = build().report(judged_clips(np.zeros(6), scores), seed=0)
+    report = build().summarize(judged_clips(np.zeros(6), scores), seed=0)
     names = ["correct", "fifth", "fifth below", "relative", "parallel", "other"]
     assert {kind: entry["count"] for kind, entry in report["error_kinds"].items()} == dict.fromkeys(
         names, 1
@@ -171,7 +171,7 @@ def test_the_kinds_of_errors_are_told_apart():
 
 def test_a_row_is_truth_and_answer_and_every_probability():
     [judged] = judged_clips(np.array([21]), np.eye(24)[[0]])
-    row = build().row(judged)
+    row = build().prediction_row(judged)
     assert list(row) == ["truth", "answer", *KEYS]
     assert (row["truth"], row["answer"], row["C major"], row["B minor"]) == (
         "A minor",
@@ -184,9 +184,9 @@ def test_a_row_is_truth_and_answer_and_every_probability():
 def test_pictures_are_the_circle_of_fifths_and_the_confusion_matrix(tmp_path):
     task = build()
     judged = judged_clips(*draw_classes(48, 24))
-    captions = task.draw(
+    captions = task.plot(
         tmp_path,
-        results=task.report(judged, seed=0),
+        results=task.summarize(judged, seed=0),
         judged=judged,
         tracks=[],
         predict=pytest.fail,

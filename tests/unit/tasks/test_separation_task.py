@@ -239,7 +239,7 @@ def test_the_loss_is_the_mean_absolute_error():
     outputs = torch.tensor([[[[0.5, -1.0]], [[0.0, 2.0]]]])
     targets = torch.tensor([[[[0.0, 1.0]], [[0.25, 2.0]]]])
     assert build().loss(outputs, targets).item() == pytest.approx((0.5 + 2 + 0.25 + 0) / 4)
-    assert torch.equal(build().scores(outputs), outputs)
+    assert torch.equal(build().activate(outputs), outputs)
 
 
 @pytest.mark.parametrize(("sample_rate", "n_fft"), [(44100, 4096), (16000, 2048), (8000, 1024)])
@@ -327,7 +327,7 @@ def test_stems_with_noise_have_the_sdr_of_the_noise(num_channels, tmp_path):
         target = (truth @ estimate) / (truth @ truth) * truth
         expected = 10 * np.log10((target @ target) / np.sum((estimate - target) ** 2))
         assert judged[stem]["si_sdr"] == pytest.approx(expected, abs=1e-3)
-    row = task.row(judged)
+    row = task.prediction_row(judged)
     assert row["sdr_drums"] == judged["drums"]["sdr"]
     assert row["si_sdr_bass"] == judged["bass"]["si_sdr"]
     assert len(row) == 6
@@ -351,18 +351,18 @@ def test_a_report_is_the_median_of_tracks_and_the_mean_of_stems():
         {"a": {"sdr": a, "si_sdr": a - 1}, "b": {"sdr": b, "si_sdr": b + 1}}
         for a, b in ((1.0, 10.0), (2.0, 20.0), (6.0, math.nan))
     ]
-    values = task.values(judged)
+    values = task.compute_metrics(judged)
     assert values == pytest.approx(
         {"sdr": 8.5, "sdr_a": 2.0, "sdr_b": 15.0, "si_sdr": 8.5, "si_sdr_a": 1.0, "si_sdr_b": 16.0}
     )
     assert list(values) == list(task.metric_names)
     assert task.selection_metric in values
-    report = task.report(judged, seed=0)
+    report = task.summarize(judged, seed=0)
     assert report["metrics"]["sdr"]["value"] == pytest.approx(8.5)
     assert report["num_scored_tracks"]["sdr_b"] == 2
     assert "median over tracks" in report["about_metrics"]
     nothing = [{stem: {"sdr": math.nan, "si_sdr": math.nan} for stem in ("a", "b")}]
-    assert all(math.isnan(value) for value in task.values(nothing).values())
+    assert all(math.isnan(value) for value in task.compute_metrics(nothing).values())
 
 
 # -- any length, in bounded memory ----------------------------------------------------------------
@@ -502,6 +502,6 @@ def test_a_picture_is_drawn_of_the_first_seconds_alone(tmp_path):
 
     folder = tmp_path / "plots"
     folder.mkdir()
-    captions = task.draw(folder, results={}, judged=[], tracks=[checked], predict=predict)
+    captions = task.plot(folder, results={}, judged=[], tracks=[checked], predict=predict)
     assert {path.name for path in folder.iterdir()} == set(captions) == {"separation.png"}
     assert max(seen) <= 12.5, "no more is separated than is shown"

@@ -156,25 +156,25 @@ def test_the_loss_is_the_mean_over_tracks_and_labels():
     targets = torch.tensor([[1, 0, 1], [0, 1, 1], [0, 0, 0], [1, 1, 1], [0, 0, 1]])
     expected = log_loss(targets.flatten(), logits.sigmoid().flatten())
     assert task.loss(logits, targets.double()).item() == pytest.approx(expected, abs=1e-9)
-    assert torch.equal(task.scores(logits), torch.sigmoid(logits))
+    assert torch.equal(task.activate(logits), torch.sigmoid(logits))
 
 
 def judged_clips(targets: np.ndarray, scores: np.ndarray) -> list[JudgedClip]:
     return [JudgedClip(target=t, scores=s) for t, s in zip(targets, scores, strict=True)]
 
 
-def test_values_are_scikit_learns():
+def test_metrics_are_scikit_learns():
     task = build()
     generator = np.random.default_rng(0)
     targets = (generator.random((40, 3)) > 0.6).astype(np.float32)
     scores = generator.random((40, 3)).astype(np.float32)
-    values = task.values(judged_clips(targets, scores))
+    values = task.compute_metrics(judged_clips(targets, scores))
     assert set(values) == set(task.metric_names)
     assert task.selection_metric in values
     assert values["roc_auc"] == pytest.approx(roc_auc_score(targets, scores), abs=1e-9)
     expected = average_precision_score(targets, scores, average="macro")
     assert values["average_precision"] == pytest.approx(expected, abs=1e-9)
-    perfect = task.values(judged_clips(targets, targets))
+    perfect = task.compute_metrics(judged_clips(targets, targets))
     assert perfect == {"roc_auc": 1.0, "average_precision": 1.0}
 
 
@@ -184,9 +184,9 @@ def test_a_report_has_intervals_around_the_values():
     targets = (generator.random((40, 3)) > 0.6).astype(np.float32)
     scores = generator.random((40, 3)).astype(np.float32)
     judged = judged_clips(targets, scores)
-    report = task.report(judged, seed=0)
+    report = task.summarize(judged, seed=0)
     assert set(report["metrics"]) == set(task.metric_names)
-    for name, value in task.values(judged).items():
+    for name, value in task.compute_metrics(judged).items():
         metric = report["metrics"][name]
         assert metric["value"] == pytest.approx(value)
         assert metric["low"] < value < metric["high"]
@@ -199,9 +199,9 @@ def test_pictures_are_one_for_each_metric(tmp_path):
     generator = np.random.default_rng(0)
     targets = (generator.random((20, 3)) > 0.6).astype(np.float32)
     judged = judged_clips(targets, generator.random((20, 3)).astype(np.float32))
-    captions = task.draw(
+    captions = task.plot(
         tmp_path,
-        results=task.report(judged, seed=0),
+        results=task.summarize(judged, seed=0),
         judged=judged,
         tracks=[],
         predict=pytest.fail,
@@ -277,7 +277,7 @@ def test_a_track_is_judged_by_its_labels_and_scores(checked):
     assert judged.target.tolist() == [1.0, 0.0, 1.0]
     assert judged.scores.tolist() == [0.1875, 0.5, 0.8125]
     assert judged.scores.dtype == np.float32
-    assert task.row(judged) == {"guitar": 0.1875, "pop": 0.5, "rock": 0.8125}
+    assert task.prediction_row(judged) == {"guitar": 0.1875, "pop": 0.5, "rock": 0.8125}
 
 
 def test_an_example_is_the_window_augmented_and_the_targets(checked):

@@ -190,7 +190,7 @@ def test_the_loss_is_what_one_computes_by_hand():
     logits[0, 0, 100] = -1.0
     expected = 174 * math.log(2) + 4 * math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))
     assert TASK.loss(logits, targets).item() == pytest.approx(expected / 176, rel=1e-6)
-    assert TASK.scores(logits)[0, 0, 0].item() == pytest.approx(1 / (1 + math.exp(-2)))
+    assert TASK.activate(logits)[0, 0, 0].item() == pytest.approx(1 / (1 + math.exp(-2)))
 
 
 # -- augmentation ---------------------------------------------------------------------------------
@@ -404,16 +404,16 @@ def test_a_report_has_the_values_with_intervals(tmp_path):
         dict.fromkeys(TASK.metric_names, value) | {"frame_recall": 0.1} for value in (0.2, 0.7)
     ]
     judged.append(dict.fromkeys(TASK.metric_names, math.nan))
-    values = TASK.values(judged)
+    values = TASK.compute_metrics(judged)
     assert values == pytest.approx(dict.fromkeys(TASK.metric_names, 0.45), rel=1e-12)
-    report = TASK.report(judged, seed=0)
+    report = TASK.summarize(judged, seed=0)
     assert set(report["metrics"]) == set(values)
     for name, value in values.items():
         assert report["metrics"][name]["value"] == pytest.approx(value, rel=1e-12)
         assert report["num_scored_tracks"][name] == 2
     assert TASK.selection_metric in values
     assert "100 instants a second" in report["about_metrics"]
-    assert TASK.row(judged[0]) == judged[0]
+    assert TASK.prediction_row(judged[0]) == judged[0]
 
 
 # -- what a prediction is written as --------------------------------------------------------------
@@ -454,7 +454,7 @@ def test_a_picture_is_drawn(melody, tmp_path):
     def predict(checked):
         return TASK.predict(checked, with_scores(windows_of(checked, GRIDS[50]), perfect(MELODY)))
 
-    captions = TASK.draw(tmp_path, results={}, judged=[], tracks=[melody], predict=predict)
+    captions = TASK.plot(tmp_path, results={}, judged=[], tracks=[melody], predict=predict)
     assert {path.name for path in tmp_path.iterdir()} == set(captions) == {"piano_roll.png"}
 
 
