@@ -112,7 +112,7 @@ def growth(values: list[int]) -> float:
     return end / begin - 1
 
 
-def judge(samples: list[Sample], num_steps: int) -> dict[str, Any]:
+def evaluate(samples: list[Sample], num_steps: int) -> dict[str, Any]:
     """Return how memory and open files grew after the warm-up."""
     kept = [sample for sample in samples if sample.step >= WARM_UP * num_steps]
     if len(kept) < 12:
@@ -151,7 +151,7 @@ def main() -> None:
         "seconds": round(time.monotonic() - began),
         "num_workers": NUM_WORKERS,
         "num_cpus": os.cpu_count(),
-        **judge(samples, steps),
+        **evaluate(samples, steps),
         "samples": [asdict(sample) for sample in samples[:: max(1, len(samples) // 200)]],
     }
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

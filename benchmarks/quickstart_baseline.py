@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from m2v_finetune.audio.augmentation import STILL
 from m2v_finetune.audio.decode import read_audio
 from m2v_finetune.data.sources import load_tracks
-from m2v_finetune.tasks.clips import JudgedClip
+from m2v_finetune.tasks.clips import EvaluatedClip
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 
 RESULT = Path(__file__).parent / "results" / "quickstart_baseline.json"
@@ -76,11 +76,11 @@ def main(run_folder: Path) -> None:
         )
         model.fit(inputs["train"], targets["train"])
         scores = model.predict_proba(inputs["test"])
-        judged = [
-            JudgedClip(target=target, scores=row)
+        evaluated = [
+            EvaluatedClip(target=target, scores=row)
             for target, row in zip(targets["test"], scores, strict=True)
         ]
-        metrics = task.summarize(judged, seed=0)["metrics"]
+        metrics = task.summarize(evaluated, seed=0)["metrics"]
         result[f"logistic regression on {name}"] = metrics
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

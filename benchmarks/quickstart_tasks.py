@@ -91,21 +91,24 @@ def chance(model: TaskModel, train: list[CheckedTrack], test: list[CheckedTrack]
     task = model.task
     if isinstance(task, Emotion):
         mean = ClipPrediction(scores=dict(zip(task.labels, task.means, strict=True)), timeline=[])
-        return task.compute_metrics([task.judge(one, mean) for one in test])[task.selection_metric]
+        return task.compute_metrics([task.evaluate_track(one, mean) for one in test])[
+            task.selection_metric
+        ]
     if isinstance(task, Separation):
         shares = energy_shares(task, train)
         return task.compute_metrics(
-            [task.judge(one, equalised(task, one, shares)) for one in test]
+            [task.evaluate_track(one, equalised(task, one, shares)) for one in test]
         )["sdr"]
     predictions = [model.predict_track(one) for one in test]
     values = []
     generator = np.random.default_rng(0)
     for _ in range(NUM_ORDERS):
         order = generator.permutation(len(test))
-        judged = [
-            task.judge(one, predictions[other]) for one, other in zip(test, order, strict=True)
+        evaluated = [
+            task.evaluate_track(one, predictions[other])
+            for one, other in zip(test, order, strict=True)
         ]
-        values.append(task.compute_metrics(judged)[task.selection_metric])
+        values.append(task.compute_metrics(evaluated)[task.selection_metric])
     return float(np.mean(values))
 
 

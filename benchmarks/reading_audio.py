@@ -213,11 +213,11 @@ def compare(
         }
         for ours in GOALS
     }
-    judged = ("by_processor", f"with_{NUM_WORKERS}_workers")
+    evaluated = ("by_processor", f"with_{NUM_WORKERS}_workers")
     goals = {
         ours: {
             "goal": goal,
-            "is_met": {way: ratios[ours]["librosa"][way] >= goal for way in judged},
+            "is_met": {way: ratios[ours]["librosa"][way] >= goal for way in evaluated},
         }
         for ours, goal in GOALS.items()
         if (suffix, ours) != NO_GOAL

@@ -341,7 +341,7 @@ class Music:
         self.task: Task = TASKS[task].from_tracks(settings, splits)
         checked, _ = check_splits(splits, on_bad_track="stop", show_progress=False)
         self.grid = load_backbone(str(backbone)).frame_grid
-        self.tracks = {"train": checked["train"], "judged": checked[split]}
+        self.tracks = {"train": checked["train"], "evaluated": checked[split]}
         self.windows = {name: self._read(own) for name, own in self.tracks.items()}
 
     def _read(self, tracks: list[CheckedTrack]) -> Windows:
@@ -476,7 +476,7 @@ def run(music: Music, row: str, seed: int) -> dict[str, Any]:
     labelled = music.share(int(share), seed)
     steps = METHODS[name].steps[int(share)]
     fit(model, music, inputs["train"], labelled, METHODS[name].optimizer, steps=steps, seed=seed)
-    values = judge(model, music, inputs["judged"])
+    values = evaluate(model, music, inputs["evaluated"])
     metric = music.task.selection_metric
     return {
         "metric": music.task.metric_names[metric],
@@ -559,17 +559,17 @@ def fit(
 
 
 @torch.inference_mode()
-def judge(model: TaskModel, music: Music, inputs: Tensor) -> dict[str, float]:
+def evaluate(model: TaskModel, music: Music, inputs: Tensor) -> dict[str, float]:
     """Return the task's metrics of the judged tracks, as the recipes find them."""
     model.eval()
-    task, windows, tracks = music.task, music.windows["judged"], music.tracks["judged"]
+    task, windows, tracks = music.task, music.windows["evaluated"], music.tracks["evaluated"]
     scores = torch.cat([task.activate(model(one).float()) for one in inputs.split(EVAL_BATCH_SIZE)])
     rows = zip(windows.places, scores.numpy(), strict=True)
-    judged = []
+    evaluated = []
     for number, of_track in groupby(rows, key=lambda row: row[0][0]):
         places = ((window, row) for (_, window), row in of_track)
-        judged.append(task.judge(tracks[number], task.predict(tracks[number], places)))
-    return task.compute_metrics(judged)
+        evaluated.append(task.evaluate_track(tracks[number], task.predict(tracks[number], places)))
+    return task.compute_metrics(evaluated)
 
 
 if __name__ == "__main__":

@@ -218,8 +218,8 @@ def measure(row: Row, arguments: argparse.Namespace, device: torch.device) -> di
     num_steps = arguments.first + arguments.steps
     take_turns(row.theirs(theirs), prepared, targets, sides, num_steps=num_steps, device=device)
 
-    judged = "ours_compiled" if on_card else "ours"
-    judged_time = "median" if on_card else "median_processor"
+    evaluated = "ours_compiled" if on_card else "ours"
+    evaluated_time = "median" if on_card else "median_processor"
     goal = row.goal_card if on_card else row.goal_cpu
     found: dict[str, Any] = {
         "network": f"{arguments.backbone}, RANDOM WEIGHTS, {whole_network.backbone.num_layers} layers, "
@@ -236,11 +236,11 @@ def measure(row: Row, arguments: argparse.Namespace, device: torch.device) -> di
     for name in sides:
         if name != "theirs":
             found[f"times_as_fast_{name}"] = ratio(found["theirs"], found[name])
-    found["is_goal_met"] = found[f"times_as_fast_{judged}"][judged_time] >= goal
+    found["is_goal_met"] = found[f"times_as_fast_{evaluated}"][evaluated_time] >= goal
     if on_card and row.tuning == FULL:
         found["share_of_matrix_rate"] = share_of_rate(ours, inputs, targets, device, found)
         found["share_goal"] = SHARE_GOAL
-        found["is_share_goal_met"] = found["share_of_matrix_rate"][judged] >= SHARE_GOAL
+        found["is_share_goal_met"] = found["share_of_matrix_rate"][evaluated] >= SHARE_GOAL
     if not (found["is_goal_met"] and found.get("is_share_goal_met", True)):
         found["operations"] = {name: side.operations for name, side in sides.items()}
     return found

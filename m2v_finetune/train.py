@@ -34,7 +34,7 @@ from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
 from m2v_finetune.training.plan import planned_training
 from m2v_finetune.training.results import (
-    judge_test,
+    evaluate_test,
     log_results,
     warn_of_collapse,
     write_pretraining,
@@ -204,7 +204,7 @@ def train_task(
         with run.writing_results(model):
             if cache:
                 cache.fill("test", loop=loop, num_workers=config.data.num_workers)
-            results, evaluated, test = judge_test(
+            results, evaluated, test = evaluate_test(
                 loop,
                 fitted,
                 test=splits["test"],
@@ -214,7 +214,9 @@ def train_task(
             )
             log_results(results)
             if run.is_main_process:
-                publish(model, run.folder, results, config.publish, judged=evaluated, tracks=test)
+                publish(
+                    model, run.folder, results, config.publish, evaluated=evaluated, tracks=test
+                )
     return results
 
 

@@ -32,7 +32,7 @@ from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.plan import planned_training
-from m2v_finetune.training.results import judge_test, log_results
+from m2v_finetune.training.results import evaluate_test, log_results
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_tracks import (
     check_run_tracks,
@@ -146,7 +146,7 @@ def main() -> None:
         with run.writing_results(model):
             if cache:
                 cache.fill("test", loop=loop, num_workers=config.data.num_workers)
-            results, evaluated, test = judge_test(
+            results, evaluated, test = evaluate_test(
                 loop,
                 fitted,
                 test=splits["test"],
@@ -156,7 +156,9 @@ def main() -> None:
             )
             log_results(results)
             if run.is_main_process:
-                publish(model, run.folder, results, config.publish, judged=evaluated, tracks=test)
+                publish(
+                    model, run.folder, results, config.publish, evaluated=evaluated, tracks=test
+                )
 
 
 if __name__ == "__main__":

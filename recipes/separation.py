@@ -31,7 +31,7 @@ from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.plan import planned_training
-from m2v_finetune.training.results import judge_test, log_results
+from m2v_finetune.training.results import evaluate_test, log_results
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_tracks import (
     check_run_tracks,
@@ -132,7 +132,7 @@ def main() -> None:
 
         # Evaluation on the test split, once; then pictures, model, card and Hub.
         with run.writing_results(model):
-            results, evaluated, test = judge_test(
+            results, evaluated, test = evaluate_test(
                 loop,
                 fitted,
                 test=splits["test"],
@@ -141,7 +141,9 @@ def main() -> None:
             )
             log_results(results)
             if run.is_main_process:
-                publish(model, run.folder, results, config.publish, judged=evaluated, tracks=test)
+                publish(
+                    model, run.folder, results, config.publish, evaluated=evaluated, tracks=test
+                )
 
 
 if __name__ == "__main__":

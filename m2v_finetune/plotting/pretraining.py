@@ -43,15 +43,15 @@ def pretraining_figure(
         floors: As for `plot_pretraining`.
     """
     logged = [line for line in lines if "loss" in line]
-    judged = [line for line in lines if "validation" in line]
-    steps, ends = [line["step"] for line in logged], [line["step"] for line in judged]
+    evaluated = [line for line in lines if "validation" in line]
+    steps, ends = [line["step"] for line in logged], [line["step"] for line in evaluated]
     figure = new_figure(height_inches=5.8)
     upper, lower = figure.subplots(2, 1, sharex=True)
 
     style_axes(upper, grid="y")
     losses = [line["loss"] for line in logged]
     upper.plot(steps, losses, color=LIGHT_BLUE, linewidth=1.2, label="training")
-    held_out = [line["validation"]["loss"] for line in judged]
+    held_out = [line["validation"]["loss"] for line in evaluated]
     upper.plot(
         ends, held_out, color=ORANGE, linewidth=1.8, marker="s", markersize=4, label="held out"
     )

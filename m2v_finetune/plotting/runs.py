@@ -97,15 +97,15 @@ def training_figure(
         metric_names: Names of the validation metrics for people.
     """
     logged = [line for line in lines if "loss" in line]
-    judged = [line for line in lines if "validation" in line]
-    ends = [line["step"] for line in judged]
-    steps_per_epoch = ends[-1] / judged[-1]["epoch"]
-    is_short = len(judged) <= MAX_MARKED_POINTS
+    evaluated = [line for line in lines if "validation" in line]
+    ends = [line["step"] for line in evaluated]
+    steps_per_epoch = ends[-1] / evaluated[-1]["epoch"]
+    is_short = len(evaluated) <= MAX_MARKED_POINTS
     figure = new_figure(height_inches=5.8)
     upper, lower = figure.subplots(2, 1, sharex=True)
 
     style_axes(upper, grid="y")
-    _draw_losses(upper, logged, judged, steps_per_epoch=steps_per_epoch)
+    _draw_losses(upper, logged, evaluated, steps_per_epoch=steps_per_epoch)
     upper.set_ylabel("Training loss")
     epochs = upper.secondary_xaxis(
         "top",
@@ -117,15 +117,15 @@ def training_figure(
     epochs.spines["top"].set_visible(False)
 
     style_axes(lower, grid="y")
-    for key, (color, marker) in zip(judged[0]["validation"], SERIES, strict=False):
+    for key, (color, marker) in zip(evaluated[0]["validation"], SERIES, strict=False):
         # metrics.jsonl has null where a metric did not exist.
-        found = [line["validation"][key] for line in judged]
+        found = [line["validation"][key] for line in evaluated]
         values = [math.nan if value is None else value for value in found]
         name = shortened(metric_names.get(key, key))
         defined = [value for value in values if not math.isnan(value)]
         if defined:
             best = values.index(max(defined))
-            name += f", best {values[best]:.3f} in epoch {judged[best]['epoch']}"
+            name += f", best {values[best]:.3f} in epoch {evaluated[best]['epoch']}"
             lower.plot(
                 ends[best], values[best], marker, color=color, markersize=11, fillstyle="none"
             )
@@ -148,13 +148,13 @@ def training_figure(
 def _draw_losses(
     axes: Axes,
     logged: Sequence[Mapping[str, Any]],
-    judged: Sequence[Mapping[str, Any]],
+    evaluated: Sequence[Mapping[str, Any]],
     *,
     steps_per_epoch: float,
 ) -> None:
     """Draw the logged losses, and over them the mean of each epoch where it says more."""
     steps, losses = [line["step"] for line in logged], [line["loss"] for line in logged]
-    if len(logged) < 4 * len(judged):
+    if len(logged) < 4 * len(evaluated):
         axes.plot(steps, losses, color=BLUE, linewidth=1.8, marker="o", markersize=4.5)
         return
     of_epoch = {

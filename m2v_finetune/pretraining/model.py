@@ -128,7 +128,7 @@ class PretrainingModel(nn.Module):
             self._of_batches.append(found)
         return window_losses(outputs, masks).mean()
 
-    def judge(self, outputs: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def window_metrics(self, outputs: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the values of `metric_names` for each window of a batch, (batch,) each."""
         of_predictions, of_targets = variances_of_windows(outputs, masks)
         return window_losses(outputs, masks), of_targets, of_predictions

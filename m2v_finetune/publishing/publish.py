@@ -29,7 +29,7 @@ def publish(
     results: dict[str, Any],
     config: PublishConfig,
     *,
-    judged: Sequence[Any],
+    evaluated: Sequence[Any],
     tracks: Sequence[CheckedTrack],
 ) -> None:
     """Write ``plots/`` and ``model/`` of a run, and push the model if the config names a repository.
@@ -39,14 +39,14 @@ def publish(
         folder: Of the run.
         results: The content of results.json.
         config: Where to push it.
-        judged: What the task found out about each test track.
+        evaluated: What the task found out about each test track.
         tracks: The test tracks.
 
     Raises:
         UserError: The push failed. The model is in the run folder, and the message says how to push it.
     """
     model.save_pretrained(folder.model, weights=config.weights)  # first what took hours to make
-    captions = draw_plots(model, folder, results, judged=judged, tracks=tracks)
+    captions = draw_plots(model, folder, results, evaluated=evaluated, tracks=tracks)
     card_data = model.card_data(weights=config.weights)
     with harmless("The model card"):
         card = render_card(folder.path, card_data, repo_id=config.repo_id, captions=captions)
@@ -73,7 +73,7 @@ def draw_plots(
     folder: RunFolder,
     results: dict[str, Any],
     *,
-    judged: Sequence[Any],
+    evaluated: Sequence[Any],
     tracks: Sequence[CheckedTrack],
 ) -> dict[str, str]:
     """Draw what people would rather look at than read; return a caption for each picture that was made."""
@@ -95,6 +95,10 @@ def draw_plots(
     with harmless(f"The pictures of {model.task.name}"):
         folder.plots.mkdir(exist_ok=True)
         captions |= model.task.plot(
-            folder.plots, results=results, judged=judged, tracks=tracks, predict=model.predict_track
+            folder.plots,
+            results=results,
+            evaluated=evaluated,
+            tracks=tracks,
+            predict=model.predict_track,
         )
     return captions

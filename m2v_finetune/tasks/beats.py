@@ -202,7 +202,9 @@ class BeatTracking(FrameTask):
             activations=activations,
         )
 
-    def judge(self, checked: CheckedTrack, prediction: BeatsPrediction) -> dict[str, float]:
+    def evaluate_track(
+        self, checked: CheckedTrack, prediction: BeatsPrediction
+    ) -> dict[str, float]:
         """Return the scores of a track against the annotated times; nan for what is not annotated."""
         truth = self.annotation(checked.track)
         scores = beat_scores(truth.times_seconds, prediction.times_seconds)
@@ -221,7 +223,7 @@ class BeatTracking(FrameTask):
         folder: Path,
         *,
         results: Mapping[str, Any],
-        judged: Sequence[dict[str, float]],
+        evaluated: Sequence[dict[str, float]],
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:

@@ -188,23 +188,25 @@ class ChordRecognition(FrameTask):
             probabilities=probabilities,
         )
 
-    def judge(self, checked: CheckedTrack, prediction: ChordsPrediction) -> dict[str, float]:
+    def evaluate_track(
+        self, checked: CheckedTrack, prediction: ChordsPrediction
+    ) -> dict[str, float]:
         """Return recalls and the seconds that count, against the annotated times."""
         truth = without_gaps(self.annotation(checked.track))
         return chord_scores(*_as_arrays(truth), *_as_arrays(prediction.segments))
 
-    def compute_metrics(self, judged: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    def compute_metrics(self, evaluated: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Return both recalls, weighted by the seconds that count; nan where none do."""
         found = {}
         for name in self.metric_names:
-            seconds = np.array([one[f"{name}_seconds"] for one in judged])
-            right = np.nansum([one[name] * one[f"{name}_seconds"] for one in judged])
+            seconds = np.array([one[f"{name}_seconds"] for one in evaluated])
+            right = np.nansum([one[name] * one[f"{name}_seconds"] for one in evaluated])
             found[name] = float(right / seconds.sum()) if seconds.any() else float("nan")
         return found
 
-    def summarize(self, judged: Sequence[Mapping[str, float]], *, seed: int) -> dict[str, Any]:
+    def summarize(self, evaluated: Sequence[Mapping[str, float]], *, seed: int) -> dict[str, Any]:
         """Return both recalls with intervals, and the seconds that counted."""
-        report = chord_report(judged, seed=seed)
+        report = chord_report(evaluated, seed=seed)
         return {
             "metrics": report["metrics"],
             "scored_seconds": report["seconds"],
@@ -216,7 +218,7 @@ class ChordRecognition(FrameTask):
         folder: Path,
         *,
         results: Mapping[str, Any],
-        judged: Sequence[Mapping[str, float]],
+        evaluated: Sequence[Mapping[str, float]],
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:

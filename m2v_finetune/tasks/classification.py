@@ -21,11 +21,11 @@ from m2v_finetune.data.values import label_text
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import (
     ClipTask,
-    JudgedClip,
+    EvaluatedClip,
     assumed_labels,
     check_label_names,
     saved_labels,
-    stack_judged,
+    stack_evaluated,
 )
 from m2v_finetune.tasks.task import Prediction
 
@@ -165,30 +165,30 @@ class Classification(ClipTask):
         """Return probabilities of windows (batch, num_outputs)."""
         return outputs.softmax(dim=-1)
 
-    def compute_metrics(self, judged: Sequence[JudgedClip]) -> dict[str, float]:
+    def compute_metrics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, float]:
         """Return the metrics of `metric_names` without intervals; nan where one does not exist."""
-        metrics = self.summarize(judged, seed=0)["metrics"]
+        metrics = self.summarize(evaluated, seed=0)["metrics"]
         return {
             name: math.nan if metrics[name]["value"] is None else metrics[name]["value"]
             for name in self.metric_names
         }
 
-    def summarize(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
+    def summarize(self, evaluated: Sequence[EvaluatedClip], *, seed: int) -> dict[str, Any]:
         """Return accuracy and macro F1 with intervals over tracks, per class, and the confusion matrix."""
         from m2v_finetune.metrics.multiclass import multiclass_report
 
-        targets, scores = stack_judged(judged)
+        targets, scores = stack_evaluated(evaluated)
         return {
             **multiclass_report(targets.astype(int), scores, self.labels, seed=seed),
             "about_metrics": "Macro F1 is the mean over the classes.",
         }
 
-    def prediction_row(self, judged: JudgedClip) -> dict[str, str | float]:
+    def prediction_row(self, evaluated: EvaluatedClip) -> dict[str, str | float]:
         """Return truth, answer, and the probability of each class."""
         return {
-            "truth": self.labels[int(judged.target)],
-            "answer": self.labels[int(judged.scores.argmax())],
-            **super().prediction_row(judged),
+            "truth": self.labels[int(evaluated.target)],
+            "answer": self.labels[int(evaluated.scores.argmax())],
+            **super().prediction_row(evaluated),
         }
 
     def plot(
@@ -196,7 +196,7 @@ class Classification(ClipTask):
         folder: Path,
         *,
         results: Mapping[str, Any],
-        judged: Sequence[JudgedClip],
+        evaluated: Sequence[EvaluatedClip],
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:

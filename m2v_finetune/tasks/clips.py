@@ -119,7 +119,7 @@ class ClipPrediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedClip:
+class EvaluatedClip:
     """A track's truth beside what was said of it.
 
     Attributes:
@@ -225,21 +225,21 @@ class ClipTask(ABC):
         scores = dict(zip(self.labels, mean.tolist(), strict=True))
         return ClipPrediction(scores=scores, timeline=timeline)
 
-    def judge(self, checked: CheckedTrack, prediction: ClipPrediction) -> JudgedClip:
+    def evaluate_track(self, checked: CheckedTrack, prediction: ClipPrediction) -> EvaluatedClip:
         """Put a track's truth beside what was said of it."""
-        return JudgedClip(
+        return EvaluatedClip(
             target=self.targets(checked.track, STILL),
             scores=np.array(list(prediction.scores.values()), dtype=np.float32),
         )
 
-    def prediction_row(self, judged: JudgedClip) -> dict[str, str | float]:
+    def prediction_row(self, evaluated: EvaluatedClip) -> dict[str, str | float]:
         """Return the score of each label."""
-        return dict(zip(self.labels, judged.scores.tolist(), strict=True))
+        return dict(zip(self.labels, evaluated.scores.tolist(), strict=True))
 
 
-def stack_judged(judged: Sequence[JudgedClip]) -> tuple[Array, Array]:
+def stack_evaluated(evaluated: Sequence[EvaluatedClip]) -> tuple[Array, Array]:
     """Return targets (tracks, ...) and scores (tracks, num_outputs)."""
-    return np.stack([one.target for one in judged]), np.stack([one.scores for one in judged])
+    return np.stack([one.target for one in evaluated]), np.stack([one.scores for one in evaluated])
 
 
 def check_label_names(

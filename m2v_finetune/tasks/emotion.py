@@ -19,9 +19,9 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import (
     ClipPrediction,
     ClipTask,
-    JudgedClip,
+    EvaluatedClip,
     saved_labels,
-    stack_judged,
+    stack_evaluated,
 )
 from m2v_finetune.tasks.task import Prediction, WindowScores
 
@@ -213,20 +213,20 @@ class Emotion(ClipTask):
         """Return the mean over windows of each number, and those of each window."""
         return replace(super().predict(checked, windows), is_ranking=False)
 
-    def compute_metrics(self, judged: Sequence[JudgedClip]) -> dict[str, float]:
+    def compute_metrics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, float]:
         """Return R2, as a mean and of each column, without intervals; nan where one does not exist."""
-        metrics = self.summarize(judged, seed=0)["metrics"]
+        metrics = self.summarize(evaluated, seed=0)["metrics"]
         return {
             name: math.nan if metrics[name]["value"] is None else metrics[name]["value"]
             for name in self.metric_names
             if name.startswith("r2")
         }
 
-    def summarize(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
+    def summarize(self, evaluated: Sequence[EvaluatedClip], *, seed: int) -> dict[str, Any]:
         """Return R2 and root mean squared error of each column, with intervals over tracks."""
         from m2v_finetune.metrics.regression import regression_report
 
-        targets, scores = stack_judged(judged)
+        targets, scores = stack_evaluated(evaluated)
         about = (
             "R2 is the share of the variance that is explained; RMSE is in the data's own units."
         )
@@ -235,12 +235,12 @@ class Emotion(ClipTask):
             "about_metrics": about,
         }
 
-    def prediction_row(self, judged: JudgedClip) -> dict[str, str | float]:
+    def prediction_row(self, evaluated: EvaluatedClip) -> dict[str, str | float]:
         """Return truth and answer of each column."""
-        truth = dict(zip(self.labels, judged.target.tolist(), strict=True))
+        truth = dict(zip(self.labels, evaluated.target.tolist(), strict=True))
         return {
             **{f"true_{name}": value for name, value in truth.items()},
-            **super().prediction_row(judged),
+            **super().prediction_row(evaluated),
         }
 
     def plot(
@@ -248,14 +248,14 @@ class Emotion(ClipTask):
         folder: Path,
         *,
         results: Mapping[str, Any],
-        judged: Sequence[JudgedClip],
+        evaluated: Sequence[EvaluatedClip],
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
         """Draw answers over truths."""
         from m2v_finetune.plotting.regression import plot_regression
 
-        targets, scores = stack_judged(judged)
+        targets, scores = stack_evaluated(evaluated)
         plot_regression(targets, scores, self.labels, folder / "regression.png")
         return {"regression.png": "Answers over truths"}
 

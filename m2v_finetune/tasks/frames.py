@@ -214,26 +214,26 @@ class FrameTask(ABC):
         """Return the waveform of a window."""
         return (read_window(checked, window),)
 
-    def compute_metrics(self, judged: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    def compute_metrics(self, evaluated: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Return the mean of each metric over the tracks that have it; nan where none has."""
-        columns = {name: [one[name] for one in judged] for name in self.metric_names}
+        columns = {name: [one[name] for one in evaluated] for name in self.metric_names}
         return {
             name: float(torch.tensor(column, dtype=torch.float64).nanmean())
             for name, column in columns.items()
         }
 
-    def summarize(self, judged: Sequence[Mapping[str, float]], *, seed: int) -> dict[str, Any]:
+    def summarize(self, evaluated: Sequence[Mapping[str, float]], *, seed: int) -> dict[str, Any]:
         """Return the mean of each metric with an interval, and how many tracks have it."""
-        report = mean_report(judged, list(self.metric_names), seed=seed)
+        report = mean_report(evaluated, list(self.metric_names), seed=seed)
         return {
             "metrics": report["metrics"],
             "num_scored_tracks": report["num_tracks"],
             "about_metrics": self.about_metrics,
         }
 
-    def prediction_row(self, judged: Mapping[str, float]) -> dict[str, str | float]:
+    def prediction_row(self, evaluated: Mapping[str, float]) -> dict[str, str | float]:
         """Return the scores of a track."""
-        return dict(judged)
+        return dict(evaluated)
 
 
 def join_windows(

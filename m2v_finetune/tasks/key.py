@@ -13,7 +13,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, require_column
 from m2v_finetune.labels.keys import KEYS, parse_key, transpose_key
 from m2v_finetune.tasks.classification import Classification, as_label
-from m2v_finetune.tasks.clips import JudgedClip, stack_judged
+from m2v_finetune.tasks.clips import EvaluatedClip, stack_evaluated
 from m2v_finetune.tasks.task import Prediction
 
 ABOUT_METRICS = (
@@ -101,11 +101,11 @@ class Key(Classification):
         """Return the shift of pitch, which the key follows."""
         return frozenset({Effect.PITCH})
 
-    def summarize(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
+    def summarize(self, evaluated: Sequence[EvaluatedClip], *, seed: int) -> dict[str, Any]:
         """Return weighted score and accuracy with intervals, the kinds of errors, and the confusion."""
         from m2v_finetune.metrics.key import key_report
 
-        targets, scores = stack_judged(judged)
+        targets, scores = stack_evaluated(evaluated)
         report = key_report(targets.astype(int), scores, seed=seed)
         return {**report, "about_metrics": ABOUT_METRICS}
 
@@ -114,7 +114,7 @@ class Key(Classification):
         folder: Path,
         *,
         results: Mapping[str, Any],
-        judged: Sequence[JudgedClip],
+        evaluated: Sequence[EvaluatedClip],
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
@@ -123,6 +123,6 @@ class Key(Classification):
 
         plot_key_errors(np.array(results["confusion"]), folder / "key_errors.png")
         captions = super().plot(
-            folder, results=results, judged=judged, tracks=tracks, predict=predict
+            folder, results=results, evaluated=evaluated, tracks=tracks, predict=predict
         )
         return {"key_errors.png": "Answers on the circle of fifths", **captions}

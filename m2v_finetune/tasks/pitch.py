@@ -12,7 +12,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window, listen
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.tasks.classification import Classification, as_label
-from m2v_finetune.tasks.clips import Array, JudgedClip, stack_judged
+from m2v_finetune.tasks.clips import Array, EvaluatedClip, stack_evaluated
 
 MIDI_PITCHES = range(128)
 
@@ -97,11 +97,11 @@ class Pitch(Classification):
         """Return the shift of pitch, which the label follows."""
         return frozenset({Effect.PITCH})
 
-    def summarize(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
+    def summarize(self, evaluated: Sequence[EvaluatedClip], *, seed: int) -> dict[str, Any]:
         """Return accuracy, also within an octave class, with intervals, and the confusion matrix."""
         from m2v_finetune.metrics.pitch import pitch_report
 
-        targets, scores = stack_judged(judged)
+        targets, scores = stack_evaluated(evaluated)
         pitches = [int(label) for label in self.labels]
         report = pitch_report(targets.astype(int), scores, pitches, seed=seed)
         about = "Within an octave class, an answer whole octaves away is right too."

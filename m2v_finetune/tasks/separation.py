@@ -421,7 +421,9 @@ class Separation:
                 yield finished.astype(np.float32)
         yield join.finish().astype(np.float32)
 
-    def judge(self, checked: CheckedTrack, prediction: Stems) -> dict[str, dict[str, float]]:
+    def evaluate_track(
+        self, checked: CheckedTrack, prediction: Stems
+    ) -> dict[str, dict[str, float]]:
         """Return SDR and SI-SDR of each stem, in dB, chunk by chunk."""
         paths = self._paths(checked)
         accumulator = SeparationAccumulator(self.stems, sample_rate_hz=self.sample_rate)
@@ -433,19 +435,19 @@ class Separation:
             start = stop
         return accumulator.scores()
 
-    def compute_metrics(self, judged: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
+    def compute_metrics(self, evaluated: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
         """Return the metrics of `metric_names` without intervals; nan where one does not exist."""
-        metrics = self.summarize(judged, seed=0)["metrics"]
+        metrics = self.summarize(evaluated, seed=0)["metrics"]
         return {
             name: math.nan if metrics[name]["value"] is None else metrics[name]["value"]
             for name in self.metric_names
         }
 
     def summarize(
-        self, judged: Sequence[dict[str, dict[str, float]]], *, seed: int
+        self, evaluated: Sequence[dict[str, dict[str, float]]], *, seed: int
     ) -> dict[str, Any]:
         """Return SDR and SI-SDR with intervals over tracks, as a mean over stems and of each."""
-        report = separation_report(judged, self.stems, seed=seed)
+        report = separation_report(evaluated, self.stems, seed=seed)
         about = (
             "SDR as museval has it: the median over tracks of the median over the seconds of a track. "
             "SI-SDR is of whole tracks, their median."
@@ -456,11 +458,11 @@ class Separation:
             "about_metrics": about,
         }
 
-    def prediction_row(self, judged: dict[str, dict[str, float]]) -> dict[str, str | float]:
+    def prediction_row(self, evaluated: dict[str, dict[str, float]]) -> dict[str, str | float]:
         """Return the scores of each stem."""
         return {
             f"{score}_{stem}": value
-            for stem, scores in judged.items()
+            for stem, scores in evaluated.items()
             for score, value in scores.items()
         }
 
@@ -469,7 +471,7 @@ class Separation:
         folder: Path,
         *,
         results: Mapping[str, Any],
-        judged: Sequence[dict[str, dict[str, float]]],
+        evaluated: Sequence[dict[str, dict[str, float]]],
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:

@@ -20,11 +20,11 @@ from m2v_finetune.data.values import label_text
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import (
     ClipTask,
-    JudgedClip,
+    EvaluatedClip,
     assumed_labels,
     check_label_names,
     saved_labels,
-    stack_judged,
+    stack_evaluated,
 )
 from m2v_finetune.tasks.task import Prediction
 
@@ -198,23 +198,23 @@ class Tagging(ClipTask):
         """Return probabilities of windows (batch, num_outputs)."""
         return outputs.sigmoid()
 
-    def compute_metrics(self, judged: Sequence[JudgedClip]) -> dict[str, float]:
+    def compute_metrics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, float]:
         """Return the metrics of `metric_names` without intervals; nan where none can be computed."""
         from m2v_finetune.metrics.multilabel import MultilabelAveragePrecision, MultilabelRocAuc
 
-        targets, scores = stack_judged(judged)
+        targets, scores = stack_evaluated(evaluated)
         metrics = {"roc_auc": MultilabelRocAuc(), "average_precision": MultilabelAveragePrecision()}
         return {
             name: metric.compute(predictions=scores, references=targets)[name]
             for name, metric in metrics.items()
         }
 
-    def summarize(self, judged: Sequence[JudgedClip], *, seed: int) -> dict[str, Any]:
+    def summarize(self, evaluated: Sequence[EvaluatedClip], *, seed: int) -> dict[str, Any]:
         """Return metrics with intervals over tracks, per label, and the labels left out."""
         # Imported here: `evaluate` takes seconds, and prediction does without it.
         from m2v_finetune.metrics.multilabel import multilabel_report
 
-        targets, scores = stack_judged(judged)
+        targets, scores = stack_evaluated(evaluated)
         report = multilabel_report(targets, scores, self.labels, seed=seed)
         return {**report, "about_metrics": "Each metric is the mean over labels."}
 
@@ -223,7 +223,7 @@ class Tagging(ClipTask):
         folder: Path,
         *,
         results: Mapping[str, Any],
-        judged: Sequence[JudgedClip],
+        evaluated: Sequence[EvaluatedClip],
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:

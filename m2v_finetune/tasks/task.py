@@ -160,13 +160,13 @@ class Task(Protocol):
     def predict(self, checked: CheckedTrack, windows: WindowScores) -> Prediction:
         """Join what the windows say into what is known of the track."""
 
-    def judge(self, checked: CheckedTrack, prediction: Any) -> Any:
+    def evaluate_track(self, checked: CheckedTrack, prediction: Any) -> Any:
         """Compare a prediction with the labels of its track; small, as one is kept for every track."""
 
-    def compute_metrics(self, judged: Sequence[Any]) -> dict[str, float]:
+    def compute_metrics(self, evaluated: Sequence[Any]) -> dict[str, float]:
         """Return metrics of `metric_names` over tracks, those to watch; nan where one does not exist."""
 
-    def summarize(self, judged: Sequence[Any], *, seed: int) -> dict[str, Any]:
+    def summarize(self, evaluated: Sequence[Any], *, seed: int) -> dict[str, Any]:
         """Return what results.json says of the tracks.
 
         Returns:
@@ -175,7 +175,7 @@ class Task(Protocol):
             such as ``per_label``.
         """
 
-    def prediction_row(self, judged: Any) -> dict[str, str | float]:
+    def prediction_row(self, evaluated: Any) -> dict[str, str | float]:
         """Return a track's columns of predictions.csv."""
 
     def plot(
@@ -183,7 +183,7 @@ class Task(Protocol):
         folder: Path,
         *,
         results: Mapping[str, Any],
-        judged: Sequence[Any],
+        evaluated: Sequence[Any],
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
@@ -192,7 +192,7 @@ class Task(Protocol):
         Args:
             folder: Exists.
             results: What `summarize` returned, among others.
-            judged: What `judge` returned of each test track.
+            evaluated: What `evaluate_track` returned of each test track.
             tracks: The test tracks.
             predict: What the model says of a track.
 

@@ -39,7 +39,7 @@ MIN_NOTE_SECONDS = 0.025
 # A network has no velocities here; what is written is a medium one.
 WRITTEN_VELOCITY = 80
 # Frames of the frame metric: instants, finer than those of any backbone.
-JUDGED_FRAME_RATE_HZ = 100.0
+EVALUATED_FRAME_RATE_HZ = 100.0
 SHOWN_SECONDS = 10.0
 
 
@@ -140,7 +140,7 @@ class Transcription(FrameTask):
     usage_example: ClassVar[str] = ".pitches"
     about_metrics: ClassVar[str] = (
         "The mean over tracks. A note is right if its pitch is and its onset lies within 50 ms, by "
-        f"mir_eval; frames are {JUDGED_FRAME_RATE_HZ:g} instants a second."
+        f"mir_eval; frames are {EVALUATED_FRAME_RATE_HZ:g} instants a second."
     )
     metric_names: ClassVar[Mapping[str, str]] = {
         "note_f1": "note-onset F1",
@@ -232,14 +232,16 @@ class Transcription(FrameTask):
             onsets_seconds=onsets, offsets_seconds=offsets, pitches=keys + LOWEST
         )
 
-    def judge(self, checked: CheckedTrack, prediction: TranscriptionPrediction) -> dict[str, float]:
+    def evaluate_track(
+        self, checked: CheckedTrack, prediction: TranscriptionPrediction
+    ) -> dict[str, float]:
         """Return the scores of a track against the annotated times."""
         truth = self.annotation(checked.track)
         true_intervals = np.stack([truth.onsets_seconds, truth.offsets_seconds], axis=-1)
-        num_frames = int(checked.audio.duration_seconds * JUDGED_FRAME_RATE_HZ)
+        num_frames = int(checked.audio.duration_seconds * EVALUATED_FRAME_RATE_HZ)
         rolls = [
             piano_roll(
-                intervals, pitches, frame_rate_hz=JUDGED_FRAME_RATE_HZ, num_frames=num_frames
+                intervals, pitches, frame_rate_hz=EVALUATED_FRAME_RATE_HZ, num_frames=num_frames
             )
             for intervals, pitches in (
                 (true_intervals, truth.pitches),
@@ -258,7 +260,7 @@ class Transcription(FrameTask):
         folder: Path,
         *,
         results: Mapping[str, Any],
-        judged: Sequence[dict[str, float]],
+        evaluated: Sequence[dict[str, float]],
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:

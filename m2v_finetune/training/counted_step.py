@@ -113,7 +113,7 @@ class CountedRun:
                 with torch.no_grad(), _autocast(self._machine)():
                     outputs = model(*inputs)
                     if isinstance(model, PretrainingModel):
-                        model.judge(outputs, targets)
+                        model.window_metrics(outputs, targets)
         return self._timeline(recorder)
 
     @contextmanager

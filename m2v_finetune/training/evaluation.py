@@ -28,7 +28,7 @@ TOO_LITTLE_MEMORY = (
 )
 
 
-def judge_tracks(
+def evaluate_tracks(
     model: TaskModel,
     tracks: Sequence[CheckedTrack],
     *,
@@ -48,7 +48,8 @@ def judge_tracks(
     ``watch.found``.
 
     Each track is judged by exactly one process, over all its windows, by the task's own `predict` and
-    `judge`. The tracks are judged as their windows come, so that one track's windows are held at a time.
+    `evaluate_track`. The tracks are judged as their windows come, so that one track's windows are held at a
+    time.
 
     Args:
         model: On the process's device, not wrapped.
@@ -64,7 +65,7 @@ def judge_tracks(
         variation: Counts the outputs of the head, those of all processes.
 
     Returns:
-        What `Task.judge` returned, one for each track.
+        What `Task.evaluate_track` returned, one for each track.
 
     Raises:
         Stopped: A process got a signal; the same on every process.
@@ -72,7 +73,7 @@ def judge_tracks(
             memory.
         NotFiniteError: The model's scores of a track are not finite.
     """
-    judged, _ = judge_beside_chance(
+    evaluated, _ = evaluate_with_chance(
         model,
         tracks,
         accelerator=accelerator,
@@ -86,7 +87,7 @@ def judge_tracks(
         variation=variation,
         orders=(),
     )
-    return judged
+    return evaluated
 
 
 def chance_orders(num_tracks: int, *, seed: int) -> list[list[int]]:
@@ -111,7 +112,7 @@ def chance_orders(num_tracks: int, *, seed: int) -> list[list[int]]:
     return orders
 
 
-def judge_beside_chance(
+def evaluate_with_chance(
     model: TaskModel,
     tracks: Sequence[CheckedTrack],
     *,
@@ -128,11 +129,11 @@ def judge_beside_chance(
 ) -> tuple[list[Any], list[list[Any]]]:
     """Compare each prediction with the labels of its track, and with those of other tracks.
 
-    Arguments and errors are those of `judge_tracks`; ``orders`` is what `chance_orders` returned.
+    Arguments and errors are those of `evaluate_tracks`; ``orders`` is what `chance_orders` returned.
 
     Returns:
-        What `Task.judge` returned for each track with its own labels; and, for each order, with the labels
-        of the other track.
+        What `Task.evaluate_track` returned for each track with its own labels; and, for each order, with the
+        labels of the other track.
     """
     own = range(accelerator.process_index, len(tracks), accelerator.num_processes)
     windows = model.track_windows([tracks[i] for i in own], inputs=inputs)
@@ -147,7 +148,7 @@ def judge_beside_chance(
         autocast=accelerator.autocast,
         variation=own_variation,
     )
-    judged = []
+    evaluated = []
     failure, stopped = None, None
     bad_tracks: dict[str, str] = {}
     try:
@@ -157,8 +158,10 @@ def judge_beside_chance(
                 try:
                     prediction = model.task.predict(checked, scored(of_track))
                     others = [tracks[order[own[number]]] for order in orders]
-                    compared = [model.task.judge(one, prediction) for one in (checked, *others)]
-                    judged.append((own[number], compared))
+                    compared = [
+                        model.task.evaluate_track(one, prediction) for one in (checked, *others)
+                    ]
+                    evaluated.append((own[number], compared))
                 except AudioError as error:
                     bad_tracks[checked.track.id] = str(error)
                 bar.advance(bar_task)
@@ -173,6 +176,6 @@ def judge_beside_chance(
     if variation is not None:
         for counted in gather_object([own_variation]):  # every process has one
             variation.merge(counted)
-    in_order = [one for _, one in sorted(gather_object(judged), key=lambda pair: pair[0])]
+    in_order = [one for _, one in sorted(gather_object(evaluated), key=lambda pair: pair[0])]
     by_order = [[one[1 + number] for one in in_order] for number in range(len(orders))]
     return [one[0] for one in in_order], by_order

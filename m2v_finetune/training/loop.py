@@ -208,7 +208,7 @@ class TrainingLoop(Generic[Model]):
             while not self._is_finished():
                 if progress.step_in_epoch < self.batches.steps_per_epoch:
                     self._train_epoch()
-                self._judge_epoch()
+                self._evaluate_epoch()
                 self._save()
                 self._stop_if_asked()
         self.model.to(self.accelerator.device).load_state_dict(self.best, strict=False)
@@ -447,11 +447,11 @@ class TrainingLoop(Generic[Model]):
         yield
         self.model.to("cpu")
 
-    def _judge(self) -> dict[str, float]:
+    def _evaluate(self) -> dict[str, float]:
         """Return the metrics of what is held out."""
         try:
             with self._whole_model():
-                return self.objective.judge(
+                return self.objective.evaluate(
                     accelerator=self.accelerator,
                     batch_size=self.training.eval_batch_size,
                     num_workers=self.num_workers,
@@ -467,10 +467,10 @@ class TrainingLoop(Generic[Model]):
             said = "What the model says of the validation tracks is not finite"
             raise UserError(self._failed(said)) from error
 
-    def _judge_epoch(self) -> None:
+    def _evaluate_epoch(self) -> None:
         """Judge what is held out, keep the weights if they are the best, end the epoch."""
         progress, objective = self.progress, self.objective
-        values = self._judge()
+        values = self._evaluate()
         selection = objective.selection_metric
         if selection is not None and math.isnan(values[selection]):
             logger.warning(

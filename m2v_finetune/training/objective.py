@@ -18,7 +18,7 @@ from m2v_finetune.errors import Stopped
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import FixedWindows
-from m2v_finetune.training.evaluation import TOO_LITTLE_MEMORY, judge_tracks
+from m2v_finetune.training.evaluation import TOO_LITTLE_MEMORY, evaluate_tracks
 from m2v_finetune.training.faults import DataWatch, agree
 from m2v_finetune.training.signals import AtOnce
 from m2v_finetune.training.standardization import measure_standardization
@@ -59,7 +59,7 @@ class Objective(Protocol):
         """
         ...
 
-    def judge(
+    def evaluate(
         self,
         *,
         accelerator: Accelerator,
@@ -148,7 +148,7 @@ class TaskObjective:
             self.model, batches, accelerator=accelerator, bar=bar, num_batches=num_batches
         )
 
-    def judge(
+    def evaluate(
         self,
         *,
         accelerator: Accelerator,
@@ -159,7 +159,7 @@ class TaskObjective:
         at_once: AtOnce,
     ) -> dict[str, float]:
         """Return the task's metrics of the validation tracks."""
-        judged = judge_tracks(
+        evaluated = evaluate_tracks(
             self.model,
             self.validation,
             accelerator=accelerator,
@@ -171,7 +171,7 @@ class TaskObjective:
             inputs=self.inputs,
             at_once=at_once,
         )
-        return self.model.task.compute_metrics(judged)
+        return self.model.task.compute_metrics(evaluated)
 
     def begin_step(self) -> None:
         """Nothing is kept of a batch."""
@@ -223,7 +223,7 @@ class PretrainingObjective:
     ) -> None:
         """Nothing to measure."""
 
-    def judge(
+    def evaluate(
         self,
         *,
         accelerator: Accelerator,
@@ -244,12 +244,12 @@ class PretrainingObjective:
             is_persistent=False,
         )
 
-        def judge(waveforms: Tensor, masks: Tensor) -> Tensor:
+        def window_metrics(waveforms: Tensor, masks: Tensor) -> Tensor:
             """Return the values of each window, (batch, metrics)."""
             waveforms, masks = waveforms.to(accelerator.device), masks.to(accelerator.device)
             with torch.inference_mode(), accelerator.autocast():
                 outputs = self.model(waveforms, masks)
-            return torch.stack(self.model.judge(outputs, masks), dim=1)
+            return torch.stack(self.model.window_metrics(outputs, masks), dim=1)
 
         self.model.eval()
         bar_task = bar.add_task("Judging windows", total=len(own))
@@ -264,7 +264,7 @@ class PretrainingObjective:
                         failure = "None of the windows that are held out can be read."
                         break
                     waveforms, masks, _ = parts
-                    rows += self.model.pieces.run(judge, [waveforms, masks]).tolist()
+                    rows += self.model.pieces.run(window_metrics, [waveforms, masks]).tolist()
                     bar.advance(bar_task, len(waveforms))
         except Stopped as signalled:
             stopped = signalled

@@ -126,11 +126,11 @@ class MemoryPlan:
         )
         asked = "" if self.memory_bytes is None else f" of {gigabytes(self.memory_bytes)}"
         was = f"{self.configured.batch_size} x {self.configured.accumulation}"
-        judging = (
+        evaluation = (
             "" if self.eval_peak is None else f"; judging {gigabytes(sum(self.eval_peak.values()))}"
         )
         return (
-            f"{gigabytes(self.peak_bytes)}{asked} planned ({peak}){judging}; the settings have batches of "
+            f"{gigabytes(self.peak_bytes)}{asked} planned ({peak}){evaluation}; the settings have batches of "
             f"{was}"
         )
 

@@ -22,7 +22,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
-from m2v_finetune.training.evaluation import chance_orders, judge_beside_chance, judge_tracks
+from m2v_finetune.training.evaluation import chance_orders, evaluate_tracks, evaluate_with_chance
 from m2v_finetune.training.facts import training_facts
 from m2v_finetune.training.faults import DataError, DataWatch
 from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, logged_losses
@@ -40,7 +40,7 @@ from m2v_finetune.variation import (
 logger = logging.getLogger(__name__)
 
 
-def judge_test(
+def evaluate_test(
     loop: TrainingLoop[TaskModel],
     fitted: FitResult,
     *,
@@ -71,7 +71,7 @@ def judge_test(
     variation = OutputVariation()
     try:
         with progress_bar(loop.accelerator) as bar:
-            judged, shuffled = judge_beside_chance(
+            evaluated, shuffled = evaluate_with_chance(
                 model,
                 test,
                 accelerator=loop.accelerator,
@@ -103,7 +103,7 @@ def judge_test(
             for split, number in loop.watch.num_tracks.items()
         },
         **skipped_tracks(loop.watch),
-        **model.task.summarize(judged, seed=seed),
+        **model.task.summarize(evaluated, seed=seed),
         **output_variation(model, variation, num_tracks=len(test)),
         "metric_names": dict(model.task.metric_names),
         "selection_metric": model.task.selection_metric,
@@ -140,9 +140,9 @@ def judge_test(
     if loop.accelerator.is_main_process:
         write_json(folder.results, results)
         write_predictions(
-            folder.predictions, test, [model.task.prediction_row(one) for one in judged]
+            folder.predictions, test, [model.task.prediction_row(one) for one in evaluated]
         )
-    return results, judged, test
+    return results, evaluated, test
 
 
 def _signs(
@@ -289,7 +289,7 @@ def measure(
     accelerator = Accelerator()
     variation = OutputVariation()
     with progress_bar(accelerator) as bar:
-        judged = judge_tracks(
+        evaluated = evaluate_tracks(
             model.to(accelerator.device),
             tracks,
             accelerator=accelerator,
@@ -301,7 +301,7 @@ def measure(
     return {
         "task": model.task.name,
         "num_tracks": len(tracks),
-        **model.task.summarize(judged, seed=seed),
+        **model.task.summarize(evaluated, seed=seed),
         **output_variation(model, variation, num_tracks=len(tracks)),
     }
 

@@ -16,7 +16,7 @@ from m2v_finetune.training import plan
 
 # How many windows it holds in a forward pass that learns, in a backward pass, and where nothing learns;
 # the second only from the second step on, when there are pieces of two.
-forward, backward, judging = map(int, sys.argv[1:4])
+forward, backward, evaluation = map(int, sys.argv[1:4])
 iterate, differentiate, passes = Backbone.iterate_hidden_states, torch.Tensor.backward, []
 
 def refuse(is_too_much):
@@ -28,7 +28,7 @@ def iterate_refusing(self, input_values):
     seen = len(input_values)
     for state in iterate(self, input_values):
         yield state
-        refuse(seen > (forward if torch.is_grad_enabled() else judging))
+        refuse(seen > (forward if torch.is_grad_enabled() else evaluation))
 
 def differentiate_refusing(self, *arguments, **others):
     passes.append(seen)

@@ -181,7 +181,7 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
         assert "The processes do not see the same run in run/checkpoints" in " ".join(said.split())
 
 
-def test_three_processes_judge_every_track_once(repository, small_manifest, tmp_path):
+def test_three_processes_evaluate_every_track_once(repository, small_manifest, tmp_path):
     """Four tracks to validate and one to test: some processes have none."""
     left = {"train": 6, "validation": 4, "test": 1}
     rows = []

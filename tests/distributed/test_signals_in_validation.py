@@ -10,18 +10,18 @@ import os, runpy, signal, sys
 from accelerate import PartialState
 from m2v_finetune.tasks.tagging import Tagging
 
-judge, judged = Tagging.judge, []
+evaluate_track, evaluated = Tagging.evaluate_track, []
 
-def judge_and_signal(self, checked, prediction):
+def evaluate_and_signal(self, checked, prediction):
     if PartialState().process_index == 1:
-        judged.append(checked.track.id)
-        if len(judged) == 2:
+        evaluated.append(checked.track.id)
+        if len(evaluated) == 2:
             os.kill(os.getpid(), signal.SIGUSR1)
             raise RuntimeError("the signal did not come at once")
-    return judge(self, checked, prediction)
+    return evaluate_track(self, checked, prediction)
 
 if sys.argv[1] == "signal":
-    Tagging.judge = judge_and_signal
+    Tagging.evaluate_track = evaluate_and_signal
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

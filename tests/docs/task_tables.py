@@ -18,7 +18,7 @@ from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.labels.keys import KEYS
 from m2v_finetune.tasks import TASKS, Task
-from m2v_finetune.tasks.clips import JudgedClip
+from m2v_finetune.tasks.clips import EvaluatedClip
 from m2v_finetune.tasks.tagging import WORDS_MOVED_BY
 from m2v_finetune.train import config_class, read_config
 
@@ -185,7 +185,7 @@ def facts_table(name: str) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {text} |" for key, text in rows.items())])
 
 
-def example_judged(name: str) -> list:
+def example_evaluated(name: str) -> list:
     """What the task found out about two tracks, for the sake of the names in a report."""
     task = example_tasks()[name]
     if name == "separation":
@@ -199,7 +199,7 @@ def example_judged(name: str) -> list:
     scores = np.eye(2, width, dtype=np.float32)
     targets = {"tagging": scores, "emotion": scores}.get(name, np.arange(2, dtype=np.float32))
     return [
-        JudgedClip(target=np.asarray(target), scores=row)
+        EvaluatedClip(target=np.asarray(target), scores=row)
         for target, row in zip(targets, scores, strict=True)
     ]
 
@@ -207,7 +207,7 @@ def example_judged(name: str) -> list:
 def metrics_table(name: str) -> str:
     """Every metric of a task by its key, and what the task says about their definition."""
     task = example_tasks()[name]
-    report = task.summarize(example_judged(name), seed=0)
+    report = task.summarize(example_evaluated(name), seed=0)
     assert report["metrics"].keys() == task.metric_names.keys()
     lines = ["| in `results.json` | metric |", "|---|---|"]
     lines += [f"| `{key}` | {text} |" for key, text in task.metric_names.items()]

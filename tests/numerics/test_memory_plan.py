@@ -170,7 +170,7 @@ def real_evaluation_bytes(config, task):
         note_all(recorder, model, optimizer, batch)
         outputs = model(*batch[:-1])
         if task is None:
-            model.judge(outputs, batch[-1])
+            model.window_metrics(outputs, batch[-1])
     return sum(recorder.timeline().peak().values())
 
 
@@ -201,7 +201,7 @@ def test_the_plan_holds_in_bfloat16():
 @pytest.mark.parametrize(
     ("method", "optimizer"), [("probe", "adamw"), ("full", "adamw"), ("full", "adafactor")]
 )
-def test_the_plan_of_judging_is_what_judging_allocates(method, optimizer):
+def test_the_plan_of_evaluation_is_what_evaluation_allocates(method, optimizer):
     config = replace(settings(method), optimizer=OptimizerConfig(name=optimizer))
     memory = RunMemory(config, TASK, CPU)
     planned = sum(memory.evaluation_peak(4).values())
@@ -212,7 +212,7 @@ def test_the_plan_of_judging_is_what_judging_allocates(method, optimizer):
         assert sum(memory.evaluation_peak(size).values()) <= step
 
 
-def test_the_plan_of_judging_holds_for_pretraining(networks):
+def test_the_plan_of_evaluation_holds_for_pretraining(networks):
     config = pretraining_settings(networks / "layer")
     planned = sum(RunMemory(config, None, CPU).evaluation_peak(4).values())
     assert planned == pytest.approx(real_evaluation_bytes(config, None), rel=0.03)
@@ -238,20 +238,20 @@ def test_a_card_holds_workspace_and_whole_blocks():
 def test_what_does_not_fit_is_counted_no_further():
     config, split = settings("lora"), Split(batch_size=4, accumulation=1)
     run, memory = CountedRun(config, TASK, CARD), RunMemory(config, TASK, CARD)
-    whole, judged = run.step(4), run.evaluation(4)
+    whole, evaluated = run.step(4), run.evaluation(4)
     with pytest.raises(LimitExceededError):
         run.step(4, limit_bytes=sum(whole.peak().values()) // 2)
     with pytest.raises(LimitExceededError):
         run.evaluation(4, limit_bytes=1)
     # What was broken off, or came before, changes no later count.
     assert run.step(4).peak() == whole.peak()
-    assert run.evaluation(4).peak() == judged.peak()
-    peak, judging = memory.peak_bytes(split), sum(memory.evaluation_peak(4).values())
+    assert run.evaluation(4).peak() == evaluated.peak()
+    peak, evaluation = memory.peak_bytes(split), sum(memory.evaluation_peak(4).values())
     for known in (memory, RunMemory(config, TASK, CARD)):
         assert known.step_fits(split, room(peak))
         assert not known.step_fits(split, room(peak) - 1)
-    assert memory.evaluation_fits(4, room(judging))
-    assert not memory.evaluation_fits(4, room(judging) - 1)
+    assert memory.evaluation_fits(4, room(evaluation))
+    assert not memory.evaluation_fits(4, room(evaluation) - 1)
 
 
 @pytest.mark.parametrize(
@@ -507,8 +507,8 @@ def test_the_largest_batch_that_fits_and_keeps_the_total():
     eval_size = plan.eval_batch_size
     assert 1 <= eval_size < config.training.eval_batch_size
     for size, is_in in ((eval_size, True), (2 * eval_size, False)):
-        judging = sum(memory.evaluation_peak(size).values())
-        assert fits(judging, room(splits[4]), CARD) is is_in
+        evaluation = sum(memory.evaluation_peak(size).values())
+        assert fits(evaluation, room(splits[4]), CARD) is is_in
     training = plan.applied(config.training)
     assert (training.per_device_batch_size, training.gradient_accumulation_steps) == (4, 3)
     assert training.eval_batch_size == plan.eval_batch_size
@@ -605,7 +605,7 @@ def test_what_is_advised_can_be_followed(words):
     )
 
 
-def test_what_judging_takes_is_told_where_it_is_more_than_a_step():
+def test_what_evaluation_takes_is_told_where_it_is_more_than_a_step():
     config = settings("probe", batch=2)
     memory = RunMemory(config, TASK, CARD)
     for size, told in ((2, None), (16, memory.evaluation_peak(16))):

@@ -36,7 +36,7 @@ from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.instrument import Instrument, InstrumentConfig
 from m2v_finetune.train import train_task
 from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
-from m2v_finetune.training.evaluation import judge_tracks
+from m2v_finetune.training.evaluation import evaluate_tracks
 from m2v_finetune.training.progress import progress_bar
 
 NUM_TRACKS = {"train": 32, "validation": 12, "test": 12}
@@ -125,7 +125,7 @@ def test_pooled_states_as_vectors_train_as_the_audio_does(
     on_vectors.head.load_state_dict(on_audio.head.state_dict())
     checked, _ = check_splits(split, on_bad_track="stop", show_progress=False)
 
-    judged = {}
+    evaluated = {}
     for name, model, tracks, example in (
         ("vectors", on_vectors, read, partial(vector_example, targets=task.targets)),
         ("audio", on_audio, checked, task.example),
@@ -133,7 +133,7 @@ def test_pooled_states_as_vectors_train_as_the_audio_does(
         loop = build_loop(model, tracks, example, tmp_path / name)
         loop.run()
         with progress_bar(loop.accelerator) as bar:
-            judged[name] = judge_tracks(
+            evaluated[name] = evaluate_tracks(
                 model,
                 tracks["test"],
                 accelerator=loop.accelerator,
@@ -152,7 +152,7 @@ def test_pooled_states_as_vectors_train_as_the_audio_does(
             assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
         else:
             assert a["validation"] == pytest.approx(b["validation"], abs=1e-6)
-    for a, b in zip(judged["vectors"], judged["audio"], strict=True):
+    for a, b in zip(evaluated["vectors"], evaluated["audio"], strict=True):
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
         np.testing.assert_array_equal(a.target, b.target)
 

@@ -98,9 +98,9 @@ def predict(task: Any, checked: CheckedTrack, outputs: np.ndarray) -> ClipPredic
     return prediction
 
 
-def judge(task: Any, tracks: Sequence[CheckedTrack], outputs: Sequence[np.ndarray]) -> list[Any]:
+def evaluate(task: Any, tracks: Sequence[CheckedTrack], outputs: Sequence[np.ndarray]) -> list[Any]:
     return [
-        task.judge(checked, predict(task, checked, row))
+        task.evaluate_track(checked, predict(task, checked, row))
         for checked, row in zip(tracks, outputs, strict=True)
     ]
 
@@ -111,11 +111,11 @@ def judge(task: Any, tracks: Sequence[CheckedTrack], outputs: Sequence[np.ndarra
 @pytest.mark.parametrize("name", TASKS)
 def test_a_model_that_is_told_the_answer_reaches_the_top_of_every_metric(name, tested):
     task, tracks = tested[name]
-    judged = judge(task, tracks, [told(task, checked) for checked in tracks])
-    values = task.compute_metrics(judged)
+    evaluated = evaluate(task, tracks, [told(task, checked) for checked in tracks])
+    values = task.compute_metrics(evaluated)
     assert task.selection_metric in values
     assert values == pytest.approx(dict.fromkeys(values, 1.0), abs=1e-6)
-    metrics = task.summarize(judged, seed=0)["metrics"]
+    metrics = task.summarize(evaluated, seed=0)["metrics"]
     assert set(metrics) == set(task.metric_names) >= set(values)
     for metric, entry in metrics.items():
         top = 0.0 if metric.startswith("rmse_") else 1.0
@@ -127,8 +127,8 @@ def test_a_model_that_is_told_the_answers_of_other_tracks_does_not(name, tested)
     task, tracks = tested[name]
     answers = [told(task, checked) for checked in tracks]
     half = len(tracks) // 2  # neighbours are often alike
-    judged = judge(task, tracks, answers[half:] + answers[:half])
-    for metric, value in task.compute_metrics(judged).items():
+    evaluated = evaluate(task, tracks, answers[half:] + answers[:half])
+    for metric, value in task.compute_metrics(evaluated).items():
         assert value < 0.75, metric
 
 
@@ -147,7 +147,7 @@ def test_the_windows_of_a_track_decide_together(name, tested):
     """One window of all is told the answer of another track; the mean is still the track's."""
     task, tracks = tested[name]
     wrong = dict(zip([c.track.id for c in tracks], tracks[1:] + tracks[:1], strict=True))
-    judged, num_mixed = [], 0
+    evaluated, num_mixed = [], 0
     for checked in tracks:
         rows = np.stack([told(task, checked)] * len(windows_of(checked)))
         if len(rows) > 2:
@@ -156,8 +156,8 @@ def test_the_windows_of_a_track_decide_together(name, tested):
         prediction = predict(task, checked, rows)
         means = np.mean([list(w.scores.values()) for w in prediction.timeline], axis=0)
         assert list(prediction.scores.values()) == pytest.approx(means.tolist(), abs=1e-6)
-        judged.append(task.judge(checked, prediction))
-    values = task.compute_metrics(judged)
+        evaluated.append(task.evaluate_track(checked, prediction))
+    values = task.compute_metrics(evaluated)
     if name == "emotion":
         assert 0 < values["r2"] < 0.99
     else:
@@ -168,8 +168,8 @@ def test_the_windows_of_a_track_decide_together(name, tested):
 @pytest.mark.parametrize("name", TASKS)
 def test_rows_of_the_answer(name, tested):
     task, tracks = tested[name]
-    judged = judge(task, tracks, [told(task, checked) for checked in tracks])
-    rows = [task.prediction_row(one) for one in judged]
+    evaluated = evaluate(task, tracks, [told(task, checked) for checked in tracks])
+    rows = [task.prediction_row(one) for one in evaluated]
     assert all(list(row) == list(rows[0]) for row in rows)
     for row in rows:
         if isinstance(task, Emotion):
@@ -192,7 +192,7 @@ def test_formats_of_the_answer(name, tested):
     task, [checked, *_] = tested[name]
     prediction = predict(task, checked, told(task, checked))
     windows = windows_of(checked)
-    truth = task.prediction_row(task.judge(checked, prediction))
+    truth = task.prediction_row(task.evaluate_track(checked, prediction))
     num_shown = len(task.labels) if isinstance(task, Emotion) else min(3, len(task.labels))
 
     head, *lines = text_of(prediction, "text").splitlines()

@@ -36,7 +36,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.pieces import Pieces
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.checkpoint import BEST_FILE, checkpoints_in, step_of
-from m2v_finetune.training.evaluation import judge_tracks
+from m2v_finetune.training.evaluation import evaluate_tracks
 from m2v_finetune.training.loop import MAX_SKIPPED_IN_A_ROW
 from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.optimization import rate_factor
@@ -162,14 +162,14 @@ def test_a_signal_in_validation_saves_and_the_validation_is_begun_again(number, 
     fitted = straight.run()
 
     stopped = build_loop(data, tmp_path / "stopped", method="probe")
-    judge = TaskObjective.judge
+    evaluate = TaskObjective.evaluate
 
-    def judge_and_signal(objective, **options):
+    def evaluate_and_signal(objective, **options):
         os.kill(os.getpid(), number)
-        return judge(objective, **options)
+        return evaluate(objective, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TaskObjective, "judge", judge_and_signal)
+        patch.setattr(TaskObjective, "evaluate", evaluate_and_signal)
         with pytest.raises(Stopped, match="Stopped after step 4 of 8, which is saved") as caught:
             stopped.run()
     assert caught.value.signal_number == number
@@ -338,8 +338,8 @@ def test_training_stops_early_and_the_best_weights_come_back(data, tmp_path, mon
     loop.training = replace(loop.training, early_stopping_patience=3)
     weights = []
 
-    def scripted(task, judged):
-        assert len(judged) == len(loop.objective.validation)
+    def scripted(task, evaluated):
+        assert len(evaluated) == len(loop.objective.validation)
         weights.append({k: v.clone() for k, v in loop.model.state_dict().items()})
         roc_auc = [0.5, 0.7, 0.6, 0.7, 0.65, 0.9, 0.9][len(weights) - 1]
         return {"roc_auc": roc_auc, "average_precision": 1 - roc_auc}
@@ -553,7 +553,7 @@ def test_out_of_memory_where_nothing_learns_changes_no_result(data, tmp_path, ca
 
 
 @pytest.mark.parametrize("where", ["before", "judging"])
-def test_a_window_that_cannot_be_judged_ends_the_run(where, data, tmp_path):
+def test_a_window_that_cannot_be_evaluated_ends_the_run(where, data, tmp_path):
     loop = build_loop(data, tmp_path, method="probe", epochs=1)
 
     def refuse(*_):
@@ -607,19 +607,19 @@ def test_a_model_that_is_told_the_answer_is_perfect_on_the_quickstart_data():
     oracle.learn_by_heart(test)
     accelerator = Accelerator()
     with progress_bar(accelerator) as bar:
-        judged = judge_tracks(
+        evaluated = evaluate_tracks(
             oracle, test, accelerator=accelerator, batch_size=7, num_workers=2, bar=bar
         )
-    report = task.summarize(judged, seed=0)
-    assert len(judged) == 72
-    assert {one.scores.shape for one in judged} == {(24,)}
+    report = task.summarize(evaluated, seed=0)
+    assert len(evaluated) == 72
+    assert {one.scores.shape for one in evaluated} == {(24,)}
     assert report["labels_left_out"] == []
     for entry in report["metrics"].values():
         assert entry == {"value": 1.0, "low": 1.0, "high": 1.0}
     # The same answers, told to the wrong tracks, are worth nothing.
     told_wrong = [
         replace(one, scores=other.scores)
-        for one, other in zip(judged, judged[-1:] + judged[:-1], strict=True)
+        for one, other in zip(evaluated, evaluated[-1:] + evaluated[:-1], strict=True)
     ]
     wrong = task.compute_metrics(told_wrong)
     assert wrong["roc_auc"] < 0.6

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.tasks.clips import JudgedClip
+from m2v_finetune.tasks.clips import EvaluatedClip
 
 
 def make_track(columns: Mapping[str, Any], *, line: int = 2, split: str = "train") -> Track:
@@ -40,9 +40,9 @@ def listed_problems(message: str) -> list[str]:
     return [line.removeprefix("  - ") for line in message.splitlines() if line.startswith("  - ")]
 
 
-def judged_clips(targets: np.ndarray, scores: np.ndarray) -> list[JudgedClip]:
+def evaluated_clips(targets: np.ndarray, scores: np.ndarray) -> list[EvaluatedClip]:
     return [
-        JudgedClip(target=np.asarray(t, np.float32), scores=np.asarray(s, np.float32))
+        EvaluatedClip(target=np.asarray(t, np.float32), scores=np.asarray(s, np.float32))
         for t, s in zip(targets, scores, strict=True)
     ]
 

@@ -67,7 +67,7 @@ def test_nothing_is_cut(count: int) -> None:
     assert_nothing_is_cut(confusion_figure(np.eye(count, dtype=int), labels, title="$x$ of all"))
 
 
-def test_nothing_judged() -> None:
+def test_nothing_evaluated() -> None:
     figure = confusion_figure(np.zeros((3, 3), dtype=int), ["a", "b", "c"], title="A")
     assert "Nothing judged" in texts(figure)
     assert_nothing_is_cut(figure)

@@ -28,7 +28,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.publishing import backbone as of_backbone
 from m2v_finetune.publishing import publish as publishing
 from m2v_finetune.publishing.publish import publish
-from m2v_finetune.tasks.clips import JudgedClip
+from m2v_finetune.tasks.clips import EvaluatedClip
 from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.training.run_folder import RunFolder, write_json
 
@@ -57,8 +57,8 @@ def finished_run(folder, labels, *, num_tracks=8, **changes):
         window_seconds=1.0,
     ).eval()
     rng = np.random.default_rng(0)
-    judged = [
-        JudgedClip(
+    evaluated = [
+        EvaluatedClip(
             target=np.asarray(number % len(labels), dtype=np.float32),
             scores=rng.random(len(labels), dtype=np.float32),
         )
@@ -76,7 +76,7 @@ def finished_run(folder, labels, *, num_tracks=8, **changes):
         "split": "test",
         "num_tracks": num_tracks,
         "num_skipped_tracks": {},
-        **model.task.summarize(judged, seed=0),
+        **model.task.summarize(evaluated, seed=0),
         "metric_names": dict(model.task.metric_names),
         "selection_metric": "accuracy",
         "hop_seconds": 1.0,
@@ -98,7 +98,7 @@ def finished_run(folder, labels, *, num_tracks=8, **changes):
         **changes,
     }
     write_json(run.results, results)
-    return model, run, results, judged
+    return model, run, results, evaluated
 
 
 @pytest.fixture
@@ -115,9 +115,9 @@ def pushed(monkeypatch):
 
 
 def run_publish(made):
-    model, folder, results, judged = made
+    model, folder, results, evaluated = made
     config = PublishConfig(repo_id="me/tagger")
-    publish(model, folder, results, config, judged=judged, tracks=[])
+    publish(model, folder, results, config, evaluated=evaluated, tracks=[])
     return folder
 
 

@@ -327,8 +327,8 @@ def test_a_click_track_is_found_from_perfect_windows(bpm, beats_per_bar, rate, t
     track = silent_track(tmp_path, 20.0, beats=write_beats(tmp_path, times, positions))
     windows = windows_of(track, GRIDS[rate])
     prediction = TASK.predict(track, with_scores(windows, perfect(times, positions)))
-    judged = TASK.judge(track, prediction)
-    assert judged == dict.fromkeys(TASK.metric_names, 1.0)
+    evaluated = TASK.evaluate_track(track, prediction)
+    assert evaluated == dict.fromkeys(TASK.metric_names, 1.0)
     assert prediction.tempo_bpm == pytest.approx(bpm, rel=0.005)
     assert len(prediction.times_seconds) == len(times)
     assert np.abs(prediction.times_seconds - times).max() < 0.006
@@ -371,8 +371,8 @@ def test_silence_has_no_beats(tmp_path):
     prediction = TASK.predict(track, with_scores(windows, lambda t: np.zeros((len(t), 2))))
     assert len(prediction.times_seconds) == 0
     assert math.isnan(prediction.tempo_bpm)
-    judged = TASK.judge(track, prediction)
-    assert judged == dict.fromkeys(TASK.metric_names, 0.0)
+    evaluated = TASK.evaluate_track(track, prediction)
+    assert evaluated == dict.fromkeys(TASK.metric_names, 0.0)
     assert "no tempo, 0 beats, 0 downbeats" in render(prediction, "text")
     assert json.loads(render(prediction, "json"))["tempo_bpm"] is None
     prediction.write("beats", tmp_path / "out.beats")
@@ -382,7 +382,7 @@ def test_silence_has_no_beats(tmp_path):
 # -- judging --------------------------------------------------------------------------------------
 
 
-def judged_tracks(folder):
+def evaluated_tracks(folder):
     """One with downbeats, right but for its downbeats; one of times only, half of them found."""
     times, positions = beat_grid(120, 4, seconds=12.0)
     first = silent_track(
@@ -392,7 +392,7 @@ def judged_tracks(folder):
         folder, 12.0, name="b.wav", beats=write_beats(folder, times, name="b.beats")
     )
     wrong_bars = np.roll(positions, 1)
-    judged = []
+    evaluated = []
     for track, found, bars in ((first, times, wrong_bars), (second, times[::2], positions[::2])):
         prediction = BeatsPrediction(
             times_seconds=found,
@@ -401,13 +401,13 @@ def judged_tracks(folder):
             frame_times_seconds=np.zeros(0),
             activations=np.zeros((0, 2)),
         )
-        judged.append(TASK.judge(track, prediction))
-    return judged, len(times)
+        evaluated.append(TASK.evaluate_track(track, prediction))
+    return evaluated, len(times)
 
 
-def test_downbeats_that_nobody_annotated_are_not_judged(tmp_path):
-    judged, num_beats = judged_tracks(tmp_path)
-    with_bars, without = judged
+def test_downbeats_that_nobody_annotated_are_not_evaluated(tmp_path):
+    evaluated, num_beats = evaluated_tracks(tmp_path)
+    with_bars, without = evaluated
     assert with_bars["f_measure"] == 1.0
     assert with_bars["downbeat_f_measure"] == 0.0
     assert (with_bars["tempo_accuracy_1"], with_bars["tempo_accuracy_2"]) == (1.0, 1.0)
@@ -415,7 +415,7 @@ def test_downbeats_that_nobody_annotated_are_not_judged(tmp_path):
     assert without["f_measure"] == pytest.approx(2 * found / (num_beats + found))
     assert math.isnan(without["downbeat_f_measure"])
     assert (without["tempo_accuracy_1"], without["tempo_accuracy_2"]) == (0.0, 1.0)
-    values = TASK.compute_metrics(judged)
+    values = TASK.compute_metrics(evaluated)
     assert list(values) == list(TASK.metric_names)
     assert values["f_measure"] == pytest.approx((1 + without["f_measure"]) / 2, rel=1e-12)
     assert values["downbeat_f_measure"] == 0.0
@@ -424,18 +424,18 @@ def test_downbeats_that_nobody_annotated_are_not_judged(tmp_path):
 
 
 def test_a_report_has_the_values_with_intervals(tmp_path):
-    judged, _ = judged_tracks(tmp_path)
-    report = TASK.summarize(judged, seed=0)
+    evaluated, _ = evaluated_tracks(tmp_path)
+    report = TASK.summarize(evaluated, seed=0)
     assert report["num_scored_tracks"]["f_measure"] == 2
     assert report["num_scored_tracks"]["downbeat_f_measure"] == 1
-    for name, value in TASK.compute_metrics(judged).items():
+    for name, value in TASK.compute_metrics(evaluated).items():
         entry = report["metrics"][name]
         assert entry["value"] == pytest.approx(value, rel=1e-12)
         assert entry["low"] <= entry["value"] <= entry["high"]
-    nothing = TASK.summarize(judged[1:], seed=0)["metrics"]["downbeat_f_measure"]
+    nothing = TASK.summarize(evaluated[1:], seed=0)["metrics"]["downbeat_f_measure"]
     assert nothing == {"value": None, "low": None, "high": None}
     assert "70 ms" in report["about_metrics"]
-    assert TASK.prediction_row(judged[0]) == judged[0]
+    assert TASK.prediction_row(evaluated[0]) == evaluated[0]
     assert TASK.selection_metric in report["metrics"]
 
 
@@ -489,7 +489,7 @@ def test_a_picture_is_drawn(clicks, tmp_path):
             checked, with_scores(windows, perfect(CLICKS, np.arange(len(CLICKS)) % 4 + 1))
         )
 
-    captions = TASK.plot(tmp_path, results={}, judged=[], tracks=[clicks], predict=predict)
+    captions = TASK.plot(tmp_path, results={}, evaluated=[], tracks=[clicks], predict=predict)
     assert {path.name for path in tmp_path.iterdir()} == set(captions) == {"beats.png"}
 
 

@@ -302,10 +302,10 @@ def test_chords_are_found_from_perfect_windows(rate, hop_seconds, tmp_path):
     assert found[0, 0] == 0
     assert found[-1, 1] == track.audio.duration_seconds
     np.testing.assert_array_equal(found[1:, 0], found[:-1, 1])
-    judged = TASK.judge(track, prediction)
-    assert judged["majmin"] == pytest.approx(1, abs=0.005)
-    assert judged["root"] == pytest.approx(1, abs=0.005)
-    assert judged["majmin_seconds"] == pytest.approx(13.377)
+    evaluated = TASK.evaluate_track(track, prediction)
+    assert evaluated["majmin"] == pytest.approx(1, abs=0.005)
+    assert evaluated["root"] == pytest.approx(1, abs=0.005)
+    assert evaluated["majmin_seconds"] == pytest.approx(13.377)
     np.testing.assert_allclose(prediction.probabilities.sum(axis=-1), 1, atol=1e-6)
 
 
@@ -315,7 +315,7 @@ def test_exact_chords_have_recall_one(tmp_path):
     track = silent_track(tmp_path, 5.0, chords=lab(tmp_path, *rows))
     windows = windows_of(track, GRIDS[50], window_seconds=2.0, hop_seconds=1.0)
     prediction = TASK.predict(track, with_scores(windows, one_hot(rows)))
-    assert TASK.judge(track, prediction) == {
+    assert TASK.evaluate_track(track, prediction) == {
         "majmin": pytest.approx(1.0, abs=1e-12),
         "root": pytest.approx(1.0, abs=1e-12),
         "majmin_seconds": 5.0,
@@ -357,12 +357,12 @@ def test_time_that_is_in_no_class_does_not_count(tmp_path):
     truth = [(0.5, 2.5, "C:maj"), (3.0, 4.0, "G:sus4"), (4.0, 7.0, "A:min"), (7.0, 8.0, "X")]
     track = silent_track(tmp_path, 8.0, chords=lab(tmp_path, *truth))
     found = prediction_of((0.0, 1.5, "C:maj"), (1.5, 5.0, "G:maj"), (5.0, 8.0, "A:maj"))
-    judged = TASK.judge(track, found)
+    evaluated = TASK.evaluate_track(track, found)
     # Majmin: 2 s of C, half right, and 3 s of A minor, all wrong. Root: also 1 s of G, and 2 of 3 s of A.
-    assert judged["majmin_seconds"] == pytest.approx(5.0)
-    assert judged["majmin"] == pytest.approx(1 / 5)
-    assert judged["root_seconds"] == pytest.approx(6.0)
-    assert judged["root"] == pytest.approx((1 + 1 + 2) / 6)
+    assert evaluated["majmin_seconds"] == pytest.approx(5.0)
+    assert evaluated["majmin"] == pytest.approx(1 / 5)
+    assert evaluated["root_seconds"] == pytest.approx(6.0)
+    assert evaluated["root"] == pytest.approx((1 + 1 + 2) / 6)
 
 
 def test_gaps_are_filled_with_what_nobody_named():
@@ -373,22 +373,22 @@ def test_gaps_are_filled_with_what_nobody_named():
 
 
 def test_tracks_count_by_their_seconds():
-    judged = [
+    evaluated = [
         {"majmin": 1.0, "majmin_seconds": 30.0, "root": 1.0, "root_seconds": 40.0},
         {"majmin": 0.0, "majmin_seconds": 10.0, "root": 0.5, "root_seconds": 40.0},
         {"majmin": math.nan, "majmin_seconds": 0.0, "root": 1.0, "root_seconds": 20.0},
     ]
-    values = TASK.compute_metrics(judged)
+    values = TASK.compute_metrics(evaluated)
     assert values == {"majmin": 0.75, "root": 0.8}
     assert TASK.selection_metric in values
-    report = TASK.summarize(judged, seed=0)
+    report = TASK.summarize(evaluated, seed=0)
     assert report["scored_seconds"] == {"majmin": 40.0, "root": 100.0}
     for name, value in values.items():
         entry = report["metrics"][name]
         assert entry["value"] == pytest.approx(value, rel=1e-12)
         assert entry["low"] <= value <= entry["high"]
-    assert math.isnan(TASK.compute_metrics(judged[2:])["majmin"])
-    assert TASK.prediction_row(judged[0]) == judged[0]
+    assert math.isnan(TASK.compute_metrics(evaluated[2:])["majmin"])
+    assert TASK.prediction_row(evaluated[0]) == evaluated[0]
     assert "over all tracks" in report["about_metrics"]
 
 
@@ -438,7 +438,7 @@ def test_a_picture_is_drawn(sung, tmp_path):
     def predict(checked):
         return TASK.predict(checked, with_scores(windows_of(checked, GRIDS[50]), one_hot(SUNG)))
 
-    captions = TASK.plot(tmp_path, results={}, judged=[], tracks=[sung], predict=predict)
+    captions = TASK.plot(tmp_path, results={}, evaluated=[], tracks=[sung], predict=predict)
     assert {path.name for path in tmp_path.iterdir()} == set(captions) == {"chords.png"}
 
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
-from support.clip_tracks import draw_classes, judged_clips, listed_problems, make_splits, make_track
+from support.clip_tracks import (
+    draw_classes,
+    evaluated_clips,
+    listed_problems,
+    make_splits,
+    make_track,
+)
 from support.messages import error_message
 
 import m2v_finetune.tasks.classification as classification_module
@@ -244,14 +250,14 @@ def test_metrics_and_summary_are_scikit_learns():
     task = build()
     classes, scores = draw_classes(60, 3)
     answers = scores.argmax(axis=1)
-    judged = judged_clips(classes, scores)
-    values = task.compute_metrics(judged)
+    evaluated = evaluated_clips(classes, scores)
+    values = task.compute_metrics(evaluated)
     assert values == {
         "accuracy": pytest.approx(accuracy_score(classes, answers), abs=1e-12),
         "macro_f1": pytest.approx(f1_score(classes, answers, average="macro"), abs=1e-12),
     }
     assert 0.4 < values["accuracy"] < 1
-    report = task.summarize(judged, seed=0)
+    report = task.summarize(evaluated, seed=0)
     assert set(report["metrics"]) == set(task.metric_names) == set(values)
     for name, value in values.items():
         metric = report["metrics"][name]
@@ -264,15 +270,15 @@ def test_metrics_and_summary_are_scikit_learns():
 
 def test_a_class_that_no_track_has_counts_in_no_mean():
     task = build()
-    judged = judged_clips(np.array([0, 2]), np.eye(3)[[0, 2]])
-    assert task.compute_metrics(judged) == {"accuracy": 1.0, "macro_f1": 1.0}
-    assert task.summarize(judged, seed=0)["labels_left_out"] == ["jazz"]
-    assert not any(math.isnan(value) for value in task.compute_metrics(judged).values())
+    evaluated = evaluated_clips(np.array([0, 2]), np.eye(3)[[0, 2]])
+    assert task.compute_metrics(evaluated) == {"accuracy": 1.0, "macro_f1": 1.0}
+    assert task.summarize(evaluated, seed=0)["labels_left_out"] == ["jazz"]
+    assert not any(math.isnan(value) for value in task.compute_metrics(evaluated).values())
 
 
 def test_a_row_is_truth_and_answer_and_every_probability():
-    [judged] = judged_clips(np.array([1]), np.array([[0.25, 0.25, 0.5]]))
-    assert build().prediction_row(judged) == {
+    [evaluated] = evaluated_clips(np.array([1]), np.array([[0.25, 0.25, 0.5]]))
+    assert build().prediction_row(evaluated) == {
         "truth": "jazz",
         "answer": "rock",
         "blues": 0.25,
@@ -284,9 +290,11 @@ def test_a_row_is_truth_and_answer_and_every_probability():
 @pytest.mark.parametrize(("task_class", "config_class", "column"), TASKS)
 def test_the_picture_is_the_confusion_matrix(task_class, config_class, column, tmp_path):
     task = task_class(labels=("a", "b", "c"), label_column=column)
-    judged = judged_clips(*draw_classes(12, 3))
-    results = task.summarize(judged, seed=0)
-    captions = task.plot(tmp_path, results=results, judged=judged, tracks=[], predict=pytest.fail)
+    evaluated = evaluated_clips(*draw_classes(12, 3))
+    results = task.summarize(evaluated, seed=0)
+    captions = task.plot(
+        tmp_path, results=results, evaluated=evaluated, tracks=[], predict=pytest.fail
+    )
     assert list(captions) == ["confusion.png"]
     assert [path.name for path in tmp_path.iterdir()] == ["confusion.png"]
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")

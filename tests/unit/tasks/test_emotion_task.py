@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import mean_squared_error, r2_score, root_mean_squared_error
 from sklearn.preprocessing import StandardScaler
-from support.clip_tracks import judged_clips, listed_problems, make_track
+from support.clip_tracks import evaluated_clips, listed_problems, make_track
 from support.messages import error_message
 
 from m2v_finetune.audio.augmentation import STILL, Moves
@@ -108,7 +108,7 @@ def test_a_column_that_never_changes_is_refused(constant):
     assert build(make_splits(rows), target_columns=["valence"]).labels == ("valence",)
 
 
-def test_tracks_that_cannot_be_judged_are_listed():
+def test_tracks_that_cannot_be_evaluated_are_listed():
     task = build()
     task.check_labels(make_splits()["train"])
     with pytest.raises(UserError) as raised:
@@ -206,7 +206,7 @@ def draw_data(*, num_tracks=40) -> tuple[np.ndarray, np.ndarray]:
 def test_metrics_and_summary_are_scikit_learns():
     task = build()
     truth, answers = draw_data()
-    judged = judged_clips(truth, answers)
+    evaluated = evaluated_clips(truth, answers)
     per_target = r2_score(truth, answers, multioutput="raw_values")
     errors = root_mean_squared_error(truth, answers, multioutput="raw_values")
     expected = {
@@ -216,7 +216,7 @@ def test_metrics_and_summary_are_scikit_learns():
         "rmse_arousal": errors[0],
         "rmse_valence": errors[1],
     }
-    report = task.summarize(judged, seed=0)
+    report = task.summarize(evaluated, seed=0)
     assert set(report["metrics"]) == set(task.metric_names) == set(expected)
     for name, value in expected.items():
         metric = report["metrics"][name]
@@ -224,7 +224,7 @@ def test_metrics_and_summary_are_scikit_learns():
         assert metric["low"] < metric["value"] < metric["high"]
     watched = ("r2", "r2_arousal", "r2_valence")
     assert task.selection_metric in watched
-    assert task.compute_metrics(judged) == {
+    assert task.compute_metrics(evaluated) == {
         name: report["metrics"][name]["value"] for name in watched
     }
     assert "own units" in report["about_metrics"]
@@ -232,14 +232,14 @@ def test_metrics_and_summary_are_scikit_learns():
 
 def test_r2_of_numbers_that_are_all_equal_does_not_exist():
     task = build()
-    judged = judged_clips(np.full((4, 2), 3.0), draw_data(num_tracks=4)[1])
-    assert all(math.isnan(value) for value in task.compute_metrics(judged).values())
-    assert task.summarize(judged, seed=0)["metrics"]["r2"]["value"] is None
+    evaluated = evaluated_clips(np.full((4, 2), 3.0), draw_data(num_tracks=4)[1])
+    assert all(math.isnan(value) for value in task.compute_metrics(evaluated).values())
+    assert task.summarize(evaluated, seed=0)["metrics"]["r2"]["value"] is None
 
 
 def test_a_row_is_truth_and_answer_of_each_column():
-    [judged] = judged_clips(np.array([[1.0, 2.0]]), np.array([[1.5, 2.5]]))
-    assert build().prediction_row(judged) == {
+    [evaluated] = evaluated_clips(np.array([[1.0, 2.0]]), np.array([[1.5, 2.5]]))
+    assert build().prediction_row(evaluated) == {
         "true_arousal": 1.0,
         "true_valence": 2.0,
         "arousal": 1.5,
@@ -249,11 +249,11 @@ def test_a_row_is_truth_and_answer_of_each_column():
 
 def test_the_picture_is_answers_over_truths(tmp_path):
     task = build()
-    judged = judged_clips(*draw_data())
+    evaluated = evaluated_clips(*draw_data())
     captions = task.plot(
         tmp_path,
-        results=task.summarize(judged, seed=0),
-        judged=judged,
+        results=task.summarize(evaluated, seed=0),
+        evaluated=evaluated,
         tracks=[],
         predict=pytest.fail,
     )

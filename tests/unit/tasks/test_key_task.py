@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix
-from support.clip_tracks import draw_classes, judged_clips, listed_problems, make_splits, make_track
+from support.clip_tracks import (
+    draw_classes,
+    evaluated_clips,
+    listed_problems,
+    make_splits,
+    make_track,
+)
 
 from m2v_finetune.audio.augmentation import STILL, Moves
 from m2v_finetune.errors import UserError
@@ -133,7 +139,7 @@ def test_labels_of_a_model_that_are_not_the_keys_are_refused(labels):
 @given(st.lists(st.tuples(keys, keys), min_size=1, max_size=40))
 def test_the_score_is_that_of_mir_eval(pairs):
     truths, answers = np.array(pairs).T
-    report = build().summarize(judged_clips(truths, np.eye(24)[answers]), seed=0)
+    report = build().summarize(evaluated_clips(truths, np.eye(24)[answers]), seed=0)
     expected = [mir_eval.key.weighted_score(KEYS[t], KEYS[a]) for t, a in pairs]
     assert report["metrics"]["mirex_score"]["value"] == pytest.approx(np.mean(expected))
     assert sum(kind["count"] for kind in report["error_kinds"].values()) == len(pairs)
@@ -143,9 +149,9 @@ def test_metrics_and_summary():
     task = build()
     truths, scores = draw_classes(72, 24)
     answers = scores.argmax(axis=1)
-    judged = judged_clips(truths, scores)
-    values = task.compute_metrics(judged)
-    report = task.summarize(judged, seed=0)
+    evaluated = evaluated_clips(truths, scores)
+    values = task.compute_metrics(evaluated)
+    report = task.summarize(evaluated, seed=0)
     assert task.selection_metric == "mirex_score"
     assert set(values) == set(task.metric_names) == set(report["metrics"])
     assert values["accuracy"] == pytest.approx(accuracy_score(truths, answers))
@@ -161,7 +167,7 @@ def test_metrics_and_summary():
 def test_the_kinds_of_errors_are_told_apart():
     answers = ["C major", "G major", "F major", "A minor", "C minor", "F# major"]
     scores = np.eye(24)[[KEYS.index(answer) for answer in answers]]
-    report = build().summarize(judged_clips(np.zeros(6), scores), seed=0)
+    report = build().summarize(evaluated_clips(np.zeros(6), scores), seed=0)
     names = ["correct", "fifth", "fifth below", "relative", "parallel", "other"]
     assert {kind: entry["count"] for kind, entry in report["error_kinds"].items()} == dict.fromkeys(
         names, 1
@@ -170,8 +176,8 @@ def test_the_kinds_of_errors_are_told_apart():
 
 
 def test_a_row_is_truth_and_answer_and_every_probability():
-    [judged] = judged_clips(np.array([21]), np.eye(24)[[0]])
-    row = build().prediction_row(judged)
+    [evaluated] = evaluated_clips(np.array([21]), np.eye(24)[[0]])
+    row = build().prediction_row(evaluated)
     assert list(row) == ["truth", "answer", *KEYS]
     assert (row["truth"], row["answer"], row["C major"], row["B minor"]) == (
         "A minor",
@@ -183,11 +189,11 @@ def test_a_row_is_truth_and_answer_and_every_probability():
 
 def test_pictures_are_the_circle_of_fifths_and_the_confusion_matrix(tmp_path):
     task = build()
-    judged = judged_clips(*draw_classes(48, 24))
+    evaluated = evaluated_clips(*draw_classes(48, 24))
     captions = task.plot(
         tmp_path,
-        results=task.summarize(judged, seed=0),
-        judged=judged,
+        results=task.summarize(evaluated, seed=0),
+        evaluated=evaluated,
         tracks=[],
         predict=pytest.fail,
     )

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
-from support.clip_tracks import draw_classes, judged_clips, listed_problems, make_splits, make_track
+from support.clip_tracks import (
+    draw_classes,
+    evaluated_clips,
+    listed_problems,
+    make_splits,
+    make_track,
+)
 from support.messages import error_message
 
 from m2v_finetune.audio.augmentation import STILL, Moves
@@ -107,15 +113,15 @@ def test_metrics_are_scikit_learns_and_octaves_are_forgiven():
     answers = scores.argmax(axis=1)
     pitches = np.array([int(label) for label in task.labels])
     within_octaves = accuracy_score(pitches[classes] % 12, pitches[answers] % 12)
-    judged = judged_clips(classes, scores)
-    values = task.compute_metrics(judged)
+    evaluated = evaluated_clips(classes, scores)
+    values = task.compute_metrics(evaluated)
     assert values == {
         "accuracy": pytest.approx(accuracy_score(classes, answers)),
         "pitch_class_accuracy": pytest.approx(within_octaves),
         "macro_f1": pytest.approx(f1_score(classes, answers, average="macro")),
     }
     assert values["accuracy"] < values["pitch_class_accuracy"] < 1
-    report = task.summarize(judged, seed=0)
+    report = task.summarize(evaluated, seed=0)
     # The log and the card name every metric of a report.
     assert set(report["metrics"]) == set(task.metric_names) == set(values)
     for name, value in values.items():
@@ -128,23 +134,23 @@ def test_metrics_are_scikit_learns_and_octaves_are_forgiven():
 def test_a_pitch_whole_octaves_away_is_right_within_its_class_alone():
     task = build(make_splits("pitch", train=[48, 55, 60, 72]))
     scores = np.eye(4)[[3, 2, 1, 2]]  # 72 for 48, 60 for 60, 55 for 48, 60 for 55
-    values = task.compute_metrics(judged_clips(np.array([0, 2, 0, 1]), scores))
+    values = task.compute_metrics(evaluated_clips(np.array([0, 2, 0, 1]), scores))
     assert (values["accuracy"], values["pitch_class_accuracy"]) == (0.25, 0.5)
 
 
 def test_a_row_is_truth_and_answer_and_every_probability():
     task = build(make_splits("pitch", train=[60, 72]))
-    [judged] = judged_clips(np.array([1]), np.array([[0.75, 0.25]]))
-    assert task.prediction_row(judged) == {"truth": "72", "answer": "60", "60": 0.75, "72": 0.25}
+    [evaluated] = evaluated_clips(np.array([1]), np.array([[0.75, 0.25]]))
+    assert task.prediction_row(evaluated) == {"truth": "72", "answer": "60", "60": 0.75, "72": 0.25}
 
 
 def test_the_picture_is_the_confusion_matrix(tmp_path):
     task = build(make_splits("pitch", train=range(40, 80)))
-    judged = judged_clips(*draw_classes(80, 40))
+    evaluated = evaluated_clips(*draw_classes(80, 40))
     captions = task.plot(
         tmp_path,
-        results=task.summarize(judged, seed=0),
-        judged=judged,
+        results=task.summarize(evaluated, seed=0),
+        evaluated=evaluated,
         tracks=[],
         predict=pytest.fail,
     )

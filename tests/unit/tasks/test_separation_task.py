@@ -318,18 +318,20 @@ def test_stems_with_noise_have_the_sdr_of_the_noise(num_channels, tmp_path):
     checked = stem_track(tmp_path, stems, 16000)
     estimates = with_noise(stems, 16000, [12.0, 3.0, -4.0])
     windows = frame_windows(checked, GRIDS[75], hop_seconds=0.41)
-    judged = task.judge(checked, task.predict(checked, told(task, checked, windows, estimates)))
-    assert {stem: scores["sdr"] for stem, scores in judged.items()} == pytest.approx(
+    evaluated = task.evaluate_track(
+        checked, task.predict(checked, told(task, checked, windows, estimates))
+    )
+    assert {stem: scores["sdr"] for stem, scores in evaluated.items()} == pytest.approx(
         {"vocals": 12.0, "drums": 3.0, "bass": -4.0}, abs=1e-3
     )
     for number, stem in enumerate(NAMES):
         truth, estimate = (x[number].ravel().astype(float) for x in (stems, estimates))
         target = (truth @ estimate) / (truth @ truth) * truth
         expected = 10 * np.log10((target @ target) / np.sum((estimate - target) ** 2))
-        assert judged[stem]["si_sdr"] == pytest.approx(expected, abs=1e-3)
-    row = task.prediction_row(judged)
-    assert row["sdr_drums"] == judged["drums"]["sdr"]
-    assert row["si_sdr_bass"] == judged["bass"]["si_sdr"]
+        assert evaluated[stem]["si_sdr"] == pytest.approx(expected, abs=1e-3)
+    row = task.prediction_row(evaluated)
+    assert row["sdr_drums"] == evaluated["drums"]["sdr"]
+    assert row["si_sdr_bass"] == evaluated["bass"]["si_sdr"]
     assert len(row) == 6
 
 
@@ -341,23 +343,23 @@ def test_seconds_without_an_error_do_not_count(tmp_path):
         estimates = with_noise(stems, 16000, [7.0] * 3)
         estimates[..., exact] = stems[..., exact]
         prediction = Stems(NAMES, sample_rate=16000, num_samples=48000, chunks=iter([estimates]))
-        judged = task.judge(checked, prediction)
-        assert judged["vocals"]["sdr"] == pytest.approx(expected, abs=1e-3, nan_ok=True)
+        evaluated = task.evaluate_track(checked, prediction)
+        assert evaluated["vocals"]["sdr"] == pytest.approx(expected, abs=1e-3, nan_ok=True)
 
 
 def test_a_report_is_the_median_of_tracks_and_the_mean_of_stems():
     task = build(stems=("a", "b"))
-    judged = [
+    evaluated = [
         {"a": {"sdr": a, "si_sdr": a - 1}, "b": {"sdr": b, "si_sdr": b + 1}}
         for a, b in ((1.0, 10.0), (2.0, 20.0), (6.0, math.nan))
     ]
-    values = task.compute_metrics(judged)
+    values = task.compute_metrics(evaluated)
     assert values == pytest.approx(
         {"sdr": 8.5, "sdr_a": 2.0, "sdr_b": 15.0, "si_sdr": 8.5, "si_sdr_a": 1.0, "si_sdr_b": 16.0}
     )
     assert list(values) == list(task.metric_names)
     assert task.selection_metric in values
-    report = task.summarize(judged, seed=0)
+    report = task.summarize(evaluated, seed=0)
     assert report["metrics"]["sdr"]["value"] == pytest.approx(8.5)
     assert report["num_scored_tracks"]["sdr_b"] == 2
     assert "median over tracks" in report["about_metrics"]
@@ -402,7 +404,7 @@ def test_ten_minutes_are_written_in_bounded_memory(tmp_path):
         np.testing.assert_allclose(samples, expected, atol=1e-6)
 
 
-def test_ten_minutes_are_judged_in_bounded_memory(tmp_path):
+def test_ten_minutes_are_evaluated_in_bounded_memory(tmp_path):
     task = build(sample_rate=LONG_RATE, stems=("a", "b"))
     (tmp_path / "stems").mkdir()
     positions = np.arange(LONG_SECONDS * LONG_RATE) % 1000
@@ -414,13 +416,13 @@ def test_ten_minutes_are_judged_in_bounded_memory(tmp_path):
     windows = long_windows(checked)
     tracemalloc.start()
     try:
-        judged = task.judge(checked, task.predict(checked, windows))
+        evaluated = task.evaluate_track(checked, task.predict(checked, windows))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < PEAK_BYTES
     energy = np.mean(((positions + 100) / 1000) ** 2)
-    assert judged["a"]["sdr"] == pytest.approx(10 * np.log10(energy / 0.1**2), abs=0.01)
+    assert evaluated["a"]["sdr"] == pytest.approx(10 * np.log10(energy / 0.1**2), abs=0.01)
 
 
 # -- what a prediction is written as --------------------------------------------------------------
@@ -502,6 +504,6 @@ def test_a_picture_is_drawn_of_the_first_seconds_alone(tmp_path):
 
     folder = tmp_path / "plots"
     folder.mkdir()
-    captions = task.plot(folder, results={}, judged=[], tracks=[checked], predict=predict)
+    captions = task.plot(folder, results={}, evaluated=[], tracks=[checked], predict=predict)
     assert {path.name for path in folder.iterdir()} == set(captions) == {"separation.png"}
     assert max(seen) <= 12.5, "no more is separated than is shown"

@@ -21,7 +21,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import UserError
-from m2v_finetune.tasks.clips import ClipPrediction, JudgedClip, WindowPrediction
+from m2v_finetune.tasks.clips import ClipPrediction, EvaluatedClip, WindowPrediction
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 
 TRAIN = ({"tags": "rock;guitar"}, {"tags": ["pop", "rock"]}, {"tags": ""}, {})
@@ -159,8 +159,8 @@ def test_the_loss_is_the_mean_over_tracks_and_labels():
     assert torch.equal(task.activate(logits), torch.sigmoid(logits))
 
 
-def judged_clips(targets: np.ndarray, scores: np.ndarray) -> list[JudgedClip]:
-    return [JudgedClip(target=t, scores=s) for t, s in zip(targets, scores, strict=True)]
+def evaluated_clips(targets: np.ndarray, scores: np.ndarray) -> list[EvaluatedClip]:
+    return [EvaluatedClip(target=t, scores=s) for t, s in zip(targets, scores, strict=True)]
 
 
 def test_metrics_are_scikit_learns():
@@ -168,13 +168,13 @@ def test_metrics_are_scikit_learns():
     generator = np.random.default_rng(0)
     targets = (generator.random((40, 3)) > 0.6).astype(np.float32)
     scores = generator.random((40, 3)).astype(np.float32)
-    values = task.compute_metrics(judged_clips(targets, scores))
+    values = task.compute_metrics(evaluated_clips(targets, scores))
     assert set(values) == set(task.metric_names)
     assert task.selection_metric in values
     assert values["roc_auc"] == pytest.approx(roc_auc_score(targets, scores), abs=1e-9)
     expected = average_precision_score(targets, scores, average="macro")
     assert values["average_precision"] == pytest.approx(expected, abs=1e-9)
-    perfect = task.compute_metrics(judged_clips(targets, targets))
+    perfect = task.compute_metrics(evaluated_clips(targets, targets))
     assert perfect == {"roc_auc": 1.0, "average_precision": 1.0}
 
 
@@ -183,10 +183,10 @@ def test_a_report_has_intervals_around_the_values():
     generator = np.random.default_rng(0)
     targets = (generator.random((40, 3)) > 0.6).astype(np.float32)
     scores = generator.random((40, 3)).astype(np.float32)
-    judged = judged_clips(targets, scores)
-    report = task.summarize(judged, seed=0)
+    evaluated = evaluated_clips(targets, scores)
+    report = task.summarize(evaluated, seed=0)
     assert set(report["metrics"]) == set(task.metric_names)
-    for name, value in task.compute_metrics(judged).items():
+    for name, value in task.compute_metrics(evaluated).items():
         metric = report["metrics"][name]
         assert metric["value"] == pytest.approx(value)
         assert metric["low"] < value < metric["high"]
@@ -198,11 +198,11 @@ def test_pictures_are_one_for_each_metric(tmp_path):
     task = build()
     generator = np.random.default_rng(0)
     targets = (generator.random((20, 3)) > 0.6).astype(np.float32)
-    judged = judged_clips(targets, generator.random((20, 3)).astype(np.float32))
+    evaluated = evaluated_clips(targets, generator.random((20, 3)).astype(np.float32))
     captions = task.plot(
         tmp_path,
-        results=task.summarize(judged, seed=0),
-        judged=judged,
+        results=task.summarize(evaluated, seed=0),
+        evaluated=evaluated,
         tracks=[],
         predict=pytest.fail,
     )
@@ -271,13 +271,13 @@ def test_the_time_line_ends_where_a_short_track_does(checked):
     assert (only.start_seconds, only.end_seconds) == (0.0, 8.5)
 
 
-def test_a_track_is_judged_by_its_labels_and_scores(checked):
+def test_a_track_is_evaluated_by_its_labels_and_scores(checked):
     task = build()
-    judged = task.judge(checked, predict(task, checked))
-    assert judged.target.tolist() == [1.0, 0.0, 1.0]
-    assert judged.scores.tolist() == [0.1875, 0.5, 0.8125]
-    assert judged.scores.dtype == np.float32
-    assert task.prediction_row(judged) == {"guitar": 0.1875, "pop": 0.5, "rock": 0.8125}
+    evaluated = task.evaluate_track(checked, predict(task, checked))
+    assert evaluated.target.tolist() == [1.0, 0.0, 1.0]
+    assert evaluated.scores.tolist() == [0.1875, 0.5, 0.8125]
+    assert evaluated.scores.dtype == np.float32
+    assert task.prediction_row(evaluated) == {"guitar": 0.1875, "pop": 0.5, "rock": 0.8125}
 
 
 def test_an_example_is_the_window_augmented_and_the_targets(checked):

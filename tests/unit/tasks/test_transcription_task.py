@@ -325,10 +325,10 @@ def test_known_notes_are_found_from_perfect_windows(rate, tmp_path):
     assert len(TASK.annotation(track.track)) == len(rows)
     windows = windows_of(track, GRIDS[rate])
     prediction = TASK.predict(track, with_scores(windows, perfect(rows)))
-    judged = TASK.judge(track, prediction)
+    evaluated = TASK.evaluate_track(track, prediction)
     for name in ("note_f1", "note_precision", "note_recall", "note_with_offset_f1"):
-        assert judged[name] == 1.0, name
-    assert judged["frame_f1"] > 0.97
+        assert evaluated[name] == 1.0, name
+    assert evaluated["frame_f1"] > 0.97
     assert (np.diff(prediction.onsets_seconds) >= 0).all()
 
 
@@ -346,8 +346,8 @@ def test_the_notes_of_the_targets_are_found_again(tmp_path):
         )
         for window in windows
     )
-    judged = TASK.judge(track, TASK.predict(track, told))
-    assert judged["note_f1"] == judged["note_with_offset_f1"] == 1.0
+    evaluated = TASK.evaluate_track(track, TASK.predict(track, told))
+    assert evaluated["note_f1"] == evaluated["note_with_offset_f1"] == 1.0
 
 
 @pytest.mark.parametrize("rate", sorted(GRIDS))
@@ -355,7 +355,7 @@ def test_a_note_of_40_ms_is_found_wherever_frames_lie(rate, tmp_path):
     rows = [(0.5 + 0.1 * n + 0.0007 * n, 0.54 + 0.1 * n + 0.0007 * n, 30 + n) for n in range(40)]
     track = silent_track(tmp_path, 5.0, notes=midi(tmp_path, rows))
     prediction = TASK.predict(track, with_scores(windows_of(track, GRIDS[rate]), perfect(rows)))
-    assert TASK.judge(track, prediction)["note_f1"] == 1.0
+    assert TASK.evaluate_track(track, prediction)["note_f1"] == 1.0
 
 
 def test_a_file_shorter_than_a_window_and_one_of_a_frame(tmp_path):
@@ -370,7 +370,7 @@ def test_a_file_shorter_than_a_window_and_one_of_a_frame(tmp_path):
     [window] = windows_of(tiny, GRIDS[50])
     nothing = TASK.predict(tiny, with_scores([window], perfect([(0.0, 1.0, 60)])))
     assert len(nothing.pitches) == 0
-    assert TASK.judge(tiny, nothing)["note_f1"] == 0.0
+    assert TASK.evaluate_track(tiny, nothing)["note_f1"] == 0.0
 
 
 # -- judging --------------------------------------------------------------------------------------
@@ -385,35 +385,35 @@ def prediction_of(rows):
     )
 
 
-def test_notes_are_judged_by_their_own_times(tmp_path):
+def test_notes_are_evaluated_by_their_own_times(tmp_path):
     truth = [(0.5, 1.5, 60), (1.0, 2.0, 64), (2.0, 3.0, 67), (3.0, 3.5, 72)]
     track = silent_track(tmp_path, 4.0, notes=midi(tmp_path, truth))
     found = [(0.54, 1.5, 60), (1.0, 1.4, 64), (2.06, 3.0, 67), (3.0, 3.5, 71), (3.6, 3.9, 50)]
-    judged = TASK.judge(track, prediction_of(found))
+    evaluated = TASK.evaluate_track(track, prediction_of(found))
     # 60 and 64 begin in time; of these 60 also ends in time. 67 is late, 71 is another pitch.
-    assert judged["note_precision"] == pytest.approx(2 / 5)
-    assert judged["note_recall"] == pytest.approx(2 / 4)
-    assert judged["note_f1"] == pytest.approx(2 * 2 / 9)
-    assert judged["note_with_offset_f1"] == pytest.approx(2 * 1 / 9)
+    assert evaluated["note_precision"] == pytest.approx(2 / 5)
+    assert evaluated["note_recall"] == pytest.approx(2 / 4)
+    assert evaluated["note_f1"] == pytest.approx(2 * 2 / 9)
+    assert evaluated["note_with_offset_f1"] == pytest.approx(2 * 1 / 9)
     # Instants of 10 ms: 96 + 40 + 94 right, 350 true, 96 + 40 + 94 + 50 + 30 found.
-    assert judged["frame_f1"] == pytest.approx(2 * 230 / (350 + 310), abs=0.01)
+    assert evaluated["frame_f1"] == pytest.approx(2 * 230 / (350 + 310), abs=0.01)
 
 
 def test_a_report_has_the_values_with_intervals(tmp_path):
-    judged = [
+    evaluated = [
         dict.fromkeys(TASK.metric_names, value) | {"frame_recall": 0.1} for value in (0.2, 0.7)
     ]
-    judged.append(dict.fromkeys(TASK.metric_names, math.nan))
-    values = TASK.compute_metrics(judged)
+    evaluated.append(dict.fromkeys(TASK.metric_names, math.nan))
+    values = TASK.compute_metrics(evaluated)
     assert values == pytest.approx(dict.fromkeys(TASK.metric_names, 0.45), rel=1e-12)
-    report = TASK.summarize(judged, seed=0)
+    report = TASK.summarize(evaluated, seed=0)
     assert set(report["metrics"]) == set(values)
     for name, value in values.items():
         assert report["metrics"][name]["value"] == pytest.approx(value, rel=1e-12)
         assert report["num_scored_tracks"][name] == 2
     assert TASK.selection_metric in values
     assert "100 instants a second" in report["about_metrics"]
-    assert TASK.prediction_row(judged[0]) == judged[0]
+    assert TASK.prediction_row(evaluated[0]) == evaluated[0]
 
 
 # -- what a prediction is written as --------------------------------------------------------------
@@ -454,7 +454,7 @@ def test_a_picture_is_drawn(melody, tmp_path):
     def predict(checked):
         return TASK.predict(checked, with_scores(windows_of(checked, GRIDS[50]), perfect(MELODY)))
 
-    captions = TASK.plot(tmp_path, results={}, judged=[], tracks=[melody], predict=predict)
+    captions = TASK.plot(tmp_path, results={}, evaluated=[], tracks=[melody], predict=predict)
     assert {path.name for path in tmp_path.iterdir()} == set(captions) == {"piano_roll.png"}
 
 
