@@ -130,8 +130,8 @@ def adaptation_table(results: Path) -> str:
                 row(f"{name} | {title}", [cell(found[when][task]) for task in ADAPTED_TASKS])
             )
         for when, title in ADAPTED.items():
-            said = [verdict(found[when][task], found["before"][task]) for task in ADAPTED_TASKS]
-            lines.append(row(f"{name} | is it above before: {title}", said))
+            cells = [verdict(found[when][task], found["before"][task]) for task in ADAPTED_TASKS]
+            lines.append(row(f"{name} | is it above before: {title}", cells))
     return "\n".join(lines)
 
 
@@ -191,8 +191,8 @@ def tables(runs: Mapping[str, Mapping[str, Runs]], metrics: Mapping[str, str]) -
                 lines.append(row(title, [cell(runs[t].get(name)) for t in tasks]))
     lines += ["", f"| is pre-trained | {' | '.join(tasks)} |", f"|---|{'---|' * len(tasks)}"]
     for title, (better, worse) in COMPARISONS.items():
-        said = [verdict(runs[t].get(better, {}), runs[t].get(worse, {})) for t in tasks]
-        lines.append(row(title, said))
+        cells = [verdict(runs[t].get(better, {}), runs[t].get(worse, {})) for t in tasks]
+        lines.append(row(title, cells))
     return "\n".join(lines)
 
 

@@ -98,11 +98,11 @@ def confusion_figure(
     axes.tick_params(length=0 if is_written else 3)
     axes.set_xlabel("Estimate")
     axes.set_ylabel("Truth")
-    said = (
+    summary = (
         f"{correct:,} of {total:,} are right, {correct / total:.1%}" if total else "Nothing judged"
     )
     how = "; cells in percent of the row" if is_written else "; grey rows have no counts"
-    title_axes(axes, title, said + (how if is_written or not totals.all() else ""))
+    title_axes(axes, title, summary + (how if is_written or not totals.all() else ""))
     return figure
 
 

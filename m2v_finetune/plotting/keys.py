@@ -87,8 +87,8 @@ def _draw_legend(axes: Axes, kinds: Mapping[str, int], total: int) -> None:
         axes.text(column + 0.22, 0.72, f"{name} {share:.1%}", va="center", fontsize=11, color=INK)
         if name == "fifth" and share:
             above = kinds["fifth above"] / total
-            said = f"{above:.1%} above,\n{share - above:.1%} below"
-            axes.text(column + 0.22, 0.5, said, va="top", fontsize=9, color=GREY)
+            text = f"{above:.1%} above,\n{share - above:.1%} below"
+            axes.text(column + 0.22, 0.5, text, va="top", fontsize=9, color=GREY)
 
 
 def turn_to_top(confusion: NDArray[np.integer], *, is_minor: bool) -> NDArray[np.int64]:
@@ -171,5 +171,5 @@ def _draw_circle(axes: Axes, turned: NDArray[np.int64], *, is_minor: bool) -> No
                 color=ink_on(color) if is_inside else INK,
             )
     mode, top = ("minor", "A minor") if is_minor else ("major", "C major")
-    said = f"{total:,} in {mode}, turned to {top}" if total else f"none in {mode}"
-    axes.text(0, -1.2, said, ha="center", fontsize=10, color=INK)
+    text = f"{total:,} in {mode}, turned to {top}" if total else f"none in {mode}"
+    axes.text(0, -1.2, text, ha="center", fontsize=10, color=INK)

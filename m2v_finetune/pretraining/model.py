@@ -170,11 +170,11 @@ class PretrainingModel(nn.Module):
         Raises:
             UserError: A variance is below its floor, and enough steps are done.
         """
-        said = self.below_floors(measures)
-        if said and num_updates > self.config.watch_after_steps:
+        collapsed = self.below_floors(measures)
+        if collapsed and num_updates > self.config.watch_after_steps:
             raise UserError(
                 f"The representations have collapsed after {num_updates} steps: over the time of a "
-                f"window, {said}. Begin again with a lower optimizer.learning_rate, a longer "
+                f"window, {collapsed}. Begin again with a lower optimizer.learning_rate, a longer "
                 "optimizer.warmup_ratio, or a higher pretrain.ema_begin."
             )
 

@@ -171,8 +171,8 @@ def _rates(training: Mapping[str, Any]) -> str:
 
 def is_random(results: Mapping[str, Any]) -> bool:
     """Tell whether name or licence of the backbone in results.json say that its weights are random."""
-    said = f"{results['backbone']['source']} {results['backbone']['licence']}"
-    return re.search(r"random[ _-](small|weights)", said, re.IGNORECASE) is not None
+    message = f"{results['backbone']['source']} {results['backbone']['licence']}"
+    return re.search(r"random[ _-](small|weights)", message, re.IGNORECASE) is not None
 
 
 def backbone_link(results: Mapping[str, Any], card_data: Mapping[str, Any]) -> str:

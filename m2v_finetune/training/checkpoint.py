@@ -548,7 +548,7 @@ def _read_manifest(checkpoint: Path) -> Mapping[str, Mapping[str, Any]]:
         "files"
     ]
     return {
-        name: {"bytes": said["bytes"], "sha256": said["sha256"]} for name, said in files.items()
+        name: {"bytes": entry["bytes"], "sha256": entry["sha256"]} for name, entry in files.items()
     }
 
 
@@ -560,13 +560,13 @@ def _damage(checkpoint: Path) -> str | None:
         return f"its {MANIFEST_FILE} is missing or damaged"
     if files.keys() != {STATE_FILE, BEST_FILE}:
         return f"its {MANIFEST_FILE} is damaged"
-    for name, said in files.items():
+    for name, entry in files.items():
         try:
             size = (checkpoint / name).stat().st_size
-            if size != said["bytes"]:
-                return f"{name} has {size} bytes, and {MANIFEST_FILE} says {said['bytes']}"
+            if size != entry["bytes"]:
+                return f"{name} has {size} bytes, and {MANIFEST_FILE} says {entry['bytes']}"
             with (checkpoint / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != said["sha256"]:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                     return f"{name} is not what {MANIFEST_FILE} says (SHA-256)"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"

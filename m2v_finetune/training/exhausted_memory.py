@@ -32,8 +32,8 @@ class StepTooLargeError(UserError):
         is_undone: Nothing of it is left, so that what was learned before it can be saved.
     """
 
-    def __init__(self, said: str, *, is_undone: bool) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, *, is_undone: bool) -> None:
+        super().__init__(message)
         self.is_undone = is_undone
 
 

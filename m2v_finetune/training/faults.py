@@ -190,9 +190,9 @@ class StepReader:
                 assert isinstance(notes, Notes)
                 self._untold |= notes.bad_tracks
                 if not parts:
-                    said = "Windows cannot be read, and none that were tried in their places can"
+                    message = "Windows cannot be read, and none that were tried in their places can"
                     advice = "Is a drive missing?"
-                    raise DataError(problem_list(said, list(notes.bad_tracks.values()), advice))
+                    raise DataError(problem_list(message, list(notes.bad_tracks.values()), advice))
                 self.heard.append(notes.track_ids)
                 yield parts
         except WorkerError as error:

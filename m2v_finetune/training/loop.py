@@ -199,7 +199,7 @@ class TrainingLoop(Generic[Model]):
         progress = self.progress
         is_main = self.accelerator.is_main_process
         with (
-            stop_on_signals(says_so=is_main) as self.stop,
+            stop_on_signals(announce=is_main) as self.stop,
             progress_bar(self.accelerator) as self.bar,
         ):
             if self.checkpoint is None:
@@ -354,18 +354,18 @@ class TrainingLoop(Generic[Model]):
                 alone: gradients that overflow are how the loss scale is found.
         """
         is_loss, named = self.reader.not_finite(result.losses)
-        said = f"The {'loss' if is_loss else 'gradient'} of step {self.progress.step + 1} is not finite"
+        message = f"The {'loss' if is_loss else 'gradient'} of step {self.progress.step + 1} is not finite"
         is_fault = is_loss or self.accelerator.scaler is None
         if self.training.on_nonfinite == "stop" and is_fault:
             raise DataError(
                 problem_list(
-                    f"{said}, and no weight was changed",
+                    f"{message}, and no weight was changed",
                     named,
                     "Listen to these tracks, or lower optimizer.learning_rate. To leave such steps out, set "
                     "training.on_nonfinite to skip.",
                 )
             )
-        logger.warning("%s. %s", said, "; ".join(named))
+        logger.warning("%s. %s", message, "; ".join(named))
 
     def _count(self, result: StepResult) -> None:
         """Keep the losses of a step, or count it as skipped.
@@ -397,8 +397,8 @@ class TrainingLoop(Generic[Model]):
         """
         self.progress.skipped_in_a_row = 0  # a run that goes on may try as many again
         self._save()
-        said = f"The gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row are not finite"
-        raise UserError(self._failed(said))
+        message = f"The gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row are not finite"
+        raise UserError(self._failed(message))
 
     def _log_step(self, gradient_norm: float) -> None:
         is_known = bool(self.losses)  # else all were skipped
@@ -464,8 +464,8 @@ class TrainingLoop(Generic[Model]):
         except DataError as fault:
             self._save_and_stop(fault)
         except NotFiniteError as error:
-            said = "What the model says of the validation tracks is not finite"
-            raise UserError(self._failed(said)) from error
+            message = "What the model says of the validation tracks is not finite"
+            raise UserError(self._failed(message)) from error
 
     def _evaluate_epoch(self) -> None:
         """Judge what is held out, keep the weights if they are the best, end the epoch."""
@@ -480,8 +480,8 @@ class TrainingLoop(Generic[Model]):
             )
         for name, value in values.items():
             if math.isnan(value) and name != selection:
-                said = "The validation tracks do not give %s a value, so it is left out."
-                logger.warning(said, objective.metric_names[name])
+                message = "The validation tracks do not give %s a value, so it is left out."
+                logger.warning(message, objective.metric_names[name])
         progress.epoch += 1
         progress.step_in_epoch = 0
         if selection is None:

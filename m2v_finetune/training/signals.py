@@ -27,18 +27,18 @@ class StopRequest:
         arrived: Whether one has arrived.
     """
 
-    def __init__(self, advice: Callable[[], str] | None, *, says_so: bool) -> None:
+    def __init__(self, advice: Callable[[], str] | None, *, announce: bool) -> None:
         """Begin without a signal.
 
         Args:
             advice: Makes the message of `Stopped`, raised wherever the first signal arrives. Where it is
                 None, the first signal is remembered, but inside of `at_once`.
-            says_so: Print that the first signal was seen, where it is remembered.
+            announce: Print that the first signal was seen, where it is remembered.
         """
         self.number = int(signal.SIGTERM)
         self.arrived = False
         self._advice = advice
-        self._says_so = says_so
+        self._announce = announce
         self._is_at_once = advice is not None
         self._process = os.getpid()
         self._when = 0.0
@@ -57,9 +57,9 @@ class StopRequest:
         self.arrived, self.number, self._when = True, number, now
         if self._is_at_once:
             self._stop()
-        if self._says_so:
-            said = "finishing the step, then saving; another signal a second later stops at once, unsaved"
-            os.write(2, f"\n{signal.Signals(number).name}: {said}.\n".encode())
+        if self._announce:
+            message = "finishing the step, then saving; another signal a second later stops at once, unsaved"
+            os.write(2, f"\n{signal.Signals(number).name}: {message}.\n".encode())
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -86,15 +86,15 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(
-    advice: Callable[[], str] | None = None, *, says_so: bool = True
+    advice: Callable[[], str] | None = None, *, announce: bool = True
 ) -> Iterator[StopRequest]:
     """Handle the signals inside the block, and put the earlier handlers back after it.
 
     Args:
         advice: As of `StopRequest`: the first signal is remembered, or raises `Stopped` with this.
-        says_so: As of `StopRequest`.
+        announce: As of `StopRequest`.
     """
-    request = StopRequest(advice, says_so=says_so)
+    request = StopRequest(advice, announce=announce)
     earlier = {number: signal.signal(number, request.handle) for number in SIGNALS}
     try:
         yield request

@@ -78,14 +78,14 @@ def launch(
 
 def test_both_go_on_as_if_they_had_begun_with_smaller_batches(repository, small_manifest, tmp_path):
     straight, fell = tmp_path / "straight", tmp_path / "fell"
-    code, said = launch(repository, straight, small_manifest, batch=2, accumulation=2)
-    assert code == 0, said[-3000:]
-    code, said = launch(repository, fell, small_manifest, holds=(2, 1, 3))
-    assert code == 0, said[-3000:]
+    code, message = launch(repository, straight, small_manifest, batch=2, accumulation=2)
+    assert code == 0, message[-3000:]
+    code, message = launch(repository, fell, small_manifest, holds=(2, 1, 3))
+    assert code == 0, message[-3000:]
     what = "ran out of memory on process 2 of 2 with batches of"
-    assert f"Step 1 {what} 4. Going on with batches of 2, 2 of them accumulated: a total" in said
-    assert f"Step 2 {what} 2. Going on with batches of 1, 4 of them accumulated: a total" in said
-    assert said.count("Going on with batches") == 2
+    assert f"Step 1 {what} 4. Going on with batches of 2, 2 of them accumulated: a total" in message
+    assert f"Step 2 {what} 2. Going on with batches of 1, 4 of them accumulated: a total" in message
+    assert message.count("Going on with batches") == 2
     first, *others = metrics(straight)
     again, *others_again = metrics(fell)
     assert first == again
@@ -98,7 +98,7 @@ def test_a_window_that_does_not_fit_ends_both_with_what_was_learned_saved(
     repository, small_manifest, tmp_path
 ):
     # The first process plans, and all go by it.
-    code, said = launch(
+    code, message = launch(
         repository,
         tmp_path / "run",
         small_manifest,
@@ -108,6 +108,6 @@ def test_a_window_that_does_not_fit_ends_both_with_what_was_learned_saved(
         memory="1GB",
     )
     assert code != 0
-    assert "Step 1 ran out of memory on process 2 of 2 with batches of 4; " in said
-    assert " were planned. There is nothing to divide." in said
-    assert "Stopped after step 0" in said
+    assert "Step 1 ran out of memory on process 2 of 2 with batches of 4; " in message
+    assert " were planned. There is nothing to divide." in message
+    assert "Stopped after step 0" in message

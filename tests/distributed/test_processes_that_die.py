@@ -97,8 +97,8 @@ def test_a_killed_process_takes_the_others_down_and_one_alone_goes_on(
 
 
 def test_the_printed_command_goes_on_with_two_processes(repository, small_manifest, tmp_path):
-    folder, said = tmp_path / "run", tmp_path / "output"
-    with said.open("wb") as output:
+    folder, log = tmp_path / "run", tmp_path / "output"
+    with log.open("wb") as output:
         launched = start(
             repository,
             folder,
@@ -111,7 +111,7 @@ def test_the_printed_command_goes_on_with_two_processes(repository, small_manife
         for rank in psutil.Process(launched.pid).children():
             rank.send_signal(signal.SIGTERM)
         launched.wait(timeout=120)
-    *_, told = re.findall(r"Go on with:\n(.*?--run.resume auto)", said.read_text(), re.DOTALL)
+    *_, told = re.findall(r"Go on with:\n(.*?--run.resume auto)", log.read_text(), re.DOTALL)
     done_epochs = (folder / "metrics.jsonl").read_text().count("validation")
     command = f"{' '.join(told.split())} --training.epochs {done_epochs + 1}"
     done = subprocess.run(
@@ -176,9 +176,9 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
         for rank, place in enumerate(places)
     ]
     for process in started:
-        _, said = process.communicate(timeout=180)
-        assert process.returncode == 2, said
-        assert "The processes do not see the same run in run/checkpoints" in " ".join(said.split())
+        _, log = process.communicate(timeout=180)
+        assert process.returncode == 2, log
+        assert "The processes do not see the same run in run/checkpoints" in " ".join(log.split())
 
 
 def test_three_processes_evaluate_every_track_once(repository, small_manifest, tmp_path):
@@ -247,8 +247,8 @@ ids = {split: [one.track.id for one in members] for split, members in usable.ite
 try:
     usable_to_all({"train": tracks("ab"[rank])}, {"train": 1})
 except UserError as error:
-    said = str(error)
-(out / f"{rank}.json").write_text(json.dumps([ids, skipped, said]))
+    message = str(error)
+(out / f"{rank}.json").write_text(json.dumps([ids, skipped, message]))
 """
 
 

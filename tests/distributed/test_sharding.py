@@ -114,7 +114,7 @@ def test_two_processes_that_share_the_weights_give_what_one_gives(run, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "expected"),
     [
         (
             replace(CONFIG, optimizer=OptimizerConfig(name="adafactor")),
@@ -137,20 +137,20 @@ def test_two_processes_that_share_the_weights_give_what_one_gives(run, tmp_path)
         ),
     ],
 )
-def test_what_cannot_be_sharded_is_refused(monkeypatch, config, said):
+def test_what_cannot_be_sharded_is_refused(monkeypatch, config, expected):
     check_sharding(config)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
     check_sharding(CONFIG)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=expected):
         check_sharding(config)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("FSDP", "by version 1 of FSDP"), ("DEEPSPEED", "by DeepSpeed")]
+    ("name", "expected"), [("FSDP", "by version 1 of FSDP"), ("DEEPSPEED", "by DeepSpeed")]
 )
-def test_other_ways_of_sharding_are_refused(monkeypatch, name, said):
+def test_other_ways_of_sharding_are_refused(monkeypatch, name, expected):
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")
-    with pytest.raises(UserError, match=f"told to shard the model {said}"):
+    with pytest.raises(UserError, match=f"told to shard the model {expected}"):
         check_sharding(CONFIG)

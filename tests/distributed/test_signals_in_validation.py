@@ -50,15 +50,15 @@ def launch(repository, folder: Path, manifest, *, mode: str, resume: str = "neve
 
 def test_both_stop_at_once_and_go_on_as_if_nothing_had_been(repository, small_manifest, tmp_path):
     straight = tmp_path / "straight"
-    code, said = launch(repository, straight, small_manifest, mode="plain")
-    assert code == 0, said[-2000:]
+    code, message = launch(repository, straight, small_manifest, mode="plain")
+    assert code == 0, message[-2000:]
     folder = tmp_path / "run"
-    code, said = launch(repository, folder, small_manifest, mode="signal")
+    code, message = launch(repository, folder, small_manifest, mode="signal")
     assert code != 0
-    assert "Stopped after step 2 of 2, which is saved" in said, said[-2000:]
-    assert "did not come at once" not in said
+    assert "Stopped after step 2 of 2, which is saved" in message, message[-2000:]
+    assert "did not come at once" not in message
     assert "validation" not in (folder / "metrics.jsonl").read_text()
-    code, said = launch(repository, folder, small_manifest, mode="plain", resume="auto")
-    assert code == 0, said[-2000:]
+    code, message = launch(repository, folder, small_manifest, mode="plain", resume="auto")
+    assert code == 0, message[-2000:]
     for name in ("metrics.jsonl", "predictions.csv"):
         assert (folder / name).read_bytes() == (straight / name).read_bytes()

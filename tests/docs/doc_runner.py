@@ -32,8 +32,8 @@ def run_block(block: dict, folder: Path, log: Path) -> str:
             block["name"], forked(lambda: exec(code, {"__name__": "x"}), folder, log), log
         )
     for command in block["commands"]:
-        if said := problem(command, run_command(command, folder, log), log):
-            return said
+        if message := problem(command, run_command(command, folder, log), log):
+            return message
     return ""
 
 

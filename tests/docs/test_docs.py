@@ -141,7 +141,7 @@ def train(folder: Path, environment: dict[str, str]) -> None:
     assert process.returncode == 0, process.stderr
 
 
-def test_every_block_runs_or_says_why_not(tmp_path: Path) -> None:
+def test_every_block_runs_or_states_why_not(tmp_path: Path) -> None:
     unmarked = [
         b for b in ALL_BLOCKS if b.marker.startswith(("needs", "tested")) and not is_marked(b)
     ]
@@ -382,7 +382,7 @@ def test_settings_in_the_text_exist() -> None:
 
 
 def test_messages_in_the_tables_are_those_of_the_package() -> None:
-    said = "\n".join(message_texts())
+    source_text = "\n".join(message_texts())
     listed = []
     for page in ("docs/troubleshooting.md", "docs/publishing.md"):
         rows = re.findall(r"^\| (`.*?) \|", without_blocks(page), flags=re.MULTILINE)
@@ -392,7 +392,9 @@ def test_messages_in_the_tables_are_those_of_the_package() -> None:
     patterns = {
         m: r"[^\n]*".join(re.escape(p.strip(" '")) for p in m.split("...")) for m in messages
     }
-    missing = [message for message, pattern in patterns.items() if not re.search(pattern, said)]
+    missing = [
+        message for message, pattern in patterns.items() if not re.search(pattern, source_text)
+    ]
     assert not missing, "the package says none of these"
     assert len(messages) >= 60
 

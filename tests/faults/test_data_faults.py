@@ -144,10 +144,10 @@ def test_a_file_that_turns_unreadable_stops_the_run_and_nothing_is_lost(music, t
     with pytest.raises(UserError) as error:
         stopped.run()
     step = 3 if bad_split == "train" else 4
-    said = str(error.value)
-    assert f"{track.origin}: {track.path}: " in said
-    assert f"Stopped after step {step} of 8, which is saved. Go on with:" in said
-    assert "--run.resume auto" in said
+    message = str(error.value)
+    assert f"{track.origin}: {track.path}: " in message
+    assert f"Stopped after step {step} of 8, which is saved. Go on with:" in message
+    assert "--run.resume auto" in message
 
     track.path.write_bytes(whole)  # repaired
     resumed = build_loop(music, tmp_path / "stopped")
@@ -313,12 +313,12 @@ def test_a_worker_that_fails_is_named_with_its_track(music, tmp_path, how, where
     with pytest.raises(UserError) as error:
         loop.run()
     assert time.monotonic() - began < 60
-    said = str(error.value)
-    assert f"while it read {track.origin} ({track.path})" in said
-    assert ("died" if how == "dies" else "No audio came from a worker for 5 s") in said
+    message = str(error.value)
+    assert f"while it read {track.origin} ({track.path})" in message
+    assert ("died" if how == "dies" else "No audio came from a worker for 5 s") in message
     # A death is noticed at once, before what was read ahead is used.
     step = r"\d" if how == "dies" else "2" if where == "training" else "4"
-    assert re.search(rf"Stopped after step {step} of 8, which is saved", said)
+    assert re.search(rf"Stopped after step {step} of 8, which is saved", message)
     assert find_checkpoint(loop.folder.checkpoints) == loop.checkpoint is not None
     # This process goes on: let go of the dead workers, which torch would report to later tests.
     raised = error.value

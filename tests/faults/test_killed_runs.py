@@ -54,14 +54,14 @@ def test_a_damaged_checkpoint_and_a_full_disk_lose_nothing(straight, settings, t
     limited = Run(folder=run.folder, settings={**settings, "data.num_workers": 0})
     assert limited.finish(limit_bytes=100_000) == 2, run.log.read_text()
     log = "".join(run.log.read_text().split())  # lines are broken anywhere
-    for said in (
+    for expected in (
         f"A checkpoint is damaged and not used: {last}: {STATE_FILE} is not what manifest.json says",
         "error: The checkpoint after step",
         f"bytes and cannot be written to {run.folder}: File too large. Its disk has",
         f"The checkpoint after step {step_of(before)} is whole. Mend the disk, then go on with:",
         f"--run.output_dir {run.folder} --run.resume auto --data.num_workers 0",
     ):
-        assert "".join(said.split()) in log, said
+        assert "".join(expected.split()) in log, expected
     assert "Traceback" not in log
     assert checkpoints_in(folder) == [before]
     assert {path.name for path in folder.iterdir()} == {before.name, f"damaged-{last.name}"}
@@ -79,13 +79,13 @@ def test_a_disk_that_is_full_after_training_loses_nothing(straight, settings, tm
 
     assert run.finish(limit_bytes=100_000) == 2, run.log.read_text()
     log = "".join(run.log.read_text().split())
-    for said in (
+    for expected in (
         f"error: Training is done, and saved, but its results cannot be written to {run.folder}: File too",
         "large. Results, pictures and model take up to",
         "bytes. Free them, then go on with:",
         f"--run.output_dir {run.folder} --run.resume auto --data.num_workers 0",
     ):
-        assert "".join(said.split()) in log, said
+        assert "".join(expected.split()) in log, expected
     assert "Traceback" not in log
     assert checkpoints_in(run.folder / "checkpoints") == checkpoints
     assert not [path.name for path in run.folder.rglob("*.part")]

@@ -373,13 +373,13 @@ def test_changed_states_with_the_right_checksums_end_in_a_result_or_a_message(
         state = copy.deepcopy(content)
         _put(state, place, value)
         torch.save(state, path / STATE_FILE)
-        said = json.loads((path / MANIFEST_FILE).read_text())
+        manifest = json.loads((path / MANIFEST_FILE).read_text())
         saved = (path / STATE_FILE).read_bytes()
-        said["files"][STATE_FILE] = {
+        manifest["files"][STATE_FILE] = {
             "bytes": len(saved),
             "sha256": hashlib.sha256(saved).hexdigest(),
         }
-        (path / MANIFEST_FILE).write_text(json.dumps(said))
+        (path / MANIFEST_FILE).write_text(json.dumps(manifest))
         assert find_checkpoint(tmp_path) == path
         into = new()
         before = copy_trained(into["model"])

@@ -195,7 +195,7 @@ def test_a_missing_data_set_is_named(hub: HubServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])
-def test_no_network_is_said(hub: HubServer, tmp_path: Path, offline: str) -> None:
+def test_no_network_is_reported(hub: HubServer, tmp_path: Path, offline: str) -> None:
     hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0]}, "dataset")
     unplugged = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": offline}
     message = load(hub, tmp_path, "me/songs", **unplugged)["error"]
@@ -213,7 +213,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(hub: HubServer, tmp_pat
     assert info.remaining == file.remaining == 0
 
 
-def test_a_failing_server_is_said(hub: HubServer, tmp_path: Path) -> None:
+def test_a_failing_server_is_reported(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0]}, "dataset")
     hub.fail_next("GET /api/datasets/me/songs", status=507, times=9)
     message = load(hub, tmp_path, "me/songs")["error"]
@@ -221,7 +221,9 @@ def test_a_failing_server_is_said(hub: HubServer, tmp_path: Path) -> None:
     assert "507" in message
 
 
-def test_a_file_that_fails_is_said_and_the_next_try_goes_on(hub: HubServer, tmp_path: Path) -> None:
+def test_a_file_that_fails_is_reported_and_the_next_try_goes_on(
+    hub: HubServer, tmp_path: Path
+) -> None:
     hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0], "jazz/1.wav": WAVS[1]}, "dataset")
     hub.fail_next(lambda line: "/resolve/" in line and "1.wav" in line, status=507, times=5)
     message = load(hub, tmp_path, "me/songs")["error"]  # the first try and four more
@@ -304,9 +306,11 @@ def test_a_run_goes_on_without_audio_that_the_hub_does_not_give(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stderr.split())
-    assert "Could not fetch test/jazz/0.wav of me/songs: your token may not do that (403)" in said
-    assert said.count("no such file") == 2
+    message = " ".join(done.stderr.split())
+    assert (
+        "Could not fetch test/jazz/0.wav of me/songs: your token may not do that (403)" in message
+    )
+    assert message.count("no such file") == 2
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["num_skipped_tracks"] == {"train": 1, "validation": 0, "test": 1}
     assert results["num_tracks"] == 3

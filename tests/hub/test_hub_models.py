@@ -351,7 +351,7 @@ def test_recipe_publishes_model_card_and_plots(
     assert names == {"head", "layer_weighting"}
 
 
-def test_card_says_what_the_hub_reads(server: HubServer, published: tuple[Path, Reply]) -> None:
+def test_card_states_what_the_hub_reads(server: HubServer, published: tuple[Path, Reply]) -> None:
     folder, _ = published
     text = server.repos["model", "me/my-tagger"].files()["README.md"].decode()
     card = ModelCard(text)

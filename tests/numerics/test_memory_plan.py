@@ -415,7 +415,7 @@ def test_what_takes_less_in_pretraining(networks):
         plan.applied(config.training)
 
 
-def test_the_parts_are_what_they_say():
+def test_the_parts_are_what_they_state():
     peak = RunMemory(settings("full"), TASK, CARD).peak(Split(batch_size=4, accumulation=2))
     model = TaskModel.build(
         task=TASK,
@@ -668,7 +668,7 @@ def test_the_steps_that_a_card_would_measure_run(is_task, networks, repository, 
     assert sum(recorder.timeline().peak().values()) == pytest.approx(planned, rel=0.1)
 
 
-def test_every_task_says_the_shapes_of_its_examples():
+def test_every_task_states_the_shapes_of_its_examples():
     model = TaskModel.build(
         task=TASK,
         backbone=settings().backbone,

@@ -344,7 +344,7 @@ def test_instance_normalization_leaves_constants_at_zero():
     assert normalized[:, :, 0].var(dim=1, correction=0).tolist() == pytest.approx([1, 1], abs=1e-3)
 
 
-def test_collapse_stops_and_says_the_numbers(architecture):
+def test_collapse_stops_and_states_the_numbers(architecture):
     model = build(architecture, watch_after_steps=2)
     with torch.no_grad():  # the head says the same of every frame
         model.head.weight.zero_()

@@ -195,7 +195,7 @@ def test_each_method_is_a_row_with_its_settings():
 
 
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "expected"),
     [
         ("lora, attention", "LoRA, rank 3, alpha 4, dropout 0, on attention linear layers"),
         ("dora", "DoRA, rank 2, alpha 4, dropout 0, on all linear layers"),
@@ -204,8 +204,8 @@ def test_each_method_is_a_row_with_its_settings():
         ("full, conv encoder too", "full fine-tuning, convolutional encoder trained"),
     ],
 )
-def test_what_is_said_of_a_method(case, said):
-    assert describe_tuning(CASES[case]) == said
+def test_what_is_reported_of_a_method(case, expected):
+    assert describe_tuning(CASES[case]) == expected
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -312,7 +312,7 @@ def test_training_changes_what_learns_and_nothing_else(case, architecture, folde
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("case", CASES)
-def test_saved_and_loaded_says_the_same(case, architecture, folders, tmp_path):
+def test_saved_and_loaded_predicts_the_same(case, architecture, folders, tmp_path):
     model = trained(folders[architecture], case)
     waveforms, _ = batch(9)
     with torch.no_grad():

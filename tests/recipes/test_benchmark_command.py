@@ -181,28 +181,32 @@ def test_a_stop_in_the_second_run_and_going_on(number, root, tmp_path):
 def test_what_is_skipped_and_why(root, tmp_path, capsys):
     with pytest.raises(UserError, match="every row is skipped"):
         run_benchmark(settings(root / "none", tmp_path, tasks=()), **SMALL)
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for row in TABLE:
         folder = root / "none" / row.data_set
         assert (
             f"Skips {row.name}: there is no {folder / row.manifest}; "
             f"make it by: m2v data prepare {row.data_set} --root {folder}\n"
-        ) in said
+        ) in message
     with pytest.raises(UserError, match="every row is skipped"):
         run_benchmark(
             settings(root, tmp_path, backbone="jukebox", tasks=(), features=tmp_path), **SMALL
         )
-    said = capsys.readouterr().err
-    assert f"Skips genre-gtzan: there are no vectors in {tmp_path / 'gtzan_ff/jukebox'}\n" in said
-    assert "Skips chords-billboard: one vector for a clip does not serve a task of frames" in said
+    message = capsys.readouterr().err
+    assert (
+        f"Skips genre-gtzan: there are no vectors in {tmp_path / 'gtzan_ff/jukebox'}\n" in message
+    )
+    assert (
+        "Skips chords-billboard: one vector for a clip does not serve a task of frames" in message
+    )
     (tmp_path / "gtzan_ff" / "jukebox").mkdir(parents=True)
     with pytest.raises(UserError, match="every row is skipped"):
         run_benchmark(
             settings(root, tmp_path, backbone="jukebox", tasks=("genre",), features=tmp_path),
             **SMALL,
         )
-    assert "m2v data prepare gtzan --root" in (said := capsys.readouterr().err)
-    assert "--without-audio" in said
+    assert "m2v data prepare gtzan --root" in (message := capsys.readouterr().err)
+    assert "--without-audio" in message
     with pytest.raises(UserError, match=r"no task jazz to benchmark\. There are: tagging,"):
         run_benchmark(settings(root, tmp_path, tasks=("jazz",)), **SMALL)
 
@@ -246,9 +250,9 @@ def test_the_command_and_its_default_folder(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["benchmark", *words, "--tasks", "genre", "emotion"])
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert said.count("Skips ") == 2
-    assert f"there are no vectors in {tmp_path / 'emomusic' / 'jukebox'}" in said
+    message = capsys.readouterr().err
+    assert message.count("Skips ") == 2
+    assert f"there are no vectors in {tmp_path / 'emomusic' / 'jukebox'}" in message
     given = BenchmarkSettings(backbone="m-a-p/MERT-v1-95M", root=tmp_path)
     assert given.folder == Path("benchmarks-m-a-p-MERT-v1-95M")
     assert given.num_seeds == 3

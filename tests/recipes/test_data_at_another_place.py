@@ -76,18 +76,18 @@ def test_a_run_goes_on_with_music_that_was_renamed(recipe, tmp_path, splits, cac
     music = make_music(tmp_path / "music", splits=splits)
     run = tmp_path / "run"
     begun = {"data__source": music, "run__output_dir": run, "cache__use": cache}
-    code, said = recipe("genre", **begun, training__epochs=1)
-    assert code == 0, said
+    code, message = recipe("genre", **begun, training__epochs=1)
+    assert code == 0, message
     shutil.copytree(run, tmp_path / "there")
-    code, said = recipe("genre", **begun, training__epochs=2, run__resume="auto")
-    assert code == 0, said
+    code, message = recipe("genre", **begun, training__epochs=2, run__resume="auto")
+    assert code == 0, message
 
     renamed = music.rename(tmp_path / "other name")
     moved = begun | {"data__source": renamed, "run__output_dir": tmp_path / "there"}
-    code, said = recipe("genre", **moved, training__epochs=2, run__resume="auto")
-    assert code == 0, said
-    assert "are those that the run began with elsewhere" in said
-    assert "another setting: data.source was" in said
+    code, message = recipe("genre", **moved, training__epochs=2, run__resume="auto")
+    assert code == 0, message
+    assert "are those that the run began with elsewhere" in message
+    assert "another setting: data.source was" in message
     for name in ("metrics.jsonl", "predictions.csv", "tracks.json"):
         assert (tmp_path / "there" / name).read_bytes() == (run / name).read_bytes(), name
     assert results_of(tmp_path / "there")["num_epochs"] == 2
@@ -107,11 +107,11 @@ def test_a_run_does_not_go_on_with_other_music(recipe, tmp_path):
     write_noise(other / "train" / "jazz" / "0.wav", 99)
     (other / "test" / "pop" / "0.wav").rename(other / "test" / "pop" / "new.wav")
     moved = begun | {"data__source": other}
-    code, said = recipe("genre", **moved, training__epochs=2, run__resume="auto")
+    code, message = recipe("genre", **moved, training__epochs=2, run__resume="auto")
     assert code == 2
-    assert "train: train/jazz/0.wav is another file" in said
-    assert "test: test/pop/0.wav is not there" in said
-    assert "begin another run" in said
+    assert "train: train/jazz/0.wav is another file" in message
+    assert "test: test/pop/0.wav is not there" in message
+    assert "begin another run" in message
     assert written() == before
 
 
@@ -123,15 +123,15 @@ def test_names_that_are_not_utf8_are_trained_on_and_written(recipe, tmp_path):
         write_noise(folder / split / "jazz" / os.fsdecode(b"\xff \xf0\x9f\x8e\xb5.wav"), 50)
     run = tmp_path / "run"
     begun = {"data__source": folder, "run__output_dir": run}
-    code, said = recipe("genre", **begun, training__epochs=1)
-    assert code == 0, said
+    code, message = recipe("genre", **begun, training__epochs=1)
+    assert code == 0, message
     for path in run.rglob("*"):
         if path.suffix in (".json", ".jsonl", ".csv", ".md", ".yaml"):
             path.read_text(encoding="utf-8")
     assert "caf\\udce9" in (run / "predictions.csv").read_text()
     assert results_of(run)["num_tracks"] == 3
-    code, said = recipe("genre", **begun, training__epochs=2, run__resume="auto")
-    assert code == 0, said
+    code, message = recipe("genre", **begun, training__epochs=2, run__resume="auto")
+    assert code == 0, message
 
 
 def write_midi(path: Path, *notes: tuple[int, int, int]) -> None:
@@ -163,25 +163,25 @@ def test_bad_annotations_are_skipped_and_counted_like_bad_audio(recipe, tmp_path
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     begun = {"data__source": manifest, "run__output_dir": tmp_path / "run"}
 
-    code, said = recipe("transcription", **begun, training__epochs=1)
+    code, message = recipe("transcription", **begun, training__epochs=1)
     assert code == 2
-    assert "(3)" in said
+    assert "(3)" in message
     for part in ("2.mid: track 1", "songs.jsonl:5: no path", "6.mid: no standard MIDI file"):
-        assert part in said
-    assert "0.mid" not in said.split("error: ")[1]
-    assert "--data.on_bad_track skip" in said
+        assert part in message
+    assert "0.mid" not in message.split("error: ")[1]
+    assert "--data.on_bad_track skip" in message
     assert not (tmp_path / "run").exists()
 
     skip = {**begun, "data__on_bad_track": "skip"}
-    code, said = recipe("transcription", **skip, training__epochs=1)
-    assert code == 0, said
-    assert "Notes of no length, and second onsets" in said
+    code, message = recipe("transcription", **skip, training__epochs=1)
+    assert code == 0, message
+    assert "Notes of no length, and second onsets" in message
     results = results_of(tmp_path / "run")
     assert results["num_skipped_tracks"] == {"train": 1, "validation": 1, "test": 2}
     assert results["num_tracks"] == 1
 
     # What was repaired meanwhile stays out; what broke meanwhile stops the run.
     write_midi(tmp_path / "2.mid", (0, 200, 60))
-    code, said = recipe("transcription", **skip, training__epochs=2, run__resume="auto")
-    assert code == 0, said
+    code, message = recipe("transcription", **skip, training__epochs=2, run__resume="auto")
+    assert code == 0, message
     assert results_of(tmp_path / "run")["num_skipped_tracks"]["train"] == 1

@@ -181,7 +181,7 @@ def run(manifest, features, tmp_path_factory):
     return folder
 
 
-def test_a_run_needs_no_audio_and_says_what_it_read(run, features, split):
+def test_a_run_needs_no_audio_and_states_what_it_read(run, features, split):
     results = json.loads((run / "results.json").read_text())
     size = np.load(next(features.iterdir())).size
     assert results["num_tracks"] == len(split["test"])
@@ -234,15 +234,15 @@ def test_a_damaged_or_altered_saved_model_is_refused(run, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_the_model_says_why_it_cannot_hear(command, run, manifest, capsys):
+def test_the_model_states_why_it_cannot_hear(command, run, manifest, capsys):
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     given = rows[0]["path"] if command == "predict" else str(manifest)
     with pytest.raises(SystemExit) as ended:
         main([command, str(run / "model"), given])
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert "This model cannot hear a music file: it was trained on vectors" in said
-    assert "vectors in pooled" in said
+    message = capsys.readouterr().err
+    assert "This model cannot hear a music file: it was trained on vectors" in message
+    assert "vectors in pooled" in message
 
 
 def test_a_run_on_vectors_resumes(manifest, features, tmp_path):

@@ -219,7 +219,7 @@ def test_evaluate_gives_the_metrics_of_the_run(run, m2v):
             assert measured["metrics"][name][key] == pytest.approx(value, abs=1e-6), (name, key)
 
 
-def test_a_saved_model_says_the_same(run, tmp_path):
+def test_a_saved_model_predicts_the_same(run, tmp_path):
     model = TaskModel.from_pretrained(run.folder / "model")
     model.save_pretrained(tmp_path / "again")
     again = TaskModel.from_pretrained(tmp_path / "again")
@@ -227,8 +227,8 @@ def test_a_saved_model_says_the_same(run, tmp_path):
     model.save_pretrained(tmp_path / "whole", weights="all")
     merged = TaskModel.from_pretrained(tmp_path / "whole")
     for song in (run.manifest.parent / run.songs[-1], run.songs[0]):
-        said = rendered(model, song)
-        assert rendered(again, song) == said
+        outputs = rendered(model, song)
+        assert rendered(again, song) == outputs
         if run.task == "separation":
             of_merged = merged.predict(song).arrays()
             for stem, samples in model.predict(song).arrays().items():
@@ -305,16 +305,16 @@ def test_a_file_shorter_than_a_window_is_as_if_silence_followed(run, tmp_path):
     # At the rate that is read, so that no resampler meets the end of the file.
     rate = 12000 if is_separation else model.backbone.sample_rate
     part = read_audio(run.songs[0], sample_rate=rate)[: round(0.6 * rate)]
-    said = []
+    outputs = []
     for name, content in (("short", part), ("padded", np.pad(part, (0, rate - len(part))))):
         path = tmp_path / f"{name}.wav"
         soundfile.write(path, content, rate, subtype="FLOAT")
         if is_separation:
             arrays = model.predict(path).arrays()
-            said.append(np.stack([arrays[stem][0] for stem in STEMS], axis=-1))
+            outputs.append(np.stack([arrays[stem][0] for stem in STEMS], axis=-1))
         else:
-            said.append(frames_of(model, path))
-    short, padded = said
+            outputs.append(frames_of(model, path))
+    short, padded = outputs
     # Of 0.6 s, 29 frames of 25 ms, 20 ms apart, lie wholly in it.
     assert len(short) == (7200 if is_separation else 29)
     assert len(padded) == (12000 if is_separation else 49)

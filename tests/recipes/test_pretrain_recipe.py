@@ -208,7 +208,7 @@ def test_settings_that_make_no_run(pretrain, settings, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_too_short_to_be_stopped_says_what_it_ends_with(pretrain, architecture, capfd):
+def test_a_run_too_short_to_be_stopped_states_what_it_ends_with(pretrain, architecture, capfd):
     """Watching begins later: what a run ends with is compared all the same."""
     settings = {
         "backbone.architecture": architecture,

@@ -238,7 +238,7 @@ def test_runs_of_other_seeds_heads_and_rates_share_what_is_there(recipe, compute
     assert 0 < sum(computed) < 20
 
 
-def test_what_decides_what_is_said_makes_another_cache(planned, manifest, tmp_path):
+def test_what_decides_what_is_reported_makes_another_cache(planned, manifest, tmp_path):
     other = copy_of_backbone(tmp_path / "other")
     same = planned(backbone=BackboneConfig(source=str(other)))
     assert planned() == same
@@ -399,13 +399,13 @@ def test_what_is_damaged_is_named_and_computed_again(damage, recipe, computed, c
 
     assert_same(recipe("again", epochs=1), straight)
     assert not harmed.exists()
-    said = "".join(capsys.readouterr().err.split())  # lines are broken anywhere
+    message = "".join(capsys.readouterr().err.split())  # lines are broken anywhere
     if damage == "bit":
-        assert f"{folder}isdamagedat1ofitswindows,whicharecomputedagain" in said
+        assert f"{folder}isdamagedat1ofitswindows,whicharecomputedagain" in message
         assert sum(computed) == 1
     else:
-        assert str(path) in said
-        assert "allofitiscomputedagain" in said
+        assert str(path) in message
+        assert "allofitiscomputedagain" in message
         assert 0 < sum(computed) == len(good) < total
     np.testing.assert_allclose(states(folder), good, rtol=0, atol=1e-5)
 
@@ -490,7 +490,7 @@ def test_states_that_a_person_deletes_end_in_a_message(recipe, monkeypatch, tmp_
     assert len(recipe("run", resume=True)) > 3
 
 
-def test_a_run_beyond_the_limit_says_so(recipe, manifest, capsys, tmp_path):
+def test_a_run_beyond_the_limit_is_reported(recipe, manifest, capsys, tmp_path):
     """What others use stays, and so all together take more."""
     recipe("first", epochs=1)
     held = [(folder / "sums.npy").open("r+b") for folder in folders(tmp_path).values()]

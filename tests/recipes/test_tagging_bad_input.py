@@ -115,20 +115,20 @@ class Recipe:
             runpy.run_path(str(RECIPE), run_name="__main__")
         return Outcome(int(ended.value.code or 0), self.capsys.readouterr().err)
 
-    def refuses(self, rows: Rows, *arguments: str, says: Sequence[str]) -> str:
+    def refuses(self, rows: Rows, *arguments: str, expected: Sequence[str]) -> str:
         """Assert that the run is refused with one message that holds all of `says`."""
         self.command(rows)
         before = tree(self.folder)
         outcome = self.run(rows, *arguments)
-        assert_refused(outcome, says)
+        assert_refused(outcome, expected)
         assert tree(self.folder) == before
         return outcome.message
 
 
-def assert_refused(outcome: Outcome, says: Sequence[str]) -> None:
+def assert_refused(outcome: Outcome, expected: Sequence[str]) -> None:
     assert outcome.code == 2, outcome.stderr
     assert "Traceback" not in outcome.stderr
-    missing = [words for words in says if words not in outcome.message]
+    missing = [words for words in expected if words not in outcome.message]
     assert not missing, f"{missing} not in: {outcome.message}"
 
 
@@ -190,7 +190,7 @@ def break_files(folder: Path, songs: Rows) -> dict[str, str]:
 def test_all_bad_tracks_are_listed_at_once(recipe: Recipe, songs: Rows) -> None:
     reasons = break_files(recipe.folder, songs)
     message = recipe.refuses(
-        songs, says=["Of 8 tracks, these cannot be used (5)", "--data.on_bad_track skip"]
+        songs, expected=["Of 8 tracks, these cannot be used (5)", "--data.on_bad_track skip"]
     )
     lines = [line for line in message.splitlines() if line.startswith("  - ")]
     assert len(lines) == len(reasons)
@@ -222,7 +222,7 @@ def test_a_split_without_a_usable_track_stops_even_when_bad_tracks_are_skipped(
         songs,
         "--data.on_bad_track",
         "skip",
-        says=["None of the 2 tracks of the split 'test' can be used", "Repair or replace"],
+        expected=["None of the 2 tracks of the split 'test' can be used", "Repair or replace"],
     )
 
 
@@ -234,7 +234,7 @@ def test_unknown_label(recipe: Recipe, songs: Rows) -> None:
     songs[4]["tags"] = ["kazoo"]
     recipe.refuses(
         songs,
-        says=[
+        expected=[
             "songs.jsonl:7: unknown label 'theremin'",
             "songs.jsonl:5: unknown label 'kazoo'",
             "on no training track",
@@ -248,7 +248,7 @@ def test_label_that_is_not_among_those_to_learn(recipe: Recipe, songs: Rows) -> 
         songs,
         "--task.labels",
         "[drums, piano]",
-        says=[
+        expected=[
             "not in task.labels",
             "songs.jsonl:4: unknown label 'flute'",
             "--task.ignore_unknown_labels true",
@@ -261,7 +261,7 @@ def test_label_that_nobody_has(recipe: Recipe, songs: Rows) -> None:
         songs,
         "--task.labels",
         "[drums, piano, flute, zither]",
-        says=["task.labels that no training track has", "zither", "drums, flute, piano"],
+        expected=["task.labels that no training track has", "zither", "drums, flute, piano"],
     )
 
 
@@ -270,7 +270,7 @@ def test_no_column_of_labels(recipe: Recipe, songs: Rows) -> None:
         songs,
         "--task.label_column",
         "genre",
-        says=["No track has a column 'genre'", "There are: tags", "--task.label_column"],
+        expected=["No track has a column 'genre'", "There are: tags", "--task.label_column"],
     )
 
 
@@ -280,7 +280,7 @@ def test_duplicate_path_and_track_in_two_splits(recipe: Recipe, songs: Rows) -> 
     songs[7]["path"] = str(Path(songs[4]["path"]).parent / "." / Path(songs[4]["path"]).name)
     message = recipe.refuses(
         songs,
-        says=[
+        expected=[
             "songs.jsonl:2: duplicate path",
             "already at songs.jsonl:1",
             "songs.jsonl:8: ",
@@ -293,21 +293,21 @@ def test_duplicate_path_and_track_in_two_splits(recipe: Recipe, songs: Rows) -> 
 
 def test_unknown_split(recipe: Recipe, songs: Rows) -> None:
     songs[2]["split"] = "holdout"
-    recipe.refuses(songs, says=["songs.jsonl:3", "'holdout'", "train, validation, test"])
+    recipe.refuses(songs, expected=["songs.jsonl:3", "'holdout'", "train, validation, test"])
 
 
 def test_split_without_a_track(recipe: Recipe, songs: Rows) -> None:
-    recipe.refuses(songs[:6], says=["no track in test", "remove the column 'split'"])
+    recipe.refuses(songs[:6], expected=["no track in test", "remove the column 'split'"])
 
 
 def test_line_that_is_not_json(recipe: Recipe, songs: Rows) -> None:
     (recipe.folder / "broken.jsonl").write_text('{"path": "a.ogg"}\n{"path": \n')
     source = str(recipe.folder / "broken.jsonl")
-    recipe.refuses(songs, "--data.source", source, says=["broken.jsonl:2", "not JSON"])
+    recipe.refuses(songs, "--data.source", source, expected=["broken.jsonl:2", "not JSON"])
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("source", "expected"),
     [
         ("nowhere.csv", ["There is no data at 'nowhere.csv'", "manifest", "quickstart"]),
         ("empty.jsonl", ["empty.jsonl lists no track", "one line a track"]),
@@ -315,18 +315,18 @@ def test_line_that_is_not_json(recipe: Recipe, songs: Rows) -> None:
     ],
 )
 def test_no_data_at_the_source(
-    recipe: Recipe, songs: Rows, source: str, says: Sequence[str]
+    recipe: Recipe, songs: Rows, source: str, expected: Sequence[str]
 ) -> None:
     (recipe.folder / "empty.jsonl").touch()
     (recipe.folder / "folder").mkdir()
-    recipe.refuses(songs, "--data.source", source, says=says)
+    recipe.refuses(songs, "--data.source", source, expected=expected)
 
 
 # -- settings -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "expected"),
     [
         (
             ["--optimizer.learning_rat", "0.1"],
@@ -346,13 +346,13 @@ def test_no_data_at_the_source(
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )
 def test_setting_that_cannot_be_used(
-    recipe: Recipe, songs: Rows, arguments: list[str], says: Sequence[str]
+    recipe: Recipe, songs: Rows, arguments: list[str], expected: Sequence[str]
 ) -> None:
-    recipe.refuses(songs, *arguments, says=says)
+    recipe.refuses(songs, *arguments, expected=expected)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         ("training: {epoch: 3}", ["epoch", "training.epochs", "--help"]),
         ("trainings: {epochs: 3}", ["trainings", "--help"]),
@@ -361,10 +361,10 @@ def test_setting_that_cannot_be_used(
     ],
 )
 def test_config_file_that_cannot_be_used(
-    recipe: Recipe, songs: Rows, text: str, says: Sequence[str]
+    recipe: Recipe, songs: Rows, text: str, expected: Sequence[str]
 ) -> None:
     (recipe.folder / "settings.yaml").write_text(text)
-    recipe.refuses(songs, "--config", "settings.yaml", says=says)
+    recipe.refuses(songs, "--config", "settings.yaml", expected=expected)
 
 
 def test_window_too_short(recipe: Recipe, songs: Rows) -> None:
@@ -372,7 +372,7 @@ def test_window_too_short(recipe: Recipe, songs: Rows) -> None:
         songs,
         "--data.window_seconds",
         "0.01",
-        says=["A window of 0.01 s gives 0 frames", "data.window_seconds to at least"],
+        expected=["A window of 0.01 s gives 0 frames", "data.window_seconds to at least"],
     )
 
 
@@ -382,7 +382,7 @@ def test_augmentation_that_the_labels_do_not_survive(recipe: Recipe, songs: Rows
         songs,
         "--augmentation.transforms",
         "[{name: time_stretch, p: 0.5}]",
-        says=["time_stretch", "changes the tempo", "labels of the task 'tagging'", "Remove it"],
+        expected=["time_stretch", "changes the tempo", "labels of the task 'tagging'", "Remove it"],
     )
     legal = message.rpartition("Legal for this task: ")[2].strip(" .\n").split(", ")
     assert set(legal) == set(TRANSFORMS) - {"shift", "time_stretch"}
@@ -405,7 +405,7 @@ def test_checkpoint_of_another_shape(recipe: Recipe, songs: Rows) -> None:
         songs,
         "--backbone.source",
         str(folder),
-        says=[
+        expected=[
             f"tensors of {folder / 'model.safetensors'} are not those that its config.json describes",
             "encoder.layers.0.feed_forward.intermediate_dense.weight has shape (512, 128), not (256, 128)",
             "nothing was loaded",
@@ -422,7 +422,7 @@ def test_checkpoint_with_missing_and_unexpected_tensors(recipe: Recipe, songs: R
         songs,
         "--backbone.source",
         str(folder),
-        says=["missing feature_projection.projection.bias", "unexpected surprise"],
+        expected=["missing feature_projection.projection.bias", "unexpected surprise"],
     )
 
 
@@ -432,7 +432,7 @@ def test_checkpoint_of_another_architecture(recipe: Recipe, songs: Rows) -> None
         songs,
         "--backbone.source",
         str(folder),
-        says=["is of model_type 'bert'", "data2vec-audio, hubert, mert_model, wav2vec2"],
+        expected=["is of model_type 'bert'", "data2vec-audio, hubert, mert_model, wav2vec2"],
     )
 
 
@@ -444,7 +444,7 @@ def test_run_folder_that_is_not_empty(recipe: Recipe, songs: Rows) -> None:
     (recipe.run_folder / "precious.txt").write_text("keep me")
     recipe.refuses(
         songs,
-        says=[
+        expected=[
             f"The run folder {recipe.run_folder} is not empty",
             "nothing in it is overwritten",
             "--run.output_dir",
@@ -455,7 +455,9 @@ def test_run_folder_that_is_not_empty(recipe: Recipe, songs: Rows) -> None:
 
 def test_run_folder_that_is_a_file(recipe: Recipe, songs: Rows) -> None:
     recipe.run_folder.write_text("a file")
-    recipe.refuses(songs, says=[f"run.output_dir {recipe.run_folder} is a file", "Name a folder"])
+    recipe.refuses(
+        songs, expected=[f"run.output_dir {recipe.run_folder} is a file", "Name a folder"]
+    )
 
 
 def test_less_space_than_a_run_needs(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_tagger_is_better_than_chance_beyond_its_interval(quickstart):
     assert f"Test ROC-AUC of 72 tracks: {roc_auc['value']:.4f}" in " ".join(log.split())
 
 
-def test_the_first_log_says_what_trains_on_what_at_which_cost(quickstart):
+def test_the_first_log_states_what_trains_on_what_at_which_cost(quickstart):
     _, log = quickstart
     log = " ".join(log.split())
     for words in (
@@ -154,7 +154,7 @@ def launch(repository, manifest, folder, *more):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
 )
-def test_a_signal_saves_and_says_how_to_go_on(number, code, repository, small_manifest, tmp_path):
+def test_a_signal_saves_and_states_how_to_go_on(number, code, repository, small_manifest, tmp_path):
     folder = tmp_path / "run"
     process = launch(repository, small_manifest, folder)
     metrics = folder / "metrics.jsonl"

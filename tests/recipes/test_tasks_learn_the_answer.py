@@ -244,7 +244,7 @@ def models(tested, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_m2v_predict_prints_what_a_saved_model_says(name, tested, models, capsys):
+def test_m2v_predict_prints_what_a_saved_model_states(name, tested, models, capsys):
     task, tracks = tested[name]
     paths = [str(checked.track.path) for checked in tracks[:2]]
 
@@ -255,10 +255,10 @@ def test_m2v_predict_prints_what_a_saved_model_says(name, tested, models, capsys
         assert ended.value.code == 0, output.err
         return output.out
 
-    said = [json.loads(line) for line in printed("--format", "json").splitlines()]
+    outputs = [json.loads(line) for line in printed("--format", "json").splitlines()]
     model = TaskModel.from_pretrained(models[name])
     assert model.task == task  # all of it was saved
-    for one, path in zip(said, paths, strict=True):
+    for one, path in zip(outputs, paths, strict=True):
         assert one == {"path": path, "scores": pytest.approx(model.predict(path).scores, abs=1e-5)}
         assert list(one["scores"]) == list(task.labels)
         if isinstance(task, Classification):

@@ -234,8 +234,8 @@ def test_a_finished_run_goes_on_with_more_epochs(data, tmp_path, caplog):
     assert rates[4:] == expected[4:]
     assert rates[:4] != expected[:4]
     factor = rate_factor(4, total_steps=12, warmup_ratio=0.1)
-    said = f"follow a course of 12 steps; until now it was one of 4. After step 4 they are {factor:.3g} of "
-    assert said + "their peaks in place of 0." in caplog.text
+    text = f"follow a course of 12 steps; until now it was one of 4. After step 4 they are {factor:.3g} of "
+    assert text + "their peaks in place of 0." in caplog.text
 
 
 @pytest.mark.parametrize("what", ["log", "checkpoint"])
@@ -258,11 +258,11 @@ def test_a_disk_that_takes_no_more_stops_the_run_with_what_there_is(what, data, 
     with pytest.raises(UserError) as caught:
         loop.run()
     message = str(caught.value)
-    said = {
+    patterns = {
         "log": r"The log cannot be written to .*: No space left on device\. Its disk has [\d,]+ bytes free",
         "checkpoint": r"The checkpoint after step 8 takes [\d,]+ bytes and cannot be written to .*: No such",
     }
-    assert re.search(said[what], message), message
+    assert re.search(patterns[what], message), message
     assert "The checkpoint after step 4 is whole. Mend the disk, then go on with:" in message
     assert f"--run.output_dir {tmp_path / 'run'} --run.resume auto" in message
     if what == "log":
@@ -460,12 +460,14 @@ def test_out_of_memory_goes_on_in_smaller_batches_as_if_it_had_begun_so(
     run_out_of_memory(loop, above=2)
     with caplog.at_level("WARNING"):
         fitted = loop.run()
-    said = [record.getMessage() for record in caplog.records if "out of memory" in record.message]
-    assert [text[:48] for text in said] == [
+    message = [
+        record.getMessage() for record in caplog.records if "out of memory" in record.message
+    ]
+    assert [text[:48] for text in message] == [
         "Step 1 ran out of memory with batches of 8. Goin",
         "Step 1 ran out of memory with batches of 4. Goin",
     ]
-    assert "batches of 2, 4 of them accumulated: a total batch of 8 as before" in said[1]
+    assert "batches of 2, 4 of them accumulated: a total batch of 8 as before" in message[1]
     small = build_loop(data, tmp_path / "small", batch=2, accumulation=4, **options)
     assert small.run() == fitted
     assert lines(tmp_path / "fell") == lines(tmp_path / "small")
@@ -561,8 +563,11 @@ def test_a_window_that_cannot_be_evaluated_ends_the_run(where, data, tmp_path):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
-    said = {"before": "before the first step, ran", "judging": r"Judging (.|\n)*after step 4 of 4"}
-    with pytest.raises(UserError, match=said[where]):
+    patterns = {
+        "before": "before the first step, ran",
+        "judging": r"Judging (.|\n)*after step 4 of 4",
+    }
+    with pytest.raises(UserError, match=patterns[where]):
         loop.run()
 
 
@@ -625,7 +630,7 @@ def test_a_model_that_is_told_the_answer_is_perfect_on_the_quickstart_data():
     assert wrong["roc_auc"] < 0.6
 
 
-def test_a_run_says_how_long_it_waits_for_data(data, tmp_path, monkeypatch, caplog):
+def test_a_run_states_how_long_it_waits_for_data(data, tmp_path, monkeypatch, caplog):
     loop = build_loop(data, tmp_path, method="probe", log_every=1)
     read_step = loop.reader.read_step
 
@@ -681,8 +686,8 @@ def test_a_compiled_run_tells_its_warm_up_apart(data, tmp_path, caplog):
         loop.run()
     layers = loop.model.backbone.network.encoder.layers
     assert all(layer._compiled_call_impl is not None for layer in layers)
-    [said] = [
+    [message] = [
         line for line in caplog.messages if "compiling the layers included; the second" in line
     ]
-    seconds = [float(number) for number in re.findall(r"took ([\d.]+) s", said)]
+    seconds = [float(number) for number in re.findall(r"took ([\d.]+) s", message)]
     assert seconds == pytest.approx(loop.clock.first_seconds, abs=0.06)

@@ -105,17 +105,17 @@ def test_checkpoints_that_are_a_program_are_refused(small_manifest, tmp_path, tr
     for name in (BEST_FILE, STATE_FILE):
         whole = (checkpoint / name).read_bytes()
         save_torch(checkpoint / name, trap)
-        say_it_is_whole(checkpoint, name)
+        mark_as_valid(checkpoint, name)
         done = run()
         assert done.returncode == 2, done.stderr[-2000:]
         assert "cannot be resumed from" in done.stderr
         assert "Traceback" not in done.stderr
         assert not trap.exists()
         (checkpoint / name).write_bytes(whole)
-        say_it_is_whole(checkpoint, name)
+        mark_as_valid(checkpoint, name)
 
 
-def say_it_is_whole(checkpoint, name):
+def mark_as_valid(checkpoint, name):
     """Let the manifest of a checkpoint fit what a file is now."""
     content = (checkpoint / name).read_bytes()
     manifest = json.loads((checkpoint / MANIFEST_FILE).read_text())

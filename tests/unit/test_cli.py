@@ -112,12 +112,12 @@ def songs(tmp_path: Path) -> Path:
     return path
 
 
-def assert_refused(outcome: Outcome, *says: str) -> None:
+def assert_refused(outcome: Outcome, *expected: str) -> None:
     assert outcome.code == 2, outcome
     assert outcome.stdout == ""
     assert outcome.stderr.startswith("error: ") or "\nerror: " in outcome.stderr
     assert "Traceback" not in outcome.stderr
-    for words in says:
+    for words in expected:
         assert words in outcome.stderr
 
 
@@ -158,11 +158,13 @@ PLAN = ["plan", "--config", str(PLAN_CONFIG), "--data.window_seconds", "1"]
 def test_plan(m2v: M2v) -> None:
     done = m2v(*PLAN, "--memory", "11GB", "--training.per_device_batch_size", "4")
     assert done.code == 0
-    said = " ".join(done.stdout.split())
+    message = " ".join(done.stdout.split())
     for part in ("weights", "gradients", "optimizer", "activations", "workspace", "peak"):
-        assert part in said
-    assert "Counted for a CUDA card in fp16. 50 labels are assumed, as the data name them." in said
-    assert "--training.per_device_batch_size 4 --training.gradient_accumulation_steps 1" in said
+        assert part in message
+    assert (
+        "Counted for a CUDA card in fp16. 50 labels are assumed, as the data name them." in message
+    )
+    assert "--training.per_device_batch_size 4 --training.gradient_accumulation_steps 1" in message
 
 
 def test_plan_of_pretraining(m2v: M2v) -> None:
@@ -170,10 +172,10 @@ def test_plan_of_pretraining(m2v: M2v) -> None:
     settings = ("--data.window_seconds", "1", "--training.per_device_batch_size", "2")
     done = m2v("plan", "--config", str(config), "--memory", "1GB", *settings)
     assert done.code == 0
-    said = " ".join(done.stdout.split())
-    assert "Counted for a CUDA card in fp16. Judging 16 windows at once takes" in said
-    assert "In 1.00 GB fits" in said
-    assert "--training.per_device_batch_size 2 --training.gradient_accumulation_steps 1" in said
+    message = " ".join(done.stdout.split())
+    assert "Counted for a CUDA card in fp16. Judging 16 windows at once takes" in message
+    assert "In 1.00 GB fits" in message
+    assert "--training.per_device_batch_size 2 --training.gradient_accumulation_steps 1" in message
 
 
 def test_plan_of_what_cannot_be_planned(m2v: M2v, tmp_path: Path) -> None:
@@ -437,7 +439,7 @@ def test_a_model_whose_answer_is_not_finite_is_refused(
         ("t", str(SONG)),
     ],
 )
-def test_the_name_of_the_output_says_the_format(
+def test_the_name_of_the_output_states_the_format(
     m2v: M2v, saved: Path, tmp_path: Path, name: str, starts: str
 ) -> None:
     assert m2v("predict", saved, SONG, "--output", tmp_path / name).code == 0
@@ -470,7 +472,7 @@ def test_predict_goes_on_without_bad_files_and_lists_them(
     assert f"{tmp_path / 'empty.mp3'}: empty file" in stderr
 
 
-def test_predict_says_that_outputs_hardly_vary(
+def test_predict_states_that_outputs_hardly_vary(
     m2v: M2v, model: TaskModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dull = copy.deepcopy(model)

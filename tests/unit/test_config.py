@@ -176,7 +176,7 @@ def test_a_saved_config_is_complete(tmp_path):
 # -- help -----------------------------------------------------------------------------------------
 
 
-def test_help_says_what_every_key_means(parse, capsys, monkeypatch):
+def test_help_states_what_every_key_means(parse, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as stopped:
         parse("--help")

@@ -144,9 +144,9 @@ def test_what_a_disk_or_its_owner_refuses_is_one_message(number, capsys):
     with pytest.raises(SystemExit) as ended:
         run_command(refused)
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: /some/file")
-    assert os.strerror(number) in said
+    message = capsys.readouterr().err
+    assert message.startswith("error: /some/file")
+    assert os.strerror(number) in message
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ def test_a_model_that_the_disk_does_not_take_is_not_half_there(model, tmp_path, 
     with pytest.raises(SystemExit) as ended:
         run_command(save)
     assert ended.value.code == 2
-    said = f"error: {tmp_path / 'model' / 'model.safetensors'} cannot be written or read: File too large"
-    assert said in capsys.readouterr().err
+    message = f"error: {tmp_path / 'model' / 'model.safetensors'} cannot be written or read: File too large"
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

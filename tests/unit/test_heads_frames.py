@@ -38,7 +38,7 @@ def test_every_frame_has_logits_of_its_own(kind, widths):
     assert [m.out_features for m in linears] == widths
 
 
-def test_dropout_is_where_it_is_said():
+def test_dropout_is_where_it_is_documented():
     head = FrameHead(input_size=6, num_outputs=3, dropout=0.3)
     assert [m.p for m in head.layers if isinstance(m, torch.nn.Dropout)] == [0.3, 0.3]
 
@@ -204,8 +204,10 @@ def test_sizes_that_cannot_work_are_errors(settings):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
-def test_a_prior_is_what_a_new_head_says(kind):
+def test_a_prior_is_what_a_new_head_states(kind):
     torch.manual_seed(0)
     head = FrameHead(input_size=8, num_outputs=3, kind=kind, prior=0.02).eval()
-    said = head(0.01 * torch.randn(2, 5, 8)).sigmoid()
-    torch.testing.assert_close(said, torch.full_like(said, 0.02), atol=0.005, rtol=0)
+    probabilities = head(0.01 * torch.randn(2, 5, 8)).sigmoid()
+    torch.testing.assert_close(
+        probabilities, torch.full_like(probabilities, 0.02), atol=0.005, rtol=0
+    )

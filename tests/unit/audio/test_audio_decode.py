@@ -231,7 +231,7 @@ def test_a_truncated_m4a_is_refused(tmp_path):
         inspect_audio(path)
 
 
-def test_m4a_without_ffmpeg_says_what_to_install(tmp_path, monkeypatch):
+def test_m4a_without_ffmpeg_states_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.m4a").write_bytes(b"\x00\x00\x00\x10ftypM4A \x00\x00\x00\x00")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AudioError, match=r"a\.m4a: .* need the program ffmpeg"):

@@ -138,7 +138,7 @@ def test_fetch_refuses_a_wrong_file_in_place_and_keeps_it(server: Server, tmp_pa
 
 @pytest.mark.parametrize("fault", ["404", "refused", "interrupted"])
 @pytest.mark.parametrize("sha256", ["right", None])
-def test_fetch_that_fails_leaves_nothing_and_says_where_a_copy_goes(
+def test_fetch_that_fails_leaves_nothing_and_states_where_a_copy_goes(
     server: Server, tmp_path: Path, fault: str, sha256: str | None
 ) -> None:
     remote = server.remote("labels.tsv", LABELS, sha256=sha256)
@@ -545,7 +545,7 @@ def test_the_official_jamendo_counts_and_addresses(shared_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_says_what_it_is(name: str) -> None:
+def test_every_benchmark_states_what_it_is(name: str) -> None:
     assert len(BENCHMARKS) == 15
     assert all(name == benchmark.info.name for name, benchmark in BENCHMARKS.items())
     benchmark = BENCHMARKS[name]

@@ -263,7 +263,7 @@ def test_giantsteps_has_one_row_a_track_under_either_name(tmp_path: Path) -> Non
     }
 
 
-def test_giantsteps_without_audio_says_where_it_is(tmp_path: Path) -> None:
+def test_giantsteps_without_audio_states_where_it_is(tmp_path: Path) -> None:
     write_labels(tmp_path, giantsteps.LABELS, GIANTSTEPS_CLIPS)
     with pytest.raises(UserError, match=r"none of 3 files") as raised:
         prepare_benchmark(small(giantsteps, ONE_EACH), tmp_path)
@@ -368,7 +368,7 @@ def test_nsynth_reads_the_labels_of_its_archives(nsynth_root: Path) -> None:
     assert tracks["validation"].path == wanted
 
 
-def test_nsynth_says_what_is_missing(nsynth_root: Path, tmp_path_factory: Any) -> None:
+def test_nsynth_states_what_is_missing(nsynth_root: Path, tmp_path_factory: Any) -> None:
     with pytest.raises(UserError, match=r"none of 3 files") as raised:
         prepare_benchmark(small(nsynth, ONE_EACH), nsynth_root)
     assert f"{nsynth_root}/nsynth-train/audio" in str(raised.value)
@@ -485,7 +485,7 @@ def test_vocalset_splits_do_not_depend_on_anything_but_the_name(tmp_path: Path) 
     assert len(small_rows) == len(names)
 
 
-def test_vocalset_says_what_is_missing(tmp_path: Path) -> None:
+def test_vocalset_states_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a folder FULL nor data_by_singer") as raised:
         prepare_benchmark(vocalset.BENCHMARK, tmp_path)
     assert f"VocalSet11.zip -d {tmp_path}" in str(raised.value)

@@ -682,7 +682,7 @@ def test_musdb_has_the_published_counts() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_frame_benchmark_says_what_it_is(name: str) -> None:
+def test_a_frame_benchmark_states_what_it_is(name: str) -> None:
     benchmark = BENCHMARKS[name]
     assert benchmark.recipes == (NAMES[name],)
     assert benchmark.check_labels is not None

@@ -83,7 +83,7 @@ def test_windows_at_another_rate_are_read_from_the_file(tracks):
     assert (read_window(copied, window) == read_window(tracks[0], window)).all()
 
 
-def test_a_file_that_changed_is_read_itself_and_the_log_says_so(tracks, caplog):
+def test_a_file_that_changed_is_read_itself_and_the_log_is_reported(tracks, caplog):
     convert(tracks)
     path = write_noise(tracks[1].track.path, seed=99)
     with caplog.at_level(logging.WARNING):

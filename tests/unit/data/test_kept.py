@@ -105,7 +105,7 @@ def test_other_files_at_another_place_are_named(music, kept, change):
         assert way_out in str(raised.value)
 
 
-def test_what_was_kept_says_sizes(music, kept):
+def test_what_was_kept_states_sizes(music, kept):
     content = json.loads(kept.read_text())
     for members in content.values():
         for name, info in members.items():

@@ -190,7 +190,7 @@ def test_many_loose_files_are_counted(music, caplog):
     assert "and 3 more" in caplog.text
 
 
-def test_nothing_to_say_is_not_said(music, caplog):
+def test_nothing_to_state_is_not_said(music, caplog):
     assert len(found(music)) == 4
     assert not caplog.records
 

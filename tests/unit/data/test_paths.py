@@ -57,7 +57,7 @@ def test_a_path_from_home_and_an_address(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("written", ["b.wav", "none/a.wav", "a.wav", "", "a\0.wav", "x" * 5000])
-def test_where_nothing_is_like_it_nothing_is_said(tmp_path, written):
+def test_where_nothing_is_like_it_nothing_is_reported(tmp_path, written):
     make(tmp_path, "a.wav")
     assert did_you_mean(tmp_path / written) == ""
 

@@ -261,7 +261,7 @@ def test_levels_vary_and_never_clip(audio: dict[str, np.ndarray]) -> None:
     assert max(np.abs(clip).max() for clip in audio.values()) < 1.0
 
 
-def test_drums_strike_where_the_notes_say(
+def test_drums_strike_where_the_notes_state(
     rows: list[dict], stems: dict[str, dict[str, np.ndarray]], midi: ModuleType
 ) -> None:
     for row in rows:

@@ -125,7 +125,7 @@ def test_every_recording_is_mono_at_24_khz_and_3_s(
         assert np.abs(sound).max() < 1.0
 
 
-def test_readme_says_that_nobody_sang_and_names_every_technique() -> None:
+def test_readme_states_that_nobody_sang_and_names_every_technique() -> None:
     readme = (QUICKSTART_DIR / "README.md").read_text(encoding="utf-8")
     assert "No human sang" in readme
     for name in TECHNIQUES | set(VIBRATO_HZ):

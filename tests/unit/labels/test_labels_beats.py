@@ -183,7 +183,7 @@ def test_what_could_not_be_read_is_not_formatted(
         format_beats(times, positions)
 
 
-def test_beats_of_the_quickstart_have_the_tempo_and_metre_that_the_manifest_says() -> None:
+def test_beats_of_the_quickstart_have_the_tempo_and_metre_that_the_manifest_states() -> None:
     lines = (QUICKSTART_DIR / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     paths = [QUICKSTART_DIR / row["beats"] for row in rows]

@@ -148,7 +148,7 @@ def test_shuffled_labels_give_an_interval_around_chance():
     assert intervals["average_precision"] == pytest.approx((0.2, 0.2), abs=0.04)
 
 
-def test_roc_auc_interval_covers_the_truth_about_as_often_as_it_says():
+def test_roc_auc_interval_covers_the_truth_about_as_often_as_it_states():
     # Two normals one standard deviation apart: ROC-AUC = Phi(1 / sqrt(2)) = 0.7602.
     truth = 0.5 * (1 + math.erf(0.5))
     covered = 0

@@ -74,7 +74,7 @@ def test_draws_are_the_same_for_every_statistic_and_chunk_size(monkeypatch):
 
 
 @pytest.mark.parametrize(("confidence", "low", "high"), [(0.95, 177, 199), (0.8, 140, 176)])
-def test_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says(confidence, low, high):
+def test_interval_of_a_mean_covers_the_truth_about_as_often_as_it_states(confidence, low, high):
     # Of 200 samples, 95 % are 190 and 80 % are 160, with standard deviations of 3.1 and 5.7; a
     # percentile interval of 50 skewed values falls short by one or two per cent.
     covered = 0

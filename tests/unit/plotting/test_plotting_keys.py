@@ -111,8 +111,8 @@ def test_shares_of_all_tracks_are_written() -> None:
     confusion = np.zeros((24, 24), dtype=int)
     confusion[0, 0], confusion[0, 7], confusion[21, 14], confusion[3, 4] = 5, 2, 1, 2
     written = texts(key_errors_figure(confusion))
-    for said in ("correct 50.0%", "fifth 30.0%", "20.0% above,\n10.0% below", "other 20.0%"):
-        assert said in written
+    for expected in ("correct 50.0%", "fifth 30.0%", "20.0% above,\n10.0% below", "other 20.0%"):
+        assert expected in written
     assert "relative 0.0%" in written
 
 

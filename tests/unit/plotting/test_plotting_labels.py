@@ -79,7 +79,7 @@ class TestPerLabel:
         assert not figure.axes[0].patches
         assert_nothing_is_cut(figure)
 
-    def test_counts_are_named_as_their_key_says(self) -> None:
+    def test_counts_are_named_as_their_key_states(self) -> None:
         per_label = {
             "valence": {"f1": 0.5, "num_tracks": 72},
             "arousal": {"f1": 0.4, "num_tracks": 9},

@@ -68,10 +68,10 @@ class TestLayerWeights:
         assert axes.get_ylim()[0] < -0.7
         assert "equal" not in texts(figure)
 
-    @pytest.mark.parametrize(("kind", "said"), [("last", "last hidden state"), (1, "state 1")])
-    def test_one_hidden_state(self, kind: str | int, said: str) -> None:
+    @pytest.mark.parametrize(("kind", "expected"), [("last", "last hidden state"), (1, "state 1")])
+    def test_one_hidden_state(self, kind: str | int, expected: str) -> None:
         figure = layer_weights_figure([0.0, 1.0], backbone="MERT-v0", kind=kind)
-        assert said in texts(figure)
+        assert expected in texts(figure)
 
     @pytest.mark.parametrize("backbone", ["/home/me/backbones/mine", "me/mine", "mine"])
     def test_title_shows_no_folder(self, backbone: str) -> None:

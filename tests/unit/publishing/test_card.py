@@ -158,7 +158,7 @@ def tables(markdown: str) -> list[list[list[str]]]:
 
 
 class TestMetadata:
-    def test_says_what_the_hub_asks_for(self, tmp_path: Path) -> None:
+    def test_states_what_the_hub_asks_for(self, tmp_path: Path) -> None:
         data = render(write_run(tmp_path)).data
         assert data.license == "cc-by-nc-4.0"
         assert data.base_model == "m-a-p/music2vec-v1"
@@ -233,7 +233,7 @@ class TestText:
         assert "5,329 tracks of the test split" in card.text
         assert "bootstrap" in card.text
 
-    def test_summary_says_what_from_what(self, tmp_path: Path) -> None:
+    def test_summary_states_what_from_what(self, tmp_path: Path) -> None:
         config = Config(data=DataConfig(source="x.csv"), tuning=TuningConfig(method="lora"))
         summary = render(write_run(tmp_path, config=config)).text.split("\n## ")[0]
         assert "# my-tagger" in summary
@@ -277,7 +277,7 @@ class TestText:
         assert "](plots/" not in render(tmp_path, captions={}).text
 
     @pytest.mark.parametrize(
-        ("weighting", "weights", "said"),
+        ("weighting", "weights", "expected"),
         [
             ("softmax", [0.1, 0.5, 0.4], "0.500, is that of state 1"),
             ("conv1d", [0.1, 0.2, -0.9], "-0.900, is that of state 2"),
@@ -285,12 +285,14 @@ class TestText:
             (1, [0.0, 1.0], "hidden state 1 alone"),
         ],
     )
-    def test_layers(self, tmp_path: Path, weighting: Any, weights: list[float], said: str) -> None:
+    def test_layers(
+        self, tmp_path: Path, weighting: Any, weights: list[float], expected: str
+    ) -> None:
         config = Config(
             data=DataConfig(source="x.csv"), backbone=BackboneConfig(layer_weighting=weighting)
         )
         folder = write_run(tmp_path, config=config, layer_weights=weights)
-        assert said in section(render(folder), "Layers")
+        assert expected in section(render(folder), "Layers")
 
     def test_usage_names_the_repository_or_a_placeholder(self, tmp_path: Path) -> None:
         folder = write_run(tmp_path)
@@ -313,7 +315,7 @@ class TestText:
         assert card.data.license == "apache-2.0"
         assert "commercial" not in section(card, "Licence")
 
-    def test_unknown_licences_are_said(self, tmp_path: Path) -> None:
+    def test_unknown_licences_are_reported(self, tmp_path: Path) -> None:
         folder = write_run(tmp_path, licence="", dataset=DatasetInfo(name="songs"))
         card = render(folder, without(card_data(), "license"))
         assert card.data.license == "unknown"
@@ -362,7 +364,7 @@ class TestText:
         assert method["Seed"] == "7"
 
     @pytest.mark.parametrize(
-        ("changes", "row", "said"),
+        ("changes", "row", "expected"),
         [
             ({"optimizer": "adafactor"}, "Optimiser", "Adafactor"),
             ({"optimizer": "adamw_8bit"}, "Optimiser", "AdamW with moments in 8 bits"),
@@ -384,13 +386,13 @@ class TestText:
         ],
     )
     def test_the_method_is_what_the_run_did(
-        self, tmp_path: Path, changes: dict[str, Any], row: str, said: str
+        self, tmp_path: Path, changes: dict[str, Any], row: str, expected: str
     ) -> None:
         config = Config(data=DataConfig(source="x.csv"))
         folder = write_run(tmp_path, config=config, training=training_facts(config, **changes))
         [rows] = tables(section(render(folder), "Method"))
         [value] = [text for name, text in rows if name.startswith(row)]
-        assert said in value
+        assert expected in value
 
     def test_what_else_may_not_be_as_it_mostly_is(self, tmp_path: Path) -> None:
         config = Config(data=DataConfig(source="x.csv"))

@@ -208,7 +208,7 @@ def test_a_task_comes_back_from_what_is_saved(task_class, config_class, column):
 
 
 @pytest.mark.parametrize(
-    ("damage", "error", "says"),
+    ("damage", "error", "expected"),
     [
         ({"labels": None}, ValueError, "None, not a list of names"),
         ({"labels": "rock"}, ValueError, "'rock', not a list of names"),
@@ -219,8 +219,8 @@ def test_a_task_comes_back_from_what_is_saved(task_class, config_class, column):
         ({"label_column": 5}, ValueError, "label_column is 5"),
     ],
 )
-def test_damaged_settings_of_a_model_are_refused(damage, error, says):
-    with pytest.raises(error, match=says):
+def test_damaged_settings_of_a_model_are_refused(damage, error, expected):
+    with pytest.raises(error, match=expected):
         Genre.from_dict(build().to_dict() | damage)
 
 

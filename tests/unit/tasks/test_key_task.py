@@ -73,9 +73,9 @@ def test_every_track_without_exactly_one_key_is_listed_and_none_is_dropped():
     listed = listed_problems(str(raised.value))
     lines = [*range(3, 11), 12, 13]
     assert len(listed) == len(lines)
-    for problem, line, says in zip(listed, lines, NO_KEY.values(), strict=True):
+    for problem, line, expected in zip(listed, lines, NO_KEY.values(), strict=True):
         assert problem.startswith(f"songs.csv:{line}: ")
-        assert says in problem
+        assert expected in problem
     assert "C major, C# major, D major" in str(raised.value)
 
 

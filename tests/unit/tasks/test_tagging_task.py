@@ -377,11 +377,11 @@ def test_labels_of_one_class_in_a_split_are_named(caplog):
         "test": [{"tags": ["drums"]}, {"tags": ["piano", "voice"]}],
     }
     build(make_splits(**rows))
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2
-    assert said[0].startswith(
+    message = [record.getMessage() for record in caplog.records]
+    assert len(message) == 2
+    assert message[0].startswith(
         "Each of the 2 tracks of the split 'validation' has the label 'drums'"
     )
-    assert said[1].startswith(
+    assert message[1].startswith(
         "None of the 2 tracks of the split 'validation' has the label 'voice'"
     )

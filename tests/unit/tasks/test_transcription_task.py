@@ -86,7 +86,7 @@ def test_every_bad_annotation_is_listed_with_file_and_place(tmp_path):
 
 
 @pytest.mark.parametrize("sustain", [True, False])
-def test_settings_survive_and_say_whether_the_pedal_holds(sustain, tmp_path):
+def test_settings_survive_and_state_whether_the_pedal_holds(sustain, tmp_path):
     task = Transcription(label_column="played", sustain=sustain, onset_threshold=0.25)
     saved = json.loads(json.dumps(task.to_dict()))
     assert Transcription.from_dict(saved) == task
