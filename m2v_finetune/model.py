@@ -369,7 +369,7 @@ class TaskModel(nn.Module):
             on_frames=self.task.on_frames,
         )
 
-    def require_hearing(self) -> None:
+    def require_audio_input(self) -> None:
         """Raise `UserError` where the model reads vectors, so that it cannot hear music."""
         if isinstance(self.backbone, PrecomputedBackbone):
             raise UserError(
@@ -452,7 +452,7 @@ class TaskModel(nn.Module):
             AudioError: The file cannot be read.
             UserError: The model reads vectors, not music.
         """
-        self.require_hearing()
+        self.require_audio_input()
         path = Path(path)
         audio = inspect_audio(path)
         track = Track(

@@ -78,15 +78,15 @@ class Moves:
         semitones: By how much every pitch is higher.
         rate: By how much everything is faster.
         offset_seconds: How much later everything begins, after the change of rate.
-        heard_from_seconds: Begin of what of the original window can still be heard.
-        heard_to_seconds: Its end.
+        source_start_seconds: Begin of what of the original window can still be heard.
+        source_end_seconds: Its end.
     """
 
     semitones: float = 0.0
     rate: float = 1.0
     offset_seconds: float = 0.0
-    heard_from_seconds: float = 0.0
-    heard_to_seconds: float = math.inf
+    source_start_seconds: float = 0.0
+    source_end_seconds: float = math.inf
 
     def times(self, times_seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return where events of the window, in seconds from its begin, are heard now.
@@ -104,16 +104,16 @@ class Moves:
         """
         return (times_seconds - self.offset_seconds) * self.rate
 
-    def is_heard(self, sources_seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def is_inside(self, sources_seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Tell what of the original window can still be heard: not what was moved over an edge.
 
         A later transform may move the place back, but not the sound.
 
-        >>> Moves(heard_from_seconds=0.5).is_heard(np.array([0.0, 1.0])).tolist()
+        >>> Moves(source_start_seconds=0.5).is_inside(np.array([0.0, 1.0])).tolist()
         [False, True]
         """
-        return (self.heard_from_seconds <= sources_seconds) & (
-            sources_seconds < self.heard_to_seconds
+        return (self.source_start_seconds <= sources_seconds) & (
+            sources_seconds < self.source_end_seconds
         )
 
     def then(self, transform: Any, *, num_samples: int, sample_rate: int) -> "Moves":
@@ -131,8 +131,8 @@ class Moves:
         begin, end = moved.sources(np.array([0.0, num_samples / sample_rate])).tolist()
         return replace(
             moved,
-            heard_from_seconds=max(self.heard_from_seconds, begin),
-            heard_to_seconds=min(self.heard_to_seconds, end),
+            source_start_seconds=max(self.source_start_seconds, begin),
+            source_end_seconds=min(self.source_end_seconds, end),
         )
 
 

@@ -65,7 +65,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from m2v_finetune.training.results import measure
 
     model = TaskModel.from_pretrained(arguments.model)
-    model.require_hearing()
+    model.require_audio_input()
     tracks, dataset = load_tracks(
         arguments.source,
         label_column=model.task.label_column,

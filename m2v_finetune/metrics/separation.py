@@ -114,7 +114,7 @@ class SeparationAccumulator:
         self._samples_in_window = 0
         self._window_true_energy = np.zeros(num_stems)
         self._window_error_energy = np.zeros(num_stems)
-        self._is_heard = np.zeros((2, num_stems), dtype=bool)  # of truth and estimate
+        self._is_audible = np.zeros((2, num_stems), dtype=bool)  # of truth and estimate
 
     def _add_to_window(self, truth: NDArray[np.float64], estimate: NDArray[np.float64]) -> None:
         error = estimate - truth
@@ -125,11 +125,11 @@ class SeparationAccumulator:
         self._error_dot_true += np.einsum("sct,sct->s", error, truth)
         self._window_true_energy += true_energy
         self._window_error_energy += error_energy
-        self._is_heard |= (np.stack([truth, estimate]).sum(axis=2) != 0).any(axis=2)
+        self._is_audible |= (np.stack([truth, estimate]).sum(axis=2) != 0).any(axis=2)
         self._samples_in_window += truth.shape[-1]
 
     def _sdr_of_window(self) -> NDArray[np.float64]:
-        if not self._is_heard.all():
+        if not self._is_audible.all():
             return np.full(len(self._stems), np.nan)
         return _decibels(self._window_true_energy, self._window_error_energy)
 

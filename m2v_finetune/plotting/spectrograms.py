@@ -119,12 +119,12 @@ def _draw(
     """Draw levels over time and the logarithm of the frequency."""
     style_axes(axes, grid=None)
     axes.spines[:].set_visible(False)
-    heard = frequencies >= LOWEST_HZ
+    is_shown = frequencies >= LOWEST_HZ
     mesh = axes.pcolormesh(
-        times, frequencies[heard], decibels[heard], cmap="magma", vmin=FLOOR_DB, vmax=0
+        times, frequencies[is_shown], decibels[is_shown], cmap="magma", vmin=FLOOR_DB, vmax=0
     )
     axes.set_yscale("log")
-    axes.set_ylim(frequencies[heard][0], frequencies[-1])
+    axes.set_ylim(frequencies[is_shown][0], frequencies[-1])
     named = [hz for hz in NAMED_HZ if hz < frequencies[-1]]
     axes.set_yticks(named, [f"{hz:,}" for hz in named])
     axes.yaxis.set_minor_locator(NullLocator())

@@ -55,7 +55,7 @@ def predict_files(
             and is not an unfinished one of this command, or cannot be written. What is written is whole.
         Stopped: A signal arrived; the same.
     """
-    model.require_hearing()
+    model.require_audio_input()
     with _opened(model, files, rendering, output) as place:
         return _predict(model, files, place, on_bad_file=on_bad_file)
 

@@ -103,11 +103,11 @@ class PretrainingModel(nn.Module):
         input_values = self.backbone.prepare(waveforms)
         features = self.backbone.encode(input_values)
         with torch.no_grad():
-            if self.teacher.hears_through_student:
-                heard = features.detach()
+            if self.teacher.shares_conv_encoder:
+                features_for_teacher = features.detach()
             else:
-                heard = self.teacher.backbone.encode(input_values)
-            targets = self.teacher.targets(heard)
+                features_for_teacher = self.teacher.backbone.encode(input_values)
+            targets = self.teacher.targets(features_for_teacher)
         state = self.backbone.project(features)
         vector = self.backbone.mask_vector.to(state.dtype)
         masked = torch.where(masks.unsqueeze(-1), vector, state)

@@ -73,7 +73,7 @@ class Teacher(nn.Module):
         return super().train(mode=False)
 
     @property
-    def hears_through_student(self) -> bool:
+    def shares_conv_encoder(self) -> bool:
         """Whether the features of the student's conv encoder are the teacher's too."""
         return self.averages == "layers"
 

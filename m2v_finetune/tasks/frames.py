@@ -202,8 +202,8 @@ class FrameTask(ABC):
         targets = self.frame_targets(
             checked.track, window.start_seconds + times, semitones=round(moves.semitones)
         )
-        is_heard = moves.is_heard(times) & (times < window.duration_seconds)
-        targets[~is_heard] = self.silence
+        is_inside = moves.is_inside(times) & (times < window.duration_seconds)
+        targets[~is_inside] = self.silence
         return targets
 
     def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
@@ -256,8 +256,8 @@ def join_windows(
         if joiner is None:
             num_samples = checked.audio.num_samples(grid.sample_rate)
             # The last window begins at a frame, so less than a stride of samples may lie behind it.
-            unheard = max(0, num_samples - window.num_samples) % grid.stride_samples
-            num_frames = max(1, grid.num_frames(num_samples - unheard))
+            num_trailing = max(0, num_samples - window.num_samples) % grid.stride_samples
+            num_frames = max(1, grid.num_frames(num_samples - num_trailing))
             joiner = FrameJoiner(num_frames, scores.shape[-1])
         if first_frame > end_frame:
             # A frame over the border of windows that only touch lies in neither; it is as the next one.

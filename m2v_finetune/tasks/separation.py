@@ -341,7 +341,7 @@ class Separation:
             flat, _ = augment(stems.reshape(-1, stems.shape[-1]))
             stems = flat.reshape(stems.shape)
         mixture = stems.sum(axis=0)
-        return self._heard(mixture, window), mixture, stems
+        return self._backbone_input(mixture, window), mixture, stems
 
     def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
         """Return the shapes of what the backbone hears, the mixture, and its stems."""
@@ -351,12 +351,12 @@ class Separation:
     def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
         """Return what the backbone hears, and the mixture, as `example` does."""
         mixture = self._read_window(checked, checked.track.path, window)
-        return self._heard(mixture, window), mixture
+        return self._backbone_input(mixture, window), mixture
 
-    def _heard(self, mixture: Array, window: Window) -> Array:
+    def _backbone_input(self, mixture: Array, window: Window) -> Array:
         """Return a mixture as the backbone hears it: mono, at its own rate."""
-        heard = resample(mixture.mean(axis=0), self.sample_rate, window.grid.sample_rate)
-        return heard[: window.num_samples]
+        waveform = resample(mixture.mean(axis=0), self.sample_rate, window.grid.sample_rate)
+        return waveform[: window.num_samples]
 
     def _read_window(self, checked: CheckedTrack, path: Path, window: Window) -> Array:
         """Read a window of a track's mixture or stem, padded with zeros behind its end."""

@@ -167,7 +167,7 @@ class StepReader:
         watch: Takes the tracks that cannot be read.
 
     Attributes:
-        heard: The tracks of each batch of the step, on this process.
+        track_ids: The tracks of each batch of the step, on this process.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class StepReader:
         self.loader = loader
         self.accelerator = accelerator
         self.watch = watch
-        self.heard: list[list[str]] = []
+        self.track_ids: list[list[str]] = []
         self._untold: dict[str, str] = {}  # bad tracks that other processes do not know of yet
 
     def read(self) -> Iterator[list[Tensor]]:
@@ -193,7 +193,7 @@ class StepReader:
                     message = "Windows cannot be read, and none that were tried in their places can"
                     advice = "Is a drive missing?"
                     raise DataError(problem_list(message, list(notes.bad_tracks.values()), advice))
-                self.heard.append(notes.track_ids)
+                self.track_ids.append(notes.track_ids)
                 yield parts
         except WorkerError as error:
             raise DataError(str(error)) from error
@@ -210,7 +210,7 @@ class StepReader:
         Raises:
             DataError: A process cannot go on, or the policy is to stop; the same on every process.
         """
-        self.heard = []
+        self.track_ids = []
         failure, parts = None, []
         try:
             parts = list(islice(batches, num_batches))
@@ -241,14 +241,14 @@ class StepReader:
             Whether a loss is not finite; and the batches of which that holds, or all where it holds of none,
             each with its process and its tracks.
         """
-        of_batches = torch.stack(list(losses)).view(len(self.heard), -1).sum(dim=1)
+        of_batches = torch.stack(list(losses)).view(len(self.track_ids), -1).sum(dim=1)
         is_finite = torch.isfinite(of_batches).tolist()
         process = self.accelerator.process_index + 1
         told = gather_object(
             [
                 (is_good, f"batch {number} of process {process}: {', '.join(tracks)}")
                 for number, (tracks, is_good) in enumerate(
-                    zip(self.heard, is_finite, strict=True), start=1
+                    zip(self.track_ids, is_finite, strict=True), start=1
                 )
             ]
         )

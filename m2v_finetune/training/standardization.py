@@ -48,16 +48,16 @@ def measure_standardization(
         return
     [module] = modules
     scaler = StandardScaler()
-    heard: dict[str, Tensor] = {}
+    captured: dict[str, Tensor] = {}
 
     def keep(_: nn.Module, read: tuple[Tensor]) -> None:
-        heard["rows"] = read[0].double()
+        captured["rows"] = read[0].double()
 
-    def hear(*inputs: Tensor) -> Tensor:
+    def run_model(*inputs: Tensor) -> Tensor:
         """Return what the head reads of windows, (batch, ..., size)."""
         with torch.inference_mode(), accelerator.autocast():
             model(*(part.to(accelerator.device, non_blocking=True) for part in inputs))
-        return heard.pop("rows")
+        return captured.pop("rows")
 
     hook = module.register_forward_pre_hook(keep)
     task = bar.add_task("Measuring what the head reads", total=num_batches)
@@ -65,7 +65,7 @@ def measure_standardization(
     for *inputs, _ in batches:
         rows, failure = torch.empty(0), None
         try:
-            rows = model.pieces.run(hear, inputs).flatten(0, -2)
+            rows = model.pieces.run(run_model, inputs).flatten(0, -2)
         except torch.OutOfMemoryError:
             failure = TOO_LITTLE_MEMORY
         agree(accelerator, failure, {})  # else the others would wait for this one's rows

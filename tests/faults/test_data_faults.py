@@ -338,7 +338,9 @@ def make_not_finite(loop, track, what):
         if not head.training:
             return logits
         calls.append(1)
-        is_its_batch = track.id in loop.reader.heard[(len(calls) - 1) % len(loop.reader.heard)]
+        is_its_batch = (
+            track.id in loop.reader.track_ids[(len(calls) - 1) % len(loop.reader.track_ids)]
+        )
         if is_its_batch and loop.progress.epoch == 0:
             return logits * torch.inf if what == "loss" else BadGradient.apply(logits)
         return logits

@@ -86,12 +86,12 @@ def test_stored_states_train_as_waveforms_do(folders, architecture, case):
     # In training mode, with all the dropout of transformers' defaults, yet the same again.
     torch.testing.assert_close(model.frozen_states(waveforms), stored, rtol=0, atol=0)
 
-    heard, of_heard = gradients(model, waveforms)
+    computed, of_computed = gradients(model, waveforms)
     read, of_read = gradients(model, stored.clone())
-    torch.testing.assert_close(read, heard, rtol=0, atol=1e-6)
-    assert of_read.keys() == of_heard.keys()
+    torch.testing.assert_close(read, computed, rtol=0, atol=1e-6)
+    assert of_read.keys() == of_computed.keys()
     assert of_read.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
-    for name, gradient in of_heard.items():
+    for name, gradient in of_computed.items():
         torch.testing.assert_close(of_read[name], gradient, rtol=1e-4, atol=1e-6)
 
 

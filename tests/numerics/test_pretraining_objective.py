@@ -227,9 +227,9 @@ def test_unmasked_music_reaches_the_teacher_and_masked_music_the_student(archite
     waveforms, masks = draw_batch(model, size=1)
     nothing = torch.zeros_like(masks)
     everything = torch.ones_like(masks)
-    heard, hidden, part = (model(waveforms, m).detach() for m in (nothing, everything, masks))
-    assert torch.equal(heard[1], part[1])
-    assert not torch.allclose(heard[0], part[0], atol=1e-3)
+    unmasked, hidden, part = (model(waveforms, m).detach() for m in (nothing, everything, masks))
+    assert torch.equal(unmasked[1], part[1])
+    assert not torch.allclose(unmasked[0], part[0], atol=1e-3)
     # Where all is masked, the student can tell frames apart by their distance to the borders alone.
     middle = hidden[0][0, 8:-8]
     torch.testing.assert_close(middle, middle[:1].expand_as(middle), rtol=0, atol=1e-5)

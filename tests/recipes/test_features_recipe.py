@@ -234,7 +234,7 @@ def test_a_damaged_or_altered_saved_model_is_refused(run, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_the_model_states_why_it_cannot_hear(command, run, manifest, capsys):
+def test_the_model_states_why_it_takes_no_audio(command, run, manifest, capsys):
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     given = rows[0]["path"] if command == "predict" else str(manifest)
     with pytest.raises(SystemExit) as ended:

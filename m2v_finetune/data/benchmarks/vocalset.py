@@ -105,8 +105,8 @@ def recordings(root: Path) -> list[Row]:
                     "technique": MISSPELLED_TECHNIQUES.get(technique, technique),
                 }
             )
-    heard = {row["singer"] for row in found}
-    silent = [str(folder / name) for name, singer in SINGERS.items() if singer not in heard]
+    singers = {row["singer"] for row in found}
+    silent = [str(folder / name) for name, singer in SINGERS.items() if singer not in singers]
     if silent:
         raise UserError(
             problem_list(

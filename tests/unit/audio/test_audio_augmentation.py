@@ -82,7 +82,7 @@ def test_every_transform_keeps_the_form_and_depends_on_the_generator_alone(
 
         np.testing.assert_array_equal(first, second, err_msg=name)
         assert moves == same_moves, name
-        is_still = replace(moves, heard_from_seconds=0.0, heard_to_seconds=np.inf) == STILL
+        is_still = replace(moves, source_start_seconds=0.0, source_end_seconds=np.inf) == STILL
         assert is_still is (name not in MOVERS), name
         assert random.getstate() == python_state, name
         np.testing.assert_equal(np.random.get_state(), numpy_state, err_msg=name)  # noqa: NPY002
@@ -214,7 +214,7 @@ def click(time_seconds, *, sample_rate=SAMPLE_RATE):
     return samples
 
 
-def heard_at(samples, sample_rate=SAMPLE_RATE):
+def click_time(samples, sample_rate=SAMPLE_RATE):
     """The centre of the energy of a click, in seconds."""
     energy = np.square(samples, dtype=np.float64)
     return energy @ np.arange(len(samples)) / energy.sum() / sample_rate
@@ -236,40 +236,40 @@ def heard_at(samples, sample_rate=SAMPLE_RATE):
     ],
     ids=lambda value: "+".join(v["name"] for v in value) if isinstance(value, list) else str(value),
 )
-def test_a_click_is_heard_where_its_label_goes(transforms, tolerance_seconds, sample_rate):
+def test_a_click_sounds_where_its_label_goes(transforms, tolerance_seconds, sample_rate):
     transforms = [t | ({"fade_duration": 0.0} if t["name"] == "shift" else {}) for t in transforms]
     augmentation = build(*transforms, moved_effects=ALL_EFFECTS, sample_rate=sample_rate)
-    num_heard = num_lost = 0
+    num_inside = num_lost = 0
     for seed, time in enumerate(np.random.default_rng(0).uniform(0.2, 2.8, size=10)):
         samples = click(time, sample_rate=sample_rate)
         augmented, moves = augmentation(samples, generator=np.random.default_rng(seed))
         source = np.array([round(time * sample_rate) / sample_rate])
         goes_to = moves.times(source)
         np.testing.assert_allclose(moves.sources(goes_to), source, atol=1e-9)
-        if moves.is_heard(source):
+        if moves.is_inside(source):
             assert 0 <= goes_to < CLICK_WINDOW_SECONDS
             if (
                 0.05 < goes_to < CLICK_WINDOW_SECONDS - 0.05
             ):  # nearer to an edge a stretched click is cut
-                assert heard_at(augmented, sample_rate) == pytest.approx(
+                assert click_time(augmented, sample_rate) == pytest.approx(
                     float(goes_to[0]), abs=tolerance_seconds
                 )
-                num_heard += 1
+                num_inside += 1
         else:
             assert (augmented**2).sum() < 1e-3
             num_lost += 1
-    assert num_heard >= 3
+    assert num_inside >= 3
     assert num_lost > 0 or "shift" not in {t["name"] for t in transforms}
 
 
-def test_what_was_cut_off_is_not_heard_though_its_place_came_back():
+def test_what_was_cut_off_is_not_inside_though_its_position_came_back():
     later = SHIFT | {"min_shift": 0.3, "max_shift": 0.3}
     faster = STRETCH | {"min_rate": 1.25, "max_rate": 1.25}
     augmentation = build(later, faster, moved_effects=ALL_EFFECTS)
     augmented, moves = augmentation(click(2.4), generator=np.random.default_rng(0))
     assert not augmented.any()
     assert moves.times(np.array([2.4])) == pytest.approx([2.64])  # (2.4 + 0.9) / 1.25, within 3 s
-    assert moves.is_heard(np.array([0.0, 2.0, 2.2, 2.4])).tolist() == [True, True, False, False]
+    assert moves.is_inside(np.array([0.0, 2.0, 2.2, 2.4])).tolist() == [True, True, False, False]
 
 
 def test_moves_that_were_not_drawn_move_nothing(samples):
@@ -301,7 +301,7 @@ def test_sources_are_the_inverse_of_times(rate, offset, times):
     moves = Moves(rate=rate, offset_seconds=offset)
     there = moves.times(np.array(times))
     np.testing.assert_allclose(moves.sources(there), times, atol=1e-9)
-    assert moves.is_heard(np.array(times)).all()
+    assert moves.is_inside(np.array(times)).all()
 
 
 def tone(pitch, sample_rate=SAMPLE_RATE):
@@ -370,7 +370,7 @@ def test_different_rows_stay_together_in_time():
     augmentation = build(STRETCH, SHIFT | {"min_shift": 0.1, "max_shift": 0.1}, PITCH)
     augmented, moves = augmentation(rows, generator=np.random.default_rng(0))
     for row, time in zip(augmented, moves.times(np.array([0.5, 1.0, 1.5])), strict=True):
-        assert heard_at(row) == pytest.approx(time, abs=1e-3)
+        assert click_time(row) == pytest.approx(time, abs=1e-3)
 
 
 def test_a_rollover_is_refused_where_labels_follow_time():

@@ -380,10 +380,10 @@ def test_windows_on_frames_lie_on_one_grid_over_the_track(tracks, hop):
             for owner, place in windows.places
             if owner == number
         ]
-        heard = np.unique(np.concatenate(times).round(9))
+        centres = np.unique(np.concatenate(times).round(9))
         if length >= WINDOW:
-            assert GRID.num_frames(length) - len(heard) in (0, 1)
-            np.testing.assert_allclose(heard, GRID.times(len(heard)), atol=1e-8)
+            assert GRID.num_frames(length) - len(centres) in (0, 1)
+            np.testing.assert_allclose(centres, GRID.times(len(centres)), atol=1e-8)
 
 
 def test_a_window_knows_its_times():

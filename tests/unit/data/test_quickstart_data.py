@@ -315,9 +315,9 @@ def test_chord_stems_sound_the_chord_labels(
             piece = stems[row["id"]]["chords"][
                 round(start * SAMPLE_RATE_HZ) : round(end * SAMPLE_RATE_HZ)
             ]
-            heard = triads[int(np.argmax(np.array(templates) @ np.sqrt(chroma(piece))))]
+            estimate = triads[int(np.argmax(np.array(templates) @ np.sqrt(chroma(piece))))]
             total_seconds += end - start
-            agreed_seconds += (end - start) * (heard == label)
+            agreed_seconds += (end - start) * (estimate == label)
     assert total_seconds > 70
     # 0.78 when written; what differs is a triad that shares two notes, as overtones suggest it.
     assert agreed_seconds / total_seconds > 0.7

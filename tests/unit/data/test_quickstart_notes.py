@@ -48,7 +48,7 @@ def composer(repository: Path) -> Iterator[ModuleType]:
         yield importlib.import_module("compose_quickstart")
 
 
-def heard_pitch(note: np.ndarray) -> float:
+def pitch_of(note: np.ndarray) -> float:
     """MIDI pitch of the period of a note between 0.1 and 0.6 s, by autocorrelation.
 
     Of the periods that fit nearly as well as the best, the shortest is taken, which is the
@@ -137,7 +137,7 @@ def test_every_note_sounds_from_the_start_and_none_clips(audio: dict[str, np.nda
 def test_notes_sound_at_their_pitch(rows: list[dict], audio: dict[str, np.ndarray]) -> None:
     """Organs are left out: their stops sound octaves below and above the key."""
     errors = [
-        heard_pitch(audio[row["id"]]) - row["pitch"] for row in rows if row["instrument"] != "organ"
+        pitch_of(audio[row["id"]]) - row["pitch"] for row in rows if row["instrument"] != "organ"
     ]
     assert len(errors) == sum(COUNTS.values()) * 7 // 8
     # All but two of 385 when written; those two are heard an octave high.

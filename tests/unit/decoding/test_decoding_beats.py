@@ -63,11 +63,11 @@ def test_beats_are_found_in_noise_where_peaks_alone_are_not_enough(rate, seed):
     intervals = 60 / generator.uniform(80, 180) * (1 + 0.03 * np.sin(np.arange(150) / 10))
     beats = 0.2 + np.cumsum(intervals)
     beats = beats[beats < 39.5]
-    heard = beats[generator.random(len(beats)) > 1 / 7]
+    strong = beats[generator.random(len(beats)) > 1 / 7]
     noise = 0.05 * generator.random((2, len(times)))
     off_beats = (beats[:-1] + beats[1:]) / 2
     beat_activation = (
-        0.5 * clicks(heard, times, grid) + 0.08 * clicks(off_beats, times, grid) + noise[0]
+        0.5 * clicks(strong, times, grid) + 0.08 * clicks(off_beats, times, grid) + noise[0]
     )
     downbeat_activation = 0.35 * clicks(beats[::4], times, grid) + noise[1]
     found, positions = decode_beats(beat_activation, downbeat_activation, times, grid.frame_rate)
@@ -82,9 +82,9 @@ def test_a_fast_tempo_between_two_whole_frames_is_held_over_missing_beats(seed):
     grid = GRIDS[50]
     times = frame_times(grid, 30)
     beats = np.arange(0.2 + 0.3 * generator.random(), 29.5, 60 / 183)
-    heard = beats[generator.random(len(beats)) > 0.3]
+    strong = beats[generator.random(len(beats)) > 0.3]
     others = generator.uniform(0, 29, size=60)
-    activation = 0.4 * clicks(heard, times, grid) + 0.1 * clicks(others, times, grid)
+    activation = 0.4 * clicks(strong, times, grid) + 0.1 * clicks(others, times, grid)
     activation += 0.05 * generator.random(len(times))
     found, _ = decode_beats(activation, activation, times, grid.frame_rate)
     assert mir_eval.beat.f_measure(beats, found) > 0.97

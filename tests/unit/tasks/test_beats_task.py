@@ -220,7 +220,7 @@ def clicks(tmp_path_factory):
     )
 
 
-def heard_clicks(samples):
+def click_times(samples):
     """Times of bursts: the centre of energy around each that stands out."""
     energy = np.convolve(np.square(samples, dtype=np.float64), np.ones(80), "same")
     loud = np.flatnonzero(energy > 0.15 * energy.max())
@@ -257,7 +257,7 @@ def test_beats_move_with_the_audio(transforms, start_sample, clicks):
     samples, targets = TASK.example(clicks, window, apply)
     assert samples.shape == (5 * 16000,)
     assert targets.shape == (249, 2)
-    heard = heard_clicks(samples)
+    detected = click_times(samples)
     times = window.frame_times_seconds
     learned = times[targets[:, 0] == 1]
     assert len(learned) >= 6
@@ -266,17 +266,17 @@ def test_beats_move_with_the_audio(transforms, start_sample, clicks):
     if told:
         [moves] = told
         edges += moves.times(
-            np.clip([moves.heard_from_seconds, moves.heard_to_seconds], 0, 5)
+            np.clip([moves.source_start_seconds, moves.source_end_seconds], 0, 5)
         ).tolist()
 
     def inside(found):
         return [t for t in found if min(abs(t - edge) for edge in edges) > 0.06]
 
-    assert len(inside(heard)) >= 5
-    for time in inside(heard):
+    assert len(inside(detected)) >= 5
+    for time in inside(detected):
         assert np.abs(learned - time).min() <= 0.02, time
     for time in inside(learned):
-        assert np.abs(heard - time).min() <= 0.02, time
+        assert np.abs(detected - time).min() <= 0.02, time
     # Downbeats are every fourth beat.
     downbeats = times[targets[:, 1] == 1]
     assert len(downbeats) >= 1

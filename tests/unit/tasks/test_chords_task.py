@@ -194,7 +194,7 @@ def sung(tmp_path_factory):
     return checked_track(folder, samples, chords=lab(folder, *SUNG))
 
 
-def heard_chord(samples, time):
+def chord_of(samples, time):
     """The triad whose three pitch classes are the loudest around a time; None for silence."""
     first, stop = round((time - 0.12) * 16000), round((time + 0.12) * 16000)
     part = samples[max(0, first) : stop]
@@ -232,8 +232,8 @@ def test_chords_move_with_the_audio(name, sung):
     away = [t for t in times if np.abs(np.append(changes, [0, 5]) - t).min() > 0.15]
     assert len(away) > 100
     learned = [CHORDS[int(targets[np.searchsorted(times, t)])] for t in away[::5]]
-    heard = [heard_chord(samples, t) for t in away[::5]]
-    assert learned == heard
+    detected = [chord_of(samples, t) for t in away[::5]]
+    assert learned == detected
     assert len(set(learned)) >= 3
     if name == "up":
         assert "D#:maj" in learned  # C major, up three
@@ -243,7 +243,7 @@ def test_chords_move_with_the_audio(name, sung):
 
 def test_the_border_of_a_chord_moves_exactly(sung):
     window = Window(start_sample=0, num_samples=5 * 16000, grid=GRIDS[50])
-    moves = Moves(rate=1.25, offset_seconds=0.4, heard_to_seconds=4.8)
+    moves = Moves(rate=1.25, offset_seconds=0.4, source_end_seconds=4.8)
     _, targets = TASK.example(sung, window, lambda samples: (samples, moves))
     times = window.frame_times_seconds
     for start, end, label in [*SUNG[:3], (4.4, 4.8, "D:min")]:

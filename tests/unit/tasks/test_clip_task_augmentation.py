@@ -192,7 +192,7 @@ CENTS_30 = 0.3
 @settings(max_examples=20, deadline=None)
 @example(key=12, semitones=-3)
 @given(key=st.integers(0, 23), semitones=st.integers(-7, 7).filter(bool))
-def test_a_shift_of_pitch_moves_what_is_heard_and_the_key_alike(record, key, semitones):
+def test_a_shift_of_pitch_moves_the_sound_and_the_key_alike(record, key, semitones):
     task = TASKS["key"]
     checked = record(tonic_chord(key), key=KEYS[key])
     (before, label), (after, moved) = shifted_example(task, checked, semitones)
@@ -213,7 +213,7 @@ def test_a_shift_of_pitch_moves_what_is_heard_and_the_key_alike(record, key, sem
     assert max(thirds) > 3 * min(thirds)
 
 
-def test_each_of_the_24_keys_is_heard_as_its_label(record):
+def test_each_of_the_24_keys_sounds_as_its_label(record):
     for key in range(24):
         samples, label = TASKS["key"].example(record(tonic_chord(key), key=KEYS[key]), WINDOW, None)
         assert label == key

@@ -111,7 +111,7 @@ def test_each_key_goes_through_its_twelve_and_comes_back(key):
 
 def test_a_key_moves_with_pitch_alone():
     task, track = build(), make_track({"key": "D minor"})
-    moved = Moves(rate=1.5, offset_seconds=2.0, heard_from_seconds=1.0)
+    moved = Moves(rate=1.5, offset_seconds=2.0, source_start_seconds=1.0)
     assert task.targets(track, moved) == task.targets(track, STILL) == KEYS.index("D minor")
 
 

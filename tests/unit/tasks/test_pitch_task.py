@@ -85,7 +85,7 @@ def test_transposing_by_k_semitones_moves_the_pitch_by_k(data):
 
 def test_a_pitch_moves_with_pitch_alone():
     task, track = build(), make_track({"pitch": 64})
-    moved = Moves(rate=1.5, offset_seconds=2.0, heard_from_seconds=1.0)
+    moved = Moves(rate=1.5, offset_seconds=2.0, source_start_seconds=1.0)
     assert task.targets(track, moved) == task.targets(track, STILL) == 64
 
 

@@ -162,18 +162,18 @@ def test_settings_survive(tmp_path):
 
 @pytest.mark.parametrize("num_channels", [1, 2])
 @pytest.mark.parametrize("rates", [(44100, 16000), (16000, 16000), (44100, 24000), (8000, 24000)])
-def test_an_example_is_a_mixture_its_stems_and_what_is_heard_of_it(rates, num_channels, tmp_path):
-    sample_rate, heard_rate = rates
-    grid = GRIDS[heard_rate // 320]
+def test_an_example_is_a_mixture_its_stems_and_the_backbone_input(rates, num_channels, tmp_path):
+    sample_rate, backbone_rate = rates
+    grid = GRIDS[backbone_rate // 320]
     stems = true_stems(3.0, sample_rate, num_channels=num_channels)
     checked = stem_track(tmp_path, stems, sample_rate)
     task = build(sample_rate=sample_rate, num_channels=num_channels)
-    whole_heard = soxr.resample(stems.sum(axis=0).mean(axis=0), sample_rate, heard_rate)
-    for start in (0, 4_567, 2 * heard_rate):  # the last of these ends where the track does
-        window = Window(start_sample=start, num_samples=heard_rate, grid=grid)
-        heard, mixture, cut = task.example(checked, window, None)
-        assert heard.shape == (heard_rate,)
-        begin = start * sample_rate // heard_rate
+    whole_waveform = soxr.resample(stems.sum(axis=0).mean(axis=0), sample_rate, backbone_rate)
+    for start in (0, 4_567, 2 * backbone_rate):  # the last of these ends where the track does
+        window = Window(start_sample=start, num_samples=backbone_rate, grid=grid)
+        waveform, mixture, cut = task.example(checked, window, None)
+        assert waveform.shape == (backbone_rate,)
+        begin = start * sample_rate // backbone_rate
         # A window lasts some samples longer, so that windows meet whatever the two rates are.
         spare = cut.shape[-1] - sample_rate
         assert 0 <= spare <= 5
@@ -183,13 +183,13 @@ def test_an_example_is_a_mixture_its_stems_and_what_is_heard_of_it(rates, num_ch
         np.testing.assert_allclose(mixture, cut.sum(axis=0), atol=1e-6)
         # The filter of the resampler meets the borders of the window.
         inner = slice(400, -400)
-        aligned = whole_heard[start : start + heard_rate][inner]
-        if (start * sample_rate) % heard_rate == 0:
-            np.testing.assert_allclose(heard[inner], aligned, atol=2e-4)
-        heard_again, mixture_again = task.inputs(checked, window)
+        aligned = whole_waveform[start : start + backbone_rate][inner]
+        if (start * sample_rate) % backbone_rate == 0:
+            np.testing.assert_allclose(waveform[inner], aligned, atol=2e-4)
+        waveform_again, mixture_again = task.inputs(checked, window)
         np.testing.assert_allclose(mixture_again, mixture, atol=1e-6)
-        np.testing.assert_allclose(heard_again, heard, atol=1e-5)
-        assert {part.dtype for part in (heard, mixture, cut)} == {np.dtype(np.float32)}
+        np.testing.assert_allclose(waveform_again, waveform, atol=1e-5)
+        assert {part.dtype for part in (waveform, mixture, cut)} == {np.dtype(np.float32)}
 
 
 def test_a_track_shorter_than_a_window_is_padded(tmp_path):
@@ -197,12 +197,12 @@ def test_a_track_shorter_than_a_window_is_padded(tmp_path):
     checked = stem_track(tmp_path, stems, 44100)
     task = build(sample_rate=44100, num_channels=2)
     window = Window(start_sample=0, num_samples=16000, grid=GRIDS[50])
-    heard, mixture, cut = task.example(checked, window, None)
-    assert heard.shape == (16000,)
+    waveform, mixture, cut = task.example(checked, window, None)
+    assert waveform.shape == (16000,)
     np.testing.assert_array_equal(cut[..., : stems.shape[-1]], stems)
     assert (cut[..., stems.shape[-1] :] == 0).all()
     assert (mixture[..., stems.shape[-1] :] == 0).all()
-    assert np.abs(heard[4900:]).max() < 1e-3
+    assert np.abs(waveform[4900:]).max() < 1e-3
 
 
 def test_all_stems_are_augmented_alike(tmp_path):
@@ -213,10 +213,10 @@ def test_all_stems_are_augmented_alike(tmp_path):
     _, mixture, plain = task.example(checked, window, None)
     gain = {"name": "gain", "min_gain_db": -6.0206, "max_gain_db": -6.0206}
     apply, _ = augment(task, gain, {"name": "polarity_inversion"})
-    heard, quieter, cut = task.example(checked, window, apply)
+    waveform, quieter, cut = task.example(checked, window, apply)
     np.testing.assert_allclose(cut, -0.5 * plain, atol=1e-5)
     np.testing.assert_allclose(quieter, -0.5 * mixture, atol=1e-5)
-    np.testing.assert_allclose(heard, quieter.mean(axis=0)[:16000], atol=1e-6)
+    np.testing.assert_allclose(waveform, quieter.mean(axis=0)[:16000], atol=1e-6)
     # Something that moves: by the same amount in all.
     shift = {"name": "shift", "min_shift": 0.25, "max_shift": 0.25, "fade_duration": 0.0}
     _, moved, cut = task.example(checked, window, augment(task, shift)[0])
@@ -274,14 +274,14 @@ def test_settings_that_a_mask_has_not_are_refused(settings, key):
 @pytest.mark.parametrize("rates", [(44100, 16000), (16000, 16000), (44100, 24000), (8000, 24000)])
 def test_windows_are_joined_to_the_track(rates, hop_seconds, tmp_path):
     """At lengths that the two rates round differently."""
-    sample_rate, heard_rate = rates
+    sample_rate, backbone_rate = rates
     task = build(sample_rate=sample_rate)
     for more in (0, 1, 2, 3):
         folder = tmp_path / str(more)
         folder.mkdir()
         stems = true_stems(3.2 + more / sample_rate, sample_rate)
         checked = stem_track(folder, stems, sample_rate)
-        windows = frame_windows(checked, GRIDS[heard_rate // 320], hop_seconds=hop_seconds)
+        windows = frame_windows(checked, GRIDS[backbone_rate // 320], hop_seconds=hop_seconds)
         assert len(windows) >= 4
         joined = task.predict(checked, told(task, checked, windows, stems))
         assert joined.num_samples == stems.shape[-1]

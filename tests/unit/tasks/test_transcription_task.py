@@ -212,7 +212,7 @@ def melody(tmp_path_factory):
     return checked_track(folder, samples, notes=midi(folder, MELODY))
 
 
-def heard_pitch(samples, time):
+def pitch_of(samples, time):
     """The loudest pitch around a time; None for silence."""
     part = samples[round((time - 0.06) * 16000) : round((time + 0.06) * 16000)]
     if np.sqrt(np.mean(part**2)) < 0.02:
@@ -246,7 +246,7 @@ def test_notes_move_with_the_audio(name, melody):
         if np.abs(np.append(changes, [0, 5]) - t).min() > 0.08
     ]
     learned = [int(frames[f].argmax()) + 21 if frames[f].any() else None for f in away]
-    assert [heard_pitch(samples, times[f]) for f in away] == learned
+    assert [pitch_of(samples, times[f]) for f in away] == learned
     assert len(set(learned) - {None}) >= 5
     # Each note is struck where it begins to sound.
     for frame, key in np.argwhere(targets[:, :88]):
@@ -256,7 +256,7 @@ def test_notes_move_with_the_audio(name, melody):
 
 def test_the_onset_of_a_note_moves_exactly(melody):
     window = Window(start_sample=0, num_samples=5 * 16000, grid=GRIDS[50])
-    moves = Moves(semitones=2.0, rate=1.25, offset_seconds=0.4, heard_to_seconds=5.0)
+    moves = Moves(semitones=2.0, rate=1.25, offset_seconds=0.4, source_end_seconds=5.0)
     _, targets = TASK.example(melody, window, lambda samples: (samples, moves))
     times = window.frame_times_seconds
     found = {(times[f], key + 21) for f, key in np.argwhere(targets[:, :88])}
