@@ -89,7 +89,9 @@ def read_window(checked: CheckedTrack, window: Window) -> Array:
     return pad_to_window(samples, window.num_samples)
 
 
-def listen(checked: CheckedTrack, window: Window, augment: Augment | None) -> tuple[Array, Moves]:
+def load_waveform(
+    checked: CheckedTrack, window: Window, augment: Augment | None
+) -> tuple[Array, Moves]:
     """Read one window of a track and augment it.
 
     Returns:
@@ -104,7 +106,7 @@ def listen(checked: CheckedTrack, window: Window, augment: Augment | None) -> tu
 
 Example = Callable[[CheckedTrack, Window, Augment | None], tuple[Array, ...]]
 """Reads a window of a training track: what the model takes, and last what it should give."""
-Listen = Callable[[CheckedTrack, Window, Augment | None], tuple[Array, Moves]]
+LoadWaveform = Callable[[CheckedTrack, Window, Augment | None], tuple[Array, Moves]]
 """Reads the waveform of a window of a training track, and tells what labels have to follow."""
 Inputs = Callable[[CheckedTrack, Window], tuple[Array, ...]]
 """Reads a window of a track: what the model takes."""

@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 
 from m2v_finetune.audio.augmentation import Moves
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.loader import Draw, Listen, TrainingWindows, Window
+from m2v_finetune.data.loader import Draw, LoadWaveform, TrainingWindows, Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import NotStoredError
 
@@ -203,12 +203,12 @@ class DrawnWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
 
     Attributes:
         draws: The windows; no two of one place.
-        listen: How the task reads a window.
+        load_waveform: How the task reads a window.
         rows: Those of the draws that are read, and in which order.
     """
 
     draws: Sequence[Draw]
-    listen: Listen
+    load_waveform: LoadWaveform
     rows: Sequence[int]
 
     @cached_property
@@ -233,7 +233,7 @@ class DrawnWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
     def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, ...]]:
         """Return the number of the window, its waveform, and its moves, (5,), float64."""
         draw = self.draws[self.rows[index]]
-        samples, moves = self.listen(draw.checked, draw.window, draw.augment)
+        samples, moves = self.load_waveform(draw.checked, draw.window, draw.augment)
         parts = torch.from_numpy(samples), torch.tensor(astuple(moves), dtype=torch.float64)
         return index, parts
 

@@ -17,7 +17,7 @@ from m2v_finetune.audio.augmentation import STILL, Effect, Moves
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.loader import Augment, Window, listen, read_window
+from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.heads import ClipHead
@@ -188,14 +188,14 @@ class ClipTask(ABC):
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, ...]:
         """Return the waveform of a window, augmented, and its targets, which follow."""
-        samples, moves = self.listen(checked, window, augment)
+        samples, moves = self.load_waveform(checked, window, augment)
         return samples, self.window_targets(checked, window, moves)
 
-    def listen(
+    def load_waveform(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, Moves]:
         """Return the waveform of a window, augmented, and what its targets have to follow."""
-        return listen(checked, window, augment)
+        return load_waveform(checked, window, augment)
 
     def window_targets(self, checked: CheckedTrack, window: Window, moves: Moves) -> Array:
         """Return what a window of a track should give: the same wherever it lies."""

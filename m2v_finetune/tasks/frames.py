@@ -18,7 +18,7 @@ from m2v_finetune.audio.decode import inspect_audio
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.loader import Augment, Window, listen, read_window
+from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window
 from m2v_finetune.data.manifest import Track, require_column
 from m2v_finetune.data.paths import did_you_mean, path_problem
 from m2v_finetune.data.values import is_missing
@@ -187,14 +187,14 @@ class FrameTask(ABC):
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, ...]:
         """Return the waveform of a window, augmented, and the targets of its frames, which follow."""
-        samples, moves = self.listen(checked, window, augment)
+        samples, moves = self.load_waveform(checked, window, augment)
         return samples, self.window_targets(checked, window, moves)
 
-    def listen(
+    def load_waveform(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, Moves]:
         """Return the waveform of a window, augmented, and what its targets have to follow."""
-        return listen(checked, window, augment)
+        return load_waveform(checked, window, augment)
 
     def window_targets(self, checked: CheckedTrack, window: Window, moves: Moves) -> Array:
         """Return what the frames of a window should give, after augmentation moved it."""

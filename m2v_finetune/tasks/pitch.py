@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from m2v_finetune.audio.augmentation import Effect, Moves
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.loader import Augment, Window, listen
+from m2v_finetune.data.loader import Augment, Window, load_waveform
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.tasks.classification import Classification, as_label
 from m2v_finetune.tasks.clips import Array, EvaluatedClip, stack_evaluated
@@ -74,16 +74,16 @@ class Pitch(Classification):
         """Return the number of the class, (), moved by as many semitones as the window was."""
         return np.asarray(self.labels.index(self._moved(track, moves)), dtype=np.float32)
 
-    def listen(
+    def load_waveform(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, Moves]:
         """Return the waveform of a window, augmented, and what its class has to follow.
 
         Where a shift of pitch would leave the classes, the window stays as it is.
         """
-        samples, moves = listen(checked, window, augment)
+        samples, moves = load_waveform(checked, window, augment)
         if self._moved(checked.track, moves) not in self.labels:
-            return listen(checked, window, None)
+            return load_waveform(checked, window, None)
         return samples, moves
 
     def _moved(self, track: Track, moves: Moves) -> str:

@@ -174,7 +174,9 @@ class StateCache:
         try:
             bad_tracks = self._compute(
                 stored,
-                DrawnWindows(draws=self.draws[split], listen=self.task.listen, rows=rows),
+                DrawnWindows(
+                    draws=self.draws[split], load_waveform=self.task.load_waveform, rows=rows
+                ),
                 accelerator=accelerator,
                 batch_size=loop.training.eval_batch_size,
                 num_workers=num_workers,
