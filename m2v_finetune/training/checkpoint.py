@@ -465,16 +465,16 @@ def agreed_checkpoint(folder: Path) -> Path | None:
     except UserError as error:
         problem = str(error)
     name = None if checkpoint is None else checkpoint.name
-    told = gather_object([(name, digest, problem)])
-    for _, _, theirs in told:
+    gathered = gather_object([(name, digest, problem)])
+    for _, _, theirs in gathered:
         if theirs is not None:
             raise UserError(theirs)
-    others = [number for number, one in enumerate(told, start=1) if one != told[0]]
+    others = [number for number, one in enumerate(gathered, start=1) if one != gathered[0]]
     if others:
-        first, other = told[0], told[others[0] - 1]
+        first, other = gathered[0], gathered[others[0] - 1]
         raise UserError(
-            f"The processes do not see the same run in {folder}: process 1 of {len(told)} would go on from "
-            f"{first[0] or 'the beginning'}, process {others[0]} from {other[0] or 'the beginning'}"
+            f"The processes do not see the same run in {folder}: process 1 of {len(gathered)} would go on "
+            f"from {first[0] or 'the beginning'}, process {others[0]} from {other[0] or 'the beginning'}"
             f"{' of other content' if other[0] == first[0] else ''}. Every machine has to see the run "
             "folder: give --run.output_dir as a full path on a drive that all share."
         )

@@ -120,14 +120,14 @@ def agree(
         if num_well == accelerator.num_processes:
             return {}
     number = None if stopped is None else stopped.signal_number
-    told = gather_object([(failure, dict(bad_tracks), number)])
-    failures = [why for why, _, _ in told if why is not None]
+    gathered = gather_object([(failure, dict(bad_tracks), number)])
+    failures = [why for why, _, _ in gathered if why is not None]
     if failures:
         raise DataError("\n".join(failures))
-    for _, _, number in told:
+    for _, _, number in gathered:
         if number is not None:
             raise Stopped(number, "")
-    return {name: why for _, bad, _ in told for name, why in bad.items()}
+    return {name: why for _, bad, _ in gathered for name, why in bad.items()}
 
 
 def usable_to_all(
@@ -145,8 +145,8 @@ def usable_to_all(
         UserError: No track is left in a split.
     """
     ids = {split: {one.track.id for one in members} for split, members in usable.items()}
-    told = gather_object([ids])
-    common = {split: set.intersection(*(theirs[split] for theirs in told)) for split in usable}
+    gathered = gather_object([ids])
+    common = {split: set.intersection(*(theirs[split] for theirs in gathered)) for split in usable}
     for split, left in common.items():
         if not left:
             raise UserError(
@@ -177,7 +177,7 @@ class StepReader:
         self.accelerator = accelerator
         self.watch = watch
         self.track_ids: list[list[str]] = []
-        self._untold: dict[str, str] = {}  # bad tracks that other processes do not know of yet
+        self._unsynced: dict[str, str] = {}  # bad tracks that other processes do not know of yet
 
     def read(self) -> Iterator[list[Tensor]]:
         """Yield the tensors of each batch, and keep what is noted of them.
@@ -188,7 +188,7 @@ class StepReader:
         try:
             for *parts, notes in read_batches(self.loader):
                 assert isinstance(notes, Notes)
-                self._untold |= notes.bad_tracks
+                self._unsynced |= notes.bad_tracks
                 if not parts:
                     message = "Windows cannot be read, and none that were tried in their places can"
                     advice = "Is a drive missing?"
@@ -216,10 +216,10 @@ class StepReader:
             parts = list(islice(batches, num_batches))
         except DataError as fault:
             failure = str(fault)
-        self.tell(failure)
+        self.sync(failure)
         return parts
 
-    def tell(self, failure: str | None = None) -> None:
+    def sync(self, failure: str | None = None) -> None:
         """Let the processes tell each other of the tracks that could not be read since the last time.
 
         Args:
@@ -228,8 +228,8 @@ class StepReader:
         Raises:
             DataError: A process cannot go on, or the policy is to stop; the same on every process.
         """
-        told, self._untold = self._untold, {}
-        self.watch.take("train", agree(self.accelerator, failure, told))
+        unsynced, self._unsynced = self._unsynced, {}
+        self.watch.take("train", agree(self.accelerator, failure, unsynced))
 
     def not_finite(self, losses: Sequence[Tensor]) -> tuple[bool, list[str]]:
         """Tell what of a skipped step to look at, the same on every process.
@@ -244,7 +244,7 @@ class StepReader:
         of_batches = torch.stack(list(losses)).view(len(self.track_ids), -1).sum(dim=1)
         is_finite = torch.isfinite(of_batches).tolist()
         process = self.accelerator.process_index + 1
-        told = gather_object(
+        gathered = gather_object(
             [
                 (is_good, f"batch {number} of process {process}: {', '.join(tracks)}")
                 for number, (tracks, is_good) in enumerate(
@@ -252,8 +252,8 @@ class StepReader:
                 )
             ]
         )
-        bad = [line for is_good, line in told if not is_good]
-        return bool(bad), bad or [line for _, line in told]
+        bad = [line for is_good, line in gathered if not is_good]
+        return bool(bad), bad or [line for _, line in gathered]
 
 
 @contextmanager

@@ -180,7 +180,7 @@ class TrainingLoop(Generic[Model]):
         self.reader = StepReader(self.loader, accelerator=accelerator, watch=self.watch)
         self.clock = StepClock()
         self.earlier_seconds, self.began = 0.0, time.monotonic()
-        self.is_waiting_told = self.is_warm_up_told = False
+        self.is_wait_reported = self.is_warm_up_reported = False
         self.reads_audio = not (
             isinstance(windows, StoredWindows) or isinstance(model.backbone, PrecomputedBackbone)
         )
@@ -256,7 +256,7 @@ class TrainingLoop(Generic[Model]):
                     bar=self.bar,
                     num_batches=len(self.batches),
                 )
-            self.reader.tell()
+            self.reader.sync()
             if self.shards is not None:
                 scatter(self.model, self.shards)
         except DataError as fault:
@@ -274,7 +274,7 @@ class TrainingLoop(Generic[Model]):
         while progress.step_in_epoch < self.batches.steps_per_epoch:
             with self.clock.step():
                 result = self._train_step(batches)
-            self._tell_warm_up()
+            self._report_warm_up()
             if not result.is_skipped:
                 self.objective.end_step(self._num_updates())
             progress.step += 1
@@ -292,11 +292,15 @@ class TrainingLoop(Generic[Model]):
             if progress.step % self.settings.checkpoint_every_steps == 0:
                 self._save()
 
-    def _tell_warm_up(self) -> None:
+    def _report_warm_up(self) -> None:
         """Say once what the first steps took where code was made of the layers."""
-        if not self.training.compile or self.is_warm_up_told or len(self.clock.first_seconds) < 2:
+        if (
+            not self.training.compile
+            or self.is_warm_up_reported
+            or len(self.clock.first_seconds) < 2
+        ):
             return
-        self.is_warm_up_told = True
+        self.is_warm_up_reported = True
         logger.info(
             "The first step took %.1f s, compiling the layers included; the second took %.2f s.",
             *self.clock.first_seconds,
@@ -509,12 +513,12 @@ class TrainingLoop(Generic[Model]):
             ", the best so far" if is_best and selection is not None else "",
             100 * waiting.share,
         )
-        if self.clock.run.is_much and self.reads_audio and not self.is_waiting_told:
+        if self.clock.run.is_much and self.reads_audio and not self.is_wait_reported:
             self._advise_on_waiting()
 
     def _advise_on_waiting(self) -> None:
         """Say once what makes data come sooner."""
-        self.is_waiting_told = True
+        self.is_wait_reported = True
         logger.warning(
             "The steps wait for audio. What helps: decode the set once by `m2v data convert SOURCE`, unless "
             "that is done; raise data.num_workers, now %d, where cores are free (this machine has %s); where "

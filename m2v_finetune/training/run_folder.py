@@ -193,18 +193,20 @@ class RunFolder:
         may_change = {*MAY_CHANGE, *(f"training.{name}" for name in SPLIT if is_same_total)}
         if self.tracks.is_file():  # with which the recipe has compared what is at the new place
             may_change.add(SOURCE)
-        told = {name: f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items()}
-        may = {name for name in told if name in may_change or name.startswith("publish.")}
+        changes = {name: f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items()}
+        may = {name for name in changes if name in may_change or name.startswith("publish.")}
         if not is_same_total:
-            told[TOTAL] = f"{TOTAL} was {_product(then_batch)}, now {_product(now_batch)}"
+            changes[TOTAL] = f"{TOTAL} was {_product(then_batch)}, now {_product(now_batch)}"
             windows, left = divmod(math.prod(then_batch), now_batch[1] * num_processes)
             if not left:
-                told[TOTAL] += f"; --training.per_device_batch_size {windows} makes it what it was"
-        if told.keys() - may:
+                changes[TOTAL] += (
+                    f"; --training.per_device_batch_size {windows} makes it what it was"
+                )
+        if changes.keys() - may:
             raise UserError(
                 problem_list(
                     f"The run in {self.path} began with other settings",
-                    [line for name, line in told.items() if name not in may],
+                    [line for name, line in changes.items() if name not in may],
                     f"Go on with its own, by --config {self.config}. What may change: publish and "
                     f"{', '.join(MAY_CHANGE)}; and {' and '.join(f'training.{name}' for name in SPLIT)}, "
                     "where their product with the number of processes stays. Where a folder was moved, "
@@ -214,7 +216,7 @@ class RunFolder:
         may -= {"run.output_dir", "run.resume"}
         self._changed = {name: value for name, (_, value) in changed.items() if name in may}
         for name in self._changed:
-            logger.info("Going on with another setting: %s.", told[name])
+            logger.info("Going on with another setting: %s.", changes[name])
         line = {
             **describe_environment(num_processes=num_processes),
             "changed": {name: list(changed[name]) for name in self._changed},

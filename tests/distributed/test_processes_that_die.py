@@ -111,9 +111,11 @@ def test_the_printed_command_goes_on_with_two_processes(repository, small_manife
         for rank in psutil.Process(launched.pid).children():
             rank.send_signal(signal.SIGTERM)
         launched.wait(timeout=120)
-    *_, told = re.findall(r"Go on with:\n(.*?--run.resume auto)", log.read_text(), re.DOTALL)
+    *_, command_line = re.findall(
+        r"Go on with:\n(.*?--run.resume auto)", log.read_text(), re.DOTALL
+    )
     done_epochs = (folder / "metrics.jsonl").read_text().count("validation")
-    command = f"{' '.join(told.split())} --training.epochs {done_epochs + 1}"
+    command = f"{' '.join(command_line.split())} --training.epochs {done_epochs + 1}"
     done = subprocess.run(
         command,
         shell=True,
@@ -257,6 +259,6 @@ def test_a_track_that_one_process_cannot_read_is_left_out_by_all(tmp_path):
     script.write_text(APART)
     environment = cpu_environment(OUT=str(tmp_path))
     subprocess.run([sys.executable, *torchrun(2), script], env=environment, check=True, timeout=180)
-    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    gathered = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     none = "None of the tracks of the split 'train' can be read by all processes."
-    assert told == 2 * [[{"train": ["a", "c"], "test": ["e"]}, {"train": 2, "test": 0}, none]]
+    assert gathered == 2 * [[{"train": ["a", "c"], "test": ["e"]}, {"train": 2, "test": 0}, none]]

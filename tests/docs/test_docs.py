@@ -423,17 +423,17 @@ def test_reference_tables_are_current() -> None:
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_every_task_has_the_members_that_the_table_tells(name: str) -> None:
+def test_every_task_has_the_members_that_the_table_lists(name: str) -> None:
     import reference_tables
 
-    told = reference_tables.task_members()
-    assert len(told) > 20
-    assert all(told.values())
+    members = reference_tables.task_members()
+    assert len(members) > 20
+    assert all(members.values())
     task = TASKS[name]
     fields = (
         task.__dataclass_fields__.keys()
     )  # those without a default are no attributes of the class
-    assert not [member for member in told if not hasattr(task, member) and member not in fields]
+    assert not [member for member in members if not hasattr(task, member) and member not in fields]
     assert task.name == name
 
 

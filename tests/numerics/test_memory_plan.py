@@ -605,14 +605,14 @@ def test_what_is_advised_can_be_followed(words):
     )
 
 
-def test_what_evaluation_takes_is_told_where_it_is_more_than_a_step():
+def test_what_evaluation_takes_is_reported_where_it_is_more_than_a_step():
     config = settings("probe", batch=2)
     memory = RunMemory(config, TASK, CARD)
-    for size, told in ((2, None), (16, memory.evaluation_peak(16))):
+    for size, expected in ((2, None), (16, memory.evaluation_peak(16))):
         planned = replace(config, training=replace(config.training, eval_batch_size=size))
         plan = plan_run(planned, TASK, CARD, memory_bytes=2 * 10**9)
-        assert plan.eval_peak == told == plan_run(planned, TASK, CARD).eval_peak
-        assert ("judging" in plan.summary()) == (told is not None)
+        assert plan.eval_peak == expected == plan_run(planned, TASK, CARD).eval_peak
+        assert ("judging" in plan.summary()) == (expected is not None)
 
 
 def test_all_changes_together_are_counted_once():

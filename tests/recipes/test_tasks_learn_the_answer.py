@@ -78,7 +78,7 @@ def windows_of(checked: CheckedTrack) -> list[Window]:
     return [Window(start_sample=start, num_samples=num_samples, grid=GRID) for start in starts]
 
 
-def told(task: Any, checked: CheckedTrack) -> np.ndarray:
+def oracle(task: Any, checked: CheckedTrack) -> np.ndarray:
     """What a head gives that knows the answer: (num_outputs,)."""
     target = task.targets(checked.track, STILL)
     if isinstance(task, Emotion):
@@ -109,9 +109,9 @@ def evaluate(task: Any, tracks: Sequence[CheckedTrack], outputs: Sequence[np.nda
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_model_that_is_told_the_answer_reaches_the_top_of_every_metric(name, tested):
+def test_a_model_that_is_given_the_answer_reaches_the_top_of_every_metric(name, tested):
     task, tracks = tested[name]
-    evaluated = evaluate(task, tracks, [told(task, checked) for checked in tracks])
+    evaluated = evaluate(task, tracks, [oracle(task, checked) for checked in tracks])
     values = task.compute_metrics(evaluated)
     assert task.selection_metric in values
     assert values == pytest.approx(dict.fromkeys(values, 1.0), abs=1e-6)
@@ -123,9 +123,9 @@ def test_a_model_that_is_told_the_answer_reaches_the_top_of_every_metric(name, t
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_model_that_is_told_the_answers_of_other_tracks_does_not(name, tested):
+def test_a_model_that_is_given_the_answers_of_other_tracks_does_not(name, tested):
     task, tracks = tested[name]
-    answers = [told(task, checked) for checked in tracks]
+    answers = [oracle(task, checked) for checked in tracks]
     half = len(tracks) // 2  # neighbours are often alike
     evaluated = evaluate(task, tracks, answers[half:] + answers[:half])
     for metric, value in task.compute_metrics(evaluated).items():
@@ -136,7 +136,7 @@ def test_a_model_that_is_told_the_answers_of_other_tracks_does_not(name, tested)
 def test_the_loss_is_least_for_the_answer(name, tested):
     task, tracks = tested[name]
     targets = torch.from_numpy(np.stack([task.targets(c.track, STILL) for c in tracks]))
-    outputs = torch.from_numpy(np.stack([told(task, c) for c in tracks])).float()
+    outputs = torch.from_numpy(np.stack([oracle(task, c) for c in tracks])).float()
     assert task.loss(outputs, targets).item() == pytest.approx(0, abs=1e-5)
     assert task.loss(outputs.roll(len(tracks) // 2, dims=0), targets).item() > 0.5
     assert task.loss(outputs.clone().requires_grad_(), targets).requires_grad
@@ -149,9 +149,9 @@ def test_the_windows_of_a_track_decide_together(name, tested):
     wrong = dict(zip([c.track.id for c in tracks], tracks[1:] + tracks[:1], strict=True))
     evaluated, num_mixed = [], 0
     for checked in tracks:
-        rows = np.stack([told(task, checked)] * len(windows_of(checked)))
+        rows = np.stack([oracle(task, checked)] * len(windows_of(checked)))
         if len(rows) > 2:
-            rows[-1] = told(task, wrong[checked.track.id])
+            rows[-1] = oracle(task, wrong[checked.track.id])
             num_mixed += 1
         prediction = predict(task, checked, rows)
         means = np.mean([list(w.scores.values()) for w in prediction.timeline], axis=0)
@@ -168,7 +168,7 @@ def test_the_windows_of_a_track_decide_together(name, tested):
 @pytest.mark.parametrize("name", TASKS)
 def test_rows_of_the_answer(name, tested):
     task, tracks = tested[name]
-    evaluated = evaluate(task, tracks, [told(task, checked) for checked in tracks])
+    evaluated = evaluate(task, tracks, [oracle(task, checked) for checked in tracks])
     rows = [task.prediction_row(one) for one in evaluated]
     assert all(list(row) == list(rows[0]) for row in rows)
     for row in rows:
@@ -190,7 +190,7 @@ def text_of(prediction: ClipPrediction, kind: str, *, top=3, timeline=False, is_
 @pytest.mark.parametrize("name", TASKS)
 def test_formats_of_the_answer(name, tested):
     task, [checked, *_] = tested[name]
-    prediction = predict(task, checked, told(task, checked))
+    prediction = predict(task, checked, oracle(task, checked))
     windows = windows_of(checked)
     truth = task.prediction_row(task.evaluate_track(checked, prediction))
     num_shown = len(task.labels) if isinstance(task, Emotion) else min(3, len(task.labels))

@@ -584,7 +584,7 @@ def test_out_of_memory_while_weights_change_ends_the_run(data, tmp_path):
         loop.run()
 
 
-class ToldTheAnswer(TaskModel):
+class Oracle(TaskModel):
     """Answers with the true labels of the track that a waveform was cut from."""
 
     def learn_by_heart(self, tracks):
@@ -599,9 +599,9 @@ class ToldTheAnswer(TaskModel):
         return torch.stack([self.answers[w.numpy().tobytes()] for w in waveforms])
 
 
-def test_a_model_that_is_told_the_answer_is_perfect_on_the_quickstart_data():
+def test_a_model_that_is_given_the_answer_is_perfect_on_the_quickstart_data():
     task, splits = load_splits("quickstart")
-    oracle = ToldTheAnswer.build(
+    oracle = Oracle.build(
         task=task,
         backbone=BackboneConfig(source="random-small"),
         head=HeadConfig(),
@@ -622,11 +622,11 @@ def test_a_model_that_is_told_the_answer_is_perfect_on_the_quickstart_data():
     for entry in report["metrics"].values():
         assert entry == {"value": 1.0, "low": 1.0, "high": 1.0}
     # The same answers, told to the wrong tracks, are worth nothing.
-    told_wrong = [
+    wrong_tracks = [
         replace(one, scores=other.scores)
         for one, other in zip(evaluated, evaluated[-1:] + evaluated[:-1], strict=True)
     ]
-    wrong = task.compute_metrics(told_wrong)
+    wrong = task.compute_metrics(wrong_tracks)
     assert wrong["roc_auc"] < 0.6
 
 
@@ -679,7 +679,7 @@ def test_an_epoch_reads_the_device_once_a_step_and_once_a_line(data, tmp_path, m
     assert counts[1] == loop.batches.steps_per_epoch + 1 == 5
 
 
-def test_a_compiled_run_tells_its_warm_up_apart(data, tmp_path, caplog):
+def test_a_compiled_run_reports_its_warm_up(data, tmp_path, caplog):
     """That compiled layers give the same losses is asserted with the step; here nothing is compiled."""
     loop = build_loop(data, tmp_path, compiled=True)
     with caplog.at_level("INFO"), torch.compiler.set_stance("force_eager"):

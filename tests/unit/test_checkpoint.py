@@ -294,7 +294,7 @@ def test_a_disk_that_takes_no_more_leaves_the_last_one_and_no_litter(share, tmp_
     assert find_checkpoint(tmp_path) == last
 
 
-def test_no_space_is_told_as_the_disk_states_it(tmp_path, monkeypatch):
+def test_no_space_is_reported_as_the_disk_states_it(tmp_path, monkeypatch):
     """By /dev/full, in place of each file of a checkpoint."""
     last = save(tmp_path, 1)
     real = checkpoint._write

@@ -108,7 +108,7 @@ def test_an_error_that_nobody_reads_keeps_its_code():
     os.close(writer)
 
 
-def test_an_error_is_told_where_nobody_reads_the_results():
+def test_an_error_is_reported_where_nobody_reads_the_results():
     writer = closed_pipe()
     program = "def main():\n    print('x')\n    raise UserError('it is damaged')\nrun_command(main)"
     done = run(program, stdout=writer)

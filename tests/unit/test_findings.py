@@ -65,7 +65,7 @@ def test_each_sign_is_named_with_settings_that_help(
     assert all(setting in signs[1] for setting in settings)
 
 
-def test_nothing_is_told_of_losses_that_are_too_few() -> None:
+def test_nothing_is_concluded_from_losses_that_are_too_few() -> None:
     assert has_fallen(FALLING[:12]) is None
     assert find_signs(facts(losses=NOISE[:12])) == []
 

@@ -19,7 +19,7 @@ def send(number):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_is_remembered_and_told(number, capfd):
+def test_the_first_signal_is_remembered_and_announced(number, capfd):
     earlier = [signal.getsignal(one) for one in SIGNALS]
     with stop_on_signals() as stop:
         assert not stop.arrived

@@ -279,13 +279,13 @@ def test_moves_that_were_not_drawn_move_nothing(samples):
     assert moves == STILL
     # Neither do those of the window before.
     augmentation = build(PITCH | {"p": 0.5}, STRETCH | {"p": 0.5}, moved_effects=ALL_EFFECTS)
-    told = set()
+    seen = set()
     for seed in range(12):
         augmented, moves = augmentation(samples, generator=np.random.default_rng(seed))
-        told.add((moves.semitones != 0, moves.rate != 1))
+        seen.add((moves.semitones != 0, moves.rate != 1))
         if (moves.semitones, moves.rate) == (0, 1):
             np.testing.assert_array_equal(augmented, samples)
-    assert len(told) >= 3
+    assert len(seen) >= 3
 
 
 finite = {"allow_nan": False, "allow_infinity": False}

@@ -339,10 +339,10 @@ def test_the_windows_of_a_track_cover_every_sample(tracks, hop, num_workers):
     assert not any(bad for *_, bad in batches)
     indices = torch.cat([indices for indices, *_ in batches]).tolist()
     samples = torch.cat([samples for _, (samples, _), _ in batches])
-    told = torch.cat([numbers for _, (_, numbers), _ in batches])[:, 0].tolist()
+    seen = torch.cat([numbers for _, (_, numbers), _ in batches])[:, 0].tolist()
     assert indices == list(range(len(windows)))
     numbers = [number for number, _ in windows.places]
-    assert told == numbers  # each window was read of its own track
+    assert seen == numbers  # each window was read of its own track
     assert numbers == sorted(numbers)
     assert samples.shape == (len(windows), WINDOW)
     for number, checked in enumerate(some):

@@ -253,7 +253,7 @@ def stretch(rate):
 )
 def test_beats_move_with_the_audio(transforms, start_sample, clicks):
     window = Window(start_sample=start_sample, num_samples=5 * 16000, grid=GRIDS[50])
-    apply, told = augment(TASK, *transforms) if transforms else (None, [])
+    apply, applied = augment(TASK, *transforms) if transforms else (None, [])
     samples, targets = TASK.example(clicks, window, apply)
     assert samples.shape == (5 * 16000,)
     assert targets.shape == (249, 2)
@@ -263,8 +263,8 @@ def test_beats_move_with_the_audio(transforms, start_sample, clicks):
     assert len(learned) >= 6
     # Each way, but for what lies at a border, where half a burst may be heard.
     edges = [0.0, 5.0]
-    if told:
-        [moves] = told
+    if applied:
+        [moves] = applied
         edges += moves.times(
             np.clip([moves.source_start_seconds, moves.source_end_seconds], 0, 5)
         ).tolist()

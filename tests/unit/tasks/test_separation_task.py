@@ -57,7 +57,7 @@ def frame_windows(checked, grid, *, window_seconds=1.0, hop_seconds=0.5):
     return [Window(start_sample=s, num_samples=num_samples, grid=grid) for s in starts]
 
 
-def told(task, checked, windows, stems):
+def oracle(task, checked, windows, stems):
     """Each window with what is in it of given stems: read by the task, as the mixture is."""
     folder = checked.track.folder
     for window in windows:
@@ -283,7 +283,7 @@ def test_windows_are_joined_to_the_track(rates, hop_seconds, tmp_path):
         checked = stem_track(folder, stems, sample_rate)
         windows = frame_windows(checked, GRIDS[backbone_rate // 320], hop_seconds=hop_seconds)
         assert len(windows) >= 4
-        joined = task.predict(checked, told(task, checked, windows, stems))
+        joined = task.predict(checked, oracle(task, checked, windows, stems))
         assert joined.num_samples == stems.shape[-1]
         arrays = joined.arrays()
         assert list(arrays) == list(NAMES)
@@ -296,7 +296,7 @@ def test_a_file_of_any_length_keeps_its_length(num_samples, tmp_path):
     stems = true_stems(num_samples / 44100, 44100)
     checked = stem_track(tmp_path, stems, 44100)
     windows = frame_windows(checked, GRIDS[50])
-    arrays = task.predict(checked, told(task, checked, windows, stems)).arrays()
+    arrays = task.predict(checked, oracle(task, checked, windows, stems)).arrays()
     np.testing.assert_allclose(np.stack(list(arrays.values())), stems, atol=1e-6)
 
 
@@ -319,7 +319,7 @@ def test_stems_with_noise_have_the_sdr_of_the_noise(num_channels, tmp_path):
     estimates = with_noise(stems, 16000, [12.0, 3.0, -4.0])
     windows = frame_windows(checked, GRIDS[75], hop_seconds=0.41)
     evaluated = task.evaluate_track(
-        checked, task.predict(checked, told(task, checked, windows, estimates))
+        checked, task.predict(checked, oracle(task, checked, windows, estimates))
     )
     assert {stem: scores["sdr"] for stem, scores in evaluated.items()} == pytest.approx(
         {"vocals": 12.0, "drums": 3.0, "bass": -4.0}, abs=1e-3

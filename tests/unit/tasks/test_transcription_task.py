@@ -337,7 +337,7 @@ def test_the_notes_of_the_targets_are_found_again(tmp_path):
     rows = piece(8.0, seed=1)
     track = silent_track(tmp_path, 8.0, notes=midi(tmp_path, rows))
     windows = windows_of(track, GRIDS[50])
-    told = (
+    scored_windows = (
         (
             window,
             TASK.frame_targets(
@@ -346,7 +346,7 @@ def test_the_notes_of_the_targets_are_found_again(tmp_path):
         )
         for window in windows
     )
-    evaluated = TASK.evaluate_track(track, TASK.predict(track, told))
+    evaluated = TASK.evaluate_track(track, TASK.predict(track, scored_windows))
     assert evaluated["note_f1"] == evaluated["note_with_offset_f1"] == 1.0
 
 
