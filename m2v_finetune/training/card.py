@@ -105,13 +105,13 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    learns = any(tensor.requires_grad for tensor in (query, key, value))
+    requires_grad = any(tensor.requires_grad for tensor in (query, key, value))
     output: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
         query,
         key,
         value,
         attn_mask,
-        learns and torch.is_grad_enabled(),
+        requires_grad and torch.is_grad_enabled(),
         dropout_p,
         is_causal,
         scale=scale,

@@ -144,7 +144,7 @@ def test_half_precision_is_read_as_it_is(folders):
     torch.testing.assert_close(model(stored.half()), model(stored.half().float()))
 
 
-def test_where_the_conv_encoder_learns_nothing_is_frozen(folders):
+def test_where_the_conv_encoder_is_trainable_nothing_is_frozen(folders):
     tuning = {"method": "full", "train_conv_encoder": True}
     model = build(folders["hubert"], tuning, {}, {}).train()
     assert model.frozen_prefix is None
@@ -159,7 +159,7 @@ def test_spec_augment_leaves_the_conv_encoder_alone(folders):
         assert not torch.equal(model(stored), model(stored))  # masks differ
 
 
-def test_the_network_below_what_learns_has_no_dropout(folders):
+def test_the_network_below_what_is_trainable_has_no_dropout(folders):
     model = build(folders["hubert"], {"method": "top_layers", "num_top_layers": 1}, {}, {}).train()
     encoder = model.backbone.network.encoder
     below = [model.backbone.network.feature_projection, *encoder.layers[:2], encoder.pos_conv_embed]

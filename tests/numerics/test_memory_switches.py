@@ -13,14 +13,14 @@ from m2v_finetune.backbones.layer_weighting import LayerWeighting
 WINDOWS, SAMPLES = 4, 16000
 
 
-def build(learns: str, *, checkpointing: bool = True, spec_augment: bool = False):
-    """Return random-small in training mode; ``learns``: nothing, top, layers or all."""
+def build(trainable: str, *, checkpointing: bool = True, spec_augment: bool = False):
+    """Return random-small in training mode; ``trainable``: nothing, top, layers or all."""
     backbone = load_backbone("random-small", spec_augment=spec_augment).train()
     backbone.gradient_checkpointing = checkpointing
-    backbone.requires_grad_(learns in ("layers", "all"))
-    if learns == "layers":
+    backbone.requires_grad_(trainable in ("layers", "all"))
+    if trainable == "layers":
         backbone.network.feature_extractor.requires_grad_(False)
-    if learns == "top":
+    if trainable == "top":
         backbone.network.encoder.layers[-1].requires_grad_(True)
     return backbone
 
@@ -53,22 +53,22 @@ def kept_bytes(backbone, weighting, *, mean=False):
     return sum(size for pointer, size in kept.items() if pointer not in weights)
 
 
-@pytest.mark.parametrize("learns", ["layers", "all"])
-def test_the_layer_weighting_shares_what_checkpointing_keeps(learns):
+@pytest.mark.parametrize("trainable", ["layers", "all"])
+def test_the_layer_weighting_shares_what_checkpointing_keeps(trainable):
     """The input of each layer is kept once for both; only the last state is the weighting's own."""
-    backbone = build(learns)
+    backbone = build(trainable)
     own = kept_bytes(backbone, "softmax") - kept_bytes(backbone, "last")
     assert own == pytest.approx(state_bytes(backbone), rel=0.05)
 
 
-@pytest.mark.parametrize("learns", ["nothing", "top", "layers", "all"])
-def test_of_averaged_states_the_layer_weighting_keeps_next_to_nothing(learns):
-    backbone = build(learns)
+@pytest.mark.parametrize("trainable", ["nothing", "top", "layers", "all"])
+def test_of_averaged_states_the_layer_weighting_keeps_next_to_nothing(trainable):
+    backbone = build(trainable)
     own = kept_bytes(backbone, "softmax", mean=True) - kept_bytes(backbone, "last", mean=True)
     assert 0 < own < 0.2 * state_bytes(backbone)
 
 
-def test_below_the_first_layer_that_learns_nothing_is_kept():
+def test_below_the_first_trainable_layer_nothing_is_kept():
     """Without checkpointing: what a layer keeps of its own, and of the frozen ones, their states."""
     top = build("top", checkpointing=False)
     layer = kept_bytes(top, "last")
@@ -81,7 +81,9 @@ def test_below_the_first_layer_that_learns_nothing_is_kept():
 def test_with_checkpointing_the_conv_encoder_keeps_its_input_and_output():
     more = kept_bytes(build("all"), "last") - kept_bytes(build("layers"), "last")
     assert more <= 1.1 * waveforms().nbytes
-    plain = [kept_bytes(build(learns, checkpointing=False), "last") for learns in ("all", "layers")]
+    plain = [
+        kept_bytes(build(trainable, checkpointing=False), "last") for trainable in ("all", "layers")
+    ]
     assert plain[0] - plain[1] > 20 * waveforms().nbytes
 
 
@@ -95,21 +97,21 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("learns", ["nothing", "all"])
-def test_the_conv_encoder_goes_in_pieces(learns, monkeypatch):
+@pytest.mark.parametrize("trainable", ["nothing", "all"])
+def test_the_conv_encoder_goes_in_pieces(trainable, monkeypatch):
     """A window at once makes no other features and gradients, and no tensor exceeds the batch."""
     found, largest = [], []
     for windows_at_once in (WINDOWS, 1):
         monkeypatch.setattr(backbone_module, "CONV_PIECE_SAMPLES", windows_at_once * SAMPLES)
-        backbone = build(learns)
+        backbone = build(trainable)
         with LargestTensor() as mode:
             features = backbone.encode(waveforms())
         largest.append(mode.numbers)
-        if learns == "all":
+        if trainable == "all":
             features.square().mean().backward()
         gradients = [p.grad for p in backbone.parameters() if p.grad is not None]
         found.append([features.detach(), *gradients])
-    assert len(found[0]) == (1 if learns == "nothing" else 10)
+    assert len(found[0]) == (1 if trainable == "nothing" else 10)
     for whole, pieces in zip(*found, strict=True):
         torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-5)
     assert largest[0] > 3 * WINDOWS * SAMPLES

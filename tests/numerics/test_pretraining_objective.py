@@ -206,20 +206,22 @@ def test_gradients_reach_the_student_alone(architecture):
     model = build(architecture)
     waveforms, masks = draw_batch(model)
     model.loss(model(waveforms, masks), masks).backward()
-    learns = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {name.split(".")[0] for name in learns} == {"backbone", "head"}
+    trainable = {
+        name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()
+    }
+    assert {name.split(".")[0] for name in trainable} == {"backbone", "head"}
     expected = {n for n, p in model.named_parameters() if p.requires_grad}
     # A bias of keys moves all weights of attention alike, so that it changes nothing.
-    assert {name for name in expected - learns if "k_proj.bias" not in name} == set()
+    assert {name for name in expected - trainable if "k_proj.bias" not in name} == set()
 
 
 def test_a_conv_encoder_that_is_to_stay_gets_no_gradient(architecture):
     model = build(architecture, train_conv_encoder=False)
     waveforms, masks = draw_batch(model)
     model.loss(model(waveforms, masks), masks).backward()
-    learns = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert not any("feature_extractor" in name for name in learns)
-    assert any("feature_projection" in name for name in learns)
+    trainable = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert not any("feature_extractor" in name for name in trainable)
+    assert any("feature_projection" in name for name in trainable)
 
 
 def test_unmasked_music_reaches_the_teacher_and_masked_music_the_student(architecture):

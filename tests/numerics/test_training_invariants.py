@@ -157,7 +157,7 @@ def test_one_by_one_accumulated_equals_one_batch(method):
         torch.testing.assert_close(results[1][name], results[0][name], rtol=1e-3, atol=1e-6)
 
 
-def test_what_learns_by_each_method():
+def test_what_is_trainable_by_each_method():
     parts = {}
     for method in METHODS:
         names = [n for n, p in build(method).named_parameters() if p.requires_grad]

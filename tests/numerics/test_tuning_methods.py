@@ -34,7 +34,7 @@ CASES["lora, attention"] = TuningConfig(method="lora", r=3, lora_targets="attent
 CASES["top_layers"] = TuningConfig(method="top_layers", num_top_layers=1)
 CASES["adapter"] = TuningConfig(method="adapter", adapter_size=4)
 CASES["full, conv encoder too"] = TuningConfig(method="full", train_conv_encoder=True)
-LEARNING = [name for name in CASES if name != "probe"]
+TRAINABLE = [name for name in CASES if name != "probe"]
 
 # Linear layers of a transformer layer with their shapes, its LayerNorms, and where sub-layers end.
 TRANSFORMER = (
@@ -162,7 +162,7 @@ def fast(model):
     return build_optimizer(model, OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-2))
 
 
-def learning(model):
+def trainable_names(model):
     return {
         name.removeprefix("backbone.network."): tuple(parameter.shape)
         for name, parameter in model.named_parameters()
@@ -236,7 +236,7 @@ def test_exactly_these_learn(case, architecture, folders):
         if architecture == "conformer":  # a norm follows the last layer, as in pre-norm networks
             expected |= dict.fromkeys(OF_FINAL_NORM.get(method, ()), (HIDDEN,))
     expected = {n: s for n, s in expected.items() if n != "masked_spec_embed"}
-    assert learning(model) == expected
+    assert trainable_names(model) == expected
     counts = model.trained_parts()
     assert counts.pop("head") == (HIDDEN + 1) * 8 + 9 * 3
     assert counts.pop("layer weights") == LAYERS + 1
@@ -268,7 +268,9 @@ OF_FINAL_NORM = {
 )
 def test_the_final_norm_belongs_to_the_layers(case, names, architecture, folders, tmp_path):
     model = trained(folders[architecture], case)
-    assert {name for name in learning(model) if not name.startswith("encoder.layers.")} == names
+    assert {
+        name for name in trainable_names(model) if not name.startswith("encoder.layers.")
+    } == names
     model.save_pretrained(tmp_path, weights="all")
     with torch.no_grad():
         expected = model(batch(9)[0])
@@ -276,7 +278,7 @@ def test_the_final_norm_belongs_to_the_layers(case, names, architecture, folders
             TaskModel.from_pretrained(tmp_path)(batch(9)[0]), expected, rtol=0, atol=1e-5
         )
     cut = build(folders[architecture], case, num_layers=2)  # its last state has no norm
-    assert all(name.startswith("encoder.layers.") for name in learning(cut))
+    assert all(name.startswith("encoder.layers.") for name in trainable_names(cut))
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -294,19 +296,19 @@ def test_nothing_changes_before_training(case, architecture, folders):
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("case", CASES)
-def test_training_changes_what_learns_and_nothing_else(case, architecture, folders):
+def test_training_changes_what_is_trainable_and_nothing_else(case, architecture, folders):
     model = build(folders[architecture], case)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    learns = {name for name, p in model.named_parameters() if p.requires_grad}
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     train(model, fast(model), range(3))
     changed = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
     # A bias of all keys adds the same to all scores of a query: softmax takes it out again.
     of_keys = {
         name
-        for name in learns
+        for name in trainable
         if name.endswith(("k_proj.bias", "k_proj.shift", "linear_k.bias", "linear_k.shift"))
     }
-    assert changed | of_keys == learns
+    assert changed | of_keys == trainable
     assert any(name.startswith("backbone.") for name in changed) is (case != "probe")
 
 
@@ -343,7 +345,7 @@ def test_saved_and_loaded_predicts_the_same(case, architecture, folders, tmp_pat
 
 
 @pytest.mark.parametrize("architecture", ["data2vec", "conformer"])
-@pytest.mark.parametrize("case", LEARNING)
+@pytest.mark.parametrize("case", TRAINABLE)
 def test_checkpointing_changes_no_gradient(case, architecture, folders):
     found = []
     for checkpointing in (False, True):
@@ -357,7 +359,7 @@ def test_checkpointing_changes_no_gradient(case, architecture, folders):
         torch.testing.assert_close(found[1][name], gradient, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", LEARNING)
+@pytest.mark.parametrize("case", TRAINABLE)
 def test_a_resumed_run_goes_on_as_if_never_stopped(case, folders, tmp_path):
     whole = build(folders["hubert"], case)
     train(whole, fast(whole), range(2))
@@ -390,7 +392,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(case, folders, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["hubert", "conformer"])
-@pytest.mark.parametrize("case", LEARNING)
+@pytest.mark.parametrize("case", TRAINABLE)
 def test_rates_fall_with_depth(case, architecture, folders):
     model = build(folders[architecture], case)
     config = OptimizerConfig(learning_rate=1.0, backbone_learning_rate=1.0, layer_decay=0.5)
@@ -416,7 +418,7 @@ def test_rates_fall_with_depth(case, architecture, folders):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_layers_below_the_first_that_learns_keep_nothing(checkpointing, folders):
+def test_layers_below_the_first_trainable_one_keep_nothing(checkpointing, folders):
     kept = {}
     for num_top_layers in (1, 2, 3):
         tuning = TuningConfig(method="top_layers", num_top_layers=num_top_layers)

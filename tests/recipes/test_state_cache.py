@@ -509,7 +509,7 @@ def test_a_run_beyond_the_limit_is_reported(recipe, manifest, capsys, tmp_path):
     assert "will take more than cache.max_size" not in capsys.readouterr().err
 
 
-def test_auto_leaves_what_learns_alone(recipe, computed, tmp_path):
+def test_auto_leaves_what_is_trainable_alone(recipe, computed, tmp_path):
     auto = CacheConfig(folder=str(tmp_path / "cache"))
     recipe("lora", tuning=TuningConfig(method="lora"), cache=auto, epochs=1)
     assert computed == []

@@ -532,7 +532,7 @@ def test_out_of_memory_for_what_the_optimizer_keeps_goes_on_in_smaller_batches(
         assert torch.equal(loop.model.state_dict()[name], value), name
 
 
-def test_out_of_memory_where_nothing_learns_changes_no_result(data, tmp_path, caplog):
+def test_out_of_memory_outside_of_training_changes_no_result(data, tmp_path, caplog):
     """Before the first step, when the head's scale is measured, and when tracks are judged."""
     whole = build_loop(data, tmp_path / "whole", method="probe", epochs=1)
     whole.run()
