@@ -167,11 +167,11 @@ def time_steps(backbone: str, options: argparse.Namespace) -> dict[str, list[flo
     waveforms = 0.1 * torch.randn(options.batch_size, model.window_samples, device=device)
     targets = torch.arange(options.batch_size, device=device).remainder(10).float()
     with torch.inference_mode():
-        stored = model.frozen_states(waveforms)
-    stored = stored.clone()
+        features = model.frozen_features(waveforms)
+    features = features.clone()
     with torch.no_grad():
         model.eval()
-        torch.testing.assert_close(model(stored), model(waveforms), rtol=0, atol=1e-4)
+        torch.testing.assert_close(model(features), model(waveforms), rtol=0, atol=1e-4)
         model.train()
 
     def step(inputs: torch.Tensor) -> Callable[[], Any]:
@@ -179,7 +179,7 @@ def time_steps(backbone: str, options: argparse.Namespace) -> dict[str, list[flo
             model, optimizer, [(inputs, targets)], loss=task.loss, max_grad_norm=1.0
         )
 
-    sides = {"cached": step(stored), "each epoch": step(waveforms)}
+    sides = {"cached": step(features), "each epoch": step(waveforms)}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for repeat in range(options.steps + 2):
         for side in alternating(list(sides), repeat):

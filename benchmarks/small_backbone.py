@@ -439,7 +439,7 @@ def mfccs(waveforms: Tensor, sample_rate: int) -> Tensor:
     return torch.from_numpy(np.moveaxis(columns, -1, -2).astype(np.float32))[:, None]
 
 
-class FrozenStates(PrecomputedBackbone):
+class FrozenFeatures(PrecomputedBackbone):
     """Stands in for a frozen backbone whose hidden states were computed before.
 
     Args:
@@ -490,7 +490,7 @@ def run(music: Music, row: str, seed: int) -> dict[str, Any]:
 
 def probe(music: Music, states: Tensor) -> TaskModel:
     """Return a new layer weighting and head on hidden states."""
-    task, stand_in = music.task, FrozenStates(states)
+    task, stand_in = music.task, FrozenFeatures(states)
     return TaskModel(
         backbone=stand_in,
         layer_weighting=LayerWeighting("softmax", stand_in.num_hidden_states),

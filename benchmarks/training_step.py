@@ -80,7 +80,7 @@ class Row:
         theirs: What the other side makes of transformers' model.
         goal_cpu: How many times as fast a step should be, on a CPU.
         goal_card: On an NVIDIA card, compiled.
-        is_stored: Whether this program has what the frozen part of the network says, as from the cache.
+        is_cached: Whether this program has what the frozen part of the network says, as from the cache.
     """
 
     tuning: TuningConfig
@@ -88,7 +88,7 @@ class Row:
     theirs: Callable[[Data2VecAudioForSequenceClassification], nn.Module]
     goal_cpu: float
     goal_card: float
-    is_stored: bool = False
+    is_cached: bool = False
 
 
 @dataclass
@@ -149,7 +149,7 @@ ROWS = {
         with_peft,
         goal_cpu=2.5,
         goal_card=2.5,
-        is_stored=True,
+        is_cached=True,
     ),
 }
 
@@ -205,9 +205,9 @@ def measure(row: Row, arguments: argparse.Namespace, device: torch.device) -> di
     difference = largest_difference(ours, theirs, waveforms)
     prepared = ours.backbone.prepare(waveforms)
     inputs = waveforms
-    if row.is_stored:
+    if row.is_cached:
         with torch.no_grad():
-            inputs = ours.frozen_states(waveforms)
+            inputs = ours.frozen_features(waveforms)
 
     sides = {"theirs": Side(), "ours": Side(our_step(ours, inputs, targets, device))}
     if on_card or arguments.compile:

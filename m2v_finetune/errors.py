@@ -38,7 +38,7 @@ class AudioError(UserError):
     """An audio file that cannot be used: missing, empty, unreadable or truncated."""
 
 
-class NotStoredError(AudioError):
+class NotCachedError(AudioError):
     """A window of which nothing is stored, as its track could not be read."""
 
 

@@ -73,7 +73,7 @@ class NotFiniteError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrozenPrefix:
+class FeatureLayout:
     """What the frozen part of a model says of a window, as one matrix (rows, width).
 
     First the hidden states that the layer weighting uses, as the head reads them, one after the other.
@@ -254,7 +254,7 @@ class TaskModel(nn.Module):
 
         Args:
             inputs: Waveforms (batch, window_samples), mono at the backbone's rate, in [-1, 1]; or in their
-                place what `frozen_states` returned of them, (batch, rows, width), in any precision.
+                place what `frozen_features` returned of them, (batch, rows, width), in any precision.
             others: What else the task's head takes, such as the mixture to separate.
 
         Returns:
@@ -279,13 +279,13 @@ class TaskModel(nn.Module):
         0 where that saves nothing: where the head averages over time, next to nothing is kept anyway.
         """
         recomputes = self.backbone.gradient_checkpointing and self.training
-        prefix, chosen = self.frozen_prefix, self.layer_weighting.chosen
-        if not recomputes or not torch.is_grad_enabled() or prefix is None or chosen is not None:
+        layout, chosen = self.feature_layout, self.layer_weighting.chosen
+        if not recomputes or not torch.is_grad_enabled() or layout is None or chosen is not None:
             return 0
-        return max(0, prefix.depth) if prefix.frames_per_state > 1 else 0
+        return max(0, layout.depth) if layout.frames_per_state > 1 else 0
 
     @cached_property
-    def frozen_prefix(self) -> FrozenPrefix | None:
+    def feature_layout(self) -> FeatureLayout | None:
         """What the frozen part of the model says of a window; None where all of it learns."""
         depth, backbone = self.backbone.frozen_depth, self.backbone
         if depth is None or isinstance(backbone, PrecomputedBackbone):
@@ -300,7 +300,7 @@ class TaskModel(nn.Module):
         frames_per_state = read.shape[1]
         start_frames = 0 if depth == backbone.num_layers else num_frames
         is_there = depth in states and frames_per_state == num_frames
-        return FrozenPrefix(
+        return FeatureLayout(
             depth=depth,
             states=states,
             frames_per_state=frames_per_state,
@@ -309,43 +309,43 @@ class TaskModel(nn.Module):
             width=backbone.conv_size if depth == CONV_ENCODER else backbone.hidden_size,
         )
 
-    def frozen_states(self, waveforms: Tensor) -> Tensor:
+    def frozen_features(self, waveforms: Tensor) -> Tensor:
         """Return what the frozen part of the model says of windows; `forward` goes on from there.
 
         Args:
             waveforms: (batch, window_samples), as `forward` takes them.
 
         Returns:
-            (batch, rows, width) as `frozen_prefix` tells; nothing above it is computed.
+            (batch, rows, width) as `feature_layout` tells; nothing above it is computed.
         """
-        prefix, backbone = self.frozen_prefix, self.backbone
-        assert prefix is not None
+        layout, backbone = self.feature_layout, self.backbone
+        assert layout is not None
         assert isinstance(backbone, Backbone)
         features = backbone.encode(backbone.prepare(waveforms))
         state, kept = features.transpose(1, 2), []
-        below = islice(backbone.iterate_from(CONV_ENCODER, features), prefix.depth + 1)
+        below = islice(backbone.iterate_from(CONV_ENCODER, features), layout.depth + 1)
         for number, state in enumerate(below):
-            if number in prefix.states:
+            if number in layout.states:
                 kept += self.head.before_weighting([state])  # type: ignore[operator]
-        if prefix.has_own_start:
+        if layout.has_own_start:
             kept.append(state)
         return torch.cat(kept, dim=1)
 
-    def _continue(self, stored: Tensor) -> Iterator[Tensor]:
-        """Yield all hidden states, as the head reads them, from what `frozen_states` returned."""
-        prefix, backbone = self.frozen_prefix, self.backbone
-        assert prefix is not None
+    def _continue(self, features: Tensor) -> Iterator[Tensor]:
+        """Yield all hidden states, as the head reads them, from what `frozen_features` returned."""
+        layout, backbone = self.feature_layout, self.backbone
+        assert layout is not None
         assert isinstance(backbone, Backbone)
-        shape = (len(prefix.states), prefix.frames_per_state)
-        states = iter(stored[:, : math.prod(shape)].unflatten(1, shape).unbind(1))  # type: ignore[no-untyped-call]
-        for number in range(prefix.depth + 1):
+        shape = (len(layout.states), layout.frames_per_state)
+        states = iter(features[:, : math.prod(shape)].unflatten(1, shape).unbind(1))  # type: ignore[no-untyped-call]
+        for number in range(layout.depth + 1):
             # Nothing is stored of a state that the layer weighting does not use.
-            yield next(states) if number in prefix.states else stored.new_empty(0)
-        if prefix.start_frames:
-            start = stored[:, -prefix.start_frames :]
-            if prefix.depth == CONV_ENCODER:
+            yield next(states) if number in layout.states else features.new_empty(0)
+        if layout.start_frames:
+            start = features[:, -layout.start_frames :]
+            if layout.depth == CONV_ENCODER:
                 start = start.transpose(1, 2)
-            above = backbone.iterate_from(prefix.depth, start)
+            above = backbone.iterate_from(layout.depth, start)
             yield from self.head.before_weighting(above)  # type: ignore[operator]
 
     def track_windows(

@@ -27,8 +27,8 @@ from m2v_finetune.publishing.publish import publish
 from m2v_finetune.shipped import config_file
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS, Task
 from m2v_finetune.tasks.clips import ClipTask
-from m2v_finetune.training.caching import plan_cache
 from m2v_finetune.training.defaults import complete_settings
+from m2v_finetune.training.feature_cache import plan_cache
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
 from m2v_finetune.training.optimization import with_pretraining_rates

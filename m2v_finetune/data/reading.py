@@ -25,7 +25,7 @@ from m2v_finetune.audio.windows import draw_generator
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.errors import NotStoredError, UserError
+from m2v_finetune.errors import NotCachedError, UserError
 
 # Pauses before a file is tried again.
 RETRY_PAUSES_SECONDS = (0.2, 1.0)
@@ -271,7 +271,7 @@ def _patiently(read: Callable[[], Read]) -> Read:
     for pause_seconds in RETRY_PAUSES_SECONDS:
         try:
             return read()
-        except NotStoredError:
+        except NotCachedError:
             break  # it was tried again when it was to be stored
         except (UserError, OSError):
             time.sleep(pause_seconds)

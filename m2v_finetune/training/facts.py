@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from m2v_finetune.data.stored import StoredWindows
+from m2v_finetune.data.feature_store import CachedWindows
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.loop import FitResult, TrainingLoop
 
@@ -53,7 +53,7 @@ def peak_learning_rates(loop: TrainingLoop[Any]) -> dict[str, float]:
 def _windows(loop: TrainingLoop[TaskModel]) -> dict[str, Any]:
     dataset: Any = loop.loader.dataset
     stored = dataset.windows
-    windows = stored.windows if isinstance(stored, StoredWindows) else stored
+    windows = stored.windows if isinstance(stored, CachedWindows) else stored
     lengths = [
         checked.audio.num_samples(windows.grid.sample_rate) - windows.window_samples
         for checked in windows.tracks

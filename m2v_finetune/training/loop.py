@@ -16,10 +16,10 @@ from accelerate.utils import broadcast
 
 from m2v_finetune.backbones import Backbone, PrecomputedBackbone
 from m2v_finetune.config import OptimizerConfig, RunConfig, TrainingConfig
+from m2v_finetune.data.feature_store import CachedWindows
 from m2v_finetune.data.loader import TrainingBatches, TrainingWindows
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.data.reading import training_loader
-from m2v_finetune.data.stored import StoredWindows
 from m2v_finetune.errors import DISK_ERRORS, Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
@@ -110,7 +110,7 @@ class TrainingLoop(Generic[Model]):
         self,
         model: Model,
         *,
-        windows: TrainingWindows | StoredWindows | MaskedWindows,
+        windows: TrainingWindows | CachedWindows | MaskedWindows,
         objective: Objective,
         accelerator: Accelerator,
         training: TrainingConfig,
@@ -182,7 +182,7 @@ class TrainingLoop(Generic[Model]):
         self.earlier_seconds, self.began = 0.0, time.monotonic()
         self.is_wait_reported = self.is_warm_up_reported = False
         self.reads_audio = not (
-            isinstance(windows, StoredWindows) or isinstance(model.backbone, PrecomputedBackbone)
+            isinstance(windows, CachedWindows) or isinstance(model.backbone, PrecomputedBackbone)
         )
         self.checkpoint: Path | None = agreed_checkpoint(folder.checkpoints)
 

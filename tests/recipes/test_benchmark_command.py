@@ -61,13 +61,13 @@ def times(folder: Path) -> dict[str, int]:
 def test_the_table_and_a_second_call_that_runs_nothing(root, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    asked, frozen_states = [], TaskModel.frozen_states
+    asked, frozen_features = [], TaskModel.frozen_features
 
     def count(model, waveforms):
         asked.append(len(waveforms))
-        return frozen_states(model, waveforms)
+        return frozen_features(model, waveforms)
 
-    monkeypatch.setattr(TaskModel, "frozen_states", count)
+    monkeypatch.setattr(TaskModel, "frozen_features", count)
     output = tmp_path / "out"
     content = run_benchmark(settings(root, output), **SMALL)
     # Two rates and two seeds ask the network once of each window of each split.

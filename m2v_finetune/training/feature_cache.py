@@ -24,18 +24,18 @@ from accelerate import Accelerator
 from m2v_finetune.backbones.backbone import CONV_ENCODER
 from m2v_finetune.config import RecipeConfig, parse_bytes
 from m2v_finetune.data.checking import NUM_THREADS, CheckedTrack
-from m2v_finetune.data.loader import Draw, Inputs, TrainingWindows
-from m2v_finetune.data.reading import WorkerError, read_batches, track_loader
-from m2v_finetune.data.stored import (
+from m2v_finetune.data.feature_store import (
+    CachedWindows,
     DrawnWindows,
-    StoredStates,
-    StoredWindows,
+    FeatureStore,
     file_identity,
     make_room,
     unique_draws,
 )
+from m2v_finetune.data.loader import Draw, Inputs, TrainingWindows
+from m2v_finetune.data.reading import WorkerError, read_batches, track_loader
 from m2v_finetune.errors import DISK_ERRORS, UserError
-from m2v_finetune.model import FrozenPrefix, NotFiniteError, TaskModel
+from m2v_finetune.model import FeatureLayout, NotFiniteError, TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.training.defaults import choose_cached_windows
@@ -52,12 +52,12 @@ FORMAT_VERSION = 1
 NAMES_OF_SETTINGS = ("_name_or_path", "architectures", "transformers_version", "dtype")
 
 
-class StateCache:
+class FeatureCache:
     """The stored states of a run, by split.
 
     Attributes:
         windows: Of the training split, with as many versions as are stored.
-        stored: The arrays of each split.
+        stores: The arrays of each split.
         num_bytes: Of all of them.
         limit_bytes: Of all in the folder, those of other runs too.
     """
@@ -87,8 +87,8 @@ class StateCache:
             augmentation: What does of a window to train on, too.
         """
         assert isinstance(model.task, ClipTask | FrameTask)
-        prefix = model.frozen_prefix
-        assert prefix is not None
+        layout = model.feature_layout
+        assert layout is not None
         self.model = model
         self.task = model.task
         self.windows = windows
@@ -105,33 +105,33 @@ class StateCache:
         identities = _identities(
             [one for tracks in splits.values() for one in tracks], model.backbone.sample_rate
         )
-        self.stored = {}
+        self.stores = {}
         for split, draws in self.draws.items():
             rows = [(identities[one.checked.track.id], *one.place[1:]) for one in draws]
             of_split = {**about, "augmentation": augmentation if split == "train" else None}
             key = hashlib.sha256(json.dumps([of_split, dtype, rows], sort_keys=True).encode())
-            self.stored[split] = StoredStates(
+            self.stores[split] = FeatureStore(
                 folder=folder / key.hexdigest(),
                 places=[one.place for one in draws],
-                shape=(prefix.num_rows, prefix.width),
+                shape=(layout.num_rows, layout.width),
                 dtype=dtype,
                 about=of_split,
             )
-        self.num_bytes = sum(one.num_bytes for one in self.stored.values())
+        self.num_bytes = sum(one.num_bytes for one in self.stores.values())
         self._held: list[BinaryIO] = []  # as long as the run lives
         self.limit_bytes = limit_bytes
 
-    def training_windows(self) -> StoredWindows:
+    def training_windows(self) -> CachedWindows:
         """Return what is trained on."""
-        return StoredWindows(
+        return CachedWindows(
             windows=self.windows,
-            states=self.stored["train"],
+            store=self.stores["train"],
             targets=self.task.window_targets,
         )
 
     def inputs(self, split: str) -> Inputs:
         """Return what reads a window of a split that is judged."""
-        return self.stored[split].inputs
+        return self.stores[split].inputs
 
     def fill(
         self,
@@ -154,26 +154,26 @@ class StateCache:
             UserError: The disk does not take what is written, memory ran out, the numbers do not fit the
                 precision, or the processes do not share the folder.
         """
-        stored, accelerator, watch = self.stored[split], loop.accelerator, loop.watch
+        store, accelerator, watch = self.stores[split], loop.accelerator, loop.watch
         if accelerator.is_main_process:
-            self._make_room(stored.folder.parent)
-            self._held.append(_open(stored))
+            self._make_room(store.folder.parent)
+            self._held.append(_open(store))
         accelerator.wait_for_everyone()
         began = time.monotonic()
-        share = range(accelerator.process_index, len(stored.places), accelerator.num_processes)
-        is_done = stored.is_done()
-        rows = [row for row in share if not stored.is_whole(row)]
+        share = range(accelerator.process_index, len(store.places), accelerator.num_processes)
+        is_done = store.is_done()
+        rows = [row for row in share if not store.is_whole(row)]
         num_damaged = int(is_done[rows].sum())
         if num_damaged:
             logger.warning(
                 "%s is damaged at %d of its windows, which are computed again.",
-                stored.folder,
+                store.folder,
                 num_damaged,
             )
         failure, bad_tracks = None, {}
         try:
             bad_tracks = self._compute(
-                stored,
+                store,
                 DrawnWindows(
                     draws=self.draws[split], load_waveform=self.task.load_waveform, rows=rows
                 ),
@@ -194,12 +194,12 @@ class StateCache:
             if error.errno not in DISK_ERRORS:
                 raise
             failure = (
-                f"{stored.folder} cannot be written: {error.strerror}. Free space, or choose another disk by "
+                f"{store.folder} cannot be written: {error.strerror}. Free space, or choose another disk by "
                 "--cache.folder; what is there already stays."
             )
         watch.take(split, agree(accelerator, failure, bad_tracks))
         accelerator.wait_for_everyone()
-        self._check_shared(stored, watch.found.get(split, {}))
+        self._check_shared(store, watch.found.get(split, {}))
         own = torch.tensor(len(rows), device=accelerator.device)
         if computed := int(accelerator.reduce(own, reduction="sum")):
             seconds = time.monotonic() - began
@@ -210,7 +210,7 @@ class StateCache:
             folder,
             needed_bytes=self.num_bytes,
             limit_bytes=self.limit_bytes,
-            kept=[one.folder for one in self.stored.values()],
+            kept=[one.folder for one in self.stores.values()],
         )
         if deleted:
             logger.info(
@@ -227,7 +227,7 @@ class StateCache:
 
     def _compute(
         self,
-        stored: StoredStates,
+        store: FeatureStore,
         windows: DrawnWindows,
         *,
         accelerator: Accelerator,
@@ -258,7 +258,7 @@ class StateCache:
                     rows = [windows.rows[index] for index in indices.tolist()]
                     try:
                         with torch.inference_mode(), accelerator.autocast():
-                            states = model.frozen_states(
+                            features = model.frozen_features(
                                 samples.to(accelerator.device, non_blocking=True)
                             )
                     except torch.OutOfMemoryError as error:
@@ -266,23 +266,23 @@ class StateCache:
                             f"Caching ran out of memory with {batch_size} windows at once. Lower "
                             "training.eval_batch_size. What is cached already stays."
                         ) from error
-                    values = states.float().cpu().numpy()
+                    values = features.float().cpu().numpy()
                     names = [windows.draws[row].checked.track.origin for row in rows]
-                    stored.write(rows, _in_precision(values, stored.dtype, names), moves.numpy())
+                    store.write(rows, _in_precision(values, store.dtype, names), moves.numpy())
                 bar.advance(task, len(indices) + len(bad))
         model.to(place)
         return bad_tracks
 
-    def _check_shared(self, stored: StoredStates, bad_tracks: Mapping[str, str]) -> None:
+    def _check_shared(self, store: FeatureStore, bad_tracks: Mapping[str, str]) -> None:
         """Raise `UserError` where other processes wrote to a disk that this one does not see."""
         missing = sum(
             place[0] not in bad_tracks
-            for place, is_done in zip(stored.places, stored.is_done(), strict=True)
+            for place, is_done in zip(store.places, store.is_done(), strict=True)
             if not is_done
         )
         if missing:
             raise UserError(
-                f"{missing} windows that other processes cached are not in {stored.folder} here. Choose a "
+                f"{missing} windows that other processes cached are not in {store.folder} here. Choose a "
                 "folder that all machines share by --cache.folder."
             )
 
@@ -294,7 +294,7 @@ def plan_cache(
     splits: Mapping[str, Sequence[CheckedTrack]],
     *,
     mixed_precision: str,
-) -> tuple[StateCache | None, str]:
+) -> tuple[FeatureCache | None, str]:
     """Decide whether a run uses the cache, from its settings and data alone.
 
     So a run that goes on decides the same.
@@ -313,7 +313,7 @@ def plan_cache(
         UserError: ``cache.use`` is ``on`` and nothing can be kept, or it does not fit.
     """
     settings = config.cache
-    prefix = model.frozen_prefix
+    layout = model.feature_layout
     is_wanted = settings.use == "on" or (
         settings.use == "auto" and model.tuning.method == "probe" and config.data.features is None
     )
@@ -321,7 +321,7 @@ def plan_cache(
         return None, ""
     if not isinstance(model.task, ClipTask | FrameTask):
         return _without(config, f"{model.task.name} needs the waveform of the mixture")
-    if prefix is None:
+    if layout is None:
         return _without(config, "all of the network learns")
     versions = 1
     if windows.is_random:
@@ -331,14 +331,14 @@ def plan_cache(
         )
         versions = min(chosen, config.training.epochs * config.data.windows_per_track)
     limit_bytes = parse_bytes("cache.max_size", settings.max_size)
-    cache = StateCache(
+    cache = FeatureCache(
         model,
         replace(windows, num_versions=versions),
         splits,
         folder=cache_folder(settings.folder),
         dtype=settings.precision,
         limit_bytes=limit_bytes,
-        about=_as_json(_about(model, prefix, mixed_precision=mixed_precision)),
+        about=_as_json(_about(model, layout, mixed_precision=mixed_precision)),
         augmentation=_as_json(_augmentation(config, model)),
     )
     if cache.num_bytes > limit_bytes:
@@ -348,7 +348,7 @@ def plan_cache(
             "Raise cache.max_size, set cache.precision to float16, take shorter windows or fewer "
             "data.drawn_versions, or a head that averages over time (head.pooling mean).",
         )
-    return cache, _described(cache, prefix, versions)
+    return cache, _described(cache, layout, versions)
 
 
 def cache_folder(folder: str | None) -> Path:
@@ -367,28 +367,28 @@ def _without(config: RecipeConfig, why: str, advice: str = "") -> tuple[None, st
     return None, f"not used: {why}. {advice}".strip()
 
 
-def _described(cache: StateCache, prefix: FrozenPrefix, versions: int) -> str:
+def _described(cache: FeatureCache, layout: FeatureLayout, versions: int) -> str:
     what = (
         "the conv encoder's features"
-        if prefix.depth == CONV_ENCODER
-        else f"hidden state {prefix.depth}, from which the layers above go on"
-        if prefix.start_frames
+        if layout.depth == CONV_ENCODER
+        else f"hidden state {layout.depth}, from which the layers above go on"
+        if layout.start_frames
         else "hidden states of the frozen backbone"
     )
-    count = sum(len(one.places) for one in cache.stored.values())
+    count = sum(len(one.places) for one in cache.stores.values())
     drawn = (
         f"{versions} drawn versions of the training windows, which take turns (more by "
         "--data.drawn_versions give more variety); "
         if cache.windows.is_random
         else ""
     )
-    [folder] = {one.folder.parent for one in cache.stored.values()}
+    [folder] = {one.folder.parent for one in cache.stores.values()}
     return (
         f"{what}, computed once: {count} windows, {_megabytes(cache.num_bytes)}; {drawn}in {folder}"
     )
 
 
-def _about(model: TaskModel, prefix: FrozenPrefix, *, mixed_precision: str) -> dict[str, Any]:
+def _about(model: TaskModel, layout: FeatureLayout, *, mixed_precision: str) -> dict[str, Any]:
     backbone = model.backbone
     return {
         "format_version": FORMAT_VERSION,
@@ -398,7 +398,7 @@ def _about(model: TaskModel, prefix: FrozenPrefix, *, mixed_precision: str) -> d
         "normalize": backbone.normalize,
         "sample_rate": backbone.sample_rate,
         "window_samples": model.window_samples,
-        "prefix": asdict(prefix),
+        "layout": asdict(layout),
         "mixed_precision": mixed_precision,
     }
 
@@ -456,28 +456,28 @@ def _identities(tracks: Sequence[CheckedTrack], sample_rate: int) -> dict[str, s
         return {checked.track.id: one for checked, one in zip(tracks, found, strict=True)}
 
 
-def _open(stored: StoredStates) -> BinaryIO:
+def _open(store: FeatureStore) -> BinaryIO:
     """Make the files where they are missing, or not what they should be; return what holds them."""
     held = None
     with suppress(FileNotFoundError):
-        held = stored.hold()  # first, so that nothing deletes them after they were looked at
-    damage = stored.damage()
+        held = store.hold()  # first, so that nothing deletes them after they were looked at
+    damage = store.damage()
     if damage is None and held is not None:
-        stored.touch()
+        store.touch()
         return held
-    if stored.folder.exists():
+    if store.folder.exists():
         logger.warning("%s: all of it is computed again.", damage)
-    free = free_bytes(stored.folder)
-    if free < stored.num_bytes:
+    free = free_bytes(store.folder)
+    if free < store.num_bytes:
         raise UserError(
-            f"The disk of {stored.folder.parent} has {_megabytes(free)} free; the cache needs "
-            f"{_megabytes(stored.num_bytes)}. Free some, choose another disk by --cache.folder, or set "
+            f"The disk of {store.folder.parent} has {_megabytes(free)} free; the cache needs "
+            f"{_megabytes(store.num_bytes)}. Free some, choose another disk by --cache.folder, or set "
             "cache.use to off."
         )
     if held is not None:
         held.close()
-    stored.create()
-    return stored.hold()
+    store.create()
+    return store.hold()
 
 
 def _in_precision(values: Any, dtype: str, names: Sequence[str]) -> Any:
@@ -491,13 +491,13 @@ def _in_precision(values: Any, dtype: str, names: Sequence[str]) -> Any:
     if not is_finite.all():
         raise NotFiniteError(names[int(np.argmin(is_finite))])
     with np.errstate(over="ignore"):
-        stored = values.astype(dtype)
-    if not np.isfinite(stored).all():
+        cast_values = values.astype(dtype)
+    if not np.isfinite(cast_values).all():
         raise UserError(
             f"Hidden states of up to {np.abs(values).max():.4g} do not fit into float16, which ends at "
             "65504. Set cache.precision to float32."
         )
-    return stored
+    return cast_values
 
 
 def _megabytes(num_bytes: int) -> str:

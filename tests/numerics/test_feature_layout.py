@@ -74,20 +74,20 @@ def gradients_of(model, outputs):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_stored_states_train_as_waveforms_do(folders, architecture, case):
+def test_cached_features_train_as_waveforms_do(folders, architecture, case):
     tuning, backbone, head, depth, num_rows = CASES[case]
     model = build(folders[architecture], tuning, backbone, head).train()
-    prefix = model.frozen_prefix
-    assert (prefix.depth, prefix.num_rows) == (depth, num_rows)
+    layout = model.feature_layout
+    assert (layout.depth, layout.num_rows) == (depth, num_rows)
     waveforms = torch.randn(2, 16_000)
     with torch.inference_mode():
-        stored = model.frozen_states(waveforms).clone()
-    assert stored.shape == (2, num_rows, CONV if depth == CONV_ENCODER else HIDDEN)
+        features = model.frozen_features(waveforms).clone()
+    assert features.shape == (2, num_rows, CONV if depth == CONV_ENCODER else HIDDEN)
     # In training mode, with all the dropout of transformers' defaults, yet the same again.
-    torch.testing.assert_close(model.frozen_states(waveforms), stored, rtol=0, atol=0)
+    torch.testing.assert_close(model.frozen_features(waveforms), features, rtol=0, atol=0)
 
     computed, of_computed = gradients(model, waveforms)
-    read, of_read = gradients(model, stored.clone())
+    read, of_read = gradients(model, features.clone())
     torch.testing.assert_close(read, computed, rtol=0, atol=1e-6)
     assert of_read.keys() == of_computed.keys()
     assert of_read.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
@@ -140,23 +140,23 @@ def test_with_checkpointing_a_probe_keeps_one_state_for_its_layer_weights(folder
 
 def test_half_precision_is_read_as_it_is(folders):
     model = build(folders["hubert"], *CASES["top layers"][:3]).eval()
-    stored = model.frozen_states(torch.randn(2, 16_000))
-    torch.testing.assert_close(model(stored.half()), model(stored.half().float()))
+    features = model.frozen_features(torch.randn(2, 16_000))
+    torch.testing.assert_close(model(features.half()), model(features.half().float()))
 
 
 def test_where_the_conv_encoder_is_trainable_nothing_is_frozen(folders):
     tuning = {"method": "full", "train_conv_encoder": True}
     model = build(folders["hubert"], tuning, {}, {}).train()
-    assert model.frozen_prefix is None
+    assert model.feature_layout is None
     assert all(module.training for module in model.modules())
 
 
 def test_spec_augment_leaves_the_conv_encoder_alone(folders):
     model = build(folders["data2vec"], {"method": "lora"}, {}, {}, spec_augment=True).train()
-    assert (model.frozen_prefix.depth, model.frozen_prefix.states) == (CONV_ENCODER, ())
-    stored = model.frozen_states(torch.randn(2, 16_000))
+    assert (model.feature_layout.depth, model.feature_layout.states) == (CONV_ENCODER, ())
+    features = model.frozen_features(torch.randn(2, 16_000))
     with torch.no_grad():
-        assert not torch.equal(model(stored), model(stored))  # masks differ
+        assert not torch.equal(model(features), model(features))  # masks differ
 
 
 def test_the_network_below_what_is_trainable_has_no_dropout(folders):
@@ -173,7 +173,7 @@ def test_layers_above_the_depth_are_not_computed(folders):
     ran = []
     for index, layer in enumerate(model.backbone.network.encoder.layers):
         layer.register_forward_hook(lambda *_, index=index: ran.append(index))
-    stored = model.frozen_states(torch.randn(1, 16_000))
+    features = model.frozen_features(torch.randn(1, 16_000))
     assert ran == [0, 1]
-    model(stored)
+    model(features)
     assert ran == [0, 1, 2]

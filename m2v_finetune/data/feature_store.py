@@ -2,7 +2,7 @@
 
 A folder holds three arrays of NumPy's format, with a row for each window, and ``about.json``:
 
-    states.npy   what the network said, (windows, rows, width), float16 or float32
+    features.npy   what the network said, (windows, rows, width), float16 or float32
     moves.npy    where augmentation moved what labels speak of, (windows, 5), float64
     sums.npy     a checksum of both for each window that is done, (windows,), uint64; 0 for the others
 
@@ -36,10 +36,10 @@ from m2v_finetune.audio.augmentation import Moves
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Draw, LoadWaveform, TrainingWindows, Window
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.errors import NotStoredError
+from m2v_finetune.errors import NotCachedError
 
 ABOUT_FILE = "about.json"
-STATES_FILE = "states.npy"
+FEATURES_FILE = "features.npy"
 MOVES_FILE = "moves.npy"
 SUMS_FILE = "sums.npy"
 NAMES_OF_MOVES = [one.name for one in fields(Moves)]
@@ -53,7 +53,7 @@ Targets = Callable[[CheckedTrack, Window, Moves], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class StoredStates:
+class FeatureStore:
     """The arrays of a folder, of which it knows the rows.
 
     Attributes:
@@ -75,7 +75,7 @@ class StoredStates:
         """Shape and precision of each file."""
         count = len(self.places)
         return {
-            STATES_FILE: ((count, *self.shape), self.dtype),
+            FEATURES_FILE: ((count, *self.shape), self.dtype),
             MOVES_FILE: ((count, len(NAMES_OF_MOVES)), "float64"),
             SUMS_FILE: ((count,), "uint64"),
         }
@@ -134,16 +134,16 @@ class StoredStates:
             fcntl.flock(file, fcntl.LOCK_SH)
         return file
 
-    def write(self, rows: Sequence[int], states: Array, moves: Array) -> None:
+    def write(self, rows: Sequence[int], features: Array, moves: Array) -> None:
         """Write what is said of windows, then that they are done.
 
         Args:
             rows: Of these windows.
-            states: (windows, rows, width), in the precision of the store.
+            features: (windows, rows, width), in the precision of the store.
             moves: (windows, 5), float64.
         """
-        sums = [IS_DONE + _checksum(*both) for both in zip(states, moves, strict=True)]
-        written = {STATES_FILE: states, MOVES_FILE: moves, SUMS_FILE: np.array(sums, np.uint64)}
+        sums = [IS_DONE + _checksum(*both) for both in zip(features, moves, strict=True)]
+        written = {FEATURES_FILE: features, MOVES_FILE: moves, SUMS_FILE: np.array(sums, np.uint64)}
         for name, values in written.items():
             # Not through the memory map: a full disk would end the process without a word.
             with (self.folder / name).open("r+b") as file:
@@ -158,25 +158,25 @@ class StoredStates:
     def is_whole(self, row: int) -> bool:
         """Tell whether a window was written and still is what was written."""
         maps = self._maps
-        both = maps[STATES_FILE][row], maps[MOVES_FILE][row]
+        both = maps[FEATURES_FILE][row], maps[MOVES_FILE][row]
         return int(maps[SUMS_FILE][row]) == IS_DONE + _checksum(*both)
 
     def read(self, place: tuple[str, int, str]) -> tuple[Array, Moves]:
         """Return what is stored of a window, (rows, width), and where augmentation moved its labels.
 
         Raises:
-            NotStoredError: Nothing is, as its track could not be read.
+            NotCachedError: Nothing is, as its track could not be read.
         """
         row = self._rows[place]
         if not self._maps[SUMS_FILE][row]:
-            raise NotStoredError(f"nothing is stored in {self.folder}: it could not be read")
+            raise NotCachedError(f"nothing is stored in {self.folder}: it could not be read")
         moves = dict(zip(NAMES_OF_MOVES, self._maps[MOVES_FILE][row].tolist(), strict=True))
-        return np.array(self._maps[STATES_FILE][row]), Moves(**moves)
+        return np.array(self._maps[FEATURES_FILE][row]), Moves(**moves)
 
     def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
         """Return what is stored of a window of a track, in place of its waveform."""
-        states, _ = self.read((checked.track.id, window.start_sample, ""))
-        return (states,)
+        features, _ = self.read((checked.track.id, window.start_sample, ""))
+        return (features,)
 
     def _about(self) -> dict[str, Any]:
         return {**self.about, "shape": list(self.shape), "precision": self.dtype}
@@ -199,7 +199,7 @@ class StoredStates:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
-    """Windows to be heard, each once: what `StoredStates` will hold.
+    """Windows to be heard, each once: what `FeatureStore` will hold.
 
     Attributes:
         draws: The windows; no two of one place.
@@ -239,17 +239,17 @@ class DrawnWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredWindows(Dataset[tuple[Tensor, ...]]):
+class CachedWindows(Dataset[tuple[Tensor, ...]]):
     """Windows of the training tracks of which everything was heard before, addressed by (epoch, index).
 
     Attributes:
         windows: Which they are.
-        states: What is stored of them.
+        store: What is stored of them.
         targets: What the task wants of a window.
     """
 
     windows: TrainingWindows
-    states: StoredStates
+    store: FeatureStore
     targets: Targets
 
     @property
@@ -267,9 +267,9 @@ class StoredWindows(Dataset[tuple[Tensor, ...]]):
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return what is stored of a window, (rows, width), and its targets."""
         draw = self.windows.draw(place)
-        states, moves = self.states.read(draw.place)
+        features, moves = self.store.read(draw.place)
         targets = self.targets(draw.checked, draw.window, moves)
-        return torch.from_numpy(states), torch.from_numpy(targets)
+        return torch.from_numpy(features), torch.from_numpy(targets)
 
 
 def file_identity(path: Path) -> str:
@@ -293,7 +293,7 @@ def make_room(
 ) -> tuple[list[Path], bool]:
     """Delete what was not used for longest, until what is needed fits.
 
-    What another run holds (`StoredStates.hold`) stays.
+    What another run holds (`FeatureStore.hold`) stays.
 
     Args:
         folder: Holds the folders of stored states; nothing else in it is touched.
@@ -342,5 +342,5 @@ def unique_draws(draws: Iterable[Draw]) -> list[Draw]:
     return list({draw.place: draw for draw in draws}.values())
 
 
-def _checksum(states: Array, moves: Array) -> int:
-    return zlib.crc32(moves.tobytes(), zlib.crc32(np.ascontiguousarray(states).data.cast("B")))
+def _checksum(features: Array, moves: Array) -> int:
+    return zlib.crc32(moves.tobytes(), zlib.crc32(np.ascontiguousarray(features).data.cast("B")))

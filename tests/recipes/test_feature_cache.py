@@ -32,18 +32,18 @@ from m2v_finetune.config import (
     TuningConfig,
 )
 from m2v_finetune.data.checking import check_splits, check_tracks
+from m2v_finetune.data.feature_store import FeatureStore, file_identity, make_room
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
-from m2v_finetune.data.stored import StoredStates, file_identity, make_room
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.tasks.key import Key, KeyConfig
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.train import train_task
-from m2v_finetune.training.caching import plan_cache
+from m2v_finetune.training.feature_cache import plan_cache
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.run_tracks import training_windows
 
@@ -142,7 +142,7 @@ def planned(settings, tmp_path):
         )
         windows = training_windows(model, checked["train"], config)
         cache, _ = plan_cache(config, model, windows, checked, mixed_precision=mixed_precision)
-        return {name: stored.folder for name, stored in cache.stored.items()}
+        return {name: store.folder for name, store in cache.stores.items()}
 
     return plan
 
@@ -151,13 +151,13 @@ def planned(settings, tmp_path):
 def computed(monkeypatch):
     """The number of windows of which the network was asked."""
     counts = []
-    compute = TaskModel.frozen_states
+    compute = TaskModel.frozen_features
 
     def counted(model, waveforms):
         counts.append(len(waveforms))
         return compute(model, waveforms)
 
-    monkeypatch.setattr(TaskModel, "frozen_states", counted)
+    monkeypatch.setattr(TaskModel, "frozen_features", counted)
     return counts
 
 
@@ -172,7 +172,7 @@ def folders(tmp_path) -> dict[str, Path]:
 
 
 def states(folder: Path) -> np.ndarray:
-    return np.load(folder / "states.npy", allow_pickle=False)
+    return np.load(folder / "features.npy", allow_pickle=False)
 
 
 def assert_same(lines, others, *, loss=1e-5, metric=1e-4):
@@ -238,7 +238,7 @@ def test_runs_of_other_seeds_heads_and_rates_share_what_is_there(recipe, compute
     assert 0 < sum(computed) < 20
 
 
-def test_what_decides_what_is_reported_makes_another_cache(planned, manifest, tmp_path):
+def test_what_decides_the_features_makes_another_cache(planned, manifest, tmp_path):
     other = copy_of_backbone(tmp_path / "other")
     same = planned(backbone=BackboneConfig(source=str(other)))
     assert planned() == same
@@ -343,7 +343,7 @@ def test_a_computation_that_died_goes_on_where_it_was(recipe, computed, monkeypa
     shutil.rmtree(tmp_path / "cache")
     total = sum(computed)
     computed.clear()
-    compute = TaskModel.frozen_states
+    compute = TaskModel.frozen_features
 
     def dies(model, waveforms):
         if len(computed) == 2:
@@ -351,7 +351,7 @@ def test_a_computation_that_died_goes_on_where_it_was(recipe, computed, monkeypa
         return compute(model, waveforms)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TaskModel, "frozen_states", dies)
+        patch.setattr(TaskModel, "frozen_features", dies)
         with pytest.raises(KeyboardInterrupt):
             recipe("killed")
     assert computed == [4, 4]
@@ -377,7 +377,7 @@ def test_what_is_damaged_is_named_and_computed_again(damage, recipe, computed, c
     total = sum(computed)
     computed.clear()
     folder = next(iter(folders(tmp_path).values()))
-    path = folder / ("about.json" if damage == "about" else "states.npy")
+    path = folder / ("about.json" if damage == "about" else "features.npy")
     good = states(folder)
     harmed = tmp_path / "harmed"
     if damage == "bit":
@@ -439,11 +439,11 @@ def test_beyond_its_size_the_cache_is_not_used_or_refused(recipe, computed, caps
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_oldest_states_make_room_for_new_ones(tmp_path):
+def test_the_oldest_features_make_room_for_new_ones(tmp_path):
     names = [f"{number:064x}" for number in range(4)]
     for number, name in enumerate([*names, "of the user"]):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "states.npy").write_bytes(bytes(100))
+        (tmp_path / name / "features.npy").write_bytes(bytes(100))
         (tmp_path / name / "sums.npy").touch()
         os.utime(tmp_path / name / "sums.npy", (number, number))
     kept = [tmp_path / names[0]]
@@ -458,14 +458,14 @@ def test_what_another_run_uses_stays(recipe, computed, capsys, monkeypatch, tmp_
     """A run that needs room comes while another one writes, then after it."""
     expected = recipe("alone")
     shutil.rmtree(tmp_path / "cache")
-    write, came = StoredStates.write, []
+    write, came = FeatureStore.write, []
 
-    def another_run_comes(stored, *arguments):
+    def another_run_comes(store, *arguments):
         came.append(make_room(tmp_path / "cache", needed_bytes=1, limit_bytes=0, kept=[]))
-        write(stored, *arguments)
+        write(store, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StoredStates, "write", another_run_comes)
+        patch.setattr(FeatureStore, "write", another_run_comes)
         assert recipe("disturbed") == expected
     assert came
     assert set(map(str, came)) == {"([], False)"}
@@ -477,14 +477,14 @@ def test_what_another_run_uses_stays(recipe, computed, capsys, monkeypatch, tmp_
 
 
 def test_states_that_a_person_deletes_end_in_a_message(recipe, monkeypatch, tmp_path):
-    write = StoredStates.write
+    write = FeatureStore.write
 
-    def deleted(stored, *arguments):
-        write(stored, *arguments)
-        shutil.rmtree(stored.folder, ignore_errors=True)
+    def deleted(store, *arguments):
+        write(store, *arguments)
+        shutil.rmtree(store.folder, ignore_errors=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StoredStates, "write", deleted)
+        patch.setattr(FeatureStore, "write", deleted)
         with pytest.raises(UserError, match=r"states\.npy is gone: something deleted it"):
             recipe("run")
     assert len(recipe("run", resume=True)) > 3
