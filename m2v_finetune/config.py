@@ -188,7 +188,7 @@ class DataConfig:
             window_seconds, or half of it where there is an output for each frame or a stem.
         windows_per_track: Random windows of a track in one epoch of training. If not given: as many as
             make an epoch of 32 optimiser steps, so 1 for large data sets.
-        drawn_versions: Number of different windows of a track, with their augmentation, in a whole run; they
+        num_variants: Number of different windows of a track, with their augmentation, in a whole run; they
             take turns, and are the same for every seed. If not given, each window is drawn anew, but where
             the cache is used there are 4, or as many as a track holds up to 16 (docs/performance.md).
         num_workers: Processes that read audio, for each training process.
@@ -211,7 +211,7 @@ class DataConfig:
     window_seconds: float | None = None
     hop_seconds: float | None = None
     windows_per_track: int | None = None
-    drawn_versions: int | None = None
+    num_variants: int | None = None
     num_workers: int = 2
     on_bad_track: OnBadTrack = "stop"
     max_bad_fraction: float = 0.1
@@ -238,8 +238,8 @@ class DataConfig:
                 )
         if self.windows_per_track is not None:
             _at_least("data.windows_per_track", self.windows_per_track, 1)
-        if self.drawn_versions is not None:
-            _at_least("data.drawn_versions", self.drawn_versions, 1)
+        if self.num_variants is not None:
+            _at_least("data.num_variants", self.num_variants, 1)
         _at_least("data.num_workers", self.num_workers, 0)
         _in_range("data.max_bad_fraction", self.max_bad_fraction, 0.0, 1.0)
         if not 0.0 <= self.timeout_seconds < math.inf:
@@ -492,7 +492,7 @@ class RecipeConfig:
             not in ("softmax", "last"),
             "backbone.spec_augment (to false)": self.backbone.spec_augment,
             "head.pooling (to mean)": self.head.pooling != "mean",
-            "data.drawn_versions (to null)": self.data.drawn_versions is not None,
+            "data.num_variants (to null)": self.data.num_variants is not None,
             "cache.use (to auto)": self.cache.use == "on",
             "training.compile (to false)": self.training.compile,
             "publish.weights (to auto or all)": self.publish.weights == "trained",

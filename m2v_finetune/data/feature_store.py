@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 
 from m2v_finetune.audio.augmentation import Moves
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.loader import Draw, LoadWaveform, TrainingWindows, Window
+from m2v_finetune.data.loader import LoadWaveform, SampledWindow, TrainingWindows, Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import NotCachedError
 
@@ -58,7 +58,7 @@ class FeatureStore:
 
     Attributes:
         folder: Where they are.
-        places: What tells each window from all others, in the order of the rows (`Draw.place`).
+        places: What tells each window from all others, in the order of the rows (`SampledWindow.place`).
         shape: Of what is stored of a window, (rows, width).
         dtype: ``float16`` or ``float32``.
         about: What ``about.json`` says beside shape and precision, for people.
@@ -198,16 +198,16 @@ class FeatureStore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
+class SampledWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
     """Windows to be heard, each once: what `FeatureStore` will hold.
 
     Attributes:
-        draws: The windows; no two of one place.
+        sampled_windows: The windows; no two of one place.
         load_waveform: How the task reads a window.
         rows: Those of the draws that are read, and in which order.
     """
 
-    draws: Sequence[Draw]
+    sampled_windows: Sequence[SampledWindow]
     load_waveform: LoadWaveform
     rows: Sequence[int]
 
@@ -216,7 +216,8 @@ class DrawnWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
         """The tracks, by the numbers of `places`."""
         return list(
             {
-                self.draws[row].checked.track.id: self.draws[row].checked for row in self.rows
+                self.sampled_windows[row].checked.track.id: self.sampled_windows[row].checked
+                for row in self.rows
             }.values()
         )
 
@@ -224,16 +225,16 @@ class DrawnWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
     def places(self) -> list[tuple[int, Window]]:
         """For each window the number of its track, and where it lies."""
         numbers = {checked.track.id: number for number, checked in enumerate(self.tracks)}
-        draws = [self.draws[row] for row in self.rows]
-        return [(numbers[draw.checked.track.id], draw.window) for draw in draws]
+        sampled_windows = [self.sampled_windows[row] for row in self.rows]
+        return [(numbers[sampled.checked.track.id], sampled.window) for sampled in sampled_windows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, ...]]:
         """Return the number of the window, its waveform, and its moves, (5,), float64."""
-        draw = self.draws[self.rows[index]]
-        samples, moves = self.load_waveform(draw.checked, draw.window, draw.augment)
+        sampled = self.sampled_windows[self.rows[index]]
+        samples, moves = self.load_waveform(sampled.checked, sampled.window, sampled.augment)
         parts = torch.from_numpy(samples), torch.tensor(astuple(moves), dtype=torch.float64)
         return index, parts
 
@@ -266,9 +267,9 @@ class CachedWindows(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return what is stored of a window, (rows, width), and its targets."""
-        draw = self.windows.draw(place)
-        features, moves = self.store.read(draw.place)
-        targets = self.targets(draw.checked, draw.window, moves)
+        sampled = self.windows.sample(place)
+        features, moves = self.store.read(sampled.place)
+        targets = self.targets(sampled.checked, sampled.window, moves)
         return torch.from_numpy(features), torch.from_numpy(targets)
 
 
@@ -337,9 +338,9 @@ def _delete_unless_held(folder: Path) -> bool:
     return True
 
 
-def unique_draws(draws: Iterable[Draw]) -> list[Draw]:
+def unique_windows(sampled_windows: Iterable[SampledWindow]) -> list[SampledWindow]:
     """Return each window once, in the order in which they first come."""
-    return list({draw.place: draw for draw in draws}.values())
+    return list({sampled.place: sampled for sampled in sampled_windows}.values())
 
 
 def _checksum(features: Array, moves: Array) -> int:

@@ -112,30 +112,30 @@ Inputs = Callable[[CheckedTrack, Window], tuple[Array, ...]]
 """Reads a window of a track: what the model takes."""
 
 
-VERSIONS_SEED = 0
+VARIANTS_SEED = 0
 """Seed of windows and augmentation that are drawn a limited number of times."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Draw:
+class SampledWindow:
     """A window of a training track, and how it is changed.
 
     Attributes:
         checked: The track.
         window: Where it lies.
         augment: Changes its waveform, or None.
-        version: Which draw of the augmentation that is; empty without.
+        variant: Which draw of the augmentation that is; empty without.
     """
 
     checked: CheckedTrack
     window: Window
     augment: Augment | None
-    version: str
+    variant: str
 
     @property
     def place(self) -> tuple[str, int, str]:
         """What tells it from all others of a data set."""
-        return self.checked.track.id, self.window.start_sample, self.version
+        return self.checked.track.id, self.window.start_sample, self.variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
         windows_per_track: Windows of one track in an epoch.
         augmentation: Applied to each window, or None.
         seed: With epoch, track and number of the window it decides where the window lies.
-        num_versions: Number of different windows of a track, with their augmentation, in all epochs; they
+        num_variants: Number of different windows of a track, with their augmentation, in all epochs; they
             take turns. They are the same for every seed, so that runs can share what was computed of them.
             Each window is drawn anew, by the seed, if None.
     """
@@ -162,7 +162,7 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
     windows_per_track: int
     augmentation: Augmentation | None
     seed: int
-    num_versions: int | None = None
+    num_variants: int | None = None
 
     def __len__(self) -> int:
         return len(self.tracks) * self.windows_per_track
@@ -181,18 +181,18 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return the tensors of item ``index`` in ``epoch``; the last one is the target."""
-        draw = self.draw(place)
-        parts = self.example(draw.checked, draw.window, draw.augment)
+        sampled = self.sample(place)
+        parts = self.example(sampled.checked, sampled.window, sampled.augment)
         return tuple(torch.from_numpy(part) for part in parts)
 
-    def draw(self, place: tuple[int, int]) -> "Draw":
+    def sample(self, place: tuple[int, int]) -> "SampledWindow":
         """Return what item ``index`` in ``epoch`` is; nothing is read."""
         epoch, index = place
         seed = self.seed
         track_index, repeat = divmod(index, self.windows_per_track)
-        if self.num_versions is not None:
-            epoch = (epoch * self.windows_per_track + repeat) % self.num_versions
-            seed, repeat = VERSIONS_SEED, 0
+        if self.num_variants is not None:
+            epoch = (epoch * self.windows_per_track + repeat) % self.num_variants
+            seed, repeat = VARIANTS_SEED, 0
         checked = self.tracks[track_index]
         name = f"{checked.track.id}#{repeat}"
         start = random_window_start(
@@ -207,8 +207,8 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
             generator = draw_generator(seed, epoch, name, "augmentation")
             augment = partial(self.augmentation, generator=generator)
         window = Window(start_sample=start, num_samples=self.window_samples, grid=self.grid)
-        version = "" if augment is None else f"{epoch}, {repeat}"
-        return Draw(checked=checked, window=window, augment=augment, version=version)
+        variant = "" if augment is None else f"{epoch}, {repeat}"
+        return SampledWindow(checked=checked, window=window, augment=augment, variant=variant)
 
 
 @dataclass(kw_only=True)

@@ -20,7 +20,7 @@ SHORT_TRACKS = 0.1
 """Share of the training tracks that may be shorter than a window, and are padded."""
 STEPS_PER_EPOCH = 32
 """Least optimiser steps of an epoch."""
-CACHED_WINDOWS = (4, 16)
+NUM_VARIANTS = (4, 16)
 """Least and most different windows of a track where the feature cache is used."""
 
 
@@ -87,7 +87,7 @@ def choose_windows_per_track(num_tracks: int, total_batch_size: int) -> int:
     return max(1, math.ceil(STEPS_PER_EPOCH * total_batch_size / num_tracks))
 
 
-def choose_cached_windows(tracks: Sequence[CheckedTrack], window_seconds: float) -> int:
+def choose_num_variants(tracks: Sequence[CheckedTrack], window_seconds: float) -> int:
     """Return the number of different windows of a track that the feature cache holds.
 
     Args:
@@ -95,5 +95,5 @@ def choose_cached_windows(tracks: Sequence[CheckedTrack], window_seconds: float)
         window_seconds: Length of a window.
     """
     duration = statistics.median(checked.audio.duration_seconds for checked in tracks)
-    least, most = CACHED_WINDOWS
+    least, most = NUM_VARIANTS
     return min(most, max(least, math.ceil(duration / window_seconds)))

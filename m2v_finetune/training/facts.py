@@ -61,7 +61,7 @@ def _windows(loop: TrainingLoop[TaskModel]) -> dict[str, Any]:
     return {
         "window_seconds": loop.model.window_seconds,
         "windows_per_track": windows.windows_per_track,
-        "num_drawn_versions": windows.num_versions,
+        "num_drawn_versions": windows.num_variants,
         "num_longer_tracks": sum(length > 0 for length in lengths),
         "num_shorter_tracks": sum(length < 0 for length in lengths),
     }

@@ -26,19 +26,19 @@ from m2v_finetune.config import RecipeConfig, parse_bytes
 from m2v_finetune.data.checking import NUM_THREADS, CheckedTrack
 from m2v_finetune.data.feature_store import (
     CachedWindows,
-    DrawnWindows,
     FeatureStore,
+    SampledWindows,
     file_identity,
     make_room,
-    unique_draws,
+    unique_windows,
 )
-from m2v_finetune.data.loader import Draw, Inputs, TrainingWindows
+from m2v_finetune.data.loader import Inputs, SampledWindow, TrainingWindows
 from m2v_finetune.data.reading import WorkerError, read_batches, track_loader
 from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.model import FeatureLayout, NotFiniteError, TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
-from m2v_finetune.training.defaults import choose_cached_windows
+from m2v_finetune.training.defaults import choose_num_variants
 from m2v_finetune.training.faults import agree
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.progress import progress_bar
@@ -92,27 +92,27 @@ class FeatureCache:
         self.model = model
         self.task = model.task
         self.windows = windows
-        self.draws: dict[str, list[Draw]] = {}
+        self.sampled_windows: dict[str, list[SampledWindow]] = {}
         for split, tracks in splits.items():
             if split == "train":
-                self.draws[split] = unique_draws(_all_draws(windows))
+                self.sampled_windows[split] = unique_windows(_all_windows(windows))
             else:
                 placed = model.track_windows(tracks)
-                self.draws[split] = [
-                    Draw(checked=tracks[number], window=window, augment=None, version="")
+                self.sampled_windows[split] = [
+                    SampledWindow(checked=tracks[number], window=window, augment=None, variant="")
                     for number, window in placed.places
                 ]
         identities = _identities(
             [one for tracks in splits.values() for one in tracks], model.backbone.sample_rate
         )
         self.stores = {}
-        for split, draws in self.draws.items():
-            rows = [(identities[one.checked.track.id], *one.place[1:]) for one in draws]
+        for split, sampled_windows in self.sampled_windows.items():
+            rows = [(identities[one.checked.track.id], *one.place[1:]) for one in sampled_windows]
             of_split = {**about, "augmentation": augmentation if split == "train" else None}
             key = hashlib.sha256(json.dumps([of_split, dtype, rows], sort_keys=True).encode())
             self.stores[split] = FeatureStore(
                 folder=folder / key.hexdigest(),
-                places=[one.place for one in draws],
+                places=[one.place for one in sampled_windows],
                 shape=(layout.num_rows, layout.width),
                 dtype=dtype,
                 about=of_split,
@@ -174,8 +174,10 @@ class FeatureCache:
         try:
             bad_tracks = self._compute(
                 store,
-                DrawnWindows(
-                    draws=self.draws[split], load_waveform=self.task.load_waveform, rows=rows
+                SampledWindows(
+                    sampled_windows=self.sampled_windows[split],
+                    load_waveform=self.task.load_waveform,
+                    rows=rows,
                 ),
                 accelerator=accelerator,
                 batch_size=loop.training.eval_batch_size,
@@ -228,7 +230,7 @@ class FeatureCache:
     def _compute(
         self,
         store: FeatureStore,
-        windows: DrawnWindows,
+        windows: SampledWindows,
         *,
         accelerator: Accelerator,
         batch_size: int,
@@ -252,7 +254,7 @@ class FeatureCache:
             task = bar.add_task(title, total=len(windows))
             for indices, parts, bad in read_batches(loader):
                 for index, why in bad.items():
-                    bad_tracks[windows.draws[windows.rows[index]].checked.track.id] = why
+                    bad_tracks[windows.sampled_windows[windows.rows[index]].checked.track.id] = why
                 if len(indices):
                     samples, moves = parts
                     rows = [windows.rows[index] for index in indices.tolist()]
@@ -267,7 +269,7 @@ class FeatureCache:
                             "training.eval_batch_size. What is cached already stays."
                         ) from error
                     values = features.float().cpu().numpy()
-                    names = [windows.draws[row].checked.track.origin for row in rows]
+                    names = [windows.sampled_windows[row].checked.track.origin for row in rows]
                     store.write(rows, _in_precision(values, store.dtype, names), moves.numpy())
                 bar.advance(task, len(indices) + len(bad))
         model.to(place)
@@ -323,17 +325,17 @@ def plan_cache(
         return _without(config, f"{model.task.name} needs the waveform of the mixture")
     if layout is None:
         return _without(config, "all of the network learns")
-    versions = 1
+    num_variants = 1
     if windows.is_random:
         assert config.data.windows_per_track is not None
-        chosen = config.data.drawn_versions or choose_cached_windows(
+        chosen = config.data.num_variants or choose_num_variants(
             windows.tracks, model.window_seconds
         )
-        versions = min(chosen, config.training.epochs * config.data.windows_per_track)
+        num_variants = min(chosen, config.training.epochs * config.data.windows_per_track)
     limit_bytes = parse_bytes("cache.max_size", settings.max_size)
     cache = FeatureCache(
         model,
-        replace(windows, num_versions=versions),
+        replace(windows, num_variants=num_variants),
         splits,
         folder=cache_folder(settings.folder),
         dtype=settings.precision,
@@ -346,9 +348,9 @@ def plan_cache(
             config,
             f"it would take {_megabytes(cache.num_bytes)}, and cache.max_size is {settings.max_size}",
             "Raise cache.max_size, set cache.precision to float16, take shorter windows or fewer "
-            "data.drawn_versions, or a head that averages over time (head.pooling mean).",
+            "data.num_variants, or a head that averages over time (head.pooling mean).",
         )
-    return cache, _described(cache, layout, versions)
+    return cache, _described(cache, layout, num_variants)
 
 
 def cache_folder(folder: str | None) -> Path:
@@ -367,7 +369,7 @@ def _without(config: RecipeConfig, why: str, advice: str = "") -> tuple[None, st
     return None, f"not used: {why}. {advice}".strip()
 
 
-def _described(cache: FeatureCache, layout: FeatureLayout, versions: int) -> str:
+def _described(cache: FeatureCache, layout: FeatureLayout, num_variants: int) -> str:
     what = (
         "the conv encoder's features"
         if layout.depth == CONV_ENCODER
@@ -377,8 +379,8 @@ def _described(cache: FeatureCache, layout: FeatureLayout, versions: int) -> str
     )
     count = sum(len(one.places) for one in cache.stores.values())
     drawn = (
-        f"{versions} drawn versions of the training windows, which take turns (more by "
-        "--data.drawn_versions give more variety); "
+        f"{num_variants} drawn versions of the training windows, which take turns (more by "
+        "--data.num_variants give more variety); "
         if cache.windows.is_random
         else ""
     )
@@ -432,11 +434,11 @@ def _files_named(transforms: Sequence[Mapping[str, Any]]) -> list[str]:
     return [file_identity(file) for file in files]
 
 
-def _all_draws(windows: TrainingWindows) -> Iterable[Draw]:
-    assert windows.num_versions is not None
-    for epoch in range(windows.num_versions):
+def _all_windows(windows: TrainingWindows) -> Iterable[SampledWindow]:
+    assert windows.num_variants is not None
+    for epoch in range(windows.num_variants):
         for index in range(len(windows)):
-            yield windows.draw((epoch, index))
+            yield windows.sample((epoch, index))
 
 
 def _identities(tracks: Sequence[CheckedTrack], sample_rate: int) -> dict[str, str]:

@@ -132,7 +132,7 @@ def training_windows(
             task=task.name,
         ),
         seed=config.run.seed,
-        num_versions=config.data.drawn_versions,
+        num_variants=config.data.num_variants,
     )
 
 

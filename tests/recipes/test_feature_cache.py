@@ -203,7 +203,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_run_is_the_one_that_computes_all_in_each_epoch(case, recipe, manifest):
-    options = {**CASES[case], "data": with_data(manifest, drawn_versions=2)}
+    options = {**CASES[case], "data": with_data(manifest, num_variants=2)}
     cached = recipe("cached", **options)
     straight = recipe("straight", **options, cache=CacheConfig(use="off"))
     assert_same(cached, straight)
@@ -211,7 +211,7 @@ def test_the_run_is_the_one_that_computes_all_in_each_epoch(case, recipe, manife
 
 
 def test_float16_is_the_same_to_its_rounding(recipe, manifest, tmp_path):
-    options = {"data": with_data(manifest, drawn_versions=2)}
+    options = {"data": with_data(manifest, num_variants=2)}
     half = CacheConfig(use="on", folder=str(tmp_path / "cache"), precision="float16")
     rounded = recipe("half", **options, cache=half)
     assert {states(folder).dtype for folder in folders(tmp_path).values()} == {np.dtype("float16")}
@@ -268,7 +268,7 @@ def test_what_decides_the_features_makes_another_cache(planned, manifest, tmp_pa
             )
         },
         "its task": {"augmentation": inverted, "task": "key"},
-        "versions": {"data": with_data(manifest, drawn_versions=1)},
+        "versions": {"data": with_data(manifest, num_variants=1)},
     }
     of_train, of_validation = {same["train"]}, {same["validation"]}
     for sections in changes.values():
@@ -521,7 +521,7 @@ def test_auto_leaves_what_is_trainable_alone(recipe, computed, tmp_path):
         )
 
 
-def test_versions_take_turns_and_are_those_of_every_seed(manifest):
+def test_variants_take_turns_and_are_those_of_every_seed(manifest):
     tracks, _ = load_tracks(str(manifest), label_column="tags")
     checked, _ = check_tracks(tracks, on_bad_track="stop", show_progress=False)
     windows = TrainingWindows(
@@ -532,15 +532,15 @@ def test_versions_take_turns_and_are_those_of_every_seed(manifest):
         windows_per_track=1,
         augmentation=None,
         seed=0,
-        num_versions=2,
+        num_variants=2,
     )
-    starts = [windows.draw((epoch, 0)).window.start_sample for epoch in range(4)]
+    starts = [windows.sample((epoch, 0)).window.start_sample for epoch in range(4)]
     assert starts[:2] == starts[2:]
     assert starts[0] != starts[1]
     other = replace(windows, seed=7)
-    assert [other.draw((epoch, 0)).window.start_sample for epoch in range(4)] == starts
-    anew = replace(windows, num_versions=None)
-    assert len({anew.draw((epoch, 0)).window.start_sample for epoch in range(4)}) == 4
+    assert [other.sample((epoch, 0)).window.start_sample for epoch in range(4)] == starts
+    anew = replace(windows, num_variants=None)
+    assert len({anew.sample((epoch, 0)).window.start_sample for epoch in range(4)}) == 4
     assert windows.is_random
     assert not replace(windows, window_samples=10**7).is_random
 

@@ -11,7 +11,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import UserError
 from m2v_finetune.training.defaults import (
-    choose_cached_windows,
+    choose_num_variants,
     choose_window_seconds,
     choose_windows_per_track,
     complete_settings,
@@ -96,4 +96,4 @@ def test_vectors_have_no_window_to_choose() -> None:
 def test_the_cache_holds_as_many_windows_as_a_track_within_limits(
     duration: float, count: int
 ) -> None:
-    assert choose_cached_windows(tracks(duration), 5.0) == count
+    assert choose_num_variants(tracks(duration), 5.0) == count
