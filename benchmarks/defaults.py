@@ -237,8 +237,8 @@ def run_cell(root: Path, name: str, size: int, method: str, backbone: str, setti
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     task = TASKS[name]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         write_manifest(root, name, size, folder / "tracks.jsonl")
         options = {
             "data.source": folder / "tracks.jsonl",

@@ -49,10 +49,10 @@ def main() -> None:
     )
     asked = parser.parse_args().tasks or list(TASKS)
     for one in asked:
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as temporary:
             run = Path(one)
             if one in TASKS:
-                run = Path(place) / "run"
+                run = Path(temporary) / "run"
                 recipe = REPOSITORY / "recipes" / f"{one}.py"
                 subprocess.run([sys.executable, recipe, "--run.output_dir", run], check=True)
             measured = measure(run)

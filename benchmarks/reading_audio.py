@@ -103,19 +103,19 @@ class Excerpts(Dataset[Array]):
 
     Args:
         read: How one is read.
-        places: Of which song, and where it begins.
+        positions: Of which song, and where it begins.
         number: Its samples.
     """
 
-    def __init__(self, read: Read, places: list[tuple[Path, int]], number: int) -> None:
-        self.read, self.places, self.number = read, places, number
+    def __init__(self, read: Read, positions: list[tuple[Path, int]], number: int) -> None:
+        self.read, self.positions, self.number = read, positions, number
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
     def __getitem__(self, index: int) -> Array:
         """Read one."""
-        path, start = self.places[index]
+        path, start = self.positions[index]
         return self.read(path, start, self.number)
 
 
@@ -150,11 +150,11 @@ def main() -> None:
         }
         for suffix, paths in songs.items():
             generator = np.random.default_rng(0)
-            places = [
+            positions = [
                 (paths[i % len(paths)], int(generator.integers(0, length - number)))
                 for i in range(arguments.rounds)
             ]
-            row = compare(suffix, readers[suffix], places, number)
+            row = compare(suffix, readers[suffix], positions, number)
             found["formats"][suffix] = row
             print(suffix, json.dumps(row["times_as_fast"]), flush=True)
         found["load_average_after"] = os.getloadavg()
@@ -183,15 +183,15 @@ def sides(paths: list[Path]) -> dict[str, Read]:
 
 
 def compare(
-    suffix: str, readers: dict[str, Read], places: list[tuple[Path, int]], number: int
+    suffix: str, readers: dict[str, Read], positions: list[tuple[Path, int]], number: int
 ) -> dict[str, Any]:
     """Measure all sides on songs of one format."""
     wall: dict[str, list[float]] = {name: [] for name in readers}
     processor: dict[str, list[float]] = {name: [] for name in readers}
     for name, read in readers.items():  # once unmeasured: imports, caches, tables of the resampler
-        same_music(name, read(*places[0], number), readers["excerpt"](*places[0], number))
+        same_music(name, read(*positions[0], number), readers["excerpt"](*positions[0], number))
     names = list(readers)
-    for turn, (path, start) in enumerate(places):
+    for turn, (path, start) in enumerate(positions):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             began, worked = time.perf_counter(), time.process_time()
@@ -199,7 +199,7 @@ def compare(
             wall[name].append(time.perf_counter() - began)
             processor[name].append(time.process_time() - worked)
     medians = {name: float(np.median(seconds)) for name, seconds in wall.items()}
-    loaded, waits = with_workers(readers, places, number, medians)
+    loaded, waits = with_workers(readers, positions, number, medians)
     ratios = {
         ours: {
             theirs: {
@@ -234,7 +234,7 @@ def compare(
         "goals": goals,
         "profiles": {
             name: {
-                "of_a_read": profile(readers[name], places, number),
+                "of_a_read": profile(readers[name], positions, number),
                 "of_the_loader": waits[name],
             }
             for name, one in goals.items()
@@ -256,13 +256,16 @@ def ratio(seconds: dict[str, list[float]], theirs: str, ours: str) -> float:
 
 
 def with_workers(
-    readers: dict[str, Read], places: list[tuple[Path, int]], number: int, seconds: dict[str, float]
+    readers: dict[str, Read],
+    positions: list[tuple[Path, int]],
+    number: int,
+    seconds: dict[str, float],
 ) -> tuple[dict[str, list[float]], dict[str, list[str]]]:
     """Read by loaders with workers, each side in turns.
 
     Args:
         readers: The sides.
-        places: As often repeated for each side as makes a pass of `SECONDS_OF_A_PASS`, at least once.
+        positions: As often repeated for each side as makes a pass of `SECONDS_OF_A_PASS`, at least once.
         number: Samples of an excerpt.
         seconds: That an excerpt takes, by side.
 
@@ -273,9 +276,9 @@ def with_workers(
     rates: dict[str, list[float]] = {name: [] for name in readers}
     loaders = {}
     for name, read in readers.items():
-        repeats = round(NUM_WORKERS * SECONDS_OF_A_PASS / seconds[name] / len(places))
+        repeats = round(NUM_WORKERS * SECONDS_OF_A_PASS / seconds[name] / len(positions))
         loaders[name] = DataLoader(
-            Excerpts(read, places * min(max(repeats, 1), MOST_REPEATS), number),
+            Excerpts(read, positions * min(max(repeats, 1), MOST_REPEATS), number),
             batch_size=BATCH_SIZE,
             num_workers=NUM_WORKERS,
             persistent_workers=True,
@@ -295,9 +298,9 @@ def run_through(loader: Any) -> None:
         pass
 
 
-def profile(read: Read, places: list[tuple[Path, int]], number: int) -> list[str]:
+def profile(read: Read, positions: list[tuple[Path, int]], number: int) -> list[str]:
     """Return the functions that took most of the time of some excerpts."""
-    own = Excerpts(read, places[:NUM_PROFILED], number)
+    own = Excerpts(read, positions[:NUM_PROFILED], number)
     return profiled(lambda: [own[index] for index in range(len(own))])
 
 

@@ -307,12 +307,12 @@ class Windows:
     """The windows of some tracks in memory.
 
     Attributes:
-        places: For each window the number of its track, and where it lies.
+        locations: For each window the number of its track, and where it lies.
         waveforms: (windows, samples).
         targets: (windows, ...), as the task gives them.
     """
 
-    places: list[tuple[int, Window]]
+    locations: list[tuple[int, Window]]
     waveforms: Tensor
     targets: Tensor
 
@@ -356,12 +356,12 @@ class Music:
             on_frames=self.task.on_frames,
         )
         examples = [
-            self.task.example(tracks[number], window, None) for number, window in laid.places
+            self.task.example(tracks[number], window, None) for number, window in laid.locations
         ]
         waveforms, targets = (
             torch.from_numpy(np.stack(parts)) for parts in zip(*examples, strict=True)
         )
-        return Windows(laid.places, waveforms, targets)
+        return Windows(laid.locations, waveforms, targets)
 
     def share(self, percent: int, seed: int) -> list[int]:
         """Return the training windows that have labels: those of a share of the tracks.
@@ -382,8 +382,8 @@ class Music:
         others = [number for number in order if number not in needed]
         size = max(len(needed), round(len(tracks) * percent / 100))
         kept = set([*needed, *others][:size])
-        places = self.windows["train"].places
-        return [index for index, (number, _) in enumerate(places) if number in kept]
+        locations = self.windows["train"].locations
+        return [index for index, (number, _) in enumerate(locations) if number in kept]
 
     def _classes(self, track: Track) -> set[Any]:
         if self.experiment.column is None:
@@ -564,11 +564,11 @@ def evaluate(model: TaskModel, music: Music, inputs: Tensor) -> dict[str, float]
     model.eval()
     task, windows, tracks = music.task, music.windows["evaluated"], music.tracks["evaluated"]
     scores = torch.cat([task.activate(model(one).float()) for one in inputs.split(EVAL_BATCH_SIZE)])
-    rows = zip(windows.places, scores.numpy(), strict=True)
+    rows = zip(windows.locations, scores.numpy(), strict=True)
     evaluated = []
     for number, of_track in groupby(rows, key=lambda row: row[0][0]):
-        places = ((window, row) for (_, window), row in of_track)
-        evaluated.append(task.evaluate_track(tracks[number], task.predict(tracks[number], places)))
+        spans = ((window, row) for (_, window), row in of_track)
+        evaluated.append(task.evaluate_track(tracks[number], task.predict(tracks[number], spans)))
     return task.compute_metrics(evaluated)
 
 

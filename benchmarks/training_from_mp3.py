@@ -78,9 +78,9 @@ class WholeThenCrop(Dataset[tuple[torch.Tensor, ...]]):
     def __len__(self) -> int:
         return len(self.tracks)
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    def __getitem__(self, position: tuple[int, int]) -> tuple[torch.Tensor, ...]:
         """Return a part and its label."""
-        epoch, index = place
+        epoch, index = position
         whole, _ = librosa.load(self.tracks[index].track.path, sr=16_000)
         generator = draw_generator(0, epoch, str(index), "part")
         start = int(generator.integers(0, len(whole) - self.window_samples))
@@ -89,7 +89,7 @@ class WholeThenCrop(Dataset[tuple[torch.Tensor, ...]]):
 
 
 @dataclass
-class Places:
+class Positions:
     """Batches of (epoch, index), the same for all sides.
 
     Attributes:
@@ -115,7 +115,7 @@ class Side:
 
     Attributes:
         loader: Batches of waveforms and labels.
-        places: That it asks for.
+        positions: That it asks for.
         model: What learns.
         optimizer: Of its weights.
         rates: Windows a second, by round.
@@ -123,7 +123,7 @@ class Side:
     """
 
     loader: DataLoader[Any]
-    places: Places
+    positions: Positions
     model: TaskModel
     optimizer: torch.optim.Optimizer
     rates: list[float] = field(default_factory=list)
@@ -131,10 +131,10 @@ class Side:
 
     def take_epoch(self, epoch: int) -> tuple[float, float]:
         """Train once over the songs, and return windows a second and the share of waiting."""
-        self.places.epoch = epoch
+        self.positions.epoch = epoch
         waited, began = 0.0, time.perf_counter()
         batches = iter(self.loader)
-        for _ in range(len(self.places)):
+        for _ in range(len(self.positions)):
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
@@ -149,7 +149,7 @@ class Side:
                 else nullcontext,
             )
         seconds = time.perf_counter() - began
-        return len(self.places) * BATCH_SIZE / seconds, waited / seconds
+        return len(self.positions) * BATCH_SIZE / seconds, waited / seconds
 
 
 def main() -> None:
@@ -260,10 +260,10 @@ def build_sides(
     }
     sides = {}
     for name, model in models.items():
-        places = Places(len(checked))
+        positions = Positions(len(checked))
         loader = DataLoader(
             items[name],
-            batch_sampler=places,  # type: ignore[arg-type]
+            batch_sampler=positions,  # type: ignore[arg-type]
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=IS_ON_CARD,
@@ -271,7 +271,7 @@ def build_sides(
         optimizer = build_optimizer(
             model, OptimizerConfig(learning_rate=1e-4, backbone_learning_rate=1e-5)
         )
-        sides[name] = Side(loader=loader, places=places, model=model, optimizer=optimizer)
+        sides[name] = Side(loader=loader, positions=positions, model=model, optimizer=optimizer)
     return sides
 
 

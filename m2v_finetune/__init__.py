@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Backbone", "TaskModel", "__version__", "load_backbone"]
 
-_PLACES = {
+_MODULES = {
     "Backbone": "m2v_finetune.backbones",
     "TaskModel": "m2v_finetune.model",
     "load_backbone": "m2v_finetune.backbones",
@@ -22,6 +22,6 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are first used: `m2v --help` needs no torch."""
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'm2v_finetune' has no attribute '{name}'")
-    return getattr(import_module(_PLACES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -430,7 +430,7 @@ class TaskModel(nn.Module):
                 scores = self.task.activate(outputs).numpy()
                 rows |= zip(indices.tolist(), scores, strict=True)
             for index, one in sorted(rows.items(), key=lambda pair: pair[0]):
-                number, window = windows.places[index]
+                number, window = windows.locations[index]
                 if not isinstance(one, AudioError) and not np.isfinite(one).all():
                     raise NotFiniteError(windows.tracks[number].track.origin)
                 yield number, window, one

@@ -172,11 +172,11 @@ class LibsndfileSound:
         """Raise if sound follows the place in the file up to which the decoder has read."""
         if self.part.samples_stop is None:
             return
-        place = (
+        location = (
             os.lseek(self._file.fileno(), 0, os.SEEK_CUR) if self._is_file else self._file.tell()
         )
-        unread = self.part.samples_stop - place
-        if unread * self.num_frames > TOLERANCE_FRAMES * (place - self.part.samples_start):
+        unread = self.part.samples_stop - location
+        if unread * self.num_frames > TOLERANCE_FRAMES * (location - self.part.samples_start):
             raise self._too_long()
 
     def _damaged(self, start: int, stop: int) -> AudioError:

@@ -58,14 +58,14 @@ class FeatureStore:
 
     Attributes:
         folder: Where they are.
-        places: What tells each window from all others, in the order of the rows (`SampledWindow.place`).
+        keys: What tells each window from all others, in the order of the rows (`SampledWindow.key`).
         shape: Of what is stored of a window, (rows, width).
         dtype: ``float16`` or ``float32``.
         about: What ``about.json`` says beside shape and precision, for people.
     """
 
     folder: Path
-    places: Sequence[tuple[str, int, str]]
+    keys: Sequence[tuple[str, int, str]]
     shape: tuple[int, int]
     dtype: str
     about: Mapping[str, Any]
@@ -73,7 +73,7 @@ class FeatureStore:
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and precision of each file."""
-        count = len(self.places)
+        count = len(self.keys)
         return {
             FEATURES_FILE: ((count, *self.shape), self.dtype),
             MOVES_FILE: ((count, len(NAMES_OF_MOVES)), "float64"),
@@ -161,13 +161,13 @@ class FeatureStore:
         both = maps[FEATURES_FILE][row], maps[MOVES_FILE][row]
         return int(maps[SUMS_FILE][row]) == IS_DONE + _checksum(*both)
 
-    def read(self, place: tuple[str, int, str]) -> tuple[Array, Moves]:
+    def read(self, key: tuple[str, int, str]) -> tuple[Array, Moves]:
         """Return what is stored of a window, (rows, width), and where augmentation moved its labels.
 
         Raises:
             NotCachedError: Nothing is, as its track could not be read.
         """
-        row = self._rows[place]
+        row = self._rows[key]
         if not self._maps[SUMS_FILE][row]:
             raise NotCachedError(f"nothing is stored in {self.folder}: it could not be read")
         moves = dict(zip(NAMES_OF_MOVES, self._maps[MOVES_FILE][row].tolist(), strict=True))
@@ -183,7 +183,7 @@ class FeatureStore:
 
     @cached_property
     def _rows(self) -> dict[tuple[str, int, str], int]:
-        return {place: row for row, place in enumerate(self.places)}
+        return {key: row for row, key in enumerate(self.keys)}
 
     @cached_property
     def _maps(self) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class SampledWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
 
     @cached_property
     def tracks(self) -> list[CheckedTrack]:
-        """The tracks, by the numbers of `places`."""
+        """The tracks, by the numbers of `locations`."""
         return list(
             {
                 self.sampled_windows[row].checked.track.id: self.sampled_windows[row].checked
@@ -222,7 +222,7 @@ class SampledWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
         )
 
     @cached_property
-    def places(self) -> list[tuple[int, Window]]:
+    def locations(self) -> list[tuple[int, Window]]:
         """For each window the number of its track, and where it lies."""
         numbers = {checked.track.id: number for number, checked in enumerate(self.tracks)}
         sampled_windows = [self.sampled_windows[row] for row in self.rows]
@@ -265,10 +265,10 @@ class CachedWindows(Dataset[tuple[Tensor, ...]]):
         """Return the track of an item."""
         return self.windows.track_of(index)
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]:
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return what is stored of a window, (rows, width), and its targets."""
-        sampled = self.windows.sample(place)
-        features, moves = self.store.read(sampled.place)
+        sampled = self.windows.sample(position)
+        features, moves = self.store.read(sampled.key)
         targets = self.targets(sampled.checked, sampled.window, moves)
         return torch.from_numpy(features), torch.from_numpy(targets)
 
@@ -340,7 +340,7 @@ def _delete_unless_held(folder: Path) -> bool:
 
 def unique_windows(sampled_windows: Iterable[SampledWindow]) -> list[SampledWindow]:
     """Return each window once, in the order in which they first come."""
-    return list({sampled.place: sampled for sampled in sampled_windows}.values())
+    return list({sampled.key: sampled for sampled in sampled_windows}.values())
 
 
 def _checksum(features: Array, moves: Array) -> int:

@@ -70,8 +70,8 @@ def read_vector_splits(
     usable, problems = [], []
     for track, files, found in read:
         found += [
-            f"{place}: {rows.shape[1]} numbers, where most clips have {size}"
-            for place, rows in files.items()
+            f"{location}: {rows.shape[1]} numbers, where most clips have {size}"
+            for location, rows in files.items()
             if rows.shape[1] != size
         ]
         problems += found
@@ -120,17 +120,17 @@ def _read_track(track: Track, folder: Path) -> tuple[dict[str, Array], list[str]
         return {}, [f"{track.origin}, track {track.id}: {error}"]
     for clip in clips:
         path = folder / f"{clip}.npy"
-        place = f"{track.origin}, track {track.id}: {path}"
+        location = f"{track.origin}, track {track.id}: {path}"
         out = path_problem(f"{clip}.npy", folder, track.path_rule)
         if out is not None:
             problems.append(f"{track.origin}, track {track.id}: {out}")
             continue
         try:
-            files[place] = _read_file(path)
+            files[location] = _read_file(path)
         except FileNotFoundError:
-            problems.append(f"{place} is missing.{did_you_mean(path.absolute())}")
+            problems.append(f"{location} is missing.{did_you_mean(path.absolute())}")
         except (OSError, ValueError, EOFError, BadZipFile) as error:
-            problems.append(f"{place} holds no vector ({error})")
+            problems.append(f"{location} holds no vector ({error})")
     return files, problems
 
 

@@ -189,12 +189,12 @@ def _one_name_each(
         chosen.append(first)
         if len(names) == 1:
             continue
-        places = [name.split("/") for name in names]
-        places = [parts for parts in places if len(parts) >= layout.least_parts]
-        if len({(layout.split(parts), layout.label(parts)) for parts in places}) > 1:
+        locations = [name.split("/") for name in names]
+        locations = [parts for parts in locations if len(parts) >= layout.least_parts]
+        if len({(layout.split(parts), layout.label(parts)) for parts in locations}) > 1:
             problems.append(" and ".join(printable(name) for name in names))
-        elif places:
-            chosen[-1] = "/".join(places[0])
+        elif locations:
+            chosen[-1] = "/".join(locations[0])
         twice.append(first)
     if problems:
         raise UserError(
@@ -226,7 +226,7 @@ def _above(name: str) -> list[str]:
     >>> _above("a/b/c")
     ['a', 'a/b']
     """
-    return [name[:place] for place, letter in enumerate(name) if letter == "/"]
+    return [name[:location] for location, letter in enumerate(name) if letter == "/"]
 
 
 def _nothing(folder: Path, label_column: str | None) -> str:

@@ -133,7 +133,7 @@ class SampledWindow:
     variant: str
 
     @property
-    def place(self) -> tuple[str, int, str]:
+    def key(self) -> tuple[str, int, str]:
         """What tells it from all others of a data set."""
         return self.checked.track.id, self.window.start_sample, self.variant
 
@@ -179,15 +179,15 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
         """Return the track of an item."""
         return self.tracks[index // self.windows_per_track].track
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]:
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return the tensors of item ``index`` in ``epoch``; the last one is the target."""
-        sampled = self.sample(place)
+        sampled = self.sample(position)
         parts = self.example(sampled.checked, sampled.window, sampled.augment)
         return tuple(torch.from_numpy(part) for part in parts)
 
-    def sample(self, place: tuple[int, int]) -> "SampledWindow":
+    def sample(self, position: tuple[int, int]) -> "SampledWindow":
         """Return what item ``index`` in ``epoch`` is; nothing is read."""
-        epoch, index = place
+        epoch, index = position
         seed = self.seed
         track_index, repeat = divmod(index, self.windows_per_track)
         if self.num_variants is not None:
@@ -275,7 +275,7 @@ class TrackWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
     Attributes:
         tracks: The tracks.
         inputs: How the task reads a window.
-        places: For each window the number of its track, and where it lies. The last window of a track is
+        locations: For each window the number of its track, and where it lies. The last window of a track is
             shifted back so that it ends where the track ends.
     """
 
@@ -301,7 +301,7 @@ class TrackWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
         """
         self.tracks = tracks
         self.inputs = inputs
-        self.places = [
+        self.locations = [
             (number, Window(start_sample=start, num_samples=window_samples, grid=grid))
             for number, checked in enumerate(tracks)
             for start in window_starts(
@@ -313,10 +313,10 @@ class TrackWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
         ]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.locations)
 
     def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, ...]]:
         """Return the number of the window, and what the model takes of it."""
-        number, window = self.places[index]
+        number, window = self.locations[index]
         parts = self.inputs(self.tracks[number], window)
         return index, tuple(torch.from_numpy(part) for part in parts)

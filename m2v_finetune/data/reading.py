@@ -49,7 +49,7 @@ class Windows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]: ...
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]: ...
 
     def track_of(self, index: int) -> Track:
         """Return the track of an item."""
@@ -110,9 +110,9 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Any, ...]:
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Any, ...]:
         """Return the tensors of an item and, last, its `Notes`; those alone where nothing could be read."""
-        epoch, index = place
+        epoch, index = position
         bad_tracks: dict[str, str] = {}
         for candidate in self._candidates(epoch, index):
             track = self.windows.track_of(candidate)
@@ -147,7 +147,7 @@ class OrderedWindows(Protocol):
         ...
 
     @property
-    def places(self) -> Sequence[tuple[int, Window]]:
+    def locations(self) -> Sequence[tuple[int, Window]]:
         """For each window the number of its track, and where it lies."""
         ...
 
@@ -174,7 +174,7 @@ class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
 
     def __getitem__(self, index: int) -> tuple[int, Any, str | None]:
         """Return the number of the window, what the model takes of it, and what was wrong, if anything."""
-        number, _ = self.windows.places[index]
+        number, _ = self.windows.locations[index]
         if number not in self._bad:
             self.ledger.write(index)
             try:
@@ -187,7 +187,7 @@ class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
 
     def origins(self, items: Sequence[int]) -> list[str]:
         """Return the tracks of windows, for messages."""
-        numbers = [self.windows.places[item][0] for item in items]
+        numbers = [self.windows.locations[item][0] for item in items]
         return [_named(self.windows.tracks[number].track) for number in numbers]
 
 

@@ -181,7 +181,7 @@ def read_midi(
     for key in list(pairing.sounding):
         pairing.end(key, end_tick)
 
-    def place(onset: _Event) -> str:
+    def location(onset: _Event) -> str:
         return (
             f"{path}: track {onset.track}, event {onset.number} ({clock(onset.tick):.3f} s): "
             f"the note of pitch {onset.message.note}"
@@ -191,11 +191,11 @@ def read_midi(
     silent = [onset for onset, tick in pairs if clock(tick) <= clock(onset.tick)]
     pairs = [(onset, tick) for onset, tick in pairs if clock(tick) > clock(onset.tick)]
     left_out = [
-        *(f"{place(onset)} is struck twice" for onset in pairing.doubles),
-        *(f"{place(onset)} lasts no time" for onset in silent),
+        *(f"{location(onset)} is struck twice" for onset in pairing.doubles),
+        *(f"{location(onset)} lasts no time" for onset in silent),
     ]
     problems = [
-        f"{place(onset)} is outside the range {pitch_range[0]} to {pitch_range[1]}"
+        f"{location(onset)} is outside the range {pitch_range[0]} to {pitch_range[1]}"
         for onset, _ in pairs
         if pitch_range and not pitch_range[0] <= onset.message.note <= pitch_range[1]
     ]

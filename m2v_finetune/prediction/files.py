@@ -56,14 +56,14 @@ def predict_files(
         Stopped: A signal arrived; the same.
     """
     model.require_audio_input()
-    with _opened(model, files, rendering, output) as place:
-        return _predict(model, files, place, on_bad_file=on_bad_file)
+    with _opened(model, files, rendering, output) as destination:
+        return _predict(model, files, destination, on_bad_file=on_bad_file)
 
 
 def _predict(
     model: TaskModel,
     files: Sequence[Path],
-    place: Output,
+    destination: Output,
     *,
     on_bad_file: Literal["stop", "skip"],
 ) -> PredictedFiles:
@@ -75,17 +75,17 @@ def _predict(
     def progress() -> str:
         num_done = num_computed + num_resumed
         if num_done == 0:
-            place.finish()  # of which nothing is left
+            destination.finish()  # of which nothing is left
             return "Nothing was written."
-        return f"{num_done} of {len(files)} files are done{place.where()}"
+        return f"{num_done} of {len(files)} files are done{destination.where()}"
 
     try:
         for path in files:
-            if place.take_done(path):
+            if destination.take_done(path):
                 num_resumed += 1
                 continue
             try:
-                place.put(path, model.predict(path, variation=variation))
+                destination.put(path, model.predict(path, variation=variation))
                 num_computed += 1
             except (AudioError, NotFiniteError) as error:
                 # The name of the track comes before the message, which mostly has that of the file.
@@ -97,7 +97,7 @@ def _predict(
                     ) from error
     except Stopped as stopped:
         raise Stopped(stopped.signal_number, f"Stopped. {progress()}") from None
-    place.finish()
+    destination.finish()
     if num_computed + num_resumed == 0:
         raise UserError(
             problem_list("None of the files can be read", failed, "Nothing was written.")

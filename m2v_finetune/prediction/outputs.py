@@ -221,8 +221,8 @@ class FilesInFolder:
         self.kind = kind
         self.suffix = suffix
         self.done: Counter[str] = Counter()
-        places = Counter(map(self._place, files))
-        twice = [str(place) for place, count in places.items() if count > 1]
+        destinations = Counter(map(self._destination, files))
+        twice = [str(destination) for destination, count in destinations.items() if count > 1]
         if twice:
             raise UserError(
                 f"These would be written twice, by files of the same name: {', '.join(twice)}. Predict such "
@@ -248,16 +248,20 @@ class FilesInFolder:
             {
                 entry.file
                 for entry in entries
-                if self._place(Path(entry.file)).exists() and not entry.is_of_changed_file()
+                if self._destination(Path(entry.file)).exists() and not entry.is_of_changed_file()
             }
         )
         self._refuse_existing([path for path in self.files if str(path) not in self.done])
 
-    def _place(self, path: Path) -> Path:
+    def _destination(self, path: Path) -> Path:
         return self.folder / f"{path.stem}{self.suffix}"
 
     def _refuse_existing(self, files: Sequence[Path]) -> None:
-        taken = [str(place) for place in map(self._place, files) if place.exists()]
+        taken = [
+            str(destination)
+            for destination in map(self._destination, files)
+            if destination.exists()
+        ]
         if taken:
             raise UserError(
                 f"These would be written, but exist: {', '.join(taken)}. Nothing is overwritten; choose "
@@ -270,11 +274,13 @@ class FilesInFolder:
 
     def put(self, path: Path, prediction: Prediction) -> None:
         """Write a result under another name, and give it its own when it is whole."""
-        place = self._place(path)
-        with disk_errors(place):
+        destination = self._destination(path)
+        with disk_errors(destination):
             self.record.add(Entry.of(path))
-            write_atomically(place, lambda unfinished: prediction.write(self.kind, unfinished))
-        print(place, flush=True)  # noqa: T201 (what was written is the command's answer)
+            write_atomically(
+                destination, lambda unfinished: prediction.write(self.kind, unfinished)
+            )
+        print(destination, flush=True)  # noqa: T201 (what was written is the command's answer)
 
     def finish(self) -> None:
         """Delete the record, and the folder if it was made for nothing."""

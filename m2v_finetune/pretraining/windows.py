@@ -49,12 +49,12 @@ class MaskedWindows(Dataset[tuple[Tensor, ...]]):
         """Return the track of an item."""
         return self.windows.track_of(index)
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, ...]:
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return the window (samples,), its mask (frames,), and the mask again.
 
         The mask says what the student hears, and at which frames its predictions count.
         """
-        epoch, index = place
+        epoch, index = position
         windows = self.windows
         track_index, repeat = divmod(index, windows.windows_per_track)
         name = f"{windows.tracks[track_index].track.id}#{repeat}"
@@ -66,7 +66,7 @@ class MaskedWindows(Dataset[tuple[Tensor, ...]]):
                 generator=draw_generator(windows.seed, epoch, name, "mask"),
             )
         )
-        (waveform,) = windows[place]
+        (waveform,) = windows[position]
         return waveform, mask, mask
 
 

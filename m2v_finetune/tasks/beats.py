@@ -94,9 +94,9 @@ class BeatsPrediction:
             lines += [f"  {time:8.3f}  {position}" for time, position in pairs]
         return "\n".join(lines) + "\n"
 
-    def write(self, kind: str, place: Path) -> None:
+    def write(self, kind: str, destination: Path) -> None:
         """Write a ``.beats`` file."""
-        place.write_text(format_beats(self.times_seconds, self.positions), encoding="utf-8")
+        destination.write_text(format_beats(self.times_seconds, self.positions), encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)

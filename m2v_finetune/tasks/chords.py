@@ -87,9 +87,9 @@ class ChordsPrediction:
         lines = format_lab(self.segments).expandtabs(12).splitlines()
         return "\n".join([str(path), *(f"  {line}" for line in lines)]) + "\n"
 
-    def write(self, kind: str, place: Path) -> None:
+    def write(self, kind: str, destination: Path) -> None:
         """Write a ``.lab`` file."""
-        write_lab(place, self.segments)
+        write_lab(destination, self.segments)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,7 @@ class ClipPrediction:
             lines.append(f"  {window.start_seconds:8.2f} - {window.end_seconds:8.2f} s  {shown}")
         return "\n".join(lines) + "\n"
 
-    def write(self, kind: str, place: Path) -> None:
+    def write(self, kind: str, destination: Path) -> None:
         """Raise ValueError: all formats are printed."""
         raise ValueError(f"{kind} has no file of its own")
 
@@ -211,15 +211,15 @@ class ClipTask(ABC):
 
     def predict(self, checked: CheckedTrack, windows: WindowScores) -> ClipPrediction:
         """Return the mean over windows of the scores of each label, and those of each window."""
-        places, rows = zip(*windows, strict=True)
+        spans, rows = zip(*windows, strict=True)
         end_of_track = checked.audio.duration_seconds
         timeline = [
             WindowPrediction(
-                start_seconds=place.start_seconds,
-                end_seconds=min(place.start_seconds + place.duration_seconds, end_of_track),
+                start_seconds=span.start_seconds,
+                end_seconds=min(span.start_seconds + span.duration_seconds, end_of_track),
                 scores=dict(zip(self.labels, row.tolist(), strict=True)),
             )
-            for place, row in zip(places, rows, strict=True)
+            for span, row in zip(spans, rows, strict=True)
         ]
         mean = np.stack(rows).mean(axis=0)
         scores = dict(zip(self.labels, mean.tolist(), strict=True))

@@ -110,9 +110,9 @@ class Stems:
         ]
         return "\n".join([str(path), *lines]) + "\n"
 
-    def write(self, kind: str, place: Path) -> None:
+    def write(self, kind: str, destination: Path) -> None:
         """Write a folder with one WAV file a stem, in 32-bit floating point, so that nothing clips."""
-        write_atomically(place, self._write_stems)
+        write_atomically(destination, self._write_stems)
 
     def _write_stems(self, folder: Path) -> None:
         folder.mkdir()

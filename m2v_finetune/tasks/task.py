@@ -36,12 +36,12 @@ class Prediction(Protocol):
             is_first: Whether nothing was written before, so that a header belongs here.
         """
 
-    def write(self, kind: str, place: Path) -> None:
+    def write(self, kind: str, destination: Path) -> None:
         """Write a format that has files of its own.
 
         Args:
             kind: One of `Task.formats` whose value is a suffix.
-            place: The new file or folder; its parent exists.
+            destination: The new file or folder; its parent exists.
         """
 
 

@@ -112,7 +112,7 @@ class TranscriptionPrediction:
             ]
         return "\n".join(lines) + "\n"
 
-    def write(self, kind: str, place: Path) -> None:
+    def write(self, kind: str, destination: Path) -> None:
         """Write a MIDI file."""
         notes = Notes(
             onsets_seconds=self.onsets_seconds,
@@ -120,7 +120,7 @@ class TranscriptionPrediction:
             pitches=self.pitches.astype(np.int64),
             velocities=np.full(len(self.pitches), WRITTEN_VELOCITY, dtype=np.int64),
         )
-        write_midi(place, notes)
+        write_midi(destination, notes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,22 +97,22 @@ class FeatureCache:
             if split == "train":
                 self.sampled_windows[split] = unique_windows(_all_windows(windows))
             else:
-                placed = model.track_windows(tracks)
+                track_windows = model.track_windows(tracks)
                 self.sampled_windows[split] = [
                     SampledWindow(checked=tracks[number], window=window, augment=None, variant="")
-                    for number, window in placed.places
+                    for number, window in track_windows.locations
                 ]
         identities = _identities(
             [one for tracks in splits.values() for one in tracks], model.backbone.sample_rate
         )
         self.stores = {}
         for split, sampled_windows in self.sampled_windows.items():
-            rows = [(identities[one.checked.track.id], *one.place[1:]) for one in sampled_windows]
+            rows = [(identities[one.checked.track.id], *one.key[1:]) for one in sampled_windows]
             of_split = {**about, "augmentation": augmentation if split == "train" else None}
             key = hashlib.sha256(json.dumps([of_split, dtype, rows], sort_keys=True).encode())
             self.stores[split] = FeatureStore(
                 folder=folder / key.hexdigest(),
-                places=[one.place for one in sampled_windows],
+                keys=[one.key for one in sampled_windows],
                 shape=(layout.num_rows, layout.width),
                 dtype=dtype,
                 about=of_split,
@@ -160,7 +160,7 @@ class FeatureCache:
             self._held.append(_open(store))
         accelerator.wait_for_everyone()
         began = time.monotonic()
-        share = range(accelerator.process_index, len(store.places), accelerator.num_processes)
+        share = range(accelerator.process_index, len(store.keys), accelerator.num_processes)
         is_done = store.is_done()
         rows = [row for row in share if not store.is_whole(row)]
         num_damaged = int(is_done[rows].sum())
@@ -242,7 +242,7 @@ class FeatureCache:
         model, bad_tracks = self.model.eval(), {}
         if not windows.rows:
             return {}
-        place = next(model.parameters()).device  # the CPU, where what is trained is sharded
+        device = next(model.parameters()).device  # the CPU, where what is trained is sharded
         model.to(accelerator.device)
         loader = track_loader(
             windows,
@@ -272,14 +272,14 @@ class FeatureCache:
                     names = [windows.sampled_windows[row].checked.track.origin for row in rows]
                     store.write(rows, _in_precision(values, store.dtype, names), moves.numpy())
                 bar.advance(task, len(indices) + len(bad))
-        model.to(place)
+        model.to(device)
         return bad_tracks
 
     def _check_shared(self, store: FeatureStore, bad_tracks: Mapping[str, str]) -> None:
         """Raise `UserError` where other processes wrote to a disk that this one does not see."""
         missing = sum(
-            place[0] not in bad_tracks
-            for place, is_done in zip(store.places, store.is_done(), strict=True)
+            key[0] not in bad_tracks
+            for key, is_done in zip(store.keys, store.is_done(), strict=True)
             if not is_done
         )
         if missing:
@@ -377,7 +377,7 @@ def _described(cache: FeatureCache, layout: FeatureLayout, num_variants: int) ->
         if layout.start_frames
         else "hidden states of the frozen backbone"
     )
-    count = sum(len(one.places) for one in cache.stores.values())
+    count = sum(len(one.keys) for one in cache.stores.values())
     drawn = (
         f"{num_variants} drawn versions of the training windows, which take turns (more by "
         "--data.num_variants give more variety); "

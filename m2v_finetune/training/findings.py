@@ -109,10 +109,10 @@ def find_signs(facts: RunFacts) -> list[str]:
         signs.append("The training loss did not fall beyond its noise.")
     low, high = facts.value.get("low"), facts.value.get("high")
     if facts.chance is not None and low is not None and high is not None and low <= facts.chance:
-        place = "holds" if high >= facts.chance else "is below"
+        relation = "holds" if high >= facts.chance else "is below"
         signs.append(
-            f"Test {facts.metric}: the 95 % interval ({low:.3f} to {high:.3f}) {place} the level of chance "
-            f"({facts.chance:.3f}, the same predictions given to other tracks)."
+            f"Test {facts.metric}: the 95 % interval ({low:.3f} to {high:.3f}) {relation} the level of "
+            f"chance ({facts.chance:.3f}, the same predictions given to other tracks)."
         )
     if signs:
         signs.append(

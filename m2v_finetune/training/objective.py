@@ -235,10 +235,10 @@ class PretrainingObjective:
     ) -> dict[str, float]:
         """Return the means over the windows that are held out; each is heard by one process."""
         own = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
-        places = [(0, number) for number in own]
+        positions = [(0, number) for number in own]
         loader = training_loader(
             self.validation.masked,
-            [places[i : i + batch_size] for i in range(0, len(places), batch_size)],
+            [positions[i : i + batch_size] for i in range(0, len(positions), batch_size)],
             num_workers=num_workers,
             timeout_seconds=watch.timeout_seconds,
             is_persistent=False,

@@ -374,16 +374,16 @@ def _largest(
     def may_fit(split: Split) -> bool:
         return fits(round(kept + slope * split.batch_size), memory_bytes, memory.machine)
 
-    place = 0
-    while place < len(splits) - 1 and not may_fit(splits[place]):
-        place += 1
-    while place < len(splits) and not memory.step_fits(splits[place], memory_bytes):
-        place += 1
-    if place == len(splits):
+    index = 0
+    while index < len(splits) - 1 and not may_fit(splits[index]):
+        index += 1
+    while index < len(splits) and not memory.step_fits(splits[index], memory_bytes):
+        index += 1
+    if index == len(splits):
         return None
-    while place > 0 and memory.step_fits(splits[place - 1], memory_bytes):
-        place -= 1
-    return splits[place]
+    while index > 0 and memory.step_fits(splits[index - 1], memory_bytes):
+        index -= 1
+    return splits[index]
 
 
 def _eval_batch_size(memory: RunMemory, asked: int, trained: int, memory_bytes: int) -> int:

@@ -133,9 +133,9 @@ def test_the_printed_command_goes_on_with_two_processes(repository, small_manife
 
 def test_processes_that_see_other_run_folders_are_refused(repository, small_manifest, tmp_path):
     """As on two machines with a relative run folder: the first would go on, the second begin."""
-    places = [tmp_path / "first", tmp_path / "second"]
-    for place in places:
-        place.mkdir()
+    locations = [tmp_path / "first", tmp_path / "second"]
+    for location in locations:
+        location.mkdir()
     settings = {
         "training.epochs": 1,
         "data.windows_per_track": 1,
@@ -144,7 +144,7 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
     with (tmp_path / "output").open("wb") as output:
         begun = start(
             repository,
-            places[0] / "run",
+            locations[0] / "run",
             small_manifest,
             processes=1,
             output=output,
@@ -153,7 +153,7 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
         )
         assert begun.wait(timeout=180) == 0, (tmp_path / "output").read_text()[-2000:]
     options = {
-        "config": places[0] / "run" / "config.yaml",
+        "config": locations[0] / "run" / "config.yaml",
         "run.output_dir": "run",
         "run.resume": "auto",
         "training.epochs": 2,
@@ -168,14 +168,14 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
         subprocess.Popen(
             [sys.executable, repository / "recipes" / "tagging.py"]
             + [f"--{key}={value}" for key, value in options.items()],
-            cwd=place,
+            cwd=location,
             env=os.environ
             | processes
             | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank, place in enumerate(places)
+        for rank, location in enumerate(locations)
     ]
     for process in started:
         _, log = process.communicate(timeout=180)

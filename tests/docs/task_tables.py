@@ -264,16 +264,16 @@ def _shown(name: str, options: str) -> Iterator[str]:
             .replace("\r\n", "\n")
         )
         return
-    place = arguments.output / f"{Path(file).stem}{suffix}"
-    yield str(place)
+    location = arguments.output / f"{Path(file).stem}{suffix}"
+    yield str(location)
     with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / place.name
+        written = Path(folder) / location.name
         predict().write(kind, written)
         if written.is_dir():
-            yield f"$ ls {place}"
+            yield f"$ ls {location}"
             yield "  ".join(sorted(path.name for path in written.iterdir()))
         elif suffix != ".mid":
-            yield f"$ cat {place}"
+            yield f"$ cat {location}"
             yield written.read_text(encoding="utf-8").rstrip()
 
 

@@ -46,10 +46,10 @@ def music(small_manifest, tmp_path):
     lines = []
     for number, line in enumerate(small_manifest.read_text().splitlines()):
         row = json.loads(line)
-        place = tmp_path / "music" / f"{row['split']}-{number}{Path(row['path']).suffix}"
-        place.parent.mkdir(exist_ok=True)
-        shutil.copyfile(row["path"], place)
-        lines.append(json.dumps(row | {"path": place.name}))
+        location = tmp_path / "music" / f"{row['split']}-{number}{Path(row['path']).suffix}"
+        location.parent.mkdir(exist_ok=True)
+        shutil.copyfile(row["path"], location)
+        lines.append(json.dumps(row | {"path": location.name}))
     manifest = tmp_path / "music" / "manifest.jsonl"
     manifest.write_text("\n".join(lines))
     return runs.load_splits(manifest)

@@ -59,25 +59,25 @@ def grow(folder: Path, rng: random.Random) -> list[Path]:
         below / rng.choice(["album", "lost+found", ".hidden", *STRANGE]) for below in folders[:2]
     ]
     folders += [folder] if rng.random() < 0.2 else []
-    for number, place in enumerate(folders):
-        place.mkdir(parents=True, exist_ok=True)
+    for number, location in enumerate(folders):
+        location.mkdir(parents=True, exist_ok=True)
         for count in range(rng.randint(0, 2)):
             name = rng.choice(["a", "b", ".dot", *STRANGE])
-            (place / f"{name}{number}{count}{rng.choice(SUFFIXES)}").write_bytes(b"x")
+            (location / f"{name}{number}{count}{rng.choice(SUFFIXES)}").write_bytes(b"x")
     return folders
 
 
 def link(folder: Path, targets: list[Path], rng: random.Random) -> None:
     """Add links: to folders and files inside and outside, upwards, to each other, to nothing."""
     for number in range(rng.randint(0, 3)):
-        place = rng.choice(targets)
+        location = rng.choice(targets)
         files = [path for path in folder.rglob("*") if path.is_file()] or [folder]
         target = rng.choice(
             [rng.choice(targets), rng.choice(files), folder, folder.parent, Path("/nowhere/at/all")]
         )
         name = f"link{number}{rng.choice(['', '.wav', target.suffix])}"
-        if not os.path.lexists(place / name):
-            (place / name).symlink_to(target)
+        if not os.path.lexists(location / name):
+            (location / name).symlink_to(target)
 
 
 def is_seen(path: Path, root: Path) -> bool:

@@ -86,23 +86,25 @@ def changed(content: bytes, rng: random.Random) -> bytes:
     data = bytearray(content)
     for _ in range(rng.randint(1, 6)):
         size = len(data)
-        place = min(size, int(rng.choice([64, 512, size + 1]) * rng.random()))
+        location = min(size, int(rng.choice([64, 512, size + 1]) * rng.random()))
         match rng.randrange(7):
             case 0:
-                data[place : place + 1] = bytes([rng.randrange(256)])
+                data[location : location + 1] = bytes([rng.randrange(256)])
             case 1:
-                del data[place:]
+                del data[location:]
             case 2:
-                del data[place : place + rng.randint(1, 40)]
+                del data[location : location + rng.randint(1, 40)]
             case 3:
-                data[place:place] = rng.choice(TOKENS)
+                data[location:location] = rng.choice(TOKENS)
             case 4:
-                data[place : place + 4] = rng.randbytes(4)
+                data[location : location + 4] = rng.randbytes(4)
             case 5:
-                data[place:place] = data[place : place + rng.randint(1, 200)]
+                data[location:location] = data[location : location + rng.randint(1, 200)]
             case _:
-                data[place : place + 1] = (
-                    bytes([(data[place] ^ (1 << rng.randrange(8)))]) if (place < size) else b""
+                data[location : location + 1] = (
+                    bytes([(data[location] ^ (1 << rng.randrange(8)))])
+                    if (location < size)
+                    else b""
                 )
     return bytes(data)
 
@@ -363,15 +365,15 @@ def test_changed_states_with_the_right_checksums_end_in_a_result_or_a_message(
     content = torch.load(path / STATE_FILE, weights_only=True)
     junk = [None, "x", -1, 99, 1 << 70, 0.5, float("nan"), [], {}, [0], {"a": 1}, True, (1, 2)]
     junk += [torch.tensor(float("nan")), torch.zeros(2, 3), torch.zeros(5000, dtype=torch.uint8)]
-    places = list(_places(content))
-    cases = [(place, value) for place in places for value in junk]
+    locations = list(_locations(content))
+    cases = [(location, value) for location in locations for value in junk]
     if not NUM_INPUTS:
         known = [case for case in cases if len(case[0]) < 3]
         cases = random.Random(0).sample(cases, 400) + known
     outcomes = {"results": 0, "messages": 0}
-    for place, value in cases:
+    for location, value in cases:
         state = copy.deepcopy(content)
-        _put(state, place, value)
+        _put(state, location, value)
         torch.save(state, path / STATE_FILE)
         manifest = json.loads((path / MANIFEST_FILE).read_text())
         saved = (path / STATE_FILE).read_bytes()
@@ -399,14 +401,14 @@ def test_changed_states_with_the_right_checksums_end_in_a_result_or_a_message(
             after = into["model"].trained_tensors()
             assert all(torch.equal(before[name], after[name]) for name in before)
         except BaseException as error:
-            error.add_note(f"{place} replaced by {value!r}")
+            error.add_note(f"{location} replaced by {value!r}")
             raise
     assert sum(outcomes.values()) == len(cases)
     assert outcomes["messages"] > 10 * outcomes["results"] > 0
     record_property("fuzzed state.pt", f"{len(cases)} inputs, {outcomes}")
 
 
-def _places(value, before=()):
+def _locations(value, before=()):
     """Return the way to each value in nested dictionaries and short lists, and to one more, which is new."""
     inside = {}
     if isinstance(value, dict):
@@ -417,11 +419,11 @@ def _places(value, before=()):
         inside = dict(list(enumerate(value))[:5])
     for name, below in inside.items():
         yield (*before, name)
-        yield from _places(below, (*before, name))
+        yield from _locations(below, (*before, name))
 
 
-def _put(state, place, value):
-    *way, last = place
+def _put(state, location, value):
+    *way, last = location
     for name in way:
         state = state[name]
     state[last] = value

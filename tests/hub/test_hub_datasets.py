@@ -276,9 +276,9 @@ def test_a_table_that_fails_is_no_bad_track(hub: HubServer, tmp_path: Path) -> N
 def test_a_run_goes_on_without_audio_that_the_hub_does_not_give(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    places = [("train", 4), ("validation", 2), ("test", 2)]
+    locations = [("train", 4), ("validation", 2), ("test", 2)]
     names = [
-        f"{s}/{g}/{n}.wav" for s, count in places for g in ("jazz", "pop") for n in range(count)
+        f"{s}/{g}/{n}.wav" for s, count in locations for g in ("jazz", "pop") for n in range(count)
     ]
     files = {name: make_wav(number / 20, 16_000) for number, name in enumerate(names)}
     hub.add_repo("me/songs", files, "dataset")

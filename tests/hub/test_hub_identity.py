@@ -93,11 +93,11 @@ def test_tables_without_splits_are_the_same_everywhere(hub: HubServer, tmp_path:
     shutil.move(tmp_path / "here", tmp_path / "moved")
     moved = begin(hub, tmp_path / "moved", *repo_ids)
     for case, (_, ids) in WITHOUT_SPLITS.items():
-        places = [found[f"me/{case}"] for found in (here, there, moved)]
-        assert all_ids(places[0]) == ids
-        paths = [place.pop("paths") for place in places]
+        locations = [found[f"me/{case}"] for found in (here, there, moved)]
+        assert all_ids(locations[0]) == ids
+        paths = [location.pop("paths") for location in locations]
         assert paths[0] != paths[1] != paths[2]
-        assert places[0] == places[1] == places[2], case
+        assert locations[0] == locations[1] == locations[2], case
 
 
 def all_ids(found: Any) -> list[str]:

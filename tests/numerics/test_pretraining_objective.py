@@ -325,10 +325,10 @@ def test_masks_differ_by_epoch_and_window_and_come_again():
         mask_probability=0.65,
         mask_span_frames=10,
     )
-    masks = {place: windows[place][1] for place in ((0, 0), (0, 1), (1, 0))}
+    masks = {location: windows[location][1] for location in ((0, 0), (0, 1), (1, 0))}
     assert len({tuple(mask.tolist()) for mask in masks.values()}) == 3
-    for place, mask in masks.items():
-        _, again, counted = windows[place]
+    for location, mask in masks.items():
+        _, again, counted = windows[location]
         assert torch.equal(again, mask)
         assert torch.equal(counted, mask)
 

@@ -308,15 +308,15 @@ def test_a_converted_set_makes_another_cache(planned, manifest, tmp_path, monkey
     assert not set(before.values()) & set(after.values())
 
 
-@pytest.mark.parametrize(("place", "is_seen"), [(3, True), (-3, True), (100_000, False)])
-def test_a_file_is_known_by_its_ends(place, is_seen, tmp_path):
+@pytest.mark.parametrize(("location", "is_seen"), [(3, True), (-3, True), (100_000, False)])
+def test_a_file_is_known_by_its_ends(location, is_seen, tmp_path):
     """Files of an archive often have one time and one size."""
     path = tmp_path / "a.wav"
     content = bytearray(200_000)
     path.write_bytes(content)
     os.utime(path, ns=(5, 5))
     before = file_identity(path)
-    content[place] = 1
+    content[location] = 1
     path.write_bytes(content)
     os.utime(path, ns=(5, 5))
     assert (file_identity(path) != before) is is_seen

@@ -167,8 +167,8 @@ def test_the_run_folder_holds_what_is_promised(run):
         assert set(entry) == {"value", "low", "high"}
     picture = FORMATS[run.task][2]
     for name in (picture, "layer_weights.png", "training.png"):
-        for place in (run.folder / "plots", run.folder / "model" / "plots"):
-            assert (place / name).read_bytes().startswith(b"\x89PNG"), name
+        for location in (run.folder / "plots", run.folder / "model" / "plots"):
+            assert (location / name).read_bytes().startswith(b"\x89PNG"), name
     logged = read_metrics(run.folder)
     losses = [line["loss"] for line in logged if "loss" in line]
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
@@ -241,12 +241,14 @@ def test_predict_writes_the_fields_own_formats(run, m2v, tmp_path):
     command = ["predict", run.folder / "model", song, short, "--format", kind, "--output"]
     code, out, err = m2v(*command, tmp_path / "out")
     assert code == 0, err
-    places = [tmp_path / "out" / f"{path.stem}{suffix}" for path in (song, short)]
-    assert out.split() == [str(place) for place in places]
-    assert sorted((tmp_path / "out").iterdir()) == sorted(places)
+    locations = [tmp_path / "out" / f"{path.stem}{suffix}" for path in (song, short)]
+    assert out.split() == [str(location) for location in locations]
+    assert sorted((tmp_path / "out").iterdir()) == sorted(locations)
     model = TaskModel.from_pretrained(run.folder / "model")
-    for path, place in zip((song, short), places, strict=True):
-        check_written(run.task, place, model.predict(path), seconds=soundfile.info(path).duration)
+    for path, location in zip((song, short), locations, strict=True):
+        check_written(
+            run.task, location, model.predict(path), seconds=soundfile.info(path).duration
+        )
 
     before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     code, out, err = m2v(*command, tmp_path / "out")
@@ -261,25 +263,25 @@ def test_predict_writes_the_fields_own_formats(run, m2v, tmp_path):
     assert f"There is no format 'csv' for {run.task}" in err
 
 
-def check_written(task, place, prediction, *, seconds):
+def check_written(task, location, prediction, *, seconds):
     """A written file holds the prediction, and nothing lies behind the end of the track."""
     if task == "beats":
-        beats = read_beats(place)
+        beats = read_beats(location)
         np.testing.assert_allclose(beats.times_seconds, prediction.times_seconds, atol=1e-6)
         assert (beats.times_seconds < seconds).all()
     elif task == "chords":
-        segments = read_lab(place)
+        segments = read_lab(location)
         assert [s.label for s in segments] == [s.label for s in prediction.segments]
         assert segments[-1].end_seconds == pytest.approx(seconds, abs=1e-6)
     elif task == "transcription":
-        notes = read_midi(place, sustain=True)
+        notes = read_midi(location, sustain=True)
         assert sorted(notes.pitches) == sorted(prediction.pitches)
         assert (notes.onsets_seconds < seconds).all()
     else:
         arrays = prediction.arrays()
-        assert {path.name for path in place.iterdir()} == {f"{stem}.wav" for stem in STEMS}
+        assert {path.name for path in location.iterdir()} == {f"{stem}.wav" for stem in STEMS}
         for stem in STEMS:
-            samples, rate = soundfile.read(place / f"{stem}.wav", dtype="float32")
+            samples, rate = soundfile.read(location / f"{stem}.wav", dtype="float32")
             assert rate == 12000
             assert len(samples) == round(seconds * 12000)
             np.testing.assert_allclose(samples, arrays[stem][0], atol=1e-6)

@@ -47,18 +47,18 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 @pytest.fixture(scope="module")
 def quickstart(repository, tmp_path_factory):
     """`accelerate launch recipes/tagging.py`, nothing else, in a folder of its own, offline."""
-    place = tmp_path_factory.mktemp("quickstart")
+    location = tmp_path_factory.mktemp("quickstart")
     accelerate = Path(sys.executable).with_name("accelerate")
     done = subprocess.run(
         [accelerate, "launch", repository / "recipes" / "tagging.py"],
-        cwd=place,
+        cwd=location,
         env=os.environ | OFFLINE,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    [folder] = (place / "runs").iterdir()
+    [folder] = (location / "runs").iterdir()
     return folder, done.stderr
 
 

@@ -591,7 +591,7 @@ class Oracle(TaskModel):
         windows = self.track_windows(tracks)
         self.answers = {}
         for index, (waveform,) in (windows[i] for i in range(len(windows))):
-            number, _ = windows.places[index]
+            number, _ = windows.locations[index]
             targets = torch.from_numpy(self.task.targets(tracks[number].track, STILL))
             self.answers[waveform.numpy().tobytes()] = 4 * targets - 2
 

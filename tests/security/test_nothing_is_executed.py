@@ -40,11 +40,11 @@ class Payload:
 
 @pytest.fixture
 def trap(tmp_path):
-    place = tmp_path / "executed"
-    pickle.loads(pickle.dumps(Payload(place)))
-    assert place.exists()  # the payload works
-    place.unlink()
-    return place
+    location = tmp_path / "executed"
+    pickle.loads(pickle.dumps(Payload(location)))
+    assert location.exists()  # the payload works
+    location.unlink()
+    return location
 
 
 def save_torch(path, trap):

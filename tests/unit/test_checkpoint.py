@@ -144,9 +144,9 @@ def test_every_damaged_byte_of_a_manifest_is_noticed_or_changes_nothing(tmp_path
     path = save(tmp_path, 1)
     manifest = (path / MANIFEST_FILE).read_bytes()
     noticed = 0
-    for place in range(len(manifest)):
+    for location in range(len(manifest)):
         changed = bytearray(manifest)
-        changed[place] ^= 1
+        changed[location] ^= 1
         (path / MANIFEST_FILE).write_bytes(changed)
         with suppress(UserError):
             find_checkpoint(tmp_path)

@@ -377,9 +377,9 @@ def test_the_data_must_be_named(parse_yaml):
 
 def test_a_missing_file_is_named(parse, tmp_path):
     missing = tmp_path / "none.yaml"
-    for place in (missing, tmp_path):
-        message = message_of(parse, "--config", str(place))
-        assert str(place) in message
+    for location in (missing, tmp_path):
+        message = message_of(parse, "--config", str(location))
+        assert str(location) in message
         assert "YAML file" in message
     assert "--config FILE" in message_of(parse, "--training.epochs=3", "--config")
 

@@ -287,11 +287,11 @@ def _next_header(file: ByteFile, name: bytes, header: int, start: int) -> int:
     magic = b"FORM" if name in (b"AIFF", b"AIFC") else name
     is_au = name in (b".snd", b"dns.")
     layout = file.read(header + 12, 12)  # of AU: encoding, rate and channels
-    for place in file.find(magic, start, file.size):
-        if kind(file.read(place, 12)) == name and (
-            not is_au or file.read(place + 12, 12) == layout
+    for location in file.find(magic, start, file.size):
+        if kind(file.read(location, 12)) == name and (
+            not is_au or file.read(location + 12, 12) == layout
         ):
-            return place
+            return location
     return file.size
 
 
@@ -304,8 +304,8 @@ def _with_size(
     if samples.size_at is not None:
         limit = (1 << 8 * samples.size_bytes) - 1
         size = min(num_bytes + samples.overhead, limit)
-        place = samples.size_at - start
-        head[place : place + samples.size_bytes] = size.to_bytes(
+        location = samples.size_at - start
+        head[location : location + samples.size_bytes] = size.to_bytes(
             samples.size_bytes, samples.byteorder
         )
         if size == limit and name == b"RIFF":

@@ -132,6 +132,6 @@ def _ebml(file: ByteFile, start: int) -> _Element | None:
     size = int.from_bytes(header[name_bytes:content], "big") ^ 1 << 7 * size_bytes
     if size == (1 << 7 * size_bytes) - 1:
         following = file.find(_EBML, start + content, file.size)
-        stop = next((place for place in following if _ebml(file, place)), None)
+        stop = next((location for location in following if _ebml(file, location)), None)
         return _Element(start, stop, header[:4] == _EBML)
     return _Element(start, start + content + size, header[:4] == _EBML)

@@ -60,10 +60,10 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
     if _last_sample(file, whole, stop) == whole.num_samples and _counts_upwards(file, whole, stop):
         return [Part(start=start, stop=file.size, is_file=start == 0, samples_stop=stop - start)]
     starts = {
-        place
+        location
         for pattern in _STREAMINFO
-        for place in file.find(pattern, start, stop)
-        if _stream(file, place) is not None
+        for location in file.find(pattern, start, stop)
+        if _stream(file, location) is not None
     }
     ordered = sorted({start, *starts})
     ends = [*ordered[1:], file.size]
@@ -91,16 +91,16 @@ def _stream(file: ByteFile, start: int) -> _Stream | None:
     head = file.read(start, 42)
     if len(head) < 42 or not head.startswith(_STREAMINFO):
         return None
-    place, is_last = start + 4, False
+    location, is_last = start + 4, False
     while not is_last:
-        block = file.read(place, 4)
+        block = file.read(location, 4)
         if len(block) < 4:
             return None
         is_last = bool(block[0] & 0x80)
-        place += 4 + int.from_bytes(block[1:], "big")
+        location += 4 + int.from_bytes(block[1:], "big")
     num_samples = (head[21] & 0x0F) << 32 | int.from_bytes(head[22:26], "big")
     return _Stream(
-        start, place, file.read(place, 2), int.from_bytes(head[10:12], "big"), num_samples
+        start, location, file.read(location, 2), int.from_bytes(head[10:12], "big"), num_samples
     )
 
 
@@ -123,14 +123,14 @@ def _last_sample(file: ByteFile, stream: _Stream, stop: int) -> int | None:
 def _counts_upwards(file: ByteFile, stream: _Stream, stop: int) -> bool:
     """Tell whether the first frames after a few places of the file have ever higher numbers."""
     spread = (stop - stream.first) // _NUM_PROBES
-    places = [stream.first + spread * probe for probe in range(_NUM_PROBES)]
+    locations = [stream.first + spread * probe for probe in range(_NUM_PROBES)]
     before = -1
-    for place in [*places, max(stream.first, stop - _WINDOW_BYTES)]:
-        block = file.read(place, min(_WINDOW_BYTES, stop - place))
+    for location in [*locations, max(stream.first, stop - _WINDOW_BYTES)]:
+        block = file.read(location, min(_WINDOW_BYTES, stop - location))
         if any(pattern in block for pattern in _STREAMINFO):
             return False
         sample = next(_headers(block, stream), (before, 0))[0]
-        if sample < before and place in places:
+        if sample < before and location in locations:
             return False
         before = sample
     return True
@@ -138,12 +138,12 @@ def _counts_upwards(file: ByteFile, stream: _Stream, stop: int) -> bool:
 
 def _headers(block: bytes, stream: _Stream) -> Iterator[tuple[int, int]]:
     """Yield first sample and length of each frame whose header is in a block, by sync code and CRC-8."""
-    place = block.find(stream.sync)
-    while place >= 0:
-        header = _parse(block[place : place + _MAX_HEADER_BYTES], stream)
+    location = block.find(stream.sync)
+    while location >= 0:
+        header = _parse(block[location : location + _MAX_HEADER_BYTES], stream)
         if header is not None:
             yield header
-        place = block.find(stream.sync, place + 1)
+        location = block.find(stream.sync, location + 1)
 
 
 def _parse(header: bytes, stream: _Stream) -> tuple[int, int] | None:

@@ -34,7 +34,7 @@ from m2v_finetune.errors import AudioError
 
 # Samples that a decoder of layer 3 is behind, and where LAME's delay is, after the version of LAME.
 _DECODER_DELAY = 529
-_LAME_DELAY_PLACE = 21
+_LAME_DELAY_OFFSET = 21
 
 
 def find_parts(file: ByteFile, first: int) -> list[Part]:
@@ -122,14 +122,14 @@ def _stretches(file: ByteFile, first: int) -> Iterator[_Stretch]:
     seconds = 0.0
     while position is not None:
         stretch = None
-        for place, frame, header in walk(file, position):
+        for location, frame, header in walk(file, position):
             if stretch is None or header is not None:
                 if stretch is not None:
                     yield stretch
                     seconds = _end_seconds(stretch)
-                stretch = _Stretch(place, place, frame, header, 0, seconds)
+                stretch = _Stretch(location, location, frame, header, 0, seconds)
             stretch.num_frames += header is None
-            stretch.stop = place + frame.num_bytes
+            stretch.stop = location + frame.num_bytes
         if stretch is None:
             return
         yield stretch
@@ -145,10 +145,10 @@ def _after_gap(file: ByteFile, stop: int, seconds: float) -> int | None:
     """
     start = _end_of_tags(file, stop)
     following = first_frame(file, start)
-    place = start
-    while following is None and place < file.size:
-        place += MAX_JUNK_BYTES
-        following = first_frame(file, place)
+    location = start
+    while following is None and location < file.size:
+        location += MAX_JUNK_BYTES
+        following = first_frame(file, location)
     if following is None:
         return None
     _, frame, header = next(walk(file, following), (0, None, None))
@@ -196,11 +196,11 @@ def _part(file: ByteFile, stretch: _Stretch, num_following: int) -> Part:
         return Part(start=start, stop=stretch.stop, head=head, num_frames=length)
     changed = bytearray(file.read(stretch.start, frame.num_bytes))
     counts = (stretch.num_frames, stretch.stop - stretch.start)
-    place = header.place + 8
-    changed[place : place + 8] = b"".join(count.to_bytes(4, "big") for count in counts)
-    flags = changed[header.place + 7]
+    location = header.location + 8
+    changed[location : location + 8] = b"".join(count.to_bytes(4, "big") for count in counts)
+    flags = changed[header.location + 7]
     # LAME's delay and padding, 12 bits each: the padding is that of another end, and cuts nothing here.
-    delay = place + 8 + (100 if flags & 4 else 0) + (4 if flags & 8 else 0) + _LAME_DELAY_PLACE
+    delay = location + 8 + (100 if flags & 4 else 0) + (4 if flags & 8 else 0) + _LAME_DELAY_OFFSET
     if delay + 3 <= len(changed):
         changed[delay + 1] &= 0xF0
         changed[delay + 2] = 0
@@ -227,6 +227,6 @@ def _info_frames(header: bytes, num_frames: int, num_bytes: int) -> bytes:
     counts = (3, num_frames + 1, num_bytes + 2 * len(silence))
     delay = (frame.num_samples - _DECODER_DELAY) << 12
     info = b"Info" + b"".join(count.to_bytes(4, "big") for count in counts)
-    info += b"LAME".ljust(_LAME_DELAY_PLACE, b"\0") + delay.to_bytes(3, "big")
-    place = 4 + frame.side_bytes
-    return changed + silence[4:place] + info + silence[place + len(info) :] + silence
+    info += b"LAME".ljust(_LAME_DELAY_OFFSET, b"\0") + delay.to_bytes(3, "big")
+    location = 4 + frame.side_bytes
+    return changed + silence[4:location] + info + silence[location + len(info) :] + silence

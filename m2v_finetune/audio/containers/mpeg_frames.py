@@ -84,23 +84,23 @@ def first_frame(file: ByteFile, start: int) -> int | None:
     return None
 
 
-def _is_chain(block: bytes, place: int, *, ends: bool) -> bool:
+def _is_chain(block: bytes, location: int, *, ends: bool) -> bool:
     """Tell whether frames of one stream follow each other from a place on.
 
     Args:
         block: Bytes of the file.
-        place: Where the first frame would begin.
+        location: Where the first frame would begin.
         ends: The file ends with the block; then fewer frames are enough, and the last may be cut.
     """
-    stream, is_first = None, place == 0
+    stream, is_first = None, location == 0
     for number in range(_CHAIN):
-        frame = parse_frame(block[place : place + 4])
+        frame = parse_frame(block[location : location + 4])
         if frame is None or (stream or frame.stream) != frame.stream:
-            is_tag = block.startswith((b"TAG", b"APETAGEX", b"LYRICS", b"ID3"), place)
+            is_tag = block.startswith((b"TAG", b"APETAGEX", b"LYRICS", b"ID3"), location)
             return is_tag and (number > 1 or (is_first and number > 0))
         stream = frame.stream
-        place += frame.num_bytes
-        if ends and place > len(block) - 4:
+        location += frame.num_bytes
+        if ends and location > len(block) - 4:
             return number > 0 or is_first
     return True
 
@@ -112,24 +112,26 @@ class Header:
     Attributes:
         num_frames: Frames after the one that holds it, or None.
         num_bytes: Bytes from that one on, or None.
-        place: Of the word in its frame.
+        location: Of the word in its frame.
         is_vbri: It is Fraunhofer's.
     """
 
     num_frames: int | None
     num_bytes: int | None
-    place: int
+    location: int
     is_vbri: bool = False
 
 
 def read_header(content: bytes, frame: Frame) -> Header | None:
     """Read the header in a frame; None if it has none."""
-    place = 4 + frame.side_bytes
-    if content[place : place + 4] in (b"Xing", b"Info"):
-        flags = int.from_bytes(content[place + 4 : place + 8], "big")
-        numbers = [int.from_bytes(content[place + 8 + i : place + 12 + i], "big") for i in (0, 4)]
+    location = 4 + frame.side_bytes
+    if content[location : location + 4] in (b"Xing", b"Info"):
+        flags = int.from_bytes(content[location + 4 : location + 8], "big")
+        numbers = [
+            int.from_bytes(content[location + 8 + i : location + 12 + i], "big") for i in (0, 4)
+        ]
         num_bytes = numbers[1 if flags & 1 else 0] if flags & 2 else None
-        return Header(numbers[0] if flags & 1 else None, num_bytes, place)
+        return Header(numbers[0] if flags & 1 else None, num_bytes, location)
     if content[36:40] == b"VBRI":
         return Header(
             int.from_bytes(content[50:54], "big"), int.from_bytes(content[46:50], "big"), 36, True
@@ -142,18 +144,18 @@ def walk(file: ByteFile, position: int) -> Iterator[tuple[int, Frame, Header | N
     block_start, block = position, b""
     stream = None
     while True:
-        place = position - block_start
-        if place + MAX_FRAME_BYTES > len(block) and block_start + len(block) < file.size:
+        location = position - block_start
+        if location + MAX_FRAME_BYTES > len(block) and block_start + len(block) < file.size:
             block_start, block = position, file.read(position, _BLOCK_BYTES)
-            place = 0
-        frame = parse_frame(block[place : place + 4])
-        if frame is None or place + frame.num_bytes > len(block):
+            location = 0
+        frame = parse_frame(block[location : location + 4])
+        if frame is None or location + frame.num_bytes > len(block):
             return
         if stream is not None and frame.stream != stream:
             return
         stream = frame.stream
-        word = block[place + 4 + frame.side_bytes : place + 8 + frame.side_bytes]
-        has_header = word in (b"Xing", b"Info") or block[place + 36 : place + 40] == b"VBRI"
-        content = block[place : place + frame.num_bytes] if has_header else b""
+        word = block[location + 4 + frame.side_bytes : location + 8 + frame.side_bytes]
+        has_header = word in (b"Xing", b"Info") or block[location + 36 : location + 40] == b"VBRI"
+        content = block[location : location + frame.num_bytes] if has_header else b""
         yield position, frame, read_header(content, frame) if has_header else None
         position += frame.num_bytes

@@ -121,8 +121,8 @@ def _last_pages(file: ByteFile, start: int, stop: int) -> tuple[_Page | None, in
     """Return the last page before ``stop``, and the frame at which it starts (0 if that is not near)."""
     begin = max(start, stop - 4 * _MAX_PAGE_BYTES)
     pages = []
-    for place in file.find(MAGIC, begin, stop):
-        if (page := _page(file, place)) is not None:
+    for location in file.find(MAGIC, begin, stop):
+        if (page := _page(file, location)) is not None:
             pages.append(page)
     if not pages:
         return None, 0
@@ -138,8 +138,8 @@ def _counts_upwards(file: ByteFile, start: int, last: _Page) -> bool:
     """Tell whether pages of the last one's stream, spread over the file, are numbered upwards."""
     before = -1
     for probe in range(1, _NUM_PROBES):
-        place = start + (last.start - start) * probe // _NUM_PROBES
-        for found in file.find(MAGIC, place, min(place + 2 * _MAX_PAGE_BYTES, last.stop)):
+        location = start + (last.start - start) * probe // _NUM_PROBES
+        for found in file.find(MAGIC, location, min(location + 2 * _MAX_PAGE_BYTES, last.stop)):
             page = _page(file, found)
             if page is None or page.stream != last.stream:
                 continue

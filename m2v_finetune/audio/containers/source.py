@@ -45,10 +45,10 @@ class ByteFile:
         overlap = len(pattern) - 1
         while start < stop:
             block = self.read(start, min(_BLOCK_BYTES + overlap, stop - start))
-            place = block.find(pattern)
-            while place >= 0:
-                yield start + place
-                place = block.find(pattern, place + 1)
+            location = block.find(pattern)
+            while location >= 0:
+                yield start + location
+                location = block.find(pattern, location + 1)
             start += _BLOCK_BYTES
 
     def end_of_zeros(self, start: int) -> int:

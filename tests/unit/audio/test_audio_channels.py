@@ -22,12 +22,12 @@ def noise(num_channels: int, seconds: float = 3.0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("channels")
+    location = tmp_path_factory.mktemp("channels")
     for num_channels, name in ((1, "mono"), (2, "stereo")):
         for suffix in FORMATS:
-            soundfile.write(place / f"{name}.{suffix}", noise(num_channels), RATE)
-    soundfile.write(place / "three.wav", noise(3), RATE)
-    return place
+            soundfile.write(location / f"{name}.{suffix}", noise(num_channels), RATE)
+    soundfile.write(location / "three.wav", noise(3), RATE)
+    return location
 
 
 def read(path, *, num_channels, sample_rate=RATE, start=0, stop=None):

@@ -211,8 +211,8 @@ def test_one_copy_for_a_file_in_another_format(tmp_path):
 def test_a_damaged_record_is_no_record(tmp_path, text):
     path = write_music(tmp_path / "a.wav", rate=16_000, channels=1)
     record, _ = convert(path)
-    [place] = copies_folder(16_000).rglob("*.json")
-    place.write_text(text)
+    [location] = copies_folder(16_000).rglob("*.json")
+    location.write_text(text)
     assert read_record(path, 16_000) is None
     assert convert(path) == (record, True)
 

@@ -81,19 +81,19 @@ UNKNOWN_32 = (0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x7F000000, 0x80000000, 0xF
 UNKNOWN_64 = (0, 2**64 - 1, 2**63 - 1)
 
 
-def place_of_size(name: str) -> int:
+def offset_of_size(name: str) -> int:
     marker = SIZES[name][0]
     return FILES[name].index(marker) + len(marker)
 
 
 def with_size(name: str, size: int) -> bytes:
     content = bytearray(FILES[name])
-    struct.pack_into(SIZES[name][1], content, place_of_size(name), size)
+    struct.pack_into(SIZES[name][1], content, offset_of_size(name), size)
     return bytes(content)
 
 
 def stated(name: str) -> int:
-    (size,) = struct.unpack_from(SIZES[name][1], FILES[name], place_of_size(name))
+    (size,) = struct.unpack_from(SIZES[name][1], FILES[name], offset_of_size(name))
     return size
 
 
@@ -381,11 +381,11 @@ def test_ogg_streams_that_were_recorded_from_the_middle(name, tmp_path):
 def shifted_ogg(content: bytes, offset: int) -> bytes:
     """Add to the positions of all pages of an Ogg stream."""
     pages = b""
-    place = 0
-    while place < len(content):
-        lacing = content[place + 27 : place + 27 + content[place + 26]]
-        page = bytearray(content[place : place + 27 + len(lacing) + sum(lacing)])
-        place += len(page)
+    location = 0
+    while location < len(content):
+        lacing = content[location + 27 : location + 27 + content[location + 26]]
+        page = bytearray(content[location : location + 27 + len(lacing) + sum(lacing)])
+        location += len(page)
         (position,) = struct.unpack_from("<q", page, 6)
         if position > 0:
             struct.pack_into("<q", page, 6, position + offset)

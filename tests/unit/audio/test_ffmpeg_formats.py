@@ -161,12 +161,12 @@ def test_channels_are_kept_where_they_are_read(tmp_path):
     samples = bursts(1.0, rate=RATE)
     path = tmp_path / "a.m4a"
     encode(tmp_path, path.name, samples, "-c:a", "alac")
-    place = {"sample_rate": RATE, "start_sample": 5_000, "num_samples": 9_000}
+    location = {"sample_rate": RATE, "start_sample": 5_000, "num_samples": 9_000}
     for _ in range(2):
-        mean = read_excerpt(path, **place)
-        channels = read_channels(path, num_channels=2, **place)
+        mean = read_excerpt(path, **location)
+        channels = read_channels(path, num_channels=2, **location)
         np.testing.assert_allclose(channels, samples[5_000:14_000].T, atol=1e-4)
-        np.testing.assert_array_equal(mean, read_channels(path, num_channels=1, **place)[0])
+        np.testing.assert_array_equal(mean, read_channels(path, num_channels=1, **location)[0])
 
 
 def with_cover(folder: Path, samples, cover: bytes, *, picture: str = "jpg") -> bytes:

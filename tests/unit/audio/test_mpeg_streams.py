@@ -125,15 +125,17 @@ def test_parts_of_other_rates_or_channels_are_refused(first, other, parts, tmp_p
 
 
 def place_of_info(content: bytes) -> int:
-    return min(place for word in (b"Info", b"Xing") if (place := content.find(word)) > 0)
+    return min(location for word in (b"Info", b"Xing") if (location := content.find(word)) > 0)
 
 
 def with_counts(content: bytes, *, frames: float = 1.0, num_bytes: float = 1.0) -> bytes:
     """Return an MP3 whose header counts other shares of its frames and bytes."""
-    place = place_of_info(content)
-    counts = struct.unpack_from(">2I", content, place + 8)
+    location = place_of_info(content)
+    counts = struct.unpack_from(">2I", content, location + 8)
     changed = bytearray(content)
-    struct.pack_into(">2I", changed, place + 8, int(frames * counts[0]), int(num_bytes * counts[1]))
+    struct.pack_into(
+        ">2I", changed, location + 8, int(frames * counts[0]), int(num_bytes * counts[1])
+    )
     return bytes(changed)
 
 
@@ -191,8 +193,8 @@ def test_a_header_that_leaves_counts_out(flags, parts, tmp_path):
 def test_the_header_of_fraunhofer(share, times, parts, tmp_path):
     """No free encoder writes VBRI: one is put in place of lame's."""
     content = bytearray(parts["variable"])
-    place = place_of_info(content)
-    frames, num_bytes = struct.unpack_from(">2I", content, place + 8)
+    location = place_of_info(content)
+    frames, num_bytes = struct.unpack_from(">2I", content, location + 8)
     length = 4 + 32 + 140
     header = struct.pack(
         ">4sHHHII", b"VBRI", 1, 1105, 75, int(share * num_bytes), int(share * frames)

@@ -170,10 +170,10 @@ def test_the_official_emomusic_units_and_artists(shared_dir: Path, tmp_path: Pat
     # The label file's own numbers are these, standardised on what is not test.
     clips = jukemir.read_labels(tmp_path, emomusic.LABELS).values()
     development = [row for row in rows if row["split"] != "test"]
-    for place, column in enumerate(("arousal", "valence")):
+    for location, column in enumerate(("arousal", "valence")):
         known = np.array([row[column] for row in development])
         wanted = [(row[column] - known.mean()) / known.std() for row in rows]
-        np.testing.assert_allclose([clip["y"][place] for clip in clips], wanted, atol=1e-12)
+        np.testing.assert_allclose([clip["y"][location] for clip in clips], wanted, atol=1e-12)
 
 
 def gtzan_clip(name: str, split: str) -> dict[str, Any]:

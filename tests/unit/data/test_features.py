@@ -101,7 +101,7 @@ def test_each_clip_is_a_window_of_its_track(folder: Path, write: Write) -> None:
         hop_samples=1,
         on_frames=False,
     )
-    assert [(number, place.start_sample) for number, place in windows.places] == [
+    assert [(number, location.start_sample) for number, location in windows.locations] == [
         (0, 0),
         (0, 1),
         (1, 0),

@@ -159,21 +159,21 @@ def test_reading_leaves_the_random_state_of_the_model_alone(tracks):
 
 def test_a_window_depends_on_seed_epoch_track_and_repeat_alone(tracks):
     windows = windows_of(tracks)
-    place = (2, 3 * 4 + 1)  # the second window of the longest track in epoch 2
-    samples, begin, target = windows[place]
+    location = (2, 3 * 4 + 1)  # the second window of the longest track in epoch 2
+    samples, begin, target = windows[location]
     assert samples.shape == (WINDOW,)
     assert samples.dtype == target.dtype == torch.float32
     assert begin.dtype == torch.int64
     assert target.tolist() == [4.0, 0.0]
     for _ in range(3):
         windows[0, 0]
-    assert torch.equal(windows[place][0], samples)
+    assert torch.equal(windows[location][0], samples)
     # The other tracks and their order do not count.
     assert torch.equal(windows_of(tracks[:3:-1])[2, 1][0], samples)
     others = [
-        windows_of(tracks, seed=1)[place],
-        windows[3, place[1]],
-        windows[2, place[1] + 1],
+        windows_of(tracks, seed=1)[location],
+        windows[3, location[1]],
+        windows[2, location[1] + 1],
     ]
     assert not any(torch.equal(other, samples) for other, *_ in others)
 
@@ -341,7 +341,7 @@ def test_the_windows_of_a_track_cover_every_sample(tracks, hop, num_workers):
     samples = torch.cat([samples for _, (samples, _), _ in batches])
     seen = torch.cat([numbers for _, (_, numbers), _ in batches])[:, 0].tolist()
     assert indices == list(range(len(windows)))
-    numbers = [number for number, _ in windows.places]
+    numbers = [number for number, _ in windows.locations]
     assert seen == numbers  # each window was read of its own track
     assert numbers == sorted(numbers)
     assert samples.shape == (len(windows), WINDOW)
@@ -349,9 +349,9 @@ def test_the_windows_of_a_track_cover_every_sample(tracks, hop, num_workers):
         whole = torch.from_numpy(read_audio(checked.track.path, sample_rate=RATE_HZ))
         covered = torch.zeros(len(whole), dtype=torch.bool)
         rebuilt = torch.zeros_like(whole)
-        for (owner, place), waveform in zip(windows.places, samples, strict=True):
+        for (owner, location), waveform in zip(windows.locations, samples, strict=True):
             if owner == number:
-                part = slice(place.start_sample, place.start_sample + WINDOW)
+                part = slice(location.start_sample, location.start_sample + WINDOW)
                 covered[part] = True
                 rebuilt[part] = waveform[: len(whole[part])]
                 is_padded = bool((waveform == 0).any())
@@ -368,7 +368,7 @@ def test_windows_on_frames_lie_on_one_grid_over_the_track(tracks, hop):
     windows = track_windows_of(tracks, hop=hop, on_frames=True)
     stride = GRID.stride_samples
     for number, checked in enumerate(tracks):
-        starts = [place.start_sample for owner, place in windows.places if owner == number]
+        starts = [location.start_sample for owner, location in windows.locations if owner == number]
         assert starts[0] == 0
         assert all(start % stride == 0 for start in starts)
         assert all(0 < b - a <= max(hop, stride) for a, b in pairwise(starts))
@@ -376,8 +376,8 @@ def test_windows_on_frames_lie_on_one_grid_over_the_track(tracks, hop):
         assert length - stride < max(starts[-1] + WINDOW, length) <= max(length, WINDOW)
         # The frames of all windows are frames of the whole track, but for the last one at most.
         times = [
-            place.start_seconds + place.frame_times_seconds
-            for owner, place in windows.places
+            location.start_seconds + location.frame_times_seconds
+            for owner, location in windows.locations
             if owner == number
         ]
         centres = np.unique(np.concatenate(times).round(9))

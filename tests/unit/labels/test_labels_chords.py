@@ -239,8 +239,8 @@ def test_problems_of_many_files_are_listed_together(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.lab" for name in "abcd"]
     with pytest.raises(LabelError) as caught:
         read_each(read_lab, paths)
-    places = [problem.removeprefix(f"{tmp_path}/")[:7] for problem in caught.value.problems]
-    assert places == ["b.lab:1", "b.lab:2", "c.lab:1", "d.lab: "]
+    locations = [problem.removeprefix(f"{tmp_path}/")[:7] for problem in caught.value.problems]
+    assert locations == ["b.lab:1", "b.lab:2", "c.lab:1", "d.lab: "]
     assert "(4)" in str(caught.value)
     assert read_each(read_lab, paths[:1]) == [read_lab(paths[0])]
 

@@ -42,12 +42,12 @@ def true_stems(seconds, sample_rate, *, num_channels=1, num_stems=3, seed=0):
 
 def stem_track(folder, stems, sample_rate, *, name="song", names=NAMES, suffix=".wav"):
     """Write stems and their sum, the mixture."""
-    place = folder / f"{name}-stems"
-    place.mkdir()
+    location = folder / f"{name}-stems"
+    location.mkdir()
     for stem, samples in zip(names, stems, strict=True):
-        soundfile.write(place / f"{stem}{suffix}", samples.T, sample_rate, subtype="FLOAT")
+        soundfile.write(location / f"{stem}{suffix}", samples.T, sample_rate, subtype="FLOAT")
     mixture = stems.sum(axis=0).T
-    return checked_track(folder, mixture, sample_rate, name=f"{name}.wav", stems=place.name)
+    return checked_track(folder, mixture, sample_rate, name=f"{name}.wav", stems=location.name)
 
 
 def frame_windows(checked, grid, *, window_seconds=1.0, hop_seconds=0.5):
