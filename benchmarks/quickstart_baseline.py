@@ -19,7 +19,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from m2v_finetune.audio.augmentation import STILL
+from m2v_finetune.audio.augmentation import IDENTITY
 from m2v_finetune.audio.decode import read_audio
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.tasks.clips import EvaluatedClip
@@ -48,7 +48,7 @@ def main(run_folder: Path) -> None:
     task = Tagging.from_tracks(TaggingConfig(), splits)
     features = {name: [mfcc(track.path) for track in members] for name, members in splits.items()}
     targets = {
-        name: np.stack([task.targets(t, STILL) for t in members])
+        name: np.stack([task.targets(t, IDENTITY) for t in members])
         for name, members in splits.items()
     }
 

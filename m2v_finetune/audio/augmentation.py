@@ -3,7 +3,7 @@
 audiomentations knows nothing of labels: a shifted pitch makes a wrong key, a shifted start makes
 wrong beats. Here every transform states its effects; a task states which of them leave its labels
 true and which it can follow, and a configuration that asks for more is refused. What labels have to
-follow is told by `Moves`.
+follow is told by `LabelTransform`.
 
 audiomentations is imported when an augmentation is built, because its import takes two seconds.
 """
@@ -71,7 +71,7 @@ _HIDDEN_PARAMETERS = frozenset({"self", "kwargs", "leave_length_unchanged", "lru
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moves:
+class LabelTransform:
     """Where augmentation moved what labels speak of.
 
     Attributes:
@@ -91,7 +91,7 @@ class Moves:
     def times(self, times_seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return where events of the window, in seconds from its begin, are heard now.
 
-        >>> Moves(rate=2.0, offset_seconds=0.5).times(np.array([0.0, 1.0])).tolist()
+        >>> LabelTransform(rate=2.0, offset_seconds=0.5).times(np.array([0.0, 1.0])).tolist()
         [0.5, 1.0]
         """
         return times_seconds / self.rate + self.offset_seconds
@@ -99,7 +99,7 @@ class Moves:
     def sources(self, times_seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return when in the original window that was, which is heard at these times now.
 
-        >>> Moves(rate=2.0, offset_seconds=0.5).sources(np.array([0.5, 1.0])).tolist()
+        >>> LabelTransform(rate=2.0, offset_seconds=0.5).sources(np.array([0.5, 1.0])).tolist()
         [0.0, 1.0]
         """
         return (times_seconds - self.offset_seconds) * self.rate
@@ -109,34 +109,34 @@ class Moves:
 
         A later transform may move the place back, but not the sound.
 
-        >>> Moves(source_start_seconds=0.5).is_inside(np.array([0.0, 1.0])).tolist()
+        >>> LabelTransform(source_start_seconds=0.5).is_inside(np.array([0.0, 1.0])).tolist()
         [False, True]
         """
         return (self.source_start_seconds <= sources_seconds) & (
             sources_seconds < self.source_end_seconds
         )
 
-    def then(self, transform: Any, *, num_samples: int, sample_rate: int) -> "Moves":
+    def then(self, transform: Any, *, num_samples: int, sample_rate: int) -> "LabelTransform":
         """Return these moves and then those of a transform of audiomentations that was just applied."""
         drawn = transform.parameters
         if not drawn["should_apply"]:
             return self
         rate = float(drawn.get("rate", 1.0))
-        moved = Moves(
+        transformed = LabelTransform(
             semitones=self.semitones + float(drawn.get("num_semitones", 0.0)),
             rate=self.rate * rate,
             offset_seconds=self.offset_seconds / rate
             + _shift_samples(transform, num_samples, sample_rate) / sample_rate,
         )
-        begin, end = moved.sources(np.array([0.0, num_samples / sample_rate])).tolist()
+        begin, end = transformed.sources(np.array([0.0, num_samples / sample_rate])).tolist()
         return replace(
-            moved,
+            transformed,
             source_start_seconds=max(self.source_start_seconds, begin),
             source_end_seconds=min(self.source_end_seconds, end),
         )
 
 
-STILL = Moves()
+IDENTITY = LabelTransform()
 """Nothing has moved."""
 
 
@@ -156,7 +156,7 @@ class Augmentation:
 
     def __call__(
         self, samples: NDArray[np.float32], *, generator: np.random.Generator
-    ) -> tuple[NDArray[np.float32], Moves]:
+    ) -> tuple[NDArray[np.float32], LabelTransform]:
         """Augment one window.
 
         Args:
@@ -167,7 +167,7 @@ class Augmentation:
         Returns:
             What is heard now, of the same shape, and what labels have to follow.
         """
-        augmented, moves = samples, STILL
+        augmented, label_transform = samples, IDENTITY
         with _global_random_state(int(generator.integers(2**32))):
             for transform in self._transforms:
                 # Drawn here and frozen, so that labels can follow what was drawn.
@@ -177,11 +177,11 @@ class Augmentation:
                     transform.parameters["num_semitones"] = float(round(drawn))
                 transform.freeze_parameters()
                 augmented = transform(augmented, self._sample_rate)
-                moves = moves.then(
+                label_transform = label_transform.then(
                     transform, num_samples=samples.shape[-1], sample_rate=self._sample_rate
                 )
         assert augmented.shape == samples.shape
-        return np.ascontiguousarray(augmented, dtype=np.float32), moves
+        return np.ascontiguousarray(augmented, dtype=np.float32), label_transform
 
 
 def build_augmentation(
@@ -189,7 +189,7 @@ def build_augmentation(
     *,
     sample_rate: int,
     allowed_effects: frozenset[Effect],
-    moved_effects: frozenset[Effect] = frozenset(),
+    transformed_effects: frozenset[Effect] = frozenset(),
     task: str,
 ) -> Augmentation | None:
     """Build what a configuration describes, or say what is wrong with it.
@@ -199,8 +199,8 @@ def build_augmentation(
             name of `TRANSFORMS` and the parameters of the audiomentations class behind it.
         sample_rate: Rate of the windows in Hz.
         allowed_effects: Effects that leave the labels of the task true.
-        moved_effects: Effects that the labels of the task follow (`Moves`). Where pitch is one of them,
-            it is shifted by whole semitones.
+        transformed_effects: Effects that the labels of the task follow (`LabelTransform`). Where pitch is one
+            of them, it is shifted by whole semitones.
         task: Name of the task, for messages.
 
     Returns:
@@ -213,17 +213,17 @@ def build_augmentation(
     if not transforms:
         return None
     built = [
-        _build_transform(dict(settings), sample_rate, allowed_effects, moved_effects, task)
+        _build_transform(dict(settings), sample_rate, allowed_effects, transformed_effects, task)
         for settings in transforms
     ]
-    return Augmentation(built, sample_rate, whole_semitones=Effect.PITCH in moved_effects)
+    return Augmentation(built, sample_rate, whole_semitones=Effect.PITCH in transformed_effects)
 
 
 def _build_transform(
     settings: dict[str, Any],
     sample_rate: int,
     allowed_effects: frozenset[Effect],
-    moved_effects: frozenset[Effect],
+    transformed_effects: frozenset[Effect],
     task: str,
 ) -> Any:
     import audiomentations
@@ -233,7 +233,7 @@ def _build_transform(
         legal_names = ", ".join(sorted(TRANSFORMS))
         raise UserError(f"augmentation: unknown transform {name!r}. Legal names: {legal_names}.")
     class_name, effects = TRANSFORMS[name]
-    possible = allowed_effects | moved_effects
+    possible = allowed_effects | transformed_effects
     if forbidden := effects - possible:
         reasons = " and ".join(effect.value for effect in Effect if effect in forbidden)
         legal = sorted(key for key, (_, own) in TRANSFORMS.items() if own <= possible)
@@ -258,8 +258,8 @@ def _build_transform(
         )
     values = defaults | settings
     _check_values(name, values, defaults, legal_text, sample_rate)
-    if Effect.TIME in moved_effects:
-        _check_times_can_follow(name, values, task)
+    if Effect.TIME in transformed_effects:
+        _check_label_times(name, values, task)
     try:
         transform = transform_class(**values)
         if name == "impulse_response":
@@ -315,8 +315,8 @@ def _check_values(
             )
 
 
-def _check_times_can_follow(name: str, values: Mapping[str, Any], task: str) -> None:
-    """Raise `UserError` where a transform puts sound elsewhere than `Moves` tells."""
+def _check_label_times(name: str, values: Mapping[str, Any], task: str) -> None:
+    """Raise `UserError` where a transform puts sound elsewhere than `LabelTransform` tells."""
     if name == "shift" and values["rollover"]:
         raise UserError(
             f"augmentation: shift with rollover brings the end of a window to its begin, where the labels "

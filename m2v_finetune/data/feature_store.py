@@ -3,7 +3,7 @@
 A folder holds three arrays of NumPy's format, with a row for each window, and ``about.json``:
 
     features.npy   what the network said, (windows, rows, width), float16 or float32
-    moves.npy    where augmentation moved what labels speak of, (windows, 5), float64
+    label_transforms.npy    where augmentation moved what labels speak of, (windows, 5), float64
     sums.npy     a checksum of both for each window that is done, (windows,), uint64; 0 for the others
 
 A row is written before its checksum, with ordinary writes, so that processes may write rows of their
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from m2v_finetune.audio.augmentation import Moves
+from m2v_finetune.audio.augmentation import LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import LoadWaveform, SampledWindow, TrainingWindows, Window
 from m2v_finetune.data.manifest import Track
@@ -40,15 +40,15 @@ from m2v_finetune.errors import NotCachedError
 
 ABOUT_FILE = "about.json"
 FEATURES_FILE = "features.npy"
-MOVES_FILE = "moves.npy"
+LABEL_TRANSFORMS_FILE = "label_transforms.npy"
 SUMS_FILE = "sums.npy"
-NAMES_OF_MOVES = [one.name for one in fields(Moves)]
+LABEL_TRANSFORM_FIELDS = [one.name for one in fields(LabelTransform)]
 END_BYTES = 65536
 IS_DONE = 1 << 32
 """Added to a checksum of 32 bits, so that no window that is done has a 0."""
 
 Array = NDArray[Any]
-Targets = Callable[[CheckedTrack, Window, Moves], NDArray[np.float32]]
+Targets = Callable[[CheckedTrack, Window, LabelTransform], NDArray[np.float32]]
 """What a task wants of a window whose labels have to follow moves."""
 
 
@@ -76,7 +76,7 @@ class FeatureStore:
         count = len(self.keys)
         return {
             FEATURES_FILE: ((count, *self.shape), self.dtype),
-            MOVES_FILE: ((count, len(NAMES_OF_MOVES)), "float64"),
+            LABEL_TRANSFORMS_FILE: ((count, len(LABEL_TRANSFORM_FIELDS)), "float64"),
             SUMS_FILE: ((count,), "uint64"),
         }
 
@@ -134,16 +134,20 @@ class FeatureStore:
             fcntl.flock(file, fcntl.LOCK_SH)
         return file
 
-    def write(self, rows: Sequence[int], features: Array, moves: Array) -> None:
+    def write(self, rows: Sequence[int], features: Array, label_transform: Array) -> None:
         """Write what is said of windows, then that they are done.
 
         Args:
             rows: Of these windows.
             features: (windows, rows, width), in the precision of the store.
-            moves: (windows, 5), float64.
+            label_transform: (windows, 5), float64.
         """
-        sums = [IS_DONE + _checksum(*both) for both in zip(features, moves, strict=True)]
-        written = {FEATURES_FILE: features, MOVES_FILE: moves, SUMS_FILE: np.array(sums, np.uint64)}
+        sums = [IS_DONE + _checksum(*both) for both in zip(features, label_transform, strict=True)]
+        written = {
+            FEATURES_FILE: features,
+            LABEL_TRANSFORMS_FILE: label_transform,
+            SUMS_FILE: np.array(sums, np.uint64),
+        }
         for name, values in written.items():
             # Not through the memory map: a full disk would end the process without a word.
             with (self.folder / name).open("r+b") as file:
@@ -158,10 +162,10 @@ class FeatureStore:
     def is_whole(self, row: int) -> bool:
         """Tell whether a window was written and still is what was written."""
         maps = self._maps
-        both = maps[FEATURES_FILE][row], maps[MOVES_FILE][row]
+        both = maps[FEATURES_FILE][row], maps[LABEL_TRANSFORMS_FILE][row]
         return int(maps[SUMS_FILE][row]) == IS_DONE + _checksum(*both)
 
-    def read(self, key: tuple[str, int, str]) -> tuple[Array, Moves]:
+    def read(self, key: tuple[str, int, str]) -> tuple[Array, LabelTransform]:
         """Return what is stored of a window, (rows, width), and where augmentation moved its labels.
 
         Raises:
@@ -170,8 +174,12 @@ class FeatureStore:
         row = self._rows[key]
         if not self._maps[SUMS_FILE][row]:
             raise NotCachedError(f"nothing is stored in {self.folder}: it could not be read")
-        moves = dict(zip(NAMES_OF_MOVES, self._maps[MOVES_FILE][row].tolist(), strict=True))
-        return np.array(self._maps[FEATURES_FILE][row]), Moves(**moves)
+        label_transform = dict(
+            zip(
+                LABEL_TRANSFORM_FIELDS, self._maps[LABEL_TRANSFORMS_FILE][row].tolist(), strict=True
+            )
+        )
+        return np.array(self._maps[FEATURES_FILE][row]), LabelTransform(**label_transform)
 
     def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
         """Return what is stored of a window of a track, in place of its waveform."""
@@ -234,8 +242,13 @@ class SampledWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
     def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, ...]]:
         """Return the number of the window, its waveform, and its moves, (5,), float64."""
         sampled = self.sampled_windows[self.rows[index]]
-        samples, moves = self.load_waveform(sampled.checked, sampled.window, sampled.augment)
-        parts = torch.from_numpy(samples), torch.tensor(astuple(moves), dtype=torch.float64)
+        samples, label_transform = self.load_waveform(
+            sampled.checked, sampled.window, sampled.augment
+        )
+        parts = (
+            torch.from_numpy(samples),
+            torch.tensor(astuple(label_transform), dtype=torch.float64),
+        )
         return index, parts
 
 
@@ -268,8 +281,8 @@ class CachedWindows(Dataset[tuple[Tensor, ...]]):
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return what is stored of a window, (rows, width), and its targets."""
         sampled = self.windows.sample(position)
-        features, moves = self.store.read(sampled.key)
-        targets = self.targets(sampled.checked, sampled.window, moves)
+        features, label_transform = self.store.read(sampled.key)
+        targets = self.targets(sampled.checked, sampled.window, label_transform)
         return torch.from_numpy(features), torch.from_numpy(targets)
 
 
@@ -343,5 +356,7 @@ def unique_windows(sampled_windows: Iterable[SampledWindow]) -> list[SampledWind
     return list({sampled.key: sampled for sampled in sampled_windows}.values())
 
 
-def _checksum(features: Array, moves: Array) -> int:
-    return zlib.crc32(moves.tobytes(), zlib.crc32(np.ascontiguousarray(features).data.cast("B")))
+def _checksum(features: Array, label_transform: Array) -> int:
+    return zlib.crc32(
+        label_transform.tobytes(), zlib.crc32(np.ascontiguousarray(features).data.cast("B"))
+    )

@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from m2v_finetune.audio.augmentation import STILL, Moves
+from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
 from m2v_finetune.audio.decode import AudioInfo
 from m2v_finetune.data.checking import CheckedTrack, stop_or_skip, usable_by_split
 from m2v_finetune.data.leaks import leaking_tracks
@@ -100,11 +100,11 @@ def vector_example(
     window: Window,
     augment: Augment | None,
     *,
-    targets: Callable[[Track, Moves], Array],
+    targets: Callable[[Track, LabelTransform], Array],
 ) -> tuple[Array, ...]:
     """Return the vector of a clip, and what the model should give for its track."""
     assert augment is None, "nothing augments vectors"
-    return *read_vector(checked, window), targets(checked.track, STILL)
+    return *read_vector(checked, window), targets(checked.track, IDENTITY)
 
 
 def _read_track(track: Track, folder: Path) -> tuple[dict[str, Array], list[str]]:

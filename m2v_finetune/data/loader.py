@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from m2v_finetune.audio.augmentation import STILL, Augmentation, Moves
+from m2v_finetune.audio.augmentation import IDENTITY, Augmentation, LabelTransform
 from m2v_finetune.audio.decode import read_excerpt
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.windows import (
@@ -27,7 +27,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track
 
 Array = NDArray[np.float32]
-Augment = Callable[[Array], tuple[Array, Moves]]
+Augment = Callable[[Array], tuple[Array, LabelTransform]]
 """Changes waveforms, and tells what labels have to follow."""
 
 
@@ -91,7 +91,7 @@ def read_window(checked: CheckedTrack, window: Window) -> Array:
 
 def load_waveform(
     checked: CheckedTrack, window: Window, augment: Augment | None
-) -> tuple[Array, Moves]:
+) -> tuple[Array, LabelTransform]:
     """Read one window of a track and augment it.
 
     Returns:
@@ -101,12 +101,12 @@ def load_waveform(
         AudioError: The file can no longer be read.
     """
     samples = read_window(checked, window)
-    return (samples, STILL) if augment is None else augment(samples)
+    return (samples, IDENTITY) if augment is None else augment(samples)
 
 
 Example = Callable[[CheckedTrack, Window, Augment | None], tuple[Array, ...]]
 """Reads a window of a training track: what the model takes, and last what it should give."""
-LoadWaveform = Callable[[CheckedTrack, Window, Augment | None], tuple[Array, Moves]]
+LoadWaveform = Callable[[CheckedTrack, Window, Augment | None], tuple[Array, LabelTransform]]
 """Reads the waveform of a window of a training track, and tells what labels have to follow."""
 Inputs = Callable[[CheckedTrack, Window], tuple[Array, ...]]
 """Reads a window of a track: what the model takes."""

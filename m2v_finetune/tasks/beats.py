@@ -159,7 +159,7 @@ class BeatTracking(FrameTask):
         """Return what leaves beats where they are: all but what moves time."""
         return frozenset(Effect) - {Effect.TIME}
 
-    def moved_effects(self) -> frozenset[Effect]:
+    def transformed_effects(self) -> frozenset[Effect]:
         """Return what moves time, which beats follow."""
         return frozenset({Effect.TIME})
 

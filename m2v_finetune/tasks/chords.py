@@ -141,7 +141,7 @@ class ChordRecognition(FrameTask):
         """Return what leaves chords as they are."""
         return frozenset(Effect) - {Effect.PITCH, Effect.TIME, Effect.SILENCE}
 
-    def moved_effects(self) -> frozenset[Effect]:
+    def transformed_effects(self) -> frozenset[Effect]:
         """Return what moves pitch and time, which chords follow."""
         return frozenset({Effect.PITCH, Effect.TIME})
 

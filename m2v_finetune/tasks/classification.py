@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m2v_finetune.audio.augmentation import Moves
+from m2v_finetune.audio.augmentation import LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track, as_labels, problem_list, require_column
@@ -148,7 +148,7 @@ class Classification(ClipTask):
             return [f"{track.origin}: {error}"]
         return [] if label in self.labels else [f"{track.origin}: unknown class '{label}'"]
 
-    def targets(self, track: Track, moves: Moves) -> NDArray[np.float32]:
+    def targets(self, track: Track, label_transform: LabelTransform) -> NDArray[np.float32]:
         """Return the number of the track's class, ()."""
         label = self.read_label(track, self.label_column)
         return np.asarray(self.labels.index(label), dtype=np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from m2v_finetune.audio.augmentation import STILL, Effect, Moves
+from m2v_finetune.audio.augmentation import IDENTITY, Effect, LabelTransform
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
@@ -152,7 +152,7 @@ class ClipTask(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def targets(self, track: Track, moves: Moves) -> Array:
+    def targets(self, track: Track, label_transform: LabelTransform) -> Array:
         """Return what any window of a track should give, after augmentation moved it."""
 
     def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> nn.Module:
@@ -180,7 +180,7 @@ class ClipTask(ABC):
             f"{kind}, dropout {config.dropout:g}, over {pooling} of a window's frames{standardised}"
         )
 
-    def moved_effects(self) -> frozenset[Effect]:
+    def transformed_effects(self) -> frozenset[Effect]:
         """Return no effect: a task whose labels can follow says so itself."""
         return frozenset()
 
@@ -188,18 +188,20 @@ class ClipTask(ABC):
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, ...]:
         """Return the waveform of a window, augmented, and its targets, which follow."""
-        samples, moves = self.load_waveform(checked, window, augment)
-        return samples, self.window_targets(checked, window, moves)
+        samples, label_transform = self.load_waveform(checked, window, augment)
+        return samples, self.window_targets(checked, window, label_transform)
 
     def load_waveform(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
-    ) -> tuple[Array, Moves]:
+    ) -> tuple[Array, LabelTransform]:
         """Return the waveform of a window, augmented, and what its targets have to follow."""
         return load_waveform(checked, window, augment)
 
-    def window_targets(self, checked: CheckedTrack, window: Window, moves: Moves) -> Array:
+    def window_targets(
+        self, checked: CheckedTrack, window: Window, label_transform: LabelTransform
+    ) -> Array:
         """Return what a window of a track should give: the same wherever it lies."""
-        return self.targets(checked.track, moves)
+        return self.targets(checked.track, label_transform)
 
     def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
         """Return the shapes of a waveform, and of a number for each output."""
@@ -228,7 +230,7 @@ class ClipTask(ABC):
     def evaluate_track(self, checked: CheckedTrack, prediction: ClipPrediction) -> EvaluatedClip:
         """Put a track's truth beside what was said of it."""
         return EvaluatedClip(
-            target=self.targets(checked.track, STILL),
+            target=self.targets(checked.track, IDENTITY),
             scores=np.array(list(prediction.scores.values()), dtype=np.float32),
         )
 

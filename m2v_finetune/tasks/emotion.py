@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m2v_finetune.audio.augmentation import Effect, Moves
+from m2v_finetune.audio.augmentation import Effect, LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import UserError
@@ -185,7 +185,7 @@ class Emotion(ClipTask):
             for track in tracks
         ]
 
-    def targets(self, track: Track, moves: Moves) -> NDArray[np.float32]:
+    def targets(self, track: Track, label_transform: LabelTransform) -> NDArray[np.float32]:
         """Return the track's numbers in their own units, (num_outputs,)."""
         return _numbers(track, self.labels).astype(np.float32)
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from m2v_finetune.audio.augmentation import Moves
+from m2v_finetune.audio.augmentation import LabelTransform
 from m2v_finetune.audio.decode import inspect_audio
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import HeadConfig
@@ -187,22 +187,24 @@ class FrameTask(ABC):
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, ...]:
         """Return the waveform of a window, augmented, and the targets of its frames, which follow."""
-        samples, moves = self.load_waveform(checked, window, augment)
-        return samples, self.window_targets(checked, window, moves)
+        samples, label_transform = self.load_waveform(checked, window, augment)
+        return samples, self.window_targets(checked, window, label_transform)
 
     def load_waveform(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
-    ) -> tuple[Array, Moves]:
+    ) -> tuple[Array, LabelTransform]:
         """Return the waveform of a window, augmented, and what its targets have to follow."""
         return load_waveform(checked, window, augment)
 
-    def window_targets(self, checked: CheckedTrack, window: Window, moves: Moves) -> Array:
+    def window_targets(
+        self, checked: CheckedTrack, window: Window, label_transform: LabelTransform
+    ) -> Array:
         """Return what the frames of a window should give, after augmentation moved it."""
-        times = moves.sources(window.frame_times_seconds)
+        times = label_transform.sources(window.frame_times_seconds)
         targets = self.frame_targets(
-            checked.track, window.start_seconds + times, semitones=round(moves.semitones)
+            checked.track, window.start_seconds + times, semitones=round(label_transform.semitones)
         )
-        is_inside = moves.is_inside(times) & (times < window.duration_seconds)
+        is_inside = label_transform.is_inside(times) & (times < window.duration_seconds)
         targets[~is_inside] = self.silence
         return targets
 

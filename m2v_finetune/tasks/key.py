@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from m2v_finetune.audio.augmentation import Effect, Moves
+from m2v_finetune.audio.augmentation import Effect, LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, require_column
 from m2v_finetune.labels.keys import KEYS, parse_key, transpose_key
@@ -87,17 +87,17 @@ class Key(Classification):
             raise ValueError(f"one key is needed, found {track.columns.get(column)!r}")
         return parse_key(text)
 
-    def targets(self, track: Track, moves: Moves) -> NDArray[np.float32]:
+    def targets(self, track: Track, label_transform: LabelTransform) -> NDArray[np.float32]:
         """Return the number of the track's key, (), moved by as many semitones as the window was."""
         key = self.read_label(track, self.label_column)
-        moved = transpose_key(key, round(moves.semitones))
-        return np.asarray(KEYS.index(moved), dtype=np.float32)
+        transposed = transpose_key(key, round(label_transform.semitones))
+        return np.asarray(KEYS.index(transposed), dtype=np.float32)
 
     def allowed_effects(self) -> frozenset[Effect]:
         """Return what leaves a key as it is: all but a shift of pitch."""
         return frozenset(Effect) - {Effect.PITCH}
 
-    def moved_effects(self) -> frozenset[Effect]:
+    def transformed_effects(self) -> frozenset[Effect]:
         """Return the shift of pitch, which the key follows."""
         return frozenset({Effect.PITCH})
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from m2v_finetune.audio.augmentation import Effect, Moves
+from m2v_finetune.audio.augmentation import Effect, LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window, load_waveform
 from m2v_finetune.data.manifest import Track
@@ -70,30 +70,34 @@ class Pitch(Classification):
             )
         return str(int(label))
 
-    def targets(self, track: Track, moves: Moves) -> NDArray[np.float32]:
+    def targets(self, track: Track, label_transform: LabelTransform) -> NDArray[np.float32]:
         """Return the number of the class, (), moved by as many semitones as the window was."""
-        return np.asarray(self.labels.index(self._moved(track, moves)), dtype=np.float32)
+        return np.asarray(
+            self.labels.index(self._transposed(track, label_transform)), dtype=np.float32
+        )
 
     def load_waveform(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
-    ) -> tuple[Array, Moves]:
+    ) -> tuple[Array, LabelTransform]:
         """Return the waveform of a window, augmented, and what its class has to follow.
 
         Where a shift of pitch would leave the classes, the window stays as it is.
         """
-        samples, moves = load_waveform(checked, window, augment)
-        if self._moved(checked.track, moves) not in self.labels:
+        samples, label_transform = load_waveform(checked, window, augment)
+        if self._transposed(checked.track, label_transform) not in self.labels:
             return load_waveform(checked, window, None)
-        return samples, moves
+        return samples, label_transform
 
-    def _moved(self, track: Track, moves: Moves) -> str:
-        return str(int(self.read_label(track, self.label_column)) + round(moves.semitones))
+    def _transposed(self, track: Track, label_transform: LabelTransform) -> str:
+        return str(
+            int(self.read_label(track, self.label_column)) + round(label_transform.semitones)
+        )
 
     def allowed_effects(self) -> frozenset[Effect]:
         """Return what leaves a pitch as it is: all but a shift of it."""
         return frozenset(Effect) - {Effect.PITCH}
 
-    def moved_effects(self) -> frozenset[Effect]:
+    def transformed_effects(self) -> frozenset[Effect]:
         """Return the shift of pitch, which the label follows."""
         return frozenset({Effect.PITCH})
 

@@ -321,7 +321,7 @@ class Separation:
         """Return all effects but noise, which is in no stem: all stems are changed alike."""
         return frozenset(Effect) - {Effect.NOISE}
 
-    def moved_effects(self) -> frozenset[Effect]:
+    def transformed_effects(self) -> frozenset[Effect]:
         """Return none: the stems themselves are changed."""
         return frozenset()
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m2v_finetune.audio.augmentation import Effect, Moves
+from m2v_finetune.audio.augmentation import Effect, LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, as_labels, problem_list, require_column
 from m2v_finetune.data.values import label_text
@@ -31,7 +31,7 @@ from m2v_finetune.tasks.task import Prediction
 logger = logging.getLogger(__name__)
 
 # Words in a tag that make it false when a window is changed: MagnaTagATune has fast, slow, loud, quiet.
-WORDS_MOVED_BY = {
+WORDS_CHANGED_BY = {
     Effect.TIME: {"fast", "slow", "uptempo", "downtempo", "tempo"},
     Effect.LEVEL: {"loud", "quiet", "soft"},
     Effect.PITCH: {"high", "low", "key"},
@@ -177,7 +177,7 @@ class Tagging(ClipTask):
             found.append([f"{track.origin}: unknown label '{label}'" for label in unknown])
         return found
 
-    def targets(self, track: Track, moves: Moves) -> NDArray[np.float32]:
+    def targets(self, track: Track, label_transform: LabelTransform) -> NDArray[np.float32]:
         """Return (num_outputs,): 1 for each label of the track, else 0."""
         own = set(as_labels(track, self.label_column))
         return np.array([label in own for label in self.labels], dtype=np.float32)
@@ -188,7 +188,7 @@ class Tagging(ClipTask):
         A label with a word for tempo, level or pitch forbids what would change it.
         """
         words = {word for label in self.labels for word in label.lower().replace("-", " ").split()}
-        return frozenset(e for e in Effect if not words & WORDS_MOVED_BY.get(e, set()))
+        return frozenset(e for e in Effect if not words & WORDS_CHANGED_BY.get(e, set()))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean binary cross-entropy of logits and targets, both (batch, num_outputs)."""

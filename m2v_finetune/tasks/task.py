@@ -137,7 +137,7 @@ class Task(Protocol):
     def allowed_effects(self) -> frozenset[Effect]:
         """Return the effects of augmentation under which the labels stay true."""
 
-    def moved_effects(self) -> frozenset[Effect]:
+    def transformed_effects(self) -> frozenset[Effect]:
         """Return the effects of augmentation that the labels follow."""
 
     def example(

@@ -198,7 +198,7 @@ class Transcription(FrameTask):
         """Return what leaves notes as they are."""
         return frozenset(Effect) - {Effect.PITCH, Effect.TIME, Effect.SILENCE}
 
-    def moved_effects(self) -> frozenset[Effect]:
+    def transformed_effects(self) -> frozenset[Effect]:
         """Return what moves pitch and time, which notes follow."""
         return frozenset({Effect.PITCH, Effect.TIME})
 

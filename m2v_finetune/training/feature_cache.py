@@ -256,7 +256,7 @@ class FeatureCache:
                 for index, why in bad.items():
                     bad_tracks[windows.sampled_windows[windows.rows[index]].checked.track.id] = why
                 if len(indices):
-                    samples, moves = parts
+                    samples, label_transform = parts
                     rows = [windows.rows[index] for index in indices.tolist()]
                     try:
                         with torch.inference_mode(), accelerator.autocast():
@@ -270,7 +270,9 @@ class FeatureCache:
                         ) from error
                     values = features.float().cpu().numpy()
                     names = [windows.sampled_windows[row].checked.track.origin for row in rows]
-                    store.write(rows, _in_precision(values, store.dtype, names), moves.numpy())
+                    store.write(
+                        rows, _in_precision(values, store.dtype, names), label_transform.numpy()
+                    )
                 bar.advance(task, len(indices) + len(bad))
         model.to(device)
         return bad_tracks

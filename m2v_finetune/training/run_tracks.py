@@ -128,7 +128,7 @@ def training_windows(
             config.augmentation.transforms,
             sample_rate=task.sample_rate or model.backbone.sample_rate,
             allowed_effects=task.allowed_effects(),
-            moved_effects=task.moved_effects(),
+            transformed_effects=task.transformed_effects(),
             task=task.name,
         ),
         seed=config.run.seed,

@@ -19,7 +19,7 @@ from m2v_finetune.backbones import Backbone
 from m2v_finetune.backbones.encoders import ENCODERS, Encoder
 from m2v_finetune.backbones.loading import build_network
 from m2v_finetune.config import TuningConfig
-from m2v_finetune.tasks.tagging import WORDS_MOVED_BY
+from m2v_finetune.tasks.tagging import WORDS_CHANGED_BY
 from m2v_finetune.tasks.task import Task
 from m2v_finetune.tuning import METHODS, apply_tuning, describe_tuning
 
@@ -68,7 +68,7 @@ def effects_table() -> str:
     """Every effect, and the words in a tag that forbid it for tagging."""
     lines = ["| effect | meaning: it ... | refused if a tag has the word |", "|---|---|---|"]
     for effect in Effect:
-        words = ", ".join(sorted(WORDS_MOVED_BY.get(effect, set()))) or "-"
+        words = ", ".join(sorted(WORDS_CHANGED_BY.get(effect, set()))) or "-"
         lines.append(f"| {effect.name.lower()} | {effect.value} | {words} |")
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.labels.keys import KEYS
 from m2v_finetune.tasks import TASKS, Task
 from m2v_finetune.tasks.clips import EvaluatedClip
-from m2v_finetune.tasks.tagging import WORDS_MOVED_BY
+from m2v_finetune.tasks.tagging import WORDS_CHANGED_BY
 from m2v_finetune.train import config_class, read_config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ OUTPUT_FILES = {".beats": "`.beats`", ".lab": "`.lab`", ".mid": "MIDI", "": "WAV
 
 
 def example_tasks() -> dict[str, Task]:
-    """A task of each kind, with labels that no word of `WORDS_MOVED_BY` stands in."""
+    """A task of each kind, with labels that no word of `WORDS_CHANGED_BY` stands in."""
     classes = {"labels": ("a", "b", "c")}
     settings = {
         "tagging": classes,
@@ -162,7 +162,7 @@ def short_table() -> str:
 def facts_table(name: str) -> str:
     """What one section of docs/tasks.md says of recipe, data, head and augmentation."""
     task = example_tasks()[name]
-    allowed, moved = task.allowed_effects(), task.moved_effects()
+    allowed, transformed = task.allowed_effects(), task.transformed_effects()
 
     def named(effects: frozenset[Effect]) -> str:
         return ", ".join(e.name.lower() for e in Effect if e in effects) or "none"
@@ -179,8 +179,8 @@ def facts_table(name: str) -> str:
         "head": task.describe_head(HeadConfig()),
         "windows of a track": f"{windows} apart"
         + (", each beginning at a frame of one grid" if task.on_frames else ""),
-        "augmentation": f"allowed: {named(allowed)}. Labels follow: {named(moved)}. "
-        f"Refused: {named(frozenset(Effect) - allowed - moved)}",
+        "augmentation": f"allowed: {named(allowed)}. Labels follow: {named(transformed)}. "
+        f"Refused: {named(frozenset(Effect) - allowed - transformed)}",
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {text} |" for key, text in rows.items())])
 
@@ -222,14 +222,18 @@ def effects_of_tasks_table() -> str:
     names = [effect.name.lower() for effect in Effect]
     lines = [f"| task | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for name, task in example_tasks().items():
-        allowed, moved = task.allowed_effects(), task.moved_effects()
+        allowed, transformed = task.allowed_effects(), task.transformed_effects()
         cells = [
-            "allowed" if effect in allowed else "labels follow" if effect in moved else "refused"
+            "allowed"
+            if effect in allowed
+            else "labels follow"
+            if effect in transformed
+            else "refused"
             for effect in Effect
         ]
         if name == "tagging":
             cells = [
-                "by the tags" if e in WORDS_MOVED_BY else cell
+                "by the tags" if e in WORDS_CHANGED_BY else cell
                 for e, cell in zip(Effect, cells, strict=True)
             ]
         lines.append(f"| {name} | {' | '.join(cells)} |")

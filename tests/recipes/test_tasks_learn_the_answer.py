@@ -17,7 +17,7 @@ import pytest
 import torch
 from support.frames import GRID
 
-from m2v_finetune.audio.augmentation import STILL
+from m2v_finetune.audio.augmentation import IDENTITY
 from m2v_finetune.audio.windows import window_starts
 from m2v_finetune.cli import main
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
@@ -80,7 +80,7 @@ def windows_of(checked: CheckedTrack) -> list[Window]:
 
 def oracle(task: Any, checked: CheckedTrack) -> np.ndarray:
     """What a head gives that knows the answer: (num_outputs,)."""
-    target = task.targets(checked.track, STILL)
+    target = task.targets(checked.track, IDENTITY)
     if isinstance(task, Emotion):
         return (target - np.array(task.means)) / np.array(task.deviations)
     if isinstance(task, Classification):
@@ -135,7 +135,7 @@ def test_a_model_that_is_given_the_answers_of_other_tracks_does_not(name, tested
 @pytest.mark.parametrize("name", TASKS)
 def test_the_loss_is_least_for_the_answer(name, tested):
     task, tracks = tested[name]
-    targets = torch.from_numpy(np.stack([task.targets(c.track, STILL) for c in tracks]))
+    targets = torch.from_numpy(np.stack([task.targets(c.track, IDENTITY) for c in tracks]))
     outputs = torch.from_numpy(np.stack([oracle(task, c) for c in tracks])).float()
     assert task.loss(outputs, targets).item() == pytest.approx(0, abs=1e-5)
     assert task.loss(outputs.roll(len(tracks) // 2, dims=0), targets).item() > 0.5

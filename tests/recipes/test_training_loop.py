@@ -20,7 +20,7 @@ from support.models import without_dropout
 from support.runs import read_metrics as lines
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from m2v_finetune.audio.augmentation import STILL
+from m2v_finetune.audio.augmentation import IDENTITY
 from m2v_finetune.config import (
     BackboneConfig,
     HeadConfig,
@@ -592,7 +592,7 @@ class Oracle(TaskModel):
         self.answers = {}
         for index, (waveform,) in (windows[i] for i in range(len(windows))):
             number, _ = windows.locations[index]
-            targets = torch.from_numpy(self.task.targets(tracks[number].track, STILL))
+            targets = torch.from_numpy(self.task.targets(tracks[number].track, IDENTITY))
             self.answers[waveform.numpy().tobytes()] = 4 * targets - 2
 
     def forward(self, waveforms):

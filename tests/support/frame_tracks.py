@@ -88,14 +88,14 @@ def augment(
         [{"p": 1.0, **settings} for settings in transforms],
         sample_rate=sample_rate,
         allowed_effects=task.allowed_effects(),
-        moved_effects=task.moved_effects(),
+        transformed_effects=task.transformed_effects(),
         task=task.name,
     )
     told = []
 
     def apply(samples: np.ndarray) -> Any:
-        augmented, moves = augmentation(samples, generator=np.random.default_rng(seed))
-        told.append(moves)
-        return augmented, moves
+        augmented, label_transform = augmentation(samples, generator=np.random.default_rng(seed))
+        told.append(label_transform)
+        return augmented, label_transform
 
     return apply, told

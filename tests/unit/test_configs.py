@@ -61,7 +61,7 @@ def test_a_config(path: Path) -> None:
         config.augmentation.transforms,
         sample_rate=16000,
         allowed_effects=frozenset(Effect),
-        moved_effects=frozenset(Effect),
+        transformed_effects=frozenset(Effect),
         task=task,
     )
 

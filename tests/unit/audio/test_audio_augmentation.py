@@ -15,12 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2v_finetune.audio import augmentation as augmentation_module
-from m2v_finetune.audio.augmentation import STILL, TRANSFORMS, Effect, Moves, build_augmentation
+from m2v_finetune.audio.augmentation import (
+    IDENTITY,
+    TRANSFORMS,
+    Effect,
+    LabelTransform,
+    build_augmentation,
+)
 from m2v_finetune.errors import AudioError, UserError
 
 SAMPLE_RATE = 16000
 ALL_EFFECTS = frozenset(Effect)
-MOVERS = {"shift", "time_stretch", "pitch_shift"}
+LABEL_TRANSFORMS = {"shift", "time_stretch", "pitch_shift"}
 SHIFT = {"name": "shift", "p": 1.0, "rollover": False}
 STRETCH = {"name": "time_stretch", "p": 1.0}
 PITCH = {"name": "pitch_shift", "p": 1.0}
@@ -45,15 +51,15 @@ def impulse_responses(tmp_path_factory):
 def build(
     *transforms,
     allowed_effects=ALL_EFFECTS,
-    moved_effects=frozenset(),
+    transformed_effects=frozenset(),
     task="tagging",
     sample_rate=SAMPLE_RATE,
 ):
     return build_augmentation(
         transforms,
         sample_rate=sample_rate,
-        allowed_effects=allowed_effects - moved_effects,
-        moved_effects=moved_effects,
+        allowed_effects=allowed_effects - transformed_effects,
+        transformed_effects=transformed_effects,
         task=task,
     )
 
@@ -74,16 +80,19 @@ def test_every_transform_keeps_the_form_and_depends_on_the_generator_alone(
         original = samples.copy()
         random.seed(7)
         np.random.seed(7)  # noqa: NPY002
-        first, moves = augmentation(samples, generator=np.random.default_rng(3))
+        first, label_transform = augmentation(samples, generator=np.random.default_rng(3))
         random.seed(8)
         np.random.seed(8)  # noqa: NPY002
         python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-        second, same_moves = augmentation(samples, generator=np.random.default_rng(3))
+        second, same_transform = augmentation(samples, generator=np.random.default_rng(3))
 
         np.testing.assert_array_equal(first, second, err_msg=name)
-        assert moves == same_moves, name
-        is_still = replace(moves, source_start_seconds=0.0, source_end_seconds=np.inf) == STILL
-        assert is_still is (name not in MOVERS), name
+        assert label_transform == same_transform, name
+        is_identity = (
+            replace(label_transform, source_start_seconds=0.0, source_end_seconds=np.inf)
+            == IDENTITY
+        )
+        assert is_identity is (name not in LABEL_TRANSFORMS), name
         assert random.getstate() == python_state, name
         np.testing.assert_equal(np.random.get_state(), numpy_state, err_msg=name)  # noqa: NPY002
         np.testing.assert_array_equal(samples, original, err_msg=name)
@@ -238,15 +247,15 @@ def click_time(samples, sample_rate=SAMPLE_RATE):
 )
 def test_a_click_sounds_where_its_label_goes(transforms, tolerance_seconds, sample_rate):
     transforms = [t | ({"fade_duration": 0.0} if t["name"] == "shift" else {}) for t in transforms]
-    augmentation = build(*transforms, moved_effects=ALL_EFFECTS, sample_rate=sample_rate)
+    augmentation = build(*transforms, transformed_effects=ALL_EFFECTS, sample_rate=sample_rate)
     num_inside = num_lost = 0
     for seed, time in enumerate(np.random.default_rng(0).uniform(0.2, 2.8, size=10)):
         samples = click(time, sample_rate=sample_rate)
-        augmented, moves = augmentation(samples, generator=np.random.default_rng(seed))
+        augmented, label_transform = augmentation(samples, generator=np.random.default_rng(seed))
         source = np.array([round(time * sample_rate) / sample_rate])
-        goes_to = moves.times(source)
-        np.testing.assert_allclose(moves.sources(goes_to), source, atol=1e-9)
-        if moves.is_inside(source):
+        goes_to = label_transform.times(source)
+        np.testing.assert_allclose(label_transform.sources(goes_to), source, atol=1e-9)
+        if label_transform.is_inside(source):
             assert 0 <= goes_to < CLICK_WINDOW_SECONDS
             if (
                 0.05 < goes_to < CLICK_WINDOW_SECONDS - 0.05
@@ -265,25 +274,32 @@ def test_a_click_sounds_where_its_label_goes(transforms, tolerance_seconds, samp
 def test_what_was_cut_off_is_not_inside_though_its_position_came_back():
     later = SHIFT | {"min_shift": 0.3, "max_shift": 0.3}
     faster = STRETCH | {"min_rate": 1.25, "max_rate": 1.25}
-    augmentation = build(later, faster, moved_effects=ALL_EFFECTS)
-    augmented, moves = augmentation(click(2.4), generator=np.random.default_rng(0))
+    augmentation = build(later, faster, transformed_effects=ALL_EFFECTS)
+    augmented, label_transform = augmentation(click(2.4), generator=np.random.default_rng(0))
     assert not augmented.any()
-    assert moves.times(np.array([2.4])) == pytest.approx([2.64])  # (2.4 + 0.9) / 1.25, within 3 s
-    assert moves.is_inside(np.array([0.0, 2.0, 2.2, 2.4])).tolist() == [True, True, False, False]
+    assert label_transform.times(np.array([2.4])) == pytest.approx(
+        [2.64]
+    )  # (2.4 + 0.9) / 1.25, within 3 s
+    assert label_transform.is_inside(np.array([0.0, 2.0, 2.2, 2.4])).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
-def test_moves_that_were_not_drawn_move_nothing(samples):
+def test_transforms_that_were_not_applied_change_no_label(samples):
     augmentation = build(SHIFT | {"p": 0.0}, STRETCH | {"p": 0.0}, PITCH | {"p": 0.0})
-    augmented, moves = augmentation(samples, generator=np.random.default_rng(0))
+    augmented, label_transform = augmentation(samples, generator=np.random.default_rng(0))
     np.testing.assert_array_equal(augmented, samples)
-    assert moves == STILL
+    assert label_transform == IDENTITY
     # Neither do those of the window before.
-    augmentation = build(PITCH | {"p": 0.5}, STRETCH | {"p": 0.5}, moved_effects=ALL_EFFECTS)
+    augmentation = build(PITCH | {"p": 0.5}, STRETCH | {"p": 0.5}, transformed_effects=ALL_EFFECTS)
     seen = set()
     for seed in range(12):
-        augmented, moves = augmentation(samples, generator=np.random.default_rng(seed))
-        seen.add((moves.semitones != 0, moves.rate != 1))
-        if (moves.semitones, moves.rate) == (0, 1):
+        augmented, label_transform = augmentation(samples, generator=np.random.default_rng(seed))
+        seen.add((label_transform.semitones != 0, label_transform.rate != 1))
+        if (label_transform.semitones, label_transform.rate) == (0, 1):
             np.testing.assert_array_equal(augmented, samples)
     assert len(seen) >= 3
 
@@ -298,10 +314,10 @@ finite = {"allow_nan": False, "allow_infinity": False}
     times=st.lists(st.floats(0, 30, **finite), min_size=1),
 )
 def test_sources_are_the_inverse_of_times(rate, offset, times):
-    moves = Moves(rate=rate, offset_seconds=offset)
-    there = moves.times(np.array(times))
-    np.testing.assert_allclose(moves.sources(there), times, atol=1e-9)
-    assert moves.is_inside(np.array(times)).all()
+    label_transform = LabelTransform(rate=rate, offset_seconds=offset)
+    there = label_transform.times(np.array(times))
+    np.testing.assert_allclose(label_transform.sources(there), times, atol=1e-9)
+    assert label_transform.is_inside(np.array(times)).all()
 
 
 def tone(pitch, sample_rate=SAMPLE_RATE):
@@ -320,24 +336,24 @@ def pitch_of(samples, sample_rate=SAMPLE_RATE):
 @pytest.mark.parametrize("semitones", [-12, -5, 1, 7, 12])
 def test_a_shifted_tone_has_the_pitch_that_its_label_moves_to(semitones):
     shift = PITCH | {"min_semitones": semitones, "max_semitones": semitones}
-    augmentation = build(shift, moved_effects=frozenset({Effect.PITCH}), task="key")
-    augmented, moves = augmentation(tone(64), generator=np.random.default_rng(0))
-    assert moves.semitones == semitones
+    augmentation = build(shift, transformed_effects=frozenset({Effect.PITCH}), task="key")
+    augmented, label_transform = augmentation(tone(64), generator=np.random.default_rng(0))
+    assert label_transform.semitones == semitones
     assert pitch_of(augmented) == pytest.approx(64 + semitones, abs=0.1)
 
 
 def test_a_label_that_follows_pitch_has_it_moved_by_whole_semitones():
     wide = PITCH | {"min_semitones": -6, "max_semitones": 6}
-    following = build(wide, moved_effects=frozenset({Effect.PITCH}), task="key")
+    following = build(wide, transformed_effects=frozenset({Effect.PITCH}), task="key")
     free = build(wide)
     drawn = []
     for seed in range(8):
-        augmented, moves = following(tone(60), generator=np.random.default_rng(seed))
-        assert pitch_of(augmented) == pytest.approx(60 + moves.semitones, abs=0.1)
+        augmented, label_transform = following(tone(60), generator=np.random.default_rng(seed))
+        assert pitch_of(augmented) == pytest.approx(60 + label_transform.semitones, abs=0.1)
         _, unrounded = free(tone(60), generator=np.random.default_rng(seed))
-        assert moves.semitones == round(unrounded.semitones)
+        assert label_transform.semitones == round(unrounded.semitones)
         assert unrounded.semitones % 1
-        drawn.append(moves.semitones)
+        drawn.append(label_transform.semitones)
     assert all(semitones.is_integer() for semitones in drawn)
     assert len(set(drawn)) > 4
     assert min(drawn) < 0 < max(drawn)
@@ -345,20 +361,20 @@ def test_a_label_that_follows_pitch_has_it_moved_by_whole_semitones():
 
 def test_two_shifts_of_pitch_add_up():
     up = PITCH | {"min_semitones": 3, "max_semitones": 3}
-    _, moves = build(up, up)(tone(60), generator=np.random.default_rng(0))
-    assert moves.semitones == 6
+    _, label_transform = build(up, up)(tone(60), generator=np.random.default_rng(0))
+    assert label_transform.semitones == 6
 
 
-@pytest.mark.parametrize("name", ["gain", "polarity_inversion", *sorted(MOVERS)])
+@pytest.mark.parametrize("name", ["gain", "polarity_inversion", *sorted(LABEL_TRANSFORMS)])
 def test_rows_get_the_same_transform(name):
     generator = np.random.default_rng(0)
     row = generator.normal(scale=0.1, size=SAMPLE_RATE).astype(np.float32)
     setting = {"name": name, "p": 1.0} | (SHIFT if name == "shift" else {})
-    augmentation = build(setting, moved_effects=frozenset({Effect.TIME}))
-    alone, moves = augmentation(row, generator=np.random.default_rng(5))
-    together, same_moves = augmentation(np.stack([row] * 3), generator=np.random.default_rng(5))
+    augmentation = build(setting, transformed_effects=frozenset({Effect.TIME}))
+    alone, label_transform = augmentation(row, generator=np.random.default_rng(5))
+    together, same_transform = augmentation(np.stack([row] * 3), generator=np.random.default_rng(5))
     assert together.shape == (3, SAMPLE_RATE)
-    assert same_moves == moves
+    assert same_transform == label_transform
     for one in together:
         np.testing.assert_allclose(one, together[0], atol=1e-6)
     np.testing.assert_allclose(together[0], alone, atol=0.01)
@@ -368,27 +384,27 @@ def test_rows_get_the_same_transform(name):
 def test_different_rows_stay_together_in_time():
     rows = np.stack([click(time) for time in (0.5, 1.0, 1.5)])
     augmentation = build(STRETCH, SHIFT | {"min_shift": 0.1, "max_shift": 0.1}, PITCH)
-    augmented, moves = augmentation(rows, generator=np.random.default_rng(0))
-    for row, time in zip(augmented, moves.times(np.array([0.5, 1.0, 1.5])), strict=True):
+    augmented, label_transform = augmentation(rows, generator=np.random.default_rng(0))
+    for row, time in zip(augmented, label_transform.times(np.array([0.5, 1.0, 1.5])), strict=True):
         assert click_time(row) == pytest.approx(time, abs=1e-3)
 
 
 def test_a_rollover_is_refused_where_labels_follow_time():
     with pytest.raises(UserError) as caught:
-        build({"name": "shift"}, moved_effects=frozenset({Effect.TIME}), task="beats")
+        build({"name": "shift"}, transformed_effects=frozenset({Effect.TIME}), task="beats")
     message = str(caught.value)
     assert "shift with rollover" in message
     assert "'beats'" in message
     assert "Set rollover: false" in message
-    assert build(SHIFT, moved_effects=frozenset({Effect.TIME})) is not None
-    assert build({"name": "shift"}, moved_effects=frozenset({Effect.PITCH})) is not None
+    assert build(SHIFT, transformed_effects=frozenset({Effect.TIME})) is not None
+    assert build({"name": "shift"}, transformed_effects=frozenset({Effect.PITCH})) is not None
 
 
 @pytest.mark.parametrize("name", ["time_stretch", "pitch_shift"])
 def test_a_method_that_is_inexact_in_time_is_refused_where_labels_follow_time(name):
     vocoder = {"name": name, "method": "librosa_phase_vocoder"}
     with pytest.raises(UserError) as caught:
-        build(vocoder, moved_effects=frozenset({Effect.TIME}), task="beats")
+        build(vocoder, transformed_effects=frozenset({Effect.TIME}), task="beats")
     message = str(caught.value)
     assert f"{name} by librosa_phase_vocoder" in message
     assert "'beats'" in message
@@ -401,7 +417,7 @@ def test_what_labels_follow_needs_not_be_allowed():
     with pytest.raises(UserError, match="pitch_shift moves pitch") as caught:
         build(PITCH, **only)
     assert "pitch_shift" not in str(caught.value).partition("Legal for this task")[2]
-    assert build(PITCH, moved_effects=frozenset({Effect.PITCH}), **only) is not None
+    assert build(PITCH, transformed_effects=frozenset({Effect.PITCH}), **only) is not None
     with pytest.raises(UserError, match="time_stretch") as caught:
-        build(STRETCH, moved_effects=frozenset({Effect.PITCH}), **only)
+        build(STRETCH, transformed_effects=frozenset({Effect.PITCH}), **only)
     assert "pitch_shift" in str(caught.value).partition("Legal for this task")[2]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2v_finetune.audio.augmentation import STILL, Effect, build_augmentation
+from m2v_finetune.audio.augmentation import IDENTITY, Effect, build_augmentation
 from m2v_finetune.audio.decode import inspect_audio, read_audio
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.data.checking import CheckedTrack
@@ -34,12 +34,12 @@ LENGTHS = {"short": 1_500, "equal": WINDOW, "next": WINDOW + 1, "long": 21_234, 
 
 def example(checked, window, augment) -> tuple[np.ndarray, ...]:
     """A task's way to read a window: waveform, where it begins, and a target that follows augmentation."""
-    samples, moves = read_window(checked, window), STILL
+    samples, label_transform = read_window(checked, window), IDENTITY
     if augment is not None:
-        samples, moves = augment(samples)
+        samples, label_transform = augment(samples)
     begin = np.array([window.start_sample], dtype=np.int64)
     number = checked.track.columns["number"]
-    return samples, begin, np.array([number, moves.offset_seconds], dtype=np.float32)
+    return samples, begin, np.array([number, label_transform.offset_seconds], dtype=np.float32)
 
 
 def inputs(checked, window) -> tuple[np.ndarray, ...]:
@@ -107,7 +107,7 @@ def test_the_number_of_workers_changes_nothing(tracks, augmented):
             ],
             sample_rate=RATE_HZ,
             allowed_effects=frozenset(),
-            moved_effects=frozenset(Effect),
+            transformed_effects=frozenset(Effect),
             task="tagging",
         )
     runs = []
@@ -207,7 +207,7 @@ def test_augmentation_is_drawn_for_each_window_and_the_target_follows(tracks):
         [shift],
         sample_rate=RATE_HZ,
         allowed_effects=frozenset(),
-        moved_effects=frozenset({Effect.TIME}),
+        transformed_effects=frozenset({Effect.TIME}),
         task="beats",
     )
     plain = windows_of(tracks)

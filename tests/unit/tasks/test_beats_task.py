@@ -264,9 +264,11 @@ def test_beats_move_with_the_audio(transforms, start_sample, clicks):
     # Each way, but for what lies at a border, where half a burst may be heard.
     edges = [0.0, 5.0]
     if applied:
-        [moves] = applied
-        edges += moves.times(
-            np.clip([moves.source_start_seconds, moves.source_end_seconds], 0, 5)
+        [label_transform] = applied
+        edges += label_transform.times(
+            np.clip(
+                [label_transform.source_start_seconds, label_transform.source_end_seconds], 0, 5
+            )
         ).tolist()
 
     def inside(found):
@@ -294,7 +296,7 @@ def test_what_was_moved_over_an_edge_is_silent_wherever_it_is_moved_then(clicks)
 
 
 def test_what_moves_time_inexactly_is_refused():
-    assert set(Effect) - TASK.allowed_effects() == TASK.moved_effects() == {Effect.TIME}
+    assert set(Effect) - TASK.allowed_effects() == TASK.transformed_effects() == {Effect.TIME}
     for bad, why in (
         ({**shift(1.0), "rollover": True}, "rollover"),
         ({**stretch(1.1), "method": "librosa_phase_vocoder"}, "signalsmith_stretch"),

@@ -18,7 +18,7 @@ from support.frame_tracks import (
     with_scores,
 )
 
-from m2v_finetune.audio.augmentation import Effect, Moves
+from m2v_finetune.audio.augmentation import Effect, LabelTransform
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
@@ -211,7 +211,7 @@ def chord_of(samples, time):
     return max(CHORDS[:24], key=lambda label: chroma[triad(label)].min())
 
 
-MOVES = {
+AUGMENTATIONS = {
     "still": [],
     "up": [{"name": "pitch_shift", "min_semitones": 3, "max_semitones": 3}],
     "rounded": [{"name": "pitch_shift", "min_semitones": -2.4, "max_semitones": -1.6}],
@@ -219,13 +219,13 @@ MOVES = {
     "earlier": [{"name": "shift", "min_shift": -0.2, "max_shift": -0.2, "rollover": False}],
     "faster": [{"name": "time_stretch", "min_rate": 1.25, "max_rate": 1.25}],
 }
-MOVES["all"] = [*MOVES["up"], *MOVES["faster"], *MOVES["later"]]
+AUGMENTATIONS["all"] = [*AUGMENTATIONS["up"], *AUGMENTATIONS["faster"], *AUGMENTATIONS["later"]]
 
 
-@pytest.mark.parametrize("name", list(MOVES))
+@pytest.mark.parametrize("name", list(AUGMENTATIONS))
 def test_chords_move_with_the_audio(name, sung):
     window = Window(start_sample=11_111, num_samples=5 * 16000, grid=GRIDS[50])
-    apply = augment(TASK, *MOVES[name])[0] if MOVES[name] else None
+    apply = augment(TASK, *AUGMENTATIONS[name])[0] if AUGMENTATIONS[name] else None
     samples, targets = TASK.example(sung, window, apply)
     times = window.frame_times_seconds
     changes = times[1:][np.diff(targets) != 0]
@@ -243,8 +243,8 @@ def test_chords_move_with_the_audio(name, sung):
 
 def test_the_border_of_a_chord_moves_exactly(sung):
     window = Window(start_sample=0, num_samples=5 * 16000, grid=GRIDS[50])
-    moves = Moves(rate=1.25, offset_seconds=0.4, source_end_seconds=4.8)
-    _, targets = TASK.example(sung, window, lambda samples: (samples, moves))
+    label_transform = LabelTransform(rate=1.25, offset_seconds=0.4, source_end_seconds=4.8)
+    _, targets = TASK.example(sung, window, lambda samples: (samples, label_transform))
     times = window.frame_times_seconds
     for start, end, label in [*SUNG[:3], (4.4, 4.8, "D:min")]:
         expected = (times >= start / 1.25 + 0.4) & (times < end / 1.25 + 0.4)
@@ -254,8 +254,8 @@ def test_the_border_of_a_chord_moves_exactly(sung):
 
 
 def test_what_cannot_be_followed_is_refused():
-    assert TASK.moved_effects() == {Effect.PITCH, Effect.TIME}
-    assert set(Effect) - TASK.allowed_effects() - TASK.moved_effects() == {Effect.SILENCE}
+    assert TASK.transformed_effects() == {Effect.PITCH, Effect.TIME}
+    assert set(Effect) - TASK.allowed_effects() - TASK.transformed_effects() == {Effect.SILENCE}
     for bad, why in (
         ({"name": "time_mask"}, "silences a part"),
         ({"name": "shift"}, "rollover"),

@@ -19,7 +19,7 @@ from support.clip_tracks import (
 from support.messages import error_message
 
 import m2v_finetune.tasks.classification as classification_module
-from m2v_finetune.audio.augmentation import STILL, Moves
+from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.genre import Genre, GenreConfig
 from m2v_finetune.tasks.instrument import Instrument, InstrumentConfig
@@ -33,7 +33,7 @@ TASKS = [
     (Technique, TechniqueConfig, "technique"),
 ]
 TRAIN = ("rock", "jazz", ["rock"], " blues ")
-MOVED = Moves(semitones=3, rate=1.5, offset_seconds=1.0)
+SHIFTED = LabelTransform(semitones=3, rate=1.5, offset_seconds=1.0)
 
 
 def build(splits=None, **settings) -> Genre:
@@ -75,7 +75,7 @@ def test_numbers_are_ordered_by_value_and_stand_before_text():
 def test_classes_can_be_chosen_in_an_order_of_ones_own():
     task = build(labels=["rock", "blues", "jazz"])
     assert task.labels == ("rock", "blues", "jazz")
-    assert task.targets(make_track({"genre": "jazz"}), STILL) == 2
+    assert task.targets(make_track({"genre": "jazz"}), IDENTITY) == 2
 
 
 def test_another_column_can_be_named():
@@ -158,7 +158,7 @@ def test_numbers_and_booleans_are_classes_like_their_text(cell, label):
     task = Genre.from_tracks(GenreConfig(), splits)
     assert set(task.labels) == {label, "other"}
     targets = {
-        float(task.targets(track, STILL)) for track in (*splits["validation"], *splits["test"])
+        float(task.targets(track, IDENTITY)) for track in (*splits["validation"], *splits["test"])
     }
     assert targets == {task.labels.index(label)}
     assert Genre.from_tracks(GenreConfig(labels=[label, "other"]), splits).labels[0] == label
@@ -193,8 +193,8 @@ def test_tracks_that_a_model_does_not_know_are_listed():
 
 def test_targets_are_numbers_of_classes_and_do_not_move():
     task = build()
-    for moves in (STILL, MOVED):
-        targets = [task.targets(make_track({"genre": cell}), moves) for cell in TRAIN]
+    for label_transform in (IDENTITY, SHIFTED):
+        targets = [task.targets(make_track({"genre": cell}), label_transform) for cell in TRAIN]
         assert [target.tolist() for target in targets] == [2, 1, 2, 0]
         assert {(target.shape, target.dtype) for target in targets} == {((), np.dtype(np.float32))}
 

@@ -76,7 +76,7 @@ def build(task, *transforms):
         transforms,
         sample_rate=SAMPLE_RATE,
         allowed_effects=task.allowed_effects(),
-        moved_effects=task.moved_effects(),
+        transformed_effects=task.transformed_effects(),
         task=task.name,
     )
 
@@ -91,10 +91,10 @@ def test_what_each_effect_does_to_the_labels(name):
     assert [row[0] for row in rows] == list(TASKS)
     [expected] = [row[1:] for row in rows if row[0] == name]
     task = TASKS[name]
-    allowed, moved = task.allowed_effects(), task.moved_effects()
-    assert not allowed & moved
+    allowed, transformed = task.allowed_effects(), task.transformed_effects()
+    assert not allowed & transformed
     assert [
-        "allowed" if effect in allowed else "moved" if effect in moved else "refused"
+        "allowed" if effect in allowed else "moved" if effect in transformed else "refused"
         for effect in Effect
     ] == expected
 
@@ -110,7 +110,7 @@ def test_what_labels_cannot_follow_is_refused(name, transform):
     message = str(raised.value)
     assert f"augmentation: {transform} " in message
     assert f"which the labels of the task '{name}' depend on" in message
-    survives = task.allowed_effects() | task.moved_effects()
+    survives = task.allowed_effects() | task.transformed_effects()
     for effect in Effect:
         is_reason = effect in TRANSFORMS[transform][1] - survives
         assert (effect.value in message.partition("which the labels")[0]) == is_reason
@@ -195,14 +195,14 @@ CENTS_30 = 0.3
 def test_a_shift_of_pitch_moves_the_sound_and_the_key_alike(record, key, semitones):
     task = TASKS["key"]
     checked = record(tonic_chord(key), key=KEYS[key])
-    (before, label), (after, moved) = shifted_example(task, checked, semitones)
+    (before, label), (after, transformed) = shifted_example(task, checked, semitones)
     assert after.shape == before.shape
     assert label == key
-    assert moved == key // 12 * 12 + (key + semitones) % 12
+    assert transformed == key // 12 * 12 + (key + semitones) % 12
     tonic = strongest_pitch(after)
     assert tonic == pytest.approx(strongest_pitch(before) + semitones, abs=CENTS_30)
     # The label says what is heard: that tonic, with that third over it.
-    is_minor, tonic_class = divmod(int(moved), 12)
+    is_minor, tonic_class = divmod(int(transformed), 12)
     assert (tonic - tonic_class + 6) % 12 == pytest.approx(6, abs=CENTS_30)
     # Its octave counts too, as a shift now and then cancels one partial of a note (C minor, 3 down).
     thirds = [
@@ -225,8 +225,8 @@ def test_each_of_the_24_keys_sounds_as_its_label(record):
 def test_a_shift_of_pitch_moves_the_note_and_its_label_alike(record, pitch, to):
     task = TASKS["pitch"]
     checked = record(harmonics(pitch), pitch=pitch)
-    (before, label), (after, moved) = shifted_example(task, checked, to - pitch)
-    assert (task.labels[int(label)], task.labels[int(moved)]) == (str(pitch), str(to))
+    (before, label), (after, transformed) = shifted_example(task, checked, to - pitch)
+    assert (task.labels[int(label)], task.labels[int(transformed)]) == (str(pitch), str(to))
     assert strongest_pitch(before) == pytest.approx(pitch, abs=0.05)
     assert strongest_pitch(after) == pytest.approx(to, abs=CENTS_30)
 
@@ -235,9 +235,9 @@ def test_a_shift_of_pitch_moves_the_note_and_its_label_alike(record, pitch, to):
 def test_a_note_that_would_leave_the_classes_stays_as_it_is(record, pitch, semitones):
     task = TASKS["pitch"]
     checked = record(harmonics(pitch), pitch=pitch)
-    (before, label), (after, moved) = shifted_example(task, checked, semitones)
+    (before, label), (after, transformed) = shifted_example(task, checked, semitones)
     np.testing.assert_array_equal(after, before)
-    assert label == moved == pitch - 48
+    assert label == transformed == pitch - 48
 
 
 @pytest.mark.parametrize("name", ["genre", "singer", "key", "pitch"])
@@ -248,6 +248,6 @@ def test_an_effect_that_is_allowed_changes_the_sound_and_not_the_label(record, n
     augmentation = build(task, {"name": "time_stretch", "p": 1.0, "min_rate": 1.2})
     augment = partial(augmentation, generator=np.random.default_rng(0))
     before, label = task.example(checked, WINDOW, None)
-    after, moved = task.example(checked, WINDOW, augment)
+    after, transformed = task.example(checked, WINDOW, augment)
     assert not np.array_equal(before, after)
-    assert label == moved == {"key": 12, "pitch": 12}.get(name, 1)
+    assert label == transformed == {"key": 12, "pitch": 12}.get(name, 1)

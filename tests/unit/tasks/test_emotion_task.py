@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from support.clip_tracks import evaluated_clips, listed_problems, make_track
 from support.messages import error_message
 
-from m2v_finetune.audio.augmentation import STILL, Moves
+from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import ClipPrediction, WindowPrediction
@@ -58,7 +58,7 @@ def test_columns_of_ones_own_keep_their_order():
     splits = make_splits(columns=("tempo", "danceability"))
     task = build(splits, target_columns=["danceability", "tempo"])
     assert task.labels == ("danceability", "tempo")
-    assert task.targets(splits["train"][0], STILL).tolist() == [10.0, 1.0]
+    assert task.targets(splits["train"][0], IDENTITY).tolist() == [10.0, 1.0]
     one = build(splits, target_columns=["tempo"])
     assert one.metric_names == {
         "r2": "R2",
@@ -124,8 +124,8 @@ def test_tracks_that_cannot_be_evaluated_are_listed():
 
 def test_targets_are_in_their_own_units_and_do_not_move():
     task = build()
-    for moves in (STILL, Moves(semitones=3, rate=2.0, offset_seconds=1.0)):
-        targets = [task.targets(track, moves) for track in make_splits()["train"]]
+    for label_transform in (IDENTITY, LabelTransform(semitones=3, rate=2.0, offset_seconds=1.0)):
+        targets = [task.targets(track, label_transform) for track in make_splits()["train"]]
         assert {target.dtype for target in targets} == {np.dtype(np.float32)}
         np.testing.assert_array_equal(targets, NUMBERS)
 

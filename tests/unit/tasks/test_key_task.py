@@ -14,7 +14,7 @@ from support.clip_tracks import (
     make_track,
 )
 
-from m2v_finetune.audio.augmentation import STILL, Moves
+from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.key import Key, KeyConfig
 
@@ -28,7 +28,7 @@ def build(splits=None, **config) -> Key:
 
 
 def target_of(text: str, *, semitones: float = 0.0) -> int:
-    target = build().targets(make_track({"key": text}), Moves(semitones=semitones))
+    target = build().targets(make_track({"key": text}), LabelTransform(semitones=semitones))
     assert (target.shape, target.dtype) == ((), np.dtype(np.float32))
     assert target == int(target)
     return int(target)
@@ -111,8 +111,8 @@ def test_each_key_goes_through_its_twelve_and_comes_back(key):
 
 def test_a_key_moves_with_pitch_alone():
     task, track = build(), make_track({"key": "D minor"})
-    moved = Moves(rate=1.5, offset_seconds=2.0, source_start_seconds=1.0)
-    assert task.targets(track, moved) == task.targets(track, STILL) == KEYS.index("D minor")
+    moved = LabelTransform(rate=1.5, offset_seconds=2.0, source_start_seconds=1.0)
+    assert task.targets(track, moved) == task.targets(track, IDENTITY) == KEYS.index("D minor")
 
 
 # -- what is saved --------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from support.clip_tracks import (
 )
 from support.messages import error_message
 
-from m2v_finetune.audio.augmentation import STILL, Moves
+from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
 from m2v_finetune.tasks.pitch import Pitch, PitchConfig
 
 
@@ -36,8 +36,15 @@ def test_pitches_are_ordered_by_value_however_they_are_written():
     splits = make_splits("pitch", train=[100, "60", "060", " 9 ", 60, [61]], test=["009"])
     task = build(splits)
     assert task.labels == ("9", "60", "61", "100")
-    assert [task.targets(track, STILL).tolist() for track in splits["train"]] == [3, 1, 1, 0, 1, 2]
-    assert task.targets(splits["test"][0], STILL) == 0
+    assert [task.targets(track, IDENTITY).tolist() for track in splits["train"]] == [
+        3,
+        1,
+        1,
+        0,
+        1,
+        2,
+    ]
+    assert task.targets(splits["test"][0], IDENTITY) == 0
 
 
 def test_pitches_can_be_chosen():
@@ -78,15 +85,15 @@ def test_transposing_by_k_semitones_moves_the_pitch_by_k(data):
     pitch = data.draw(st.integers(0, 127))
     semitones = data.draw(st.integers(-pitch, 127 - pitch))
     task = build()
-    target = task.targets(make_track({"pitch": pitch}), Moves(semitones=semitones))
+    target = task.targets(make_track({"pitch": pitch}), LabelTransform(semitones=semitones))
     assert task.labels[int(target)] == str(pitch + semitones)
     assert (target.shape, target.dtype) == ((), np.dtype(np.float32))
 
 
 def test_a_pitch_moves_with_pitch_alone():
     task, track = build(), make_track({"pitch": 64})
-    moved = Moves(rate=1.5, offset_seconds=2.0, source_start_seconds=1.0)
-    assert task.targets(track, moved) == task.targets(track, STILL) == 64
+    moved = LabelTransform(rate=1.5, offset_seconds=2.0, source_start_seconds=1.0)
+    assert task.targets(track, moved) == task.targets(track, IDENTITY) == 64
 
 
 # -- what is saved --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import soxr
 import torch
 from support.frame_tracks import GRIDS, augment, checked_track, make_track, windows_of
 
-from m2v_finetune.audio.augmentation import STILL, Effect
+from m2v_finetune.audio.augmentation import IDENTITY, Effect
 from m2v_finetune.audio.decode import AudioInfo, inspect_audio
 from m2v_finetune.audio.windows import window_starts
 from m2v_finetune.config import HeadConfig
@@ -223,14 +223,14 @@ def test_all_stems_are_augmented_alike(tmp_path):
     amount = round(0.25 * plain.shape[-1])
     np.testing.assert_allclose(cut, np.roll(plain, amount, axis=-1), atol=1e-6)
     np.testing.assert_allclose(moved, cut.sum(axis=0), atol=1e-6)
-    _, same, _ = task.example(checked, window, lambda samples: (samples, STILL))
+    _, same, _ = task.example(checked, window, lambda samples: (samples, IDENTITY))
     np.testing.assert_array_equal(same, mixture)
 
 
 def test_noise_which_is_in_no_stem_is_refused():
     task = build()
     assert set(Effect) - task.allowed_effects() == {Effect.NOISE}
-    assert task.moved_effects() == frozenset()
+    assert task.transformed_effects() == frozenset()
     with pytest.raises(UserError, match="adds noise"):
         augment(task, {"name": "gaussian_snr"})
 

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 from support.frames import GRID
 from support.messages import error_message
 
-from m2v_finetune.audio.augmentation import STILL, Effect, Moves
+from m2v_finetune.audio.augmentation import IDENTITY, Effect, LabelTransform
 from m2v_finetune.audio.decode import inspect_audio, read_audio
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
@@ -70,7 +70,7 @@ def test_labels_are_those_of_the_training_split_in_order():
 def test_labels_can_be_chosen_in_an_order_of_ones_own():
     task = build(labels=["rock", "guitar", "pop"])
     assert task.labels == ("rock", "guitar", "pop")
-    assert task.targets(make_splits()["train"][0], STILL).tolist() == [1.0, 1.0, 0.0]
+    assert task.targets(make_splits()["train"][0], IDENTITY).tolist() == [1.0, 1.0, 0.0]
 
 
 def test_another_column_can_be_named():
@@ -114,7 +114,7 @@ def test_unknown_labels_can_be_ignored():
     splits = make_splits(validation=[{"tags": "pop;polka"}])
     task = build(splits, ignore_unknown_labels=True)
     assert task.labels == ("guitar", "pop", "rock")
-    assert task.targets(splits["validation"][0], STILL).tolist() == [0.0, 1.0, 0.0]
+    assert task.targets(splits["validation"][0], IDENTITY).tolist() == [0.0, 1.0, 0.0]
     assert build(splits, labels=["rock"], ignore_unknown_labels=True).labels == ("rock",)
 
 
@@ -136,11 +136,11 @@ def test_training_tracks_without_any_label_are_refused():
 
 def test_targets():
     task = build()
-    targets = [task.targets(track, STILL) for track in make_splits()["train"]]
+    targets = [task.targets(track, IDENTITY) for track in make_splits()["train"]]
     assert np.array(targets).tolist() == [[1, 0, 1], [0, 1, 1], [0, 0, 0], [0, 0, 0]]
     assert all(target.dtype == np.float32 for target in targets)
-    assert task.moved_effects() == frozenset()  # what is allowed leaves tags as they are
-    moved = Moves(semitones=12, rate=1.5, offset_seconds=1.0)
+    assert task.transformed_effects() == frozenset()  # what is allowed leaves tags as they are
+    moved = LabelTransform(semitones=12, rate=1.5, offset_seconds=1.0)
     assert task.targets(make_splits()["train"][0], moved).tolist() == targets[0].tolist()
 
 
@@ -286,7 +286,7 @@ def test_an_example_is_the_window_augmented_and_the_targets(checked):
     samples, targets = task.example(checked, window_at(2.0), None)
     np.testing.assert_array_equal(samples, whole[32000:112000])
     assert targets.tolist() == [1.0, 0.0, 1.0]
-    quieter, targets = task.example(checked, window_at(2.0), lambda x: (0.5 * x, STILL))
+    quieter, targets = task.example(checked, window_at(2.0), lambda x: (0.5 * x, IDENTITY))
     np.testing.assert_array_equal(quieter, 0.5 * samples)
     assert targets.tolist() == [1.0, 0.0, 1.0]
     [plain] = task.inputs(checked, window_at(2.0))

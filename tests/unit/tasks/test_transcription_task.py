@@ -19,7 +19,7 @@ from support.frame_tracks import (
     with_scores,
 )
 
-from m2v_finetune.audio.augmentation import Effect, Moves
+from m2v_finetune.audio.augmentation import Effect, LabelTransform
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
@@ -222,20 +222,20 @@ def pitch_of(samples, time):
     return round(69 + 12 * math.log2(hertz / 440))
 
 
-MOVES = {
+AUGMENTATIONS = {
     "still": [],
     "up": [{"name": "pitch_shift", "min_semitones": 4, "max_semitones": 4}],
     "down": [{"name": "pitch_shift", "min_semitones": -3.4, "max_semitones": -2.6}],
     "later": [{"name": "shift", "min_shift": 0.1, "max_shift": 0.1, "rollover": False}],
     "slower": [{"name": "time_stretch", "min_rate": 0.8, "max_rate": 0.8}],
 }
-MOVES["all"] = [*MOVES["down"], *MOVES["slower"], *MOVES["later"]]
+AUGMENTATIONS["all"] = [*AUGMENTATIONS["down"], *AUGMENTATIONS["slower"], *AUGMENTATIONS["later"]]
 
 
-@pytest.mark.parametrize("name", list(MOVES))
+@pytest.mark.parametrize("name", list(AUGMENTATIONS))
 def test_notes_move_with_the_audio(name, melody):
     window = Window(start_sample=3_333, num_samples=5 * 16000, grid=GRIDS[50])
-    apply = augment(TASK, *MOVES[name])[0] if MOVES[name] else None
+    apply = augment(TASK, *AUGMENTATIONS[name])[0] if AUGMENTATIONS[name] else None
     samples, targets = TASK.example(melody, window, apply)
     frames = targets[:, 88:]
     times = window.frame_times_seconds
@@ -256,8 +256,10 @@ def test_notes_move_with_the_audio(name, melody):
 
 def test_the_onset_of_a_note_moves_exactly(melody):
     window = Window(start_sample=0, num_samples=5 * 16000, grid=GRIDS[50])
-    moves = Moves(semitones=2.0, rate=1.25, offset_seconds=0.4, source_end_seconds=5.0)
-    _, targets = TASK.example(melody, window, lambda samples: (samples, moves))
+    label_transform = LabelTransform(
+        semitones=2.0, rate=1.25, offset_seconds=0.4, source_end_seconds=5.0
+    )
+    _, targets = TASK.example(melody, window, lambda samples: (samples, label_transform))
     times = window.frame_times_seconds
     found = {(times[f], key + 21) for f, key in np.argwhere(targets[:, :88])}
     assert len(found) == 8
@@ -275,8 +277,8 @@ def test_notes_that_leave_the_keyboard_are_in_neither_roll(tmp_path):
 
 
 def test_what_cannot_be_followed_is_refused():
-    assert TASK.moved_effects() == {Effect.PITCH, Effect.TIME}
-    assert set(Effect) - TASK.allowed_effects() - TASK.moved_effects() == {Effect.SILENCE}
+    assert TASK.transformed_effects() == {Effect.PITCH, Effect.TIME}
+    assert set(Effect) - TASK.allowed_effects() - TASK.transformed_effects() == {Effect.SILENCE}
     for bad, why in (
         ({"name": "time_mask"}, "silences a part"),
         ({"name": "shift"}, "rollover"),
