@@ -43,7 +43,7 @@ from m2v_finetune.data.reading import read_batches, track_loader
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.files import write_files
 from m2v_finetune.hub import download_snapshot, is_repo_id, upload_folder
-from m2v_finetune.pieces import Pieces
+from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.tasks import TASKS, Prediction, Task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters, trained_parts
 from m2v_finetune.variation import OutputVariation
@@ -116,7 +116,7 @@ class TaskModel(nn.Module):
         tuning: How the backbone was tuned.
         base_fingerprint: Which backbone the tuned weights belong to; None where they stand alone.
         card: The model card, as text, where there is one.
-        pieces: How many windows at once the device bears where nothing learns.
+        micro_batcher: How many windows at once the device bears where nothing learns.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class TaskModel(nn.Module):
         self.hop_seconds = hop_seconds or window_seconds * task.hop_fraction
         self.base_fingerprint = base_fingerprint
         self.card: str | None = None
-        self.pieces = Pieces()
+        self.micro_batcher = MicroBatcher()
         if isinstance(backbone, Backbone):
             backbone.check_window(self.window_samples)
 
@@ -424,7 +424,7 @@ class TaskModel(nn.Module):
             rows: dict[int, NDArray[np.float32] | AudioError]
             rows = {index: AudioError(why) for index, why in bad.items()}
             if len(indices):
-                outputs = self.pieces.run(run, parts)
+                outputs = self.micro_batcher.run(run, parts)
                 if variation is not None:
                     variation.add(outputs)
                 scores = self.task.activate(outputs).numpy()

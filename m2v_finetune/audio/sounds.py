@@ -319,9 +319,9 @@ class JoinedSound:
         number = bisect_right(self._starts, start) - 1
         while start < stop:
             first, end = self._starts[number : number + 2]
-            piece = self._part(number).read(start - first, min(stop, end) - first)
-            pieces.append(piece)
-            if len(piece) < min(stop, end) - start:
+            chunk = self._part(number).read(start - first, min(stop, end) - first)
+            pieces.append(chunk)
+            if len(chunk) < min(stop, end) - start:
                 break
             start, number = end, number + 1
         return np.concatenate(pieces)

@@ -19,7 +19,7 @@ from m2v_finetune.errors import UserError
 NORMALIZE_EPSILON = 1e-7
 CONV_ENCODER = -1
 """A depth of the network: behind its convolutional encoder. Others are numbers of hidden states."""
-CONV_PIECE_SAMPLES = 2**20
+CONV_CHUNK_SAMPLES = 2**20
 """Samples that go through the conv encoder at once: 13 windows of 5 s at 16 kHz, or 1 of 30 s at 24 kHz.
 
 The first layer makes 512 / 5 numbers of each sample: 0.4 GB for a piece in float32.
@@ -273,12 +273,12 @@ class Backbone(nn.Module):
         with torch.set_grad_enabled(is_trained):
             if is_trained and not self._recomputes():
                 return convolve(input_values)
-            size = max(1, CONV_PIECE_SAMPLES // input_values.shape[-1])
-            pieces = [
-                self._run(convolve, piece, self.conv_encoder)
-                for piece in input_values.split(size)  # type: ignore[no-untyped-call]
+            size = max(1, CONV_CHUNK_SAMPLES // input_values.shape[-1])
+            chunks = [
+                self._run(convolve, chunk, self.conv_encoder)
+                for chunk in input_values.split(size)  # type: ignore[no-untyped-call]
             ]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
     def _recomputes(self) -> bool:
         return self.gradient_checkpointing and self.training and torch.is_grad_enabled()

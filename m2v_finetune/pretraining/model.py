@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from m2v_finetune.backbones import Backbone, init_backbone, load_backbone
 from m2v_finetune.config import PretrainConfig, StartConfig, TuningConfig
 from m2v_finetune.errors import UserError
-from m2v_finetune.pieces import Pieces
+from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.pretraining.teacher import Teacher, ema_decay
 from m2v_finetune.tuning import apply_tuning
 
@@ -41,7 +41,7 @@ class PretrainingModel(nn.Module):
         config: Masks, targets and the teacher's course.
         window_samples: What the model hears at once.
         tuning: Everything learns, or all but the conv encoder.
-        pieces: How many windows at once the device bears where nothing learns.
+        micro_batcher: How many windows at once the device bears where nothing learns.
     """
 
     metric_names: ClassVar = {
@@ -88,7 +88,7 @@ class PretrainingModel(nn.Module):
             num_target_layers=config.num_target_layers,
             averages=config.teacher_averages,
         )
-        self.pieces = Pieces()
+        self.micro_batcher = MicroBatcher()
         # A parameter, so that it is in checkpoints.
         self._sums = nn.Parameter(torch.zeros(len(MEASURES) + 1), requires_grad=False)
         self._of_batches: list[Tensor] = []  # variances, of the step that is being taken

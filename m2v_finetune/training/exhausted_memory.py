@@ -9,7 +9,7 @@ from torch import Tensor
 
 from m2v_finetune.config import TrainingConfig
 from m2v_finetune.errors import UserError
-from m2v_finetune.pieces import free_memory
+from m2v_finetune.micro_batching import free_memory
 from m2v_finetune.training.checkpoint import get_random_state, set_random_state
 from m2v_finetune.training.plan import MemoryPlan, divisors, gigabytes
 from m2v_finetune.training.step import StepOutOfMemoryError, StepResult

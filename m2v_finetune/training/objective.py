@@ -264,7 +264,9 @@ class PretrainingObjective:
                         failure = "None of the windows that are held out can be read."
                         break
                     waveforms, masks, _ = parts
-                    rows += self.model.pieces.run(window_metrics, [waveforms, masks]).tolist()
+                    rows += self.model.micro_batcher.run(
+                        window_metrics, [waveforms, masks]
+                    ).tolist()
                     bar.advance(bar_task, len(waveforms))
         except Stopped as signalled:
             stopped = signalled

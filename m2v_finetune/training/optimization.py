@@ -9,8 +9,8 @@ from transformers.optimization import Adafactor
 
 from m2v_finetune.config import OptimizerConfig, OptimizerName
 from m2v_finetune.errors import UserError
+from m2v_finetune.micro_batching import out_of_memory_by_one_name
 from m2v_finetune.model import TaskModel
-from m2v_finetune.pieces import out_of_memory_by_one_name
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tuning import Rates, default_rates, parameter_groups
 

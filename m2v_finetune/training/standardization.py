@@ -65,7 +65,7 @@ def measure_standardization(
     for *inputs, _ in batches:
         rows, failure = torch.empty(0), None
         try:
-            rows = model.pieces.run(run_model, inputs).flatten(0, -2)
+            rows = model.micro_batcher.run(run_model, inputs).flatten(0, -2)
         except torch.OutOfMemoryError:
             failure = TOO_LITTLE_MEMORY
         agree(accelerator, failure, {})  # else the others would wait for this one's rows

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from m2v_finetune.pieces import out_of_memory_by_one_name
+from m2v_finetune.micro_batching import out_of_memory_by_one_name
 from m2v_finetune.training.optimization import rehearse
 
 

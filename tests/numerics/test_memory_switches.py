@@ -98,11 +98,11 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("trainable", ["nothing", "all"])
-def test_the_conv_encoder_goes_in_pieces(trainable, monkeypatch):
+def test_the_conv_encoder_goes_in_chunks(trainable, monkeypatch):
     """A window at once makes no other features and gradients, and no tensor exceeds the batch."""
     found, largest = [], []
-    for windows_at_once in (WINDOWS, 1):
-        monkeypatch.setattr(backbone_module, "CONV_PIECE_SAMPLES", windows_at_once * SAMPLES)
+    for batch_size in (WINDOWS, 1):
+        monkeypatch.setattr(backbone_module, "CONV_CHUNK_SAMPLES", batch_size * SAMPLES)
         backbone = build(trainable)
         with LargestTensor() as mode:
             features = backbone.encode(waveforms())
@@ -112,8 +112,8 @@ def test_the_conv_encoder_goes_in_pieces(trainable, monkeypatch):
         gradients = [p.grad for p in backbone.parameters() if p.grad is not None]
         found.append([features.detach(), *gradients])
     assert len(found[0]) == (1 if trainable == "nothing" else 10)
-    for whole, pieces in zip(*found, strict=True):
-        torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-5)
+    for whole, chunks in zip(*found, strict=True):
+        torch.testing.assert_close(chunks, whole, rtol=1e-4, atol=1e-5)
     assert largest[0] > 3 * WINDOWS * SAMPLES
     assert largest[1] == WINDOWS * SAMPLES  # the batch itself
 

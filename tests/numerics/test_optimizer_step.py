@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from m2v_finetune.config import HeadConfig, OptimizerConfig
 from m2v_finetune.errors import UserError
-from m2v_finetune.pieces import Pieces
+from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.training.checkpoint import (
     STATE_FILE,
     Progress,
@@ -176,16 +176,16 @@ def test_a_step_that_runs_out_of_a_cpus_memory_can_be_taken_again():
 
 
 def test_passes_that_run_out_of_a_cpus_memory_are_divided():
-    pieces = Pieces()
+    micro_batcher = MicroBatcher()
 
     def double(windows):
         return run_out() if len(windows) > 2 else 2 * windows
 
     windows = torch.arange(7.0)
-    assert torch.equal(pieces.run(double, [windows]), 2 * windows)
-    assert pieces.size == 1  # 7, 3, 1
+    assert torch.equal(micro_batcher.run(double, [windows]), 2 * windows)
+    assert micro_batcher.size == 1  # 7, 3, 1
     with pytest.raises(RuntimeError, match="shapes cannot"):
-        pieces.run(lambda windows: windows @ torch.ones(3, 2), [torch.ones(1, 2)])
+        micro_batcher.run(lambda windows: windows @ torch.ones(3, 2), [torch.ones(1, 2)])
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])

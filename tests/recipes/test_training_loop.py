@@ -32,8 +32,8 @@ from m2v_finetune.config import (
 from m2v_finetune.data.checking import check_splits
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.heads import Standardization
+from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.model import TaskModel
-from m2v_finetune.pieces import Pieces
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.checkpoint import BEST_FILE, checkpoints_in, step_of
 from m2v_finetune.training.evaluation import evaluate_tracks
@@ -314,7 +314,7 @@ def test_a_number_that_never_changes_is_not_divided_by_zero():
         (torch.cat([constant, torch.randn(16, 1)], dim=1), torch.zeros(16)) for _ in range(3)
     ]
     model = torch.nn.Sequential(Standardization(2))
-    model.head, model.pieces = model[0], Pieces()
+    model.head, model.micro_batcher = model[0], MicroBatcher()
     accelerator = Accelerator()
     with progress_bar(accelerator) as bar:
         measure_standardization(

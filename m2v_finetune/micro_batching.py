@@ -22,7 +22,7 @@ OUT_OF_MEMORY = (
 logger = logging.getLogger(__name__)
 
 
-class Pieces:
+class MicroBatcher:
     """Runs batches whole as long as memory suffices, then in halves, quarters and so on.
 
     Nothing is lost or repeated but the piece that failed, as such a pass changes nothing.
@@ -47,9 +47,9 @@ class Pieces:
         while True:
             size = min(self.size or len(parts[0]), len(parts[0]))
             try:
-                pieces = zip(*(torch.split(part, size) for part in parts), strict=True)
+                micro_batches = zip(*(torch.split(part, size) for part in parts), strict=True)
                 with out_of_memory_by_one_name():
-                    return torch.cat([function(*piece) for piece in pieces])
+                    return torch.cat([function(*micro_batch) for micro_batch in micro_batches])
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
