@@ -48,7 +48,7 @@ class MicroBatcher:
             size = min(self.size or len(parts[0]), len(parts[0]))
             try:
                 micro_batches = zip(*(torch.split(part, size) for part in parts), strict=True)
-                with out_of_memory_by_one_name():
+                with unified_out_of_memory():
                     return torch.cat([function(*micro_batch) for micro_batch in micro_batches])
             except torch.OutOfMemoryError:
                 if size == 1:
@@ -64,7 +64,7 @@ class MicroBatcher:
 
 
 @contextmanager
-def out_of_memory_by_one_name() -> Iterator[None]:
+def unified_out_of_memory() -> Iterator[None]:
     """Let `torch.OutOfMemoryError` be raised by whatever ran out of memory, not by CUDA's allocator alone.
 
     Raises:

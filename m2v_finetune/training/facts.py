@@ -17,7 +17,7 @@ def training_facts(loop: TrainingLoop[TaskModel], fitted: FitResult) -> dict[str
     """
     model, accelerator, batches = loop.model, loop.accelerator, loop.batches
     optimization = loop.optimization
-    device_batch_size = loop.smaller_batches.size  # less than in the settings where memory ran out
+    device_batch_size = loop.oom_retry.size  # less than in the settings where memory ran out
     return {
         "device": accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,

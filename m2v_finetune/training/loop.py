@@ -37,9 +37,9 @@ from m2v_finetune.training.checkpoint import (
     step_of,
     tidy,
 )
-from m2v_finetune.training.exhausted_memory import SmallerBatches, StepTooLargeError
 from m2v_finetune.training.faults import DataError, DataWatch, StepReader
 from m2v_finetune.training.objective import Objective
+from m2v_finetune.training.oom_retry import OutOfMemoryRetry, OutOfMemoryRetryError
 from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
 from m2v_finetune.training.plan import MemoryPlan
 from m2v_finetune.training.progress import progress_bar
@@ -168,7 +168,7 @@ class TrainingLoop(Generic[Model]):
                     broadcast(tensor.data)
         self.optimizer = build_optimizer(self.shards or model, optimization)
         self.plan = plan
-        self.smaller_batches = SmallerBatches(
+        self.oom_retry = OutOfMemoryRetry(
             training=training,
             accelerator=accelerator,
             plan=plan,
@@ -317,15 +317,13 @@ class TrainingLoop(Generic[Model]):
             with self.clock.reading():
                 parts = self.reader.read_step(batches, self.training.gradient_accumulation_steps)
             set_rates(self.optimizer, self._rate_factor(total_steps=self.total_steps))
-            result = self.smaller_batches.take(
-                self._take_step, parts, number=self.progress.step + 1
-            )
+            result = self.oom_retry.take(self._take_step, parts, number=self.progress.step + 1)
             if result.is_skipped:
                 self._name_not_finite(result)
         except DataError as fault:
             set_random_state(random_state)
             self._save_and_stop(fault)
-        except StepTooLargeError as error:
+        except OutOfMemoryRetryError as error:
             if error.is_undone:
                 set_random_state(random_state)
                 self._save_and_stop(error)

@@ -9,7 +9,7 @@ from transformers.optimization import Adafactor
 
 from m2v_finetune.config import OptimizerConfig, OptimizerName
 from m2v_finetune.errors import UserError
-from m2v_finetune.micro_batching import out_of_memory_by_one_name
+from m2v_finetune.micro_batching import unified_out_of_memory
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tuning import Rates, default_rates, parameter_groups
@@ -110,7 +110,7 @@ def rehearse(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     try:
-        with out_of_memory_by_one_name():
+        with unified_out_of_memory():
             optimizer.step()
     except torch.OutOfMemoryError:
         optimizer.state.clear()

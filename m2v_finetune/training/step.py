@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from m2v_finetune.micro_batching import out_of_memory_by_one_name
+from m2v_finetune.micro_batching import unified_out_of_memory
 from m2v_finetune.training.optimization import rehearse
 
 
@@ -126,14 +126,14 @@ def _together(num_processes: int, device: torch.device) -> Iterator[None]:
     """Let every process run out of memory where one does, so that none waits for another."""
     if num_processes == 1:
         try:
-            with out_of_memory_by_one_name():
+            with unified_out_of_memory():
                 yield
         except torch.OutOfMemoryError as error:
             raise StepOutOfMemoryError([_own_number()], is_undone=True) from error
         return
     is_short = torch.zeros(num_processes, device=device)  # made before memory is short
     try:
-        with out_of_memory_by_one_name():
+        with unified_out_of_memory():
             yield
     except torch.OutOfMemoryError:
         is_short[dist.get_rank()] = 1
@@ -152,7 +152,7 @@ def _sum_gradients(model: nn.Module) -> None:
 
 def _change_weights(optimizer: torch.optim.Optimizer) -> None:
     try:
-        with out_of_memory_by_one_name():
+        with unified_out_of_memory():
             optimizer.step()
     except torch.OutOfMemoryError as error:
         raise StepOutOfMemoryError([_own_number()], is_undone=False) from error

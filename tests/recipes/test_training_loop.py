@@ -515,7 +515,7 @@ def test_out_of_memory_for_what_the_optimizer_keeps_goes_on_in_smaller_batches(
 
     def refusing(make):
         def refuse(*arguments, **others):
-            if loop.smaller_batches.size == 4 and len(loop.optimizer.state) == number:
+            if loop.oom_retry.size == 4 and len(loop.optimizer.state) == number:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return make(*arguments, **others)
 
@@ -524,7 +524,7 @@ def test_out_of_memory_for_what_the_optimizer_keeps_goes_on_in_smaller_batches(
     for made_by in ("zeros", "zeros_like"):
         monkeypatch.setattr(torch, made_by, refusing(getattr(torch, made_by)))
     loop.run()
-    assert loop.smaller_batches.size == 2
+    assert loop.oom_retry.size == 2
     small = build_loop(data, tmp_path / "small", batch=2, accumulation=2, **options)
     small.run()
     assert lines(tmp_path / "fell") == lines(tmp_path / "small")

@@ -25,7 +25,7 @@ ADVICE = (
 )
 
 
-class StepTooLargeError(UserError):
+class OutOfMemoryRetryError(UserError):
     """A step ran out of memory and cannot be taken in smaller batches.
 
     Attributes:
@@ -37,7 +37,7 @@ class StepTooLargeError(UserError):
         self.is_undone = is_undone
 
 
-class SmallerBatches:
+class OutOfMemoryRetry:
     """Takes steps in batches that the device bears, of the size of the settings as long as that goes.
 
     Args:
@@ -73,12 +73,12 @@ class SmallerBatches:
             number: Of the step, from 1.
 
         Raises:
-            StepTooLargeError: It cannot be divided, or not be repeated.
+            OutOfMemoryRetryError: It cannot be divided, or not be repeated.
         """
         random_state = get_random_state()
         while True:
             try:
-                return step(self._divided(parts), self._pieces * len(parts))
+                return step(self._divided(parts), self._num_micro_batches * len(parts))
             except StepOutOfMemoryError as error:
                 self._halve(number, error)
             # Outside of the handler, so that nothing of the step that failed is held by its traceback.
@@ -86,7 +86,7 @@ class SmallerBatches:
             free_memory()
 
     @property
-    def _pieces(self) -> int:
+    def _num_micro_batches(self) -> int:
         """How many pieces a batch of the settings is taken in."""
         return self._training.per_device_batch_size // self.size
 
@@ -101,25 +101,27 @@ class SmallerBatches:
         """Halve what each device sees at once, and say so; the same on every process.
 
         Raises:
-            StepTooLargeError: It sees a single window, or the step cannot be repeated.
+            OutOfMemoryRetryError: It sees a single window, or the step cannot be repeated.
         """
         share = self._training.gradient_accumulation_steps * self._training.per_device_batch_size
         what = self._what(number, error)
         smaller = max((one for one in divisors(self.size) if one <= self.size // 2), default=None)
         if not error.is_undone:
-            raise StepTooLargeError(
+            raise OutOfMemoryRetryError(
                 f"{what} The weights were being changed already, so the step cannot be repeated. {ADVICE}",
                 is_undone=False,
             )
         if self._is_sharded:
-            raise StepTooLargeError(
+            raise OutOfMemoryRetryError(
                 f"{what} Where processes share the weights none can change its batches alone. Go on with "
                 f"--training.per_device_batch_size {smaller or 1} and "
                 f"--training.gradient_accumulation_steps {share // (smaller or 1)}. {ADVICE}",
                 is_undone=False,
             )
         if smaller is None:
-            raise StepTooLargeError(f"{what} There is nothing to divide. {ADVICE}", is_undone=True)
+            raise OutOfMemoryRetryError(
+                f"{what} There is nothing to divide. {ADVICE}", is_undone=True
+            )
         self.size = smaller
         logger.warning(
             "%s Going on with batches of %d, %d of them accumulated: a total batch of %d as before. The "
