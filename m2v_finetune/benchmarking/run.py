@@ -149,7 +149,7 @@ def run_benchmark(
         raise UserError(
             f"None of the data are at {settings.root}: every row is skipped (listed above)."
         )
-    with _told_how_to_go_on(settings.command()):
+    with _with_resume_advice(settings.command()):
         content: dict[str, Any] = {
             "backbone": settings.backbone,
             "features": settings.features is not None,
@@ -195,7 +195,7 @@ def _reason_to_skip(row: Row, settings: BenchmarkSettings) -> str | None:
 
 
 @contextmanager
-def _told_how_to_go_on(command: str) -> Iterator[None]:
+def _with_resume_advice(command: str) -> Iterator[None]:
     """Turn the signals, whenever they arrive, into `Stopped` with the command that goes on."""
     advice = f"Stopped. What is finished is kept. Go on with the same command:\n  {command}"
     try:

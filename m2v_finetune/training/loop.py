@@ -264,7 +264,7 @@ class TrainingLoop(Generic[Model]):
                 f"{fault}\nNothing was learned yet. Begin again with:\n  {self.folder.resume_command()}"
             ) from fault
         except Stopped as stopped:
-            raise Stopped(stopped.signal_number, self.folder.how_to_go_on()) from None
+            raise Stopped(stopped.signal_number, self.folder.resume_advice()) from None
 
     def _train_epoch(self) -> None:
         progress = self.progress

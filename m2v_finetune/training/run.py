@@ -52,7 +52,7 @@ class Run:
             max_bad_fraction=data.max_bad_fraction,
             timeout_seconds=data.timeout_seconds,
         )
-        with stop_on_signals(folder.how_to_go_on), gone_processes_named(accelerator):
+        with stop_on_signals(folder.resume_advice), gone_processes_named(accelerator):
             yield cls(accelerator=accelerator, folder=folder, bad_tracks=bad_tracks)
         accelerator.end_training()
 

@@ -240,7 +240,7 @@ class RunFolder:
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         return f"{_launcher()} {shlex.join([str(Path(sys.argv[0])), *words])}"
 
-    def how_to_go_on(self) -> str:
+    def resume_advice(self) -> str:
         """Return what to tell of a run that was stopped where there was no step to finish."""
         if not self.is_a_run:
             return "Stopped before the run began. Nothing was written."

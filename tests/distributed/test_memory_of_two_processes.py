@@ -76,7 +76,9 @@ def launch(
     return done.returncode, " ".join(done.stderr.split())
 
 
-def test_both_go_on_as_if_they_had_begun_with_smaller_batches(repository, small_manifest, tmp_path):
+def test_both_resume_as_if_they_had_begun_with_smaller_batches(
+    repository, small_manifest, tmp_path
+):
     straight, fell = tmp_path / "straight", tmp_path / "fell"
     code, message = launch(repository, straight, small_manifest, batch=2, accumulation=2)
     assert code == 0, message[-3000:]

@@ -49,7 +49,7 @@ def wait_for(condition, *, seconds):
         time.sleep(0.1)
 
 
-def test_a_killed_process_takes_the_others_down_and_one_alone_goes_on(
+def test_a_killed_process_takes_the_others_down_and_one_alone_resumes(
     repository, small_manifest, tmp_path
 ):
     folder = tmp_path / "run"
@@ -96,7 +96,7 @@ def test_a_killed_process_takes_the_others_down_and_one_alone_goes_on(
     assert json.loads((folder / "results.json").read_text())["num_epochs"] == done_epochs + 1
 
 
-def test_the_printed_command_goes_on_with_two_processes(repository, small_manifest, tmp_path):
+def test_the_printed_command_resumes_with_two_processes(repository, small_manifest, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "output"
     with log.open("wb") as output:
         launched = start(

@@ -65,7 +65,7 @@ def run(repository, small_manifest, tmp_path_factory):
     return start
 
 
-def goes_on_from_the_first_epoch(folder, copy):
+def resumes_from_the_first_epoch(folder, copy):
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("model", "plots", "*.csv"))
     _first, second = checkpoints_in(copy / "checkpoints")
     shutil.rmtree(second)
@@ -109,8 +109,8 @@ def test_two_processes_that_share_the_weights_give_what_one_gives(run, tmp_path)
     one = run(tmp_path / "one", processes=1)
     two = run(tmp_path / "two", processes=2)
     check_same(two, one)
-    check_same(run(goes_on_from_the_first_epoch(two, tmp_path / "to-one"), processes=1), one)
-    check_same(run(goes_on_from_the_first_epoch(one, tmp_path / "to-two"), processes=2), one)
+    check_same(run(resumes_from_the_first_epoch(two, tmp_path / "to-one"), processes=1), one)
+    check_same(run(resumes_from_the_first_epoch(one, tmp_path / "to-two"), processes=2), one)
 
 
 @pytest.mark.parametrize(

@@ -393,7 +393,7 @@ def test_a_file_that_became_shorter_is_a_bad_track(music):
         read_excerpt(track.path, sample_rate=16_000, start_sample=16_000 * 500, num_samples=16_000)
 
 
-def test_a_run_that_goes_on_needs_the_tracks_that_it_began_with(music, tmp_path):
+def test_a_run_that_resumes_needs_the_tracks_that_it_began_with(music, tmp_path):
     splits, _ = check_splits(music, on_bad_track="stop", show_progress=False)
     save_checked(tmp_path / "tracks.json", splits)
     again, skipped = load_checked(tmp_path / "tracks.json", music)

@@ -221,7 +221,7 @@ def test_a_failing_server_is_reported(hub: HubServer, tmp_path: Path) -> None:
     assert "507" in message
 
 
-def test_a_file_that_fails_is_reported_and_the_next_try_goes_on(
+def test_a_file_that_fails_is_reported_and_the_next_try_resumes(
     hub: HubServer, tmp_path: Path
 ) -> None:
     hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0], "jazz/1.wav": WAVS[1]}, "dataset")
@@ -273,7 +273,7 @@ def test_a_table_that_fails_is_no_bad_track(hub: HubServer, tmp_path: Path) -> N
     assert lost.remaining < 99
 
 
-def test_a_run_goes_on_without_audio_that_the_hub_does_not_give(
+def test_a_run_continues_without_audio_that_the_hub_does_not_give(
     hub: HubServer, tmp_path: Path
 ) -> None:
     locations = [("train", 4), ("validation", 2), ("test", 2)]

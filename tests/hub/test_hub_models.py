@@ -509,7 +509,7 @@ def test_upload_that_fails_in_the_middle(
     assert files_below(model).items() <= server.repos["model", "me/middle"].files().items()
 
 
-def test_upload_whose_connection_drops_once_goes_on(
+def test_upload_whose_connection_drops_once_resumes(
     server: HubServer, me: Client, published: tuple[Path, Reply]
 ) -> None:
     server.lfs_objects.clear()

@@ -360,7 +360,7 @@ def test_checkpointing_changes_no_gradient(case, architecture, folders):
 
 
 @pytest.mark.parametrize("case", TRAINABLE)
-def test_a_resumed_run_goes_on_as_if_never_stopped(case, folders, tmp_path):
+def test_a_resumed_run_resumes_as_if_never_stopped(case, folders, tmp_path):
     whole = build(folders["hubert"], case)
     train(whole, fast(whole), range(2))
 

@@ -72,7 +72,7 @@ def results_of(run: Path) -> dict:
 
 
 @pytest.mark.parametrize(("splits", "cache"), [(True, "auto"), (False, "off")])
-def test_a_run_goes_on_with_music_that_was_renamed(recipe, tmp_path, splits, cache):
+def test_a_run_resumes_with_music_that_was_renamed(recipe, tmp_path, splits, cache):
     music = make_music(tmp_path / "music", splits=splits)
     run = tmp_path / "run"
     begun = {"data__source": music, "run__output_dir": run, "cache__use": cache}
@@ -93,7 +93,7 @@ def test_a_run_goes_on_with_music_that_was_renamed(recipe, tmp_path, splits, cac
     assert results_of(tmp_path / "there")["num_epochs"] == 2
 
 
-def test_a_run_does_not_go_on_with_other_music(recipe, tmp_path):
+def test_a_run_does_not_resume_with_other_music(recipe, tmp_path):
     music = make_music(tmp_path / "music")
     begun = {"data__source": music, "run__output_dir": tmp_path / "run"}
     assert recipe("genre", **begun, training__epochs=1)[0] == 0

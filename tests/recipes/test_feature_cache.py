@@ -337,7 +337,7 @@ def test_what_decides_nothing_makes_none(planned, manifest, tmp_path):
     assert planned(data=with_data(moved / "manifest.jsonl")) != first
 
 
-def test_a_computation_that_died_goes_on_where_it_was(recipe, computed, monkeypatch, tmp_path):
+def test_a_computation_that_died_resumes_where_it_was(recipe, computed, monkeypatch, tmp_path):
     recipe("straight")
     straight = {name: states(path) for name, path in folders(tmp_path).items()}
     shutil.rmtree(tmp_path / "cache")
@@ -410,7 +410,7 @@ def test_what_is_damaged_is_named_and_computed_again(damage, recipe, computed, c
     np.testing.assert_allclose(states(folder), good, rtol=0, atol=1e-5)
 
 
-def test_a_run_that_goes_on_ends_as_the_one_that_was_not_stopped(recipe, monkeypatch):
+def test_a_run_that_resumes_ends_as_the_one_that_was_not_stopped(recipe, monkeypatch):
     straight = recipe("straight")
     step = TrainingLoop._train_step
 

@@ -154,7 +154,9 @@ def launch(repository, manifest, folder, *more):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
 )
-def test_a_signal_saves_and_states_how_to_go_on(number, code, repository, small_manifest, tmp_path):
+def test_a_signal_saves_and_states_how_to_resume(
+    number, code, repository, small_manifest, tmp_path
+):
     folder = tmp_path / "run"
     process = launch(repository, small_manifest, folder)
     metrics = folder / "metrics.jsonl"

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("wandb")
 
 
-def test_a_run_that_goes_on_is_the_same_run(repository, small_manifest, tmp_path):
+def test_a_run_that_resumes_is_the_same_run(repository, small_manifest, tmp_path):
     for epochs in (1, 2):
         settings = {
             "data.source": small_manifest,

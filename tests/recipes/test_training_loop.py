@@ -219,7 +219,7 @@ def test_checkpoints_within_an_epoch_and_the_last_ones_stay(data, tmp_path):
         assert torch.equal(best[name], value), name
 
 
-def test_a_finished_run_goes_on_with_more_epochs(data, tmp_path, caplog):
+def test_a_finished_run_resumes_with_more_epochs(data, tmp_path, caplog):
     build_loop(data, tmp_path, method="probe", epochs=1).run()
     first = lines(tmp_path)
     caplog.set_level(logging.INFO)
@@ -452,7 +452,7 @@ def run_out_of_memory(loop, *, above: int, at_step: int = 0):
 
 
 @pytest.mark.parametrize(("method", "spec_augment"), [("probe", False), ("full", True)])
-def test_out_of_memory_goes_on_in_smaller_batches_as_if_it_had_begun_so(
+def test_out_of_memory_continues_in_smaller_batches_as_if_it_had_begun_so(
     method, spec_augment, data, tmp_path, caplog
 ):
     options = {"method": method, "spec_augment": spec_augment, "epochs": 1}
@@ -504,7 +504,7 @@ def test_out_of_memory_with_one_window_ends_the_run_with_its_steps_saved(data, t
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
-def test_out_of_memory_for_what_the_optimizer_keeps_goes_on_in_smaller_batches(
+def test_out_of_memory_for_what_the_optimizer_keeps_continues_in_smaller_batches(
     optimizer, data, tmp_path, monkeypatch
 ):
     """Of the last of several parameter groups, when those before have been stepped."""

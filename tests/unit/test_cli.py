@@ -457,7 +457,7 @@ def test_an_output_named_like_a_format_that_the_model_does_not_have(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_predict_goes_on_without_bad_files_and_lists_them(
+def test_predict_resumes_without_bad_files_and_lists_them(
     m2v: M2v, saved: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty.mp3").touch()

@@ -16,7 +16,7 @@ from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_s
 CONFIG = RecipeConfig(data=DataConfig(source="songs.csv"))
 
 
-def test_a_run_goes_on_with_what_may_change(tmp_path, caplog):
+def test_a_run_resumes_with_what_may_change(tmp_path, caplog):
     folder = RunFolder(tmp_path / "run")
     folder.create(CONFIG)
     written = folder.config.read_bytes(), folder.environment.read_bytes()
@@ -39,7 +39,7 @@ def test_a_run_goes_on_with_what_may_change(tmp_path, caplog):
     assert words.count("--run.output_dir") == 1
 
 
-def test_a_run_goes_on_with_its_total_batch_divided_otherwise(tmp_path):
+def test_a_run_resumes_with_its_total_batch_divided_otherwise(tmp_path):
     """As the message says where memory has run out."""
     folder = RunFolder(tmp_path / "run")
     folder.create(CONFIG)
@@ -60,7 +60,7 @@ def test_a_run_goes_on_with_its_total_batch_divided_otherwise(tmp_path):
     assert total.format("16 windows x 1 accumulated x 2 processes", 32) in str(caught.value)
 
 
-def test_music_at_another_place_may_go_on_where_its_tracks_are_known(tmp_path, caplog):
+def test_music_at_another_place_may_resume_where_its_tracks_are_known(tmp_path, caplog):
     folder = RunFolder(tmp_path / "run")
     folder.create(CONFIG)
     moved = replace(CONFIG, data=replace(CONFIG.data, source="elsewhere/songs.csv"))
@@ -112,7 +112,7 @@ DEEP = 100_000 * b"["
         *(b'{"num_processes": %s}' % value for value in (b"null", b'"1"', b"[1]", b"{}", b"0")),
     ],
 )
-def test_a_run_does_not_go_on_where_its_processes_are_not_known(tmp_path, content):
+def test_a_run_does_not_resume_where_its_processes_are_not_known(tmp_path, content):
     folder = RunFolder(tmp_path / "run")
     folder.create(CONFIG)
     if content is None:
@@ -123,7 +123,7 @@ def test_a_run_does_not_go_on_where_its_processes_are_not_known(tmp_path, conten
         folder.create(CONFIG)
 
 
-def test_a_run_does_not_go_on_with_other_settings(tmp_path):
+def test_a_run_does_not_resume_with_other_settings(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create(CONFIG)
     written = folder.config.read_bytes()

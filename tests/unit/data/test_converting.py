@@ -96,7 +96,7 @@ def test_a_file_that_changed_is_read_itself_and_the_log_is_reported(tracks, capl
     assert all(c.copy is not None for c in with_copies(tracks, sample_rate=RATE_HZ))
 
 
-def test_a_run_that_goes_on_reads_what_it_began_with(tracks, tmp_path, caplog):
+def test_a_run_that_resumes_reads_what_it_began_with(tracks, tmp_path, caplog):
     convert(tracks[:2])
     began = with_copies(tracks, sample_rate=RATE_HZ)
     save_checked(tmp_path / "tracks.json", {"train": began})

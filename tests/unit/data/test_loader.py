@@ -285,7 +285,7 @@ def test_one_by_eight_eight_by_one_and_two_processes_see_the_same():
 
 @settings(max_examples=60, deadline=None)
 @given(num_items=st.integers(1, 60), batch=sizes, accumulation=sizes, data=st.data())
-def test_a_resumed_epoch_goes_on_exactly(num_items, batch, accumulation, data):
+def test_a_resumed_epoch_resumes_exactly(num_items, batch, accumulation, data):
     sizes = {"per_device_batch_size": batch, "gradient_accumulation_steps": accumulation}
     full = batches_of(num_items, epoch=1, **sizes)
     first_step = data.draw(st.integers(0, full.steps_per_epoch))

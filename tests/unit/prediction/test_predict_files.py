@@ -140,7 +140,7 @@ def test_what_was_computed_before_a_damaged_file_is_kept_and_not_computed_again(
 
 
 @pytest.mark.parametrize("bad", [[0], [3], [4], [1, 2], [0, 1, 2, 3]])
-def test_skip_goes_on_and_lists_what_failed(tagger, songs, tmp_path, bad):
+def test_skip_resumes_and_lists_what_failed(tagger, songs, tmp_path, bad):
     run(tagger, [one for number, one in enumerate(songs) if number not in bad], tmp_path / "good")
     for number in bad:
         write_song(songs[number], seed=number, bad_at=10)

@@ -172,7 +172,7 @@ FAILURES = {
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_what_fails_is_a_warning_and_the_rest_goes_on(
+def test_what_fails_is_a_warning_and_the_rest_resumes(
     tmp_path, pushed, caplog, monkeypatch, failing, error
 ):
     def fail(*arguments, **options):
