@@ -257,10 +257,10 @@ def run_cell(root: Path, name: str, size: int, method: str, backbone: str, setti
             f"--{key}={json.dumps(v) if isinstance(v, bool) else v}" for key, v in options.items()
         ]
         config = read_config(task.recipe, words)
-        began = time.monotonic()
+        start_time = time.monotonic()
         logging.disable(logging.WARNING)
         results = train_task(config, PACKAGE_TASKS[task.recipe])
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start_time
     metric = results["selection_metric"]
     line = {
         "task": name,

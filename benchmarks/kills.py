@@ -113,11 +113,11 @@ class Run:
         """Wait until a process has logged so many steps after those it found, or has ended."""
         checkpoints = checkpoints_in(self.folder / "checkpoints")
         wanted = (step_of(checkpoints[-1]) if checkpoints else 0) + num_steps
-        has_begun = not (self.folder / "metrics.jsonl").exists()
+        has_started = not (self.folder / "metrics.jsonl").exists()
         while process.is_alive():
             # What a killed process logged after its checkpoint is there until the next one cuts it off.
-            has_begun = has_begun or "Going on" in self.log.read_text(encoding="utf-8")
-            if has_begun and self._last_step() >= wanted:
+            has_started = has_started or "Going on" in self.log.read_text(encoding="utf-8")
+            if has_started and self._last_step() >= wanted:
                 return
             time.sleep(0.002)
 

@@ -99,10 +99,10 @@ def measure(task_name: str, backbone: str, path: Path, seconds: float) -> dict[s
     is_done = threading.Event()
     watch = threading.Thread(target=look_at_memory, args=(looks, is_done))
     before = resident_bytes()
-    began, worked = time.perf_counter(), time.process_time()
+    start_time, worked = time.perf_counter(), time.process_time()
     watch.start()
     model.predict(path)
-    wall, processor = time.perf_counter() - began, time.process_time() - worked
+    wall, processor = time.perf_counter() - start_time, time.process_time() - worked
     is_done.set()
     watch.join()
     quarters = [looks[i * len(looks) // 4 : (i + 1) * len(looks) // 4] for i in range(4)]

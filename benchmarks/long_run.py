@@ -108,8 +108,8 @@ def watch(num_steps: int, every_seconds: float, folder: Path) -> tuple[list[Samp
 def growth(values: list[int]) -> float:
     """Return by which share the last third of values is above the first, by medians."""
     third = len(values) // 3
-    begin, end = statistics.median(values[:third]), statistics.median(values[-third:])
-    return end / begin - 1
+    start, end = statistics.median(values[:third]), statistics.median(values[-third:])
+    return end / start - 1
 
 
 def evaluate(samples: list[Sample], num_steps: int) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    began = time.monotonic()
+    start_time = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         samples, steps = watch(arguments.steps, arguments.every, Path(folder) / "run")
     result = {
@@ -148,7 +148,7 @@ def main() -> None:
             **{name: version(name) for name in ("torch", "transformers", "accelerate", "psutil")},
         },
         "steps": steps,
-        "seconds": round(time.monotonic() - began),
+        "seconds": round(time.monotonic() - start_time),
         "num_workers": NUM_WORKERS,
         "num_cpus": os.cpu_count(),
         **evaluate(samples, steps),

@@ -323,10 +323,10 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
 
 def replaced(page: str, name: str, table: str) -> str:
     """Return a page with a table put between its marks."""
-    begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-    before, _, rest = page.partition(begin)
+    start_marker, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    before, _, rest = page.partition(start_marker)
     _, _, after = rest.partition(end)
-    return f"{before}{begin}{table}{end}{after}"
+    return f"{before}{start_marker}{table}{end}{after}"
 
 
 def _gigabytes(number: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "performance.md"
-BEGIN, END = "<!-- measured: begin -->\n", "\n<!-- measured: end -->"
+START_MARKER, END = "<!-- measured: begin -->\n", "\n<!-- measured: end -->"
 
 
 def found(name: str) -> Any:
@@ -106,8 +106,8 @@ def table() -> str:
 
 def main() -> None:
     """Replace the table of the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    page = f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(START_MARKER)
+    page = f"{before}{START_MARKER}{table()}{END}{rest.partition(END)[2]}"
     PAGE.write_text(page, encoding="utf-8")
 
 

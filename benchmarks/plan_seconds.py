@@ -81,9 +81,9 @@ def run(settings: list[str]) -> tuple[float, float]:
     """Return the seconds of a plan, by the clock and by the processor."""
     program = "import sys; from m2v_finetune.cli import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", program, "plan", "--memory", "11GB", "--config", *settings]
-    began, before = time.perf_counter(), _processor_seconds()
+    start_time, before = time.perf_counter(), _processor_seconds()
     subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began, _processor_seconds() - before
+    return time.perf_counter() - start_time, _processor_seconds() - before
 
 
 def _processor_seconds() -> float:

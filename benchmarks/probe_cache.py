@@ -134,7 +134,7 @@ def time_commands(
                 "run.output_dir": folder / f"{side.replace(' ', '-')}-{repeat}",
             }
             command = [sys.executable, str(REPOSITORY / "recipes" / "tagging.py")]
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             subprocess.run(
                 command + [f"--{key}={value}" for key, value in settings.items()],
                 check=True,
@@ -142,7 +142,7 @@ def time_commands(
                 env=os.environ
                 | ({} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}),
             )
-            seconds[side].append(time.perf_counter() - began)
+            seconds[side].append(time.perf_counter() - start_time)
             print(f"window {window:g} s, {side}: {seconds[side][-1]:.1f} s", flush=True)
     return seconds
 
@@ -183,9 +183,9 @@ def time_steps(backbone: str, options: argparse.Namespace) -> dict[str, list[flo
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for repeat in range(options.steps + 2):
         for side in alternating(list(sides), repeat):
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             sides[side]()  # reads the norm of the gradients, and so waits for the device
-            seconds[side].append(time.perf_counter() - began)
+            seconds[side].append(time.perf_counter() - start_time)
     return {side: values[2:] for side, values in seconds.items()}
 
 

@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--song-seconds", type=float, default=240.0, help="(default: %(default)s)")
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    began = time.monotonic()
+    start_time = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["M2V_CACHE"] = f"{folder}/cache"
         songs = write_songs(
@@ -158,7 +158,7 @@ def main() -> None:
             found["formats"][suffix] = row
             print(suffix, json.dumps(row["times_as_fast"]), flush=True)
         found["load_average_after"] = os.getloadavg()
-        found["seconds"] = round(time.monotonic() - began)
+        found["seconds"] = round(time.monotonic() - start_time)
     arguments.result.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
@@ -194,9 +194,9 @@ def compare(
     for turn, (path, start) in enumerate(positions):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            began, worked = time.perf_counter(), time.process_time()
+            start_time, worked = time.perf_counter(), time.process_time()
             readers[name](path, start, number)
-            wall[name].append(time.perf_counter() - began)
+            wall[name].append(time.perf_counter() - start_time)
             processor[name].append(time.process_time() - worked)
     medians = {name: float(np.median(seconds)) for name, seconds in wall.items()}
     loaded, waits = with_workers(readers, positions, number, medians)
@@ -285,10 +285,10 @@ def with_workers(
         )
     for turn in range(4):
         for name, loader in loaders.items():
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             run_through(loader)
             if turn > 0:  # in the first one workers start
-                rates[name].append(len(loader.dataset) / (time.perf_counter() - began))
+                rates[name].append(len(loader.dataset) / (time.perf_counter() - start_time))
     return rates, {name: profiled(run_through, loaders[name]) for name in GOALS}
 
 

@@ -244,7 +244,7 @@ def run_all(
                 continue
         if task not in musics:
             musics[task] = Music(task, data, backbone, split=split)
-        began = time.process_time()
+        start_time = time.process_time()
         found = run(musics[task], row, seed)
         line = {
             "protocol": digest,
@@ -254,7 +254,7 @@ def run_all(
             **({"backbone_sha256": weights_digest} if "/pretrained/" in row else {}),
             **({"split": split} if split != "test" else {}),
             **found,
-            "cpu_seconds": round(time.process_time() - began, 1),
+            "cpu_seconds": round(time.process_time() - start_time, 1),
         }
         if result is not None:
             append(result, line)

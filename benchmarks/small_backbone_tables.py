@@ -80,9 +80,9 @@ def all_tables(result: Path) -> dict[tuple[Path, str], str]:
 
 def with_table(page: Path, name: str, table: str) -> str:
     """Return a page with a table in place of what is between two marks."""
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    return f"{before}{begin}{table}\n{end}{rest.partition(end)[2]}"
+    start_marker, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(start_marker)
+    return f"{before}{start_marker}{table}\n{end}{rest.partition(end)[2]}"
 
 
 def read(result: Path) -> tuple[dict[str, dict[str, dict[int, float]]], dict[str, str]]:

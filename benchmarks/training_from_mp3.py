@@ -132,7 +132,7 @@ class Side:
     def take_epoch(self, epoch: int) -> tuple[float, float]:
         """Train once over the songs, and return windows a second and the share of waiting."""
         self.positions.epoch = epoch
-        waited, began = 0.0, time.perf_counter()
+        waited, start_time = 0.0, time.perf_counter()
         batches = iter(self.loader)
         for _ in range(len(self.positions)):
             asked = time.perf_counter()
@@ -148,7 +148,7 @@ class Side:
                 if IS_ON_CARD
                 else nullcontext,
             )
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start_time
         return len(self.positions) * BATCH_SIZE / seconds, waited / seconds
 
 

@@ -328,7 +328,7 @@ class Turns(TrainerCallback):
         self.sides = sides
         self.num_steps = num_steps
         self.device = device
-        self.began = (0.0, 0.0)
+        self.start_time = (0.0, 0.0)
         self.profiler: profile | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -336,11 +336,11 @@ class Turns(TrainerCallback):
         if state.global_step == self.num_steps:
             self.profiler = profiler(self.device)
             self.profiler.start()
-        self.began = now(self.device)
+        self.start_time = now(self.device)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note the time of the Trainer's step, then take those of the others."""
-        self._note(self.sides["theirs"], self.began)
+        self._note(self.sides["theirs"], self.start_time)
         if self.profiler is not None:
             self.profiler.stop()
             self.sides["theirs"].operations = operations(self.profiler, self.device)
@@ -352,12 +352,14 @@ class Turns(TrainerCallback):
                     side.step()
                 side.operations = operations(own, self.device)
                 continue
-            began = now(self.device)
+            start_time = now(self.device)
             side.step()
-            self._note(side, began)
+            self._note(side, start_time)
 
-    def _note(self, side: Side, began: tuple[float, float]) -> None:
-        seconds, processor_seconds = (b - a for a, b in zip(began, now(self.device), strict=True))
+    def _note(self, side: Side, start_time: tuple[float, float]) -> None:
+        seconds, processor_seconds = (
+            b - a for a, b in zip(start_time, now(self.device), strict=True)
+        )
         side.seconds.append(seconds)
         side.processor_seconds.append(processor_seconds)
 
@@ -444,9 +446,9 @@ def share_of_rate(
     a, b = (torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).bfloat16() for _ in range(2))
     times = []
     for _ in range(20):
-        began = now(device)
+        start_time = now(device)
         a @ b
-        times.append(now(device)[0] - began[0])
+        times.append(now(device)[0] - start_time[0])
     rate = 2 * MATRIX_SIZE**3 / statistics.median(times)
     flops = counter.get_total_flops()
     return {

@@ -120,9 +120,9 @@ def take_steps(config: RecipeConfig) -> dict[str, Any]:
     max_grad_norm = config.optimizer.max_grad_norm
     seconds = []
     for _ in range(NUM_STEPS + 1):  # the first makes what the optimiser keeps
-        began = time.process_time()
+        start_time = time.process_time()
         take_step(model, optimizer, [batch], loss=model.task.loss, max_grad_norm=max_grad_norm)
-        seconds.append(time.process_time() - began)
+        seconds.append(time.process_time() - start_time)
     with StorageRecorder() as recorder:
         record_step(recorder, model, optimizer, batch, max_grad_norm=max_grad_norm)
     return {

@@ -140,7 +140,7 @@ def take_steps(
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         if isinstance(model, PretrainingModel):
-            model.begin_step()
+            model.start_step()
         take_step(
             model,
             optimizer,

@@ -608,7 +608,7 @@ class PretrainConfig:
             encoder and positional convolutions are the student's own; ``all``: all its weights are
             moving averages.
         train_conv_encoder: Let the conv encoder learn too; without, it stays as it began.
-        ema_begin: Decay of the moving average at the first step.
+        ema_start: Decay of the moving average at the first step.
         ema_end: Decay from ema_ramp_steps on.
         ema_ramp_steps: Optimiser steps in which the decay rises linearly.
         min_target_variance: The run stops where the variance of targets over the frames of a window, of
@@ -627,7 +627,7 @@ class PretrainConfig:
     num_target_layers: int = 8
     teacher_averages: Literal["layers", "all"] = "layers"
     train_conv_encoder: bool = True
-    ema_begin: float = 0.999
+    ema_start: float = 0.999
     ema_end: float = 0.9999
     ema_ramp_steps: int = 30_000
     min_target_variance: float = 0.01
@@ -642,11 +642,11 @@ class PretrainConfig:
             )
         _at_least("pretrain.mask_span_frames", self.mask_span_frames, 1)
         _at_least("pretrain.num_target_layers", self.num_target_layers, 1)
-        _in_range("pretrain.ema_begin", self.ema_begin, 0.0, 1.0)
-        if not self.ema_begin <= self.ema_end <= 1.0:
+        _in_range("pretrain.ema_start", self.ema_start, 0.0, 1.0)
+        if not self.ema_start <= self.ema_end <= 1.0:
             raise UserError(
-                f"pretrain.ema_end is {self.ema_end}; it must be from pretrain.ema_begin "
-                f"({self.ema_begin}) to 1."
+                f"pretrain.ema_end is {self.ema_end}; it must be from pretrain.ema_start "
+                f"({self.ema_start}) to 1."
             )
         _at_least("pretrain.ema_ramp_steps", self.ema_ramp_steps, 1)
         _at_least("pretrain.watch_after_steps", self.watch_after_steps, 0)

@@ -254,7 +254,7 @@ def main() -> None:
             )
         if shutil.which(arguments.fluidsynth) is None:
             parser.error(f"there is no program {arguments.fluidsynth!r}; install FluidSynth")
-    began = time.monotonic()
+    start_time = time.monotonic()
     writer = Writer(
         arguments.output,
         seed=arguments.seed,
@@ -283,12 +283,12 @@ def main() -> None:
         + (f" --style {arguments.style!r}" if arguments.style else ""),
         "soundfont": arguments.soundfont.stem,
         "hours": round(seconds / 3600, 3),
-        "seconds_to_write": round(time.monotonic() - began, 1),
+        "seconds_to_write": round(time.monotonic() - start_time, 1),
     }
     (arguments.output / "about.json").write_text(
         json.dumps(info, indent=2) + "\n", encoding="utf-8"
     )
-    print(f"\n{arguments.output}: {time.monotonic() - began:.0f} s")
+    print(f"\n{arguments.output}: {time.monotonic() - start_time:.0f} s")
 
 
 if __name__ == "__main__":

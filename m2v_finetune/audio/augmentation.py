@@ -128,10 +128,10 @@ class LabelTransform:
             offset_seconds=self.offset_seconds / rate
             + _shift_samples(transform, num_samples, sample_rate) / sample_rate,
         )
-        begin, end = transformed.sources(np.array([0.0, num_samples / sample_rate])).tolist()
+        start, end = transformed.sources(np.array([0.0, num_samples / sample_rate])).tolist()
         return replace(
             transformed,
-            source_start_seconds=max(self.source_start_seconds, begin),
+            source_start_seconds=max(self.source_start_seconds, start),
             source_end_seconds=min(self.source_end_seconds, end),
         )
 

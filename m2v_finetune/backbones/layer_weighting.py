@@ -81,17 +81,17 @@ class LayerWeighting(nn.Module):
         weights = self.weights()
         combined, last = FrozenSum.apply(weights[: depth + 1], first, states_above)  # type: ignore[no-untyped-call]
         above = zip(weights[depth + 1 :].unbind(), states_above(depth, last), strict=True)
-        return self._sum(above, begun=combined)
+        return self._sum(above, initial=combined)
 
     def _sum(
-        self, weighted: Iterable[tuple[Tensor, Tensor]], *, begun: Tensor | None = None
+        self, weighted: Iterable[tuple[Tensor, Tensor]], *, initial: Tensor | None = None
     ) -> Tensor:
         """Return the sum of states times their weights, and of what was begun, which it overwrites."""
         for weight, state in weighted:
             # In place, as no gradient needs the sum: one product of this size is made, not one a state.
-            begun = weight * state if begun is None else begun.addcmul_(state, weight)
-        assert begun is not None
-        return begun + self.offset if self.kind == "conv1d" else begun
+            initial = weight * state if initial is None else initial.addcmul_(state, weight)
+        assert initial is not None
+        return initial + self.offset if self.kind == "conv1d" else initial
 
 
 class FrozenSum(torch.autograd.Function):

@@ -84,7 +84,7 @@ def convert_tracks(
             process died.
         OSError: The disk does not take a copy.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     kept: list[CopyRecord] = []
     missing: list[CheckedTrack] = []
     for checked in tracks:
@@ -114,7 +114,7 @@ def convert_tracks(
         problems=problems,
         original_bytes=sum(record.num_bytes for record in records),
         copy_bytes=sum(record.copy_num_bytes for record in records),
-        seconds=time.monotonic() - began,
+        seconds=time.monotonic() - start_time,
     )
 
 

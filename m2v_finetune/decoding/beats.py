@@ -90,10 +90,10 @@ def track_beats(
     beats = []
     for start, interval in _best_beats(np.pad(fine, (silence, 0)), intervals):
         # The beat lies in the first part of its interval; the peak there says where.
-        begin, end = start - silence, start - silence + _beat_steps(interval)
+        low, end = start - silence, start - silence + _beat_steps(interval)
         if end > 0:
-            begin = max(0, begin)
-            beats.append(first + (begin + int(fine[begin:end].argmax())) // factor)
+            low = max(0, low)
+            beats.append(first + (low + int(fine[low:end].argmax())) // factor)
     frames = np.asarray(beats, dtype=np.intp)
     around = _with_neighbours(frames, len(probabilities))
     highest: NDArray[np.intp] = around[
@@ -187,11 +187,11 @@ def _best_beats(
     in_beat = _cumulative(np.pad(np.log(clipped), margin))
     between = _cumulative(np.pad(np.log1p(-clipped) - np.log(BEAT_PARTS - 1), margin))
 
-    def score(begins: NDArray[np.intp]) -> NDArray[np.float64]:
+    def score(starts: NDArray[np.intp]) -> NDArray[np.float64]:
         """Log-likelihood of the frames of a beat of each interval, (..., intervals)."""
-        middles = begins + beat_steps
+        middles = starts + beat_steps
         scores: NDArray[np.float64] = (
-            in_beat[middles] - in_beat[begins] + between[begins + intervals] - between[middles]
+            in_beat[middles] - in_beat[starts] + between[starts + intervals] - between[middles]
         )
         return scores
 
@@ -204,19 +204,19 @@ def _best_beats(
     # Within a shortest interval no beat follows another, so these steps are taken at once.
     for first in range(margin, end, int(intervals[0])):
         steps = np.arange(first, min(end, first + int(intervals[0])))
-        begins = steps[:, None] - intervals
-        before = best[begins % margin, columns] + score(begins)
+        starts = steps[:, None] - intervals
+        before = best[starts % margin, columns] + score(starts)
         arrived = log_change + before[:, None, :]
         chosen = arrived.argmax(axis=-1)
         came_from[steps - margin] = chosen
         best[steps % margin] = np.take_along_axis(arrived, chosen[..., None], axis=-1)[..., 0]
 
-    begins = np.arange(end - margin, end)[:, None]
+    starts = np.arange(end - margin, end)[:, None]
     totals = np.where(
-        begins + intervals >= end, best[begins[:, 0] % margin] + score(begins), -np.inf
+        starts + intervals >= end, best[starts[:, 0] % margin] + score(starts), -np.inf
     )
     row, column = np.unravel_index(int(totals.argmax()), totals.shape)
-    step = int(begins[row, 0])
+    step = int(starts[row, 0])
     beats = []
     while step >= margin:
         beats.append((step - margin, int(intervals[column])))

@@ -92,7 +92,7 @@ class _Pairing:
         if event.is_pedal:
             self._move_pedal(event)
         elif event.is_onset:
-            self._begin(event)
+            self._start_note(event)
         else:
             self._release(event)
 
@@ -110,7 +110,7 @@ class _Pairing:
             if key[1] == channel:
                 self.end(key, event.tick)
 
-    def _begin(self, event: _Event) -> None:
+    def _start_note(self, event: _Event) -> None:
         last = self.sounding.get(event.key)
         if last is not None and last.onset.tick == event.tick and last.is_pressed:
             self.doubles.append(event)

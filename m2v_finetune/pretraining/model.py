@@ -133,7 +133,7 @@ class PretrainingModel(nn.Module):
         of_predictions, of_targets = variances_of_windows(outputs, masks)
         return window_losses(outputs, masks), of_targets, of_predictions
 
-    def begin_step(self) -> None:
+    def start_step(self) -> None:
         """Forget the variances of a step that was broken off or changed nothing."""
         self._of_batches = []
 
@@ -145,7 +145,7 @@ class PretrainingModel(nn.Module):
         """
         decay = ema_decay(
             num_updates,
-            begin=self.config.ema_begin,
+            start=self.config.ema_start,
             end=self.config.ema_end,
             ramp_steps=self.config.ema_ramp_steps,
         )
@@ -175,7 +175,7 @@ class PretrainingModel(nn.Module):
             raise UserError(
                 f"The representations have collapsed after {num_updates} steps: over the time of a "
                 f"window, {collapsed}. Begin again with a lower optimizer.learning_rate, a longer "
-                "optimizer.warmup_ratio, or a higher pretrain.ema_begin."
+                "optimizer.warmup_ratio, or a higher pretrain.ema_start."
             )
 
     def below_floors(self, measures: Mapping[str, float]) -> str:

@@ -14,20 +14,20 @@ from m2v_finetune.backbones.roles import modules_with_roles
 INSTANCE_NORM_EPSILON = 1e-5
 
 
-def ema_decay(step: int, *, begin: float, end: float, ramp_steps: int) -> float:
+def ema_decay(step: int, *, start: float, end: float, ramp_steps: int) -> float:
     """Return the decay of the moving average after an optimiser step.
 
-    It rises linearly from ``begin`` to ``end``, which it keeps from ``ramp_steps`` on.
+    It rises linearly from ``start`` to ``end``, which it keeps from ``ramp_steps`` on.
 
     Source: data2vec (arXiv 2202.03555), section 3.3.
 
     Args:
         step: Optimiser steps done before this one.
-        begin: Decay at the first step.
+        start: Decay at the first step.
         end: Decay from ``ramp_steps`` on.
         ramp_steps: Length of the ramp.
     """
-    return end if step >= ramp_steps else begin + (end - begin) * step / ramp_steps
+    return end if step >= ramp_steps else start + (end - start) * step / ramp_steps
 
 
 def instance_normalize(states: Tensor) -> Tensor:

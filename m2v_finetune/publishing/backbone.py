@@ -86,7 +86,7 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
     name = repo_id.split("/")[-1] if repo_id else "Pre-trained backbone"
     licence = backbone["licence"] or UNKNOWN_LICENCE
     source = public_settings(backbone["source"])
-    begun = (
+    initial_weights = (
         f"from random weights, by the architecture `{source}`"
         if backbone["is_new"]
         else f"from `{source}`"
@@ -124,7 +124,7 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
 
 A backbone for music: {results["num_parameters"]:,} weights, {backbone["num_layers"]} transformer layers
 of width {backbone["hidden_size"]}, {backbone["sample_rate"]} Hz, {backbone["frame_rate"]} frames a second. It
-was pre-trained by the objective of music2vec, without labels, {begun}.
+was pre-trained by the objective of music2vec, without labels, {initial_weights}.
 
 ## How to use
 
@@ -146,7 +146,7 @@ A student hears music with spans of {objective["mask_span_frames"]} frames maske
 {objective["mask_probability"]:g}) and predicts there, by squared error, the mean of the
 {objective["num_target_layers"]} highest feed-forward outputs, each normalised over time, of a teacher that
 hears everything. {averaged}, with a decay from
-{objective["ema_begin"]:g} to {objective["ema_end"]:g} in {objective["ema_ramp_steps"]:,} steps.{fixed}
+{objective["ema_start"]:g} to {objective["ema_end"]:g} in {objective["ema_ramp_steps"]:,} steps.{fixed}
 
 On {results["num_tracks"]["validation"]:,} tracks that were held out the loss is {held_out["loss"]:.4f}; the
 variance over time is {held_out["target_variance"]:.3f} for targets and

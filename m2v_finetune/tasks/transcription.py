@@ -97,8 +97,8 @@ class TranscriptionPrediction:
     def render(self, kind: str, *, path: Path, top: int, timeline: bool, is_first: bool) -> str:
         """Return the number of notes, with a time line all of them; or a line of JSON."""
         rows = [
-            {"onset_seconds": round(begin, 3), "offset_seconds": round(end, 3), "pitch": pitch}
-            for (begin, end), pitch in zip(
+            {"onset_seconds": round(start, 3), "offset_seconds": round(end, 3), "pitch": pitch}
+            for (start, end), pitch in zip(
                 self.intervals_seconds.tolist(), self.pitches.tolist(), strict=True
             )
         ]

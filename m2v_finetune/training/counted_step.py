@@ -81,7 +81,7 @@ class CountedRun:
             optimizer = _optimizer(model, self._config)
             batch = _empty_batch(model, batch_size)
             if isinstance(model, PretrainingModel):
-                model.begin_step()
+                model.start_step()
             with recorder:
                 record_step(
                     recorder,

@@ -39,7 +39,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         sizes: Bytes of each storage.
         ends: How many storages had been made when each one died; None while it lives.
         parts: What a storage is, where that was said.
-        backward_begins: For each backward pass, how many storages had been made before it.
+        backward_starts: For each backward pass, how many storages had been made before it.
         living_bytes: Of the storages that live now.
     """
 
@@ -50,7 +50,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.sizes: list[int] = []
         self.ends: list[int | None] = []
         self.parts: dict[int, Part] = {}
-        self.backward_begins: list[int] = []
+        self.backward_starts: list[int] = []
         self._numbers: dict[int, int] = {}  # of living storages, by address
         self._watchers: dict[int, Any] = {}
         self._last_backward = -1
@@ -63,7 +63,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         backward = torch._C._current_graph_task_id()
         if backward > self._last_backward:
             self._last_backward = backward
-            self.backward_begins.append(len(self.sizes))
+            self.backward_starts.append(len(self.sizes))
         made = self.call(func, args, kwargs or {})
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor):
@@ -106,19 +106,19 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             block_bytes: Sizes are rounded up to multiples of it.
         """
         count = len(self.sizes)
-        begins = np.arange(count)
+        starts = np.arange(count)
         ends = np.array([count if end is None else end for end in self.ends], dtype=np.int64)
         parts = np.full(count, PARTS.index("workspace"))
-        for backward in self.backward_begins:
-            parts[(begins < backward) & (ends >= backward)] = PARTS.index("activations")
+        for backward in self.backward_starts:
+            parts[(starts < backward) & (ends >= backward)] = PARTS.index("activations")
         for number, part in self.parts.items():
             parts[number] = PARTS.index(part)
         # What a first step makes for the optimiser is there all along in every later one.
-        begins[parts == PARTS.index("optimizer")] = 0
+        starts[parts == PARTS.index("optimizer")] = 0
         # Blocks are whole, as the allocator gives them.
         sizes = np.array(self.sizes, dtype=np.int64)
         sizes = -(-sizes // block_bytes) * block_bytes
-        return Timeline(begins=begins, ends=ends, sizes=sizes, parts=parts)
+        return Timeline(starts=starts, ends=ends, sizes=sizes, parts=parts)
 
 
 class FakeRecorder(StorageRecorder):  # type: ignore[no-untyped-call]
@@ -138,13 +138,13 @@ class Timeline:
     """The storages of a step in the order of their lives.
 
     Attributes:
-        begins: How many storages were made before each one, (storages,).
+        starts: How many storages were made before each one, (storages,).
         ends: How many were made before it died, (storages,).
         sizes: Bytes of each, (storages,).
         parts: Index in `PARTS` of each, (storages,).
     """
 
-    begins: NDArray[np.int64]
+    starts: NDArray[np.int64]
     ends: NDArray[np.int64]
     sizes: NDArray[np.int64]
     parts: NDArray[np.int64]
@@ -155,11 +155,11 @@ class Timeline:
         To each of them the new one is added, and dies.
         """
         is_gradient = self.parts == PARTS.index("gradients")
-        begins, ends = self.begins.copy(), self.ends
-        begins[is_gradient] = 0
-        added = self.begins[is_gradient]
+        starts, ends = self.starts.copy(), self.ends
+        starts[is_gradient] = 0
+        added = self.starts[is_gradient]
         return Timeline(
-            begins=np.concatenate([begins, added]),
+            starts=np.concatenate([starts, added]),
             ends=np.concatenate([ends, added + 1]),
             sizes=np.concatenate([self.sizes, self.sizes[is_gradient]]),
             parts=np.concatenate([self.parts, np.full(len(added), PARTS.index("workspace"))]),
@@ -171,10 +171,10 @@ class Timeline:
         Where several moments are the worst, it is the first.
         """
         changes = np.zeros(max(self.ends) + 1, dtype=np.int64)
-        np.add.at(changes, self.begins, self.sizes)
+        np.add.at(changes, self.starts, self.sizes)
         np.add.at(changes, self.ends, -self.sizes)
         worst = int(np.argmax(np.cumsum(changes)))
-        is_there = (self.begins <= worst) & (self.ends > worst)
+        is_there = (self.starts <= worst) & (self.ends > worst)
         return {
             part: int(self.sizes[is_there & (self.parts == index)].sum())
             for index, part in enumerate(PARTS)

@@ -159,7 +159,7 @@ class FeatureCache:
             self._make_room(store.folder.parent)
             self._held.append(_open(store))
         accelerator.wait_for_everyone()
-        began = time.monotonic()
+        start_time = time.monotonic()
         share = range(accelerator.process_index, len(store.keys), accelerator.num_processes)
         is_done = store.is_done()
         rows = [row for row in share if not store.is_whole(row)]
@@ -204,7 +204,7 @@ class FeatureCache:
         self._check_shared(store, watch.found.get(split, {}))
         own = torch.tensor(len(rows), device=accelerator.device)
         if computed := int(accelerator.reduce(own, reduction="sum")):
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - start_time
             logger.info("Cached %d windows of the split '%s' in %.1f s.", computed, split, seconds)
 
     def _make_room(self, folder: Path) -> None:

@@ -179,7 +179,7 @@ class TrainingLoop(Generic[Model]):
         self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
         self.reader = StepReader(self.loader, accelerator=accelerator, watch=self.watch)
         self.clock = StepClock()
-        self.earlier_seconds, self.began = 0.0, time.monotonic()
+        self.earlier_seconds, self.start_time = 0.0, time.monotonic()
         self.is_wait_reported = self.is_warm_up_reported = False
         self.reads_audio = not (
             isinstance(windows, CachedWindows) or isinstance(model.backbone, PrecomputedBackbone)
@@ -203,7 +203,7 @@ class TrainingLoop(Generic[Model]):
             progress_bar(self.accelerator) as self.bar,
         ):
             if self.checkpoint is None:
-                self._begin()
+                self._start()
             self.bar_task = self.bar.add_task("Training", total=self.total_steps)
             while not self._is_finished():
                 if progress.step_in_epoch < self.batches.steps_per_epoch:
@@ -232,7 +232,7 @@ class TrainingLoop(Generic[Model]):
         return self.model if self.shards is None else self.shards
 
     def _seconds(self) -> float:
-        return self.earlier_seconds + time.monotonic() - self.began
+        return self.earlier_seconds + time.monotonic() - self.start_time
 
     def _is_finished(self) -> bool:
         """Tell from the settings, which may have changed since the last checkpoint."""
@@ -245,12 +245,12 @@ class TrainingLoop(Generic[Model]):
             is_patience_over and progress.epoch >= first_epoch
         )
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         """Measure what a new run has to know of its data."""
         self.batches.epoch, self.batches.first_step = 0, 0
         try:
             with self.stop.at_once(), self._whole_model():
-                self.objective.begin(
+                self.objective.start(
                     self.reader.read(),
                     accelerator=self.accelerator,
                     bar=self.bar,
@@ -332,7 +332,7 @@ class TrainingLoop(Generic[Model]):
 
     def _take_step(self, batches: Iterator[list[torch.Tensor]], num_batches: int) -> StepResult:
         """Take one optimiser step over batches."""
-        self.objective.begin_step()
+        self.objective.start_step()
         return take_step(
             self._trained,
             self.optimizer,

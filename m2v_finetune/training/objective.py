@@ -41,7 +41,7 @@ class Objective(Protocol):
         """Return the loss of a batch."""
         ...
 
-    def begin(
+    def start(
         self,
         batches: Iterable[Sequence[Tensor]],
         *,
@@ -78,7 +78,7 @@ class Objective(Protocol):
         """
         ...
 
-    def begin_step(self) -> None:
+    def start_step(self) -> None:
         """Forget the batches of a step that was broken off, as it is taken again."""
         ...
 
@@ -135,7 +135,7 @@ class TaskObjective:
         """Return the task's loss."""
         return self.model.task.loss(outputs, targets)
 
-    def begin(
+    def start(
         self,
         batches: Iterable[Sequence[Tensor]],
         *,
@@ -173,7 +173,7 @@ class TaskObjective:
         )
         return self.model.task.compute_metrics(evaluated)
 
-    def begin_step(self) -> None:
+    def start_step(self) -> None:
         """Nothing is kept of a batch."""
 
     def end_step(self, num_updates: int) -> None:
@@ -213,7 +213,7 @@ class PretrainingObjective:
         """Return the squared error at masked frames."""
         return self.model.loss(outputs, targets)
 
-    def begin(
+    def start(
         self,
         batches: Iterable[Sequence[Tensor]],
         *,
@@ -285,9 +285,9 @@ class PretrainingObjective:
             raise NotFiniteError("the music that is held out")
         return dict(zip(self.model.metric_names, values, strict=True))
 
-    def begin_step(self) -> None:
+    def start_step(self) -> None:
         """Forget the variances of a step that was broken off."""
-        self.model.begin_step()
+        self.model.start_step()
 
     def end_step(self, num_updates: int) -> None:
         """Let the teacher follow."""

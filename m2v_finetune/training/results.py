@@ -67,7 +67,7 @@ def evaluate_test(
         UserError: A track cannot be read any more, or a worker failed.
     """
     model, folder = loop.model, loop.folder
-    began = time.monotonic()
+    start_time = time.monotonic()
     variation = OutputVariation()
     try:
         with progress_bar(loop.accelerator) as bar:
@@ -130,7 +130,7 @@ def evaluate_test(
             if isinstance(backbone, PrecomputedBackbone)
             else None,
         },
-        "seconds": {"training": fitted.seconds, "test": time.monotonic() - began},
+        "seconds": {"training": fitted.seconds, "test": time.monotonic() - start_time},
         "waiting_share": loop.clock.run.share,
     }
     metric = model.task.selection_metric

@@ -117,8 +117,8 @@ class RunFolder:
         if not self.is_a_run or not self.tracks.is_file():
             return False
         try:
-            began = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-            return bool(began["data"]["source"] != source)
+            initial = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            return bool(initial["data"]["source"] != source)
         except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError):
             return False  # it is damaged, as `create` will say
 
@@ -173,10 +173,12 @@ class RunFolder:
                 f"{self.environment} is missing or damaged, so the run cannot go on ({error!r})."
             ) from error
         try:
-            began = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-            if not isinstance(began, dict) or not all(isinstance(x, dict) for x in began.values()):
+            initial = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            if not isinstance(initial, dict) or not all(
+                isinstance(x, dict) for x in initial.values()
+            ):
                 raise ValueError("it holds no settings")
-            then_batch = _batch(began, processes_then)
+            then_batch = _batch(initial, processes_then)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{self.config} is damaged, so the run cannot go on ({error})."
@@ -186,7 +188,7 @@ class RunFolder:
             f"{section}.{key}": (before, value)
             for section, values in now.items()
             for key, value in values.items()
-            if (before := began.get(section, {}).get(key)) != value
+            if (before := initial.get(section, {}).get(key)) != value
         }
         now_batch = _batch(now, num_processes)
         is_same_total = math.prod(then_batch) == math.prod(now_batch)

@@ -301,7 +301,9 @@ def describe_pretraining(
     """Return the first log of a pre-training run as a table."""
     model, accelerator, batches = loop.model, loop.accelerator, loop.batches
     backbone, objective = model.backbone, config.pretrain
-    begun = "random weights" if config.backbone.source is None else "its weights go on learning"
+    initial_weights = (
+        "random weights" if config.backbone.source is None else "its weights go on learning"
+    )
     licence = f", {dataset.licence}" if dataset.licence else ""
     needed_bytes = pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints)
     rates = sorted({group["peak_lr"] for group in loop.optimizer.param_groups})
@@ -314,12 +316,12 @@ def describe_pretraining(
         ),
         "windows": f"{config.data.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
         f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch" + _copies_note(splits),  # type: ignore[arg-type]
-        "backbone": f"{backbone.source} ({backbone.licence or 'licence unknown'}), {begun}, "
+        "backbone": f"{backbone.source} ({backbone.licence or 'licence unknown'}), {initial_weights}, "
         f"{backbone.num_layers} layers, {backbone.sample_rate} Hz; "
         f"{count_parameters(backbone):,} weights, peak rates {', '.join(f'{rate:g}' for rate in rates)}",
         "masks": f"spans of {objective.mask_span_frames} frames, probability "
         f"{objective.mask_probability:g}",
-        "teacher": f"mean of {objective.num_target_layers} layers; decay {objective.ema_begin:g} to "
+        "teacher": f"mean of {objective.num_target_layers} layers; decay {objective.ema_start:g} to "
         f"{objective.ema_end:g} in {objective.ema_ramp_steps} steps; {shared}",
         "batch": f"{batches.per_device_batch_size} windows x {batches.gradient_accumulation_steps} "
         f"accumulated x {batches.num_processes} processes = {batches.total_batch_size}",

@@ -57,9 +57,9 @@ class StepClock:
     def step(self) -> Iterator[None]:
         """Measure a step; one that fails does not count."""
         self._waited_seconds = 0.0
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         yield
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start_time
         if len(self.first_seconds) < 2:
             self.first_seconds.append(seconds)
         if len(self.first_seconds) == 1:
@@ -71,9 +71,9 @@ class StepClock:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Measure the part of a step in which it waits."""
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         yield
-        self._waited_seconds += time.perf_counter() - began
+        self._waited_seconds += time.perf_counter() - start_time
 
     def take_line(self) -> Waiting:
         """Return what was measured since this was last asked."""

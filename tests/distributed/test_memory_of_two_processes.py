@@ -76,7 +76,7 @@ def launch(
     return done.returncode, " ".join(done.stderr.split())
 
 
-def test_both_resume_as_if_they_had_begun_with_smaller_batches(
+def test_both_resume_as_if_they_had_started_with_smaller_batches(
     repository, small_manifest, tmp_path
 ):
     straight, fell = tmp_path / "straight", tmp_path / "fell"

@@ -39,7 +39,7 @@ def test_two_processes_give_what_one_gives(repository, small_manifest, tmp_path)
             "data.num_workers": 0,
             "backbone.architecture": tmp_path,
             "pretrain.num_target_layers": 2,
-            "pretrain.ema_begin": 0.5,
+            "pretrain.ema_start": 0.5,
             "training.epochs": 2,
             "training.per_device_batch_size": 8 // processes,
             "training.log_every_steps": 1,

@@ -68,10 +68,10 @@ def test_a_killed_process_takes_the_others_down_and_one_alone_resumes(
         )
         ranks = psutil.Process(launched.pid).children()
         killed = next(p for p in ranks if p.environ().get("RANK") == "1")
-        began = time.monotonic()
+        start_time = time.monotonic()
         os.kill(killed.pid, signal.SIGKILL)
         assert launched.wait(timeout=90) != 0
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - start_time < 90
     assert not any(process.is_running() for process in ranks)
     text = " ".join((tmp_path / "output").read_text().split())
     assert "error: Process 0 of 2 stops: another one is gone" in text
@@ -142,7 +142,7 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
         "training.per_device_batch_size": 2,
     }
     with (tmp_path / "output").open("wb") as output:
-        begun = start(
+        initial = start(
             repository,
             locations[0] / "run",
             small_manifest,
@@ -151,7 +151,7 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
             launcher=["accelerate.commands.launch", "--cpu", "--num_processes", "1"],
             **settings,
         )
-        assert begun.wait(timeout=180) == 0, (tmp_path / "output").read_text()[-2000:]
+        assert initial.wait(timeout=180) == 0, (tmp_path / "output").read_text()[-2000:]
     options = {
         "config": locations[0] / "run" / "config.yaml",
         "run.output_dir": "run",

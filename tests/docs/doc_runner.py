@@ -124,9 +124,9 @@ def main() -> None:
     for block in jobs:
         log = Path(block["folder"]).with_suffix(".log")
         log.write_text("")
-        began = time.monotonic()
+        start_time = time.monotonic()
         results[block["name"]] = run_block(block, Path(block["folder"]), log)
-        print(f"{block['name']}: {time.monotonic() - began:.1f} s", flush=True)
+        print(f"{block['name']}: {time.monotonic() - start_time:.1f} s", flush=True)
     Path(sys.argv[2]).write_text(json.dumps(results))
 
 

@@ -472,7 +472,7 @@ def test_the_table_of_speed_is_what_was_measured():
         str(REPOSITORY / "benchmarks" / "performance_table.py"), run_name="table"
     )
     page = script["PAGE"].read_text(encoding="utf-8")
-    assert page.split(script["BEGIN"])[1].split(script["END"])[0] == script["table"]()
+    assert page.split(script["START_MARKER"])[1].split(script["END"])[0] == script["table"]()
 
 
 def test_the_tables_of_the_small_backbone_are_what_was_measured():

@@ -309,10 +309,10 @@ def test_a_worker_that_fails_is_named_with_its_track(music, tmp_path, how, where
 
     object.__setattr__(loop.loader.dataset.windows, "example", fatal_example)
     monkeypatch.setattr(type(task), "inputs", staticmethod(fatal_inputs))
-    began = time.monotonic()
+    start_time = time.monotonic()
     with pytest.raises(UserError) as error:
         loop.run()
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - start_time < 60
     message = str(error.value)
     assert f"while it read {track.origin} ({track.path})" in message
     assert ("died" if how == "dies" else "No audio came from a worker for 5 s") in message
@@ -393,7 +393,7 @@ def test_a_file_that_became_shorter_is_a_bad_track(music):
         read_excerpt(track.path, sample_rate=16_000, start_sample=16_000 * 500, num_samples=16_000)
 
 
-def test_a_run_that_resumes_needs_the_tracks_that_it_began_with(music, tmp_path):
+def test_a_run_that_resumes_needs_the_tracks_that_it_started_with(music, tmp_path):
     splits, _ = check_splits(music, on_bad_track="stop", show_progress=False)
     save_checked(tmp_path / "tracks.json", splits)
     again, skipped = load_checked(tmp_path / "tracks.json", music)

@@ -143,11 +143,11 @@ def whole(models, songs, tmp_path_factory):
     for name, (task, rendering) in FORMATS.items():
         output = folder / name
         predict(models[task], songs[:1], rendering, folder / f"{name}, first")  # which takes longer
-        began = time.monotonic()
+        start_time = time.monotonic()
         done = predict(models[task], songs, rendering, output)
         assert done.num_computed == NUM_FILES - 1
         assert not left_over(output)
-        made[name] = contents(output), time.monotonic() - began
+        made[name] = contents(output), time.monotonic() - start_time
     assert len(made["midi"][0]) == NUM_FILES - 1
     return made
 
@@ -250,9 +250,9 @@ def test_cut_anywhere(name, models, songs, whole, tmp_path, record_property):
     """A power cut may lose the end of any file: the output is completed or refused, and never another."""
     task, rendering = FORMATS[name]
     expected, _ = whole[name]
-    begun = tmp_path / "begun"
+    initial = tmp_path / "begun"
     _, status = os.waitpid(
-        run_in_child(lambda: _stop_at_last(models[task], songs, rendering, begun)), 0
+        run_in_child(lambda: _stop_at_last(models[task], songs, rendering, initial)), 0
     )
     assert os.waitstatus_to_exitcode(status) == 1
     outcomes = {"resumed": 0, "refused": 0}
@@ -260,12 +260,12 @@ def test_cut_anywhere(name, models, songs, whole, tmp_path, record_property):
         rng = random.Random(f"{name}-{seed}")
         output = tmp_path / f"out-{seed}"
         record = output.with_name(f"{output.name}.unfinished")
-        if begun.is_dir():
-            shutil.copytree(begun, output)
+        if initial.is_dir():
+            shutil.copytree(initial, output)
             record = output / "predictions.unfinished"
         else:
-            shutil.copy(begun, output)
-            shutil.copy(begun.with_name("begun.unfinished"), record)
+            shutil.copy(initial, output)
+            shutil.copy(initial.with_name("begun.unfinished"), record)
             if rng.random() < 0.7:
                 os.truncate(output, rng.randrange(output.stat().st_size + 1))
         if rng.random() < 0.7:

@@ -127,7 +127,7 @@ def real_peak_bytes(config, task, *, autocast=nullcontext):
 
     def step():
         if task is None:
-            model.begin_step()
+            model.start_step()
         take_step(
             model,
             optimizer,
@@ -162,7 +162,7 @@ def real_evaluation_bytes(config, task):
     optimizer = build_optimizer(model, config.optimizer)
     [batch] = real_batches(config, model)
     if task is None:
-        model.begin_step()
+        model.start_step()
     loss = (model if task is None else task).loss
     take_step(model, optimizer, [batch], loss=loss, max_grad_norm=1.0)
     model.eval()

@@ -26,7 +26,7 @@ from m2v_finetune.training.optimization import _bitsandbytes, build_optimizer, r
 from m2v_finetune.training.precision import choose_precision
 from m2v_finetune.training.step import StepOutOfMemoryError, take_step
 
-BEGINNING = RunState(
+INITIAL_STATE = RunState(
     progress=Progress(), best={}, unlogged_losses=[], metrics_bytes=0, total_steps=4, seconds=1.5
 )
 
@@ -261,7 +261,7 @@ def test_every_optimizer_resumes_to_the_bit(name, tmp_path):
         model=straight,
         optimizer=optimizer,
         accelerator=accelerator,
-        run=replace(BEGINNING, progress=progress),
+        run=replace(INITIAL_STATE, progress=progress),
         keep=1,
     )
     losses += [step(straight, optimizer, batch(0)).losses[0] for _ in range(3)]
@@ -270,7 +270,7 @@ def test_every_optimizer_resumes_to_the_bit(name, tmp_path):
     resumed = build(method="lora")
     optimizer = build_optimizer(resumed, config)
     found = load_checkpoint(path, model=resumed, optimizer=optimizer, accelerator=accelerator)
-    assert found == replace(BEGINNING, progress=progress)
+    assert found == replace(INITIAL_STATE, progress=progress)
     for _ in range(3):
         step(resumed, optimizer, batch(0))
     assert torch.equal(weights(resumed), weights(straight))
@@ -303,7 +303,7 @@ def test_eight_bit_states_survive_a_checkpoint(tmp_path):
         model=model,
         optimizer=optimizer,
         accelerator=Accelerator(cpu=True),
-        run=BEGINNING,
+        run=INITIAL_STATE,
         keep=1,
     )
     content = torch.load(path / STATE_FILE, weights_only=True)

@@ -141,7 +141,7 @@ def test_every_family_is_pretrained(name, tmp_path):
     """Predictions and targets by transformers' own forward pass; then a step, and what it made."""
     reference = save_network(name, tmp_path / "start", **without_dropout())
     backbone = load_backbone(tmp_path / "start", spec_augment=True)
-    config = PretrainConfig(num_target_layers=2, ema_begin=0.5, ema_end=0.5)
+    config = PretrainConfig(num_target_layers=2, ema_start=0.5, ema_end=0.5)
     model = PretrainingModel(backbone, config, window_seconds=SECONDS).train()
     waveforms, masks = draw_batch(model)
     input_values = backbone.prepare(waveforms)
@@ -256,13 +256,13 @@ def test_the_teacher_stays_in_evaluation_mode(architecture, tmp_path):
     ("step", "decay"), [(0, 0.9), (1, 0.91), (5, 0.95), (9, 0.99), (10, 1.0), (1000, 1.0)]
 )
 def test_the_decay_at_given_steps(step, decay):
-    assert ema_decay(step, begin=0.9, end=1.0, ramp_steps=10) == pytest.approx(decay, abs=1e-12)
+    assert ema_decay(step, start=0.9, end=1.0, ramp_steps=10) == pytest.approx(decay, abs=1e-12)
 
 
 @pytest.mark.parametrize("averages", ["layers", "all"])
 def test_the_teacher_follows(architecture, averages):
     model = build(
-        architecture, ema_begin=0.5, ema_end=0.9, ema_ramp_steps=2, teacher_averages=averages
+        architecture, ema_start=0.5, ema_end=0.9, ema_ramp_steps=2, teacher_averages=averages
     )
     teacher, student = model.teacher.backbone.network, model.backbone.network
     own = {name: p.detach().clone() for name, p in teacher.named_parameters()}
@@ -352,7 +352,7 @@ def test_collapse_stops_and_states_the_numbers(architecture):
         model.head.weight.zero_()
     waveforms, masks = draw_batch(model)
     for step in range(3):
-        model.begin_step()
+        model.start_step()
         model.loss(model(waveforms, masks), masks)
         model.end_step(step)
         measures = {name: float(value) for name, value in model.take_measures().items()}
@@ -378,7 +378,7 @@ def test_what_is_logged_is_the_variance_over_masked_frames(architecture):
         model.loss(
             2 * outputs, masks
         )  # of a step that is broken off, and taken again window by window
-        model.begin_step()
+        model.start_step()
         for one in range(len(masks)):
             model.loss(outputs[:, one : one + 1], masks[one : one + 1])
         model.end_step(step)

@@ -65,7 +65,7 @@ def test_a_step_of_pretraining_reads_the_device_once():
     masks = torch.from_numpy(np.arange(24) % 3 == 0).expand(2, -1)[:, : backbone.num_frames(8000)]
     with Waits() as waits:
         for number in range(2):
-            model.begin_step()
+            model.start_step()
             step(model, optimizer, (random_batch(2)[0], masks, masks), model.loss)
             model.end_step(number)
     # Beside the gradient norms: the optimiser's counters, which it makes once.

@@ -75,15 +75,15 @@ def results_of(run: Path) -> dict:
 def test_a_run_resumes_with_music_that_was_renamed(recipe, tmp_path, splits, cache):
     music = make_music(tmp_path / "music", splits=splits)
     run = tmp_path / "run"
-    begun = {"data__source": music, "run__output_dir": run, "cache__use": cache}
-    code, message = recipe("genre", **begun, training__epochs=1)
+    initial = {"data__source": music, "run__output_dir": run, "cache__use": cache}
+    code, message = recipe("genre", **initial, training__epochs=1)
     assert code == 0, message
     shutil.copytree(run, tmp_path / "there")
-    code, message = recipe("genre", **begun, training__epochs=2, run__resume="auto")
+    code, message = recipe("genre", **initial, training__epochs=2, run__resume="auto")
     assert code == 0, message
 
     renamed = music.rename(tmp_path / "other name")
-    moved = begun | {"data__source": renamed, "run__output_dir": tmp_path / "there"}
+    moved = initial | {"data__source": renamed, "run__output_dir": tmp_path / "there"}
     code, message = recipe("genre", **moved, training__epochs=2, run__resume="auto")
     assert code == 0, message
     assert "are those that the run began with elsewhere" in message
@@ -95,8 +95,8 @@ def test_a_run_resumes_with_music_that_was_renamed(recipe, tmp_path, splits, cac
 
 def test_a_run_does_not_resume_with_other_music(recipe, tmp_path):
     music = make_music(tmp_path / "music")
-    begun = {"data__source": music, "run__output_dir": tmp_path / "run"}
-    assert recipe("genre", **begun, training__epochs=1)[0] == 0
+    initial = {"data__source": music, "run__output_dir": tmp_path / "run"}
+    assert recipe("genre", **initial, training__epochs=1)[0] == 0
 
     def written() -> dict[Path, int]:
         files = (tmp_path / "run").rglob("*")
@@ -106,7 +106,7 @@ def test_a_run_does_not_resume_with_other_music(recipe, tmp_path):
     other = make_music(tmp_path / "other")
     write_noise(other / "train" / "jazz" / "0.wav", 99)
     (other / "test" / "pop" / "0.wav").rename(other / "test" / "pop" / "new.wav")
-    moved = begun | {"data__source": other}
+    moved = initial | {"data__source": other}
     code, message = recipe("genre", **moved, training__epochs=2, run__resume="auto")
     assert code == 2
     assert "train: train/jazz/0.wav is another file" in message
@@ -122,15 +122,15 @@ def test_names_that_are_not_utf8_are_trained_on_and_written(recipe, tmp_path):
     for split in ("train", "test"):
         write_noise(folder / split / "jazz" / os.fsdecode(b"\xff \xf0\x9f\x8e\xb5.wav"), 50)
     run = tmp_path / "run"
-    begun = {"data__source": folder, "run__output_dir": run}
-    code, message = recipe("genre", **begun, training__epochs=1)
+    initial = {"data__source": folder, "run__output_dir": run}
+    code, message = recipe("genre", **initial, training__epochs=1)
     assert code == 0, message
     for path in run.rglob("*"):
         if path.suffix in (".json", ".jsonl", ".csv", ".md", ".yaml"):
             path.read_text(encoding="utf-8")
     assert "caf\\udce9" in (run / "predictions.csv").read_text()
     assert results_of(run)["num_tracks"] == 3
-    code, message = recipe("genre", **begun, training__epochs=2, run__resume="auto")
+    code, message = recipe("genre", **initial, training__epochs=2, run__resume="auto")
     assert code == 0, message
 
 
@@ -161,9 +161,9 @@ def test_bad_annotations_are_skipped_and_counted_like_bad_audio(recipe, tmp_path
     (tmp_path / "7.wav").write_text("no audio")
     manifest = tmp_path / "songs.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    begun = {"data__source": manifest, "run__output_dir": tmp_path / "run"}
+    initial = {"data__source": manifest, "run__output_dir": tmp_path / "run"}
 
-    code, message = recipe("transcription", **begun, training__epochs=1)
+    code, message = recipe("transcription", **initial, training__epochs=1)
     assert code == 2
     assert "(3)" in message
     for part in ("2.mid: track 1", "songs.jsonl:5: no path", "6.mid: no standard MIDI file"):
@@ -172,7 +172,7 @@ def test_bad_annotations_are_skipped_and_counted_like_bad_audio(recipe, tmp_path
     assert "--data.on_bad_track skip" in message
     assert not (tmp_path / "run").exists()
 
-    skip = {**begun, "data__on_bad_track": "skip"}
+    skip = {**initial, "data__on_bad_track": "skip"}
     code, message = recipe("transcription", **skip, training__epochs=1)
     assert code == 0, message
     assert "Notes of no length, and second onsets" in message

@@ -332,7 +332,7 @@ def frames_of(model, path):
     return scores
 
 
-def test_bad_annotations_stop_a_run_before_it_begins(run, few_clips, repository, tmp_path):
+def test_bad_annotations_stop_a_run_before_it_starts(run, few_clips, repository, tmp_path):
     """With the line, and without a run folder."""
     column = {"beats": "beats", "chords": "chords", "transcription": "notes", "separation": "stems"}
     rows = [json.loads(line) for line in few_clips.read_text().splitlines()]

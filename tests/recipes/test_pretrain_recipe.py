@@ -133,13 +133,13 @@ def test_from_a_checkpoint_with_its_licence(pretrain):
         },
     )
     assert not results["backbone"]["is_new"]
-    begun, made = load_backbone("random-small"), load_backbone(str(folder / "model"))
-    assert made.licence == "apache-2.0" == begun.licence
-    assert made.fingerprint() != begun.fingerprint()
+    initial, made = load_backbone("random-small"), load_backbone(str(folder / "model"))
+    assert made.licence == "apache-2.0" == initial.licence
+    assert made.fingerprint() != initial.fingerprint()
     moved = (
         (
             made.network.encoder.layers[0].attention.q_proj.weight
-            - begun.network.encoder.layers[0].attention.q_proj.weight
+            - initial.network.encoder.layers[0].attention.q_proj.weight
         )
         .abs()
         .max()
@@ -249,7 +249,7 @@ def test_the_teacher_follows_steps_that_changed_the_student(pretrain, architectu
         **{
             "backbone.architecture": architecture,
             "training.on_nonfinite": "skip",
-            "pretrain.ema_begin": 0.5,
+            "pretrain.ema_start": 0.5,
             "pretrain.ema_end": 0.9,
             "pretrain.ema_ramp_steps": 4,
         },

@@ -157,7 +157,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, tmp_p
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_in_validation_saves_and_the_validation_is_begun_again(number, data, tmp_path):
+def test_a_signal_in_validation_saves_and_the_validation_is_started_again(number, data, tmp_path):
     straight = build_loop(data, tmp_path / "straight", method="probe")
     fitted = straight.run()
 
@@ -182,11 +182,11 @@ def test_a_signal_in_validation_saves_and_the_validation_is_begun_again(number, 
 def test_a_signal_before_the_first_step_needs_no_checkpoint(data, tmp_path):
     loop = build_loop(data, tmp_path, method="probe")
 
-    def begin(*_, **__):
+    def start(*_, **__):
         os.kill(os.getpid(), signal.SIGUSR1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TaskObjective, "begin", begin)
+        patch.setattr(TaskObjective, "start", start)
         with pytest.raises(Stopped) as caught:
             loop.run()
     assert caught.value.signal_number == signal.SIGUSR1
@@ -452,7 +452,7 @@ def run_out_of_memory(loop, *, above: int, at_step: int = 0):
 
 
 @pytest.mark.parametrize(("method", "spec_augment"), [("probe", False), ("full", True)])
-def test_out_of_memory_continues_in_smaller_batches_as_if_it_had_begun_so(
+def test_out_of_memory_continues_in_smaller_batches_as_if_it_had_started_so(
     method, spec_augment, data, tmp_path, caplog
 ):
     options = {"method": method, "spec_augment": spec_augment, "epochs": 1}

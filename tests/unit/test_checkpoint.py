@@ -156,7 +156,7 @@ def test_every_damaged_byte_of_a_manifest_is_noticed_or_changes_nothing(tmp_path
     assert len(manifest) - spaces <= noticed <= len(manifest)
 
 
-def test_without_a_whole_checkpoint_the_run_does_not_begin_again(tmp_path):
+def test_without_a_whole_checkpoint_the_run_does_not_start_again(tmp_path):
     for step in (1, 2):
         flip(save(tmp_path, step) / STATE_FILE)
     with pytest.raises(UserError, match=r"all of its checkpoints are damaged \(2\)") as caught:

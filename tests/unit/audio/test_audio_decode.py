@@ -126,8 +126,8 @@ def test_a_forked_process_does_not_move_the_place_in_the_file(audio_dir, name):
         child.join()
         assert child.exitcode == 0
         for step, excerpt in enumerate(found):
-            begin = start + 1000 * step
-            np.testing.assert_allclose(excerpt, whole[begin : begin + 4000], atol=1e-6)
+            offset = start + 1000 * step
+            np.testing.assert_allclose(excerpt, whole[offset : offset + 4000], atol=1e-6)
 
 
 @needs_ffmpeg

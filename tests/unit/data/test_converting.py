@@ -96,16 +96,16 @@ def test_a_file_that_changed_is_read_itself_and_the_log_is_reported(tracks, capl
     assert all(c.copy is not None for c in with_copies(tracks, sample_rate=RATE_HZ))
 
 
-def test_a_run_that_resumes_reads_what_it_began_with(tracks, tmp_path, caplog):
+def test_a_run_that_resumes_reads_what_it_started_with(tracks, tmp_path, caplog):
     convert(tracks[:2])
-    began = with_copies(tracks, sample_rate=RATE_HZ)
-    save_checked(tmp_path / "tracks.json", {"train": began})
+    initial = with_copies(tracks, sample_rate=RATE_HZ)
+    save_checked(tmp_path / "tracks.json", {"train": initial})
     convert(tracks)
     loaded, _ = load_checked(tmp_path / "tracks.json", {"train": [c.track for c in tracks]})
     assert loaded["train"] == tracks
     only = converted_ids(tmp_path / "tracks.json")
     assert only == {"a.wav", "b.flac"}
-    assert with_copies(loaded["train"], sample_rate=RATE_HZ, only=only) == began
+    assert with_copies(loaded["train"], sample_rate=RATE_HZ, only=only) == initial
     for path in copies_folder(RATE_HZ).rglob("*.json"):
         path.unlink()
     assert with_copies(loaded["train"], sample_rate=RATE_HZ, only=only) == tracks

@@ -37,9 +37,13 @@ def example(checked, window, augment) -> tuple[np.ndarray, ...]:
     samples, label_transform = read_window(checked, window), IDENTITY
     if augment is not None:
         samples, label_transform = augment(samples)
-    begin = np.array([window.start_sample], dtype=np.int64)
+    first_sample = np.array([window.start_sample], dtype=np.int64)
     number = checked.track.columns["number"]
-    return samples, begin, np.array([number, label_transform.offset_seconds], dtype=np.float32)
+    return (
+        samples,
+        first_sample,
+        np.array([number, label_transform.offset_seconds], dtype=np.float32),
+    )
 
 
 def inputs(checked, window) -> tuple[np.ndarray, ...]:
@@ -160,10 +164,10 @@ def test_reading_leaves_the_random_state_of_the_model_alone(tracks):
 def test_a_window_depends_on_seed_epoch_track_and_repeat_alone(tracks):
     windows = windows_of(tracks)
     location = (2, 3 * 4 + 1)  # the second window of the longest track in epoch 2
-    samples, begin, target = windows[location]
+    samples, first_sample, target = windows[location]
     assert samples.shape == (WINDOW,)
     assert samples.dtype == target.dtype == torch.float32
-    assert begin.dtype == torch.int64
+    assert first_sample.dtype == torch.int64
     assert target.tolist() == [4.0, 0.0]
     for _ in range(3):
         windows[0, 0]
@@ -185,7 +189,7 @@ def test_windows_are_parts_of_their_tracks_and_only_short_ones_are_padded(tracks
         whole = torch.from_numpy(read_audio(checked.track.path, sample_rate=RATE_HZ))
         starts = set()
         for repeat in range(8):
-            samples, begin, _ = windows[0, number * 8 + repeat]
+            samples, first_sample, _ = windows[0, number * 8 + repeat]
             assert samples.shape == (WINDOW,)
             if checked.track.id == "short":
                 assert torch.equal(samples[: len(whole)], whole)
@@ -195,7 +199,7 @@ def test_windows_are_parts_of_their_tracks_and_only_short_ones_are_padded(tracks
             first_samples = whole[: len(whole) - WINDOW + 8].unfold(0, 8, 1)
             start = int((first_samples - samples[:8]).abs().amax(1).argmin())
             assert torch.allclose(whole[start : start + WINDOW], samples, atol=1e-5)
-            assert begin.tolist() == [start]
+            assert first_sample.tolist() == [start]
             starts.add(start)
         if checked.track.id.startswith("long"):
             assert len(starts) == 8  # random, not one place
@@ -214,9 +218,9 @@ def test_augmentation_is_drawn_for_each_window_and_the_target_follows(tracks):
     shifted = windows_of(tracks, augmentation=augmentation)
     offsets = set()
     for index in range(3 * 2, len(plain)):  # the tracks that fill a window with what is never zero
-        samples, begin, target = shifted[1, index]
-        original, same_begin, _ = plain[1, index]
-        assert begin == same_begin
+        samples, first_sample, target = shifted[1, index]
+        original, same_sample, _ = plain[1, index]
+        assert first_sample == same_sample
         offset = round(float(target[1]) * RATE_HZ)
         expected = torch.zeros(WINDOW)
         kept = slice(max(0, offset), WINDOW + min(0, offset))

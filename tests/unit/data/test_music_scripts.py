@@ -105,7 +105,7 @@ def test_the_other_style_has_instruments_of_its_own(scripts: None, tmp_path: Pat
         assert pitched <= QUICKSTART_PROGRAMS_OF_ANOTHER_STYLE
 
 
-def test_a_piece_that_begins_like_one_of_the_quickstart_is_refused(
+def test_a_piece_that_starts_like_one_of_the_quickstart_is_refused(
     scripts: None, tmp_path: Path
 ) -> None:
     module = importlib.import_module("compose_pretraining_music")

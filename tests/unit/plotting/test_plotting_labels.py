@@ -100,7 +100,7 @@ class TestPerLabel:
         assert "−0.25" in [text.get_text() for text in axes.texts]
         assert_nothing_is_cut(figure)
 
-    def test_errors_begin_at_zero(self) -> None:
+    def test_errors_start_at_zero(self) -> None:
         per_label = {"valence": {"rmse": 12.5}, "arousal": {"rmse": 3.0}}
         [axes] = per_label_figure(per_label, metric="rmse", name="RMSE").axes
         assert axes.get_xlim()[0] == 0

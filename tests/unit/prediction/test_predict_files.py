@@ -290,7 +290,7 @@ def test_an_unfinished_output_that_somebody_changed_is_refused(tagger, songs, tm
     assert output.read_bytes() == changed
 
 
-def test_an_output_that_was_deleted_is_begun_again(tagger, songs, tmp_path, computed):
+def test_an_output_that_was_deleted_is_started_again(tagger, songs, tmp_path, computed):
     output = tmp_path / "out.csv"
     interrupted(tagger, songs, output)
     output.unlink()

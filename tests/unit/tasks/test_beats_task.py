@@ -213,8 +213,8 @@ def clicks(tmp_path_factory):
     samples = np.zeros(12 * 16000)
     burst = np.random.default_rng(0).normal(size=96) * np.hanning(96)
     for time in CLICKS:
-        begin = round(time * 16000) - 48
-        samples[begin : begin + 96] = 0.5 * burst
+        start = round(time * 16000) - 48
+        samples[start : start + 96] = 0.5 * burst
     return checked_track(
         folder, samples, beats=write_beats(folder, CLICKS, np.arange(len(CLICKS)) % 4 + 1)
     )

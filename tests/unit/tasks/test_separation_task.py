@@ -173,12 +173,14 @@ def test_an_example_is_a_mixture_its_stems_and_the_backbone_input(rates, num_cha
         window = Window(start_sample=start, num_samples=backbone_rate, grid=grid)
         waveform, mixture, cut = task.example(checked, window, None)
         assert waveform.shape == (backbone_rate,)
-        begin = start * sample_rate // backbone_rate
+        first_sample = start * sample_rate // backbone_rate
         # A window lasts some samples longer, so that windows meet whatever the two rates are.
         spare = cut.shape[-1] - sample_rate
         assert 0 <= spare <= 5
-        known = min(cut.shape[-1], stems.shape[-1] - begin)
-        np.testing.assert_array_equal(cut[..., :known], stems[..., begin : begin + known])
+        known = min(cut.shape[-1], stems.shape[-1] - first_sample)
+        np.testing.assert_array_equal(
+            cut[..., :known], stems[..., first_sample : first_sample + known]
+        )
         assert (cut[..., known:] == 0).all()
         np.testing.assert_allclose(mixture, cut.sum(axis=0), atol=1e-6)
         # The filter of the resampler meets the borders of the window.
