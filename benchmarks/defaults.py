@@ -82,7 +82,7 @@ FIRST = {
     "training.epochs": 30,
     "training.early_stopping_patience": 5,
 }
-FIRST_RATES = {
+FIRST_LEARNING_RATES = {
     "probe": {"optimizer.learning_rate": 1e-3},
     "lora": {"optimizer.learning_rate": 1e-4, "optimizer.backbone_learning_rate": 1e-4},
     "full": {
@@ -95,13 +95,16 @@ FIRST_RATES = {
 
 def settings_of(method: str) -> dict[str, dict[str, Any]]:
     """Return the settings that are compared, by name: the first defaults, today's, and those of a search."""
-    found: dict[str, dict[str, Any]] = {"first": {**FIRST, **FIRST_RATES[method]}, "now": {}}
+    found: dict[str, dict[str, Any]] = {
+        "first": {**FIRST, **FIRST_LEARNING_RATES[method]},
+        "now": {},
+    }
     for name, options in SEARCH[method].items():
         found[name] = options
     return found
 
 
-def _rates(head: float, backbone: float | None = None, **others: Any) -> dict[str, Any]:
+def _learning_rates(head: float, backbone: float | None = None, **others: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"optimizer.learning_rate": head}
     if backbone is not None:
         options["optimizer.backbone_learning_rate"] = backbone
@@ -110,30 +113,30 @@ def _rates(head: float, backbone: float | None = None, **others: Any) -> dict[st
 
 SEARCH: dict[str, dict[str, dict[str, Any]]] = {
     "probe": {
-        "3e-4": _rates(3e-4),
-        "1e-3": _rates(1e-3),
-        "3e-3": _rates(3e-3),
-        "1e-2": _rates(1e-2),
-        "3e-3, mean_std": _rates(3e-3, head__pooling="mean_std"),
-        "3e-3, linear": _rates(3e-3, head__kind="linear"),
-        "3e-3, not standardised": _rates(3e-3, head__standardize=False),
-        "3e-3, twice as long": _rates(3e-3, training__epochs=40),
+        "3e-4": _learning_rates(3e-4),
+        "1e-3": _learning_rates(1e-3),
+        "3e-3": _learning_rates(3e-3),
+        "1e-2": _learning_rates(1e-2),
+        "3e-3, mean_std": _learning_rates(3e-3, head__pooling="mean_std"),
+        "3e-3, linear": _learning_rates(3e-3, head__kind="linear"),
+        "3e-3, not standardised": _learning_rates(3e-3, head__standardize=False),
+        "3e-3, twice as long": _learning_rates(3e-3, training__epochs=40),
     },
     "lora": {
-        "1e-3, 1e-4": _rates(1e-3, 1e-4),
-        "1e-3, 1e-3": _rates(1e-3, 1e-3),
-        "1e-3, 3e-3": _rates(1e-3, 3e-3),
-        "1e-3, 1e-2": _rates(1e-3, 1e-2),
-        "1e-3, 3e-3, r 8": _rates(1e-3, 3e-3, tuning__r=8, tuning__lora_alpha=16.0),
-        "1e-3, 3e-3, not standardised": _rates(1e-3, 3e-3, head__standardize=False),
+        "1e-3, 1e-4": _learning_rates(1e-3, 1e-4),
+        "1e-3, 1e-3": _learning_rates(1e-3, 1e-3),
+        "1e-3, 3e-3": _learning_rates(1e-3, 3e-3),
+        "1e-3, 1e-2": _learning_rates(1e-3, 1e-2),
+        "1e-3, 3e-3, r 8": _learning_rates(1e-3, 3e-3, tuning__r=8, tuning__lora_alpha=16.0),
+        "1e-3, 3e-3, not standardised": _learning_rates(1e-3, 3e-3, head__standardize=False),
     },
     "full": {
-        "1e-3, 1e-4": _rates(1e-3, 1e-4, tuning__train_conv_encoder=False),
-        "1e-3, 1e-3": _rates(1e-3, 1e-3, tuning__train_conv_encoder=False),
-        "1e-3, 3e-4, conv encoder": _rates(1e-3, 3e-4, tuning__train_conv_encoder=True),
-        "1e-3, 1e-3, conv encoder": _rates(1e-3, 1e-3, tuning__train_conv_encoder=True),
-        "1e-3, 3e-3, conv encoder": _rates(1e-3, 3e-3, tuning__train_conv_encoder=True),
-        "1e-3, 1e-3, conv encoder, not standardised": _rates(
+        "1e-3, 1e-4": _learning_rates(1e-3, 1e-4, tuning__train_conv_encoder=False),
+        "1e-3, 1e-3": _learning_rates(1e-3, 1e-3, tuning__train_conv_encoder=False),
+        "1e-3, 3e-4, conv encoder": _learning_rates(1e-3, 3e-4, tuning__train_conv_encoder=True),
+        "1e-3, 1e-3, conv encoder": _learning_rates(1e-3, 1e-3, tuning__train_conv_encoder=True),
+        "1e-3, 3e-3, conv encoder": _learning_rates(1e-3, 3e-3, tuning__train_conv_encoder=True),
+        "1e-3, 1e-3, conv encoder, not standardised": _learning_rates(
             1e-3, 1e-3, tuning__train_conv_encoder=True, head__standardize=False
         ),
     },

@@ -59,7 +59,11 @@ from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS, Task
-from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
+from m2v_finetune.training.optimization import (
+    build_optimizer,
+    learning_rate_factor,
+    set_learning_rates,
+)
 from m2v_finetune.training.setup import count_parameters
 from m2v_finetune.training.standardization import measure_standardization
 from m2v_finetune.training.step import take_step
@@ -545,9 +549,9 @@ def fit(
     model.train()
     for step, chosen in enumerate(order.split(size)[:steps]):
         chunk = windows[chosen]
-        set_rates(
+        set_learning_rates(
             optimizer,
-            rate_factor(step, total_steps=steps, warmup_ratio=optimization.warmup_ratio),
+            learning_rate_factor(step, total_steps=steps, warmup_ratio=optimization.warmup_ratio),
         )
         take_step(
             model,

@@ -46,7 +46,7 @@ from m2v_finetune.training.signals import stop_on_signals
 logger = logging.getLogger(__name__)
 
 # The protocol of the published probes. Source: MARBLE, arXiv 2306.10548; MERT, arXiv 2306.00107.
-RATES = (1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
+LEARNING_RATES = (1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
 NUM_WORKERS = 4
 SCALE = 100  # metrics are shown in per cent, but for those in dB
 
@@ -107,7 +107,7 @@ class _ProbeConfig(RecipeConfig):
 class _Protocol:
     """What tests make smaller."""
 
-    rates: Sequence[float]
+    learning_rates: Sequence[float]
     epochs: int | None
     num_workers: int
 
@@ -115,7 +115,7 @@ class _Protocol:
 def run_benchmark(
     settings: BenchmarkSettings,
     *,
-    rates: Sequence[float] = RATES,
+    learning_rates: Sequence[float] = LEARNING_RATES,
     epochs: int | None = None,
     num_workers: int = NUM_WORKERS,
 ) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def run_benchmark(
 
     Args:
         settings: What is measured.
-        rates: Learning rates to search.
+        learning_rates: Learning rates to search.
         epochs: Of each run at most; those of the table if None.
         num_workers: Processes that read audio.
 
@@ -138,7 +138,7 @@ def run_benchmark(
             mend.
         Stopped: A signal arrived; the same command goes on.
     """
-    protocol = _Protocol(rates=rates, epochs=epochs, num_workers=num_workers)
+    protocol = _Protocol(learning_rates=learning_rates, epochs=epochs, num_workers=num_workers)
     reasons = {row.name: _reason_to_skip(row, settings) for row in _chosen(settings.tasks)}
     rows = [row for row in TABLE if row.name in reasons and reasons[row.name] is None]
     skipped = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -155,7 +155,7 @@ def run_benchmark(
             "features": settings.features is not None,
             "has_random_weights": False,
             "num_seeds": settings.num_seeds,
-            "rates": list(rates),
+            "learning_rates": list(learning_rates),
             "rows": [],
             "skipped": skipped,
         }
@@ -208,13 +208,15 @@ def _with_resume_advice(command: str) -> Iterator[None]:
 def _measure(row: Row, settings: BenchmarkSettings, protocol: _Protocol) -> dict[str, Any]:
     """Search the rate of a row, run its seeds, and return its entry of benchmark.json."""
     searched: dict[float, float | None] = {}
-    for rate in protocol.rates:
-        found = _run(row, settings, protocol, rate=rate, seed=0, is_search=True)
-        searched[rate] = found["validation"][found["selection_metric"]]
-    best = max(protocol.rates, key=lambda rate: _or_lowest(searched[rate]))
+    for learning_rate in protocol.learning_rates:
+        found = _run(row, settings, protocol, learning_rate=learning_rate, seed=0, is_search=True)
+        searched[learning_rate] = found["validation"][found["selection_metric"]]
+    best = max(
+        protocol.learning_rates, key=lambda learning_rate: _or_lowest(searched[learning_rate])
+    )
     logger.info("%s: the best rate by validation is %g", row.name, best)
     runs = [
-        _run(row, settings, protocol, rate=best, seed=seed, is_search=False)
+        _run(row, settings, protocol, learning_rate=best, seed=seed, is_search=False)
         for seed in range(settings.num_seeds)
     ]
     return {
@@ -223,7 +225,7 @@ def _measure(row: Row, settings: BenchmarkSettings, protocol: _Protocol) -> dict
         "data_set": row.data_set,
         "num_tracks": runs[0]["num_tracks"],
         "learning_rate": best,
-        "searched": {f"{rate:g}": value for rate, value in searched.items()},
+        "searched": {f"{learning_rate:g}": value for learning_rate, value in searched.items()},
         "metrics": {
             metric: _summary(runs, metric, reported) for metric, reported in row.reported.items()
         },
@@ -237,12 +239,12 @@ def _run(
     settings: BenchmarkSettings,
     protocol: _Protocol,
     *,
-    rate: float,
+    learning_rate: float,
     seed: int,
     is_search: bool,
 ) -> Mapping[str, Any]:
     """Return the content of a run's results.json, after running what is missing of it."""
-    folder = RunFolder(settings.folder / row.name / f"rate-{rate:g}-seed-{seed}")
+    folder = RunFolder(settings.folder / row.name / f"rate-{learning_rate:g}-seed-{seed}")
     vectors = settings.vectors(row)
     config = _ProbeConfig(
         data=DataConfig(
@@ -255,7 +257,7 @@ def _run(
         ),
         backbone=BackboneConfig() if vectors else BackboneConfig(source=settings.backbone),
         head=HeadConfig(standardize=False),  # as the published probes
-        optimizer=OptimizerConfig(learning_rate=rate),
+        optimizer=OptimizerConfig(learning_rate=learning_rate),
         training=TrainingConfig(
             epochs=protocol.epochs or row.epochs,
             per_device_batch_size=row.per_device_batch_size,
@@ -276,8 +278,8 @@ def _run(
         return train_task(config, row.task, is_search=is_search)
     except UserError as error:
         raise UserError(
-            f"{row.name}, rate {rate:g}, seed {seed}: {error}\nMend it, or leave the task out by --tasks, "
-            f"and go on; finished runs are kept:\n  {settings.command()}"
+            f"{row.name}, rate {learning_rate:g}, seed {seed}: {error}\nMend it, or leave the task out by "
+            f"--tasks, and go on; finished runs are kept:\n  {settings.command()}"
         ) from error
 
 

@@ -48,7 +48,7 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
     notes = [
         f"This run: the mean of {content['num_seeds']} seeds; Seeds: the lowest and the highest of them; "
         "95 % interval: a bootstrap over the test tracks, the mean of the seeds' ends; Rate: searched on "
-        f"validation with the first seed, in {', '.join(f'{rate:g}' for rate in content['rates'])}.",
+        f"validation with the first seed, in {', '.join(f'{rate:g}' for rate in content['learning_rates'])}.",
         f"{', '.join(MODELS)}: reported for frozen probes, quoted from the papers ({PAPERS}), not measured "
         "here.",
     ]

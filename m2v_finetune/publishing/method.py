@@ -37,7 +37,7 @@ def method_table(
         ["Head", results["head"]],
         ["Clips" if is_of_vectors(results) else "Windows", _windows(results)],
         ["Augmentation", _augmentation(training, config)],
-        ["Peak learning rates", _rates(training)],
+        ["Peak learning rates", _learning_rates(training)],
         ["Optimiser", _optimiser(training)],
         ["Batch", _batch(results)],
         ["Precision and device", _precision(training)],
@@ -156,7 +156,7 @@ def _resumed(resumes: Sequence[Mapping[str, Any]]) -> str:
     return f"{text}; with other settings from then on: {', '.join(listed_changes)}"
 
 
-def _rates(training: Mapping[str, Any]) -> str:
+def _learning_rates(training: Mapping[str, Any]) -> str:
     rates = dict(training["peak_learning_rates"])
     of_backbone = rates.pop("backbone", None)
     is_weighted = training["layer_weighting"] in ("softmax", "conv1d")

@@ -43,11 +43,11 @@ def training_facts(loop: TrainingLoop[TaskModel], fitted: FitResult) -> dict[str
 
 def peak_learning_rates(loop: TrainingLoop[Any]) -> dict[str, float]:
     """Return the highest rate of each part that is trained, ``backbone`` and the others by their names."""
-    rates: dict[str, float] = {}
+    learning_rates: dict[str, float] = {}
     for group in loop.optimizer.param_groups:
         part = "backbone" if group["name"].startswith("backbone") else group["name"].split(",")[0]
-        rates[part] = max(rates.get(part, 0.0), group["peak_lr"])
-    return rates
+        learning_rates[part] = max(learning_rates.get(part, 0.0), group["peak_lr"])
+    return learning_rates
 
 
 def _windows(loop: TrainingLoop[TaskModel]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class RunFacts:
         total_steps: Optimiser steps of the whole schedule.
         head: Settings of the head.
         tuning: Settings of the tuning.
-        rates: Peak learning rates.
+        learning_rates: Peak learning rates.
     """
 
     losses: Sequence[float]
@@ -47,7 +47,7 @@ class RunFacts:
     total_steps: int
     head: HeadConfig
     tuning: TuningConfig
-    rates: Rates
+    learning_rates: Rates
 
 
 def logged_losses(metrics: Path) -> list[float]:
@@ -126,7 +126,7 @@ def _advice(facts: RunFacts, has_stopped_too_early: bool) -> str:
     advice = []
     if has_stopped_too_early:
         advice.append("leave training.early_stopping_patience away, or raise it")
-    rate = f"raise optimizer.learning_rate to {3 * facts.rates.head:g}"
+    rate = f"raise optimizer.learning_rate to {3 * facts.learning_rates.head:g}"
     if facts.tuning.method == "probe":
         if not facts.head.standardize:
             advice.append("set head.standardize to true")
@@ -138,6 +138,8 @@ def _advice(facts: RunFacts, has_stopped_too_early: bool) -> str:
             "add training tracks, or augmentation.transforms",
         ]
     else:
-        backbone = f"raise optimizer.backbone_learning_rate to {3 * facts.rates.backbone:g}"
+        backbone = (
+            f"raise optimizer.backbone_learning_rate to {3 * facts.learning_rates.backbone:g}"
+        )
         advice += [backbone, rate]
     return "; or ".join(advice[:2])

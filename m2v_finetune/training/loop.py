@@ -40,7 +40,11 @@ from m2v_finetune.training.checkpoint import (
 from m2v_finetune.training.faults import DataError, DataWatch, StepReader
 from m2v_finetune.training.objective import Objective
 from m2v_finetune.training.oom_retry import OutOfMemoryRetry, OutOfMemoryRetryError
-from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
+from m2v_finetune.training.optimization import (
+    build_optimizer,
+    learning_rate_factor,
+    set_learning_rates,
+)
 from m2v_finetune.training.plan import MemoryPlan
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder, free_bytes, json_number
@@ -316,7 +320,9 @@ class TrainingLoop(Generic[Model]):
         try:
             with self.clock.reading():
                 parts = self.reader.read_step(batches, self.training.gradient_accumulation_steps)
-            set_rates(self.optimizer, self._rate_factor(total_steps=self.total_steps))
+            set_learning_rates(
+                self.optimizer, self._learning_rate_factor(total_steps=self.total_steps)
+            )
             result = self.oom_retry.take(self._take_step, parts, number=self.progress.step + 1)
             if result.is_skipped:
                 self._name_not_finite(result)
@@ -413,13 +419,14 @@ class TrainingLoop(Generic[Model]):
         loss, *others = means.tolist()
         measures = dict(zip(measured, others, strict=True))
         values = {"loss": loss, "gradient_norm": gradient_norm, **measures}
-        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        learning_rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         line = {k: json_number(v) for k, v in values.items()}
         skipped = {"num_skipped_steps": self.progress.num_skipped_steps}
         # For trackers alone: metrics.jsonl of equal runs are equal, and their times are not.
         waiting = {"time/waiting_for_data": self.clock.take_line().share}
         self._log(
-            {**line, **skipped, "learning_rates": rates}, tracked={**values, **skipped, **waiting}
+            {**line, **skipped, "learning_rates": learning_rates},
+            tracked={**values, **skipped, **waiting},
         )
         if is_known:
             self.objective.check_measures(measures, num_updates=self._num_updates())
@@ -568,13 +575,13 @@ class TrainingLoop(Generic[Model]):
                 self.total_steps,
                 resumed.total_steps,
                 step,
-                self._rate_factor(total_steps=self.total_steps),
-                self._rate_factor(total_steps=resumed.total_steps),
+                self._learning_rate_factor(total_steps=self.total_steps),
+                self._learning_rate_factor(total_steps=resumed.total_steps),
                 self.total_steps,
             )
 
-    def _rate_factor(self, *, total_steps: int) -> float:
-        return rate_factor(
+    def _learning_rate_factor(self, *, total_steps: int) -> float:
+        return learning_rate_factor(
             self.progress.step,
             total_steps=total_steps,
             warmup_ratio=self.optimization.warmup_ratio,

@@ -15,7 +15,7 @@ from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tuning import Rates, default_rates, parameter_groups
 
 # Source: data2vec (arXiv 2202.03555), the peak rate of its base model for audio.
-PRETRAINING_RATE = 5e-4
+PRETRAINING_LEARNING_RATE = 5e-4
 
 
 def build_optimizer(
@@ -30,7 +30,7 @@ def build_optimizer(
     Raises:
         UserError: The optimiser is one of bitsandbytes, and there is none here, or no NVIDIA card.
     """
-    rates = peak_rates(model, config)
+    learning_rates = peak_rates(model, config)
     groups = parameter_groups(
         model.backbone,
         [
@@ -38,8 +38,8 @@ def build_optimizer(
             for name, parameter in model.named_parameters()
             if not name.startswith("backbone.")
         ],
-        learning_rate=rates.head,
-        backbone_learning_rate=rates.backbone,
+        learning_rate=learning_rates.head,
+        backbone_learning_rate=learning_rates.backbone,
         layer_decay=config.layer_decay,
         weight_decay=config.weight_decay,
     )
@@ -56,18 +56,18 @@ def build_optimizer(
 
 def peak_rates(model: TaskModel | PretrainingModel, config: OptimizerConfig) -> Rates:
     """Return the peak learning rates: those given, else by tuning method and size of the backbone."""
-    rates = default_rates(model.tuning.method, model.backbone)
+    learning_rates = default_rates(model.tuning.method, model.backbone)
     return Rates(
-        head=config.learning_rate or rates.head,
-        backbone=config.backbone_learning_rate or rates.backbone,
+        head=config.learning_rate or learning_rates.head,
+        backbone=config.backbone_learning_rate or learning_rates.backbone,
     )
 
 
 def with_pretraining_rates(config: OptimizerConfig) -> OptimizerConfig:
     """Return the settings of a pre-training run with its rates filled in: one for all parameters."""
-    rate = config.learning_rate or PRETRAINING_RATE
-    backbone_rate = config.backbone_learning_rate or rate
-    return replace(config, learning_rate=rate, backbone_learning_rate=backbone_rate)
+    learning_rate = config.learning_rate or PRETRAINING_LEARNING_RATE
+    backbone_rate = config.backbone_learning_rate or learning_rate
+    return replace(config, learning_rate=learning_rate, backbone_learning_rate=backbone_rate)
 
 
 def require_card(name: OptimizerName, *, is_on_card: bool) -> None:
@@ -106,7 +106,7 @@ def rehearse(optimizer: torch.optim.Optimizer) -> None:
     """
     if optimizer.state:
         return
-    rates = [group["lr"] for group in optimizer.param_groups]
+    learning_rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     try:
@@ -116,8 +116,8 @@ def rehearse(optimizer: torch.optim.Optimizer) -> None:
         optimizer.state.clear()
         raise
     finally:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        for group, learning_rate in zip(optimizer.param_groups, learning_rates, strict=True):
+            group["lr"] = learning_rate
     for state in optimizer.state.values():
         for name, value in state.items():
             if name.startswith("qmap"):  # what the bytes of bitsandbytes' moments stand for
@@ -128,13 +128,13 @@ def rehearse(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = 0
 
 
-def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set each group's rate to its peak times ``factor``."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
 
 
-def rate_factor(step: int, *, total_steps: int, warmup_ratio: float) -> float:
+def learning_rate_factor(step: int, *, total_steps: int, warmup_ratio: float) -> float:
     """Return the share of the peak rate at an optimiser step.
 
     It rises linearly over the warm-up, reaching 1 at its end, then follows half a cosine to 0 at

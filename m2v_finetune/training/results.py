@@ -165,7 +165,7 @@ def _signs(
             total_steps=loop.total_steps,
             head=loop.model.head_config,
             tuning=loop.model.tuning,
-            rates=peak_rates(loop.model, loop.optimization),
+            learning_rates=peak_rates(loop.model, loop.optimization),
         )
     )
 

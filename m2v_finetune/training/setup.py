@@ -216,7 +216,7 @@ def describe(
         for members in splits.values()
         for checked in members
     )
-    rates = peak_learning_rates(loop)
+    learning_rates = peak_learning_rates(loop)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -256,7 +256,7 @@ def describe(
     row(
         "tuning",
         f"{model.tuning.method} ({describe_tuning(model.tuning)}); peak rates "
-        + ", ".join(f"{part} {rate:g}" for part, rate in rates.items()),
+        + ", ".join(f"{part} {rate:g}" for part, rate in learning_rates.items()),
     )
     row(
         "learning",
@@ -306,7 +306,7 @@ def describe_pretraining(
     )
     licence = f", {dataset.licence}" if dataset.licence else ""
     needed_bytes = pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints)
-    rates = sorted({group["peak_lr"] for group in loop.optimizer.param_groups})
+    learning_rates = sorted({group["peak_lr"] for group in loop.optimizer.param_groups})
     shared = "all averaged" if objective.teacher_averages == "all" else "convolutions shared"
     rows = {
         "task": "pre-training: masked prediction of a teacher's representations, without labels",
@@ -318,7 +318,8 @@ def describe_pretraining(
         f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch" + _copies_note(splits),  # type: ignore[arg-type]
         "backbone": f"{backbone.source} ({backbone.licence or 'licence unknown'}), {initial_weights}, "
         f"{backbone.num_layers} layers, {backbone.sample_rate} Hz; "
-        f"{count_parameters(backbone):,} weights, peak rates {', '.join(f'{rate:g}' for rate in rates)}",
+        f"{count_parameters(backbone):,} weights, peak rates "
+        f"{', '.join(f'{rate:g}' for rate in learning_rates)}",
         "masks": f"spans of {objective.mask_span_frames} frames, probability "
         f"{objective.mask_probability:g}",
         "teacher": f"mean of {objective.num_target_layers} layers; decay {objective.ema_start:g} to "

@@ -1,6 +1,7 @@
 """Tuning methods: which parameters of a backbone are trainable, what is added to it, learning rates."""
 
 from m2v_finetune.tuning.default_rates import Rates, default_rates, is_small
+from m2v_finetune.tuning.learning_rates import parameter_groups
 from m2v_finetune.tuning.methods import (
     LORA_TARGETS,
     METHODS,
@@ -10,7 +11,6 @@ from m2v_finetune.tuning.methods import (
     merge_adapters,
     trained_parts,
 )
-from m2v_finetune.tuning.rates import parameter_groups
 
 __all__ = [
     "LORA_TARGETS",

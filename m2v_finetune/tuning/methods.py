@@ -14,8 +14,8 @@ from m2v_finetune.backbones.encoders import Role
 from m2v_finetune.backbones.roles import modules_with_roles
 from m2v_finetune.config import TuningConfig, TuningMethod
 from m2v_finetune.errors import UserError
+from m2v_finetune.tuning.learning_rates import layers_above
 from m2v_finetune.tuning.modules import BottleneckAdapter, ScaleShift
-from m2v_finetune.tuning.rates import layers_above
 
 ATTENTION: tuple[Role, ...] = ("query", "key", "value", "attention_output")
 FEED_FORWARD: tuple[Role, ...] = ("feed_forward_input", "feed_forward_output")

@@ -200,7 +200,7 @@ def test_a_rehearsal_changes_nothing_but_what_is_kept(name):
                 parameter.grad = torch.randn(
                     parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())
                 )
-    before, rates = weights(model), [group["lr"] for group in optimizer.param_groups]
+    before, learning_rates = weights(model), [group["lr"] for group in optimizer.param_groups]
     number = sum(len(group["params"]) for group in optimizer.param_groups)
 
     class FullMemory(TorchFunctionMode):
@@ -215,7 +215,7 @@ def test_a_rehearsal_changes_nothing_but_what_is_kept(name):
     for _ in range(2):  # the second time there is nothing left to make
         rehearse(optimizer)
         assert torch.equal(weights(model), before)
-        assert [group["lr"] for group in optimizer.param_groups] == rates
+        assert [group["lr"] for group in optimizer.param_groups] == learning_rates
         assert len(optimizer.state) == number
     for _ in range(2):
         optimizer.step()

@@ -14,7 +14,11 @@ from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
 from m2v_finetune.heads import ClipHead
 from m2v_finetune.model import TaskModel
-from m2v_finetune.training.optimization import build_optimizer, rate_factor, set_rates
+from m2v_finetune.training.optimization import (
+    build_optimizer,
+    learning_rate_factor,
+    set_learning_rates,
+)
 from m2v_finetune.training.precision import choose_precision
 from m2v_finetune.tuning import LORA_TARGETS, merge_adapters
 
@@ -184,17 +188,17 @@ def test_every_trained_weight_gets_a_gradient_and_a_rate(method):
     assert gradients(model, *batch(4)).keys() == trained
 
 
-def test_layer_decay_and_separate_rates():
+def test_layer_decay_and_separate_learning_rates():
     model = build("full", train_conv=True)
     config = OptimizerConfig(learning_rate=1e-3, backbone_learning_rate=1e-4, layer_decay=0.5)
-    rate_of = {
+    learning_rate_of = {
         id(p): (group["peak_lr"], group["weight_decay"])
         for group in build_optimizer(model, config).param_groups
         for p in group["params"]
     }
     seen = 0
     for name, parameter in model.named_parameters():
-        rate, decay = rate_of[id(parameter)]
+        rate, decay = learning_rate_of[id(parameter)]
         if name.startswith("backbone.network.encoder.layers."):
             expected = 1e-4 * 0.5 ** (3 - int(name.split(".")[4]))
         elif name.startswith("backbone."):
@@ -206,7 +210,7 @@ def test_layer_decay_and_separate_rates():
         is_matrix = parameter.ndim > 1 and not name.endswith("original0")
         assert decay == (config.weight_decay if is_matrix else 0.0), name
         seen += 1
-    assert seen == len(rate_of)
+    assert seen == len(learning_rate_of)
 
 
 def test_the_probe_keeps_its_backbone_in_evaluation_mode():
@@ -296,15 +300,15 @@ def test_attention_pooling_can_pick_a_frame():
         torch.testing.assert_close(head(features), torch.tensor([[1.0, 7.0]]))
 
 
-def test_rates_warm_up_and_follow_a_cosine():
-    factors = [rate_factor(step, total_steps=100, warmup_ratio=0.1) for step in range(100)]
+def test_learning_rates_warm_up_and_follow_a_cosine():
+    factors = [learning_rate_factor(step, total_steps=100, warmup_ratio=0.1) for step in range(100)]
     assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert factors[10:] == pytest.approx(
         [0.5 * (1 + math.cos(math.pi * i / 90)) for i in range(90)]
     )
-    assert rate_factor(0, total_steps=10, warmup_ratio=0.0) == 1.0
+    assert learning_rate_factor(0, total_steps=10, warmup_ratio=0.0) == 1.0
     optimizer = build_optimizer(build("probe"), OptimizerConfig(learning_rate=4e-3))
-    set_rates(optimizer, 0.25)
+    set_learning_rates(optimizer, 0.25)
     assert {group["lr"] for group in optimizer.param_groups} == {1e-3}
 
 

@@ -393,10 +393,10 @@ def test_a_resumed_run_resumes_as_if_never_stopped(case, folders, tmp_path):
 
 @pytest.mark.parametrize("architecture", ["hubert", "conformer"])
 @pytest.mark.parametrize("case", TRAINABLE)
-def test_rates_fall_with_depth(case, architecture, folders):
+def test_learning_rates_fall_with_depth(case, architecture, folders):
     model = build(folders[architecture], case)
     config = OptimizerConfig(learning_rate=1.0, backbone_learning_rate=1.0, layer_decay=0.5)
-    rates = {
+    learning_rates = {
         id(p): (group["peak_lr"], group["weight_decay"])
         for group in build_optimizer(model, config).param_groups
         for p in group["params"]
@@ -404,7 +404,7 @@ def test_rates_fall_with_depth(case, architecture, folders):
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate, decay = rates.pop(id(parameter))
+        rate, decay = learning_rates.pop(id(parameter))
         parts = name.removeprefix("backbone.network.").split(".")
         in_layer = parts[:2] == ["encoder", "layers"]
         depth = LAYERS - 1 - int(parts[2]) if in_layer else LAYERS
@@ -414,7 +414,7 @@ def test_rates_fall_with_depth(case, architecture, folders):
         # Vectors do not decay, of whatever shape PEFT makes them: scales would go from 1 to 0.
         if name.startswith("backbone."):
             assert (decay == 0.0) is (max(parameter.shape) == parameter.numel()), name
-    assert not rates
+    assert not learning_rates
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -466,9 +466,9 @@ def test_more_top_layers_than_there_are(folders):
         build(folders["hubert"], TuningConfig(method="top_layers", num_top_layers=LAYERS + 1))
 
 
-def test_default_rates_are_those_of_their_sources(repository):
+def test_default_learning_rates_are_those_of_their_sources(repository):
     """Head and backbone, as the page of methods lists them with where they come from."""
-    rates = {
+    learning_rates = {
         "probe": (1e-3, 0.0),
         "lora": (1e-4, 1e-4),
         "dora": (1e-4, 1e-4),
@@ -480,12 +480,12 @@ def test_default_rates_are_those_of_their_sources(repository):
         "top_layers": (1e-4, 1e-5),
         "full": (1e-4, 1e-5),
     }
-    assert set(rates) == set(METHODS)
+    assert set(learning_rates) == set(METHODS)
     page = (repository / "docs" / "tuning.md").read_text(encoding="utf-8")
     table = page.partition("<!-- methods: begin -->")[2].partition("<!-- methods: end -->")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     listed = {row[0].strip("`"): row for row in rows if row and row[0].startswith("`")}
-    for method, (head, backbone) in rates.items():
+    for method, (head, backbone) in learning_rates.items():
         known = METHODS[method]
         assert (known.learning_rate, known.backbone_learning_rate) == (head, backbone)
         assert [float(cell) for cell in listed[method][3:5]] == [backbone, head]

@@ -14,7 +14,7 @@ import yaml
 
 from m2v_finetune.benchmarking import BenchmarkSettings, run_benchmark
 from m2v_finetune.benchmarking.rows import MODELS, TABLE
-from m2v_finetune.benchmarking.run import RATES
+from m2v_finetune.benchmarking.run import LEARNING_RATES
 from m2v_finetune.benchmarking.table import render_markdown
 from m2v_finetune.cli import main
 from m2v_finetune.data.benchmarks import BENCHMARKS
@@ -24,7 +24,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint import STATE_FILE
 
 NUM_TRACKS = {"train": 8, "validation": 6, "test": 8}
-SMALL = {"rates": (1e-3, 1e-2), "epochs": 1, "num_workers": 0}
+SMALL = {"learning_rates": (1e-3, 1e-2), "epochs": 1, "num_workers": 0}
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_a_row_on_vectors(tmp_path):
         features=tmp_path / "representations",
         num_seeds=1,
     )
-    content = run_benchmark(given, rates=(1e-2,), epochs=6, num_workers=0)
+    content = run_benchmark(given, learning_rates=(1e-2,), epochs=6, num_workers=0)
     (entry,) = content["rows"]
     assert content["has_random_weights"] is False
     assert entry["metrics"]["r2_valence"]["reported"]["Jukebox-5B"]["value"] == 61.7
@@ -256,7 +256,7 @@ def test_the_command_and_its_default_folder(tmp_path, capsys):
     given = BenchmarkSettings(backbone="m-a-p/MERT-v1-95M", root=tmp_path)
     assert given.folder == Path("benchmarks-m-a-p-MERT-v1-95M")
     assert given.num_seeds == 3
-    assert RATES == (1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
+    assert LEARNING_RATES == (1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
 
 
 def test_the_table_is_that_of_the_configs(repository):

@@ -110,8 +110,10 @@ def test_full_tuning_by_adafactor_resumed_with_more_epochs(train, tmp_path):
     assert rows["Batch"] == "8 windows a step: 8 on a device"
     assert rows["Length"].startswith("2 epochs of at most 2; 8 steps; ")
     assert rows["Backbone"] == "`random-small`, the first 2 of 4 layers"
-    rates = [group["peak_lr"] for group in loop.optimizer.param_groups if "head" in group["name"]]
-    assert rows["Peak learning rates"].startswith(f"{rates[0]:g} for the head, ")
+    learning_rates = [
+        group["peak_lr"] for group in loop.optimizer.param_groups if "head" in group["name"]
+    ]
+    assert rows["Peak learning rates"].startswith(f"{learning_rates[0]:g} for the head, ")
     assert "times 0.5 for each layer below" in rows["Peak learning rates"]
     assert rows["Augmentation"] == "gain"
     assert rows["Resumed"].startswith("1 time; with other settings from then on: ")

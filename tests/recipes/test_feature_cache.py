@@ -219,7 +219,9 @@ def test_float16_is_the_same_to_its_rounding(recipe, manifest, tmp_path):
     assert_same(rounded, straight, loss=2e-3, metric=0.1)
 
 
-def test_runs_of_other_seeds_heads_and_rates_share_what_is_there(recipe, computed, tmp_path):
+def test_runs_of_other_seeds_heads_and_learning_rates_share_what_is_there(
+    recipe, computed, tmp_path
+):
     recipe("first")
     assert sum(computed) > 0
     known = folders(tmp_path)

@@ -39,7 +39,7 @@ from m2v_finetune.training.checkpoint import BEST_FILE, checkpoints_in, step_of
 from m2v_finetune.training.evaluation import evaluate_tracks
 from m2v_finetune.training.loop import MAX_SKIPPED_IN_A_ROW
 from m2v_finetune.training.objective import TaskObjective
-from m2v_finetune.training.optimization import rate_factor
+from m2v_finetune.training.optimization import learning_rate_factor
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.standardization import measure_standardization
@@ -227,13 +227,13 @@ def test_a_finished_run_resumes_with_more_epochs(data, tmp_path, caplog):
     fitted = longer.run()
     assert (fitted.num_epochs, fitted.num_steps) == (3, 12)
     assert lines(tmp_path)[: len(first)] == first
-    rates = [line["learning_rates"] for line in lines(tmp_path) if "loss" in line]
+    learning_rates = [line["learning_rates"] for line in lines(tmp_path) if "loss" in line]
     whole = build_loop(data, tmp_path / "whole", method="probe", epochs=3)
     whole.run()
     expected = [line["learning_rates"] for line in lines(tmp_path / "whole") if "loss" in line]
-    assert rates[4:] == expected[4:]
-    assert rates[:4] != expected[:4]
-    factor = rate_factor(4, total_steps=12, warmup_ratio=0.1)
+    assert learning_rates[4:] == expected[4:]
+    assert learning_rates[:4] != expected[:4]
+    factor = learning_rate_factor(4, total_steps=12, warmup_ratio=0.1)
     text = f"follow a course of 12 steps; until now it was one of 4. After step 4 they are {factor:.3g} of "
     assert text + "their peaks in place of 0." in caplog.text
 

@@ -412,7 +412,7 @@ def test_ogg_without_its_first_page_is_refused(tmp_path):
     assert_refused(tmp_path / "b", content[third:] + content, "does not begin with its first page")
 
 
-def test_parts_of_other_rates_or_channels_are_refused(tmp_path):
+def test_parts_of_other_learning_rates_or_channels_are_refused(tmp_path):
     for kind in ("WAV", "FLAC", "OGG", "MP3", "AIFF"):
         first = encoded(kind)
         for number, other in enumerate(

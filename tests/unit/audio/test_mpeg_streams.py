@@ -112,7 +112,7 @@ def test_frames_that_follow_without_a_header_belong_to_the_stream(names, parts, 
 
 @pytest.mark.parametrize("other", ["mono", "mono, no header", "half rate", "half rate, no header"])
 @pytest.mark.parametrize("first", ["first", "no header"])
-def test_parts_of_other_rates_or_channels_are_refused(first, other, parts, tmp_path):
+def test_parts_of_other_learning_rates_or_channels_are_refused(first, other, parts, tmp_path):
     path = tmp_path / "a.mp3"
     path.write_bytes(parts[first] + parts[other])
     with pytest.raises(AudioError, match=r"a\.mp3: 2 files joined in one.*ffmpeg -i FILE"):

@@ -33,7 +33,7 @@ def parameter_groups(
     """
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
 
-    def add(group: str, rate: float, parameter: nn.Parameter, *, is_matrix: bool) -> None:
+    def add(group: str, lr: float, parameter: nn.Parameter, *, is_matrix: bool) -> None:
         if not parameter.requires_grad:
             return
         entry = groups.setdefault(
@@ -41,7 +41,7 @@ def parameter_groups(
             {
                 "name": f"{group}, {'matrices' if is_matrix else 'vectors'}",
                 "params": [],
-                "lr": rate,
+                "lr": lr,
                 "weight_decay": weight_decay if is_matrix else 0.0,
             },
         )
