@@ -44,9 +44,9 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES, CardKernels
 from m2v_finetune.training.counted_step import Machine
 from m2v_finetune.training.counting import BLOCK_BYTES, FakeRecorder
+from m2v_finetune.training.gpu import CUBLAS_WORKSPACE_BYTES, GpuKernels
 from m2v_finetune.training.plan import RunMemory, Split, plan_run
 from m2v_finetune.training.step import take_step
 
@@ -60,7 +60,7 @@ METHODS = ("probe", "lora", "full")
 WINDOWS_SECONDS = (5.0, 30.0)
 PRETRAINED = ("music2vec-v1", "MERT-v1-330M")
 TRAINER_BATCH_SIZE = 8
-CARD = Machine(on_card=True, precision="fp16")
+GPU = Machine(on_gpu=True, precision="fp16")
 TASK = Tagging.from_settings(TaggingConfig(labels=[str(label) for label in range(50)]))
 BEATS = BeatTracking.from_settings(BeatsConfig())
 
@@ -118,10 +118,10 @@ def cell(checkpoint: str, method: str, seconds: float) -> dict[str, Any]:
 
 def planned(config: RecipeConfig | PretrainingConfig, task: Task | None) -> dict[str, Any]:
     """Plan a run; return what the result says of it."""
-    plan = plan_run(config, task, CARD, memory_bytes=MEMORY_BYTES)
+    plan = plan_run(config, task, GPU, memory_bytes=MEMORY_BYTES)
     one_window = Split(batch_size=1, accumulation=TOTAL_BATCH_SIZE)
     return {
-        "one_window_bytes": RunMemory(config, task, CARD).peak_bytes(one_window),
+        "one_window_bytes": RunMemory(config, task, GPU).peak_bytes(one_window),
         "batch_size": plan.chosen.batch_size if plan.chosen else None,
         "accumulation": plan.chosen.accumulation if plan.chosen else None,
         "peak_bytes": plan.peak_bytes if plan.chosen else None,
@@ -163,7 +163,7 @@ def frames_of_a_probe() -> list[dict[str, Any]]:
                 config, training=replace(config.training, gradient_checkpointing=checkpointing)
             )
             split = Split(batch_size=TOTAL_BATCH_SIZE, accumulation=1)
-            memory = RunMemory(config, BEATS, CARD)
+            memory = RunMemory(config, BEATS, GPU)
             peaks[str(checkpointing).lower()] = memory.peak_bytes(split)
             operations[str(checkpointing).lower()] = step_operations(config, BEATS)
         rows.append(
@@ -213,7 +213,7 @@ def beside_transformers() -> list[dict[str, Any]]:
                 batch_size=TRAINER_BATCH_SIZE,
                 train_conv_encoder=trains_conv,
             )
-            ours = RunMemory(config, TASK, CARD).peak_bytes(
+            ours = RunMemory(config, TASK, GPU).peak_bytes(
                 Split(batch_size=TRAINER_BATCH_SIZE, accumulation=1)
             )
             rows.append(
@@ -251,7 +251,7 @@ def transformers_bytes(seconds: float, dtype: torch.dtype | None) -> int:
     with torch.device("meta"):
         model = Logits(Data2VecAudioForSequenceClassification(config)).train()
     recorder = FakeRecorder()
-    with FakeTensorMode(allow_non_fake_inputs=True), CardKernels():
+    with FakeTensorMode(allow_non_fake_inputs=True), GpuKernels():
         model.to_empty(device="cpu")
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         with recorder:

@@ -10,8 +10,8 @@ NUM_LISTED_OPERATIONS = 12
 
 def profiler(device: torch.device) -> profile:
     """Return a profiler of operations on the device."""
-    on_card = [ProfilerActivity.CUDA] if device.type == "cuda" else []
-    return profile(activities=[ProfilerActivity.CPU, *on_card])
+    on_gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
+    return profile(activities=[ProfilerActivity.CPU, *on_gpu])
 
 
 def operations(profiled: profile, device: torch.device) -> list[dict[str, Any]]:

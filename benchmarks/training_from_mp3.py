@@ -53,12 +53,12 @@ from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.step import take_step
 
 WINDOWS_SECONDS = (5.0, 20.0)
-IS_ON_CARD = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if IS_ON_CARD else "cpu")
+IS_ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if IS_ON_GPU else "cpu")
 RESULTS = Path(__file__).parent / "results"
-RESULT = RESULTS / f"training_from_mp3{'_on_card' if IS_ON_CARD else ''}.json"
-BACKBONE = "music2vec-v1" if IS_ON_CARD else "music2vec-small"
-BATCH_SIZE = 16 if IS_ON_CARD else 4
+RESULT = RESULTS / f"training_from_mp3{'_on_card' if IS_ON_GPU else ''}.json"
+BACKBONE = "music2vec-v1" if IS_ON_GPU else "music2vec-small"
+BATCH_SIZE = 16 if IS_ON_GPU else 4
 NUM_CLASSES = 10
 GOAL = 3.0
 WAITING_GOAL = 0.05  # on a card
@@ -145,7 +145,7 @@ class Side:
                 loss=self.model.task.loss,
                 max_grad_norm=1.0,  # its norm is read, and so the step is done
                 autocast=partial(torch.autocast, "cuda", torch.bfloat16)
-                if IS_ON_CARD
+                if IS_ON_GPU
                 else nullcontext,
             )
         seconds = time.perf_counter() - start_time
@@ -160,18 +160,18 @@ def main() -> None:
     parser.add_argument("--windows", type=float, nargs="+", default=list(WINDOWS_SECONDS))
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument(
-        "--songs", type=int, default=128 if IS_ON_CARD else 16, help="16; 128 on a card"
+        "--songs", type=int, default=128 if IS_ON_GPU else 16, help="16; 128 on a card"
     )
     parser.add_argument("--song-seconds", type=float, default=240.0, help="(default: %(default)s)")
     parser.add_argument(
         "--workers",
         type=int,
-        default=os.cpu_count() if IS_ON_CARD else 2,
+        default=os.cpu_count() if IS_ON_GPU else 2,
         help="2; one for each core where there is a card",
     )
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    if not IS_ON_CARD:
+    if not IS_ON_GPU:
         torch.set_num_threads(1)
     load_before = os.getloadavg()
     rows = {}
@@ -186,7 +186,7 @@ def main() -> None:
         "rows": rows,
         "song_seconds": arguments.song_seconds,
         "backbone": BACKBONE,
-        "device": torch.cuda.get_device_name() if IS_ON_CARD else "cpu",
+        "device": torch.cuda.get_device_name() if IS_ON_GPU else "cpu",
         "batch_size": BATCH_SIZE,
         "num_workers": arguments.workers,
         "goal": GOAL,
@@ -215,7 +215,7 @@ def measure(sides: dict[str, Side], num_rounds: int) -> dict[str, Any]:
         "times_as_fast": ratios,
         "is_goal_met": {name: value >= GOAL for name, value in ratios.items()},
     }
-    if IS_ON_CARD:
+    if IS_ON_GPU:
         waits = {name: statistics.median(side.waiting) for name, side in sides.items()}
         found["waiting_goal"] = WAITING_GOAL
         found["is_waiting_goal_met"] = {name: wait < WAITING_GOAL for name, wait in waits.items()}
@@ -266,7 +266,7 @@ def build_sides(
             batch_sampler=positions,  # type: ignore[arg-type]
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=IS_ON_CARD,
+            pin_memory=IS_ON_GPU,
         )
         optimizer = build_optimizer(
             model, OptimizerConfig(learning_rate=1e-4, backbone_learning_rate=1e-5)
@@ -285,7 +285,7 @@ def build_model(window_seconds: float) -> TaskModel:
         tuning=TuningConfig(method="full"),
         window_seconds=window_seconds,
         hop_seconds=None,
-        with_weights=not IS_ON_CARD,
+        with_weights=not IS_ON_GPU,
     )
     return model.to(DEVICE).train()
 

@@ -79,7 +79,7 @@ class Row:
         keeps_half: Whether it keeps the lower half of the layers.
         theirs: What the other side makes of transformers' model.
         goal_cpu: How many times as fast a step should be, on a CPU.
-        goal_card: On an NVIDIA card, compiled.
+        goal_gpu: On an NVIDIA card, compiled.
         is_cached: Whether this program has what the frozen part of the network says, as from the cache.
     """
 
@@ -87,7 +87,7 @@ class Row:
     keeps_half: bool
     theirs: Callable[[Data2VecAudioForSequenceClassification], nn.Module]
     goal_cpu: float
-    goal_card: float
+    goal_gpu: float
     is_cached: bool = False
 
 
@@ -134,21 +134,21 @@ def with_peft(model: Data2VecAudioForSequenceClassification) -> nn.Module:
 
 FULL = TuningConfig(method="full")
 ROWS = {
-    "full": Row(FULL, False, conv_frozen, goal_cpu=1.0, goal_card=1.3),
+    "full": Row(FULL, False, conv_frozen, goal_cpu=1.0, goal_gpu=1.3),
     "conv": Row(
         TuningConfig(method="full", train_conv_encoder=True),
         False,
         whole,
         goal_cpu=1.0,
-        goal_card=1.3,
+        goal_gpu=1.3,
     ),
-    "lora": Row(TuningConfig(method="lora", **LORA), True, with_peft, goal_cpu=1.5, goal_card=1.5),
+    "lora": Row(TuningConfig(method="lora", **LORA), True, with_peft, goal_cpu=1.5, goal_gpu=1.5),
     "stored": Row(
         TuningConfig(method="lora", **LORA),
         True,
         with_peft,
         goal_cpu=2.5,
-        goal_card=2.5,
+        goal_gpu=2.5,
         is_cached=True,
     ),
 }
@@ -184,8 +184,8 @@ def main() -> None:
 
 def measure(row: Row, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Take the steps of both sides; return what was found."""
-    on_card = device.type == "cuda"
-    batch_size = arguments.batch_size or (32 if on_card else 2)
+    on_gpu = device.type == "cuda"
+    batch_size = arguments.batch_size or (32 if on_gpu else 2)
     load_before = os.getloadavg()[0]
     torch.manual_seed(0)
     ours = our_model(row, arguments)
@@ -210,7 +210,7 @@ def measure(row: Row, arguments: argparse.Namespace, device: torch.device) -> di
             inputs = ours.frozen_features(waveforms)
 
     sides = {"theirs": Side(), "ours": Side(our_step(ours, inputs, targets, device))}
-    if on_card or arguments.compile:
+    if on_gpu or arguments.compile:
         compiled = our_model(row, arguments)
         compiled.load_state_dict(ours.state_dict())
         compiled.backbone.compile_layers()
@@ -218,14 +218,14 @@ def measure(row: Row, arguments: argparse.Namespace, device: torch.device) -> di
     num_steps = arguments.first + arguments.steps
     take_turns(row.theirs(theirs), prepared, targets, sides, num_steps=num_steps, device=device)
 
-    evaluated = "ours_compiled" if on_card else "ours"
-    evaluated_time = "median" if on_card else "median_processor"
-    goal = row.goal_card if on_card else row.goal_cpu
+    evaluated = "ours_compiled" if on_gpu else "ours"
+    evaluated_time = "median" if on_gpu else "median_processor"
+    goal = row.goal_gpu if on_gpu else row.goal_cpu
     found: dict[str, Any] = {
         "network": f"{arguments.backbone}, RANDOM WEIGHTS, {whole_network.backbone.num_layers} layers, "
         f"{ours.backbone.num_layers} of them kept by ours",
         "batch": f"{batch_size} windows of {arguments.seconds:g} s",
-        "precision": "bfloat16 autocast" if on_card else "float32",
+        "precision": "bfloat16 autocast" if on_gpu else "float32",
         "largest_difference_of_hidden_states": difference,
         "trained_parameters": {"theirs": trained(theirs), "ours": trained(ours)},
         "load_average": [round(load_before, 2), round(os.getloadavg()[0], 2)],
@@ -237,7 +237,7 @@ def measure(row: Row, arguments: argparse.Namespace, device: torch.device) -> di
         if name != "theirs":
             found[f"times_as_fast_{name}"] = ratio(found["theirs"], found[name])
     found["is_goal_met"] = found[f"times_as_fast_{evaluated}"][evaluated_time] >= goal
-    if on_card and row.tuning == FULL:
+    if on_gpu and row.tuning == FULL:
         found["share_of_matrix_rate"] = share_of_rate(ours, inputs, targets, device, found)
         found["share_goal"] = SHARE_GOAL
         found["is_share_goal_met"] = found["share_of_matrix_rate"][evaluated] >= SHARE_GOAL

@@ -53,8 +53,8 @@ def main() -> None:
     asked = parser.parse_args().checkpoints
     if not torch.cuda.is_available():
         raise UserError("There is no NVIDIA card that PyTorch can use, so nothing can be measured.")
-    card = torch.cuda.get_device_properties(0)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, MEMORY_BYTES / card.total_memory))
+    gpu = torch.cuda.get_device_properties(0)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, MEMORY_BYTES / gpu.total_memory))
     precisions: list[Precision] = ["fp16"]
     if torch.cuda.get_device_capability() >= BF16_CAPABILITY:
         precisions.append("bf16")
@@ -64,7 +64,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
         differences = [abs(row["difference"]) for row in rows if row["difference"] is not None]
         found = {
-            "card": card.name,
+            "card": gpu.name,
             "torch": torch.__version__,
             "memory_bytes": MEMORY_BYTES,
             "largest_difference": max(differences, default=None),
@@ -96,7 +96,7 @@ def run_of(
 def measure(checkpoint: str, method: str, seconds: float, precision: Precision) -> dict[str, Any]:
     """Take the steps of a cell; return the plan beside what was measured."""
     config, task = run_of(checkpoint, method, seconds)
-    machine = Machine(on_card=True, precision=precision)
+    machine = Machine(on_gpu=True, precision=precision)
     planned = plan_run(config, task, machine, memory_bytes=MEMORY_BYTES)
     row = {
         "checkpoint": checkpoint,

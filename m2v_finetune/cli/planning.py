@@ -109,13 +109,13 @@ def _plan(arguments: argparse.Namespace) -> None:
         config = replace(config, data=replace(config.data, window_seconds=WINDOW_SECONDS))
     if is_task:
         config = complete_tuning(config)
-    on_card = arguments.device == "cuda"
+    on_gpu = arguments.device == "cuda"
     # Of cards that compute in float16 only, unless the settings ask for bfloat16, which takes the same.
     capability = BF16_CAPABILITY if config.training.mixed_precision == "bf16" else (7, 5)
     machine = Machine(
-        on_card=on_card,
+        on_gpu=on_gpu,
         precision=choose_precision(
-            config.training.mixed_precision, capability=capability if on_card else None
+            config.training.mixed_precision, capability=capability if on_gpu else None
         ),
         num_processes=arguments.processes,
     )

@@ -96,7 +96,7 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
     held_out = results["validation"]
     is_on_cpu = results["device"] == "cpu"
     machine = (
-        f"{environment['num_cpus']} CPU cores" if is_on_cpu else ", ".join(environment["cards"])
+        f"{environment['num_cpus']} CPU cores" if is_on_cpu else ", ".join(environment["gpus"])
     )
     averaged = (
         "The teacher is a moving average of the student"

@@ -345,7 +345,7 @@ def _parts(environment: Mapping[str, Any]) -> dict[str, str]:
         "Python": environment["python"],
         "Platform": environment["platform"],
         "Processor": f"{environment['processor']}, {environment['num_cpus']} cores",
-        "Graphics cards of the machine": ", ".join(environment["cards"]) or "none",
+        "Graphics cards of the machine": ", ".join(environment["gpus"]) or "none",
         "Processes": str(environment["num_processes"]),
         **environment["packages"],
     }

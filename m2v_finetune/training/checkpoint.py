@@ -321,8 +321,11 @@ def _check_random_state(given: Any) -> None:
     name, numpy_words, numpy_position = given["numpy"][:3]
     _demand(name == own["numpy"][0], "random.numpy")
     _demand(_is_twister(numpy_words.tolist(), numpy_position), "random.numpy")
-    card = given["cuda"]
-    _demand(card is None or (isinstance(card, Tensor) and card.dtype == torch.uint8), "random.cuda")
+    cuda_state = given["cuda"]
+    _demand(
+        cuda_state is None or (isinstance(cuda_state, Tensor) and cuda_state.dtype == torch.uint8),
+        "random.cuda",
+    )
 
 
 def _is_twister(words: Sequence[int], position: int) -> bool:

@@ -21,8 +21,8 @@ from m2v_finetune.data.loader import Window
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import Task
-from m2v_finetune.training.card import CardKernels
 from m2v_finetune.training.counting import BLOCK_BYTES, FakeRecorder, StorageRecorder, Timeline
+from m2v_finetune.training.gpu import GpuKernels
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.step import take_step
 
@@ -35,12 +35,12 @@ class Machine:
     """Where a run is planned for.
 
     Attributes:
-        on_card: A CUDA card; else a CPU.
+        on_gpu: A CUDA card; else a CPU.
         precision: Mixed precision of the run.
         num_processes: Devices that share a total batch.
     """
 
-    on_card: bool
+    on_gpu: bool
     precision: Precision
     num_processes: int = 1
 
@@ -119,11 +119,11 @@ class CountedRun:
     @contextmanager
     def _fake(self) -> Iterator[None]:
         """Let tensors have no values, and on a card keep what it would keep."""
-        with self._fake_tensors, CardKernels(on_card=self._machine.on_card):
+        with self._fake_tensors, GpuKernels(on_gpu=self._machine.on_gpu):
             yield
 
     def _timeline(self, recorder: StorageRecorder) -> Timeline:
-        return recorder.timeline(block_bytes=BLOCK_BYTES if self._machine.on_card else 1)
+        return recorder.timeline(block_bytes=BLOCK_BYTES if self._machine.on_gpu else 1)
 
 
 def record_step(

@@ -45,7 +45,7 @@ def build_optimizer(
     )
     for group in groups:
         group["peak_lr"] = group["lr"]
-    require_card(config.name, is_on_card=next(model.parameters()).is_cuda)
+    require_gpu(config.name, is_on_gpu=next(model.parameters()).is_cuda)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, fused=True)
     if config.name == "adafactor":
@@ -70,9 +70,9 @@ def with_pretraining_rates(config: OptimizerConfig) -> OptimizerConfig:
     return replace(config, learning_rate=learning_rate, backbone_learning_rate=backbone_rate)
 
 
-def require_card(name: OptimizerName, *, is_on_card: bool) -> None:
+def require_gpu(name: OptimizerName, *, is_on_gpu: bool) -> None:
     """Raise `UserError` where an optimiser does not run."""
-    if name in ("adamw_8bit", "paged_adamw_8bit") and not is_on_card:
+    if name in ("adamw_8bit", "paged_adamw_8bit") and not is_on_gpu:
         raise UserError(
             f"optimizer.name is {name}, which runs on NVIDIA cards only, and this run is on none. Set it to "
             "adamw, or to adafactor, which keeps less."

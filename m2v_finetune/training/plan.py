@@ -26,10 +26,10 @@ from m2v_finetune.config import (
 )
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks import Task
-from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES
 from m2v_finetune.training.counted_step import CountedRun, Machine, Precision
 from m2v_finetune.training.counting import LimitExceededError, Part, Timeline
-from m2v_finetune.training.optimization import require_card
+from m2v_finetune.training.gpu import CUBLAS_WORKSPACE_BYTES
+from m2v_finetune.training.optimization import require_gpu
 
 SMALLER_OPTIMIZERS: tuple[OptimizerName, ...] = ("adafactor", "adamw_8bit")
 """The first is for any machine, the second for CUDA cards."""
@@ -170,7 +170,7 @@ class MemoryPlan:
 def machine_of(accelerator: Accelerator) -> Machine:
     """Return what a run is on; what is neither a CPU nor a CUDA card is planned as a card."""
     return Machine(
-        on_card=accelerator.device.type != "cpu",
+        on_gpu=accelerator.device.type != "cpu",
         precision=cast(Precision, accelerator.mixed_precision),
         num_processes=accelerator.num_processes,
     )
@@ -178,7 +178,7 @@ def machine_of(accelerator: Accelerator) -> Machine:
 
 def spare_bytes(peak_bytes: int, machine: Machine) -> int:
     """Return what has to be free beside a planned peak."""
-    return max(math.ceil(MARGIN * peak_bytes), CONTEXT_BYTES if machine.on_card else 0)
+    return max(math.ceil(MARGIN * peak_bytes), CONTEXT_BYTES if machine.on_gpu else 0)
 
 
 def fits(peak_bytes: int, memory_bytes: int, machine: Machine) -> bool:
@@ -209,7 +209,7 @@ def plan_run(
     Raises:
         UserError: The optimiser does not run on the machine.
     """
-    require_card(config.optimizer.name, is_on_card=machine.on_card)
+    require_gpu(config.optimizer.name, is_on_gpu=machine.on_gpu)
     memory = RunMemory(config, task, machine)
     configured = Split(
         batch_size=config.training.per_device_batch_size,
@@ -338,7 +338,7 @@ class RunMemory:
 
     def _peak(self, timeline: Timeline) -> dict[Part, int]:
         peak = timeline.peak()
-        if self.machine.on_card:
+        if self.machine.on_gpu:
             peak["workspace"] += CUBLAS_WORKSPACE_BYTES
         return peak
 
@@ -484,7 +484,7 @@ def _settings(
         shorter += f" --data.hop_seconds {hop['hop_seconds']:g}"
     settings[shorter] = changed("data", window_seconds=seconds, **hop)
     if config.optimizer.name == "adamw":
-        for name in SMALLER_OPTIMIZERS if machine.on_card else SMALLER_OPTIMIZERS[:1]:
+        for name in SMALLER_OPTIMIZERS if machine.on_gpu else SMALLER_OPTIMIZERS[:1]:
             settings[f"--optimizer.name {name}"] = changed("optimizer", name=name)
     if isinstance(config, RecipeConfig) and config.tuning.method == "top_layers":
         fewer = config.tuning.num_top_layers // 2

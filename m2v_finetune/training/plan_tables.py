@@ -43,7 +43,7 @@ def show_plan(plan: MemoryPlan, *, assumed: str = "") -> Group:
         "peak", *(gigabytes(sum(peak.values())) for peak in columns.values()), "at its worst moment"
     )
     lines = [
-        f"Counted for {'a CUDA card' if machine.on_card else 'a CPU'} in "
+        f"Counted for {'a CUDA card' if machine.on_gpu else 'a CPU'} in "
         f"{'float32' if machine.precision == 'no' else machine.precision}.{assumed}",
     ]
     if plan.eval_peak is not None:

@@ -42,6 +42,6 @@ def choose_precision(
     return "bf16" if capability >= BF16_CAPABILITY else "fp16"
 
 
-def card_capability() -> tuple[int, int] | None:
+def gpu_capability() -> tuple[int, int] | None:
     """Return the compute capability of the current NVIDIA card, or None without one."""
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None

@@ -400,7 +400,7 @@ def describe_environment(*, num_processes: int = 1) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "num_cpus": os.cpu_count(),
-        "cards": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "num_processes": num_processes,
         "packages": {name: version(name) for name in PACKAGES},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

@@ -32,7 +32,7 @@ from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint import step_of
 from m2v_finetune.training.facts import peak_learning_rates
 from m2v_finetune.training.loop import TrainingLoop
-from m2v_finetune.training.precision import card_capability, choose_precision
+from m2v_finetune.training.precision import choose_precision, gpu_capability
 from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
 from m2v_finetune.training.sharding import check_sharding
 from m2v_finetune.tuning import describe_tuning
@@ -79,7 +79,7 @@ def start(config: AnyRecipeConfig, *, task: str) -> Started:
     accelerator = Accelerator(
         mixed_precision=choose_precision(
             config.training.mixed_precision,
-            capability=card_capability() if state.device.type == "cuda" else None,
+            capability=gpu_capability() if state.device.type == "cuda" else None,
         ),
         log_with=["tensorboard", *config.training.trackers],
         project_config=ProjectConfiguration(

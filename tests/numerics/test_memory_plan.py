@@ -38,9 +38,9 @@ from m2v_finetune.parsing import parse_recipe, recipe_config
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-from m2v_finetune.training.card import CUBLAS_WORKSPACE_BYTES, FLOAT32_FUNCTIONS, CardKernels
 from m2v_finetune.training.counted_step import CountedRun, Machine
 from m2v_finetune.training.counting import LimitExceededError, StorageRecorder
+from m2v_finetune.training.gpu import CUBLAS_WORKSPACE_BYTES, FLOAT32_FUNCTIONS, GpuKernels
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.plan import (
     RunMemory,
@@ -54,8 +54,8 @@ from m2v_finetune.training.plan import (
 )
 from m2v_finetune.training.step import take_step
 
-CPU = Machine(on_card=False, precision="no")
-CARD = Machine(on_card=True, precision="fp16")
+CPU = Machine(on_gpu=False, precision="no")
+GPU = Machine(on_gpu=True, precision="fp16")
 TASK = Tagging.from_settings(TaggingConfig())
 
 
@@ -115,7 +115,7 @@ def real_batches(config, model):
 
 def room(peak):
     """Return the least memory of a card in which a planned peak fits."""
-    return peak + spare_bytes(peak, CARD)
+    return peak + spare_bytes(peak, GPU)
 
 
 def real_peak_bytes(config, task, *, autocast=nullcontext):
@@ -192,7 +192,7 @@ def test_the_plan_is_what_a_real_step_allocates(method, checkpointing, accumulat
 
 def test_the_plan_holds_in_bfloat16():
     config = settings("full", accumulation=2)
-    machine = Machine(on_card=False, precision="bf16")
+    machine = Machine(on_gpu=False, precision="bf16")
     planned = RunMemory(config, TASK, machine).peak_bytes(Split(batch_size=4, accumulation=2))
     real = real_peak_bytes(config, TASK, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
     assert planned == pytest.approx(real, rel=0.03)
@@ -218,10 +218,10 @@ def test_the_plan_of_evaluation_holds_for_pretraining(networks):
     assert planned == pytest.approx(real_evaluation_bytes(config, None), rel=0.03)
 
 
-def test_a_card_holds_workspace_and_whole_blocks():
+def test_a_gpu_holds_workspace_and_whole_blocks():
     assert CUBLAS_WORKSPACE_BYTES == 8_519_680
     config, split = settings("probe"), Split(batch_size=2, accumulation=1)
-    memory, run = RunMemory(config, TASK, CARD), CountedRun(config, TASK, CARD)
+    memory, run = RunMemory(config, TASK, GPU), CountedRun(config, TASK, GPU)
     for planned, counted in (
         (memory.peak(split), run.step(2)),
         (memory.evaluation_peak(2), run.evaluation(2)),
@@ -237,7 +237,7 @@ def test_a_card_holds_workspace_and_whole_blocks():
 
 def test_what_does_not_fit_is_counted_no_further():
     config, split = settings("lora"), Split(batch_size=4, accumulation=1)
-    run, memory = CountedRun(config, TASK, CARD), RunMemory(config, TASK, CARD)
+    run, memory = CountedRun(config, TASK, GPU), RunMemory(config, TASK, GPU)
     whole, evaluated = run.step(4), run.evaluation(4)
     with pytest.raises(LimitExceededError):
         run.step(4, limit_bytes=sum(whole.peak().values()) // 2)
@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_counted_no_further():
     assert run.step(4).peak() == whole.peak()
     assert run.evaluation(4).peak() == evaluated.peak()
     peak, evaluation = memory.peak_bytes(split), sum(memory.evaluation_peak(4).values())
-    for known in (memory, RunMemory(config, TASK, CARD)):
+    for known in (memory, RunMemory(config, TASK, GPU)):
         assert known.step_fits(split, room(peak))
         assert not known.step_fits(split, room(peak) - 1)
     assert memory.evaluation_fits(4, room(evaluation))
@@ -258,16 +258,16 @@ def test_what_does_not_fit_is_counted_no_further():
     ("peak", "spare"), [(10**9, 500_000_000), (5 * 10**9, 500_000_000), (10**10, 10**9)]
 )
 def test_what_has_to_be_free_beside_a_peak(peak, spare):
-    assert spare_bytes(peak, CARD) == spare
+    assert spare_bytes(peak, GPU) == spare
     assert spare_bytes(peak, CPU) == peak // 10
-    assert fits(peak, peak + spare, CARD)
-    assert not fits(peak, peak + spare - 1, CARD)
+    assert fits(peak, peak + spare, GPU)
+    assert not fits(peak, peak + spare - 1, GPU)
 
 
 def test_shorter_windows_have_closer_hops():
     config = settings("probe", seconds=2.0)
     config = replace(config, data=replace(config.data, hop_seconds=1.5))
-    found = [change.setting for change in plan_run(config, TASK, CARD, memory_bytes=1).changes]
+    found = [change.setting for change in plan_run(config, TASK, GPU, memory_bytes=1).changes]
     assert "--data.window_seconds 1 --data.hop_seconds 0.75" in found
 
 
@@ -387,13 +387,13 @@ def test_the_plan_holds_for_pretraining(
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_plan_of_a_card_counts_the_position_bias_of_conformers(method, networks):
+def test_the_plan_of_a_gpu_counts_the_position_bias_of_conformers(method, networks):
     """Attention with a bias makes a matrix (heads, frames, frames) for each window and layer."""
     peaks = []
     for name in ("conformer", "conformer without positions"):
         config = settings(method, checkpointing=False, layers=None)
         config = replace(config, backbone=replace(config.backbone, source=str(networks / name)))
-        memory = RunMemory(config, TASK, CARD)
+        memory = RunMemory(config, TASK, GPU)
         batches = [Split(batch_size=size, accumulation=1) for size in (2, 3)]
         two, three = map(memory.peak_bytes, batches)
         peaks.append(three - two)  # what one more window takes
@@ -403,7 +403,7 @@ def test_the_plan_of_a_card_counts_the_position_bias_of_conformers(method, netwo
 
 def test_what_takes_less_in_pretraining(networks):
     config = pretraining_settings(networks / "layer", checkpointing=False)
-    plan = plan_run(config, None, CARD, memory_bytes=1)
+    plan = plan_run(config, None, GPU, memory_bytes=1)
     assert [change.setting for change in plan.changes] == [
         "--training.gradient_checkpointing true",
         "--pretrain.train_conv_encoder false",
@@ -416,7 +416,7 @@ def test_what_takes_less_in_pretraining(networks):
 
 
 def test_the_parts_are_what_they_state():
-    peak = RunMemory(settings("full"), TASK, CARD).peak(Split(batch_size=4, accumulation=2))
+    peak = RunMemory(settings("full"), TASK, GPU).peak(Split(batch_size=4, accumulation=2))
     model = TaskModel.build(
         task=TASK,
         backbone=settings().backbone,
@@ -463,7 +463,7 @@ class Saved:
         self.hooks.__exit__(*error)
 
 
-def test_a_card_keeps_no_square_of_attention_and_a_byte_a_number_of_dropout():
+def test_a_gpu_keeps_no_square_of_attention_and_a_byte_a_number_of_dropout():
     with FakeTensorMode():
         state = torch.empty(2, 4, 500, 64, requires_grad=True)
         kept = {}
@@ -473,15 +473,15 @@ def test_a_card_keeps_no_square_of_attention_and_a_byte_a_number_of_dropout():
         }.items():
             with Saved() as on_cpu:
                 function()
-            with CardKernels(), Saved() as on_card:
+            with GpuKernels(), Saved() as on_gpu:
                 function()
-            kept[name] = on_cpu.bytes, on_card.bytes
+            kept[name] = on_cpu.bytes, on_gpu.bytes
     square, numbers = 2 * 4 * 500 * 500, 2 * 4 * 500 * 64
     assert kept["attention"][0] > 4 * square > kept["attention"][1] >= 4 * 4 * numbers
     assert kept["dropout"] == (4 * numbers, numbers)
 
 
-def test_a_card_computes_norms_in_float32_under_autocast():
+def test_a_gpu_computes_norms_in_float32_under_autocast():
     on_cuda = {
         name.removeprefix("aten::").partition(".")[0].removeprefix("linalg_")
         for name in torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCUDA")
@@ -490,25 +490,25 @@ def test_a_card_computes_norms_in_float32_under_autocast():
     half = torch.ones(2, 3, dtype=torch.float16)
     with torch.autocast("cpu", torch.float16):
         assert F.layer_norm(half, (3,)).dtype == torch.float16
-        with CardKernels():
+        with GpuKernels():
             assert F.layer_norm(half, (3,)).dtype == torch.float32
 
 
 def test_the_largest_batch_that_fits_and_keeps_the_total():
     config = settings(batch=3, accumulation=4, layers=1)
     config = replace(config, training=replace(config.training, eval_batch_size=512))
-    memory = RunMemory(config, TASK, CARD)
+    memory = RunMemory(config, TASK, GPU)
     splits = {n: memory.peak_bytes(Split(batch_size=n, accumulation=12 // n)) for n in (6, 4, 3)}
     assert splits[6] > splits[4] > splits[3]
     # Room for batches of 4, a tenth to spare, and for no more.
-    plan = plan_run(config, TASK, CARD, memory_bytes=room(splits[4]))
+    plan = plan_run(config, TASK, GPU, memory_bytes=room(splits[4]))
     assert plan.chosen == Split(batch_size=4, accumulation=3)
     assert plan.peak_bytes == splits[4]
     eval_size = plan.eval_batch_size
     assert 1 <= eval_size < config.training.eval_batch_size
     for size, is_in in ((eval_size, True), (2 * eval_size, False)):
         evaluation = sum(memory.evaluation_peak(size).values())
-        assert fits(evaluation, room(splits[4]), CARD) is is_in
+        assert fits(evaluation, room(splits[4]), GPU) is is_in
     training = plan.applied(config.training)
     assert (training.per_device_batch_size, training.gradient_accumulation_steps) == (4, 3)
     assert training.eval_batch_size == plan.eval_batch_size
@@ -519,7 +519,7 @@ def test_no_larger_batch_would_fit(configured):
     """Where the peak does not grow in a line: at small batches it is the optimiser's step."""
     batch, accumulation = configured
     config = settings(batch=batch, accumulation=accumulation, layers=4)
-    memory = RunMemory(config, TASK, CARD)
+    memory = RunMemory(config, TASK, GPU)
     splits = [Split(batch_size=n, accumulation=32 // n) for n in (32, 16, 8, 4, 2, 1)]
     peaks = [memory.peak_bytes(split) for split in splits]
     assert peaks == sorted(peaks, reverse=True)
@@ -528,30 +528,28 @@ def test_no_larger_batch_would_fit(configured):
         assert chosen == split
 
 
-def test_a_card_is_planned_as_a_card():
+def test_a_gpu_is_planned_as_a_gpu():
     config, split = settings(checkpointing=False), Split(batch_size=4, accumulation=1)
-    on_cpu, on_card, in_half = (
+    on_cpu, on_gpu, in_half = (
         RunMemory(config, TASK, machine).peak(split)["activations"]
-        for machine in (CPU, Machine(on_card=True, precision="no"), CARD)
+        for machine in (CPU, Machine(on_gpu=True, precision="no"), GPU)
     )
-    assert on_cpu > 1.1 * on_card > 1.1 * in_half
+    assert on_cpu > 1.1 * on_gpu > 1.1 * in_half
 
 
 def test_only_what_runs_on_the_machine_is_advised():
     config = settings(batch=1, layers=1)
     found = {
-        machine.on_card: {
-            c.setting for c in plan_run(config, TASK, machine, memory_bytes=1).changes
-        }
-        for machine in (CPU, CARD)
+        machine.on_gpu: {c.setting for c in plan_run(config, TASK, machine, memory_bytes=1).changes}
+        for machine in (CPU, GPU)
     }
     assert found[True] - found[False] == {"--optimizer.name adamw_8bit"}
 
 
 def test_what_to_switch_on_where_nothing_fits():
     config = settings(checkpointing=False, batch=2)
-    smallest = RunMemory(config, TASK, CARD).peak_bytes(Split(batch_size=1, accumulation=2))
-    plan = plan_run(config, TASK, CARD, memory_bytes=smallest)
+    smallest = RunMemory(config, TASK, GPU).peak_bytes(Split(batch_size=1, accumulation=2))
+    plan = plan_run(config, TASK, GPU, memory_bytes=smallest)
     assert plan.chosen is None
     found = {change.setting: change for change in plan.changes}
     assert {
@@ -563,11 +561,11 @@ def test_what_to_switch_on_where_nothing_fits():
     for change in found.values():
         assert change.peak_bytes + change.saved_bytes == smallest
     shorter = replace(config, data=replace(config.data, window_seconds=0.5))
-    expected = RunMemory(shorter, TASK, CARD).peak_bytes(Split(batch_size=1, accumulation=2))
+    expected = RunMemory(shorter, TASK, GPU).peak_bytes(Split(batch_size=1, accumulation=2))
     assert found["--data.window_seconds 0.5"].peak_bytes == expected
     with pytest.raises(UserError, match=r"Even one window at a time takes .* --tuning.method lora"):
         plan.applied(config.training)
-    assert plan_run(config, TASK, CARD).changes == ()
+    assert plan_run(config, TASK, GPU).changes == ()
 
 
 @pytest.mark.parametrize(
@@ -590,11 +588,11 @@ def test_what_is_advised_can_be_followed(words):
         )
 
     config = parsed()
-    plan = plan_run(config, TASK, CARD, memory_bytes=1)
+    plan = plan_run(config, TASK, GPU, memory_bytes=1)
     smallest = Split(batch_size=1, accumulation=2)
     for change in filter(None, (*plan.changes, plan.combined)):
         followed = parsed(*change.setting.split())
-        assert RunMemory(followed, TASK, CARD).peak_bytes(smallest) == change.peak_bytes
+        assert RunMemory(followed, TASK, GPU).peak_bytes(smallest) == change.peak_bytes
     advised = " ".join(change.setting for change in plan.changes)
     assert ("--tuning.method lora" in advised) == ("full" in words or "top_layers" in words)
     assert ("--tuning.num_top_layers 1" in advised) == ("top_layers" in words)
@@ -607,18 +605,18 @@ def test_what_is_advised_can_be_followed(words):
 
 def test_what_evaluation_takes_is_reported_where_it_is_more_than_a_step():
     config = settings("probe", batch=2)
-    memory = RunMemory(config, TASK, CARD)
+    memory = RunMemory(config, TASK, GPU)
     for size, expected in ((2, None), (16, memory.evaluation_peak(16))):
         planned = replace(config, training=replace(config.training, eval_batch_size=size))
-        plan = plan_run(planned, TASK, CARD, memory_bytes=2 * 10**9)
-        assert plan.eval_peak == expected == plan_run(planned, TASK, CARD).eval_peak
+        plan = plan_run(planned, TASK, GPU, memory_bytes=2 * 10**9)
+        assert plan.eval_peak == expected == plan_run(planned, TASK, GPU).eval_peak
         assert ("judging" in plan.summary()) == (expected is not None)
 
 
 def test_all_changes_together_are_counted_once():
     config = settings(checkpointing=False, batch=2, layers=4)
     split = Split(batch_size=1, accumulation=2)
-    plan = plan_run(config, TASK, CARD, memory_bytes=1)
+    plan = plan_run(config, TASK, GPU, memory_bytes=1)
     assert plan.combined is not None
     changed = RecipeConfig(
         data=DataConfig(source="none", window_seconds=0.5),
@@ -627,7 +625,7 @@ def test_all_changes_together_are_counted_once():
         optimizer=OptimizerConfig(name="adafactor"),
         training=replace(config.training, gradient_checkpointing=True),
     )
-    peak = RunMemory(changed, TASK, CARD).peak_bytes(split)
+    peak = RunMemory(changed, TASK, GPU).peak_bytes(split)
     assert plan.combined.peak_bytes == peak < min(one.peak_bytes for one in plan.changes)
     assert plan.combined.setting.split()[::2] == [
         "--training.gradient_checkpointing",
@@ -640,14 +638,14 @@ def test_all_changes_together_are_counted_once():
     enough = replace(plan, memory_bytes=room(peak)).refusal()
     assert f"all together take {gigabytes(peak)}, which fits: {plan.combined.setting}." in enough
     some = max(one.peak_bytes for one in plan.changes)
-    assert plan_run(config, TASK, CARD, memory_bytes=room(some)).combined is None
+    assert plan_run(config, TASK, GPU, memory_bytes=room(some)).combined is None
 
 
 def test_what_an_optimizer_keeps():
     kept = {}
     for name in ("adamw", "adafactor", "adamw_8bit", "paged_adamw_8bit"):
         config = replace(settings(), optimizer=OptimizerConfig(name=name))
-        kept[name] = RunMemory(config, TASK, CARD).peak(Split(batch_size=1, accumulation=1))[
+        kept[name] = RunMemory(config, TASK, GPU).peak(Split(batch_size=1, accumulation=1))[
             "optimizer"
         ]
     assert kept["adamw"] > 3 * kept["adamw_8bit"] > 6 * kept["adafactor"]
@@ -655,7 +653,7 @@ def test_what_an_optimizer_keeps():
 
 
 @pytest.mark.parametrize("is_task", [True, False])
-def test_the_steps_that_a_card_would_measure_run(is_task, networks, repository, monkeypatch):
+def test_the_steps_that_a_gpu_would_measure_run(is_task, networks, repository, monkeypatch):
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))
     script = runpy.run_path(str(repository / "benchmarks" / "verify_memory.py"), run_name="steps")
     config = settings("lora") if is_task else pretraining_settings(networks / "layer")
@@ -663,7 +661,7 @@ def test_the_steps_that_a_card_would_measure_run(is_task, networks, repository, 
     with StorageRecorder() as recorder:
         script["take_steps"](config, TASK if is_task else None, "bf16", split, device="cpu")
     # As planned, but for what lives on from the step before.
-    machine = Machine(on_card=False, precision="bf16")
+    machine = Machine(on_gpu=False, precision="bf16")
     planned = RunMemory(config, TASK if is_task else None, machine).peak_bytes(split)
     assert sum(recorder.timeline().peak().values()) == pytest.approx(planned, rel=0.1)
 

@@ -311,7 +311,7 @@ def test_eight_bit_states_survive_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit"])
-def test_optimizers_of_bitsandbytes_need_a_card_and_bitsandbytes(name, monkeypatch):
+def test_optimizers_of_bitsandbytes_need_a_gpu_and_bitsandbytes(name, monkeypatch):
     with pytest.raises(UserError, match=rf"{name}, which runs on NVIDIA cards only.*adafactor"):
         build_optimizer(build(method="probe"), OptimizerConfig(name=name))
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)

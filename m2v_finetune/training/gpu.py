@@ -40,7 +40,7 @@ FLOAT32_FUNCTIONS = frozenset(
 PyTorch's automatic mixed precision package, "CUDA Ops that can autocast to float32"."""
 
 
-class CardKernels(TorchFunctionMode):
+class GpuKernels(TorchFunctionMode):
     """Lets functions of CPU tensors keep what those of CUDA tensors would keep.
 
     - Attention is the memory-efficient kernel, which every card since 2014 has (FlashAttention keeps the
@@ -49,13 +49,13 @@ class CardKernels(TorchFunctionMode):
     - Autocast gives `FLOAT32_FUNCTIONS` float32.
 
     Args:
-        on_card: Without, all is left as a CPU does it, but for what fake tensors cannot do: `torch.istft`
+        on_gpu: Without, all is left as a CPU does it, but for what fake tensors cannot do: `torch.istft`
             reads its window's values, so its parts are called.
     """
 
-    def __init__(self, *, on_card: bool = True) -> None:
+    def __init__(self, *, on_gpu: bool = True) -> None:
         super().__init__()
-        self.on_card = on_card
+        self.on_gpu = on_gpu
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -78,7 +78,7 @@ class CardKernels(TorchFunctionMode):
                 )
         if func is torch.istft:
             return _istft(*args, **kwargs)
-        if not self.on_card:
+        if not self.on_gpu:
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return _attention(*args, **kwargs)
