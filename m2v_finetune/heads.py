@@ -39,20 +39,20 @@ class Standardization(nn.Module):
 
     Attributes:
         mean: (size,).
-        deviation: (size,), above 0.
+        std: (size,), above 0.
     """
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("deviation", torch.ones(size))
+        self.register_buffer("std", torch.ones(size))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return features (..., size), standardised."""
-        return (features - self.mean) / self.deviation
+        return (features - self.mean) / self.std
 
 
 class AttentionPooling(nn.Module):

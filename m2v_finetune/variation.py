@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-LEAST_DEVIATION = 0.2
+MIN_STD = 0.2
 """Of an output that tells tracks apart, in logits or in standard deviations of the numbers that are learned.
 
 A logit that deviates by s from its mean moves a probability p by s p (1 - p), and so explains s**2 p (1 - p)
@@ -65,10 +65,10 @@ class OutputVariation:
         self.num_rows = total
 
     @property
-    def deviations(self) -> NDArray[np.float64]:
+    def stds(self) -> NDArray[np.float64]:
         """Standard deviation of each output, (outputs,); nothing before anything was added."""
-        deviations: NDArray[np.float64] = np.sqrt(self.squares / max(1, self.num_rows))
-        return deviations
+        stds: NDArray[np.float64] = np.sqrt(self.squares / max(1, self.num_rows))
+        return stds
 
 
 def outputs_hardly_vary(variation: OutputVariation, *, num_tracks: int) -> bool:
@@ -79,11 +79,11 @@ def outputs_hardly_vary(variation: OutputVariation, *, num_tracks: int) -> bool:
         num_tracks: How many they are.
 
     Returns:
-        True where there are at least `MIN_TRACKS` and no output deviates by `LEAST_DEVIATION`.
+        True where there are at least `MIN_TRACKS` and no output deviates by `MIN_STD`.
     """
     if num_tracks < MIN_TRACKS or variation.num_rows == 0:
         return False
-    return bool(variation.deviations.max() < LEAST_DEVIATION)
+    return bool(variation.stds.max() < MIN_STD)
 
 
 def explain_constant_outputs(
@@ -102,7 +102,7 @@ def explain_constant_outputs(
     )
     return (
         f"The outputs hardly vary over these {num_tracks} tracks: the standard deviation of the one that "
-        f"varies most is {variation.deviations.max():.2g}, and below {LEAST_DEVIATION:g} an output tells "
+        f"varies most is {variation.stds.max():.2g}, and below {MIN_STD:g} an output tells "
         f"next to nothing of a track. The head has learned little. Most likely to help: {help_most}, and a "
         "higher optimizer.learning_rate."
     )

@@ -56,7 +56,7 @@ class Emotion(ClipTask):
     Attributes:
         labels: The columns, in the order of the outputs.
         means: Of each column over the training tracks.
-        deviations: Standard deviation of each column over the training tracks.
+        stds: Standard deviation of each column over the training tracks.
     """
 
     name: ClassVar[str] = "emotion"
@@ -65,7 +65,7 @@ class Emotion(ClipTask):
 
     labels: tuple[str, ...]
     means: tuple[float, ...]
-    deviations: tuple[float, ...]
+    stds: tuple[float, ...]
 
     @classmethod
     def from_tracks(cls, config: EmotionConfig, splits: Mapping[str, Sequence[Track]]) -> "Emotion":
@@ -105,28 +105,24 @@ class Emotion(ClipTask):
         return cls(
             labels=labels,
             means=tuple(values.mean(axis=0).tolist()),
-            deviations=tuple(values.std(axis=0).tolist()),
+            stds=tuple(values.std(axis=0).tolist()),
         )
 
     @classmethod
     def from_settings(cls, config: EmotionConfig) -> "Emotion":
         """Make the task from its settings; mean and deviation are not known."""
         labels = tuple(config.target_columns)
-        return cls(labels=labels, means=(0.0,) * len(labels), deviations=(1.0,) * len(labels))
+        return cls(labels=labels, means=(0.0,) * len(labels), stds=(1.0,) * len(labels))
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Emotion":
         """Rebuild the task from what `to_dict` returned; ValueError if that is not what it is."""
         labels = saved_labels(settings["labels"])
-        means, deviations = (tuple(map(float, settings[key])) for key in ("means", "deviations"))
-        is_finite = all(map(math.isfinite, means + deviations))
-        if (
-            not len(labels) == len(means) == len(deviations)
-            or not is_finite
-            or min(deviations) <= 0
-        ):
+        means, stds = (tuple(map(float, settings[key])) for key in ("means", "stds"))
+        is_finite = all(map(math.isfinite, means + stds))
+        if not len(labels) == len(means) == len(stds) or not is_finite or min(stds) <= 0:
             raise ValueError("its means and deviations are not those of its labels")
-        return cls(labels=labels, means=means, deviations=deviations)
+        return cls(labels=labels, means=means, stds=stds)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is saved with a model."""
@@ -134,7 +130,7 @@ class Emotion(ClipTask):
             "name": self.name,
             "labels": list(self.labels),
             "means": list(self.means),
-            "deviations": list(self.deviations),
+            "stds": list(self.stds),
         }
 
     @property
@@ -201,13 +197,13 @@ class Emotion(ClipTask):
             targets: (batch, num_outputs), in their own units.
         """
         # By column, with plain numbers: a tensor of them would make the device wait for it.
-        columns = zip(targets.unbind(dim=-1), self.means, self.deviations, strict=True)
+        columns = zip(targets.unbind(dim=-1), self.means, self.stds, strict=True)
         standardised = torch.stack([(of - mean) / std for of, mean, std in columns], dim=-1)
         return F.mse_loss(outputs, standardised)
 
     def activate(self, outputs: Tensor) -> Tensor:
         """Return the numbers of windows in their own units, (batch, num_outputs)."""
-        return outputs * outputs.new_tensor(self.deviations) + outputs.new_tensor(self.means)
+        return outputs * outputs.new_tensor(self.stds) + outputs.new_tensor(self.means)
 
     def predict(self, checked: CheckedTrack, windows: WindowScores) -> ClipPrediction:
         """Return the mean over windows of each number, and those of each window."""

@@ -278,7 +278,7 @@ def output_variation(
                 is_standardized=model.head_config.standardize,
             )
         )
-    largest = float(variation.deviations.max()) if variation.num_rows else None
+    largest = float(variation.stds.max()) if variation.num_rows else None
     return {"output_deviation": largest, "outputs_hardly_vary": hardly_vary}
 
 

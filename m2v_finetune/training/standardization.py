@@ -74,4 +74,4 @@ def measure_standardization(
     hook.remove()
     bar.remove_task(task)
     module.mean.copy_(torch.from_numpy(scaler.mean_))
-    module.deviation.copy_(torch.from_numpy(scaler.scale_))
+    module.std.copy_(torch.from_numpy(scaler.scale_))

@@ -85,7 +85,7 @@ def example_tasks() -> dict[str, Task]:
         "emotion": {
             "labels": ("arousal", "valence"),
             "means": (0.0, 0.0),
-            "deviations": (1.0, 1.0),
+            "stds": (1.0, 1.0),
         },
         "transcription": {"sustain": True},
         "separation": {

@@ -93,7 +93,7 @@ def test_a_step_of_pretraining_reads_the_device_once():
             torch.zeros(2, 9, 176),
         ),
         (
-            Emotion(labels=("x", "y"), means=(1.0, -2.0), deviations=(0.5, 3.0)),
+            Emotion(labels=("x", "y"), means=(1.0, -2.0), stds=(0.5, 3.0)),
             torch.zeros(2, 2),
             torch.tensor([[1.5, -2.0], [1.0, 4.0]]),
         ),

@@ -209,9 +209,9 @@ def test_a_saved_model_standardises_as_the_trained_one(run, features, split, tas
     assert isinstance(model.backbone, PrecomputedBackbone)
     read, _ = read_vector_splits(split, features, on_bad_track="stop")
     scaler = StandardScaler().fit(np.concatenate([one.vectors for one in read["train"]]))
-    mean, deviation = scaler.mean_, scaler.scale_
+    mean, std = scaler.mean_, scaler.scale_
     np.testing.assert_allclose(model.head.standardization.mean, mean, rtol=1e-5)
-    np.testing.assert_allclose(model.head.standardization.deviation, deviation, rtol=1e-5)
+    np.testing.assert_allclose(model.head.standardization.std, std, rtol=1e-5)
     written = (run / "predictions.csv").read_text().splitlines()
     assert len(written) == 1 + len(read["test"])
     for line, checked in zip(written[1:], read["test"], strict=True):
@@ -219,7 +219,7 @@ def test_a_saved_model_standardises_as_the_trained_one(run, features, split, tas
         cells = [float(cell) for cell in line.split(",")[3:]]
         assert list(prediction.scores.values()) == pytest.approx(cells, abs=1e-5)
         with torch.no_grad():
-            vector = torch.from_numpy((checked.vectors - mean) / deviation).float()
+            vector = torch.from_numpy((checked.vectors - mean) / std).float()
             expected = model.head.layers(vector).softmax(dim=-1)[0]
         assert list(prediction.scores.values()) == pytest.approx(expected.tolist(), abs=1e-5)
 

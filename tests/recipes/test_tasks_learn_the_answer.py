@@ -82,7 +82,7 @@ def oracle(task: Any, checked: CheckedTrack) -> np.ndarray:
     """What a head gives that knows the answer: (num_outputs,)."""
     target = task.targets(checked.track, IDENTITY)
     if isinstance(task, Emotion):
-        return (target - np.array(task.means)) / np.array(task.deviations)
+        return (target - np.array(task.means)) / np.array(task.stds)
     if isinstance(task, Classification):
         return np.where(np.arange(task.num_outputs) == target, SURE, -SURE)
     return np.where(target > 0, SURE, -SURE)

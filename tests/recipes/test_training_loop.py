@@ -298,7 +298,7 @@ def test_what_the_head_reads_is_standardised_by_the_training_windows(data, tmp_p
         pooled = torch.einsum("l,lbtd->btd", before, states).mean(dim=1)
     expected = StandardScaler().fit(pooled.double().numpy())
     np.testing.assert_allclose(measured.mean, expected.mean_, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(measured.deviation, expected.scale_, rtol=1e-4)
+    np.testing.assert_allclose(measured.std, expected.scale_, rtol=1e-4)
 
     loop.model.save_pretrained(tmp_path / "model", weights="trained")
     loaded = TaskModel.from_pretrained(tmp_path / "model")
@@ -320,8 +320,8 @@ def test_a_number_that_never_changes_is_not_divided_by_zero():
         measure_standardization(
             model, batches, accelerator=accelerator, bar=bar, num_batches=len(batches)
         )
-    assert model.head.deviation[0] == 1
-    assert model.head.deviation[1] != 1
+    assert model.head.std[0] == 1
+    assert model.head.std[1] != 1
 
 
 def test_what_was_logged_after_the_last_checkpoint_is_cut_off(data, tmp_path):

@@ -29,7 +29,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.results import measure
-from m2v_finetune.variation import LEAST_DEVIATION, MIN_TRACKS
+from m2v_finetune.variation import MIN_STD, MIN_TRACKS
 
 AUDIO = QUICKSTART_DIR / "audio"
 SONG, OTHER_SONG = AUDIO / "test-000.ogg", AUDIO / "test-001.ogg"
@@ -494,7 +494,7 @@ def test_predict_states_that_outputs_hardly_vary(
     assert "head.standardize" in caplog.text  # without pytest it goes to standard error
     measured = json.loads(outcome.stdout)
     assert measured["outputs_hardly_vary"] is True
-    assert 0 < measured["output_deviation"] < LEAST_DEVIATION
+    assert 0 < measured["output_deviation"] < MIN_STD
 
 
 # -- evaluate -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from m2v_finetune.variation import (
-    LEAST_DEVIATION,
+    MIN_STD,
     MIN_TRACKS,
     OutputVariation,
     explain_constant_outputs,
@@ -30,7 +30,7 @@ def test_deviations_are_those_of_all_rows(shape, offset):
     for sizes in ([24], [1] * 24, [5, 19], [16, 8]):
         variation = counted(np.split(outputs, np.cumsum(sizes)[:-1]))
         assert variation.num_rows == outputs[..., 0].size
-        np.testing.assert_allclose(variation.deviations, expected, atol=1e-8)
+        np.testing.assert_allclose(variation.stds, expected, atol=1e-8)
 
 
 def test_processes_together_count_what_one_counts():
@@ -38,7 +38,7 @@ def test_processes_together_count_what_one_counts():
     together = OutputVariation()
     for own in (outputs[:7], outputs[7:7], outputs[7:]):
         together.merge(counted([own] if len(own) else []))
-    np.testing.assert_allclose(together.deviations, outputs.std(axis=0))
+    np.testing.assert_allclose(together.stds, outputs.std(axis=0))
 
 
 def test_stems_are_left_out():
@@ -48,7 +48,7 @@ def test_stems_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("deviations", "num_tracks", "expected"),
+    ("stds", "num_tracks", "expected"),
     [
         ([0.0], MIN_TRACKS, True),
         ([0.19, 0.05], 1000, True),
@@ -57,8 +57,8 @@ def test_stems_are_left_out():
         ([3.0] * 50, MIN_TRACKS, False),
     ],
 )
-def test_what_hardly_varies(deviations, num_tracks, expected):
-    rows = np.array([[-1.0], [1.0]]) * deviations  # of exactly these deviations
+def test_what_hardly_varies(stds, num_tracks, expected):
+    rows = np.array([[-1.0], [1.0]]) * stds  # of exactly these deviations
     assert outputs_hardly_vary(counted([rows]), num_tracks=num_tracks) is expected
 
 
@@ -66,11 +66,11 @@ def test_the_least_deviation_is_what_its_reason_states():
     """Labels drawn by a logit of that deviation: the share of their variance, and the ROC-AUC."""
     rng = np.random.default_rng(0)
     for mean in (0.0, -2.0):
-        logits = mean + LEAST_DEVIATION * rng.standard_normal(2_000_000)
+        logits = mean + MIN_STD * rng.standard_normal(2_000_000)
         probabilities = 1 / (1 + np.exp(-logits))
         labels = rng.random(len(logits)) < probabilities
         assert probabilities.var() / labels.var() < 0.0101
-        expected = norm.cdf(LEAST_DEVIATION / np.sqrt(2))
+        expected = norm.cdf(MIN_STD / np.sqrt(2))
         assert roc_auc_score(labels, logits) == pytest.approx(expected, abs=0.002)
         assert expected == pytest.approx(0.556, abs=5e-4)
 

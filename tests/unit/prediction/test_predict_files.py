@@ -477,6 +477,6 @@ def test_the_fingerprint_is_of_what_is_predicted(tagger, tmp_path):
 def test_outputs_of_all_files_are_counted(tagger, songs, tmp_path):
     done = run(tagger, songs, tmp_path / "out.csv")
     assert done.variation.num_rows == NUM_FILES * 4  # windows of 0.5 s
-    assert len(done.variation.deviations) == 3
+    assert len(done.variation.stds) == 3
     assert not outputs_hardly_vary(done.variation, num_tracks=NUM_FILES)
     assert outputs_hardly_vary(done.variation, num_tracks=MIN_TRACKS)

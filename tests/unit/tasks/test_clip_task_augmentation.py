@@ -36,7 +36,7 @@ TASKS = {
     "instrument": Instrument(**CLASSES),
     "singer": Singer(**CLASSES),
     "technique": Technique(**CLASSES),
-    "emotion": Emotion(labels=("arousal",), means=(0.0,), deviations=(1.0,)),
+    "emotion": Emotion(labels=("arousal",), means=(0.0,), stds=(1.0,)),
     "key": Key(labels=KEYS, label_column="key"),
     "pitch": Pitch(labels=tuple(map(str, range(48, 73))), label_column="pitch"),
 }

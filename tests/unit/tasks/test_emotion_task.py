@@ -50,7 +50,7 @@ def test_numbers_are_standardised_by_the_training_tracks():
     scaler = StandardScaler().fit(NUMBERS)
     assert task.labels == ("arousal", "valence")
     np.testing.assert_allclose(task.means, scaler.mean_, rtol=1e-12)
-    np.testing.assert_allclose(task.deviations, scaler.scale_, rtol=1e-12)
+    np.testing.assert_allclose(task.stds, scaler.scale_, rtol=1e-12)
     assert (task.num_outputs, task.label_column) == (2, "arousal")
 
 
@@ -160,7 +160,7 @@ def test_the_loss_does_not_depend_on_the_unit(scale, offset):
 def test_it_comes_back_from_what_is_saved():
     task = build()
     saved = json.loads(json.dumps(task.to_dict()))
-    assert set(saved) == {"name", "labels", "means", "deviations"}
+    assert set(saved) == {"name", "labels", "means", "stds"}
     assert Emotion.from_dict(saved) == task
 
 
@@ -172,11 +172,11 @@ def test_it_comes_back_from_what_is_saved():
         {"means": [1.0]},
         {"means": [1.0, math.nan]},
         {"means": ["a", "b"]},
-        {"deviations": [1.0, 0.0]},
-        {"deviations": [1.0, -1.0]},
-        {"deviations": [1.0, math.inf]},
-        {"deviations": [math.nan, 1.0]},
-        {"deviations": []},
+        {"stds": [1.0, 0.0]},
+        {"stds": [1.0, -1.0]},
+        {"stds": [1.0, math.inf]},
+        {"stds": [math.nan, 1.0]},
+        {"stds": []},
     ],
     ids=str,
 )
@@ -185,7 +185,7 @@ def test_damaged_settings_of_a_model_are_refused(damage):
         Emotion.from_dict(build().to_dict() | damage)
 
 
-@pytest.mark.parametrize("key", ["labels", "means", "deviations"])
+@pytest.mark.parametrize("key", ["labels", "means", "stds"])
 def test_settings_of_a_model_that_lack_a_key_are_refused(key):
     saved = build().to_dict()
     del saved[key]
