@@ -318,7 +318,7 @@ class MaskHead(nn.Module):
         return masks
 
     def _at_columns(self, features: Tensor, num_columns: int) -> Tensor:
-        """Interpolate frames (batch, frames, width) linearly to the times of the spectrogram.
+        """Interpolate frames (batch, frames, hidden_size) linearly to the times of the spectrogram.
 
         Columns before the first frame's centre or after the last one's get that frame.
         """

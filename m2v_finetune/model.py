@@ -74,7 +74,7 @@ class NotFiniteError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureLayout:
-    """What the frozen part of a model says of a window, as one matrix (rows, width).
+    """What the frozen part of a model says of a window, as one matrix (rows, feature_size).
 
     First the hidden states that the layer weighting uses, as the head reads them, one after the other.
     Then, where something above learns, the frames from which the network goes on; where these are the
@@ -86,7 +86,7 @@ class FeatureLayout:
         frames_per_state: How many frames of each the head reads: 1 where it averages over time.
         start_frames: Frames from which the network goes on; 0 where all of it is frozen.
         num_rows: Of the matrix.
-        width: Of the matrix.
+        feature_size: Of the matrix.
     """
 
     depth: int
@@ -94,7 +94,7 @@ class FeatureLayout:
     frames_per_state: int
     start_frames: int
     num_rows: int
-    width: int
+    feature_size: int
 
     @property
     def has_own_start(self) -> bool:
@@ -254,7 +254,7 @@ class TaskModel(nn.Module):
 
         Args:
             inputs: Waveforms (batch, window_samples), mono at the backbone's rate, in [-1, 1]; or in their
-                place what `frozen_features` returned of them, (batch, rows, width), in any precision.
+                place what `frozen_features` returned of them, (batch, rows, feature_size), in any precision.
             others: What else the task's head takes, such as the mixture to separate.
 
         Returns:
@@ -306,7 +306,7 @@ class TaskModel(nn.Module):
             frames_per_state=frames_per_state,
             start_frames=start_frames,
             num_rows=len(states) * frames_per_state + (0 if is_there else start_frames),
-            width=backbone.conv_size if depth == CONV_ENCODER else backbone.hidden_size,
+            feature_size=backbone.conv_size if depth == CONV_ENCODER else backbone.hidden_size,
         )
 
     def frozen_features(self, waveforms: Tensor) -> Tensor:
@@ -316,7 +316,7 @@ class TaskModel(nn.Module):
             waveforms: (batch, window_samples), as `forward` takes them.
 
         Returns:
-            (batch, rows, width) as `feature_layout` tells; nothing above it is computed.
+            (batch, rows, feature_size) as `feature_layout` tells; nothing above it is computed.
         """
         layout, backbone = self.feature_layout, self.backbone
         assert layout is not None

@@ -2,7 +2,7 @@
 
 A folder holds three arrays of NumPy's format, with a row for each window, and ``about.json``:
 
-    features.npy   what the network said, (windows, rows, width), float16 or float32
+    features.npy   what the network said, (windows, rows, feature_size), float16 or float32
     label_transforms.npy    where augmentation moved what labels speak of, (windows, 5), float64
     sums.npy     a checksum of both for each window that is done, (windows,), uint64; 0 for the others
 
@@ -59,7 +59,7 @@ class FeatureStore:
     Attributes:
         folder: Where they are.
         keys: What tells each window from all others, in the order of the rows (`SampledWindow.key`).
-        shape: Of what is stored of a window, (rows, width).
+        shape: Of what is stored of a window, (rows, feature_size).
         dtype: ``float16`` or ``float32``.
         about: What ``about.json`` says beside shape and precision, for people.
     """
@@ -139,7 +139,7 @@ class FeatureStore:
 
         Args:
             rows: Of these windows.
-            features: (windows, rows, width), in the precision of the store.
+            features: (windows, rows, feature_size), in the precision of the store.
             label_transform: (windows, 5), float64.
         """
         sums = [IS_DONE + _checksum(*both) for both in zip(features, label_transform, strict=True)]
@@ -166,7 +166,7 @@ class FeatureStore:
         return int(maps[SUMS_FILE][row]) == IS_DONE + _checksum(*both)
 
     def read(self, key: tuple[str, int, str]) -> tuple[Array, LabelTransform]:
-        """Return what is stored of a window, (rows, width), and where augmentation moved its labels.
+        """Return what is stored of a window, (rows, feature_size), and where augmentation moved its labels.
 
         Raises:
             NotCachedError: Nothing is, as its track could not be read.
@@ -279,7 +279,7 @@ class CachedWindows(Dataset[tuple[Tensor, ...]]):
         return self.windows.track_of(index)
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return what is stored of a window, (rows, width), and its targets."""
+        """Return what is stored of a window, (rows, feature_size), and its targets."""
         sampled = self.windows.sample(position)
         features, label_transform = self.store.read(sampled.key)
         targets = self.targets(sampled.checked, sampled.window, label_transform)

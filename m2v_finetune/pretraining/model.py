@@ -199,7 +199,7 @@ def window_losses(outputs: Tensor, masks: Tensor) -> Tensor:
     """Return the mean squared error of each window at its masked frames, (batch,).
 
     Args:
-        outputs: Predictions and targets, (2, batch, frames, width).
+        outputs: Predictions and targets, (2, batch, frames, hidden_size).
         masks: (batch, frames), true at least once in each window.
     """
     predictions, targets = outputs.unbind()

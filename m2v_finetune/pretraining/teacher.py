@@ -31,7 +31,7 @@ def ema_decay(step: int, *, start: float, end: float, ramp_steps: int) -> float:
 
 
 def instance_normalize(states: Tensor) -> Tensor:
-    """Return states (batch, frames, width) with zero mean and unit variance over the frames of a window.
+    """Return states (batch, frames, hidden_size) with zero mean and unit variance over a window's frames.
 
     Each window and each of its dimensions is normalised by itself.
     """

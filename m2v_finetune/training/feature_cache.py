@@ -113,7 +113,7 @@ class FeatureCache:
             self.stores[split] = FeatureStore(
                 folder=folder / key.hexdigest(),
                 keys=[one.key for one in sampled_windows],
-                shape=(layout.num_rows, layout.width),
+                shape=(layout.num_rows, layout.feature_size),
                 dtype=dtype,
                 about=of_split,
             )

@@ -195,8 +195,8 @@ def example_evaluated(name: str) -> list:
         return [dict.fromkeys(keys, 1.0)] * 2
     if name in ("beats", "transcription"):
         return [dict.fromkeys(task.metric_names, 1.0)] * 2
-    width = len(task.labels)
-    scores = np.eye(2, width, dtype=np.float32)
+    num_labels = len(task.labels)
+    scores = np.eye(2, num_labels, dtype=np.float32)
     targets = {"tagging": scores, "emotion": scores}.get(name, np.arange(2, dtype=np.float32))
     return [
         EvaluatedClip(target=np.asarray(target), scores=row)

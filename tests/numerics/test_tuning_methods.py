@@ -104,13 +104,11 @@ def of_a_layer(case, family):
             shapes[f"{name}.up.bias"] = (HIDDEN,)
         return shapes
     if config.method == "ssf":
-        widths = {name: outputs for name, (outputs, _) in linear.items()} | dict.fromkeys(
+        sizes = {name: outputs for name, (outputs, _) in linear.items()} | dict.fromkeys(
             norms, HIDDEN
         )
         return {
-            f"{name}.{one}": (width,)
-            for name, width in widths.items()
-            for one in ("scale", "shift")
+            f"{name}.{one}": (size,) for name, size in sizes.items() for one in ("scale", "shift")
         }
     raise NotImplementedError(case)
 

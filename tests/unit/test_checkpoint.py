@@ -39,9 +39,9 @@ class Model(torch.nn.Linear):
         return dict(self.state_dict())
 
 
-def save(folder, step, *, keep=2, width=100):
+def save(folder, step, *, keep=2, size=100):
     torch.manual_seed(step)
-    model = Model(width, width)
+    model = Model(size, size)
     return save_checkpoint(
         folder,
         model=model,
@@ -59,8 +59,8 @@ def save(folder, step, *, keep=2, width=100):
     )
 
 
-def load(path, *, width=100):
-    model = Model(width, width)
+def load(path, *, size=100):
+    model = Model(size, size)
     optimizer = torch.optim.AdamW(model.parameters())
     run = load_checkpoint(path, model=model, optimizer=optimizer, accelerator=Accelerator(cpu=True))
     return model, run
@@ -84,7 +84,7 @@ def test_what_was_saved_comes_back_and_the_last_ones_stay(tmp_path):
 
 def test_another_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="belongs to a model that trained other tensors"):
-        load(save(tmp_path, 1), width=99)
+        load(save(tmp_path, 1), size=99)
 
 
 def test_a_run_that_stops_where_it_has_just_saved_has_its_checkpoint(tmp_path):

@@ -27,15 +27,15 @@ def mask_head(*, seed=0, num_stems=4, channels=2, sample_rate=8000, n_fft=256, *
 # -- frames ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "widths"), [("mlp", [32, 3]), ("linear", [3])])
-def test_every_frame_has_logits_of_its_own(kind, widths):
+@pytest.mark.parametrize(("kind", "sizes"), [("mlp", [32, 3]), ("linear", [3])])
+def test_every_frame_has_logits_of_its_own(kind, sizes):
     head = FrameHead(input_size=6, num_outputs=3, kind=kind, hidden_size=32).eval()
     features = torch.randn(2, 9, 6)
     logits = head(features)
     assert logits.shape == (2, 9, 3)
     torch.testing.assert_close(head(features[:, 4:5]), logits[:, 4:5])
     linears = [m for m in head.layers if isinstance(m, torch.nn.Linear)]
-    assert [m.out_features for m in linears] == widths
+    assert [m.out_features for m in linears] == sizes
 
 
 def test_dropout_is_where_it_is_documented():
