@@ -44,12 +44,12 @@ class R2(InMemoryMetric):
     def _compute(
         self, predictions: list[list[float]], references: list[list[float]]
     ) -> dict[str, Any]:
-        truth, values = check_targets(references, predictions)
-        has_r2 = np.ptp(truth, axis=0) > 0
-        per_target = np.full(truth.shape[1], np.nan)
+        reference, values = check_targets(references, predictions)
+        has_r2 = np.ptp(reference, axis=0) > 0
+        per_target = np.full(reference.shape[1], np.nan)
         if has_r2.any():
             per_target[has_r2] = r2_score(
-                truth[:, has_r2], values[:, has_r2], multioutput="raw_values"
+                reference[:, has_r2], values[:, has_r2], multioutput="raw_values"
             )
         mean = float(per_target[has_r2].mean()) if has_r2.any() else float("nan")
         return {"r2": mean, "r2_per_target": per_target.tolist()}
@@ -78,8 +78,8 @@ class RootMeanSquaredError(InMemoryMetric):
     def _compute(
         self, predictions: list[list[float]], references: list[list[float]]
     ) -> dict[str, Any]:
-        truth, values = check_targets(references, predictions)
-        per_target = root_mean_squared_error(truth, values, multioutput="raw_values")
+        reference, values = check_targets(references, predictions)
+        per_target = root_mean_squared_error(reference, values, multioutput="raw_values")
         return {"rmse_per_target": per_target.tolist()}
 
 
@@ -98,21 +98,21 @@ def check_targets(
     Raises:
         ValueError: They are not finite numbers of one shape with at least one track and one target.
     """
-    truth = np.asarray(references, dtype=np.float64)
+    reference = np.asarray(references, dtype=np.float64)
     values = np.asarray(predictions, dtype=np.float64)
-    if truth.ndim != 2 or truth.shape != values.shape or truth.size == 0:
+    if reference.ndim != 2 or reference.shape != values.shape or reference.size == 0:
         raise ValueError(
-            f"References of shape {truth.shape} and predictions of shape {values.shape}: both must "
+            f"References of shape {reference.shape} and predictions of shape {values.shape}: both must "
             "have one shape, (tracks, targets), with at least one of each."
         )
-    for name, array in (("reference", truth), ("prediction", values)):
+    for name, array in (("reference", reference), ("prediction", values)):
         if not np.isfinite(array).all():
             track, target = np.argwhere(~np.isfinite(array))[0]
             raise ValueError(
                 f"The {name} of track {track}, target {target} is {array[track, target]}: it must "
                 "be a finite number; look for a missing label or a diverged model."
             )
-    return truth, values
+    return reference, values
 
 
 def regression_report(
@@ -144,32 +144,32 @@ def regression_report(
         ValueError: The names do not fit the columns or repeat one, or the values are not as
             `check_targets` wants them.
     """
-    truth, values = check_targets(references, predictions)
-    if len(names) != truth.shape[1] or len(set(names)) != len(names):
+    reference, values = check_targets(references, predictions)
+    if len(names) != reference.shape[1] or len(set(names)) != len(names):
         raise ValueError(
-            f"Names {', '.join(names)} for {truth.shape[1]} columns: name every target, once."
+            f"Names {', '.join(names)} for {reference.shape[1]} columns: name every target, once."
         )
-    r2_of_targets = [_r2(*columns) for columns in zip(truth.T, values.T, strict=True)]
+    r2_of_targets = [_r2(*columns) for columns in zip(reference.T, values.T, strict=True)]
     statistics = {
         "r2": mean_of_statistics(r2_of_targets),
         **{f"r2_{name}": r2 for name, r2 in zip(names, r2_of_targets, strict=True)},
         **{
             f"rmse_{name}": _root_mean_squared_error(*columns)
-            for name, *columns in zip(names, truth.T, values.T, strict=True)
+            for name, *columns in zip(names, reference.T, values.T, strict=True)
         },
     }
     return {
         "metrics": {
-            name: with_interval(statistic, len(truth), seed=seed)
+            name: with_interval(statistic, len(reference), seed=seed)
             for name, statistic in statistics.items()
         }
     }
 
 
-def _r2(truth: NDArray[np.float64], values: NDArray[np.float64]) -> Statistic:
+def _r2(reference: NDArray[np.float64], values: NDArray[np.float64]) -> Statistic:
     """R2 of one target, (tracks,) each; nan in a resample that draws equal references only."""
-    squared_errors = (truth - values) ** 2
-    centred = truth - truth.mean()  # the variance below loses no digits to a large mean
+    squared_errors = (reference - values) ** 2
+    centred = reference - reference.mean()  # the variance below loses no digits to a large mean
 
     def statistic(counts: NDArray[np.int32]) -> NDArray[np.float64]:
         mean = counts @ centred / counts.sum(axis=1)
@@ -181,9 +181,11 @@ def _r2(truth: NDArray[np.float64], values: NDArray[np.float64]) -> Statistic:
     return statistic
 
 
-def _root_mean_squared_error(truth: NDArray[np.float64], values: NDArray[np.float64]) -> Statistic:
+def _root_mean_squared_error(
+    reference: NDArray[np.float64], values: NDArray[np.float64]
+) -> Statistic:
     """RMSE of one target, (tracks,) each."""
-    mean_squared_error = mean_of_tracks((truth - values) ** 2)
+    mean_squared_error = mean_of_tracks((reference - values) ** 2)
 
     def statistic(counts: NDArray[np.int32]) -> NDArray[np.float64]:
         return np.sqrt(mean_squared_error(counts))

@@ -69,18 +69,22 @@ class SeparationAccumulator:
         Raises:
             ValueError: The two are not of one shape with a row for each stem.
         """
-        truth = np.asarray(references, np.float64)
+        reference = np.asarray(references, np.float64)
         estimate = np.asarray(estimates, np.float64)
-        if truth.ndim != 3 or truth.shape != estimate.shape or len(truth) != len(self._stems):
+        if (
+            reference.ndim != 3
+            or reference.shape != estimate.shape
+            or len(reference) != len(self._stems)
+        ):
             raise ValueError(
-                f"References of shape {truth.shape} and estimates of shape {estimate.shape}: both "
+                f"References of shape {reference.shape} and estimates of shape {estimate.shape}: both "
                 f"must have one shape, (stems, channels, samples), of {len(self._stems)} stems."
             )
-        num_samples = truth.shape[-1]
+        num_samples = reference.shape[-1]
         start = 0
         while start < num_samples:
             stop = min(num_samples, start + self._window_samples - self._samples_in_window)
-            self._add_to_window(truth[..., start:stop], estimate[..., start:stop])
+            self._add_to_window(reference[..., start:stop], estimate[..., start:stop])
             if self._samples_in_window == self._window_samples:
                 self._window_sdrs_db.append(self._sdr_of_window())
                 self._start_window()
@@ -116,17 +120,17 @@ class SeparationAccumulator:
         self._window_error_energy = np.zeros(num_stems)
         self._is_audible = np.zeros((2, num_stems), dtype=bool)  # of truth and estimate
 
-    def _add_to_window(self, truth: NDArray[np.float64], estimate: NDArray[np.float64]) -> None:
-        error = estimate - truth
-        true_energy = np.einsum("sct,sct->s", truth, truth)
+    def _add_to_window(self, reference: NDArray[np.float64], estimate: NDArray[np.float64]) -> None:
+        error = estimate - reference
+        true_energy = np.einsum("sct,sct->s", reference, reference)
         error_energy = np.einsum("sct,sct->s", error, error)
         self._true_energy += true_energy
         self._error_energy += error_energy
-        self._error_dot_true += np.einsum("sct,sct->s", error, truth)
+        self._error_dot_true += np.einsum("sct,sct->s", error, reference)
         self._window_true_energy += true_energy
         self._window_error_energy += error_energy
-        self._is_audible |= (np.stack([truth, estimate]).sum(axis=2) != 0).any(axis=2)
-        self._samples_in_window += truth.shape[-1]
+        self._is_audible |= (np.stack([reference, estimate]).sum(axis=2) != 0).any(axis=2)
+        self._samples_in_window += reference.shape[-1]
 
     def _sdr_of_window(self) -> NDArray[np.float64]:
         if not self._is_audible.all():
@@ -137,14 +141,14 @@ class SeparationAccumulator:
         # With error = estimate - truth, the best factor is 1 + <error, truth> / |truth|^2 and what
         # remains is the error without its part along the truth. Sums over the error keep the digits
         # that sums over the estimate lose where the two are close.
-        along_truth = np.divide(
+        along_reference = np.divide(
             self._error_dot_true,
             self._true_energy,
             out=np.full_like(self._true_energy, np.nan),
             where=self._true_energy > 0,
         )
-        target_energy = (1 + along_truth) ** 2 * self._true_energy
-        rest_energy = self._error_energy - along_truth * self._error_dot_true
+        target_energy = (1 + along_reference) ** 2 * self._true_energy
+        rest_energy = self._error_energy - along_reference * self._error_dot_true
         rest_energy[rest_energy < 1e-14 * self._error_energy] = 0.0  # what rounding leaves of none
         return _decibels(target_energy, rest_energy)
 

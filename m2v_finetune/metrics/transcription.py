@@ -97,16 +97,16 @@ def frame_scores(reference_roll: ArrayLike, estimated_roll: ArrayLike) -> dict[s
         >>> frame_scores([[True, False], [True, False]], [[True, True], [False, False]])
         {'frame_precision': 0.5, 'frame_recall': 0.5, 'frame_f1': 0.5}
     """
-    truth, estimate = np.asarray(reference_roll), np.asarray(estimated_roll)
-    if truth.shape != estimate.shape or truth.dtype != bool or estimate.dtype != bool:
+    reference, estimate = np.asarray(reference_roll), np.asarray(estimated_roll)
+    if reference.shape != estimate.shape or reference.dtype != bool or estimate.dtype != bool:
         raise ValueError(
-            f"Rolls of shape {truth.shape} ({truth.dtype}) and {estimate.shape} "
+            f"Rolls of shape {reference.shape} ({reference.dtype}) and {estimate.shape} "
             f"({estimate.dtype}): both must be booleans of one shape, (frames, pitches)."
         )
     return _scores_of_counts(
         "frame",
-        int(np.count_nonzero(truth & estimate)),
-        int(np.count_nonzero(truth)),
+        int(np.count_nonzero(reference & estimate)),
+        int(np.count_nonzero(reference)),
         int(np.count_nonzero(estimate)),
     )
 

@@ -55,12 +55,12 @@ def regression_figure(
     figure = new_figure(height_inches=0.3 + 4.1 * rows)
     squares = figure.subplots(rows, columns, squeeze=False).ravel()
     alpha = 0.65 if len(references) <= 300 else 0.35 if len(references) <= MAX_PALE_TRACKS else 0.12
-    for axes, name, truth, estimate in zip(
+    for axes, name, reference, estimate in zip(
         squares, names, references.T, predictions.T, strict=False
     ):
         style_axes(axes, grid="both")
-        axes.scatter(truth, estimate, s=26, color=BLUE, alpha=alpha, linewidths=0)
-        low, high = min(truth.min(), estimate.min()), max(truth.max(), estimate.max())
+        axes.scatter(reference, estimate, s=26, color=BLUE, alpha=alpha, linewidths=0)
+        low, high = min(reference.min(), estimate.min()), max(reference.max(), estimate.max())
         margin = 0.06 * (high - low) or 1.0
         limits = (low - margin, high + margin)
         axes.axline((low, low), slope=1, color=ORANGE, linewidth=1.4, linestyle=DASHES)
@@ -68,7 +68,7 @@ def regression_figure(
         axes.set_box_aspect(1)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        r2 = r2_score(truth, estimate)
+        r2 = r2_score(reference, estimate)
         title = shortened(name[:1].upper() + name[1:])
         title_axes(axes, title, f"R² {r2:.3f}; dashed line: no error".replace("-", "−"))
     for axes in squares[len(names) :]:

@@ -206,16 +206,16 @@ class BeatTracking(FrameTask):
         self, checked: CheckedTrack, prediction: BeatsPrediction
     ) -> dict[str, float]:
         """Return the scores of a track against the annotated times; nan for what is not annotated."""
-        truth = self.annotation(checked.track)
-        scores = beat_scores(truth.times_seconds, prediction.times_seconds)
-        downbeats = truth.downbeats_seconds
+        reference = self.annotation(checked.track)
+        scores = beat_scores(reference.times_seconds, prediction.times_seconds)
+        downbeats = reference.downbeats_seconds
         of_downbeats = beat_scores(
             np.zeros(0) if downbeats is None else downbeats, prediction.downbeats_seconds
         )
         return {
             **scores,
             **{f"downbeat_{name}": score for name, score in of_downbeats.items()},
-            **tempo_scores(tempo_from_beats(truth.times_seconds), prediction.tempo_bpm),
+            **tempo_scores(tempo_from_beats(reference.times_seconds), prediction.tempo_bpm),
         }
 
     def plot(
@@ -233,7 +233,7 @@ class BeatTracking(FrameTask):
         checked = tracks[0]
         prediction = predict(checked)
         assert isinstance(prediction, BeatsPrediction)
-        truth = self.annotation(checked.track)
+        reference = self.annotation(checked.track)
         shown = min(SHOWN_SECONDS, checked.audio.duration_seconds)
         plot_beats(
             read_excerpt(
@@ -248,8 +248,8 @@ class BeatTracking(FrameTask):
             prediction.activations[:, 1],
             prediction.times_seconds,
             prediction.downbeats_seconds,
-            truth.times_seconds,
-            truth.downbeats_seconds,
+            reference.times_seconds,
+            reference.downbeats_seconds,
             folder / "beats.png",
             title=f"Beats of {checked.track.id}",
         )

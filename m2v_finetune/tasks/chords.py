@@ -192,8 +192,8 @@ class ChordRecognition(FrameTask):
         self, checked: CheckedTrack, prediction: ChordsPrediction
     ) -> dict[str, float]:
         """Return recalls and the seconds that count, against the annotated times."""
-        truth = without_gaps(self.annotation(checked.track))
-        return chord_scores(*_as_arrays(truth), *_as_arrays(prediction.segments))
+        reference = without_gaps(self.annotation(checked.track))
+        return chord_scores(*_as_arrays(reference), *_as_arrays(prediction.segments))
 
     def compute_metrics(self, evaluated: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Return both recalls, weighted by the seconds that count; nan where none do."""
@@ -228,10 +228,10 @@ class ChordRecognition(FrameTask):
         checked = tracks[0]
         prediction = predict(checked)
         assert isinstance(prediction, ChordsPrediction)
-        truth = self.annotation(checked.track)
+        reference = self.annotation(checked.track)
         plot_chords(
             [(s.start_seconds, s.end_seconds, s.label) for s in prediction.segments],
-            [(s.start_seconds, s.end_seconds, s.label) for s in truth],
+            [(s.start_seconds, s.end_seconds, s.label) for s in reference],
             prediction.probabilities,
             prediction.frame_times_seconds,
             folder / "chords.png",

@@ -186,8 +186,8 @@ class Classification(ClipTask):
     def prediction_row(self, evaluated: EvaluatedClip) -> dict[str, str | float]:
         """Return truth, answer, and the probability of each class."""
         return {
-            "truth": self.labels[int(evaluated.target)],
-            "answer": self.labels[int(evaluated.scores.argmax())],
+            "label": self.labels[int(evaluated.target)],
+            "prediction": self.labels[int(evaluated.scores.argmax())],
             **super().prediction_row(evaluated),
         }
 

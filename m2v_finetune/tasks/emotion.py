@@ -233,9 +233,9 @@ class Emotion(ClipTask):
 
     def prediction_row(self, evaluated: EvaluatedClip) -> dict[str, str | float]:
         """Return truth and answer of each column."""
-        truth = dict(zip(self.labels, evaluated.target.tolist(), strict=True))
+        reference = dict(zip(self.labels, evaluated.target.tolist(), strict=True))
         return {
-            **{f"true_{name}": value for name, value in truth.items()},
+            **{f"true_{name}": value for name, value in reference.items()},
             **super().prediction_row(evaluated),
         }
 

@@ -430,8 +430,8 @@ class Separation:
         start = 0
         for chunk in prediction.chunks():
             stop = start + chunk.shape[-1]
-            truth = np.stack([self._read(path, start, stop) for path in paths])
-            accumulator.add(truth, chunk)
+            reference = np.stack([self._read(path, start, stop) for path in paths])
+            accumulator.add(reference, chunk)
             start = stop
         return accumulator.scores()
 

@@ -236,21 +236,21 @@ class Transcription(FrameTask):
         self, checked: CheckedTrack, prediction: TranscriptionPrediction
     ) -> dict[str, float]:
         """Return the scores of a track against the annotated times."""
-        truth = self.annotation(checked.track)
-        true_intervals = np.stack([truth.onsets_seconds, truth.offsets_seconds], axis=-1)
+        reference = self.annotation(checked.track)
+        true_intervals = np.stack([reference.onsets_seconds, reference.offsets_seconds], axis=-1)
         num_frames = int(checked.audio.duration_seconds * EVALUATED_FRAME_RATE_HZ)
         rolls = [
             piano_roll(
                 intervals, pitches, frame_rate_hz=EVALUATED_FRAME_RATE_HZ, num_frames=num_frames
             )
             for intervals, pitches in (
-                (true_intervals, truth.pitches),
+                (true_intervals, reference.pitches),
                 (prediction.intervals_seconds, prediction.pitches),
             )
         ]
         return {
             **note_scores(
-                true_intervals, truth.pitches, prediction.intervals_seconds, prediction.pitches
+                true_intervals, reference.pitches, prediction.intervals_seconds, prediction.pitches
             ),
             **frame_scores(*rolls),
         }
@@ -270,10 +270,10 @@ class Transcription(FrameTask):
         checked = tracks[0]
         prediction = predict(checked)
         assert isinstance(prediction, TranscriptionPrediction)
-        truth = self.annotation(checked.track)
+        reference = self.annotation(checked.track)
         plot_piano_roll(
             (prediction.onsets_seconds, prediction.offsets_seconds, prediction.pitches),
-            (truth.onsets_seconds, truth.offsets_seconds, truth.pitches),
+            (reference.onsets_seconds, reference.offsets_seconds, reference.pitches),
             folder / "piano_roll.png",
             start_seconds=0.0,
             end_seconds=min(SHOWN_SECONDS, checked.audio.duration_seconds),

@@ -176,7 +176,7 @@ def test_rows_of_the_answer(name, tested):
             for label in task.labels:
                 assert row[label] == pytest.approx(row[f"true_{label}"], abs=1e-5)
         elif isinstance(task, Classification):
-            assert row["answer"] == row["truth"]
+            assert row["prediction"] == row["label"]
 
 
 # -- what is printed ------------------------------------------------------------------------------
@@ -192,16 +192,16 @@ def test_formats_of_the_answer(name, tested):
     task, [checked, *_] = tested[name]
     prediction = predict(task, checked, oracle(task, checked))
     windows = windows_of(checked)
-    truth = task.prediction_row(task.evaluate_track(checked, prediction))
+    reference = task.prediction_row(task.evaluate_track(checked, prediction))
     num_shown = len(task.labels) if isinstance(task, Emotion) else min(3, len(task.labels))
 
     head, *lines = text_of(prediction, "text").splitlines()
     assert head == "a/song, live.mp3"
     assert len(lines) == num_shown
     if isinstance(task, Classification):
-        assert lines[0] == f"  1.000  {truth['truth']}"
+        assert lines[0] == f"  1.000  {reference['label']}"
     if isinstance(task, Emotion):
-        assert lines == [f"  {truth[label]:.3f}  {label}" for label in task.labels]
+        assert lines == [f"  {reference[label]:.3f}  {label}" for label in task.labels]
     with_windows = text_of(prediction, "text", timeline=True).splitlines()
     assert with_windows[: 1 + num_shown] == [head, *lines]
     assert len(with_windows) == 1 + num_shown + len(windows)
@@ -210,7 +210,9 @@ def test_formats_of_the_answer(name, tested):
     content = json.loads(text_of(prediction, "json", timeline=True))
     assert content["path"] == head
     assert list(content["scores"]) == list(task.labels)
-    assert content["scores"] == pytest.approx({k: v for k, v in truth.items() if k in task.labels})
+    assert content["scores"] == pytest.approx(
+        {k: v for k, v in reference.items() if k in task.labels}
+    )
     assert [w["start_seconds"] for w in content["timeline"]] == [w.start_seconds for w in windows]
     assert content["timeline"][-1]["end_seconds"] == pytest.approx(checked.audio.duration_seconds)
     assert "timeline" not in json.loads(text_of(prediction, "json"))

@@ -589,14 +589,14 @@ class Oracle(TaskModel):
 
     def learn_by_heart(self, tracks):
         windows = self.track_windows(tracks)
-        self.answers = {}
+        self.outputs = {}
         for index, (waveform,) in (windows[i] for i in range(len(windows))):
             number, _ = windows.locations[index]
             targets = torch.from_numpy(self.task.targets(tracks[number].track, IDENTITY))
-            self.answers[waveform.numpy().tobytes()] = 4 * targets - 2
+            self.outputs[waveform.numpy().tobytes()] = 4 * targets - 2
 
     def forward(self, waveforms):
-        return torch.stack([self.answers[w.numpy().tobytes()] for w in waveforms])
+        return torch.stack([self.outputs[w.numpy().tobytes()] for w in waveforms])
 
 
 def test_a_model_that_is_given_the_answer_is_perfect_on_the_quickstart_data():

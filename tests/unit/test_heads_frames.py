@@ -182,15 +182,15 @@ def test_a_head_learns_to_separate_what_the_features_tell_apart():
     seconds = torch.arange(2000) / 8000
     low, high = torch.sin(2 * torch.pi * 300 * seconds), torch.sin(2 * torch.pi * 2000 * seconds)
     mixture = (low + high).expand(2, 1, -1)
-    truth = torch.stack([torch.stack([low, high]), torch.stack([high, low])])[:, :, None]
+    reference = torch.stack([torch.stack([low, high]), torch.stack([high, low])])[:, :, None]
     features = torch.stack([torch.ones(12, 6), -torch.ones(12, 6)])
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        loss = (head(features, mixture) - truth).square().mean()
+        loss = (head(features, mixture) - reference).square().mean()
         loss.backward()
         optimizer.step()
-    assert loss < 0.02 < truth.square().mean() / 10
+    assert loss < 0.02 < reference.square().mean() / 10
 
 
 def test_the_window_is_not_saved():

@@ -193,17 +193,17 @@ def test_ten_minutes_take_seconds(record_property):
 
 
 def test_counting_follows_a_change_of_metre():
-    truth = [1, 2, 3, 4] * 4 + [1, 2, 3] * 5 + [1, 2, 3, 4] * 2
-    downbeats = np.where(np.array(truth) == 1, 0.9, 0.1)
-    assert count_bars(downbeats, (3, 4)).tolist() == truth
+    reference = [1, 2, 3, 4] * 4 + [1, 2, 3] * 5 + [1, 2, 3, 4] * 2
+    downbeats = np.where(np.array(reference) == 1, 0.9, 0.1)
+    assert count_bars(downbeats, (3, 4)).tolist() == reference
 
 
 def test_counting_bridges_missing_and_false_downbeats():
-    truth = [3, 4] + [1, 2, 3, 4] * 8
-    downbeats = np.where(np.array(truth) == 1, 0.8, 0.1)
+    reference = [3, 4] + [1, 2, 3, 4] * 8
+    downbeats = np.where(np.array(reference) == 1, 0.8, 0.1)
     downbeats[[6, 20]] = 0.1
     downbeats[[9, 24]] = 0.7
-    assert count_bars(downbeats, (3, 4)).tolist() == truth
+    assert count_bars(downbeats, (3, 4)).tolist() == reference
 
 
 @pytest.mark.parametrize("seed", range(5))

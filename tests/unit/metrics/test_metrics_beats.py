@@ -104,7 +104,7 @@ def test_tempo_accuracy_allows_four_per_cent_and_other_levels(estimate, accuracy
     assert (scores["tempo_accuracy_1"], scores["tempo_accuracy_2"]) == (accuracy_1, accuracy_2)
 
 
-def test_tempo_without_truth_has_no_score():
+def test_tempo_without_reference_has_no_score():
     assert all(math.isnan(score) for score in tempo_scores(math.nan, 120.0).values())
 
 

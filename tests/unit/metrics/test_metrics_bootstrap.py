@@ -28,11 +28,11 @@ def macro_by_scikit_learn(references, scores, counts):
     drawn = counts > 0
     values = [
         (
-            roc_auc_score(truth, score, sample_weight=counts),
-            average_precision_score(truth, score, sample_weight=counts),
+            roc_auc_score(reference, score, sample_weight=counts),
+            average_precision_score(reference, score, sample_weight=counts),
         )
-        for truth, score in zip(references.T, scores.T, strict=True)
-        if len(np.unique(truth[drawn])) == 2
+        for reference, score in zip(references.T, scores.T, strict=True)
+        if len(np.unique(reference[drawn])) == 2
     ]
     return np.mean(values, axis=0) if values else np.full(2, np.nan)
 
@@ -71,25 +71,25 @@ def test_resamples_equal_scikit_learn_with_counts_as_weights(prevalence, num_sco
     )
 )
 def test_any_weights_and_ties_equal_scikit_learn(tracks):
-    truth, levels, weights = (np.array(column) for column in zip(*tracks, strict=True))
-    if len(np.unique(truth)) < 2:
+    reference, levels, weights = (np.array(column) for column in zip(*tracks, strict=True))
+    if len(np.unique(reference)) < 2:
         return  # such labels are never ranked
     # Weights of real resamples sum to the number of tracks; the rest goes to a further negative.
     total = int(weights.sum()) + 1
-    truth = np.concatenate([truth, np.zeros(total, dtype=bool)])
+    reference = np.concatenate([reference, np.zeros(total, dtype=bool)])
     levels = np.concatenate([levels, np.full(total, 1)])
     weights = np.concatenate([weights, np.zeros(total, dtype=int)])
     weights[len(tracks)] = len(weights) - weights.sum()
 
-    ranking = bootstrap._rank(truth, levels.astype(float))
+    ranking = bootstrap._rank(reference, levels.astype(float))
     roc_auc, average_precision, is_defined = bootstrap._label_values(
         ranking, weights[np.newaxis].astype(np.int32)
     )
 
-    assert is_defined[0] == bool(weights[truth].sum())
+    assert is_defined[0] == bool(weights[reference].sum())
     if is_defined[0]:
-        expected_roc_auc = roc_auc_score(truth, levels, sample_weight=weights)
-        expected_precision = average_precision_score(truth, levels, sample_weight=weights)
+        expected_roc_auc = roc_auc_score(reference, levels, sample_weight=weights)
+        expected_precision = average_precision_score(reference, levels, sample_weight=weights)
         assert roc_auc[0] == pytest.approx(expected_roc_auc, abs=1e-12)
         assert average_precision[0] == pytest.approx(expected_precision, abs=1e-12)
 
@@ -148,14 +148,14 @@ def test_shuffled_labels_give_an_interval_around_chance():
     assert intervals["average_precision"] == pytest.approx((0.2, 0.2), abs=0.04)
 
 
-def test_roc_auc_interval_covers_the_truth_about_as_often_as_it_states():
+def test_roc_auc_interval_covers_the_true_value_about_as_often_as_it_states():
     # Two normals one standard deviation apart: ROC-AUC = Phi(1 / sqrt(2)) = 0.7602.
-    truth = 0.5 * (1 + math.erf(0.5))
+    reference = 0.5 * (1 + math.erf(0.5))
     covered = 0
     for seed in range(200):
         references, scores = draw_data(100, 2, seed=seed)
         low, high = bootstrap_intervals(references, scores, num_resamples=200)["roc_auc"]
-        covered += low <= truth <= high
+        covered += low <= reference <= high
     # 95 % of 200 are 190, with a standard deviation of 3.1.
     assert 178 <= covered <= 199
 

@@ -74,7 +74,9 @@ def test_draws_are_the_same_for_every_statistic_and_chunk_size(monkeypatch):
 
 
 @pytest.mark.parametrize(("confidence", "low", "high"), [(0.95, 177, 199), (0.8, 140, 176)])
-def test_interval_of_a_mean_covers_the_truth_about_as_often_as_it_states(confidence, low, high):
+def test_interval_of_a_mean_covers_the_true_value_about_as_often_as_it_states(
+    confidence, low, high
+):
     # Of 200 samples, 95 % are 190 and 80 % are 160, with standard deviations of 3.1 and 5.7; a
     # percentile interval of 50 skewed values falls short by one or two per cent.
     covered = 0
@@ -117,10 +119,12 @@ def test_settings_out_of_range_are_refused(arguments, message):
 def test_a_thousand_tracks_take_about_a_second(record_property):
     rng = np.random.default_rng(0)
     classes, predictions = rng.integers(10, size=(2, 1000))
-    truth = rng.normal(size=(1000, 2))
+    reference = rng.normal(size=(1000, 2))
     started = time.perf_counter()
     bootstrap_interval(macro_f1(classes, predictions, 10), 1000)
-    regression_report(truth, truth + rng.normal(size=truth.shape), ["arousal", "valence"])
+    regression_report(
+        reference, reference + rng.normal(size=reference.shape), ["arousal", "valence"]
+    )
     mean_report([{"a": value} for value in rng.normal(size=1000)], ["a"])
     seconds = time.perf_counter() - started
     record_property("seconds of 7 intervals over 1000 tracks", round(seconds, 2))

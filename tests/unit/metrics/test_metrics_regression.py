@@ -69,12 +69,12 @@ def test_report_equals_scikit_learn_in_value_and_resamples():
     ]  # fmt: skip
 
     def by_scikit_learn(tracks):
-        truth, values = references[tracks], predictions[tracks]
+        reference, values = references[tracks], predictions[tracks]
         raw = {"multioutput": "raw_values"}
         return [
-            r2_score(truth, values),
-            *r2_score(truth, values, **raw),
-            *root_mean_squared_error(truth, values, **raw),
+            r2_score(reference, values),
+            *r2_score(reference, values, **raw),
+            *root_mean_squared_error(reference, values, **raw),
         ]
 
     values = by_scikit_learn(np.arange(80))

@@ -20,26 +20,26 @@ STEMS = ["drums", "bass"]
 def draw_stems(num_samples=4 * RATE_HZ + 300, *, num_channels=2, seed=0):
     """Stems and estimates with some leakage and noise, (stems, channels, samples) each."""
     rng = np.random.default_rng(seed)
-    truth = rng.normal(size=(2, num_channels, num_samples))
-    noise = rng.normal(size=truth.shape) * np.linspace(0.05, 0.5, num_samples)
-    return truth, 0.9 * truth + 0.2 * truth[::-1] + noise
+    reference = rng.normal(size=(2, num_channels, num_samples))
+    noise = rng.normal(size=reference.shape) * np.linspace(0.05, 0.5, num_samples)
+    return reference, 0.9 * reference + 0.2 * reference[::-1] + noise
 
 
-def accumulate(truth, estimate, chunk_samples):
+def accumulate(reference, estimate, chunk_samples):
     accumulator = SeparationAccumulator(STEMS, sample_rate_hz=RATE_HZ)
-    for start in range(0, truth.shape[-1], chunk_samples):
+    for start in range(0, reference.shape[-1], chunk_samples):
         chunk = slice(start, start + chunk_samples)
-        accumulator.add(truth[..., chunk], estimate[..., chunk])
+        accumulator.add(reference[..., chunk], estimate[..., chunk])
     return accumulator
 
 
-def sdr_by_museval(truth, estimate):
+def sdr_by_museval(reference, estimate):
     """(stems, windows)."""
     import museval
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        stems = [np.moveaxis(stem, 1, 2) for stem in (truth, estimate)]
+        stems = [np.moveaxis(stem, 1, 2) for stem in (reference, estimate)]
         return museval.evaluate(*stems, win=RATE_HZ, hop=RATE_HZ)[0]
 
 
@@ -47,65 +47,65 @@ def sdr_by_museval(truth, estimate):
     ("num_samples", "num_windows"), [(2 * RATE_HZ + 300, 2), (RATE_HZ, 1), (RATE_HZ - 250, 1)]
 )
 def test_sdr_of_each_second_equals_museval(num_samples, num_windows):
-    truth, estimate = draw_stems(num_samples)
-    sdr = accumulate(truth, estimate, 10**6).window_sdrs_db()
+    reference, estimate = draw_stems(num_samples)
+    sdr = accumulate(reference, estimate, 10**6).window_sdrs_db()
     assert sdr.shape == (2, num_windows)
-    np.testing.assert_allclose(sdr, sdr_by_museval(truth, estimate), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(sdr, sdr_by_museval(reference, estimate), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("which", ["truth", "estimate", "opposite channels"])
 def test_a_second_with_a_silent_stem_counts_for_none_as_in_museval(which):
     num_channels = 2 if which == "opposite channels" else 1
-    truth, estimate = draw_stems(3 * RATE_HZ, num_channels=num_channels)
+    reference, estimate = draw_stems(3 * RATE_HZ, num_channels=num_channels)
     if which == "truth":
-        truth[0, :, RATE_HZ : 2 * RATE_HZ] = 0
+        reference[0, :, RATE_HZ : 2 * RATE_HZ] = 0
     elif which == "estimate":
         estimate[1, :, RATE_HZ : 2 * RATE_HZ] = 0
     else:  # their sum is silent
-        truth = np.round(truth * 2**10) / 2**10
-        truth[0, 1, RATE_HZ : 2 * RATE_HZ] = -truth[0, 0, RATE_HZ : 2 * RATE_HZ]
-    sdr = accumulate(truth, estimate, 700).window_sdrs_db()
+        reference = np.round(reference * 2**10) / 2**10
+        reference[0, 1, RATE_HZ : 2 * RATE_HZ] = -reference[0, 0, RATE_HZ : 2 * RATE_HZ]
+    sdr = accumulate(reference, estimate, 700).window_sdrs_db()
     assert np.isnan(sdr).tolist() == [[False, True, False]] * 2
-    np.testing.assert_allclose(sdr, sdr_by_museval(truth, estimate), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(sdr, sdr_by_museval(reference, estimate), rtol=0, atol=1e-6)
 
 
 def test_track_value_is_the_median_as_in_museval():
     import museval
 
-    truth, estimate = draw_stems(5 * RATE_HZ, num_channels=1)
-    truth[0, :, :RATE_HZ] = 0
-    expected = np.nanmedian(sdr_by_museval(truth, estimate), axis=1)
-    scores = separation_scores(truth, estimate, STEMS, sample_rate_hz=RATE_HZ)
+    reference, estimate = draw_stems(5 * RATE_HZ, num_channels=1)
+    reference[0, :, :RATE_HZ] = 0
+    expected = np.nanmedian(sdr_by_museval(reference, estimate), axis=1)
+    scores = separation_scores(reference, estimate, STEMS, sample_rate_hz=RATE_HZ)
     assert [scores[stem]["sdr"] for stem in STEMS] == pytest.approx(expected, abs=1e-6)
     assert museval.TrackStore("track").frames_agg is np.nanmedian
 
 
 @pytest.mark.parametrize("chunk_samples", [1, 7, 999, 1000, 1001, 2500])
 def test_chunks_equal_the_whole(chunk_samples):
-    truth, estimate = draw_stems(2 * RATE_HZ + 300 if chunk_samples == 1 else 4 * RATE_HZ + 300)
-    whole = accumulate(truth, estimate, 10**6)
-    parts = accumulate(truth, estimate, chunk_samples)
+    reference, estimate = draw_stems(2 * RATE_HZ + 300 if chunk_samples == 1 else 4 * RATE_HZ + 300)
+    whole = accumulate(reference, estimate, 10**6)
+    parts = accumulate(reference, estimate, chunk_samples)
     np.testing.assert_allclose(parts.window_sdrs_db(), whole.window_sdrs_db(), rtol=1e-10)
     for stem in STEMS:
         assert parts.scores()[stem] == pytest.approx(whole.scores()[stem], rel=1e-10)
 
 
-def si_sdr_by_definition(truth, estimate):
-    target = np.vdot(estimate, truth) / np.vdot(truth, truth) * truth
+def si_sdr_by_definition(reference, estimate):
+    target = np.vdot(estimate, reference) / np.vdot(reference, reference) * reference
     return 10 * np.log10(np.sum(target**2) / np.sum((estimate - target) ** 2))
 
 
 def test_si_sdr_equals_its_definition():
-    truth, estimate = draw_stems()
-    scores = accumulate(truth, estimate, 1234).scores()
-    for stem, *signals in zip(STEMS, truth, estimate, strict=True):
+    reference, estimate = draw_stems()
+    scores = accumulate(reference, estimate, 1234).scores()
+    for stem, *signals in zip(STEMS, reference, estimate, strict=True):
         assert scores[stem]["si_sdr"] == pytest.approx(si_sdr_by_definition(*signals), abs=1e-9)
 
 
 def test_si_sdr_does_not_depend_on_the_scale_but_sdr_does():
-    truth, estimate = draw_stems()
-    scores = accumulate(truth, estimate, 10**6).scores()
-    louder = accumulate(truth, 3 * estimate, 10**6).scores()
+    reference, estimate = draw_stems()
+    scores = accumulate(reference, estimate, 10**6).scores()
+    louder = accumulate(reference, 3 * estimate, 10**6).scores()
     for stem in STEMS:
         assert louder[stem]["si_sdr"] == pytest.approx(scores[stem]["si_sdr"], abs=1e-9)
         assert louder[stem]["sdr"] < scores[stem]["sdr"] - 5
@@ -114,27 +114,27 @@ def test_si_sdr_does_not_depend_on_the_scale_but_sdr_does():
 @pytest.mark.parametrize("error_db", [-40, -120])
 def test_nearly_perfect_estimates_keep_their_digits(error_db):
     rng = np.random.default_rng(0)
-    truth = rng.normal(size=(2, 2, 3 * RATE_HZ))
-    estimate = truth + 10 ** (error_db / 20) * rng.normal(size=truth.shape)
-    for stem, scores in accumulate(truth, estimate, 10**6).scores().items():
+    reference = rng.normal(size=(2, 2, 3 * RATE_HZ))
+    estimate = reference + 10 ** (error_db / 20) * rng.normal(size=reference.shape)
+    for stem, scores in accumulate(reference, estimate, 10**6).scores().items():
         assert scores["sdr"] == pytest.approx(-error_db, abs=1.0), stem
         assert scores["si_sdr"] == pytest.approx(-error_db, abs=1.0), stem
 
 
 def test_what_has_no_value_is_nan_and_does_not_warn():
-    truth, estimate = draw_stems()
+    reference, estimate = draw_stems()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         nothing_added = SeparationAccumulator(STEMS, sample_rate_hz=RATE_HZ).scores()
-        perfect = accumulate(truth, truth, 10**6).scores()
-        scaled = accumulate(truth, 0.7 * truth, 10**6).scores()
-        silent_truth = accumulate(truth * [[[0]], [[1]]], estimate, 10**6).scores()
-        silent_estimate = accumulate(truth, estimate * [[[0]], [[1]]], 10**6).scores()
+        perfect = accumulate(reference, reference, 10**6).scores()
+        scaled = accumulate(reference, 0.7 * reference, 10**6).scores()
+        silent_reference = accumulate(reference * [[[0]], [[1]]], estimate, 10**6).scores()
+        silent_estimate = accumulate(reference, estimate * [[[0]], [[1]]], 10**6).scores()
     for scores in (nothing_added, perfect):
         assert all(math.isnan(value) for stem in scores.values() for value in stem.values())
     assert math.isnan(scaled["bass"]["si_sdr"])
     assert scaled["bass"]["sdr"] == pytest.approx(-20 * math.log10(0.3))
-    for scores in (silent_truth, silent_estimate):
+    for scores in (silent_reference, silent_estimate):
         assert math.isnan(scores["drums"]["sdr"])
         assert math.isnan(scores["bass"]["sdr"])  # as in museval, no second counts for any stem
         assert math.isnan(scores["drums"]["si_sdr"])
@@ -142,7 +142,7 @@ def test_what_has_no_value_is_nan_and_does_not_warn():
 
 
 @pytest.mark.parametrize(
-    ("truth_shape", "estimate_shape"),
+    ("reference_shape", "estimate_shape"),
     [
         ((2, 2, 10), (2, 2, 11)),
         ((2, 2, 10), (2, 1, 10)),
@@ -150,10 +150,10 @@ def test_what_has_no_value_is_nan_and_does_not_warn():
         ((2, 9), (2, 9)),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(truth_shape, estimate_shape):
+def test_shapes_that_do_not_fit_are_refused(reference_shape, estimate_shape):
     accumulator = SeparationAccumulator(STEMS, sample_rate_hz=RATE_HZ)
     with pytest.raises(ValueError, match=r"\(stems, channels, samples\), of 2 stems"):
-        accumulator.add(np.zeros(truth_shape), np.zeros(estimate_shape))
+        accumulator.add(np.zeros(reference_shape), np.zeros(estimate_shape))
 
 
 def test_report_is_the_median_over_tracks_and_the_mean_over_stems():

@@ -102,10 +102,10 @@ def test_bad_notes_are_refused(intervals, pitches, message):
 @pytest.mark.parametrize("seed", range(5))
 def test_frame_scores_equal_scikit_learn(seed):
     rng = np.random.default_rng(seed)
-    truth = rng.random((200, 88)) < 0.05
-    estimate = truth ^ (rng.random(truth.shape) < 0.03)
-    flat = truth.ravel(), estimate.ravel()
-    assert frame_scores(truth, estimate) == {
+    reference = rng.random((200, 88)) < 0.05
+    estimate = reference ^ (rng.random(reference.shape) < 0.03)
+    flat = reference.ravel(), estimate.ravel()
+    assert frame_scores(reference, estimate) == {
         "frame_precision": pytest.approx(precision_score(*flat)),
         "frame_recall": pytest.approx(recall_score(*flat)),
         "frame_f1": pytest.approx(f1_score(*flat)),
@@ -140,12 +140,12 @@ def test_empty_rolls_are_defined():
 
 
 @pytest.mark.parametrize(
-    ("truth", "estimate"),
+    ("reference", "estimate"),
     [(np.zeros((2, 88), bool), np.zeros((3, 88), bool)), (np.zeros((2, 88)), np.zeros((2, 88)))],
 )
-def test_rolls_that_do_not_fit_are_refused(truth, estimate):
+def test_rolls_that_do_not_fit_are_refused(reference, estimate):
     with pytest.raises(ValueError, match="booleans of one shape"):
-        frame_scores(truth, estimate)
+        frame_scores(reference, estimate)
 
 
 def test_piano_roll_is_true_from_onset_up_to_offset():

@@ -70,11 +70,11 @@ def test_relations() -> None:
 def test_relations_are_those_that_mir_eval_scores(is_minor: bool) -> None:
     """mir_eval counts a fifth above the truth alone; the picture shows both, and says which is which."""
     scores = {"correct": 1.0, "fifth": 0.5, "relative": 0.3, "parallel": 0.2, "other": 0.0}
-    truth, fifth_below = ("A minor", D_MINOR) if is_minor else ("C major", F_MAJOR)
+    reference, fifth_below = ("A minor", D_MINOR) if is_minor else ("C major", F_MAJOR)
     for key in range(24):
         name = f"{PITCH_CLASSES[key % 12]} {'minor' if key >= 12 else 'major'}"
         wanted = 0.0 if key == fifth_below else scores[relation(key, is_minor=is_minor)]
-        assert mir_eval.key.weighted_score(truth, name) == wanted, name
+        assert mir_eval.key.weighted_score(reference, name) == wanted, name
 
 
 def test_bubbles_lie_on_the_circle_of_fifths_with_areas_of_their_shares() -> None:

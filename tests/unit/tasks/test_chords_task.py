@@ -291,8 +291,8 @@ def one_hot(rows, *, certainty=0.9):
 @pytest.mark.parametrize("rate", sorted(GRIDS))
 def test_chords_are_found_from_perfect_windows(rate, hop_seconds, tmp_path):
     # What was annotated as D#:min is told as Eb:min7, and N stays N.
-    truth = [(a, b, {"D#:min": "Eb:min7"}.get(label, label)) for a, b, label in PLAYED]
-    track = silent_track(tmp_path, 13.377, chords=lab(tmp_path, *truth))
+    reference = [(a, b, {"D#:min": "Eb:min7"}.get(label, label)) for a, b, label in PLAYED]
+    track = silent_track(tmp_path, 13.377, chords=lab(tmp_path, *reference))
     windows = windows_of(track, GRIDS[rate], hop_seconds=hop_seconds)
     prediction = TASK.predict(track, with_scores(windows, one_hot(PLAYED)))
     assert [s.label for s in prediction.segments] == [label for *_, label in PLAYED]
@@ -354,8 +354,8 @@ def prediction_of(*rows):
 
 
 def test_time_that_is_in_no_class_does_not_count(tmp_path):
-    truth = [(0.5, 2.5, "C:maj"), (3.0, 4.0, "G:sus4"), (4.0, 7.0, "A:min"), (7.0, 8.0, "X")]
-    track = silent_track(tmp_path, 8.0, chords=lab(tmp_path, *truth))
+    reference = [(0.5, 2.5, "C:maj"), (3.0, 4.0, "G:sus4"), (4.0, 7.0, "A:min"), (7.0, 8.0, "X")]
+    track = silent_track(tmp_path, 8.0, chords=lab(tmp_path, *reference))
     found = prediction_of((0.0, 1.5, "C:maj"), (1.5, 5.0, "G:maj"), (5.0, 8.0, "A:maj"))
     evaluated = TASK.evaluate_track(track, found)
     # Majmin: 2 s of C, half right, and 3 s of A minor, all wrong. Root: also 1 s of G, and 2 of 3 s of A.

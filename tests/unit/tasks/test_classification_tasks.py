@@ -249,12 +249,12 @@ def test_the_loss_is_cross_entropy_and_scores_are_probabilities():
 def test_metrics_and_summary_are_scikit_learns():
     task = build()
     classes, scores = draw_classes(60, 3)
-    answers = scores.argmax(axis=1)
+    predictions = scores.argmax(axis=1)
     evaluated = evaluated_clips(classes, scores)
     values = task.compute_metrics(evaluated)
     assert values == {
-        "accuracy": pytest.approx(accuracy_score(classes, answers), abs=1e-12),
-        "macro_f1": pytest.approx(f1_score(classes, answers, average="macro"), abs=1e-12),
+        "accuracy": pytest.approx(accuracy_score(classes, predictions), abs=1e-12),
+        "macro_f1": pytest.approx(f1_score(classes, predictions, average="macro"), abs=1e-12),
     }
     assert 0.4 < values["accuracy"] < 1
     report = task.summarize(evaluated, seed=0)
@@ -263,7 +263,7 @@ def test_metrics_and_summary_are_scikit_learns():
         metric = report["metrics"][name]
         assert metric["value"] == value
         assert metric["low"] < value < metric["high"]
-    assert report["confusion"] == confusion_matrix(classes, answers).tolist()
+    assert report["confusion"] == confusion_matrix(classes, predictions).tolist()
     assert list(report["per_label"]) == list(task.labels)
     assert "mean over the classes" in report["about_metrics"]
 
@@ -279,8 +279,8 @@ def test_a_class_that_no_track_has_counts_in_no_mean():
 def test_a_row_is_truth_and_answer_and_every_probability():
     [evaluated] = evaluated_clips(np.array([1]), np.array([[0.25, 0.25, 0.5]]))
     assert build().prediction_row(evaluated) == {
-        "truth": "jazz",
-        "answer": "rock",
+        "label": "jazz",
+        "prediction": "rock",
         "blues": 0.25,
         "jazz": 0.25,
         "rock": 0.5,

@@ -198,17 +198,17 @@ def test_settings_of_a_model_that_lack_a_key_are_refused(key):
 
 def draw_data(*, num_tracks=40) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
-    truth = generator.normal(size=(num_tracks, 2)) * [1.0, 20.0] + [5.0, -100.0]
-    answers = truth + generator.normal(size=truth.shape) * [0.5, 15.0]
-    return truth.astype(np.float32), answers.astype(np.float32)
+    reference = generator.normal(size=(num_tracks, 2)) * [1.0, 20.0] + [5.0, -100.0]
+    predictions = reference + generator.normal(size=reference.shape) * [0.5, 15.0]
+    return reference.astype(np.float32), predictions.astype(np.float32)
 
 
 def test_metrics_and_summary_are_scikit_learns():
     task = build()
-    truth, answers = draw_data()
-    evaluated = evaluated_clips(truth, answers)
-    per_target = r2_score(truth, answers, multioutput="raw_values")
-    errors = root_mean_squared_error(truth, answers, multioutput="raw_values")
+    reference, predictions = draw_data()
+    evaluated = evaluated_clips(reference, predictions)
+    per_target = r2_score(reference, predictions, multioutput="raw_values")
+    errors = root_mean_squared_error(reference, predictions, multioutput="raw_values")
     expected = {
         "r2": per_target.mean(),
         "r2_arousal": per_target[0],
@@ -247,7 +247,7 @@ def test_a_row_is_truth_and_answer_of_each_column():
     }
 
 
-def test_the_picture_is_answers_over_truths(tmp_path):
+def test_the_picture_is_predictions_over_labels(tmp_path):
     task = build()
     evaluated = evaluated_clips(*draw_data())
     captions = task.plot(

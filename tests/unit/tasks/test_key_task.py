@@ -138,8 +138,8 @@ def test_labels_of_a_model_that_are_not_the_keys_are_refused(labels):
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(keys, keys), min_size=1, max_size=40))
 def test_the_score_is_that_of_mir_eval(pairs):
-    truths, answers = np.array(pairs).T
-    report = build().summarize(evaluated_clips(truths, np.eye(24)[answers]), seed=0)
+    classes, predictions = np.array(pairs).T
+    report = build().summarize(evaluated_clips(classes, np.eye(24)[predictions]), seed=0)
     expected = [mir_eval.key.weighted_score(KEYS[t], KEYS[a]) for t, a in pairs]
     assert report["metrics"]["mirex_score"]["value"] == pytest.approx(np.mean(expected))
     assert sum(kind["count"] for kind in report["error_kinds"].values()) == len(pairs)
@@ -147,26 +147,26 @@ def test_the_score_is_that_of_mir_eval(pairs):
 
 def test_metrics_and_summary():
     task = build()
-    truths, scores = draw_classes(72, 24)
-    answers = scores.argmax(axis=1)
-    evaluated = evaluated_clips(truths, scores)
+    classes, scores = draw_classes(72, 24)
+    predictions = scores.argmax(axis=1)
+    evaluated = evaluated_clips(classes, scores)
     values = task.compute_metrics(evaluated)
     report = task.summarize(evaluated, seed=0)
     assert task.selection_metric == "mirex_score"
     assert set(values) == set(task.metric_names) == set(report["metrics"])
-    assert values["accuracy"] == pytest.approx(accuracy_score(truths, answers))
+    assert values["accuracy"] == pytest.approx(accuracy_score(classes, predictions))
     assert values["accuracy"] < values["mirex_score"] < 1
     for name, value in values.items():
         metric = report["metrics"][name]
         assert metric["low"] < metric["value"] == value < metric["high"]
-    assert report["confusion"] == confusion_matrix(truths, answers, labels=range(24)).tolist()
+    assert report["confusion"] == confusion_matrix(classes, predictions, labels=range(24)).tolist()
     for weight in ("1 for the right key", "0.5", "0.3", "0.2", "mir_eval", "error_kinds"):
         assert weight in report["about_metrics"]
 
 
 def test_the_kinds_of_errors_are_told_apart():
-    answers = ["C major", "G major", "F major", "A minor", "C minor", "F# major"]
-    scores = np.eye(24)[[KEYS.index(answer) for answer in answers]]
+    predictions = ["C major", "G major", "F major", "A minor", "C minor", "F# major"]
+    scores = np.eye(24)[[KEYS.index(predicted) for predicted in predictions]]
     report = build().summarize(evaluated_clips(np.zeros(6), scores), seed=0)
     names = ["correct", "fifth", "fifth below", "relative", "parallel", "other"]
     assert {kind: entry["count"] for kind, entry in report["error_kinds"].items()} == dict.fromkeys(
@@ -178,8 +178,8 @@ def test_the_kinds_of_errors_are_told_apart():
 def test_a_row_is_truth_and_answer_and_every_probability():
     [evaluated] = evaluated_clips(np.array([21]), np.eye(24)[[0]])
     row = build().prediction_row(evaluated)
-    assert list(row) == ["truth", "answer", *KEYS]
-    assert (row["truth"], row["answer"], row["C major"], row["B minor"]) == (
+    assert list(row) == ["label", "prediction", *KEYS]
+    assert (row["label"], row["prediction"], row["C major"], row["B minor"]) == (
         "A minor",
         "C major",
         1.0,

@@ -117,15 +117,15 @@ def test_labels_of_a_model_that_are_no_pitches_are_refused(labels):
 def test_metrics_are_scikit_learns_and_octaves_are_forgiven():
     task = build(make_splits("pitch", train=[36, 47, 48, 49, 60, 72]))
     classes, scores = draw_classes(60, 6)
-    answers = scores.argmax(axis=1)
+    predictions = scores.argmax(axis=1)
     pitches = np.array([int(label) for label in task.labels])
-    within_octaves = accuracy_score(pitches[classes] % 12, pitches[answers] % 12)
+    within_octaves = accuracy_score(pitches[classes] % 12, pitches[predictions] % 12)
     evaluated = evaluated_clips(classes, scores)
     values = task.compute_metrics(evaluated)
     assert values == {
-        "accuracy": pytest.approx(accuracy_score(classes, answers)),
+        "accuracy": pytest.approx(accuracy_score(classes, predictions)),
         "pitch_class_accuracy": pytest.approx(within_octaves),
-        "macro_f1": pytest.approx(f1_score(classes, answers, average="macro")),
+        "macro_f1": pytest.approx(f1_score(classes, predictions, average="macro")),
     }
     assert values["accuracy"] < values["pitch_class_accuracy"] < 1
     report = task.summarize(evaluated, seed=0)
@@ -148,7 +148,12 @@ def test_a_pitch_whole_octaves_away_is_right_within_its_class_alone():
 def test_a_row_is_truth_and_answer_and_every_probability():
     task = build(make_splits("pitch", train=[60, 72]))
     [evaluated] = evaluated_clips(np.array([1]), np.array([[0.75, 0.25]]))
-    assert task.prediction_row(evaluated) == {"truth": "72", "answer": "60", "60": 0.75, "72": 0.25}
+    assert task.prediction_row(evaluated) == {
+        "label": "72",
+        "prediction": "60",
+        "60": 0.75,
+        "72": 0.25,
+    }
 
 
 def test_the_picture_is_the_confusion_matrix(tmp_path):

@@ -327,8 +327,8 @@ def test_stems_with_noise_have_the_sdr_of_the_noise(num_channels, tmp_path):
         {"vocals": 12.0, "drums": 3.0, "bass": -4.0}, abs=1e-3
     )
     for number, stem in enumerate(NAMES):
-        truth, estimate = (x[number].ravel().astype(float) for x in (stems, estimates))
-        target = (truth @ estimate) / (truth @ truth) * truth
+        reference, estimate = (x[number].ravel().astype(float) for x in (stems, estimates))
+        target = (reference @ estimate) / (reference @ reference) * reference
         expected = 10 * np.log10((target @ target) / np.sum((estimate - target) ** 2))
         assert evaluated[stem]["si_sdr"] == pytest.approx(expected, abs=1e-3)
     row = task.prediction_row(evaluated)
@@ -411,8 +411,8 @@ def test_ten_minutes_are_evaluated_in_bounded_memory(tmp_path):
     (tmp_path / "stems").mkdir()
     positions = np.arange(LONG_SECONDS * LONG_RATE) % 1000
     for number, stem in enumerate(("a", "b")):
-        truth = (positions + number + 100) / 1000  # each estimate is a tenth too low
-        soundfile.write(tmp_path / "stems" / f"{stem}.wav", truth, LONG_RATE, subtype="FLOAT")
+        reference = (positions + number + 100) / 1000  # each estimate is a tenth too low
+        soundfile.write(tmp_path / "stems" / f"{stem}.wav", reference, LONG_RATE, subtype="FLOAT")
     audio = inspect_audio(tmp_path / "stems" / "a.wav")
     checked = CheckedTrack(track=make_track(tmp_path, stems="stems"), audio=audio)
     windows = long_windows(checked)

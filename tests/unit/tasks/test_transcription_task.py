@@ -388,8 +388,8 @@ def prediction_of(rows):
 
 
 def test_notes_are_evaluated_by_their_own_times(tmp_path):
-    truth = [(0.5, 1.5, 60), (1.0, 2.0, 64), (2.0, 3.0, 67), (3.0, 3.5, 72)]
-    track = silent_track(tmp_path, 4.0, notes=midi(tmp_path, truth))
+    reference = [(0.5, 1.5, 60), (1.0, 2.0, 64), (2.0, 3.0, 67), (3.0, 3.5, 72)]
+    track = silent_track(tmp_path, 4.0, notes=midi(tmp_path, reference))
     found = [(0.54, 1.5, 60), (1.0, 1.4, 64), (2.06, 3.0, 67), (3.0, 3.5, 71), (3.6, 3.9, 50)]
     evaluated = TASK.evaluate_track(track, prediction_of(found))
     # 60 and 64 begin in time; of these 60 also ends in time. 67 is late, 71 is another pitch.
