@@ -187,7 +187,7 @@ def train_task(
             config,
             loop=loop,
             task=task.name,
-            first_log=describe(
+            run_summary=describe(
                 config, loop=loop, splits=splits, dataset=dataset, cache_note=cache_note
             ),
             needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
@@ -278,7 +278,7 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
             config,
             loop=loop,
             task=PRETRAIN,
-            first_log=describe_pretraining(config, loop=loop, splits=splits, dataset=dataset),
+            run_summary=describe_pretraining(config, loop=loop, splits=splits, dataset=dataset),
             needed_bytes=pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
         )
         keep_run_tracks(splits, run)

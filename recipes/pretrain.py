@@ -84,7 +84,7 @@ def main() -> None:
             config,
             loop=loop,
             task="pretrain",
-            first_log=describe_pretraining(config, loop=loop, splits=splits, dataset=dataset),
+            run_summary=describe_pretraining(config, loop=loop, splits=splits, dataset=dataset),
             needed_bytes=pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
         )
         keep_run_tracks(splits, run)

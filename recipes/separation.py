@@ -124,7 +124,7 @@ def main() -> None:
             config,
             loop=loop,
             task="separation",
-            first_log=describe(config, loop=loop, splits=splits, dataset=dataset),
+            run_summary=describe(config, loop=loop, splits=splits, dataset=dataset),
             needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
         )
         keep_run_tracks(splits, run)

@@ -135,7 +135,7 @@ def main() -> None:
             config,
             loop=loop,
             task="tagging",
-            first_log=describe(
+            run_summary=describe(
                 config, loop=loop, splits=splits, dataset=dataset, cache_note=cache_note
             ),
             needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),

@@ -112,7 +112,7 @@ def open_run(
     *,
     loop: TrainingLoop[Any],
     task: str,
-    first_log: Table,
+    run_summary: Table,
     needed_bytes: int,
 ) -> None:
     """Say what will train, on what, at which cost; then make the run folder and start the trackers.
@@ -121,7 +121,7 @@ def open_run(
         config: All settings.
         loop: About to run.
         task: Names the run for trackers.
-        first_log: What `describe` returned.
+        run_summary: What `describe` returned.
         needed_bytes: About how many bytes the run writes.
 
     Raises:
@@ -129,7 +129,7 @@ def open_run(
     """
     accelerator, folder = loop.accelerator, loop.folder
     if accelerator.is_main_process:
-        Console(stderr=True).print(first_log)
+        Console(stderr=True).print(run_summary)
         require_space(folder.path, needed_bytes)
         folder.create(config, num_processes=accelerator.num_processes)
         if config.publish.repo_id is not None:

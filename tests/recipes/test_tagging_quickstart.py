@@ -82,7 +82,7 @@ def test_the_tagger_is_better_than_chance_beyond_its_interval(quickstart):
     assert f"Test ROC-AUC of 72 tracks: {roc_auc['value']:.4f}" in " ".join(log.split())
 
 
-def test_the_first_log_states_what_trains_on_what_at_which_cost(quickstart):
+def test_the_run_summary_states_what_trains_on_what_at_which_cost(quickstart):
     _, log = quickstart
     log = " ".join(log.split())
     for words in (
