@@ -317,7 +317,7 @@ def test_the_example_of_each_task_is_what_it_reads(tmp_path: Path) -> None:
             assert all(TASKS[name].read_label(track, name) for track in tracks), name
 
 
-def test_no_other_room_names_a_task() -> None:
+def test_no_other_module_names_a_task() -> None:
     """What docs/adding-a-task.md promises: a task is a module of its own, and its line in `TASKS`.
 
     Only the table of published numbers names tasks: it has a row for each, and needs none for a new one.
