@@ -57,7 +57,7 @@ class Windows(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Notes:
+class BatchInfo:
     """What is known of the items of a batch.
 
     Attributes:
@@ -111,7 +111,7 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
         return len(self.windows)
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Any, ...]:
-        """Return the tensors of an item and, last, its `Notes`; those alone where nothing could be read."""
+        """Return the tensors of an item and, last, its `BatchInfo`; only this where nothing could be read."""
         epoch, index = position
         bad_tracks: dict[str, str] = {}
         for candidate in self._candidates(epoch, index):
@@ -121,12 +121,12 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
             self.ledger.write(candidate)
             try:
                 tensors = _patiently(lambda: self.windows[epoch, candidate])  # noqa: B023
-                return *tensors, Notes(track_ids=[track.id], bad_tracks=bad_tracks)
+                return *tensors, BatchInfo(track_ids=[track.id], bad_tracks=bad_tracks)
             except (UserError, OSError) as error:
                 bad_tracks[track.id] = f"{track.origin}: {error}"
             finally:
                 self.ledger.write(-1)
-        return (Notes(track_ids=[], bad_tracks=bad_tracks),)
+        return (BatchInfo(track_ids=[], bad_tracks=bad_tracks),)
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
         yield index
@@ -199,7 +199,7 @@ def training_loader(
     timeout_seconds: float = 0,
     is_persistent: bool = True,
 ) -> DataLoader[Any]:
-    """Return batches of what the model takes, then targets, then `Notes`, to be read by `read_batches`.
+    """Return batches of what the model takes, then targets, then `BatchInfo`, to be read by `read_batches`.
 
     Args:
         windows: What is read.
@@ -279,13 +279,13 @@ def _patiently(read: Callable[[], Read]) -> Read:
 
 
 def _collate_windows(items: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-    notes = Notes(
+    info = BatchInfo(
         track_ids=[name for item in items for name in item[-1].track_ids],
         bad_tracks={name: why for item in items for name, why in item[-1].bad_tracks.items()},
     )
     if any(len(item) == 1 for item in items):
-        return (notes,)
-    return *default_collate([item[:-1] for item in items]), notes
+        return (info,)
+    return *default_collate([item[:-1] for item in items]), info
 
 
 def _collate_tracks(

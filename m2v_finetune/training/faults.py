@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from m2v_finetune.config import OnBadTrack
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import problem_list
-from m2v_finetune.data.reading import Notes, WorkerError, read_batches
+from m2v_finetune.data.reading import BatchInfo, WorkerError, read_batches
 from m2v_finetune.errors import Stopped, UserError
 
 logger = logging.getLogger(__name__)
@@ -186,14 +186,14 @@ class StepReader:
             DataError: Nothing can be read, or a worker failed.
         """
         try:
-            for *parts, notes in read_batches(self.loader):
-                assert isinstance(notes, Notes)
-                self._unsynced |= notes.bad_tracks
+            for *parts, info in read_batches(self.loader):
+                assert isinstance(info, BatchInfo)
+                self._unsynced |= info.bad_tracks
                 if not parts:
                     message = "Windows cannot be read, and none that were tried in their places can"
                     advice = "Is a drive missing?"
-                    raise DataError(problem_list(message, list(notes.bad_tracks.values()), advice))
-                self.track_ids.append(notes.track_ids)
+                    raise DataError(problem_list(message, list(info.bad_tracks.values()), advice))
+                self.track_ids.append(info.track_ids)
                 yield parts
         except WorkerError as error:
             raise DataError(str(error)) from error

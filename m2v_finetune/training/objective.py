@@ -258,8 +258,8 @@ class PretrainingObjective:
         bad_tracks: dict[str, str] = {}
         try:
             with at_once():
-                for *parts, notes in read_batches(loader):
-                    bad_tracks |= notes.bad_tracks
+                for *parts, info in read_batches(loader):
+                    bad_tracks |= info.bad_tracks
                     if not parts:
                         failure = "None of the windows that are held out can be read."
                         break

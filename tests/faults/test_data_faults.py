@@ -280,8 +280,8 @@ def test_a_network_drive_that_fails_for_a_moment_is_tried_again(music, tmp_path)
         return loop.model.task.example(checked, window, augment)
 
     object.__setattr__(windows, "example", flaky)
-    _, _, notes = loop.loader.dataset[0, 0]
-    assert notes.bad_tracks == {}
+    _, _, info = loop.loader.dataset[0, 0]
+    assert info.bad_tracks == {}
     assert len(calls) == 3
 
 
