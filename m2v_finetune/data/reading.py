@@ -69,7 +69,7 @@ class BatchInfo:
     bad_tracks: dict[str, str]
 
 
-class _Ledger:
+class _WorkerStatus:
     """Which worker reads what, in memory that the workers share with the process that started them."""
 
     def __init__(self, num_workers: int) -> None:
@@ -100,12 +100,12 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
 
     Attributes:
         windows: What is read.
-        ledger: Who reads what.
+        worker_status: Who reads what.
     """
 
     def __init__(self, windows: Windows, *, num_workers: int) -> None:
         self.windows = windows
-        self.ledger = _Ledger(num_workers)
+        self.worker_status = _WorkerStatus(num_workers)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -118,14 +118,14 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
             track = self.windows.track_of(candidate)
             if track.id in bad_tracks:
                 continue
-            self.ledger.write(candidate)
+            self.worker_status.write(candidate)
             try:
                 tensors = _patiently(lambda: self.windows[epoch, candidate])  # noqa: B023
                 return *tensors, BatchInfo(track_ids=[track.id], bad_tracks=bad_tracks)
             except (UserError, OSError) as error:
                 bad_tracks[track.id] = f"{track.origin}: {error}"
             finally:
-                self.ledger.write(-1)
+                self.worker_status.write(-1)
         return (BatchInfo(track_ids=[], bad_tracks=bad_tracks),)
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
@@ -161,12 +161,12 @@ class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
 
     Attributes:
         windows: What is read.
-        ledger: Who reads what.
+        worker_status: Who reads what.
     """
 
     def __init__(self, windows: OrderedWindows, *, num_workers: int) -> None:
         self.windows = windows
-        self.ledger = _Ledger(num_workers)
+        self.worker_status = _WorkerStatus(num_workers)
         self._bad: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -176,13 +176,13 @@ class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
         """Return the number of the window, what the model takes of it, and what was wrong, if anything."""
         number, _ = self.windows.locations[index]
         if number not in self._bad:
-            self.ledger.write(index)
+            self.worker_status.write(index)
             try:
                 return *_patiently(lambda: self.windows[index]), None
             except (UserError, OSError) as error:
                 self._bad[number] = f"{self.windows.tracks[number].track.origin}: {error}"
             finally:
-                self.ledger.write(-1)
+                self.worker_status.write(-1)
         return index, None, self._bad[number]
 
     def origins(self, items: Sequence[int]) -> list[str]:
@@ -251,11 +251,11 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
         yield from loader
         return
     try:
-        with _DeathWatch.install().listening():
+        with _SigchldGuard.install().enabled():
             batches = iter(loader)
-        watch = _DeathWatch.install()
+        guard = _SigchldGuard.install()
         while True:
-            with watch.listening():
+            with guard.enabled():
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -306,11 +306,15 @@ def _named(track: Track) -> str:
 def _explain(error: RuntimeError, loader: DataLoader[Any]) -> str:
     """Say which worker failed at what, and end those that are left, which may hang."""
     readable: Any = loader.dataset
-    ledger: _Ledger = readable.ledger
+    worker_status: _WorkerStatus = readable.worker_status
     is_timeout = "timed out" in str(error)
-    pids = ledger.pids if is_timeout else [int(digits) for digits in re.findall(r"\d+", str(error))]
-    reading = readable.origins(ledger.read_by(pids))
-    for pid in ledger.pids:
+    pids = (
+        worker_status.pids
+        if is_timeout
+        else [int(digits) for digits in re.findall(r"\d+", str(error))]
+    )
+    reading = readable.origins(worker_status.read_by(pids))
+    for pid in worker_status.pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     where = f" while it read {', '.join(reading)}" if reading else ", between two tracks"
@@ -325,7 +329,7 @@ def _explain(error: RuntimeError, loader: DataLoader[Any]) -> str:
     )
 
 
-class _DeathWatch:
+class _SigchldGuard:
     """Lets torch's handler of dead workers raise only while a batch is awaited.
 
     It would raise anywhere in the main thread: in the middle of an optimiser's step too.
@@ -333,31 +337,31 @@ class _DeathWatch:
 
     def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
         self.handler = handler
-        self.is_listening = False
+        self.is_enabled = False
 
     @classmethod
-    def install(cls) -> "_DeathWatch":
+    def install(cls) -> "_SigchldGuard":
         """Put itself before the handler that torch set when the first workers started."""
         handler = signal.getsignal(signal.SIGCHLD)
         if isinstance(handler, cls):
             return handler
         if threading.current_thread() is not threading.main_thread() or not callable(handler):
             return cls(lambda number, frame: None)
-        watch = cls(handler)
-        signal.signal(signal.SIGCHLD, watch)
-        return watch
+        guard = cls(handler)
+        signal.signal(signal.SIGCHLD, guard)
+        return guard
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal."""
-        if self.is_listening:
+        if self.is_enabled:
             self.handler(number, frame)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def enabled(self) -> Iterator[None]:
         """Hear of workers that die, and first of those that have died since."""
-        self.is_listening = True
+        self.is_enabled = True
         try:
             self.handler(signal.SIGCHLD, None)
             yield
         finally:
-            self.is_listening = False
+            self.is_enabled = False
