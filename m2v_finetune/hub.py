@@ -72,7 +72,7 @@ def download_snapshot(
         repo_type=repo_type,
     )
     with explained(f"fetch {repo_id}" + (f" at {revision}" if revision else "")):
-        return Path(_patiently(fetch))
+        return Path(_with_retries(fetch))
 
 
 def download_dataset(
@@ -105,7 +105,7 @@ def download_dataset(
             return Path(whole), []
         except (HTTPError, LocalEntryNotFoundError) as error:
             try:
-                info = _patiently(partial(HfApi().dataset_info, repo_id))
+                info = _with_retries(partial(HfApi().dataset_info, repo_id))
             except (HTTPError, *UNREACHABLE):
                 raise error from error.__cause__  # it is not a matter of single files
     paths = [file.rfilename for file in info.siblings or []]
@@ -144,7 +144,7 @@ def _fetch_file(repo_id: str, path: str, commit: str | None) -> Path | str:
         tqdm_class=_SilentBar,
     )
     try:
-        file = Path(_patiently(fetch))
+        file = Path(_with_retries(fetch))
     except (HTTPError, LocalEntryNotFoundError) as error:
         return _explanation(error)
     return file.parents[len(PurePosixPath(path).parts) - 1]
@@ -168,7 +168,7 @@ def _too_many_failing(repo_id: str, failing: dict[str, str], *, max_failing: int
     )
 
 
-def _patiently(fetch: Callable[[], Fetched]) -> Fetched:
+def _with_retries(fetch: Callable[[], Fetched]) -> Fetched:
     """Fetch, and where a server fails for a moment try again after a pause."""
     for pause_seconds in RETRY_PAUSES_SECONDS:
         try:

@@ -120,7 +120,7 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
                 continue
             self.worker_status.write(candidate)
             try:
-                tensors = _patiently(lambda: self.windows[epoch, candidate])  # noqa: B023
+                tensors = _with_retries(lambda: self.windows[epoch, candidate])  # noqa: B023
                 return *tensors, BatchInfo(track_ids=[track.id], bad_tracks=bad_tracks)
             except (UserError, OSError) as error:
                 bad_tracks[track.id] = f"{track.origin}: {error}"
@@ -178,7 +178,7 @@ class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
         if number not in self._bad:
             self.worker_status.write(index)
             try:
-                return *_patiently(lambda: self.windows[index]), None
+                return *_with_retries(lambda: self.windows[index]), None
             except (UserError, OSError) as error:
                 self._bad[number] = f"{self.windows.tracks[number].track.origin}: {error}"
             finally:
@@ -266,7 +266,7 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
         raise WorkerError(_explain(error, loader)) from error
 
 
-def _patiently(read: Callable[[], Read]) -> Read:
+def _with_retries(read: Callable[[], Read]) -> Read:
     """Read, and where it fails try again after a pause."""
     for pause_seconds in RETRY_PAUSES_SECONDS:
         try:
