@@ -454,7 +454,7 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def agreed_checkpoint(folder: Path) -> Path | None:
+def find_common_checkpoint(folder: Path) -> Path | None:
     """Return what `find_checkpoint` returns, after all processes found the same.
 
     Raises:

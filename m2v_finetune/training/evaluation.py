@@ -16,7 +16,7 @@ from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.reading import WorkerError
 from m2v_finetune.errors import AudioError, Stopped
 from m2v_finetune.model import TaskModel, scored
-from m2v_finetune.training.faults import DataWatch, agree
+from m2v_finetune.training.faults import DataWatch, gather_errors
 from m2v_finetune.training.signals import AtOnce
 from m2v_finetune.variation import OutputVariation
 
@@ -172,7 +172,7 @@ def evaluate_with_chance(
     except torch.OutOfMemoryError:
         failure = TOO_LITTLE_MEMORY
     bar.remove_task(bar_task)
-    watch.take(split, agree(accelerator, failure, bad_tracks, stopped=stopped))
+    watch.take(split, gather_errors(accelerator, failure, bad_tracks, stopped=stopped))
     if variation is not None:
         for counted in gather_object([own_variation]):  # every process has one
             variation.merge(counted)

@@ -91,7 +91,7 @@ class DataWatch:
         return self.num_skipped.get(split, 0) + len(self.found.get(split, {}))
 
 
-def agree(
+def gather_errors(
     accelerator: Accelerator,
     failure: str | None,
     bad_tracks: Mapping[str, str],
@@ -229,7 +229,7 @@ class StepReader:
             DataError: A process cannot go on, or the policy is to stop; the same on every process.
         """
         unsynced, self._unsynced = self._unsynced, {}
-        self.watch.take("train", agree(self.accelerator, failure, unsynced))
+        self.watch.take("train", gather_errors(self.accelerator, failure, unsynced))
 
     def not_finite(self, losses: Sequence[Tensor]) -> tuple[bool, list[str]]:
         """Tell what of a skipped step to look at, the same on every process.

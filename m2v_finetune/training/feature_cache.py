@@ -39,7 +39,7 @@ from m2v_finetune.model import FeatureLayout, NotFiniteError, TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.training.defaults import choose_num_variants
-from m2v_finetune.training.faults import agree
+from m2v_finetune.training.faults import gather_errors
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import free_bytes
@@ -199,7 +199,7 @@ class FeatureCache:
                 f"{store.folder} cannot be written: {error.strerror}. Free space, or choose another disk by "
                 "--cache.folder; what is there already stays."
             )
-        watch.take(split, agree(accelerator, failure, bad_tracks))
+        watch.take(split, gather_errors(accelerator, failure, bad_tracks))
         accelerator.wait_for_everyone()
         self._check_shared(store, watch.found.get(split, {}))
         own = torch.tensor(len(rows), device=accelerator.device)

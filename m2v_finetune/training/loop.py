@@ -27,9 +27,9 @@ from m2v_finetune.pretraining.windows import MaskedWindows
 from m2v_finetune.training.checkpoint import (
     Progress,
     RunState,
-    agreed_checkpoint,
     checkpoint_bytes,
     copy_trained,
+    find_common_checkpoint,
     get_random_state,
     load_checkpoint,
     save_checkpoint,
@@ -188,7 +188,7 @@ class TrainingLoop(Generic[Model]):
         self.reads_audio = not (
             isinstance(windows, CachedWindows) or isinstance(model.backbone, PrecomputedBackbone)
         )
-        self.checkpoint: Path | None = agreed_checkpoint(folder.checkpoints)
+        self.checkpoint: Path | None = find_common_checkpoint(folder.checkpoints)
 
     def run(self) -> FitResult:
         """Train.
@@ -631,7 +631,7 @@ class TrainingLoop(Generic[Model]):
             ) from error
 
     def _stop_if_asked(self, *, save: bool = False) -> None:
-        if self.stop.is_agreed(self.accelerator):
+        if self.stop.is_set_on_any_process(self.accelerator):
             self._stop(save=save)
 
     def _stop(self, *, save: bool) -> NoReturn:

@@ -19,7 +19,7 @@ from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import FixedWindows
 from m2v_finetune.training.evaluation import TOO_LITTLE_MEMORY, evaluate_tracks
-from m2v_finetune.training.faults import DataWatch, agree
+from m2v_finetune.training.faults import DataWatch, gather_errors
 from m2v_finetune.training.signals import AtOnce
 from m2v_finetune.training.standardization import measure_standardization
 
@@ -275,7 +275,7 @@ class PretrainingObjective:
         except torch.OutOfMemoryError:
             failure = TOO_LITTLE_MEMORY
         bar.remove_task(bar_task)
-        watch.take("validation", agree(accelerator, failure, bad_tracks, stopped=stopped))
+        watch.take("validation", gather_errors(accelerator, failure, bad_tracks, stopped=stopped))
         # In the order of the windows, so that the sums of one process and of two are the same.
         numbered = sorted(gather_object(list(zip(own, rows, strict=True))))
         values = (

@@ -72,7 +72,7 @@ class StopRequest:
         finally:
             self._is_at_once = False
 
-    def is_agreed(self, accelerator: Accelerator) -> bool:
+    def is_set_on_any_process(self, accelerator: Accelerator) -> bool:
         """Tell, the same on every process, whether any of them was asked to stop."""
         if accelerator.num_processes == 1:
             return self.arrived

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from m2v_finetune.heads import Standardization
 from m2v_finetune.model import TaskModel
-from m2v_finetune.training.faults import agree
+from m2v_finetune.training.faults import gather_errors
 
 TOO_LITTLE_MEMORY = (
     "Measuring what the head reads, before the first step, ran out of memory with a single window at once. "
@@ -68,7 +68,7 @@ def measure_standardization(
             rows = model.micro_batcher.run(run_model, inputs).flatten(0, -2)
         except torch.OutOfMemoryError:
             failure = TOO_LITTLE_MEMORY
-        agree(accelerator, failure, {})  # else the others would wait for this one's rows
+        gather_errors(accelerator, failure, {})  # else the others would wait for this one's rows
         scaler.partial_fit(accelerator.gather(rows).cpu().numpy())
         bar.advance(task)
     hook.remove()
