@@ -22,7 +22,7 @@ from m2v_finetune.errors import Stopped, UserError
 logger = logging.getLogger(__name__)
 
 # What the backends of torch.distributed say when another process is gone.
-PROCESS_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+LOST_RANK_ERRORS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 
 
 class DataError(UserError):
@@ -257,13 +257,13 @@ class StepReader:
 
 
 @contextmanager
-def gone_processes_named(accelerator: Accelerator) -> Iterator[None]:
+def explain_lost_rank(accelerator: Accelerator) -> Iterator[None]:
     """Turn what torch.distributed raises when another process died into a `UserError`."""
     try:
         yield
     except RuntimeError as error:
         if accelerator.num_processes == 1 or not any(
-            word in str(error) for word in PROCESS_IS_GONE
+            word in str(error) for word in LOST_RANK_ERRORS
         ):
             raise
         raise UserError(

@@ -10,7 +10,7 @@ from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint import checkpoints_in
-from m2v_finetune.training.faults import DataWatch, gone_processes_named
+from m2v_finetune.training.faults import DataWatch, explain_lost_rank
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.setup import results_bytes, start
 from m2v_finetune.training.signals import stop_on_signals
@@ -52,7 +52,7 @@ class Run:
             max_bad_fraction=data.max_bad_fraction,
             timeout_seconds=data.timeout_seconds,
         )
-        with stop_on_signals(folder.resume_advice), gone_processes_named(accelerator):
+        with stop_on_signals(folder.resume_advice), explain_lost_rank(accelerator):
             yield cls(accelerator=accelerator, folder=folder, bad_tracks=bad_tracks)
         accelerator.end_training()
 
