@@ -17,7 +17,7 @@ from m2v_finetune.data.reading import WorkerError
 from m2v_finetune.errors import AudioError, Stopped
 from m2v_finetune.model import TaskModel, scored
 from m2v_finetune.training.faults import DataWatch, gather_errors
-from m2v_finetune.training.signals import AtOnce
+from m2v_finetune.training.signals import Interruptible
 from m2v_finetune.variation import OutputVariation
 
 NUM_ORDERS = 5
@@ -39,7 +39,7 @@ def evaluate_tracks(
     watch: DataWatch | None = None,
     split: str = "test",
     inputs: Inputs | None = None,
-    at_once: AtOnce = nullcontext,
+    interruptible: Interruptible = nullcontext,
     variation: OutputVariation | None = None,
 ) -> list[Any]:
     """Return what the task found out about each track, in their order, on every process.
@@ -61,7 +61,7 @@ def evaluate_tracks(
         watch: What to do about tracks that can no longer be read; to stop if None.
         split: That of the tracks.
         inputs: What reads a window, in place of the task.
-        at_once: Inside of it a signal raises `Stopped`.
+        interruptible: Inside of it a signal raises `Stopped`.
         variation: Counts the outputs of the head, those of all processes.
 
     Returns:
@@ -83,7 +83,7 @@ def evaluate_tracks(
         watch=watch,
         split=split,
         inputs=inputs,
-        at_once=at_once,
+        interruptible=interruptible,
         variation=variation,
         orders=(),
     )
@@ -123,7 +123,7 @@ def evaluate_with_chance(
     watch: DataWatch | None = None,
     split: str = "test",
     inputs: Inputs | None = None,
-    at_once: AtOnce = nullcontext,
+    interruptible: Interruptible = nullcontext,
     variation: OutputVariation | None = None,
     orders: Sequence[Sequence[int]],
 ) -> tuple[list[Any], list[list[Any]]]:
@@ -152,7 +152,7 @@ def evaluate_with_chance(
     failure, stopped = None, None
     bad_tracks: dict[str, str] = {}
     try:
-        with at_once():
+        with interruptible():
             for number, of_track in groupby(rows, key=lambda row: row[0]):
                 checked = windows.tracks[number]
                 try:

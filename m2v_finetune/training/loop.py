@@ -253,7 +253,7 @@ class TrainingLoop(Generic[Model]):
         """Measure what a new run has to know of its data."""
         self.batches.epoch, self.batches.first_step = 0, 0
         try:
-            with self.stop.at_once(), self._whole_model():
+            with self.stop.interruptible(), self._whole_model():
                 self.objective.start(
                     self.reader.read(),
                     accelerator=self.accelerator,
@@ -466,7 +466,7 @@ class TrainingLoop(Generic[Model]):
                     num_workers=self.num_workers,
                     bar=self.bar,
                     watch=self.watch,
-                    at_once=self.stop.at_once,
+                    interruptible=self.stop.interruptible,
                 )
         except Stopped:
             self._stop(save=True)

@@ -20,7 +20,7 @@ from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import FixedWindows
 from m2v_finetune.training.evaluation import TOO_LITTLE_MEMORY, evaluate_tracks
 from m2v_finetune.training.faults import DataWatch, gather_errors
-from m2v_finetune.training.signals import AtOnce
+from m2v_finetune.training.signals import Interruptible
 from m2v_finetune.training.standardization import measure_standardization
 
 
@@ -67,12 +67,12 @@ class Objective(Protocol):
         num_workers: int,
         bar: Progress,
         watch: DataWatch,
-        at_once: AtOnce,
+        interruptible: Interruptible,
     ) -> dict[str, float]:
         """Return the validation metrics, the same on every process.
 
         Raises:
-            Stopped: A process got a signal inside of ``at_once``; the same on every process.
+            Stopped: A process got a signal inside of ``interruptible``; the same on every process.
             NotFiniteError: What the model says is not finite.
             DataError: Data cannot be read any more.
         """
@@ -156,7 +156,7 @@ class TaskObjective:
         num_workers: int,
         bar: Progress,
         watch: DataWatch,
-        at_once: AtOnce,
+        interruptible: Interruptible,
     ) -> dict[str, float]:
         """Return the task's metrics of the validation tracks."""
         evaluated = evaluate_tracks(
@@ -169,7 +169,7 @@ class TaskObjective:
             watch=watch,
             split="validation",
             inputs=self.inputs,
-            at_once=at_once,
+            interruptible=interruptible,
         )
         return self.model.task.compute_metrics(evaluated)
 
@@ -231,7 +231,7 @@ class PretrainingObjective:
         num_workers: int,
         bar: Progress,
         watch: DataWatch,
-        at_once: AtOnce,
+        interruptible: Interruptible,
     ) -> dict[str, float]:
         """Return the means over the windows that are held out; each is heard by one process."""
         own = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
@@ -257,7 +257,7 @@ class PretrainingObjective:
         failure, stopped = None, None
         bad_tracks: dict[str, str] = {}
         try:
-            with at_once():
+            with interruptible():
                 for *parts, info in read_batches(loader):
                     bad_tracks |= info.bad_tracks
                     if not parts:

@@ -15,8 +15,8 @@ from m2v_finetune.errors import Stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Launchers pass on what the processes of a job were sent as well: this soon it is the same request.
 SAME_REQUEST_SECONDS = 1.0
-AtOnce = Callable[[], AbstractContextManager[None]]
-"""Such as `StopRequest.at_once`: inside of what it returns a signal raises `Stopped`."""
+Interruptible = Callable[[], AbstractContextManager[None]]
+"""Such as `StopRequest.interruptible`: inside of what it returns a signal raises `Stopped`."""
 
 
 class StopRequest:
@@ -32,14 +32,14 @@ class StopRequest:
 
         Args:
             advice: Makes the message of `Stopped`, raised wherever the first signal arrives. Where it is
-                None, the first signal is remembered, but inside of `at_once`.
+                None, the first signal is remembered, but inside of `interruptible`.
             announce: Print that the first signal was seen, where it is remembered.
         """
         self.number = int(signal.SIGTERM)
         self.arrived = False
         self._advice = advice
         self._announce = announce
-        self._is_at_once = advice is not None
+        self._is_interruptible = advice is not None
         self._process = os.getpid()
         self._when = 0.0
 
@@ -55,22 +55,22 @@ class StopRequest:
                 os.kill(self._process, number)
             return
         self.arrived, self.number, self._when = True, number, now
-        if self._is_at_once:
+        if self._is_interruptible:
             self._stop()
         if self._announce:
             message = "finishing the step, then saving; another signal a second later stops at once, unsaved"
             os.write(2, f"\n{signal.Signals(number).name}: {message}.\n".encode())
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """Inside the block raise `Stopped` wherever the first signal arrives, or if it has arrived."""
-        self._is_at_once = True
+        self._is_interruptible = True
         try:
             if self.arrived:
                 self._stop()
             yield
         finally:
-            self._is_at_once = False
+            self._is_interruptible = False
 
     def is_set_on_any_process(self, accelerator: Accelerator) -> bool:
         """Tell, the same on every process, whether any of them was asked to stop."""

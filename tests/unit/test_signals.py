@@ -41,16 +41,16 @@ def test_where_nothing_would_be_lost_the_first_signal_stops(number):
         assert caught.value.signal_number == number
         assert outer.arrived
     with stop_on_signals() as stop:
-        with pytest.raises(Stopped), stop.at_once():
+        with pytest.raises(Stopped), stop.interruptible():
             send(number)
-        with pytest.raises(Stopped), stop.at_once():
+        with pytest.raises(Stopped), stop.interruptible():
             pytest.fail("the signal has arrived")
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_after_the_block_the_first_signal_is_remembered_again(fails, capfd):
     with stop_on_signals() as stop:
-        with suppress(ValueError), stop.at_once():
+        with suppress(ValueError), stop.interruptible():
             if fails:
                 raise ValueError
         send(signal.SIGTERM)
