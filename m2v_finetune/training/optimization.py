@@ -92,7 +92,7 @@ def _bitsandbytes(name: OptimizerName) -> Any:
     return optimizers.AdamW8bit if name == "adamw_8bit" else optimizers.PagedAdamW8bit
 
 
-def rehearse(optimizer: torch.optim.Optimizer) -> None:
+def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
     """Take the first step of a new optimiser at a rate of 0, and forget it: all that it keeps is made.
 
     By itself an optimiser makes what it keeps of a weight when it comes to it: if memory runs out then, the

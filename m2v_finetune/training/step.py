@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from m2v_finetune.micro_batching import unified_out_of_memory
-from m2v_finetune.training.optimization import rehearse
+from m2v_finetune.training.optimization import allocate_optimizer_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def take_step(
                         norm > max_grad_norm
                     ):  # else it would pass over all gradients, to change none
                         nn.utils.clip_grads_with_norm_(model.parameters(), max_grad_norm, total)
-                    rehearse(optimizer)
+                    allocate_optimizer_state(optimizer)
             if not is_skipped:
                 _change_weights(optimizer)
         except Exception:

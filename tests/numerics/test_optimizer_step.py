@@ -22,7 +22,11 @@ from m2v_finetune.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from m2v_finetune.training.optimization import _bitsandbytes, build_optimizer, rehearse
+from m2v_finetune.training.optimization import (
+    _bitsandbytes,
+    allocate_optimizer_state,
+    build_optimizer,
+)
 from m2v_finetune.training.precision import choose_precision
 from m2v_finetune.training.step import StepOutOfMemoryError, take_step
 
@@ -189,7 +193,7 @@ def test_passes_that_run_out_of_a_cpus_memory_are_divided():
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
-def test_a_rehearsal_changes_nothing_but_what_is_kept(name):
+def test_allocating_the_optimizer_state_changes_nothing_else(name):
     """Of a step that runs out of memory for the last weight's state, not even that."""
     model, other = build(), build()
     config = OptimizerConfig(name=name)
@@ -210,10 +214,10 @@ def test_a_rehearsal_changes_nothing_but_what_is_kept(name):
             return func(*args, **(kwargs or {}))
 
     with FullMemory(), pytest.raises(torch.OutOfMemoryError):
-        rehearse(optimizer)
+        allocate_optimizer_state(optimizer)
     assert not optimizer.state
     for _ in range(2):  # the second time there is nothing left to make
-        rehearse(optimizer)
+        allocate_optimizer_state(optimizer)
         assert torch.equal(weights(model), before)
         assert [group["lr"] for group in optimizer.param_groups] == learning_rates
         assert len(optimizer.state) == number
