@@ -51,7 +51,7 @@ from m2v_finetune.training.run_folder import RunFolder, free_bytes, json_number
 from m2v_finetune.training.sharding import gather, is_sharding, read_norm, scatter, shard
 from m2v_finetune.training.signals import stop_on_signals
 from m2v_finetune.training.step import StepResult, take_step
-from m2v_finetune.training.waiting import StepClock
+from m2v_finetune.training.step_timer import StepTimer
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class TrainingLoop(Generic[Model]):
         self.best: dict[str, torch.Tensor] = {}
         self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
         self.reader = StepReader(self.loader, accelerator=accelerator, watch=self.watch)
-        self.clock = StepClock()
+        self.timer = StepTimer()
         self.earlier_seconds, self.start_time = 0.0, time.monotonic()
         self.is_wait_reported = self.is_warm_up_reported = False
         self.reads_audio = not (
@@ -276,7 +276,7 @@ class TrainingLoop(Generic[Model]):
         self._trained.train()
         batches = self.reader.read()
         while progress.step_in_epoch < self.batches.steps_per_epoch:
-            with self.clock.step():
+            with self.timer.step():
                 result = self._train_step(batches)
             self._report_warm_up()
             if not result.is_skipped:
@@ -301,13 +301,13 @@ class TrainingLoop(Generic[Model]):
         if (
             not self.training.compile
             or self.is_warm_up_reported
-            or len(self.clock.first_seconds) < 2
+            or len(self.timer.first_seconds) < 2
         ):
             return
         self.is_warm_up_reported = True
         logger.info(
             "The first step took %.1f s, compiling the layers included; the second took %.2f s.",
-            *self.clock.first_seconds,
+            *self.timer.first_seconds,
         )
 
     def _num_updates(self) -> int:
@@ -318,7 +318,7 @@ class TrainingLoop(Generic[Model]):
         """Take a step; where that cannot be, save what was before it and stop."""
         random_state = get_random_state()
         try:
-            with self.clock.reading():
+            with self.timer.reading():
                 parts = self.reader.read_step(batches, self.training.gradient_accumulation_steps)
             set_learning_rates(
                 self.optimizer, self._learning_rate_factor(total_steps=self.total_steps)
@@ -423,10 +423,10 @@ class TrainingLoop(Generic[Model]):
         line = {k: json_number(v) for k, v in values.items()}
         skipped = {"num_skipped_steps": self.progress.num_skipped_steps}
         # For trackers alone: metrics.jsonl of equal runs are equal, and their times are not.
-        waiting = {"time/waiting_for_data": self.clock.take_line().share}
+        wait = {"time/waiting_for_data": self.timer.take_line().share}
         self._log(
             {**line, **skipped, "learning_rates": learning_rates},
-            tracked={**values, **skipped, **waiting},
+            tracked={**values, **skipped, **wait},
         )
         if is_known:
             self.objective.check_measures(measures, num_updates=self._num_updates())
@@ -509,19 +509,19 @@ class TrainingLoop(Generic[Model]):
             {"validation": {k: json_number(v) for k, v in values.items()}},
             tracked={f"validation/{k}": v for k, v in values.items()},
         )
-        waiting = self.clock.take_epoch()
+        wait = self.timer.take_epoch()
         logger.info(
             "Epoch %d of %d: validation %s%s; waited for data in %.0f %% of the steps' time",
             progress.epoch,
             self.training.epochs,
             ", ".join(f"{objective.metric_names[name]} {v:.4f}" for name, v in values.items()),
             ", the best so far" if is_best and selection is not None else "",
-            100 * waiting.share,
+            100 * wait.share,
         )
-        if self.clock.run.is_much and self.reads_audio and not self.is_wait_reported:
-            self._advise_on_waiting()
+        if self.timer.run.is_significant and self.reads_audio and not self.is_wait_reported:
+            self._advise_on_data_wait()
 
-    def _advise_on_waiting(self) -> None:
+    def _advise_on_data_wait(self) -> None:
         """Say once what makes data come sooner."""
         self.is_wait_reported = True
         logger.warning(

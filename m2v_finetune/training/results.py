@@ -131,7 +131,7 @@ def evaluate_test(
             else None,
         },
         "seconds": {"training": fitted.seconds, "test": time.monotonic() - start_time},
-        "waiting_share": loop.clock.run.share,
+        "waiting_share": loop.timer.run.share,
     }
     metric = model.task.selection_metric
     chance = chance_level(metric, [model.task.compute_metrics(order)[metric] for order in shuffled])
@@ -235,7 +235,7 @@ def write_pretraining(
             "frame_rate": float(backbone.frame_rate),
         },
         "seconds": {"training": fitted.seconds},
-        "waiting_share": loop.clock.run.share,
+        "waiting_share": loop.timer.run.share,
     }
     if loop.accelerator.is_main_process:
         write_json(loop.folder.results, results)

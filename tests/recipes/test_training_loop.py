@@ -639,11 +639,13 @@ def test_a_run_states_how_long_it_waits_for_data(data, tmp_path, monkeypatch, ca
         return read_step(*arguments)
 
     monkeypatch.setattr(loop.reader, "read_step", read_slowly)
-    monkeypatch.setattr("m2v_finetune.training.waiting.MUCH_SECONDS", 1.5)  # an epoch has 1.2
+    monkeypatch.setattr(
+        "m2v_finetune.training.step_timer.SIGNIFICANT_SECONDS", 1.5
+    )  # an epoch has 1.2
     with caplog.at_level("INFO"):
         loop.run()
-    assert 0.1 < loop.clock.run.share < 1.0
-    assert loop.clock.run.waited_seconds >= 7 * 0.3
+    assert 0.1 < loop.timer.run.share < 1.0
+    assert loop.timer.run.waited_seconds >= 7 * 0.3
     epochs = [line for line in caplog.messages if line.startswith("Epoch ")]
     assert len(epochs) == 2
     assert all("waited for data in" in line for line in epochs)
@@ -690,4 +692,4 @@ def test_a_compiled_run_reports_its_warm_up(data, tmp_path, caplog):
         line for line in caplog.messages if "compiling the layers included; the second" in line
     ]
     seconds = [float(number) for number in re.findall(r"took ([\d.]+) s", message)]
-    assert seconds == pytest.approx(loop.clock.first_seconds, abs=0.06)
+    assert seconds == pytest.approx(loop.timer.first_seconds, abs=0.06)

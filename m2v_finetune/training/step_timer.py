@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 # More than this share of a run, and more than this in all, is worth an advice.
-MUCH = 0.1
-MUCH_SECONDS = 1.0
+SIGNIFICANT_SHARE = 0.1
+SIGNIFICANT_SECONDS = 1.0
 
 
 @dataclass(kw_only=True)
-class Waiting:
+class DataWait:
     """Time of some steps, and how much of it went by until their batches were there.
 
     Attributes:
@@ -28,13 +28,13 @@ class Waiting:
         return self.waited_seconds / self.total_seconds if self.total_seconds else 0.0
 
     @property
-    def is_much(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether something should be done about it."""
-        return self.share > MUCH and self.waited_seconds > MUCH_SECONDS
+        return self.share > SIGNIFICANT_SHARE and self.waited_seconds > SIGNIFICANT_SECONDS
 
 
 @dataclass(kw_only=True)
-class StepClock:
+class StepTimer:
     """Measures steps by the clock of the process; nothing waits for the device on its account.
 
     A step ends when the norm of its gradients is read, which waits for the device anyway. The first step is
@@ -47,9 +47,9 @@ class StepClock:
         first_seconds: What the first two steps took.
     """
 
-    line: Waiting = field(default_factory=Waiting)
-    epoch: Waiting = field(default_factory=Waiting)
-    run: Waiting = field(default_factory=Waiting)
+    line: DataWait = field(default_factory=DataWait)
+    epoch: DataWait = field(default_factory=DataWait)
+    run: DataWait = field(default_factory=DataWait)
     first_seconds: list[float] = field(default_factory=list)
     _waited_seconds: float = 0.0
 
@@ -64,9 +64,9 @@ class StepClock:
             self.first_seconds.append(seconds)
         if len(self.first_seconds) == 1:
             return
-        for waiting in (self.line, self.epoch, self.run):
-            waiting.waited_seconds += self._waited_seconds
-            waiting.total_seconds += seconds
+        for wait in (self.line, self.epoch, self.run):
+            wait.waited_seconds += self._waited_seconds
+            wait.total_seconds += seconds
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -75,12 +75,12 @@ class StepClock:
         yield
         self._waited_seconds += time.perf_counter() - start_time
 
-    def take_line(self) -> Waiting:
+    def take_line(self) -> DataWait:
         """Return what was measured since this was last asked."""
-        taken, self.line = self.line, Waiting()
+        taken, self.line = self.line, DataWait()
         return taken
 
-    def take_epoch(self) -> Waiting:
+    def take_epoch(self) -> DataWait:
         """Return what was measured in the epoch, which ends."""
-        taken, self.epoch = self.epoch, Waiting()
+        taken, self.epoch = self.epoch, DataWait()
         return taken
