@@ -233,7 +233,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = lock(folder / LOCK_FILE)
+        lock_file = lock(folder / LOCK_FILE)
     except BlockingIOError as error:
         raise UserError(
             f"Another `m2v data convert` is at work in {folder}: {error.strerror}. Wait for it, or stop "
@@ -247,7 +247,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(held)
+        os.close(lock_file)
 
 
 def _require_space(missing: Sequence[CheckedTrack], sample_rate: int) -> None:

@@ -127,8 +127,8 @@ class FeatureStore:
         """Note that the files are in use now."""
         os.utime(self.folder / SUMS_FILE)
 
-    def hold(self) -> BinaryIO:
-        """Return an open file: until it is closed, `make_room` deletes nothing of these."""
+    def lock(self) -> BinaryIO:
+        """Return an open file: until it is closed, `evict_unused` deletes nothing of these."""
         file = (self.folder / SUMS_FILE).open("r+b")
         with suppress(OSError):  # a disk without locks
             fcntl.flock(file, fcntl.LOCK_SH)
@@ -302,12 +302,12 @@ def file_identity(path: Path) -> str:
     return digest.hexdigest()
 
 
-def make_room(
+def evict_unused(
     folder: Path, *, needed_bytes: int, limit_bytes: int, kept: Collection[Path]
 ) -> tuple[list[Path], bool]:
     """Delete what was not used for longest, until what is needed fits.
 
-    What another run holds (`FeatureStore.hold`) stays.
+    What another run holds (`FeatureStore.lock`) stays.
 
     Args:
         folder: Holds the folders of stored states; nothing else in it is touched.
@@ -331,13 +331,13 @@ def make_room(
     for path in others:
         if needed_bytes + sum(sizes.values()) <= limit_bytes:
             break
-        if _delete_unless_held(path):
+        if _delete_unless_locked(path):
             deleted.append(path)
             del sizes[path]
     return deleted, needed_bytes + sum(sizes.values()) <= limit_bytes
 
 
-def _delete_unless_held(folder: Path) -> bool:
+def _delete_unless_locked(folder: Path) -> bool:
     """Delete a folder of stored states unless a run holds it; tell whether it is gone."""
     # What another run deleted at the same moment is gone too.
     with suppress(FileNotFoundError), (folder / SUMS_FILE).open("r+b") as file:

@@ -28,8 +28,8 @@ from m2v_finetune.data.feature_store import (
     CachedWindows,
     FeatureStore,
     SampledWindows,
+    evict_unused,
     file_identity,
-    make_room,
     unique_windows,
 )
 from m2v_finetune.data.loader import Inputs, SampledWindow, TrainingWindows
@@ -118,7 +118,7 @@ class FeatureCache:
                 about=of_split,
             )
         self.num_bytes = sum(one.num_bytes for one in self.stores.values())
-        self._held: list[BinaryIO] = []  # as long as the run lives
+        self._locks: list[BinaryIO] = []  # as long as the run lives
         self.limit_bytes = limit_bytes
 
     def training_windows(self) -> CachedWindows:
@@ -156,8 +156,8 @@ class FeatureCache:
         """
         store, accelerator, watch = self.stores[split], loop.accelerator, loop.watch
         if accelerator.is_main_process:
-            self._make_room(store.folder.parent)
-            self._held.append(_open(store))
+            self._evict_unused(store.folder.parent)
+            self._locks.append(_open(store))
         accelerator.wait_for_everyone()
         start_time = time.monotonic()
         share = range(accelerator.process_index, len(store.keys), accelerator.num_processes)
@@ -207,8 +207,8 @@ class FeatureCache:
             seconds = time.monotonic() - start_time
             logger.info("Cached %d windows of the split '%s' in %.1f s.", computed, split, seconds)
 
-    def _make_room(self, folder: Path) -> None:
-        deleted, is_enough = make_room(
+    def _evict_unused(self, folder: Path) -> None:
+        deleted, is_enough = evict_unused(
             folder,
             needed_bytes=self.num_bytes,
             limit_bytes=self.limit_bytes,
@@ -462,13 +462,13 @@ def _identities(tracks: Sequence[CheckedTrack], sample_rate: int) -> dict[str, s
 
 def _open(store: FeatureStore) -> BinaryIO:
     """Make the files where they are missing, or not what they should be; return what holds them."""
-    held = None
+    lock_file = None
     with suppress(FileNotFoundError):
-        held = store.hold()  # first, so that nothing deletes them after they were looked at
+        lock_file = store.lock()  # first, so that nothing deletes them after they were looked at
     damage = store.damage()
-    if damage is None and held is not None:
+    if damage is None and lock_file is not None:
         store.touch()
-        return held
+        return lock_file
     if store.folder.exists():
         logger.warning("%s: all of it is computed again.", damage)
     free = free_bytes(store.folder)
@@ -478,10 +478,10 @@ def _open(store: FeatureStore) -> BinaryIO:
             f"{_megabytes(store.num_bytes)}. Free some, choose another disk by --cache.folder, or set "
             "cache.use to off."
         )
-    if held is not None:
-        held.close()
+    if lock_file is not None:
+        lock_file.close()
     store.create()
-    return store.hold()
+    return store.lock()
 
 
 def _in_precision(values: Any, dtype: str, names: Sequence[str]) -> Any:

@@ -138,11 +138,11 @@ class MemoryPlan:
         """Return why nothing fits, and what would."""
         assert self.smallest_peak is not None
         least = sum(self.smallest_peak.values())
-        fitting = [change for change in self.changes if self.has_room(change.peak_bytes)]
+        fitting = [change for change in self.changes if self.has_memory(change.peak_bytes)]
         combined = self.combined
         if fitting:
             advice = f"It would fit with one of these: {'; '.join(change.setting for change in fitting)}."
-        elif combined is not None and self.has_room(combined.peak_bytes):
+        elif combined is not None and self.has_memory(combined.peak_bytes):
             advice = (
                 f"No single change is enough; all together take {gigabytes(combined.peak_bytes)}, which "
                 f"fits: {combined.setting}. Some of them may do."
@@ -161,7 +161,7 @@ class MemoryPlan:
             f"{gigabytes(self.memory_bytes or 0)}. {advice}"
         )
 
-    def has_room(self, peak_bytes: int) -> bool:
+    def has_memory(self, peak_bytes: int) -> bool:
         """Tell whether a planned peak fits in what there is."""
         assert self.memory_bytes is not None
         return fits(peak_bytes, self.memory_bytes, self.machine)

@@ -82,6 +82,6 @@ def _changes_table(plan: MemoryPlan) -> Table:
             change.setting,
             gigabytes(change.saved_bytes),
             gigabytes(change.peak_bytes),
-            "yes" if plan.has_room(change.peak_bytes) else "no",
+            "yes" if plan.has_memory(change.peak_bytes) else "no",
         )
     return table

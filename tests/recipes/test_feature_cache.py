@@ -32,7 +32,7 @@ from m2v_finetune.config import (
     TuningConfig,
 )
 from m2v_finetune.data.checking import check_splits, check_tracks
-from m2v_finetune.data.feature_store import FeatureStore, file_identity, make_room
+from m2v_finetune.data.feature_store import FeatureStore, evict_unused, file_identity
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.data.sources import load_tracks
@@ -449,8 +449,8 @@ def test_the_oldest_features_make_room_for_new_ones(tmp_path):
         (tmp_path / name / "sums.npy").touch()
         os.utime(tmp_path / name / "sums.npy", (number, number))
     kept = [tmp_path / names[0]]
-    assert make_room(tmp_path, needed_bytes=100, limit_bytes=400, kept=kept) == ([], True)
-    deleted, is_enough = make_room(tmp_path, needed_bytes=100, limit_bytes=299, kept=kept)
+    assert evict_unused(tmp_path, needed_bytes=100, limit_bytes=400, kept=kept) == ([], True)
+    deleted, is_enough = evict_unused(tmp_path, needed_bytes=100, limit_bytes=299, kept=kept)
     assert deleted == [tmp_path / names[1], tmp_path / names[2]]
     assert is_enough
     assert {path.name for path in tmp_path.iterdir()} == {names[0], names[3], "of the user"}
@@ -463,7 +463,7 @@ def test_what_another_run_uses_stays(recipe, computed, capsys, monkeypatch, tmp_
     write, came = FeatureStore.write, []
 
     def another_run_comes(store, *arguments):
-        came.append(make_room(tmp_path / "cache", needed_bytes=1, limit_bytes=0, kept=[]))
+        came.append(evict_unused(tmp_path / "cache", needed_bytes=1, limit_bytes=0, kept=[]))
         write(store, *arguments)
 
     with monkeypatch.context() as patch:
@@ -473,7 +473,7 @@ def test_what_another_run_uses_stays(recipe, computed, capsys, monkeypatch, tmp_
     assert set(map(str, came)) == {"([], False)"}
     gc.collect()  # as where the run is a process that has ended
     found = list(folders(tmp_path).values())
-    deleted, _ = make_room(tmp_path / "cache", needed_bytes=1, limit_bytes=0, kept=[])
+    deleted, _ = evict_unused(tmp_path / "cache", needed_bytes=1, limit_bytes=0, kept=[])
     assert sorted(deleted) == sorted(found)
     assert folders(tmp_path) == {}
 
@@ -495,8 +495,8 @@ def test_states_that_a_person_deletes_end_in_a_message(recipe, monkeypatch, tmp_
 def test_a_run_beyond_the_limit_is_reported(recipe, manifest, capsys, tmp_path):
     """What others use stays, and so all together take more."""
     recipe("first", epochs=1)
-    held = [(folder / "sums.npy").open("r+b") for folder in folders(tmp_path).values()]
-    for file in held:
+    lock_files = [(folder / "sums.npy").open("r+b") for folder in folders(tmp_path).values()]
+    for file in lock_files:
         fcntl.flock(file, fcntl.LOCK_SH)
     gc.collect()
     size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.npy"))
@@ -504,7 +504,7 @@ def test_a_run_beyond_the_limit_is_reported(recipe, manifest, capsys, tmp_path):
     other = with_data(manifest, window_seconds=0.9)
     recipe("second", data=other, epochs=1, cache=small)
     assert "will take more than cache.max_size" in " ".join(capsys.readouterr().err.split())
-    for file in held:
+    for file in lock_files:
         file.close()
     gc.collect()
     recipe("third", data=with_data(manifest, window_seconds=0.8), epochs=1, cache=small)
