@@ -99,10 +99,10 @@ def download_dataset(
     """
     with explained(f"fetch {repo_id}"):
         try:
-            whole = snapshot_download(
+            snapshot = snapshot_download(
                 repo_id, repo_type="dataset", ignore_patterns=list(ignore_patterns)
             )
-            return Path(whole), []
+            return Path(snapshot), []
         except (HTTPError, LocalEntryNotFoundError) as error:
             try:
                 info = _with_retries(partial(HfApi().dataset_info, repo_id))

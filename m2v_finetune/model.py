@@ -600,12 +600,12 @@ class TaskModel(nn.Module):
             tuning = TuningConfig(**settings["tuning"])
             head = HeadConfig(**settings["head"])
             saved = settings["backbone"]
-            stands_alone = settings["weights"] == "all"
+            is_standalone = settings["weights"] == "all"
             backbone: AnyBackbone
             if saved["settings"].get("model_type") == MODEL_TYPE:
                 size = int(saved["settings"]["hidden_size"])
                 backbone = PrecomputedBackbone(size, source=saved["source"])
-            elif stands_alone:
+            elif is_standalone:
                 backbone = Backbone(
                     build_network(saved["settings"], where=str(path)),
                     source=saved["source"],
@@ -637,7 +637,7 @@ class TaskModel(nn.Module):
                 tuning=tuning,
                 window_seconds=window,
                 hop_seconds=hop,
-                base_fingerprint=None if stands_alone else saved["fingerprint"],
+                base_fingerprint=None if is_standalone else saved["fingerprint"],
             )
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(

@@ -87,7 +87,7 @@ class FeatureStore:
             int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self.arrays.values()
         )
 
-    def damage(self) -> str | None:
+    def validate(self) -> str | None:
         """Return which file is missing or not what it should be, and why; None where all are well."""
         path = self.folder / ABOUT_FILE
         try:
@@ -114,13 +114,13 @@ class FeatureStore:
             open_memmap(unfinished / name, mode="w+", dtype=dtype, shape=shape)
         text = json.dumps(self._about(), indent=2, ensure_ascii=False) + "\n"
         (unfinished / ABOUT_FILE).write_bytes(text.encode(errors="backslashreplace"))
-        if self.folder.is_dir() and self.damage() is not None:
+        if self.folder.is_dir() and self.validate() is not None:
             shutil.rmtree(self.folder)
         try:
             unfinished.rename(self.folder)
         except OSError:
             shutil.rmtree(unfinished)
-            if self.damage() is not None:  # else another run made them just now
+            if self.validate() is not None:  # else another run made them just now
                 raise
 
     def touch(self) -> None:
@@ -159,7 +159,7 @@ class FeatureStore:
         """Tell of each window whether it was written, (windows,)."""
         return np.asarray(self._maps[SUMS_FILE] != 0, dtype=np.bool_)
 
-    def is_whole(self, row: int) -> bool:
+    def is_valid(self, row: int) -> bool:
         """Tell whether a window was written and still is what was written."""
         maps = self._maps
         both = maps[FEATURES_FILE][row], maps[LABEL_TRANSFORMS_FILE][row]

@@ -92,8 +92,8 @@ class Stems:
 
     def arrays(self) -> dict[str, Array]:
         """Return each stem, (channels, num_samples)."""
-        whole = np.concatenate(list(self.chunks()), axis=-1)
-        return dict(zip(self.names, whole, strict=True))
+        joined = np.concatenate(list(self.chunks()), axis=-1)
+        return dict(zip(self.names, joined, strict=True))
 
     def render(self, kind: str, *, path: Path, top: int, timeline: bool, is_first: bool) -> str:
         """Return the level of each stem, for people or as a line of JSON."""

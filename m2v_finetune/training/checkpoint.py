@@ -437,7 +437,7 @@ def find_checkpoint(folder: Path) -> Path | None:
     """
     problems: list[str] = []
     for path in reversed(checkpoints_in(folder)):
-        problem = _damage(path)
+        problem = _validate(path)
         if problem is None:
             for damaged in problems:
                 logger.warning("A checkpoint is damaged and not used: %s", damaged)
@@ -555,7 +555,7 @@ def _read_manifest(checkpoint: Path) -> Mapping[str, Mapping[str, Any]]:
     }
 
 
-def _damage(checkpoint: Path) -> str | None:
+def _validate(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint; None where it is as it was written."""
     try:
         files = _read_manifest(checkpoint)

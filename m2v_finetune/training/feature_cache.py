@@ -162,7 +162,7 @@ class FeatureCache:
         start_time = time.monotonic()
         share = range(accelerator.process_index, len(store.keys), accelerator.num_processes)
         is_done = store.is_done()
-        rows = [row for row in share if not store.is_whole(row)]
+        rows = [row for row in share if not store.is_valid(row)]
         num_damaged = int(is_done[rows].sum())
         if num_damaged:
             logger.warning(
@@ -465,12 +465,12 @@ def _open(store: FeatureStore) -> BinaryIO:
     lock_file = None
     with suppress(FileNotFoundError):
         lock_file = store.lock()  # first, so that nothing deletes them after they were looked at
-    damage = store.damage()
-    if damage is None and lock_file is not None:
+    problem = store.validate()
+    if problem is None and lock_file is not None:
         store.touch()
         return lock_file
     if store.folder.exists():
-        logger.warning("%s: all of it is computed again.", damage)
+        logger.warning("%s: all of it is computed again.", problem)
     free = free_bytes(store.folder)
     if free < store.num_bytes:
         raise UserError(

@@ -122,8 +122,8 @@ def _attention(
 def _istft(input: Tensor, n_fft: int, hop_length: int, *, window: Tensor, length: int) -> Tensor:
     """Add the frames of spectrograms (batch, frequencies, columns) at their places."""
     frames = torch.fft.irfft(input, n_fft, dim=-2) * window[:, None]
-    whole = (1, n_fft + hop_length * (input.shape[-1] - 1))
-    added = F.fold(frames, whole, (1, n_fft), stride=(1, hop_length)).flatten(1)
+    full_shape = (1, n_fft + hop_length * (input.shape[-1] - 1))
+    added = F.fold(frames, full_shape, (1, n_fft), stride=(1, hop_length)).flatten(1)
     envelope = torch.ones_like(added[:1])
     return (added / envelope)[:, n_fft // 2 :][:, :length]
 

@@ -253,7 +253,7 @@ class TrainingLoop(Generic[Model]):
         """Measure what a new run has to know of its data."""
         self.batches.epoch, self.batches.first_step = 0, 0
         try:
-            with self.stop.interruptible(), self._whole_model():
+            with self.stop.interruptible(), self._full_model():
                 self.objective.start(
                     self.reader.read(),
                     accelerator=self.accelerator,
@@ -446,7 +446,7 @@ class TrainingLoop(Generic[Model]):
         return f"The last checkpoint is {self.checkpoint}."
 
     @contextmanager
-    def _whole_model(self) -> Iterator[None]:
+    def _full_model(self) -> Iterator[None]:
         """Inside, `model` is on the device, with what was learned until now."""
         if self.shards is None:
             yield
@@ -459,7 +459,7 @@ class TrainingLoop(Generic[Model]):
     def _evaluate(self) -> dict[str, float]:
         """Return the metrics of what is held out."""
         try:
-            with self._whole_model():
+            with self._full_model():
                 return self.objective.evaluate(
                     accelerator=self.accelerator,
                     batch_size=self.training.eval_batch_size,

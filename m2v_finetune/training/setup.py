@@ -165,9 +165,9 @@ def _try_login(repo_id: str) -> None:
 def run_bytes(model: TaskModel, *, keep_checkpoints: int) -> int:
     """Return about how many bytes a run writes: checkpoints, the model, and the rest."""
     trained = count_parameters(model, trained_only=True)
-    whole = trained if model.is_adapter_enough() else count_parameters(model)
+    num_saved = trained if model.is_adapter_enough() else count_parameters(model)
     checkpoints = _checkpoint_numbers(trained, trained=trained) * (keep_checkpoints + 1)
-    return BYTES_PER_NUMBER * (checkpoints + whole) + OTHER_BYTES
+    return BYTES_PER_NUMBER * (checkpoints + num_saved) + OTHER_BYTES
 
 
 def results_bytes(model: TaskModel) -> int:

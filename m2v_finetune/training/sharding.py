@@ -113,7 +113,7 @@ def gather(sharded: Model, model: Model) -> None:
     """Bring what was learned from the shards into the whole model; every process has to call this."""
     shares = sharded.state_dict()
     for name, tensor in model.trained_tensors().items():
-        tensor.copy_(whole(shares[name]))
+        tensor.copy_(full_tensor(shares[name]))
 
 
 def scatter(model: Model, sharded: Model) -> None:
@@ -123,14 +123,14 @@ def scatter(model: Model, sharded: Model) -> None:
         shares[name].copy_(_like(tensor, shares[name]))
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Return a tensor without its shards; every process has to call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def read_norm(norm: Tensor) -> float:
     """Return the norm of gradients over all shards."""
-    return float(whole(norm))
+    return float(full_tensor(norm))
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     state = optimizer.state_dict()
     moments = {
         number: {
-            name: whole(value).cpu() if isinstance(value, DTensor) else value
+            name: full_tensor(value).cpu() if isinstance(value, DTensor) else value
             for name, value in of_parameter.items()
         }
         for number, of_parameter in state["state"].items()

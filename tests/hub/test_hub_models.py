@@ -310,8 +310,8 @@ def test_only_what_others_lack_is_pushed(server: HubServer, pushed: dict[str, An
         files = server.repos["model", f"me/{name}"].files()
         assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
         settings = json.loads(files["config.json"])
-        is_whole = name in ("lora-all", "full-auto")
-        assert settings["weights"] == ("all" if is_whole else "trained")
+        is_valid = name in ("lora-all", "full-auto")
+        assert settings["weights"] == ("all" if is_valid else "trained")
         sizes[name] = len(files["model.safetensors"])
         assert ModelCard(files["README.md"].decode()).data.license == "apache-2.0"
     assert sizes["probe-auto"] < sizes["lora-auto"] < sizes["lora-all"] / 3

@@ -197,7 +197,7 @@ def test_augmentation_that_the_labels_cannot_follow(
     assert "Legal for this task: " in message
 
 
-def test_the_run_that_the_cases_break_is_whole(recipes: Recipes) -> None:
+def test_the_run_that_the_cases_break_is_valid(recipes: Recipes) -> None:
     """With good labels and augmentation that moves them, the run goes through to its results."""
     shift = "[{name: pitch_shift, p: 1.0, min_semitones: -3, max_semitones: 3}]"
     code, stderr = recipes.run(

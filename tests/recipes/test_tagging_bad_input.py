@@ -527,7 +527,7 @@ def test_no_network_for_a_backbone_of_the_hub(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_run_that_the_cases_break_is_whole(recipe: Recipe, songs: Rows) -> None:
+def test_the_run_that_the_cases_break_is_valid(recipe: Recipe, songs: Rows) -> None:
     """Without its fault every case above would train: the refusals have no other cause."""
     outcome = recipe.run(songs)
     assert outcome.code == 0, outcome.stderr

@@ -156,7 +156,7 @@ def test_every_damaged_byte_of_a_manifest_is_noticed_or_changes_nothing(tmp_path
     assert len(manifest) - spaces <= noticed <= len(manifest)
 
 
-def test_without_a_whole_checkpoint_the_run_does_not_start_again(tmp_path):
+def test_without_a_valid_checkpoint_the_run_does_not_start_again(tmp_path):
     for step in (1, 2):
         flip(save(tmp_path, step) / STATE_FILE)
     with pytest.raises(UserError, match=r"all of its checkpoints are damaged \(2\)") as caught:
@@ -178,7 +178,7 @@ def in_child(do):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_killed_at_any_moment_of_saving_the_last_or_the_new_one_is_whole(tmp_path, monkeypatch):
+def test_killed_at_any_moment_of_saving_the_last_or_the_new_one_is_valid(tmp_path, monkeypatch):
     """SIGKILL before each call that changes the disk, until there is none left to kill at."""
     changes = {"fsync": os, "mkdir": os, "rename": os, "rmdir": os, "unlink": os}
     found = set()

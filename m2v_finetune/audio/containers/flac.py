@@ -68,18 +68,18 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
     ordered = sorted({start, *starts})
     ends = [*ordered[1:], file.size]
     return [
-        _part(file, begin, end, is_whole=len(ordered) == 1)
+        _part(file, begin, end, is_valid=len(ordered) == 1)
         for begin, end in zip(ordered, ends, strict=True)
     ]
 
 
-def _part(file: ByteFile, start: int, stop: int, *, is_whole: bool) -> Part:
+def _part(file: ByteFile, start: int, stop: int, *, is_valid: bool) -> Part:
     """Return a stream with a header that counts its samples, if it counted fewer."""
     stream = _stream(file, start)
     assert stream is not None
-    found = _last_sample(file, stream, strip_tags(file, start) if is_whole else stop)
+    found = _last_sample(file, stream, strip_tags(file, start) if is_valid else stop)
     if found is None or 0 < found <= stream.num_samples:
-        return Part(start=start, stop=stop, is_file=is_whole and start == 0)
+        return Part(start=start, stop=stop, is_file=is_valid and start == 0)
     head = bytearray(file.read(start, 26))
     head[21] = head[21] & 0xF0 | found >> 32
     head[22:26] = (found & 0xFFFFFFFF).to_bytes(4, "big")

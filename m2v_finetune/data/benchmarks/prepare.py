@@ -144,7 +144,7 @@ def prepare_benchmark(
     report = root / BAD_TRACKS_NAME
     if bad:
         lines = [f"{name}\t{' '.join(problem.split())}\n" for name, problem in listed]
-        _write_whole(report, "".join(lines).encode())
+        _write_atomically(report, "".join(lines).encode())
     else:
         report.unlink(missing_ok=True)
     good = {
@@ -235,7 +235,7 @@ def fetch(remote: RemoteFile, root: Path) -> Path:
             f"{remote.url} gave another file than expected: {problem}. Nothing was saved. A proxy "
             f"or a login page may have answered in its place. {by_hand}"
         )
-    _write_whole(target, content)
+    _write_atomically(target, content)
     return target
 
 
@@ -349,7 +349,7 @@ def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         UserError: The file cannot be written.
     """
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    _write_whole(path, "".join(lines).encode())
+    _write_atomically(path, "".join(lines).encode())
 
 
 def write_dataset_info(folder: Path, info: DatasetInfo) -> None:
@@ -359,7 +359,7 @@ def write_dataset_info(folder: Path, info: DatasetInfo) -> None:
         UserError: The file cannot be written.
     """
     content = json.dumps(asdict(info), ensure_ascii=False, indent=2) + "\n"
-    _write_whole(folder / DATASET_INFO_NAME, content.encode())
+    _write_atomically(folder / DATASET_INFO_NAME, content.encode())
 
 
 def _check_all_labels(
@@ -413,7 +413,7 @@ def _audio_problem(path: Path) -> str | None:
     return None
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write_atomically(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
