@@ -125,7 +125,7 @@ def main() -> None:
             num_workers=0 if cache else config.data.num_workers,
             run=config.run,
             plan=plan,
-            watch=run.bad_tracks,
+            bad_track_policy=run.bad_tracks,
         )
         open_run(
             config,

@@ -78,7 +78,7 @@ def main() -> None:
             num_workers=config.data.num_workers,
             run=config.run,
             plan=plan,
-            watch=run.bad_tracks,
+            bad_track_policy=run.bad_tracks,
         )
         open_run(
             config,

@@ -16,7 +16,7 @@ from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.reading import WorkerError
 from m2v_finetune.errors import AudioError, Stopped
 from m2v_finetune.model import TaskModel, scored
-from m2v_finetune.training.faults import DataWatch, gather_errors
+from m2v_finetune.training.faults import BadTrackPolicy, gather_errors
 from m2v_finetune.training.signals import Interruptible
 from m2v_finetune.variation import OutputVariation
 
@@ -36,7 +36,7 @@ def evaluate_tracks(
     batch_size: int,
     num_workers: int,
     bar: Progress,
-    watch: DataWatch | None = None,
+    bad_track_policy: BadTrackPolicy | None = None,
     split: str = "test",
     inputs: Inputs | None = None,
     interruptible: Interruptible = nullcontext,
@@ -44,8 +44,8 @@ def evaluate_tracks(
 ) -> list[Any]:
     """Return what the task found out about each track, in their order, on every process.
 
-    A track that cannot be read any more is left out, where ``watch`` allows that; it is then in
-    ``watch.found``.
+    A track that cannot be read any more is left out, where ``bad_track_policy`` allows that; it is then in
+    ``bad_track_policy.found``.
 
     Each track is judged by exactly one process, over all its windows, by the task's own `predict` and
     `evaluate_track`. The tracks are judged as their windows come, so that one track's windows are held at a
@@ -58,7 +58,7 @@ def evaluate_tracks(
         batch_size: Windows at once.
         num_workers: Processes that read audio.
         bar: Shows how many tracks are done.
-        watch: What to do about tracks that can no longer be read; to stop if None.
+        bad_track_policy: What to do about tracks that can no longer be read; to stop if None.
         split: That of the tracks.
         inputs: What reads a window, in place of the task.
         interruptible: Inside of it a signal raises `Stopped`.
@@ -80,7 +80,7 @@ def evaluate_tracks(
         batch_size=batch_size,
         num_workers=num_workers,
         bar=bar,
-        watch=watch,
+        bad_track_policy=bad_track_policy,
         split=split,
         inputs=inputs,
         interruptible=interruptible,
@@ -120,7 +120,7 @@ def evaluate_with_chance(
     batch_size: int,
     num_workers: int,
     bar: Progress,
-    watch: DataWatch | None = None,
+    bad_track_policy: BadTrackPolicy | None = None,
     split: str = "test",
     inputs: Inputs | None = None,
     interruptible: Interruptible = nullcontext,
@@ -138,13 +138,13 @@ def evaluate_with_chance(
     own = range(accelerator.process_index, len(tracks), accelerator.num_processes)
     windows = model.track_windows([tracks[i] for i in own], inputs=inputs)
     bar_task = bar.add_task("Judging tracks", total=len(own))
-    watch = watch or DataWatch()
+    bad_track_policy = bad_track_policy or BadTrackPolicy()
     own_variation = None if variation is None else OutputVariation()
     rows = model.score_windows(
         windows,
         batch_size=batch_size,
         num_workers=num_workers,
-        timeout_seconds=watch.timeout_seconds,
+        timeout_seconds=bad_track_policy.timeout_seconds,
         autocast=accelerator.autocast,
         variation=own_variation,
     )
@@ -172,7 +172,7 @@ def evaluate_with_chance(
     except torch.OutOfMemoryError:
         failure = TOO_LITTLE_MEMORY
     bar.remove_task(bar_task)
-    watch.take(split, gather_errors(accelerator, failure, bad_tracks, stopped=stopped))
+    bad_track_policy.take(split, gather_errors(accelerator, failure, bad_tracks, stopped=stopped))
     if variation is not None:
         for counted in gather_object([own_variation]):  # every process has one
             variation.merge(counted)

@@ -30,7 +30,7 @@ class DataError(UserError):
 
 
 @dataclass(kw_only=True)
-class DataWatch:
+class BadTrackPolicy:
     """Which tracks could be read when the run began and no longer can, and when that is too much.
 
     Attributes:
@@ -164,18 +164,18 @@ class StepReader:
     Args:
         loader: Of `training_loader`.
         accelerator: Knows the processes.
-        watch: Takes the tracks that cannot be read.
+        bad_track_policy: Takes the tracks that cannot be read.
 
     Attributes:
         track_ids: The tracks of each batch of the step, on this process.
     """
 
     def __init__(
-        self, loader: DataLoader[Any], *, accelerator: Accelerator, watch: DataWatch
+        self, loader: DataLoader[Any], *, accelerator: Accelerator, bad_track_policy: BadTrackPolicy
     ) -> None:
         self.loader = loader
         self.accelerator = accelerator
-        self.watch = watch
+        self.bad_track_policy = bad_track_policy
         self.track_ids: list[list[str]] = []
         self._unsynced: dict[str, str] = {}  # bad tracks that other processes do not know of yet
 
@@ -229,7 +229,7 @@ class StepReader:
             DataError: A process cannot go on, or the policy is to stop; the same on every process.
         """
         unsynced, self._unsynced = self._unsynced, {}
-        self.watch.take("train", gather_errors(self.accelerator, failure, unsynced))
+        self.bad_track_policy.take("train", gather_errors(self.accelerator, failure, unsynced))
 
     def not_finite(self, losses: Sequence[Tensor]) -> tuple[bool, list[str]]:
         """Tell what of a skipped step to look at, the same on every process.

@@ -154,7 +154,11 @@ class FeatureCache:
             UserError: The disk does not take what is written, memory ran out, the numbers do not fit the
                 precision, or the processes do not share the folder.
         """
-        store, accelerator, watch = self.stores[split], loop.accelerator, loop.watch
+        store, accelerator, bad_track_policy = (
+            self.stores[split],
+            loop.accelerator,
+            loop.bad_track_policy,
+        )
         if accelerator.is_main_process:
             self._evict_unused(store.folder.parent)
             self._locks.append(_open(store))
@@ -182,7 +186,7 @@ class FeatureCache:
                 accelerator=accelerator,
                 batch_size=loop.training.eval_batch_size,
                 num_workers=num_workers,
-                timeout_seconds=watch.timeout_seconds,
+                timeout_seconds=bad_track_policy.timeout_seconds,
                 title=f"Caching what the network says ({split})",
             )
         except WorkerError as error:
@@ -199,9 +203,9 @@ class FeatureCache:
                 f"{store.folder} cannot be written: {error.strerror}. Free space, or choose another disk by "
                 "--cache.folder; what is there already stays."
             )
-        watch.take(split, gather_errors(accelerator, failure, bad_tracks))
+        bad_track_policy.take(split, gather_errors(accelerator, failure, bad_tracks))
         accelerator.wait_for_everyone()
-        self._check_shared(store, watch.found.get(split, {}))
+        self._check_shared(store, bad_track_policy.found.get(split, {}))
         own = torch.tensor(len(rows), device=accelerator.device)
         if computed := int(accelerator.reduce(own, reduction="sum")):
             seconds = time.monotonic() - start_time

@@ -37,7 +37,7 @@ from m2v_finetune.training.checkpoint import (
     step_of,
     tidy,
 )
-from m2v_finetune.training.faults import DataError, DataWatch, StepReader
+from m2v_finetune.training.faults import BadTrackPolicy, DataError, StepReader
 from m2v_finetune.training.objective import Objective
 from m2v_finetune.training.oom_retry import OutOfMemoryRetry, OutOfMemoryRetryError
 from m2v_finetune.training.optimization import (
@@ -101,7 +101,7 @@ class TrainingLoop(Generic[Model]):
         num_workers: Processes that read audio.
         run: Seed of the order of windows; when checkpoints are written, and how many stay.
         plan: What the run was expected to take, where that was asked for.
-        watch: What to do about tracks that can no longer be read; to stop if None.
+        bad_track_policy: What to do about tracks that can no longer be read; to stop if None.
 
     Attributes:
         checkpoint: The last one; None before the first.
@@ -123,7 +123,7 @@ class TrainingLoop(Generic[Model]):
         num_workers: int,
         run: RunConfig,
         plan: MemoryPlan | None = None,
-        watch: DataWatch | None = None,
+        bad_track_policy: BadTrackPolicy | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -133,7 +133,7 @@ class TrainingLoop(Generic[Model]):
         self.folder = folder
         self.num_workers = num_workers
         self.settings = run
-        self.watch = watch or DataWatch()
+        self.bad_track_policy = bad_track_policy or BadTrackPolicy()
         self.batches = TrainingBatches(
             num_items=len(windows),
             per_device_batch_size=training.per_device_batch_size,
@@ -153,7 +153,7 @@ class TrainingLoop(Generic[Model]):
             windows,
             self.batches,
             num_workers=num_workers,
-            timeout_seconds=self.watch.timeout_seconds,
+            timeout_seconds=self.bad_track_policy.timeout_seconds,
         )
         self.total_steps = training.epochs * self.batches.steps_per_epoch
         model.backbone.gradient_checkpointing = training.gradient_checkpointing
@@ -181,7 +181,9 @@ class TrainingLoop(Generic[Model]):
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
         self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
-        self.reader = StepReader(self.loader, accelerator=accelerator, watch=self.watch)
+        self.reader = StepReader(
+            self.loader, accelerator=accelerator, bad_track_policy=self.bad_track_policy
+        )
         self.timer = StepTimer()
         self.earlier_seconds, self.start_time = 0.0, time.monotonic()
         self.is_wait_reported = self.is_warm_up_reported = False
@@ -465,7 +467,7 @@ class TrainingLoop(Generic[Model]):
                     batch_size=self.training.eval_batch_size,
                     num_workers=self.num_workers,
                     bar=self.bar,
-                    watch=self.watch,
+                    bad_track_policy=self.bad_track_policy,
                     interruptible=self.stop.interruptible,
                 )
         except Stopped:
@@ -559,7 +561,7 @@ class TrainingLoop(Generic[Model]):
             scatter(self.model, self.shards)
         self.progress, self.best = resumed.progress, resumed.best
         self.earlier_seconds = resumed.seconds
-        self.watch.found = self.progress.bad_tracks
+        self.bad_track_policy.found = self.progress.bad_tracks
         device = self.accelerator.device
         self.losses = [torch.tensor(x, device=device) for x in resumed.unlogged_losses]
         if self.accelerator.is_main_process:
@@ -588,7 +590,7 @@ class TrainingLoop(Generic[Model]):
         )
 
     def _save(self) -> None:
-        self.progress.bad_tracks = self.watch.found
+        self.progress.bad_tracks = self.bad_track_policy.found
         if self.shards is not None:
             gather(self.shards, self.model)
         needed = checkpoint_bytes(self.model, self.optimizer)

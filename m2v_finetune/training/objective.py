@@ -19,7 +19,7 @@ from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import FixedWindows
 from m2v_finetune.training.evaluation import TOO_LITTLE_MEMORY, evaluate_tracks
-from m2v_finetune.training.faults import DataWatch, gather_errors
+from m2v_finetune.training.faults import BadTrackPolicy, gather_errors
 from m2v_finetune.training.signals import Interruptible
 from m2v_finetune.training.standardization import measure_standardization
 
@@ -66,7 +66,7 @@ class Objective(Protocol):
         batch_size: int,
         num_workers: int,
         bar: Progress,
-        watch: DataWatch,
+        bad_track_policy: BadTrackPolicy,
         interruptible: Interruptible,
     ) -> dict[str, float]:
         """Return the validation metrics, the same on every process.
@@ -155,7 +155,7 @@ class TaskObjective:
         batch_size: int,
         num_workers: int,
         bar: Progress,
-        watch: DataWatch,
+        bad_track_policy: BadTrackPolicy,
         interruptible: Interruptible,
     ) -> dict[str, float]:
         """Return the task's metrics of the validation tracks."""
@@ -166,7 +166,7 @@ class TaskObjective:
             batch_size=batch_size,
             num_workers=num_workers,
             bar=bar,
-            watch=watch,
+            bad_track_policy=bad_track_policy,
             split="validation",
             inputs=self.inputs,
             interruptible=interruptible,
@@ -230,7 +230,7 @@ class PretrainingObjective:
         batch_size: int,
         num_workers: int,
         bar: Progress,
-        watch: DataWatch,
+        bad_track_policy: BadTrackPolicy,
         interruptible: Interruptible,
     ) -> dict[str, float]:
         """Return the means over the windows that are held out; each is heard by one process."""
@@ -240,7 +240,7 @@ class PretrainingObjective:
             self.validation.masked,
             [positions[i : i + batch_size] for i in range(0, len(positions), batch_size)],
             num_workers=num_workers,
-            timeout_seconds=watch.timeout_seconds,
+            timeout_seconds=bad_track_policy.timeout_seconds,
             is_persistent=False,
         )
 
@@ -275,7 +275,9 @@ class PretrainingObjective:
         except torch.OutOfMemoryError:
             failure = TOO_LITTLE_MEMORY
         bar.remove_task(bar_task)
-        watch.take("validation", gather_errors(accelerator, failure, bad_tracks, stopped=stopped))
+        bad_track_policy.take(
+            "validation", gather_errors(accelerator, failure, bad_tracks, stopped=stopped)
+        )
         # In the order of the windows, so that the sums of one process and of two are the same.
         numbered = sorted(gather_object(list(zip(own, rows, strict=True))))
         values = (

@@ -24,7 +24,7 @@ from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.training.evaluation import chance_orders, evaluate_tracks, evaluate_with_chance
 from m2v_finetune.training.facts import training_facts
-from m2v_finetune.training.faults import DataError, DataWatch
+from m2v_finetune.training.faults import BadTrackPolicy, DataError
 from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, logged_losses
 from m2v_finetune.training.loop import FitResult, TrainingLoop
 from m2v_finetune.training.optimization import peak_rates
@@ -78,7 +78,7 @@ def evaluate_test(
                 batch_size=loop.training.eval_batch_size,
                 num_workers=loop.num_workers,
                 bar=bar,
-                watch=loop.watch,
+                bad_track_policy=loop.bad_track_policy,
                 split="test",
                 inputs=inputs,
                 # The stems of a track are made while they are compared, and only once.
@@ -91,7 +91,7 @@ def evaluate_test(
         raise UserError(
             f"{fault}\nTraining is done, and saved. Go on with:\n  {folder.resume_command()}"
         ) from fault
-    lost = loop.watch.found.get("test", {})
+    lost = loop.bad_track_policy.found.get("test", {})
     test = [checked for checked in test if checked.track.id not in lost]
     backbone = model.backbone
     results = {
@@ -99,10 +99,10 @@ def evaluate_test(
         "split": "test",
         "num_tracks": len(test),
         "num_tracks_of_splits": {
-            split: number - len(loop.watch.found.get(split, {}))
-            for split, number in loop.watch.num_tracks.items()
+            split: number - len(loop.bad_track_policy.found.get(split, {}))
+            for split, number in loop.bad_track_policy.num_tracks.items()
         },
-        **skipped_tracks(loop.watch),
+        **skipped_tracks(loop.bad_track_policy),
         **model.task.summarize(evaluated, seed=seed),
         **output_variation(model, variation, num_tracks=len(test)),
         "metric_names": dict(model.task.metric_names),
@@ -211,7 +211,7 @@ def write_pretraining(
         "task": "pretrain",
         "split": "validation",
         "num_tracks": {name: len(members) for name, members in splits.items()},
-        **skipped_tracks(loop.watch),
+        **skipped_tracks(loop.bad_track_policy),
         "hours": {
             name: sum(checked.audio.duration_seconds for checked in members) / 3600
             for name, members in splits.items()
@@ -256,11 +256,13 @@ def warn_of_collapse(model: PretrainingModel, fitted: FitResult, config: Pretrai
         )
 
 
-def skipped_tracks(watch: DataWatch) -> dict[str, Any]:
+def skipped_tracks(bad_track_policy: BadTrackPolicy) -> dict[str, Any]:
     """Return how many tracks of each split were left out, and which of them were lost during the run."""
     return {
-        "num_skipped_tracks": {split: watch.num_lost(split) for split in watch.num_tracks},
-        "lost_tracks": {split: sorted(found) for split, found in watch.found.items()},
+        "num_skipped_tracks": {
+            split: bad_track_policy.num_lost(split) for split in bad_track_policy.num_tracks
+        },
+        "lost_tracks": {split: sorted(found) for split, found in bad_track_policy.found.items()},
     }
 
 

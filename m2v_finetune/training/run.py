@@ -10,7 +10,7 @@ from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint import checkpoints_in
-from m2v_finetune.training.faults import DataWatch, explain_lost_rank
+from m2v_finetune.training.faults import BadTrackPolicy, explain_lost_rank
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.setup import results_bytes, start
 from m2v_finetune.training.signals import stop_on_signals
@@ -28,7 +28,7 @@ class Run:
 
     accelerator: Accelerator
     folder: RunFolder
-    bad_tracks: DataWatch = field(default_factory=DataWatch)
+    bad_tracks: BadTrackPolicy = field(default_factory=BadTrackPolicy)
 
     @classmethod
     @contextmanager
@@ -47,7 +47,7 @@ class Run:
         """
         accelerator, folder = start(config, task=task)
         data = config.data
-        bad_tracks = DataWatch(
+        bad_tracks = BadTrackPolicy(
             on_bad_track=data.on_bad_track,
             max_bad_fraction=data.max_bad_fraction,
             timeout_seconds=data.timeout_seconds,

@@ -32,7 +32,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.checkpoint import find_checkpoint
-from m2v_finetune.training.faults import DataWatch
+from m2v_finetune.training.faults import BadTrackPolicy
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def build_loop(
         ),
         optimization=OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3),
         num_workers=workers,
-        watch=DataWatch(
+        bad_track_policy=BadTrackPolicy(
             on_bad_track=on_bad_track,
             max_bad_fraction=share,
             timeout_seconds=seconds,
@@ -211,7 +211,7 @@ def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
             whole.setdefault(track.path, track.path.read_bytes())
             track.path.write_bytes(b"RIFF")
         loop.run()
-        assert {split: len(found) for split, found in loop.watch.found.items()} == {
+        assert {split: len(found) for split, found in loop.bad_track_policy.found.items()} == {
             "train": 2,
             "validation": 1,
         }
@@ -221,7 +221,7 @@ def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
                 path.write_bytes(content)
     assert lines(tmp_path / "0") == lines(tmp_path / "2")
     assert same_weights(*runs)
-    assert loop.watch.num_lost("train") == 2
+    assert loop.bad_track_policy.num_lost("train") == 2
     assert (
         f"Skipped from now on: {music['train'][3].origin}: {music['train'][3].path}" in caplog.text
     )
@@ -244,7 +244,7 @@ def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
     resumed = build_loop(music, tmp_path / "stopped", on_bad_track="skip")
     resumed.run()
     assert lines(tmp_path / "stopped") == lines(tmp_path / "0")
-    assert resumed.watch.found == runs[0].watch.found
+    assert resumed.bad_track_policy.found == runs[0].bad_track_policy.found
     assert same_weights(resumed, runs[0])
 
 
