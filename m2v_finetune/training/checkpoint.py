@@ -234,57 +234,57 @@ def _check_content(
         ValueError: It is not what this program writes; names the part.
     """
     wanted = model.trained_tensors()
-    _demand(isinstance(state, dict) and state.keys() == _STATE_KEYS, "state")
+    _require(isinstance(state, dict) and state.keys() == _STATE_KEYS, "state")
     trained = state["trained"]
-    _demand(
+    _require(
         isinstance(trained, dict) and all(isinstance(v, Tensor) for v in trained.values()),
         "trained",
     )
     if {k: v.shape for k, v in trained.items()} != {k: v.shape for k, v in wanted.items()}:
         return True
-    _demand(_fits(trained, wanted), "trained")
-    _demand(not best or _fits(best, wanted), BEST_FILE)
+    _require(_same_structure(trained, wanted), "trained")
+    _require(not best or _same_structure(best, wanted), BEST_FILE)
     _check_optimizer(state["optimizer"], optimizer)
     scaler = state["scaler"]
-    _demand(
+    _require(
         scaler is None or (isinstance(scaler, dict) and scaler.keys() == _SCALER_KEYS), "scaler"
     )
-    _demand(all(_is_number(value) for value in (scaler or {}).values()), "scaler")
+    _require(all(_is_number(value) for value in (scaler or {}).values()), "scaler")
     processes = state["processes"]
-    _demand(isinstance(processes, list) and bool(processes), "processes")
+    _require(isinstance(processes, list) and bool(processes), "processes")
     for own in processes:
-        _demand(isinstance(own, dict) and own.keys() == {"random", "unlogged_losses"}, "processes")
+        _require(isinstance(own, dict) and own.keys() == {"random", "unlogged_losses"}, "processes")
         losses = own["unlogged_losses"]
-        _demand(
+        _require(
             isinstance(losses, list) and all(isinstance(loss, float) for loss in losses), "losses"
         )
         _check_random_state(own["random"])
     _check_progress(state["progress"])
     for name in ("metrics_bytes", "total_steps"):
-        _demand(_is_count(state[name]), name)
-    _demand(_is_number(state["seconds"]) and state["seconds"] >= 0, "seconds")
+        _require(_is_count(state[name]), name)
+    _require(_is_number(state["seconds"]) and state["seconds"] >= 0, "seconds")
     return False
 
 
 def _check_optimizer(given: Any, optimizer: torch.optim.Optimizer) -> None:
     """Compare the state of an optimiser with what this one can take; raise a ValueError."""
     own = optimizer.state_dict()
-    _demand(isinstance(given, dict) and given.keys() == own.keys(), "optimizer")
+    _require(isinstance(given, dict) and given.keys() == own.keys(), "optimizer")
     groups = given["param_groups"]
-    _demand(_fits(groups, own["param_groups"]), "optimizer.param_groups")
+    _require(_same_structure(groups, own["param_groups"]), "optimizer.param_groups")
     for group, own_group in zip(groups, own["param_groups"], strict=True):
         # All but the rate, which each step sets, follows from settings that a resumed run may not change.
-        _demand({**group, "lr": own_group["lr"]} == own_group, "optimizer.param_groups")
+        _require({**group, "lr": own_group["lr"]} == own_group, "optimizer.param_groups")
     parameters = [value for group in optimizer.param_groups for value in group["params"]]
     state = given["state"]
-    _demand(isinstance(state, dict), "optimizer.state")
+    _require(isinstance(state, dict), "optimizer.state")
     for number, moments in state.items():
         what = f"optimizer.state of {number!r}"
-        _demand(_is_count(number) and number < len(parameters), what)
-        _demand(isinstance(moments, dict), what)
+        _require(_is_count(number) and number < len(parameters), what)
+        _require(isinstance(moments, dict), what)
         shape = tuple(parameters[number].shape)
         legal = _moments_of(type(optimizer).__name__, shape)
-        _demand(moments.keys() >= legal.keys(), what)
+        _require(moments.keys() >= legal.keys(), what)
         for name, value in moments.items():
             if isinstance(value, Tensor):
                 is_legal = bool(value.isfinite().all()) and legal.get(name) in (
@@ -293,7 +293,7 @@ def _check_optimizer(given: Any, optimizer: torch.optim.Optimizer) -> None:
                 )
             else:
                 is_legal = legal.get(name) in (None, ()) and _is_number(value)
-            _demand(is_legal, f"{what}: {name}")
+            _require(is_legal, f"{what}: {name}")
 
 
 def _moments_of(optimizer: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -309,26 +309,26 @@ def _moments_of(optimizer: str, shape: tuple[int, ...]) -> dict[str, tuple[int, 
 def _check_random_state(given: Any) -> None:
     """Compare random states with those of this process; raise a ValueError."""
     own = get_random_state()
-    _demand(isinstance(given, dict) and given.keys() == own.keys(), "random")
-    _demand(isinstance(given["python"], list) and len(given["python"]) == 3, "random.python")
+    _require(isinstance(given, dict) and given.keys() == own.keys(), "random")
+    _require(isinstance(given["python"], list) and len(given["python"]) == 3, "random.python")
     left = given["python"][2]  # normal numbers are drawn in pairs
-    _demand(left is None or isinstance(left, float), "random.python")
-    _demand(_fits(given["python"][:2], own["python"][:2]), "random.python")
-    _demand(_fits(given["torch"], own["torch"]), "random.torch")
-    _demand(_fits(given["numpy"], own["numpy"]), "random.numpy")
+    _require(left is None or isinstance(left, float), "random.python")
+    _require(_same_structure(given["python"][:2], own["python"][:2]), "random.python")
+    _require(_same_structure(given["torch"], own["torch"]), "random.torch")
+    _require(_same_structure(given["numpy"], own["numpy"]), "random.numpy")
     version, (*words, position), _ = given["python"]
-    _demand(version == own["python"][0] and _is_twister(words, position), "random.python")
+    _require(version == own["python"][0] and _is_mersenne_twister(words, position), "random.python")
     name, numpy_words, numpy_position = given["numpy"][:3]
-    _demand(name == own["numpy"][0], "random.numpy")
-    _demand(_is_twister(numpy_words.tolist(), numpy_position), "random.numpy")
+    _require(name == own["numpy"][0], "random.numpy")
+    _require(_is_mersenne_twister(numpy_words.tolist(), numpy_position), "random.numpy")
     cuda_state = given["cuda"]
-    _demand(
+    _require(
         cuda_state is None or (isinstance(cuda_state, Tensor) and cuda_state.dtype == torch.uint8),
         "random.cuda",
     )
 
 
-def _is_twister(words: Sequence[int], position: int) -> bool:
+def _is_mersenne_twister(words: Sequence[int], position: int) -> bool:
     """Tell whether this can be the state of a Mersenne Twister: 32-bit words, and the place among them."""
     return all(0 <= word < 1 << 32 for word in words) and 0 <= position <= len(words)
 
@@ -336,7 +336,7 @@ def _is_twister(words: Sequence[int], position: int) -> bool:
 def _check_progress(given: Any) -> None:
     """Compare a `Progress` as a dictionary with what one can be; raise a ValueError."""
     own = asdict(Progress())
-    _demand(isinstance(given, dict) and given.keys() == own.keys(), "progress")
+    _require(isinstance(given, dict) and given.keys() == own.keys(), "progress")
     for name, value in given.items():
         if name == "best_values":
             is_legal = isinstance(value, dict) and all(
@@ -351,10 +351,10 @@ def _check_progress(given: Any) -> None:
             )
         else:
             is_legal = _is_count(value) or (name == "best_epoch" and value is None)
-        _demand(is_legal, f"progress.{name}")
+        _require(is_legal, f"progress.{name}")
 
 
-def _fits(given: Any, own: Any) -> bool:
+def _same_structure(given: Any, own: Any) -> bool:
     """Tell whether one value is made as another: types, keys, lengths, shapes; and all tensors are finite."""
     if isinstance(own, Tensor):
         return (
@@ -365,9 +365,11 @@ def _fits(given: Any, own: Any) -> bool:
     if type(given) is not type(own):
         return False
     if isinstance(own, dict):
-        return given.keys() == own.keys() and all(_fits(given[name], own[name]) for name in own)
+        return given.keys() == own.keys() and all(
+            _same_structure(given[name], own[name]) for name in own
+        )
     if isinstance(own, list | tuple):
-        return len(given) == len(own) and all(map(_fits, given, own))
+        return len(given) == len(own) and all(map(_same_structure, given, own))
     return not isinstance(given, float) or math.isfinite(given)
 
 
@@ -379,7 +381,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def _demand(is_legal: bool, part: str) -> None:
+def _require(is_legal: bool, part: str) -> None:
     if not is_legal:
         raise ValueError(part)
 
