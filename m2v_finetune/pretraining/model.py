@@ -149,7 +149,7 @@ class PretrainingModel(nn.Module):
             end=self.config.ema_end,
             ramp_steps=self.config.ema_ramp_steps,
         )
-        self.teacher.follow(self.backbone, decay)
+        self.teacher.ema_update(self.backbone, decay)
         # Steps weigh the same, into however many batches they were divided.
         found = torch.stack(self._of_batches).mean(dim=0)
         self._sums.add_(torch.cat([found, found.new_ones(1)]))

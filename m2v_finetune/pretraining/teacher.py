@@ -78,7 +78,7 @@ class Teacher(nn.Module):
         return self.averages == "layers"
 
     @torch.no_grad()
-    def follow(self, student: Backbone, decay: float) -> None:
+    def ema_update(self, student: Backbone, decay: float) -> None:
         """Move the averaged weights to ``decay * own + (1 - decay) * student``; copy the others."""
         averaged: list[tuple[Tensor, Tensor]] = []
         copied: list[tuple[Tensor, Tensor]] = []

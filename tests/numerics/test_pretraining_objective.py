@@ -260,7 +260,7 @@ def test_the_decay_at_given_steps(step, decay):
 
 
 @pytest.mark.parametrize("averages", ["layers", "all"])
-def test_the_teacher_follows(architecture, averages):
+def test_the_teacher_is_updated(architecture, averages):
     model = build(
         architecture, ema_start=0.5, ema_end=0.9, ema_ramp_steps=2, teacher_averages=averages
     )

@@ -225,7 +225,9 @@ def test_a_run_too_short_to_be_stopped_states_what_it_ends_with(pretrain, archit
     assert "pretrain.watch_after_steps (1000); this one took 4." in log
 
 
-def test_the_teacher_follows_steps_that_changed_the_student(pretrain, architecture, monkeypatch):
+def test_the_teacher_is_updated_by_steps_that_changed_the_student(
+    pretrain, architecture, monkeypatch
+):
     """Its decay is that of the number of changes; a step that is skipped moves nothing."""
     counted, teachers = [], []
     end_step, take_step = PretrainingObjective.end_step, TrainingLoop._take_step
