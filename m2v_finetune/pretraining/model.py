@@ -14,7 +14,7 @@ from m2v_finetune.pretraining.teacher import Teacher, ema_decay
 from m2v_finetune.tuning import apply_tuning
 
 TARGET_VARIANCE, PREDICTION_VARIANCE = "target_variance", "prediction_variance"
-MEASURES = (TARGET_VARIANCE, PREDICTION_VARIANCE)
+STEP_METRICS = (TARGET_VARIANCE, PREDICTION_VARIANCE)
 
 
 def start_backbone(config: StartConfig) -> Backbone:
@@ -90,7 +90,7 @@ class PretrainingModel(nn.Module):
         )
         self.micro_batcher = MicroBatcher()
         # A parameter, so that it is in checkpoints.
-        self._sums = nn.Parameter(torch.zeros(len(MEASURES) + 1), requires_grad=False)
+        self._sums = nn.Parameter(torch.zeros(len(STEP_METRICS) + 1), requires_grad=False)
         self._of_batches: list[Tensor] = []  # variances, of the step that is being taken
 
     def forward(self, waveforms: Tensor, masks: Tensor) -> Tensor:
@@ -154,23 +154,23 @@ class PretrainingModel(nn.Module):
         found = torch.stack(self._of_batches).mean(dim=0)
         self._sums.add_(torch.cat([found, found.new_ones(1)]))
 
-    def take_measures(self) -> dict[str, Tensor]:
+    def pop_metrics(self) -> dict[str, Tensor]:
         """Return the mean variances of the steps since this was last asked, and begin anew."""
         means = self._sums[:-1] / self._sums[-1]
         self._sums.zero_()
-        return dict(zip(MEASURES, means, strict=True))
+        return dict(zip(STEP_METRICS, means, strict=True))
 
-    def check_measures(self, measures: Mapping[str, float], *, num_updates: int) -> None:
+    def check_collapse(self, metrics: Mapping[str, float], *, num_updates: int) -> None:
         """Stop where what is learned has become the same for all frames.
 
         Args:
-            measures: Mean variances, by name.
+            metrics: Mean variances, by name.
             num_updates: How often the student's weights were changed.
 
         Raises:
             UserError: A variance is below its floor, and enough steps are done.
         """
-        collapsed = self.below_floors(measures)
+        collapsed = self.below_floors(metrics)
         if collapsed and num_updates > self.config.watch_after_steps:
             raise UserError(
                 f"The representations have collapsed after {num_updates} steps: over the time of a "
@@ -178,16 +178,16 @@ class PretrainingModel(nn.Module):
                 "optimizer.warmup_ratio, or a higher pretrain.ema_start."
             )
 
-    def below_floors(self, measures: Mapping[str, float]) -> str:
+    def below_floors(self, metrics: Mapping[str, float]) -> str:
         """Return which variances are below their floors, and how far; empty where none is."""
         floors = {
             TARGET_VARIANCE: self.config.min_target_variance,
             PREDICTION_VARIANCE: self.config.min_prediction_variance,
         }
         return ", ".join(
-            f"{self.metric_names[name]} {measures[name]:.3g} (at least {floor:g})"
+            f"{self.metric_names[name]} {metrics[name]:.3g} (at least {floor:g})"
             for name, floor in floors.items()
-            if not measures[name] >= floor
+            if not metrics[name] >= floor
         )
 
     def trained_tensors(self) -> dict[str, Tensor]:

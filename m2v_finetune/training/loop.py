@@ -415,12 +415,14 @@ class TrainingLoop(Generic[Model]):
         none = torch.tensor(math.nan, device=self.accelerator.device)
         mean = torch.stack(self.losses).mean() if is_known else none
         self.losses = []
-        measured = self.objective.take_measures()
+        local_metrics = self.objective.pop_metrics()
         # Read from the device at once.
-        means = self.accelerator.reduce(torch.stack([mean, *measured.values()]), reduction="mean")
+        means = self.accelerator.reduce(
+            torch.stack([mean, *local_metrics.values()]), reduction="mean"
+        )
         loss, *others = means.tolist()
-        measures = dict(zip(measured, others, strict=True))
-        values = {"loss": loss, "gradient_norm": gradient_norm, **measures}
+        metrics = dict(zip(local_metrics, others, strict=True))
+        values = {"loss": loss, "gradient_norm": gradient_norm, **metrics}
         learning_rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         line = {k: json_number(v) for k, v in values.items()}
         skipped = {"num_skipped_steps": self.progress.num_skipped_steps}
@@ -431,7 +433,7 @@ class TrainingLoop(Generic[Model]):
             tracked={**values, **skipped, **wait},
         )
         if is_known:
-            self.objective.check_measures(measures, num_updates=self._num_updates())
+            self.objective.check_collapse(metrics, num_updates=self._num_updates())
         epoch = f"Epoch {self.progress.epoch + 1} of {self.training.epochs}, loss {loss:.4f}"
         self.bar.update(self.bar_task, description=epoch)
 

@@ -90,15 +90,15 @@ class Objective(Protocol):
         """
         ...
 
-    def take_measures(self) -> dict[str, Tensor]:
+    def pop_metrics(self) -> dict[str, Tensor]:
         """Return what is logged beside the loss: means since this was last asked, scalars."""
         ...
 
-    def check_measures(self, measures: Mapping[str, float], *, num_updates: int) -> None:
+    def check_collapse(self, metrics: Mapping[str, float], *, num_updates: int) -> None:
         """Stop a run that its measures, means over all processes, show to have failed.
 
         Args:
-            measures: What `take_measures` returned.
+            metrics: What `pop_metrics` returned.
             num_updates: How often the weights were changed.
 
         Raises:
@@ -179,11 +179,11 @@ class TaskObjective:
     def end_step(self, num_updates: int) -> None:
         """Nothing follows."""
 
-    def take_measures(self) -> dict[str, Tensor]:
+    def pop_metrics(self) -> dict[str, Tensor]:
         """Nothing is logged beside the loss."""
         return {}
 
-    def check_measures(self, measures: Mapping[str, float], *, num_updates: int) -> None:
+    def check_collapse(self, metrics: Mapping[str, float], *, num_updates: int) -> None:
         """Nothing to check."""
 
 
@@ -295,10 +295,10 @@ class PretrainingObjective:
         """Let the teacher follow."""
         self.model.end_step(num_updates)
 
-    def take_measures(self) -> dict[str, Tensor]:
+    def pop_metrics(self) -> dict[str, Tensor]:
         """Return variances of targets and predictions."""
-        return self.model.take_measures()
+        return self.model.pop_metrics()
 
-    def check_measures(self, measures: Mapping[str, float], *, num_updates: int) -> None:
+    def check_collapse(self, metrics: Mapping[str, float], *, num_updates: int) -> None:
         """Stop where the representations have collapsed."""
-        self.model.check_measures(measures, num_updates=num_updates)
+        self.model.check_collapse(metrics, num_updates=num_updates)

@@ -355,18 +355,18 @@ def test_collapse_stops_and_states_the_numbers(architecture):
         model.start_step()
         model.loss(model(waveforms, masks), masks)
         model.end_step(step)
-        measures = {name: float(value) for name, value in model.take_measures().items()}
-        assert measures["prediction_variance"] < 1e-9
-        assert measures["target_variance"] > 0.1
+        metrics = {name: float(value) for name, value in model.pop_metrics().items()}
+        assert metrics["prediction_variance"] < 1e-9
+        assert metrics["target_variance"] > 0.1
         if step < 2:
-            model.check_measures(measures, num_updates=step + 1)
+            model.check_collapse(metrics, num_updates=step + 1)
     with pytest.raises(
         UserError, match=r"collapsed after 3 steps.*variance of predictions .*at least 0.0001"
     ):
-        model.check_measures(measures, num_updates=3)
+        model.check_collapse(metrics, num_updates=3)
     lost = {"target_variance": float("nan"), "prediction_variance": 1.0}
     with pytest.raises(UserError, match="variance of targets nan"):
-        model.check_measures(lost, num_updates=3)
+        model.check_collapse(lost, num_updates=3)
 
 
 def test_what_is_logged_is_the_variance_over_masked_frames(architecture):
@@ -386,12 +386,12 @@ def test_what_is_logged_is_the_variance_over_masked_frames(architecture):
             [one[mask].var(dim=0, correction=0).mean() for one in (target, prediction)]
             for prediction, target, mask in zip(*outputs.detach(), masks, strict=True)
         ]
-    found = model.take_measures()
+    found = model.pop_metrics()
     for value, slow in zip(found.values(), torch.tensor(expected).mean(dim=0), strict=True):
         assert float(value) == pytest.approx(float(slow), rel=1e-5)
     model.eval()
     model.loss(model(waveforms, masks), masks)
-    assert all(torch.isnan(value) for value in model.take_measures().values())
+    assert all(torch.isnan(value) for value in model.pop_metrics().values())
 
 
 def test_a_saved_backbone_loads_to_equal_states(architecture, tmp_path):
