@@ -112,7 +112,7 @@ class ClipHead(nn.Module):
         self.standardization = Standardization(pooled_size) if standardize else nn.Identity()
         self.layers = _layers(kind, pooled_size, num_outputs, hidden_size, dropout)
 
-    def before_weighting(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
+    def pre_pool(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
         """Average each hidden state over time where that may come first.
 
         The mean over frames and the weighted sum over layers commute, so averaging each state as it
@@ -176,7 +176,7 @@ class FrameHead(nn.Module):
             assert isinstance(last, nn.Linear)
             nn.init.constant_(last.bias, math.log(prior / (1 - prior)))
 
-    def before_weighting(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
+    def pre_pool(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
         """Return the hidden states as they come: every frame counts."""
         return iter(hidden_states)
 
@@ -250,7 +250,7 @@ class MaskHead(nn.Module):
         self.output = nn.Linear(hidden_size, num_stems * num_bins)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
-    def before_weighting(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
+    def pre_pool(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
         """Return the hidden states as they come: every frame counts."""
         return iter(hidden_states)
 

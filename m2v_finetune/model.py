@@ -267,20 +267,27 @@ class TaskModel(nn.Module):
         if inputs.ndim == 3:
             return self.layer_weighting(self._continue(inputs.float()))  # type: ignore[no-any-return]
         states = self.backbone.iterate_hidden_states(self.backbone.prepare(inputs))
-        depth = self._recomputed_depth()
+        depth = self._checkpointed_depth()
         if depth > 0:
             assert isinstance(self.backbone, Backbone)
-            return self.layer_weighting.recomputing(next(states), depth, self.backbone.iterate_from)
-        return self.layer_weighting(self.head.before_weighting(states))  # type: ignore[no-any-return, operator]
+            return self.layer_weighting.checkpointed(
+                next(states), depth, self.backbone.iterate_from
+            )
+        return self.layer_weighting(self.head.pre_pool(states))  # type: ignore[no-any-return, operator]
 
-    def _recomputed_depth(self) -> int:
+    def _checkpointed_depth(self) -> int:
         """Return up to which frozen hidden state none is to be kept for the gradient of its layer weight.
 
         0 where that saves nothing: where the head averages over time, next to nothing is kept anyway.
         """
-        recomputes = self.backbone.gradient_checkpointing and self.training
-        layout, chosen = self.feature_layout, self.layer_weighting.chosen
-        if not recomputes or not torch.is_grad_enabled() or layout is None or chosen is not None:
+        is_checkpointing = self.backbone.gradient_checkpointing and self.training
+        layout, selected_layer = self.feature_layout, self.layer_weighting.selected_layer
+        if (
+            not is_checkpointing
+            or not torch.is_grad_enabled()
+            or layout is None
+            or selected_layer is not None
+        ):
             return 0
         return max(0, layout.depth) if layout.frames_per_state > 1 else 0
 
@@ -293,10 +300,10 @@ class TaskModel(nn.Module):
         if backbone.spec_augment:
             depth = CONV_ENCODER  # masks are drawn behind it
         num_frames = backbone.num_frames(self.window_samples)
-        chosen = self.layer_weighting.chosen
-        states = tuple(i for i in range(depth + 1) if chosen in (None, i))
+        selected_layer = self.layer_weighting.selected_layer
+        states = tuple(i for i in range(depth + 1) if selected_layer in (None, i))
         with torch.device("meta"):
-            [read] = self.head.before_weighting([torch.empty(1, num_frames, 1)])  # type: ignore[operator]
+            [read] = self.head.pre_pool([torch.empty(1, num_frames, 1)])  # type: ignore[operator]
         frames_per_state = read.shape[1]
         start_frames = 0 if depth == backbone.num_layers else num_frames
         is_there = depth in states and frames_per_state == num_frames
@@ -326,7 +333,7 @@ class TaskModel(nn.Module):
         below = islice(backbone.iterate_from(CONV_ENCODER, features), layout.depth + 1)
         for number, state in enumerate(below):
             if number in layout.states:
-                kept += self.head.before_weighting([state])  # type: ignore[operator]
+                kept += self.head.pre_pool([state])  # type: ignore[operator]
         if layout.has_own_start:
             kept.append(state)
         return torch.cat(kept, dim=1)
@@ -346,7 +353,7 @@ class TaskModel(nn.Module):
             if layout.depth == CONV_ENCODER:
                 start = start.transpose(1, 2)
             above = backbone.iterate_from(layout.depth, start)
-            yield from self.head.before_weighting(above)  # type: ignore[operator]
+            yield from self.head.pre_pool(above)  # type: ignore[operator]
 
     def track_windows(
         self, tracks: Sequence[CheckedTrack], *, inputs: Inputs | None = None

@@ -271,7 +271,7 @@ class Backbone(nn.Module):
         is_trained = _is_trainable(self.conv_encoder) and torch.is_grad_enabled()
         convolve = partial(self.encoder.convolve, self.network)
         with torch.set_grad_enabled(is_trained):
-            if is_trained and not self._recomputes():
+            if is_trained and not self._is_checkpointing():
                 return convolve(input_values)
             size = max(1, CONV_CHUNK_SAMPLES // input_values.shape[-1])
             chunks = [
@@ -280,7 +280,7 @@ class Backbone(nn.Module):
             ]
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
-    def _recomputes(self) -> bool:
+    def _is_checkpointing(self) -> bool:
         return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
 
     def _run(self, part: Callable[[Tensor], Tensor], state: Tensor, *modules: nn.Module) -> Tensor:
@@ -291,7 +291,7 @@ class Backbone(nn.Module):
             state: Its input.
             modules: The modules that it uses.
         """
-        if self._recomputes() and (state.requires_grad or any(map(_is_trainable, modules))):
+        if self._is_checkpointing() and (state.requires_grad or any(map(_is_trainable, modules))):
             return checkpoint(part, state, use_reentrant=False)  # type: ignore[no-any-return]
         return part(state)
 

@@ -42,7 +42,7 @@ class LayerWeighting(nn.Module):
             self.offset = nn.Parameter(torch.empty(()).uniform_(-bound, bound))
 
     @property
-    def chosen(self) -> int | None:
+    def selected_layer(self) -> int | None:
         """The number of the one hidden state in use; None where all are."""
         if self.kind in ("softmax", "conv1d"):
             return None
@@ -54,7 +54,7 @@ class LayerWeighting(nn.Module):
             return self.layer_weights.softmax(dim=0)
         if self.kind == "conv1d":
             return self.layer_weights
-        return torch.eye(self.num_hidden_states)[self.chosen]
+        return torch.eye(self.num_hidden_states)[self.selected_layer]
 
     def forward(self, hidden_states: Iterable[Tensor]) -> Tensor:
         """Return the combination.
@@ -66,11 +66,11 @@ class LayerWeighting(nn.Module):
         Returns:
             A tensor of that shape.
         """
-        if self.chosen is not None:
-            return next(state for i, state in enumerate(hidden_states) if i == self.chosen)
+        if self.selected_layer is not None:
+            return next(state for i, state in enumerate(hidden_states) if i == self.selected_layer)
         return self._sum(zip(self.weights().unbind(), hidden_states, strict=True))
 
-    def recomputing(self, first: Tensor, depth: int, states_above: StatesAbove) -> Tensor:
+    def checkpointed(self, first: Tensor, depth: int, states_above: StatesAbove) -> Tensor:
         """Return what `forward` returns of all hidden states, keeping none of those that do not learn.
 
         Args:
@@ -111,7 +111,7 @@ class FrozenSum(torch.autograd.Function):
             ctx: Of autograd.
             weights: Of the states, (states,), at least 2.
             first: State 0.
-            states_above: As `LayerWeighting.recomputing` takes it.
+            states_above: As `LayerWeighting.checkpointed` takes it.
         """
         ctx.save_for_backward(first)
         ctx.states_above, ctx.num_states = states_above, len(weights)

@@ -54,7 +54,7 @@ def test_hidden_states_pass_through_as_they_come():
 
     for head in (FrameHead(input_size=6, num_outputs=3), mask_head()):
         taken.clear()
-        passed = head.before_weighting(generate())
+        passed = head.pre_pool(generate())
         assert next(passed) is states[0]
         assert len(taken) == 1, "one at a time"
         assert [state is expected for state, expected in zip(passed, states[1:], strict=True)]
