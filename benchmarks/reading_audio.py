@@ -43,8 +43,8 @@ from numpy.typing import NDArray
 from songs import environment, spread, write_songs
 from torch.utils.data import DataLoader, Dataset
 
-from m2v_finetune.audio.copies import AudioCopy, copy_of, make_copy
 from m2v_finetune.audio.decode import inspect_audio, read_excerpt
+from m2v_finetune.audio.resample_cache import ResampledAudio, resampled_of, write_resampled
 
 RESULT = Path(__file__).parent / "results" / "reading_audio.json"
 RATE_HZ = 16_000
@@ -83,19 +83,19 @@ def read_by_soundfile(path: Path, start: int, number: int) -> Array:
     return whole[start : start + number]
 
 
-class ReadCopies:
+class ReadResampled:
     """Reads the converted copies of songs.
 
     Args:
-        copies: By the path of the song.
+        resampled: By the path of the song.
     """
 
-    def __init__(self, copies: dict[Path, AudioCopy]) -> None:
-        self.copies = copies
+    def __init__(self, resampled: dict[Path, ResampledAudio]) -> None:
+        self.resampled = resampled
 
     def __call__(self, path: Path, start: int, number: int) -> Array:
         """Read the copy of a song."""
-        return self.copies[path].read_excerpt(start_sample=start, num_samples=number)
+        return self.resampled[path].read_excerpt(start_sample=start, num_samples=number)
 
 
 class Excerpts(Dataset[Array]):
@@ -169,16 +169,16 @@ def sides(paths: list[Path]) -> dict[str, Read]:
         "librosa": read_by_librosa,
         "soundfile": read_by_soundfile,
     }
-    for copy_format in ("flac", "wav"):
-        copies = {}
+    for file_format in ("flac", "wav"):
+        resampled = {}
         for path in paths:
             # Each format has its own copy here, where the program keeps one.
-            os.environ["M2V_CACHE"] = str(path.parent / f"cache-{copy_format}")
-            record, _ = make_copy(
-                path, inspect_audio(path), sample_rate=RATE_HZ, copy_format=copy_format
+            os.environ["M2V_CACHE"] = str(path.parent / f"cache-{file_format}")
+            record, _ = write_resampled(
+                path, inspect_audio(path), sample_rate=RATE_HZ, file_format=file_format
             )
-            copies[path] = copy_of(path, record, RATE_HZ)
-        readers[f"converted_{copy_format}"] = ReadCopies(copies)
+            resampled[path] = resampled_of(path, record, RATE_HZ)
+        readers[f"converted_{file_format}"] = ReadResampled(resampled)
     return readers
 
 

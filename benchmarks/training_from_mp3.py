@@ -44,9 +44,9 @@ from torch.utils.data import DataLoader, Dataset
 from m2v_finetune.audio.windows import draw_generator
 from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
 from m2v_finetune.data.checking import CheckedTrack, check_tracks
-from m2v_finetune.data.converting import convert_tracks, with_copies
 from m2v_finetune.data.loader import Augment, TrainingWindows, Window, read_window
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.resampling import resample_tracks, with_resampled
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.training.optimization import build_optimizer
@@ -177,7 +177,7 @@ def main() -> None:
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["M2V_CACHE"] = f"{folder}/cache"
-        checked = write_and_convert(Path(folder), arguments.songs, arguments.song_seconds)
+        checked = write_and_resample(Path(folder), arguments.songs, arguments.song_seconds)
         for seconds in arguments.windows:
             sides = build_sides(checked, seconds, arguments.workers)
             rows[f"{seconds:g} s"] = measure(sides, arguments.rounds)
@@ -226,7 +226,7 @@ def measure(sides: dict[str, Side], num_rounds: int) -> dict[str, Any]:
     return found
 
 
-def write_and_convert(folder: Path, num_songs: int, seconds: float) -> list[CheckedTrack]:
+def write_and_resample(folder: Path, num_songs: int, seconds: float) -> list[CheckedTrack]:
     """Write the songs and their converted copies."""
     [paths] = write_songs(folder, suffixes=["mp3"], number=num_songs, seconds=seconds).values()
     tracks = [
@@ -234,7 +234,7 @@ def write_and_convert(folder: Path, num_songs: int, seconds: float) -> list[Chec
         for p in paths
     ]
     checked, _ = check_tracks(tracks, on_bad_track="stop", show_progress=False)
-    convert_tracks(checked, sample_rate=16_000, copy_format="wav", num_processes=1)
+    resample_tracks(checked, sample_rate=16_000, file_format="wav", num_processes=1)
     return checked
 
 
@@ -255,7 +255,7 @@ def build_sides(
     )
     items: dict[str, Dataset[Any]] = {
         "excerpt": windows(tracks=checked),
-        "converted": windows(tracks=with_copies(checked, sample_rate=16_000)),
+        "converted": windows(tracks=with_resampled(checked, sample_rate=16_000)),
         "whole": WholeThenCrop(checked, window_samples),
     }
     sides = {}

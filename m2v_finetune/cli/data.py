@@ -122,7 +122,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _convert(arguments: argparse.Namespace) -> None:
     from m2v_finetune.data.checking import check_tracks, stop_or_skip
-    from m2v_finetune.data.converting import convert_tracks
+    from m2v_finetune.data.resampling import resample_tracks
     from m2v_finetune.data.sources import load_tracks
 
     def stop(number: int, frame: object) -> None:
@@ -140,28 +140,28 @@ def _convert(arguments: argparse.Namespace) -> None:
         max_failing_fraction=float(arguments.on_bad_track == "skip"),
     )
     checked, _ = check_tracks(tracks, on_bad_track=arguments.on_bad_track)
-    done = convert_tracks(
+    done = resample_tracks(
         checked,
         sample_rate=sample_rate,
-        copy_format=arguments.format,
+        file_format=arguments.format,
         num_processes=arguments.processes,
         verify=arguments.verify,
     )
-    num_copies = done.num_written + done.num_kept
+    num_resampled = done.num_written + done.num_kept
     hours = sum(one.audio.duration_seconds for one in checked) / 3600
     print(
-        f"{dataset.name}: {num_copies} of {len(tracks)} tracks ({hours:.2f} h) have a copy, mono at "
+        f"{dataset.name}: {num_resampled} of {len(tracks)} tracks ({hours:.2f} h) have a copy, mono at "
         f"{sample_rate} Hz in 16-bit {arguments.format.upper()}: {done.num_written} written in "
         f"{done.seconds:.1f} s, {done.num_kept} there already{', verified' if arguments.verify else ''}."
     )
     print(
-        f"Files: {done.original_bytes / 1e6:,.1f} MB; copies: {done.copy_bytes / 1e6:,.1f} MB in "
+        f"Files: {done.original_bytes / 1e6:,.1f} MB; copies: {done.resampled_bytes / 1e6:,.1f} MB in "
         f"{done.folder}"
     )
     stop_or_skip(
         done.problems,
         num_tracks=len(tracks),
-        is_any_left=num_copies > 0,
+        is_any_left=num_resampled > 0,
         on_bad_track=arguments.on_bad_track,
     )
     print(

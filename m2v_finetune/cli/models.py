@@ -59,7 +59,7 @@ def _backbones(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from m2v_finetune.data.checking import check_tracks
-    from m2v_finetune.data.converting import with_copies
+    from m2v_finetune.data.resampling import with_resampled
     from m2v_finetune.data.sources import load_tracks
     from m2v_finetune.model import TaskModel
     from m2v_finetune.training.results import measure
@@ -77,7 +77,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     model.task.check_labels(chosen)
     checked, _ = check_tracks(chosen, on_bad_track="stop")
     if model.task.sample_rate is None:
-        checked = with_copies(checked, sample_rate=model.backbone.sample_rate)
+        checked = with_resampled(checked, sample_rate=model.backbone.sample_rate)
     print(json.dumps(measure(model, checked), indent=2, ensure_ascii=False))
 
 

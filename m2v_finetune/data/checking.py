@@ -12,8 +12,8 @@ from typing import Literal, TypeVar
 from rich.console import Console
 from rich.progress import track as progress
 
-from m2v_finetune.audio.copies import AudioCopy
 from m2v_finetune.audio.decode import AudioInfo, inspect_audio
+from m2v_finetune.audio.resample_cache import ResampledAudio
 from m2v_finetune.data.leaks import file_key, leaking_tracks
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.data.paths import did_you_mean
@@ -32,12 +32,12 @@ class CheckedTrack:
     Attributes:
         track: The track.
         audio: Rate, length and channels of its file.
-        copy: What the backbone's windows are read from in place of the file, if anything.
+        resampled: What the backbone's windows are read from in place of the file, if anything.
     """
 
     track: Track
     audio: AudioInfo
-    copy: AudioCopy | None = None
+    resampled: ResampledAudio | None = None
 
 
 Checked = TypeVar("Checked", bound=CheckedTrack)

@@ -18,12 +18,12 @@ class KeptTrack:
     Attributes:
         audio: Rate, length and channels of its file.
         num_bytes: Size of its file; None where it had none, as where vectors stand for audio.
-        is_converted: Whether it was read from a converted copy.
+        is_resampled: Whether it was read from a converted copy.
     """
 
     audio: AudioInfo
     num_bytes: int | None
-    is_converted: bool
+    is_resampled: bool
 
     @classmethod
     def of(cls, checked: CheckedTrack) -> "KeptTrack":
@@ -32,7 +32,9 @@ class KeptTrack:
             num_bytes = checked.track.path.stat().st_size
         except OSError:
             num_bytes = None
-        return cls(audio=checked.audio, num_bytes=num_bytes, is_converted=checked.copy is not None)
+        return cls(
+            audio=checked.audio, num_bytes=num_bytes, is_resampled=checked.resampled is not None
+        )
 
     def is_same_file(self, other: "KeptTrack") -> bool:
         """Tell whether two descriptions are of one file, wherever it is."""
@@ -57,7 +59,7 @@ def load_checked(
 ) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
     """Return the tracks that could be used when `save_checked` wrote them; no file is looked at.
 
-    None has its copy: `converted_ids` says which had one.
+    None has its copy: `resampled_ids` says which had one.
 
     Returns:
         The usable tracks, and the number of the others, by split.
@@ -124,13 +126,13 @@ def require_same_files(path: Path, splits: Mapping[str, Sequence[CheckedTrack]])
         )
 
 
-def converted_ids(path: Path) -> set[str]:
+def resampled_ids(path: Path) -> set[str]:
     """Return the tracks that were read from copies when `save_checked` wrote them."""
     return {
         name
         for members in _known(path).values()
         for name, kept in members.items()
-        if kept.is_converted
+        if kept.is_resampled
     }
 
 

@@ -74,9 +74,9 @@ def read_window(checked: CheckedTrack, window: Window) -> Array:
     """
     length = checked.audio.num_samples(window.grid.sample_rate)
     num_samples = min(window.num_samples, length - window.start_sample)
-    copy = checked.copy
-    if copy is not None and copy.sample_rate == window.grid.sample_rate:
-        samples = copy.read_excerpt(start_sample=window.start_sample, num_samples=num_samples)
+    resampled = checked.resampled
+    if resampled is not None and resampled.sample_rate == window.grid.sample_rate:
+        samples = resampled.read_excerpt(start_sample=window.start_sample, num_samples=num_samples)
     else:
         samples = read_excerpt(
             checked.track.path,

@@ -451,10 +451,10 @@ def _identities(tracks: Sequence[CheckedTrack], sample_rate: int) -> dict[str, s
     """Return what tells the audio of each track, by its id, from all other; empty where it is gone."""
 
     def identity(checked: CheckedTrack) -> str:
-        copy = checked.copy
+        resampled = checked.resampled
         try:
-            if copy is not None and copy.sample_rate == sample_rate:
-                return f"{file_identity(copy.path)} x {copy.scale}"
+            if resampled is not None and resampled.sample_rate == sample_rate:
+                return f"{file_identity(resampled.path)} x {resampled.scale}"
             return file_identity(checked.track.path)
         except OSError:
             return ""  # as will be noticed when it is read

@@ -9,11 +9,11 @@ from typing import Any
 from m2v_finetune.audio.augmentation import build_augmentation
 from m2v_finetune.config import DataConfig, MusicConfig, RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack, check_splits
-from m2v_finetune.data.converting import with_copies
 from m2v_finetune.data.features import read_vector_splits, vector_example
-from m2v_finetune.data.kept import converted_ids, load_checked, require_same_files, save_checked
+from m2v_finetune.data.kept import load_checked, require_same_files, resampled_ids, save_checked
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.resampling import with_resampled
 from m2v_finetune.files import write_atomically
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import Task
@@ -79,9 +79,9 @@ def with_run_copies(splits: Splits, sample_rate: int, run: Run) -> Splits:
         sample_rate: Rate of the backbone in Hz.
         run: The run.
     """
-    only = converted_ids(run.folder.tracks) if run.has_checkpoint else None
+    only = resampled_ids(run.folder.tracks) if run.has_checkpoint else None
     return {
-        split: with_copies(members, sample_rate=sample_rate, only=only)
+        split: with_resampled(members, sample_rate=sample_rate, only=only)
         for split, members in splits.items()
     }
 

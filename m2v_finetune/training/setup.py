@@ -244,7 +244,7 @@ def describe(
             f"{model.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
             f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch"  # type: ignore[arg-type]
             + (f"; {padded} tracks are shorter and padded with silence" if padded else "")
-            + _copies_note(splits),
+            + _resampled_note(splits),
         )
         row(
             "backbone",
@@ -315,7 +315,7 @@ def describe_pretraining(
             f"{name} {len(own)} tracks ({_amount(own, 'h')})" for name, own in splits.items()
         ),
         "windows": f"{config.data.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
-        f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch" + _copies_note(splits),  # type: ignore[arg-type]
+        f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch" + _resampled_note(splits),  # type: ignore[arg-type]
         "backbone": f"{backbone.source} ({backbone.licence or 'licence unknown'}), {initial_weights}, "
         f"{backbone.num_layers} layers, {backbone.sample_rate} Hz; "
         f"{count_parameters(backbone):,} weights, peak rates "
@@ -342,13 +342,13 @@ def describe_pretraining(
     return table
 
 
-def _copies_note(splits: Mapping[str, Sequence[CheckedTrack]]) -> str:
+def _resampled_note(splits: Mapping[str, Sequence[CheckedTrack]]) -> str:
     """Return how many tracks are read from what `m2v data convert` wrote; nothing where none is."""
     tracks = [checked for members in splits.values() for checked in members]
-    num_copies = sum(checked.copy is not None for checked in tracks)
+    num_resampled = sum(checked.resampled is not None for checked in tracks)
     return (
-        f"; {num_copies} of {len(tracks)} tracks are read from converted copies"
-        if num_copies
+        f"; {num_resampled} of {len(tracks)} tracks are read from converted copies"
+        if num_resampled
         else ""
     )
 

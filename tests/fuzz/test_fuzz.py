@@ -26,7 +26,7 @@ from m2v_finetune.audio.decode import AudioInfo, inspect_audio, read_audio, read
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import DataConfig, RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.kept import converted_ids, load_checked, save_checked
+from m2v_finetune.data.kept import load_checked, resampled_ids, save_checked
 from m2v_finetune.data.manifest import read_dataset_info
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.data.sources import load_tracks
@@ -317,7 +317,7 @@ def test_damaged_files_of_a_run_end_in_a_result_or_a_message(name, tmp_path, rec
     def read(path):
         folder.create(config)
         load_checked(known, {"train": tracks})
-        converted_ids(known)
+        resampled_ids(known)
         find_checkpoint(folder.checkpoints)
 
     path = (checkpoint if name == MANIFEST_FILE else folder.path) / name

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from encoded_audio import RATE, bursts, ffmpeg, read_whole
 
-from m2v_finetune.audio.copies import copy_of, make_copy
 from m2v_finetune.audio.decode import inspect_audio, read_audio
+from m2v_finetune.audio.resample_cache import resampled_of, write_resampled
 from m2v_finetune.errors import AudioError, UserError
 
 NAMES = [
@@ -69,9 +69,11 @@ def test_a_copy_of_any_name(name, tmp_path, monkeypatch):
     path = path_of(tmp_path, name, ".wav")
     soundfile.write(tmp_path / "source.wav", bursts(), RATE)
     shutil.copy(tmp_path / "source.wav", path)
-    record, is_new = make_copy(path, inspect_audio(path), sample_rate=RATE, copy_format="flac")
+    record, is_new = write_resampled(
+        path, inspect_audio(path), sample_rate=RATE, file_format="flac"
+    )
     assert is_new
-    copy = copy_of(path, record, RATE)
+    copy = resampled_of(path, record, RATE)
     samples = copy.read_excerpt(start_sample=100, num_samples=1000)
     expected = read_audio(path, sample_rate=RATE)[100:1100]
     np.testing.assert_allclose(samples, expected, atol=2**-15)

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from m2v_finetune.data.checking import check_splits
-from m2v_finetune.data.kept import converted_ids, load_checked, require_same_files, save_checked
+from m2v_finetune.data.kept import load_checked, require_same_files, resampled_ids, save_checked
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import UserError
@@ -65,7 +65,7 @@ def test_the_same_files_at_another_place(music, kept, move):
     loaded, skipped = load_checked(kept, splits)
     assert loaded == now
     assert not any(skipped.values())
-    assert converted_ids(kept) == set()
+    assert resampled_ids(kept) == set()
 
 
 def longer(folder: Path) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from m2v_finetune.audio.copies import copies_folder
 from m2v_finetune.audio.frames import FrameGrid
+from m2v_finetune.audio.resample_cache import resampled_folder
 from m2v_finetune.data.checking import CheckedTrack, check_tracks
-from m2v_finetune.data.converting import LOCK_FILE, convert_tracks, with_copies
-from m2v_finetune.data.kept import converted_ids, load_checked, save_checked
+from m2v_finetune.data.kept import load_checked, resampled_ids, save_checked
 from m2v_finetune.data.loader import Window, read_window
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.resampling import LOCK_FILE, resample_tracks, with_resampled
 from m2v_finetune.errors import UserError
 
 RATE_HZ = 16_000
@@ -54,20 +54,20 @@ def tracks(tmp_path) -> list[CheckedTrack]:
 
 def convert(tracks, **options):
     options = {"sample_rate": RATE_HZ, "num_processes": 1, "show_progress": False} | options
-    return convert_tracks(tracks, **options)
+    return resample_tracks(tracks, **options)
 
 
 def test_the_loader_reads_what_was_converted(tracks, monkeypatch):
-    assert with_copies(tracks, sample_rate=RATE_HZ) == tracks
+    assert with_resampled(tracks, sample_rate=RATE_HZ) == tracks
     originals = [read_window(checked, WINDOW) for checked in tracks]
     done = convert(tracks, num_processes=2)
     assert (done.num_written, done.num_kept, done.problems) == (3, 0, [])
     assert done.original_bytes == sum(c.track.path.stat().st_size for c in tracks)
     again = convert(tracks)
     assert (again.num_written, again.num_kept) == (0, 3)
-    assert again.copy_bytes == done.copy_bytes > 3 * 30_000
-    copied = with_copies(tracks, sample_rate=RATE_HZ)
-    assert with_copies(tracks, sample_rate=24_000) == tracks
+    assert again.resampled_bytes == done.resampled_bytes > 3 * 30_000
+    copied = with_resampled(tracks, sample_rate=RATE_HZ)
+    assert with_resampled(tracks, sample_rate=24_000) == tracks
     monkeypatch.setattr("m2v_finetune.data.loader.read_excerpt", None)  # not of the originals
     for checked, original in zip(copied, originals, strict=True):
         np.testing.assert_allclose(read_window(checked, WINDOW), original, atol=2e-5)
@@ -77,7 +77,7 @@ def test_the_loader_reads_what_was_converted(tracks, monkeypatch):
 
 def test_windows_at_another_rate_are_read_from_the_file(tracks):
     convert(tracks)
-    [copied, *_] = with_copies(tracks, sample_rate=RATE_HZ)
+    [copied, *_] = with_resampled(tracks, sample_rate=RATE_HZ)
     grid = FrameGrid(sample_rate=24_000, stride_samples=320, receptive_field_samples=400)
     window = Window(start_sample=100, num_samples=2_000, grid=grid)
     assert (read_window(copied, window) == read_window(tracks[0], window)).all()
@@ -87,28 +87,28 @@ def test_a_file_that_changed_is_read_itself_and_the_log_is_reported(tracks, capl
     convert(tracks)
     path = write_noise(tracks[1].track.path, seed=99)
     with caplog.at_level(logging.WARNING):
-        found = with_copies(tracks, sample_rate=RATE_HZ)
-    assert [checked.copy is not None for checked in found] == [True, False, True]
+        found = with_resampled(tracks, sample_rate=RATE_HZ)
+    assert [checked.resampled is not None for checked in found] == [True, False, True]
     assert f"songs.csv:3: {path}" in caplog.text
     assert "changed" in caplog.text
     assert "songs.csv:2" not in caplog.text
     assert convert(tracks).num_written == 1
-    assert all(c.copy is not None for c in with_copies(tracks, sample_rate=RATE_HZ))
+    assert all(c.resampled is not None for c in with_resampled(tracks, sample_rate=RATE_HZ))
 
 
 def test_a_run_that_resumes_reads_what_it_started_with(tracks, tmp_path, caplog):
     convert(tracks[:2])
-    initial = with_copies(tracks, sample_rate=RATE_HZ)
+    initial = with_resampled(tracks, sample_rate=RATE_HZ)
     save_checked(tmp_path / "tracks.json", {"train": initial})
     convert(tracks)
     loaded, _ = load_checked(tmp_path / "tracks.json", {"train": [c.track for c in tracks]})
     assert loaded["train"] == tracks
-    only = converted_ids(tmp_path / "tracks.json")
+    only = resampled_ids(tmp_path / "tracks.json")
     assert only == {"a.wav", "b.flac"}
-    assert with_copies(loaded["train"], sample_rate=RATE_HZ, only=only) == initial
-    for path in copies_folder(RATE_HZ).rglob("*.json"):
+    assert with_resampled(loaded["train"], sample_rate=RATE_HZ, only=only) == initial
+    for path in resampled_folder(RATE_HZ).rglob("*.json"):
         path.unlink()
-    assert with_copies(loaded["train"], sample_rate=RATE_HZ, only=only) == tracks
+    assert with_resampled(loaded["train"], sample_rate=RATE_HZ, only=only) == tracks
     assert "gone" in caplog.text
 
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_decoded_is_a_problem_and_the_others_are_written(tracks):
 
 
 def test_one_conversion_at_a_time(tracks):
-    folder = copies_folder(RATE_HZ)
+    folder = resampled_folder(RATE_HZ)
     folder.mkdir(parents=True)
     program = (
         "import sys, time; from pathlib import Path; from m2v_finetune.files import lock; "
@@ -138,7 +138,7 @@ def test_one_conversion_at_a_time(tracks):
 
 def test_a_full_disk_and_a_file_in_the_way_are_messages(tracks, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "m2v_finetune.data.converting.shutil.disk_usage", lambda _: type("Disk", (), {"free": 9})
+        "m2v_finetune.data.resampling.shutil.disk_usage", lambda _: type("Disk", (), {"free": 9})
     )
     with pytest.raises(UserError, match="M2V_CACHE"):
         convert(tracks)

@@ -16,14 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from m2v_finetune.audio.copies import (
+from m2v_finetune.audio.resample_cache import (
     CACHE_VARIABLE,
-    CopyFormat,
-    CopyRecord,
-    copies_folder,
-    copy_of,
-    make_copy,
+    ResampledFormat,
+    ResampledRecord,
     read_record,
+    resampled_folder,
+    resampled_of,
+    write_resampled,
 )
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import problem_list
@@ -38,8 +38,8 @@ LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conversion:
-    """What `convert_tracks` did.
+class ResamplingResult:
+    """What `resample_tracks` did.
 
     Attributes:
         folder: Where the copies are.
@@ -47,7 +47,7 @@ class Conversion:
         num_kept: Copies that were there.
         problems: Why the other tracks could not be converted.
         original_bytes: Size of the files that have a copy.
-        copy_bytes: Size of their copies.
+        resampled_bytes: Size of their copies.
         seconds: It took.
     """
 
@@ -56,25 +56,25 @@ class Conversion:
     num_kept: int
     problems: list[str]
     original_bytes: int
-    copy_bytes: int
+    resampled_bytes: int
     seconds: float
 
 
-def convert_tracks(
+def resample_tracks(
     tracks: Sequence[CheckedTrack],
     *,
     sample_rate: int,
-    copy_format: CopyFormat = "flac",
+    file_format: ResampledFormat = "flac",
     num_processes: int,
     verify: bool = False,
     show_progress: bool = True,
-) -> Conversion:
+) -> ResamplingResult:
     """Write mono copies of all tracks; those that are there stay, so that it can be stopped at any time.
 
     Args:
         tracks: Of which copies are wanted; the originals are only read.
         sample_rate: Of the copies in Hz.
-        copy_format: Of the copies.
+        file_format: Of the copies.
         num_processes: That decode side by side.
         verify: Compare checksums with the copies that are there, and write again what differs.
         show_progress: On standard error.
@@ -85,21 +85,21 @@ def convert_tracks(
         OSError: The disk does not take a copy.
     """
     start_time = time.monotonic()
-    kept: list[CopyRecord] = []
+    kept: list[ResampledRecord] = []
     missing: list[CheckedTrack] = []
     for checked in tracks:
         record = _current_record(checked, sample_rate)
-        if record is None or record.format != copy_format or verify:
+        if record is None or record.format != file_format or verify:
             missing.append(checked)
         else:
             kept.append(record)
-    folder = copies_folder(sample_rate)
+    folder = resampled_folder(sample_rate)
     with _alone_in(folder):
         _require_space(missing, sample_rate)
-        made, problems = _make_copies(
+        made, problems = _resample_all(
             missing,
             sample_rate=sample_rate,
-            copy_format=copy_format,
+            file_format=file_format,
             num_processes=num_processes,
             verify=verify,
             show_progress=show_progress,
@@ -107,18 +107,18 @@ def convert_tracks(
     written = [record for record, is_new in made if is_new]
     kept += [record for record, is_new in made if not is_new]
     records = [*kept, *written]
-    return Conversion(
+    return ResamplingResult(
         folder=folder,
         num_written=len(written),
         num_kept=len(kept),
         problems=problems,
         original_bytes=sum(record.num_bytes for record in records),
-        copy_bytes=sum(record.copy_num_bytes for record in records),
+        resampled_bytes=sum(record.resampled_num_bytes for record in records),
         seconds=time.monotonic() - start_time,
     )
 
 
-def with_copies(
+def with_resampled(
     tracks: Sequence[CheckedTrack], *, sample_rate: int, only: Collection[str] | None = None
 ) -> list[CheckedTrack]:
     """Let tracks that have a converted copy be read from it, and warn of those that changed since.
@@ -129,7 +129,7 @@ def with_copies(
         only: Ids of the tracks of which a copy may be read; of all if None. A run that goes on reads what
             it began with.
     """
-    if only is None and not copies_folder(sample_rate).is_dir():
+    if only is None and not resampled_folder(sample_rate).is_dir():
         return list(tracks)
     found, changed = [], []
     for checked in tracks:
@@ -137,7 +137,7 @@ def with_copies(
         record = read_record(checked.track.path, sample_rate) if is_asked else None
         path = checked.track.path
         if record is not None and _is_current(record, checked, sample_rate):
-            found.append(replace(checked, copy=copy_of(path, record, sample_rate)))
+            found.append(replace(checked, resampled=resampled_of(path, record, sample_rate)))
         else:
             found.append(checked)
             if record is not None or (only is not None and is_asked):
@@ -155,29 +155,29 @@ def with_copies(
     return found
 
 
-def _current_record(checked: CheckedTrack, sample_rate: int) -> CopyRecord | None:
+def _current_record(checked: CheckedTrack, sample_rate: int) -> ResampledRecord | None:
     record = read_record(checked.track.path, sample_rate)
     return record if record and _is_current(record, checked, sample_rate) else None
 
 
-def _is_current(record: CopyRecord, checked: CheckedTrack, sample_rate: int) -> bool:
+def _is_current(record: ResampledRecord, checked: CheckedTrack, sample_rate: int) -> bool:
     try:
         return record.is_current(checked.track.path, checked.audio, sample_rate)
     except OSError:  # the original is gone since it was checked
         return False
 
 
-def _make_copies(
+def _resample_all(
     tracks: Sequence[CheckedTrack],
     *,
     sample_rate: int,
-    copy_format: CopyFormat,
+    file_format: ResampledFormat,
     num_processes: int,
     verify: bool,
     show_progress: bool,
-) -> tuple[list[tuple[CopyRecord, bool]], list[str]]:
-    """Run `make_copy` for each track in processes; return what it returned, and why others failed."""
-    made: list[tuple[CopyRecord, bool]] = []
+) -> tuple[list[tuple[ResampledRecord, bool]], list[str]]:
+    """Run `write_resampled` for each track in processes; return what it returned, and why others failed."""
+    made: list[tuple[ResampledRecord, bool]] = []
     problems: dict[int, str] = {}
     bar = Progress(
         TextColumn("{task.description}"),
@@ -196,11 +196,11 @@ def _make_copies(
             bar_task = bar.add_task("Converting", total=len(tracks))
             jobs = {
                 pool.submit(
-                    make_copy,
+                    write_resampled,
                     checked.track.path,
                     checked.audio,
                     sample_rate=sample_rate,
-                    copy_format=copy_format,
+                    file_format=file_format,
                     verify=verify,
                 ): number
                 for number, checked in enumerate(tracks)
@@ -257,7 +257,7 @@ def _require_space(missing: Sequence[CheckedTrack], sample_rate: int) -> None:
         UserError: They do not.
     """
     needed = BYTES_PER_SAMPLE * sum(checked.audio.num_samples(sample_rate) for checked in missing)
-    folder = copies_folder(sample_rate)
+    folder = resampled_folder(sample_rate)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

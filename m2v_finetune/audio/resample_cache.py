@@ -1,13 +1,13 @@
 """Copies of audio files, mono and at the rate of a backbone, to be read in place of the originals.
 
-A copy is FLAC or WAV of 16 bits in a folder of its own (`copies_folder`), named by a hash of the original's
-path. A record beside it says of which original it is: size, time of change, SHA-256. So a copy is found by
-whoever knows the path of the original, and is not used once that has changed.
+A copy is FLAC or WAV of 16 bits in a folder of its own (`resampled_folder`), named by a hash of the
+original's path. A record beside it says of which original it is: size, time of change, SHA-256. So a copy is
+found by whoever knows the path of the original, and is not used once that has changed.
 
 Samples are divided by a power of two so that the loudest lies between a half and full scale, and rounded to
 the nearest of 65536 steps, without dither: what is read is at most 2**-16 of that power away from the
 original, MP3s beyond full scale are not clipped, and quiet tracks lose nothing. The record holds the power,
-and `AudioCopy.read_excerpt` multiplies by it.
+and `ResampledAudio.read_excerpt` multiplies by it.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from m2v_finetune.errors import AudioError
 from m2v_finetune.files import write_atomically
 
 CACHE_VARIABLE = "M2V_CACHE"
-CopyFormat = Literal["flac", "wav"]
+ResampledFormat = Literal["flac", "wav"]
 
 # Part of every key: raise it where copies of the same file would become others.
 _VERSION = 1
@@ -40,7 +40,7 @@ _BLOCK_SECONDS = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AudioCopy:
+class ResampledAudio:
     """A copy that can be read.
 
     Attributes:
@@ -78,7 +78,7 @@ class AudioCopy:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CopyRecord:
+class ResampledRecord:
     """What is known of an original and its copy.
 
     Attributes:
@@ -88,8 +88,8 @@ class CopyRecord:
         sha256: Of its bytes.
         audio: Its rate, length and channels.
         format: Of the copy.
-        copy_num_bytes: Size of the copy.
-        copy_sha256: Of the copy's bytes.
+        resampled_num_bytes: Size of the copy.
+        resampled_sha256: Of the copy's bytes.
         scale: What the copy's samples are to be multiplied by.
     """
 
@@ -98,9 +98,9 @@ class CopyRecord:
     mtime_ns: int
     sha256: str
     audio: AudioInfo
-    format: CopyFormat
-    copy_num_bytes: int
-    copy_sha256: str
+    format: ResampledFormat
+    resampled_num_bytes: int
+    resampled_sha256: str
     scale: float
 
     def is_current(self, path: Path, audio: AudioInfo, sample_rate: int) -> bool:
@@ -109,21 +109,21 @@ class CopyRecord:
         return (
             (status.st_size, status.st_mtime_ns) == (self.num_bytes, self.mtime_ns)
             and self.audio == audio
-            and self.has_copy(path, sample_rate)
+            and self.has_file(path, sample_rate)
         )
 
-    def has_copy(self, path: Path, sample_rate: int) -> bool:
+    def has_file(self, path: Path, sample_rate: int) -> bool:
         """Tell whether the copy is there, in its size."""
-        copy = _copy_path(path, sample_rate, self.format)
-        return copy.is_file() and copy.stat().st_size == self.copy_num_bytes
+        output = _resampled_path(path, sample_rate, self.format)
+        return output.is_file() and output.stat().st_size == self.resampled_num_bytes
 
     def is_same_content(self, path: Path, sample_rate: int) -> bool:
         """Tell, by checksums, whether original and copy are as they were."""
-        copy = _copy_path(path, sample_rate, self.format)
-        return _sha256(path) == self.sha256 and _sha256(copy) == self.copy_sha256
+        output = _resampled_path(path, sample_rate, self.format)
+        return _sha256(path) == self.sha256 and _sha256(output) == self.resampled_sha256
 
 
-def copies_folder(sample_rate: int) -> Path:
+def resampled_folder(sample_rate: int) -> Path:
     """Return the folder of the copies at a rate; it may not exist.
 
     It lies below the folder that the environment variable M2V_CACHE names, else below
@@ -134,28 +134,33 @@ def copies_folder(sample_rate: int) -> Path:
     return root.expanduser().absolute() / "audio" / f"{sample_rate}hz"
 
 
-def read_record(path: Path, sample_rate: int) -> CopyRecord | None:
+def read_record(path: Path, sample_rate: int) -> ResampledRecord | None:
     """Return what is known of the copy of a file; None where there is none, or its record is damaged."""
     try:
         content = json.loads(_record_path(path, sample_rate).read_text(encoding="utf-8"))
-        record = CopyRecord(**{**content, "audio": AudioInfo(**content["audio"])})
+        record = ResampledRecord(**{**content, "audio": AudioInfo(**content["audio"])})
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return record if record.format in ("flac", "wav") else None
 
 
-def copy_of(path: Path, record: CopyRecord, sample_rate: int) -> AudioCopy:
+def resampled_of(path: Path, record: ResampledRecord, sample_rate: int) -> ResampledAudio:
     """Return the copy that a record speaks of."""
-    return AudioCopy(
-        path=_copy_path(path, sample_rate, record.format),
+    return ResampledAudio(
+        path=_resampled_path(path, sample_rate, record.format),
         sample_rate=sample_rate,
         scale=float(record.scale),
     )
 
 
-def make_copy(
-    path: Path, audio: AudioInfo, *, sample_rate: int, copy_format: CopyFormat, verify: bool = False
-) -> tuple[CopyRecord, bool]:
+def write_resampled(
+    path: Path,
+    audio: AudioInfo,
+    *,
+    sample_rate: int,
+    file_format: ResampledFormat,
+    verify: bool = False,
+) -> tuple[ResampledRecord, bool]:
     """Write the copy of a file, unless it is there.
 
     Copy and record are written under temporary names and renamed, the record last: half a copy cannot
@@ -165,7 +170,7 @@ def make_copy(
         path: The original.
         audio: What `decode.inspect_audio` says of it.
         sample_rate: Of the copy, in Hz.
-        copy_format: FLAC takes about half the space of WAV; WAV is read faster.
+        file_format: FLAC takes about half the space of WAV; WAV is read faster.
         verify: Compare checksums of original and copy, not size and time of change alone.
 
     Returns:
@@ -176,7 +181,7 @@ def make_copy(
         OSError: The disk does not take the copy.
     """
     known = read_record(path, sample_rate)
-    if known is not None and known.format == copy_format and known.has_copy(path, sample_rate):
+    if known is not None and known.format == file_format and known.has_file(path, sample_rate):
         is_current = known.is_current(path, audio, sample_rate)
         if is_current and not verify:
             return known, False
@@ -190,24 +195,24 @@ def make_copy(
     scale = _scale(samples)
     rounded = np.rint(samples * np.float32(_FULL_SCALE / scale))
     integers = np.clip(rounded, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
-    copy = _copy_path(path, sample_rate, copy_format)
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    options = {"format": copy_format.upper(), "subtype": "PCM_16"}
-    write_atomically(copy, lambda part: soundfile.write(part, integers, sample_rate, **options))
-    record = CopyRecord(
+    output = _resampled_path(path, sample_rate, file_format)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    options = {"format": file_format.upper(), "subtype": "PCM_16"}
+    write_atomically(output, lambda part: soundfile.write(part, integers, sample_rate, **options))
+    record = ResampledRecord(
         original=os.path.realpath(path),
         num_bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
         sha256=_sha256(path),
         audio=audio,
-        format=copy_format,
-        copy_num_bytes=copy.stat().st_size,
-        copy_sha256=_sha256(copy),
+        format=file_format,
+        resampled_num_bytes=output.stat().st_size,
+        resampled_sha256=_sha256(output),
         scale=scale,
     )
     _write_record(path, sample_rate, record)
-    if known is not None and known.format != copy_format:
-        _copy_path(path, sample_rate, known.format).unlink(missing_ok=True)
+    if known is not None and known.format != file_format:
+        _resampled_path(path, sample_rate, known.format).unlink(missing_ok=True)
     return record, True
 
 
@@ -232,17 +237,17 @@ def _scale(samples: NDArray[np.float32]) -> float:
     return 2.0 * scale if is_clipped else scale
 
 
-def _copy_path(path: Path, sample_rate: int, copy_format: CopyFormat) -> Path:
-    return _record_path(path, sample_rate).with_suffix(f".{copy_format}")
+def _resampled_path(path: Path, sample_rate: int, file_format: ResampledFormat) -> Path:
+    return _record_path(path, sample_rate).with_suffix(f".{file_format}")
 
 
 def _record_path(path: Path, sample_rate: int) -> Path:
     key = hashlib.sha256(f"{_VERSION} {os.path.realpath(path)}".encode(errors="surrogateescape"))
     name = key.hexdigest()[:32]
-    return copies_folder(sample_rate) / name[:2] / f"{name}.json"
+    return resampled_folder(sample_rate) / name[:2] / f"{name}.json"
 
 
-def _write_record(path: Path, sample_rate: int, record: CopyRecord) -> None:
+def _write_record(path: Path, sample_rate: int, record: ResampledRecord) -> None:
     text = json.dumps(asdict(record), indent=2) + "\n"
     write_atomically(
         _record_path(path, sample_rate), lambda part: part.write_text(text, encoding="utf-8")

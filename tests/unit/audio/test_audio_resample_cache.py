@@ -9,14 +9,14 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2v_finetune.audio import copies
-from m2v_finetune.audio.copies import (
-    copies_folder,
-    copy_of,
-    make_copy,
-    read_record,
-)
+from m2v_finetune.audio import resample_cache
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
+from m2v_finetune.audio.resample_cache import (
+    read_record,
+    resampled_folder,
+    resampled_of,
+    write_resampled,
+)
 from m2v_finetune.errors import AudioError
 
 STEP = 2.0**-15
@@ -41,14 +41,14 @@ def write_music(path: Path, *, rate: int, channels: int, peak: float = 0.4) -> P
     return path
 
 
-def convert(path: Path, sample_rate: int = 16_000, copy_format="flac", **options):
-    return make_copy(
-        path, inspect_audio(path), sample_rate=sample_rate, copy_format=copy_format, **options
+def convert(path: Path, sample_rate: int = 16_000, file_format="flac", **options):
+    return write_resampled(
+        path, inspect_audio(path), sample_rate=sample_rate, file_format=file_format, **options
     )
 
 
 @pytest.mark.parametrize("block_seconds", [300, 1])
-@pytest.mark.parametrize("copy_format", ["flac", "wav"])
+@pytest.mark.parametrize("file_format", ["flac", "wav"])
 @pytest.mark.parametrize(
     ("name", "rate", "channels", "wanted"),
     [
@@ -62,19 +62,19 @@ def convert(path: Path, sample_rate: int = 16_000, copy_format="flac", **options
     ],
 )
 def test_a_copy_equals_its_original(
-    tmp_path, monkeypatch, name, rate, channels, wanted, copy_format, block_seconds
+    tmp_path, monkeypatch, name, rate, channels, wanted, file_format, block_seconds
 ):
-    monkeypatch.setattr(copies, "_BLOCK_SECONDS", block_seconds)
+    monkeypatch.setattr(resample_cache, "_BLOCK_SECONDS", block_seconds)
     path = write_music(tmp_path / name, rate=rate, channels=channels)
-    record, is_new = convert(path, wanted, copy_format)
+    record, is_new = convert(path, wanted, file_format)
     assert is_new
-    copy = copy_of(path, record, wanted)
+    resampled = resampled_of(path, record, wanted)
     length = inspect_audio(path).num_samples(wanted)
-    stored = inspect_audio(copy.path)
+    stored = inspect_audio(resampled.path)
     assert (stored.sample_rate, stored.num_frames, stored.num_channels) == (wanted, length, 1)
     whole = read_audio(path, sample_rate=wanted)
     for start, stop in [(0, length), (wanted + 123, 3 * wanted), (length - 5_000, length)]:
-        excerpt = copy.read_excerpt(start_sample=start, num_samples=stop - start)
+        excerpt = resampled.read_excerpt(start_sample=start, num_samples=stop - start)
         error = np.abs(excerpt - whole[start:stop]).max()
         assert error <= record.scale * STEP / 2 + RESAMPLER_EDGE
         assert error > 0 or rate == wanted
@@ -88,10 +88,10 @@ def test_clicks_stay_where_they_are(tmp_path):
     path = tmp_path / "clicks.mp3"
     soundfile.write(path, clicks, 44_100)
     record, _ = convert(path)
-    copy = copy_of(path, record, 16_000)
+    resampled = resampled_of(path, record, 16_000)
     for time in times:
         start = round((time - 0.1) * 16_000)
-        near = copy.read_excerpt(start_sample=start, num_samples=3_000)
+        near = resampled.read_excerpt(start_sample=start, num_samples=3_000)
         direct = read_excerpt(path, sample_rate=16_000, start_sample=start, num_samples=3_000)
         assert np.abs(near).argmax() == np.abs(direct).argmax()
         assert (start + np.abs(near).argmax()) / 16_000 == pytest.approx(time, abs=1 / 16_000)
@@ -104,8 +104,8 @@ def test_no_peak_is_clipped_and_no_quiet_track_coarse(tmp_path_factory, peak, is
     samples = np.linspace(-peak / 2, peak / 2, 2_000)
     samples[1_000] = -peak if is_negative else peak
     soundfile.write(path, samples, 16_000, subtype="FLOAT")
-    record, _ = convert(path, copy_format="wav")
-    read = copy_of(path, record, 16_000).read_excerpt(start_sample=0, num_samples=2_000)
+    record, _ = convert(path, file_format="wav")
+    read = resampled_of(path, record, 16_000).read_excerpt(start_sample=0, num_samples=2_000)
     assert record.scale / 2 <= peak * (1 + STEP)
     assert peak <= record.scale
     assert np.abs(read - samples.astype(np.float32)).max() <= record.scale * STEP / 2 * (1 + 1e-6)
@@ -117,7 +117,7 @@ def test_sixteen_bits_at_the_same_rate_are_kept_to_the_bit(tmp_path, lowest):
     integers[:2] = lowest, min(-lowest, 32_767)
     soundfile.write(tmp_path / "a.wav", integers, 16_000, subtype="PCM_16")
     record, _ = convert(tmp_path / "a.wav")
-    read = copy_of(tmp_path / "a.wav", record, 16_000).read_excerpt(
+    read = resampled_of(tmp_path / "a.wav", record, 16_000).read_excerpt(
         start_sample=0, num_samples=3_000
     )
     assert (read == integers / np.float32(32_768)).all()
@@ -126,20 +126,20 @@ def test_sixteen_bits_at_the_same_rate_are_kept_to_the_bit(tmp_path, lowest):
 def test_silence_stays_silence(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(100), 16_000)
     record, _ = convert(tmp_path / "a.wav")
-    copy = copy_of(tmp_path / "a.wav", record, 16_000)
-    assert not copy.read_excerpt(start_sample=0, num_samples=100).any()
+    resampled = resampled_of(tmp_path / "a.wav", record, 16_000)
+    assert not resampled.read_excerpt(start_sample=0, num_samples=100).any()
 
 
 def test_a_copy_that_is_there_stays(tmp_path):
     path = write_music(tmp_path / "a.mp3", rate=44_100, channels=1)
     first, is_new = convert(path)
     assert is_new
-    file = copy_of(path, first, 16_000).path
+    file = resampled_of(path, first, 16_000).path
     before = file.stat().st_mtime_ns
     for verify in (False, True):
         assert convert(path, verify=verify) == (first, False)
     assert file.stat().st_mtime_ns == before
-    assert sorted(p.suffix for p in copies_folder(16_000).rglob("*") if p.is_file()) == [
+    assert sorted(p.suffix for p in resampled_folder(16_000).rglob("*") if p.is_file()) == [
         ".flac",
         ".json",
     ]
@@ -178,29 +178,29 @@ def test_another_content_is_noticed(tmp_path):
 def test_a_damaged_copy_is_named_and_written_again(tmp_path):
     path = write_music(tmp_path / "a.wav", rate=16_000, channels=1)
     record, _ = convert(path)
-    copy = copy_of(path, record, 16_000)
-    whole = copy.path.read_bytes()
-    copy.path.write_bytes(whole[:2_000])
+    resampled = resampled_of(path, record, 16_000)
+    whole = resampled.path.read_bytes()
+    resampled.path.write_bytes(whole[:2_000])
     assert not record.is_current(path, inspect_audio(path), 16_000)
     with pytest.raises(AudioError, match=r"m2v data convert SOURCE --verify"):
-        copy.read_excerpt(start_sample=50_000, num_samples=1_000)
+        resampled.read_excerpt(start_sample=50_000, num_samples=1_000)
     assert convert(path) == (record, True)
-    assert copy.path.read_bytes() == whole
+    assert resampled.path.read_bytes() == whole
     flipped = bytearray(whole)
     flipped[-100] ^= 1
-    copy.path.write_bytes(flipped)
+    resampled.path.write_bytes(flipped)
     assert convert(path) == (record, False)
     assert convert(path, verify=True) == (record, True)
-    assert copy.path.read_bytes() == whole
+    assert resampled.path.read_bytes() == whole
 
 
 def test_one_copy_for_a_file_in_another_format(tmp_path):
     path = write_music(tmp_path / "a.wav", rate=16_000, channels=1)
     flac, _ = convert(path)
-    wav, is_new = convert(path, copy_format="wav")
+    wav, is_new = convert(path, file_format="wav")
     assert is_new
-    assert not copy_of(path, flac, 16_000).path.exists()
-    assert copy_of(path, wav, 16_000).path.exists()
+    assert not resampled_of(path, flac, 16_000).path.exists()
+    assert resampled_of(path, wav, 16_000).path.exists()
     assert read_record(path, 16_000) == wav
     assert read_record(path, 24_000) is None
 
@@ -211,7 +211,7 @@ def test_one_copy_for_a_file_in_another_format(tmp_path):
 def test_a_damaged_record_is_no_record(tmp_path, text):
     path = write_music(tmp_path / "a.wav", rate=16_000, channels=1)
     record, _ = convert(path)
-    [location] = copies_folder(16_000).rglob("*.json")
+    [location] = resampled_folder(16_000).rglob("*.json")
     location.write_text(text)
     assert read_record(path, 16_000) is None
     assert convert(path) == (record, True)
@@ -223,10 +223,10 @@ def test_half_a_copy_cannot_exist(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(copies.os, "fsync", fail)
+    monkeypatch.setattr(resample_cache.os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         convert(path)
-    assert not [p for p in copies_folder(16_000).rglob("*") if p.is_file()]
+    assert not [p for p in resampled_folder(16_000).rglob("*") if p.is_file()]
 
 
 def test_a_link_and_its_file_share_a_copy(tmp_path):
