@@ -181,7 +181,7 @@ def train_task(
             num_workers=config.data.num_workers if reads_audio else 0,
             run=config.run,
             plan=plan,
-            watch=run.bad_tracks,
+            bad_track_policy=run.bad_tracks,
         )
         open_run(
             config,
@@ -272,7 +272,7 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
             num_workers=config.data.num_workers,
             run=config.run,
             plan=plan,
-            watch=run.bad_tracks,
+            bad_track_policy=run.bad_tracks,
         )
         open_run(
             config,
