@@ -13,6 +13,7 @@ from m2v_finetune.backbones import Backbone, PrecomputedBackbone, load_backbone,
 from m2v_finetune.config import (
     DataConfig,
     MusicConfig,
+    OnBadTrack,
     PretrainingConfig,
     RecipeConfig,
     StartConfig,
@@ -127,19 +128,25 @@ def _run(
         seed=config.run.seed,
     )
 
-    # Those with audio and labels that can be used; a mistake in labels is named before any audio is read.
+    # The task, by their labels; a mistake in these is named before any audio is read.
     is_strict = config.data.on_bad_track == "stop" and not _goes_on(folder)
-    if is_strict:
-        task = task_class.from_tracks(task_config, split)
+    task = (
+        task_class.from_tracks(task_config, split)
+        if is_strict
+        else task_class.from_training(task_config, split["train"])
+    )
+
+    # The tracks whose audio and labels can be used.
     splits, num_skipped = _usable_tracks(
         config.data, split, folder, show_progress=accelerator.is_main_process
     )
     if not is_strict:
         # A run that goes on has the tracks that it began with, all of them.
-        policy = "stop" if _goes_on(folder) else config.data.on_bad_track
-        task, labelled = labelled_tracks(task_class, task_config, splits, on_bad_track=policy)
+        policy: OnBadTrack = "stop" if _goes_on(folder) else config.data.on_bad_track
+        labelled = labelled_tracks(task, splits, on_bad_track=policy)
         num_lost = {
-            name: n + len(splits[name]) - len(labelled[name]) for name, n in num_skipped.items()
+            name: number + len(splits[name]) - len(labelled[name])
+            for name, number in num_skipped.items()
         }
         splits, num_skipped = usable_to_all(labelled, num_lost)
 
