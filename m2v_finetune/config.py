@@ -192,9 +192,10 @@ class DataConfig:
             take turns, and are the same for every seed. If not given, each window is drawn anew, but where
             the cache is used there are 4, or as many as a track holds up to 16 (docs/performance.md).
         num_workers: Processes that read audio, for each training process.
-        on_bad_track: What to do about files that cannot be read. At the beginning, ``stop`` lists all of them
-            and ends; ``skip`` goes on without them and counts them in results.json. During training, ``stop``
-            saves a checkpoint and ends; ``skip`` lets other windows take their places.
+        on_bad_track: What to do about tracks whose audio, label or annotation cannot be used. At the
+            beginning, ``stop`` lists all of them and ends; ``skip`` goes on without them and counts them in
+            results.json. During training, ``stop`` saves a checkpoint and ends; ``skip`` lets other windows
+            take their places.
         max_bad_fraction: Under ``skip``, the run ends where more than this share of a split's tracks is lost
             during training, or of a Hub data set's audio files cannot be fetched: a drive may be missing.
         timeout_seconds: The run ends where a worker gives no batch for so long, or where the check of all

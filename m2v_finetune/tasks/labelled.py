@@ -1,41 +1,36 @@
 """Tracks whose labels can be used: all of them, or what is left without the others."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from m2v_finetune.config import OnBadTrack
 from m2v_finetune.data.checking import CheckedTrack, stop_or_skip, usable_by_split
+from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.tasks.task import Task
 
 Checked = TypeVar("Checked", bound=CheckedTrack)
 
 
 def labelled_tracks(
-    task_class: type[Task],
-    config: Any,
-    splits: Mapping[str, Sequence[Checked]],
-    *,
-    on_bad_track: OnBadTrack,
-) -> tuple[Task, dict[str, list[Checked]]]:
-    """Make a task of checked tracks, and leave out those whose labels or annotation it cannot use.
+    task: Task, splits: Mapping[str, Sequence[Checked]], *, on_bad_track: OnBadTrack
+) -> dict[str, list[Checked]]:
+    """Leave out the tracks whose labels or annotation a task cannot use.
 
     Args:
-        task_class: The task.
-        config: Its settings.
-        splits: The tracks, those of ``train`` among them.
+        task: Knows its labels.
+        splits: The tracks, whose audio was checked.
         on_bad_track: Stop where any cannot be used, or go on without those.
 
     Returns:
-        The task, and the tracks that it can use.
+        The tracks that it can use.
 
     Raises:
-        UserError: As `Task.from_training`; or the labels of a track cannot be used and ``on_bad_track`` is
-            ``stop``, or none of a split can: all are listed.
+        UserError: The labels of a track cannot be used and ``on_bad_track`` is ``stop``, or none of a split
+            can: all are listed.
     """
-    tracks = {name: [one.track for one in members] for name, members in splits.items()}
-    task = task_class.from_training(config, tracks["train"])
     usable: list[Checked] = []
     problems: list[str] = []
+    tracks = {name: [one.track for one in members] for name, members in splits.items()}
     for name, members in splits.items():
         for one, found in zip(members, task.label_problems(tracks[name]), strict=True):
             problems += found
@@ -47,4 +42,7 @@ def labelled_tracks(
         is_any_left=bool(usable),
         on_bad_track=on_bad_track,
     )
-    return task, usable_by_split(tracks, usable)[0]
+    left = usable_by_split(tracks, usable)[0]
+    if isinstance(task, Tagging):  # whose metrics need tracks with and without each label
+        task.warn_of_one_class({name: [one.track for one in left[name]] for name in left})
+    return left

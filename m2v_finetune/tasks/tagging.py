@@ -96,8 +96,7 @@ class Tagging(ClipTask):
                     "(If the split was made for you, another --run.seed makes another one.)",
                 )
             )
-        for split in ("validation", "test"):
-            task.warn_of_one_class(splits.get(split, ()), split)
+        task.warn_of_one_class(splits)
         return task
 
     @classmethod
@@ -122,13 +121,16 @@ class Tagging(ClipTask):
             ignores_unknown=config.ignore_unknown_labels,
         )
 
-    def warn_of_one_class(self, tracks: Sequence[Track], split: str) -> None:
-        """Say of which labels a split holds one class only, so that they cannot be judged."""
-        counts = Counter(
-            label for track in tracks for label in set(as_labels(track, self.label_column))
-        )
-        for label in self.labels:
-            if tracks and counts[label] in (0, len(tracks)):
+    def warn_of_one_class(self, splits: Mapping[str, Sequence[Track]]) -> None:
+        """Name the labels of which validation or test tracks have one class only, so no score."""
+        for split in ("validation", "test"):
+            tracks = splits.get(split, ())
+            counts = Counter(
+                label for track in tracks for label in set(as_labels(track, self.label_column))
+            )
+            for label in self.labels:
+                if not tracks or counts[label] not in (0, len(tracks)):
+                    continue
                 logger.warning(
                     "%s of the %d tracks of the split '%s' has the label '%s': it has no ROC-AUC and no "
                     "average precision there, and their means are over the other labels.",

@@ -82,7 +82,7 @@ class Task(Protocol):
 
     @classmethod
     def from_training(cls, config: Any, tracks: Sequence[Track]) -> "Task":
-        """Make the task from its settings and the labels of the training tracks, where these can be used.
+        """Make the task from its settings and the labels of the training tracks, but those it cannot use.
 
         Raises:
             UserError: The settings do not fit the tracks, or no label of theirs can be used.

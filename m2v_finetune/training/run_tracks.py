@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from m2v_finetune.audio.augmentation import build_augmentation
-from m2v_finetune.config import DataConfig, MusicConfig, RecipeConfig
+from m2v_finetune.config import DataConfig, MusicConfig, OnBadTrack, RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.kept import load_checked, require_same_files, resampled_ids, save_checked
@@ -47,13 +47,16 @@ def check_run_tracks(
     """
     task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
     is_strict = config.data.on_bad_track == "stop" and not run.has_checkpoint
-    if is_strict:
-        task = task_class.from_tracks(task_config, splits)
+    task = (
+        task_class.from_tracks(task_config, splits)
+        if is_strict
+        else task_class.from_training(task_config, splits["train"])
+    )
     usable, num_skipped = _usable_audio(splits, config.data, run)
     if not is_strict:
         # A resumed run has all the tracks that it started with.
-        policy = "stop" if run.has_checkpoint else config.data.on_bad_track
-        task, labelled = labelled_tracks(task_class, task_config, usable, on_bad_track=policy)
+        policy: OnBadTrack = "stop" if run.has_checkpoint else config.data.on_bad_track
+        labelled = labelled_tracks(task, usable, on_bad_track=policy)
         num_lost = {
             name: n + len(usable[name]) - len(labelled[name]) for name, n in num_skipped.items()
         }

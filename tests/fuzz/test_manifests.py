@@ -184,8 +184,9 @@ def run(path: Path, rows: list[dict], rng: random.Random, caplog) -> str:
         splits = split_tracks(
             tracks, group_columns=["artist"], validation_fraction=0.2, test_fraction=0.2, seed=seed
         )
+        task = TASKS[name].from_training(config, splits["train"])
         usable, skipped = check_splits(splits, on_bad_track=policy, show_progress=False)
-        task, labelled = labelled_tracks(TASKS[name], config, usable, on_bad_track=policy)
+        labelled = labelled_tracks(task, usable, on_bad_track=policy)
     except UserError as error:
         return "messages" if str(error) else "silence"
     # No row is lost: each is in one split, or skipped and named.

@@ -152,16 +152,17 @@ def test_bad_labels_are_listed_or_left_out(name, folder, caplog):
         "test": make(folder, [good[0], *columns, good[1]], split="test"),
     }
     config = TASK_SETTINGS[name]()
-    with pytest.raises(UserError) as raised:
-        labelled_tracks(TASKS[name], config, splits, on_bad_track="stop")
     tracks = {split: [one.track for one in members] for split, members in splits.items()}
+    task = TASKS[name].from_training(config, tracks["train"])
+    with pytest.raises(UserError) as raised:
+        labelled_tracks(task, splits, on_bad_track="stop")
     with pytest.raises(UserError) as strict:
         TASKS[name].from_tracks(config, tracks)
     for _, part in broken:
         assert part in str(raised.value)
         assert part in str(strict.value)
     assert "--data.on_bad_track skip" in str(strict.value)
-    task, left = labelled_tracks(TASKS[name], config, splits, on_bad_track="skip")
+    left = labelled_tracks(task, splits, on_bad_track="skip")
     assert [[one.track.id for one in members] for members in left.values()] == [
         ["train-0", "train-1"],
         [f"validation-{len(columns)}", f"validation-{len(columns) + 1}"],
@@ -182,26 +183,30 @@ def test_a_split_without_a_usable_label_is_refused(name, folder):
         "train": make(folder, good, split="train"),
         "test": make(folder, [broken[0][0]], split="test"),
     }
+    trained = [one.track for one in splits["train"]]
+    task = TASKS[name].from_training(TASK_SETTINGS[name](), trained)
     with pytest.raises(UserError, match="None of the 1 tracks of the split 'test'"):
-        labelled_tracks(TASKS[name], TASK_SETTINGS[name](), splits, on_bad_track="skip")
+        labelled_tracks(task, splits, on_bad_track="skip")
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_column_that_nobody_has_is_refused_under_skip_too(name, folder):
-    splits = {"train": make(folder, [{"other": 1}] * 2, split="train")}
+    tracks = [one.track for one in make(folder, [{"other": 1}] * 2, split="train")]
     with pytest.raises(UserError, match="No track has a column"):
-        labelled_tracks(TASKS[name], TASK_SETTINGS[name](), splits, on_bad_track="skip")
+        TASKS[name].from_training(TASK_SETTINGS[name](), tracks)
 
 
-def test_unknown_tags_are_passed_over_where_that_is_set(folder):
+def test_unknown_tags_are_passed_over_where_that_is_set(folder, caplog):
     splits = {
         "train": make(folder, [{"tags": "a"}, {"tags": "b"}], split="train"),
         "test": make(folder, [{"tags": "a;z"}, {"tags": {"a": 1}}], split="test"),
     }
     config = replace(TASK_SETTINGS["tagging"](), ignore_unknown_labels=True)
-    task, left = labelled_tracks(TASKS["tagging"], config, splits, on_bad_track="skip")
+    task = TASKS["tagging"].from_training(config, [one.track for one in splits["train"]])
+    left = labelled_tracks(task, splits, on_bad_track="skip")
     assert [one.track.id for one in left["test"]] == ["test-0"]
     assert task.labels == ("a", "b")
+    assert "None of the 1 tracks of the split 'test' has the label 'b'" in caplog.text
 
 
 def test_left_out_notes_are_named_in_the_log(folder, caplog):
@@ -216,9 +221,8 @@ def test_left_out_notes_are_named_in_the_log(folder, caplog):
     splits = {
         "train": make(folder, [{"notes": "glitch.mid"}, {"notes": "good.mid"}], split="train")
     }
-    labelled_tracks(
-        TASKS["transcription"], TASK_SETTINGS["transcription"](), splits, on_bad_track="stop"
-    )
+    task = TASKS["transcription"].from_settings(TASK_SETTINGS["transcription"]())
+    labelled_tracks(task, splits, on_bad_track="stop")
     assert (
         "glitch.mid: track 1, event 2 (0.000 s): the note of pitch 60 is struck twice"
         in caplog.text
