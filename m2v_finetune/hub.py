@@ -75,6 +75,34 @@ def download_snapshot(
         return Path(_with_retries(fetch))
 
 
+def download_checkpoint(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    files: Sequence[str],
+    weights: Sequence[Sequence[str]],
+) -> Path:
+    """Return the local folder of a checkpoint, fetched now or earlier, with its weights in one format.
+
+    Repositories often hold the same weights several times, for other libraries or as several files.
+
+    Args:
+        repo_id: ``user/name``.
+        revision: Branch, tag or commit; the default branch if not given.
+        files: What is fetched beside weights.
+        weights: Formats, the best first. Each is the name of a file that tells that the format is there, and
+            patterns of the files that belong to it.
+
+    Raises:
+        UserError: As `download_snapshot`.
+    """
+    for one in weights:
+        folder = download_snapshot(repo_id, revision=revision, patterns=[*files, *one])
+        if (folder / one[0]).is_file():
+            break
+    return folder
+
+
 def download_dataset(
     repo_id: str,
     *,

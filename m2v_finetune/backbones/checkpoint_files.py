@@ -3,7 +3,7 @@
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,17 @@ from transformers import PreTrainedModel
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR, published_checkpoint
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_files
-from m2v_finetune.hub import download_snapshot, is_repo_id
+from m2v_finetune.hub import download_checkpoint, download_snapshot, is_repo_id
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# The formats of weights, the best first: a file, or an index and the files that it names.
+WEIGHT_FORMATS = (
+    ("model.safetensors",),
+    ("model.safetensors.index.json", "model-*.safetensors"),
+    ("pytorch_model.bin",),
+    ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
+)
 LEGACY_NAMES = {
     "pos_conv_embed.conv.weight_g": "pos_conv_embed.conv.parametrizations.weight.original0",
     "pos_conv_embed.conv.weight_v": "pos_conv_embed.conv.parametrizations.weight.original1",
@@ -30,11 +36,11 @@ MAX_LISTED_NAMES = 8
 
 
 def find_checkpoint(
-    source: str, revision: str | None, *, files: Sequence[str]
+    source: str, revision: str | None, *, with_weights: bool
 ) -> tuple[Path, str | None]:
     """Return the folder of a checkpoint, and its commit if it is on the Hub.
 
-    From there its configuration and ``files`` are downloaded.
+    From there its configuration is downloaded; with weights these and the card too.
 
     Raises:
         UserError: The source cannot be found or reached.
@@ -48,8 +54,14 @@ def find_checkpoint(
     elif source in CHECKPOINTS or is_repo_id(source):
         published = published_checkpoint(source)
         repo_id = published.hub_id if published and published.hub_id else source
-        patterns = [CONFIG_FILE, PREPROCESSOR_FILE, *files]
-        folder = download_snapshot(repo_id, revision=revision, patterns=patterns)
+        files = (CONFIG_FILE, PREPROCESSOR_FILE)
+        folder = (
+            download_checkpoint(
+                repo_id, revision=revision, files=(*files, "README.md"), weights=WEIGHT_FORMATS
+            )
+            if with_weights
+            else download_snapshot(repo_id, revision=revision, patterns=files)
+        )
         commit = folder.name
     else:
         raise UserError(
@@ -112,10 +124,12 @@ def load_weights(network: PreTrainedModel, folder: Path) -> None:
     Raises:
         UserError: There are none, they cannot be read, or a name or shape is not the network's.
     """
-    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    names = [one[0] for one in WEIGHT_FORMATS]
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
-        raise UserError(f"{folder} holds no weights: {' or '.join(WEIGHT_FILES)}.")
-    tensors = _own_tensors(_read_tensors(path), network.base_model_prefix)
+        raise UserError(f"{folder} holds no weights: {' or '.join(names)}.")
+    found = _read_indexed(path) if path.suffix == ".json" else _read_tensors(path)
+    tensors = _own_tensors(found, network.base_model_prefix)
     expected = network.state_dict()
     problems = [
         *(f"missing {name}" for name in sorted(expected.keys() - tensors.keys())),
@@ -136,6 +150,24 @@ def load_weights(network: PreTrainedModel, folder: Path) -> None:
             + ". Weights and config belong to different networks; nothing was loaded."
         )
     network.load_state_dict(tensors)
+
+
+def _read_indexed(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the files beside an index that it names."""
+    places = read_json(path).get("weight_map")
+    names = set(places.values()) if isinstance(places, dict) else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise UserError(f"{path} names no files of weights beside it. Fetch it again.")
+    missing = sorted(name for name in names if not (path.parent / name).is_file())
+    if missing:
+        raise UserError(
+            f"{path.parent} lacks weights that {path.name} names: {', '.join(missing)}. Fetch it again."
+        )
+    return {
+        tensor: value
+        for name in sorted(names)
+        for tensor, value in _read_tensors(path.parent / name).items()
+    }
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from m2v_finetune.backbones.backbone import Backbone
 from m2v_finetune.backbones.checkpoint_files import (
     CONFIG_FILE,
-    WEIGHT_FILES,
     find_checkpoint,
     load_weights,
     read_audio_settings,
@@ -48,7 +47,7 @@ def load_backbone(
         UserError: The source cannot be found or reached, is of another architecture, switches on what
             no released checkpoint uses, or its tensors are not those of its config.
     """
-    folder, commit = find_checkpoint(str(source), revision, files=("README.md", *WEIGHT_FILES))
+    folder, commit = find_checkpoint(str(source), revision, with_weights=True)
     settings = read_json(folder / CONFIG_FILE)
     published = published_checkpoint(str(source))
     network = build_network(settings, where=str(folder / CONFIG_FILE))
@@ -129,7 +128,7 @@ def build_architecture(
         settings, where = published.settings, str(source)
         audio: dict[str, Any] = {"sample_rate": published.sample_rate, "normalize": True}
     else:
-        folder, _ = find_checkpoint(str(source), revision, files=())
+        folder, _ = find_checkpoint(str(source), revision, with_weights=False)
         settings, where = read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE)
         audio = read_audio_settings(folder, settings)
     return Backbone(

@@ -189,6 +189,8 @@ def test_a_run_needs_no_audio_and_states_what_it_read(run, features, split):
         "source": "vectors in pooled",
         "revision": None,
         "licence": "",
+        "num_layers": 0,
+        "num_published_layers": None,
         "vector_size": size,
     }
     assert results["layer_weights"] == [1.0]
@@ -201,6 +203,8 @@ def test_a_run_needs_no_audio_and_states_what_it_read(run, features, split):
     assert "the backbone `vectors" not in card
     assert "(plots/layer_weights.png)" not in card
     assert "a probe on them" in card
+    assert "| Clips |" in card
+    assert "clips a step" in card
     assert str(features) not in card
 
 
