@@ -232,7 +232,7 @@ def write_checkpoint(
         "sampling_rate": sample_rate,
     }
     contents = {
-        WEIGHT_FILES[0]: save(tensors, metadata={"format": "pt"}),
+        WEIGHT_FORMATS[0][0]: save(tensors, metadata={"format": "pt"}),
         CONFIG_FILE: config.to_json_string().encode(),
         PREPROCESSOR_FILE: (json.dumps(preprocessor, indent=2) + "\n").encode(),
     }
