@@ -44,7 +44,9 @@ def build_tagger(
         task=TAGGING,
         backbone=BackboneConfig(source=str(source), **backbone),
         head=head or HeadConfig(),
-        tuning=TuningConfig(method=method, train_conv_encoder=train_conv_encoder),
+        tuning=TuningConfig(
+            method=method, train_conv_encoder=train_conv_encoder if method == "full" else None
+        ),
         window_seconds=seconds,
     )
 

@@ -234,7 +234,10 @@ class TestText:
         assert "bootstrap" in card.text
 
     def test_summary_states_what_from_what(self, tmp_path: Path) -> None:
-        config = Config(data=DataConfig(source="x.csv"), tuning=TuningConfig(method="lora"))
+        config = Config(
+            data=DataConfig(source="x.csv", window_seconds=5.0, windows_per_track=1),
+            tuning=TuningConfig(method="lora"),
+        )
         summary = render(write_run(tmp_path, config=config)).text.split("\n## ")[0]
         assert "# my-tagger" in summary
         assert "music tagging with 2 labels" in summary
@@ -289,7 +292,8 @@ class TestText:
         self, tmp_path: Path, weighting: Any, weights: list[float], expected: str
     ) -> None:
         config = Config(
-            data=DataConfig(source="x.csv"), backbone=BackboneConfig(layer_weighting=weighting)
+            data=DataConfig(source="x.csv", window_seconds=5.0, windows_per_track=1),
+            backbone=BackboneConfig(layer_weighting=weighting),
         )
         folder = write_run(tmp_path, config=config, layer_weights=weights)
         assert expected in section(render(folder), "Layers")
@@ -377,7 +381,7 @@ class TestText:
                 "Batch",
                 "16 windows a step: 2 on a device x 8 accumulated x 3 processes",
             ),
-            ({"stopped_early": False}, "Length", "at most 30; 80"),
+            ({"stopped_early": False}, "Length", "at most 20; 80"),
             ({"num_longer_tracks": 0}, "Windows", "; 1 window of a track"),
             ({"num_shorter_tracks": 1}, "Windows", "1 training track padded"),
             ({"num_drawn_versions": 4}, "Windows", "drawn 4 times, in turns"),
@@ -388,14 +392,14 @@ class TestText:
     def test_the_method_is_what_the_run_did(
         self, tmp_path: Path, changes: dict[str, Any], row: str, expected: str
     ) -> None:
-        config = Config(data=DataConfig(source="x.csv"))
+        config = Config(data=DataConfig(source="x.csv", window_seconds=5.0, windows_per_track=1))
         folder = write_run(tmp_path, config=config, training=training_facts(config, **changes))
         [rows] = tables(section(render(folder), "Method"))
         [value] = [text for name, text in rows if name.startswith(row)]
         assert expected in value
 
     def test_what_else_may_not_be_as_it_mostly_is(self, tmp_path: Path) -> None:
-        config = Config(data=DataConfig(source="x.csv"))
+        config = Config(data=DataConfig(source="x.csv", window_seconds=5.0, windows_per_track=1))
         folder = write_run(
             tmp_path,
             config=config,
@@ -490,7 +494,7 @@ class TestText:
 
     def test_settings_are_complete(self, tmp_path: Path) -> None:
         config = Config(
-            data=DataConfig(source="music/songs.csv"),
+            data=DataConfig(source="music/songs.csv", window_seconds=5.0, windows_per_track=1),
             run=RunConfig(output_dir="runs/one"),
             publish=PublishConfig(repo_id="me/my-tagger", private=True),
         )
@@ -508,7 +512,8 @@ class TestText:
 
     def test_mert_is_cited_by_its_own_paper(self, tmp_path: Path) -> None:
         config = Config(
-            data=DataConfig(source="x.csv"), backbone=BackboneConfig(source="m-a-p/MERT-v1-95M")
+            data=DataConfig(source="x.csv", window_seconds=5.0, windows_per_track=1),
+            backbone=BackboneConfig(source="m-a-p/MERT-v1-95M"),
         )
         citation = section(render(write_run(tmp_path, config=config)), "Citation")
         assert "2306.00107" in citation
@@ -520,7 +525,8 @@ class TestText:
 
     def test_nothing_to_cite_leaves_no_section(self, tmp_path: Path) -> None:
         config = Config(
-            data=DataConfig(source="x.csv"), backbone=BackboneConfig(source="random-small")
+            data=DataConfig(source="x.csv", window_seconds=5.0, windows_per_track=1),
+            backbone=BackboneConfig(source="random-small"),
         )
         folder = write_run(tmp_path, config=config, dataset=DatasetInfo(name="songs"))
         text = render(folder).text

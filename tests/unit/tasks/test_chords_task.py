@@ -445,4 +445,6 @@ def test_a_picture_is_drawn(sung, tmp_path):
 def test_the_head_has_a_logit_for_each_chord():
     head = TASK.build_head(HeadConfig(kind="linear"), hidden_size=4, grid=GRIDS[50])
     assert head(torch.randn(2, 7, 4)).shape == (2, 7, 25)
-    assert TASK.describe_head(HeadConfig(kind="linear")) == "linear, dropout 0.2, at each frame"
+    assert TASK.describe_head(HeadConfig(kind="linear")) == (
+        "linear, dropout 0.2, at each frame, standardised"
+    )
