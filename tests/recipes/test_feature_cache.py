@@ -35,6 +35,7 @@ from m2v_finetune.data.checking import check_splits, check_tracks
 from m2v_finetune.data.feature_store import FeatureStore, evict_unused, file_identity
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.data.resampling import with_resampled
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import Stopped, UserError
@@ -140,6 +141,10 @@ def planned(settings, tmp_path):
             tuning=config.tuning,
             window_seconds=config.data.window_seconds,
         )
+        checked = {
+            name: with_resampled(members, sample_rate=model.backbone.sample_rate)
+            for name, members in checked.items()
+        }
         windows = training_windows(model, checked["train"], config)
         cache, _ = plan_cache(config, model, windows, checked, mixed_precision=mixed_precision)
         return {name: store.folder for name, store in cache.stores.items()}
@@ -487,7 +492,7 @@ def test_states_that_a_person_deletes_end_in_a_message(recipe, monkeypatch, tmp_
 
     with monkeypatch.context() as patch:
         patch.setattr(FeatureStore, "write", deleted)
-        with pytest.raises(UserError, match=r"states\.npy is gone: something deleted it"):
+        with pytest.raises(UserError, match=r"features\.npy is gone: something deleted it"):
             recipe("run")
     assert len(recipe("run", resume=True)) > 3
 

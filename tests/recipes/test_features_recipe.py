@@ -12,6 +12,7 @@ from accelerate.utils import set_seed
 from sklearn.preprocessing import StandardScaler
 from support import runs
 
+from m2v_finetune import parsing
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.cli import main
 from m2v_finetune.config import (
@@ -21,7 +22,6 @@ from m2v_finetune.config import (
     HeadConfig,
     OptimizerConfig,
     PublishConfig,
-    RecipeConfig,
     RunConfig,
     TrainingConfig,
     TuningConfig,
@@ -158,7 +158,8 @@ def test_pooled_states_as_vectors_train_as_the_audio_does(
 
 
 def recipe_config(manifest, features, output, **changes):
-    return RecipeConfig(
+    return parsing.recipe_config(type(SETTINGS))(
+        task=SETTINGS,
         data=DataConfig(
             source=str(manifest), features=str(features), windows_per_track=1, num_workers=0
         ),

@@ -25,7 +25,7 @@ def facts(**changes: object) -> RunFacts:
         "total_steps": 640,
         "head": HeadConfig(),
         "tuning": TuningConfig(method="full"),
-        "rates": Rates(head=1e-3, backbone=1e-4),
+        "learning_rates": Rates(head=1e-3, backbone=1e-4),
     }
     return RunFacts(**{**learned, **changes})  # type: ignore[arg-type]
 

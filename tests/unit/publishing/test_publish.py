@@ -66,7 +66,8 @@ def finished_run(folder, labels, *, num_tracks=8, **changes):
     ]
     run = RunFolder(folder / "run")
     config = RecipeConfig(
-        data=DataConfig(source="songs.csv"), backbone=BackboneConfig(source="random-small")
+        data=DataConfig(source="songs.csv", window_seconds=5.0, windows_per_track=1),
+        backbone=BackboneConfig(source="random-small"),
     )
     run.create(config)
     run.log({"step": 1, "epoch": 1, "loss": 2.5})
@@ -151,7 +152,7 @@ def test_any_number_of_classes_of_any_name(tmp_path, pushed, caplog, labels):
 
 
 FAILURES = {
-    "a picture of the task": (Genre, "draw"),
+    "a picture of the task": (Genre, "plot"),
     "the picture of layers": (publishing, "plot_layer_weights"),
     "the picture of training": (publishing, "plot_training"),
     "the card": (publishing, "render_card"),
