@@ -47,6 +47,10 @@ from m2v_finetune.errors import AudioError
 _RESAMPLER_MARGIN_SAMPLES = 256
 
 
+# Frames at the end of a file that `inspect_audio` decodes.
+_TAIL_FRAMES = 65536
+
+
 class ExcerptError(AudioError, ValueError):
     """An excerpt that is not inside the track: a mistake of the caller, or a file that has changed."""
 
@@ -97,10 +101,11 @@ def inspect_audio(path: Path) -> AudioInfo:
 
     Raises:
         AudioError: The file is missing, empty, unreadable, no audio, truncated, of unknown
-            length, or without a sample.
+            length, without a sample, or NaN or infinite at its end.
     """
     with _open(path) as sound:
         num_frames = sound.count_frames()
+        _read_frames(path, sound, max(0, num_frames - _TAIL_FRAMES), num_frames, downmix=True)
         return AudioInfo(
             sample_rate=sound.sample_rate, num_frames=num_frames, num_channels=sound.num_channels
         )
