@@ -33,6 +33,7 @@ from transformers import Data2VecAudioConfig, Data2VecAudioForSequenceClassifica
 from m2v_finetune.config import (
     BackboneConfig,
     DataConfig,
+    HeadConfig,
     MusicConfig,
     PretrainingConfig,
     RecipeConfig,
@@ -104,6 +105,7 @@ def settings(
     return RecipeConfig(
         data=DataConfig(source="none", window_seconds=seconds),
         backbone=BackboneConfig(source=checkpoint),
+        head=HeadConfig(standardize=False),
         tuning=TuningConfig(method=method, **tuning),  # type: ignore[arg-type]
         training=TrainingConfig(per_device_batch_size=batch_size),
     )
