@@ -156,14 +156,14 @@ class LibsndfileSound:
             self.num_frames = min(sound.frames, num_bytes // _GSM_BLOCK_BYTES * _GSM_BLOCK_FRAMES)
         if sound.frames * part.missing_bytes > TOLERANCE_FRAMES * num_bytes:
             raise self._too_short()
-        if sound.frames * part.rest_bytes > TOLERANCE_FRAMES * num_bytes:
-            raise AudioError(
-                f"{self.path}: {part.rest_bytes} bytes follow the {num_bytes} bytes of samples that its "
-                "header states, and are neither tag nor chunk. If they are sound, of a recording that "
-                "was interrupted, write the file again: sox --ignore-length FILE NEW.wav. Else cut them "
-                "off."
-            )
         has_packets = sound.format in ("FLAC", "OGG", "MP3") or sound.subtype.startswith("MPEG")
+        tolerance_frames = TOLERANCE_FRAMES if has_packets else 0
+        if sound.frames * part.rest_bytes > tolerance_frames * num_bytes:
+            raise AudioError(
+                f"{self.path}: {part.rest_bytes} bytes follow the sound that its header counts, and are "
+                "neither tag nor chunk. If they are sound, of a recording that was interrupted, write the "
+                "file again (WAV, AIFF, AU: sox --ignore-length FILE NEW.wav). Else cut them off."
+            )
         if self._is_seekable and not has_packets:
             sound.seek(sound.frames)  # the decoder then stands where the samples end
             self._check_all_is_read()

@@ -9,11 +9,14 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tag, skip_tags
+from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tag, skip_tags, strip_tags
 
 _Order = Literal["little", "big"]
 
 _UNKNOWN = -1
+
+# Behind the samples, so few bytes are junk.
+_FEW_BYTES = 8
 
 # A WAV header goes on for a few kilobytes; one with a picture before the samples for some megabytes.
 _MAX_CHUNKS = 10_000
@@ -116,15 +119,8 @@ def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
         return Part(start=start, stop=file.size, is_file=start == 0), file.size
     available = file.size - samples.start
     if samples.stated > available:
-        part = Part(
-            start=start,
-            stop=file.size,
-            is_file=start == 0,
-            samples_start=samples.start - start,
-            samples_stop=file.size - start,
-            missing_bytes=samples.stated - available,
-        )
-        return part, file.size
+        part = _with_size(file, name, start, samples, file.size, file.size)
+        return replace(part, missing_bytes=samples.stated - available), file.size
     if samples.stated != _UNKNOWN:
         samples_stop = _stop_beyond_32_bits(file, name, start, samples)
         after = _after_chunks(file, name, start, samples_stop)
@@ -147,9 +143,13 @@ def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
             return _with_size(file, name, start, samples, samples_stop, stop), following
         if samples.stated > 0:
             part = _with_size(file, name, start, samples, samples_stop, after)
-            return replace(part, rest_bytes=file.size - after), file.size
-    # To the end of the file, or to the next header.
+            rest = file.size - after
+            return replace(part, rest_bytes=rest if rest > _FEW_BYTES else 0), file.size
+    # To the next header, or to the end of the file but for tags.
     stop = _next_header(file, name, start, samples.start)
+    if stop == file.size:
+        stop = strip_tags(file, samples.start, strip_zeros=False)
+        return _with_size(file, name, start, samples, stop, stop), file.size
     return _with_size(file, name, start, samples, stop, stop), stop
 
 

@@ -53,12 +53,12 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
     header = read_header(content[: frame.num_bytes], frame)
     end = strip_tags(file, first)
     # libsndfile 1.2.2 finds the first frame where tags end, and nowhere else.
-    is_file = first == _end_of_tags(file, 0) and file.size - end < 0.01 * file.size
+    begins = first == _end_of_tags(file, 0)
     if header is not None and header.num_bytes and header.num_frames and not header.is_vbri:
         stated_end = first + header.num_bytes
         # A last frame may end with zeros, which count as padding here.
         if stated_end - MAX_FRAME_BYTES <= end <= stated_end <= file.size:
-            if is_file:
+            if begins and _is_nearly_all(file, stated_end):
                 return [
                     Part(
                         start=0,
@@ -68,7 +68,7 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
                         samples_stop=stated_end,
                     )
                 ]
-            return [Part(start=first, stop=stated_end)]
+            return [Part(start=first, stop=stated_end, samples_stop=stated_end - first)]
     stretches = list(_stretches(file, first))
     parts = []
     for number, stretch in enumerate(stretches):
@@ -78,7 +78,8 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
             parts.append(part)
     if not parts:
         raise truncated(file.path, "it ends within its first frame")
-    if len(parts) == 1 and is_file:
+    parts[-1] = replace(parts[-1], rest_bytes=max(0, end - stretches[-1].stop))
+    if len(parts) == 1 and begins and _is_nearly_all(file, parts[0].stop):
         # Without a header the decoder guesses the length by the size, and is right at a constant rate.
         is_guess = parts[0].num_frames is not None and header is None
         if is_guess or not parts[0].head:
@@ -86,6 +87,11 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
                 replace(parts[0], is_file=True, samples_start=first, samples_stop=parts[0].stop)
             ]
     return parts
+
+
+def _is_nearly_all(file: ByteFile, stop: int) -> bool:
+    """Tell whether so little follows the frames that mpg123 does not doubt the header that counts them."""
+    return file.size - stop < 0.01 * file.size
 
 
 def _end_of_tags(file: ByteFile, start: int) -> int:
@@ -188,7 +194,8 @@ def _part(file: ByteFile, stretch: _Stretch, num_following: int) -> Part:
                 f"its header promises {header.num_frames} frames, but {stretch.num_frames} are there, "
                 f"up to {_end_seconds(stretch):.2f} s",
             )
-        if abs(header.num_frames - stretch.num_frames) <= 1 and not header.is_vbri:
+        # Some count the frame of the header too.
+        if header.num_frames - stretch.num_frames in (0, 1) and not header.is_vbri:
             return Part(start=stretch.start, stop=stretch.stop)
     if header is None or header.is_vbri or header.num_frames is None or not header.num_bytes:
         start = stretch.start + (frame.num_bytes if header is not None else 0)

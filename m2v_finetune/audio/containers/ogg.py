@@ -9,7 +9,7 @@ Source: RFC 3533, section 6.
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from m2v_finetune.audio.containers.source import (
     GET_AGAIN,
@@ -26,6 +26,20 @@ _HEADER_BYTES = 27
 _MAX_PAGE_BYTES = _HEADER_BYTES + 255 + 255 * 255
 _NUM_PROBES = 8
 _FIRST, _LAST = 2, 4  # flags
+
+
+def _checksums() -> tuple[int, ...]:
+    """Return the table of the CRC-32 with polynomial 0x04C11DB7, highest bit first."""
+    table = []
+    for value in range(256):
+        checksum = value << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x04C11DB7 if checksum >> 31 else 0)) & 0xFFFFFFFF
+        table.append(checksum)
+    return tuple(table)
+
+
+_CRC32 = _checksums()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +86,7 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
                 is_file=start == 0,
                 last_page_frame=before,
                 samples_stop=last.stop - start,
+                rest_bytes=max(0, end - last.stop),
             )
         ]
     starts = []
@@ -84,10 +99,12 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
         raise AudioError(
             f"{file.path}: damaged: the Ogg stream does not begin with its first page. {GET_AGAIN}"
         )
-    return [
+    parts = [
         Part(start=begin, stop=stop, last_page_frame=_last_pages(file, begin, stop)[1])
         for begin, stop in zip(starts, [*starts[1:], last.stop], strict=True)
     ]
+    parts[-1] = replace(parts[-1], rest_bytes=max(0, end - last.stop))
+    return parts
 
 
 def _page(file: ByteFile, start: int) -> _Page | None:
@@ -100,7 +117,17 @@ def _page(file: ByteFile, start: int) -> _Page | None:
     if len(lacing) < header[26]:
         return None
     stop = start + _HEADER_BYTES + len(lacing) + sum(lacing)
+    if flags & _FIRST and not _is_intact(file.read(start, stop - start)):
+        return None
     return _Page(start, stop, flags, position, stream, number)
+
+
+def _is_intact(page: bytes) -> bool:
+    """Tell whether a page has the checksum that it states; of first pages, which are short."""
+    checksum = 0
+    for byte in page[:22] + bytes(4) + page[26:]:
+        checksum = (checksum << 8 & 0xFFFFFFFF) ^ _CRC32[checksum >> 24 ^ byte]
+    return checksum == int.from_bytes(page[22:26], "little")
 
 
 def _pages(file: ByteFile, start: int) -> Iterator[_Page]:

@@ -172,12 +172,13 @@ def skip_tags(file: ByteFile, start: int) -> int:
         start = after
 
 
-def strip_tags(file: ByteFile, start: int) -> int:
+def strip_tags(file: ByteFile, start: int, *, strip_zeros: bool = True) -> int:
     """Return the offset after the last byte that is not of a tag at the end (ID3v1, APEv2, Lyrics3), or zero.
 
     Args:
         file: The file.
         start: Where the sound begins; the result is not before it.
+        strip_zeros: Whether zeros count as padding: samples may be zero.
     """
     stop = file.size
     while stop > start:
@@ -191,7 +192,7 @@ def strip_tags(file: ByteFile, start: int) -> int:
             stop -= int.from_bytes(footer[12:16], "little") + (32 if has_header else 0)
         elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
             stop -= int(tail[-15:-9]) + 15
-        elif tail[-1:] == b"\0":
+        elif strip_zeros and tail[-1:] == b"\0":
             block_start = max(start, stop - _BLOCK_BYTES)
             stop = block_start + len(file.read(block_start, stop - block_start).rstrip(b"\0"))
         if stop == before or stop < start:

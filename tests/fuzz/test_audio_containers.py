@@ -1,0 +1,274 @@
+"""Audio files whose headers promise less, more or nothing, joined, with junk before, between and behind.
+
+Each ends in the whole sound, equal to the reference, or in an `AudioError` that names the file: never in less
+sound, nor in another exception. Changes are drawn by a seeded generator; ``M2V_FUZZ_INPUTS=10000`` tries that
+many of each container, and an input that fails is named with its seed.
+"""
+
+import io
+import os
+import random
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
+from m2v_finetune.errors import AudioError
+
+NUM_INPUTS = int(os.environ.get("M2V_FUZZ_INPUTS", "0"))
+RATE = 16_000
+TOLERANCE_FRAMES = (
+    2304 + 1024
+)  # what a file may lack at its end: two MPEG frames, or those and a block
+
+
+def sound(seed: int, seconds: float) -> np.ndarray:
+    time = np.arange(round(RATE * seconds)) / RATE
+    noise = np.random.default_rng(seed).normal(scale=0.1, size=(len(time), 2))
+    return 0.3 * np.sin(2 * np.pi * (200 + 70 * seed) * time)[:, None] + noise
+
+
+def encoded(seed: int, seconds: float, kind: str, subtype: str) -> bytes:
+    buffer = io.BytesIO()
+    samples = sound(seed, seconds)
+    if subtype in ("GSM610", "G721_32"):
+        samples = samples[:, :1]
+    soundfile.write(buffer, samples, RATE, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+def reference(content: bytes) -> np.ndarray:
+    with soundfile.SoundFile(io.BytesIO(content)) as opened:
+        frames = opened.frames
+        if opened.subtype == "GSM610":  # of a byte of padding libsndfile makes a block
+            frames = (len(content) - 60) // 65 * 320
+        return opened.read(frames, dtype="float32", always_2d=True).mean(axis=1)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A container.
+
+    Attributes:
+        format: As libsndfile names it.
+        subtype: Of its samples.
+        size: Where it states how much there is: what precedes the number, and its format.
+        unknown: Numbers that state nothing.
+    """
+
+    format: str
+    subtype: str
+    size: tuple[bytes, str] | None = None
+    unknown: tuple[int, ...] = (0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000)
+
+
+KINDS = {
+    "wav": Kind("WAV", "PCM_16", (b"data", "<I")),
+    "wav-float": Kind("WAV", "FLOAT", (b"data", "<I")),
+    "wav-adpcm": Kind("WAV", "IMA_ADPCM", (b"data", "<I")),
+    "wav-gsm": Kind("WAV", "GSM610", (b"data", "<I")),
+    "rf64": Kind("RF64", "PCM_16", (b"ds64", "<Q"), (0, 2**64 - 1)),
+    "w64": Kind(
+        *("W64", "PCM_24"),
+        (bytes.fromhex("64617461f3acd3118cd100c04f8edb8a"), "<Q"),
+        (0, 2**64 - 1),
+    ),
+    "aiff": Kind("AIFF", "PCM_16", (b"SSND", ">I")),
+    "caf": Kind("CAF", "PCM_16", (b"data", ">Q"), (0, 2**64 - 1)),
+    "au": Kind("AU", "PCM_16", (b".snd\x00\x00\x00\x18", ">I")),
+    "au-g721": Kind("AU", "G721_32", (b".snd\x00\x00\x00\x18", ">I")),
+    "flac": Kind("FLAC", "PCM_16"),
+    "vorbis": Kind("OGG", "VORBIS"),
+    "opus": Kind("OGG", "OPUS"),
+    "mp3": Kind("MP3", "MPEG_LAYER_III"),
+}
+
+
+def tag(rng: random.Random) -> bytes:
+    """Return something that is no sound: tags, zeros."""
+    size = rng.choice([1, 100, 1_000, 9_000, 70_000])
+    syncsafe = bytes(size >> shift & 127 for shift in (21, 14, 7, 0))
+    return rng.choice(
+        [
+            b"ID3\x04\x00\x00" + syncsafe + bytes(size),
+            b"ID3\x03\x00\x00" + syncsafe + rng.randbytes(size),
+            b"TAG" + bytes(125),
+            b"APETAGEX" + struct.pack("<4I8x", 2000, size + 32, 1, 0xA0000000) + rng.randbytes(size)
+            + b"APETAGEX" + struct.pack("<4I8x", 2000, size + 32, 1, 0x80000000),
+            bytes(size),
+        ]
+    )  # fmt: skip
+
+
+def junk(rng: random.Random) -> bytes:
+    """Return bytes that may be anything: noise, text, pages, headers without sound."""
+    size = rng.choice([1, 3, 128, 1_000, 9_000, 70_000])
+    return rng.choice(
+        [
+            rng.randbytes(size),
+            b"<html>not found</html>" * (size // 20),
+            b"\xff\xfb\x90\x64" * (size // 4),
+            b"fLaC" + rng.randbytes(size),
+            b"RIFF\xff\xff\xff\xffWAVE" + rng.randbytes(size),
+            b"OggS\x00\x02" + rng.randbytes(size),
+            tag(rng),
+        ]
+    )
+
+
+def with_other_size(
+    content: bytes, kind: Kind, rng: random.Random, *, only_less: bool
+) -> tuple[bytes, bool]:
+    """Change what the header states; return whether it states less than there is, but something."""
+    assert kind.size is not None
+    marker, form = kind.size
+    place = content.index(marker) + len(marker) + (12 if marker == b"ds64" else 0)
+    (stated,) = struct.unpack_from(form, content, place)
+    size = rng.choice(
+        [
+            *kind.unknown,
+            rng.randrange(stated),
+            stated // 2,
+            stated + rng.randrange(1, 1 + stated),
+            2 * stated,
+            rng.getrandbits(8 * struct.calcsize(form)),
+        ]
+    )
+    if only_less and stated < size not in kind.unknown:
+        size = stated // 3
+    changed = bytearray(content)
+    struct.pack_into(form, changed, place, size)
+    return bytes(changed), 64 < size <= stated
+
+
+def with_other_counts(content: bytes, name: str, rng: random.Random) -> bytes:
+    """Change the samples that FLAC counts, or the frames and bytes that MP3 does."""
+    changed = bytearray(content)
+    if name == "flac":
+        (stated,) = struct.unpack_from(">I", content, 22)
+        count = rng.choice([0, 1, rng.randrange(stated), 2 * stated, stated + 5_000])
+        struct.pack_into(">I", changed, 22, count)
+    elif name == "mp3":
+        place = min(at for word in (b"Info", b"Xing") if (at := content.find(word)) > 0)
+        for offset in rng.choice([(8,), (12,), (8, 12)]):
+            (stated,) = struct.unpack_from(">I", content, place + offset)
+            share = rng.choice([0, 0.3, 0.99, 1.01, 3.0])
+            struct.pack_into(">I", changed, place + offset, int(share * stated))
+    return bytes(changed)
+
+
+def drawn(name: str, files: list[bytes], rng: random.Random) -> tuple[bytes, list[np.ndarray], int]:
+    """Return a file, the sounds it holds, and how many frames more than they may be read."""
+    kind = KINDS[name]
+    chosen = rng.choices(files, k=rng.choice([1, 1, 2, 3]))
+    expected = [reference(content) for content in chosen]
+    before, between, behind = (rng.choice([b"", b"", tag(rng), junk(rng)]) for _ in range(3))
+    excess = 0
+    if rng.random() < 0.5:
+        number = rng.randrange(len(chosen))
+        if kind.size is not None:
+            before_last = number < len(chosen) - 1
+            chosen[number], is_less = with_other_size(
+                chosen[number], kind, rng, only_less=before_last
+            )
+            if not is_less:  # then nothing tells what follows from samples
+                between = behind = b""
+        else:
+            chosen[number] = with_other_counts(chosen[number], name, rng)
+        if name == "mp3":  # of a stream that is counted wrongly, delay and padding stay
+            excess = 4 * 1152
+    return before + between.join(chosen) + behind, expected, excess
+
+
+def read_all(path: Path) -> np.ndarray:
+    audio = inspect_audio(path)
+    whole = read_audio(path, sample_rate=audio.sample_rate)
+    assert len(whole) == audio.num_frames
+    length = min(500, len(whole))
+    part = read_excerpt(
+        path,
+        sample_rate=audio.sample_rate,
+        start_sample=len(whole) - length,
+        num_samples=length,
+    )
+    np.testing.assert_allclose(part, whole[-length:], atol=1e-6)
+    return whole
+
+
+def is_inside(part: np.ndarray, whole: np.ndarray) -> bool:
+    """Tell whether a sound is in another, sample by sample but for its ends."""
+    inner = part[1_200:-1_200]
+    probe = inner[:64]
+    starts = np.lib.stride_tricks.sliding_window_view(whole, 64)
+    hits = np.flatnonzero(np.abs(starts - probe).max(axis=1) < 2e-5)
+    return any(
+        np.abs(whole[at : at + len(inner)] - inner).max() < 2e-5
+        for at in hits
+        if at + len(inner) <= len(whole)
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_whole_and_equal_or_refused_by_name(name, tmp_path, record_property):
+    kind = KINDS[name]
+    files = [
+        encoded(seed, seconds, kind.format, kind.subtype)
+        for seed, seconds in enumerate((1.0, 1.0, 0.45))
+    ]
+    outcomes = {"whole": 0, "refused": 0}
+    path = tmp_path / "sound"
+    for seed in range(NUM_INPUTS or 60):
+        content, expected, excess = drawn(name, files, random.Random(f"{name}-{seed}"))
+        path.write_bytes(content)
+        try:
+            whole = read_all(path)
+        except AudioError as error:
+            assert str(path) in str(error)  # noqa: PT017 (either is right)
+            outcomes["refused"] += 1
+            continue
+        except BaseException as error:
+            error.add_note(f"seed {seed} of {name}")
+            raise
+        joined = np.concatenate(expected)
+        if excess:
+            is_right = len(joined) - 1152 <= len(whole) <= len(joined) + excess
+            is_right = is_right and all(is_inside(part, whole) for part in expected)
+        else:  # to 8 bytes of the last samples
+            missing = len(joined) - len(whole)
+            is_right = 0 <= missing <= (320 if kind.subtype == "GSM610" else 16)
+            is_right = is_right and np.abs(whole - joined[: len(whole)]).max() < 2e-5
+        assert is_right, f"seed {seed} of {name}: {len(whole)} of {len(joined)} frames"
+        outcomes["whole"] += 1
+    assert min(outcomes.values()) > 0
+    record_property(f"fuzzed header of {name}", f"{sum(outcomes.values())} inputs, {outcomes}")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_that_was_cut_is_refused_or_lacks_nothing(name, tmp_path, record_property):
+    kind = KINDS[name]
+    files = [encoded(seed, 1.0, kind.format, kind.subtype) for seed in range(2)]
+    outcomes = {"whole": 0, "refused": 0}
+    path = tmp_path / "sound"
+    for seed in range(NUM_INPUTS or 40):
+        rng = random.Random(f"cut-{name}-{seed}")
+        chosen = rng.choices(files, k=rng.choice([1, 2]))
+        content = b"".join(chosen)
+        first = len(content) - len(chosen[-1])
+        path.write_bytes(content[: rng.randrange(first + 1_500, len(content))])
+        try:
+            whole = read_all(path)
+        except AudioError as error:
+            assert str(path) in str(error)  # noqa: PT017 (either is right)
+            outcomes["refused"] += 1
+            continue
+        joined = np.concatenate([reference(one) for one in chosen])
+        assert len(whole) >= len(joined) - TOLERANCE_FRAMES, f"seed {seed} of {name}"
+        length = min(len(whole), len(joined)) - 1_200
+        assert np.abs(whole - joined[: len(whole)])[:length].max() < 2e-5, f"seed {seed} of {name}"
+        outcomes["whole"] += 1
+    assert outcomes["refused"] > 0
+    record_property(f"fuzzed cut {name}", f"{sum(outcomes.values())} inputs, {outcomes}")
