@@ -37,6 +37,10 @@ _DECODER_DELAY = 529
 _LAME_DELAY_OFFSET = 21
 
 
+# Of a file up to this length every frame is looked at, which takes a millisecond.
+_SHORT_BYTES = 1 << 18
+
+
 def find_parts(file: ByteFile, first: int) -> list[Part]:
     """Return the streams that a file holds, one after the other.
 
@@ -54,7 +58,8 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
     end = strip_tags(file, first)
     # libsndfile 1.2.2 finds the first frame where tags end, and nowhere else.
     begins = first == _end_of_tags(file, 0)
-    if header is not None and header.num_bytes and header.num_frames and not header.is_vbri:
+    is_long = file.size - first > _SHORT_BYTES
+    if is_long and header and header.num_bytes and header.num_frames and not header.is_vbri:
         stated_end = first + header.num_bytes
         # A last frame may end with zeros, which count as padding here.
         if stated_end - MAX_FRAME_BYTES <= end <= stated_end <= file.size:
@@ -81,7 +86,7 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
     parts[-1] = replace(parts[-1], rest_bytes=max(0, end - stretches[-1].stop))
     if len(parts) == 1 and begins and _is_nearly_all(file, parts[0].stop):
         # Without a header the decoder guesses the length by the size, and is right at a constant rate.
-        is_guess = parts[0].num_frames is not None and header is None
+        is_guess = header is None
         if is_guess or not parts[0].head:
             return [
                 replace(parts[0], is_file=True, samples_start=first, samples_stop=parts[0].stop)
