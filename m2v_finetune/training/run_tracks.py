@@ -53,14 +53,17 @@ def check_run_tracks(
         else task_class.from_training(task_config, splits["train"])
     )
     usable, num_skipped = _usable_audio(splits, config.data, run)
+    labelled = usable
     if not is_strict:
         # A resumed run has all the tracks that it started with.
         policy: OnBadTrack = "stop" if run.has_checkpoint else config.data.on_bad_track
         labelled = labelled_tracks(task, usable, on_bad_track=policy)
-        num_lost = {
-            name: n + len(usable[name]) - len(labelled[name]) for name, n in num_skipped.items()
-        }
-        usable, num_skipped = usable_to_all(labelled, num_lost)
+    num_lost = {
+        name: number + len(usable[name]) - len(labelled[name])
+        for name, number in num_skipped.items()
+    }
+    # On every process: one that sees another run folder may find no checkpoint, and others wait for it here.
+    usable, num_skipped = usable_to_all(labelled, num_lost)
     _set_policy(run, usable, num_skipped)
     return task, usable
 
