@@ -50,7 +50,9 @@ def small_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
             # Tags that are common enough to have both classes in so few clips.
             tags = [tag for tag in row["tags"] if tag in ("drums", "minor", "fast", "piano")]
             path_of_audio = str(QUICKSTART_DIR / row["path"])
-            lines.append({"path": path_of_audio, "split": row["split"], "tags": tags})
+            # With an id: windows are drawn by it, and are the same wherever the checkout is.
+            track = {"id": row["id"], "path": path_of_audio, "split": row["split"], "tags": tags}
+            lines.append(track)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
 

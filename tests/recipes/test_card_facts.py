@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from m2v_finetune import recipe
+from m2v_finetune import train as training_command
 from m2v_finetune.config import (
     AugmentationConfig,
     BackboneConfig,
@@ -39,17 +39,21 @@ def train(small_manifest, tmp_path, monkeypatch):
             super().__init__(*arguments, **options)
             loops.append(self)
 
-    monkeypatch.setattr(recipe, "TrainingLoop", KeptLoop)
+    monkeypatch.setattr(training_command, "TrainingLoop", KeptLoop)
 
     def run(*, resume=False, is_search=False, data=None, **sections):
         for state in (AcceleratorState, PartialState, GradientState):
             state._reset_state()
         config = Config(
-            data=DataConfig(source=str(small_manifest), num_workers=0, **(data or {})),
+            data=DataConfig(
+                source=str(small_manifest),
+                num_workers=0,
+                **{"windows_per_track": 1, **(data or {})},
+            ),
             run=RunConfig(output_dir=str(tmp_path / "run"), resume="auto" if resume else "never"),
             **{"backbone": BackboneConfig(source="random-small"), **sections},
         )
-        recipe.run_recipe(config, Tagging, config.task, is_search=is_search)
+        training_command.train_task(config, Tagging, is_search=is_search)
         if is_search:
             return None
         text = (tmp_path / "run" / "model" / "README.md").read_text()
