@@ -31,6 +31,8 @@ from m2v_finetune.errors import NotCachedError, UserError
 RETRY_PAUSES_SECONDS = (0.2, 1.0)
 # How many other items are tried in place of one that cannot be read.
 MAX_REPLACEMENTS = 16
+# Time for the operating system to report a worker whose connection broke.
+HANDOVER_SECONDS = 5.0
 
 Read = TypeVar("Read")
 
@@ -264,6 +266,11 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
         if "DataLoader" not in str(error):
             raise
         raise WorkerError(_explain(error, loader)) from error
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        # The worker died while it handed a batch over: this process notices the broken connection before
+        # the signal. Tracks that cannot be read never arrive here, see `ReadableWindows`.
+        death = _SigchldGuard.install().await_death(HANDOVER_SECONDS)
+        raise WorkerError(_explain(death or error, loader)) from error
 
 
 def _with_retries(read: Callable[[], Read]) -> Read:
@@ -303,7 +310,7 @@ def _named(track: Track) -> str:
     return f"{track.origin} ({track.path})"
 
 
-def _explain(error: RuntimeError, loader: DataLoader[Any]) -> str:
+def _explain(error: Exception, loader: DataLoader[Any]) -> str:
     """Say which worker failed at what, and end those that are left, which may hang."""
     readable: Any = loader.dataset
     worker_status: _WorkerStatus = readable.worker_status
@@ -365,3 +372,14 @@ class _SigchldGuard:
             yield
         finally:
             self.is_enabled = False
+
+    def await_death(self, seconds: float) -> RuntimeError | None:
+        """Return the error that torch raises of a dead worker, or None if none died within this time."""
+        end_time = time.monotonic() + seconds
+        while time.monotonic() < end_time:
+            try:
+                self.handler(signal.SIGCHLD, None)
+            except RuntimeError as error:
+                return error
+            time.sleep(0.05)
+        return None

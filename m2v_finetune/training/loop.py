@@ -626,11 +626,11 @@ class TrainingLoop(Generic[Model]):
             kept = (
                 "There is no checkpoint yet"
                 if self.checkpoint is None
-                else f"The checkpoint after step {step_of(self.checkpoint)} is whole"
+                else f"The checkpoint after step {step_of(self.checkpoint)} is complete"
             )
             raise UserError(
                 f"{what}{needs} cannot be written to {folder}: {error.strerror or error}. Its disk has "
-                f"{free_bytes(folder):,} bytes free. {kept}. Mend the disk, then go on with:\n"
+                f"{free_bytes(folder):,} bytes free. {kept}. Fix the disk, then resume with:\n"
                 f"  {self.folder.resume_command()}"
             ) from error
 

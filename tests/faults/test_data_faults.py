@@ -6,8 +6,11 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 import traceback
+from contextlib import contextmanager
+from multiprocessing import resource_sharer
 from pathlib import Path
 
 import pytest
@@ -413,3 +416,34 @@ def test_a_run_that_resumes_needs_the_tracks_that_it_started_with(music, tmp_pat
     (tmp_path / "tracks.json").unlink()
     with pytest.raises(UserError, match=r"is damaged, so the run cannot go on .*No such file"):
         load_checked(tmp_path / "tracks.json", music)
+
+
+def test_a_worker_that_dies_while_it_hands_a_batch_over_is_named(music, tmp_path, monkeypatch):
+    """The connection breaks before the signal arrives: the same error as of any dead worker."""
+    loop = build_loop(music, tmp_path / "run", workers=1, seconds=5)
+    example = loop.model.task.example
+
+    def example_and_death(checked, window, augment):
+        # First it no longer serves the memory of its batches, then it dies.
+        threading.Timer(2, resource_sharer.stop).start()
+        threading.Timer(4, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+        return example(checked, window, augment)
+
+    object.__setattr__(loop.loader.dataset.windows, "example", example_and_death)
+
+    @contextmanager
+    def late(self):
+        time.sleep(3)  # a batch is in the queue, and can no longer be fetched
+        yield
+
+    monkeypatch.setattr(reading._SigchldGuard, "enabled", late)
+    with pytest.raises(
+        UserError, match=r"reads audio died.*DataLoader worker \(pid \d+\)"
+    ) as error:
+        loop.run()
+    raised = error.value
+    while raised is not None:
+        traceback.clear_frames(raised.__traceback__)
+        raised = raised.__cause__ or raised.__context__
+    loop.loader._iterator = None
+    gc.collect()

@@ -58,7 +58,7 @@ def test_a_damaged_checkpoint_and_a_full_disk_lose_nothing(straight, settings, t
         f"A checkpoint is damaged and not used: {last}: {STATE_FILE} is not what manifest.json says",
         "error: The checkpoint after step",
         f"bytes and cannot be written to {run.folder}: File too large. Its disk has",
-        f"The checkpoint after step {step_of(before)} is whole. Mend the disk, then resume with:",
+        f"The checkpoint after step {step_of(before)} is complete. Fix the disk, then resume with:",
         f"--run.output_dir {run.folder} --run.resume auto --data.num_workers 0",
     ):
         assert "".join(expected.split()) in log, expected

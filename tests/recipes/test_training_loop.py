@@ -263,7 +263,7 @@ def test_a_disk_that_takes_no_more_stops_the_run_with_what_there_is(what, data, 
         "checkpoint": r"The checkpoint after step 8 takes [\d,]+ bytes and cannot be written to .*: No such",
     }
     assert re.search(patterns[what], message), message
-    assert "The checkpoint after step 4 is whole. Mend the disk, then go on with:" in message
+    assert "The checkpoint after step 4 is complete. Fix the disk, then resume with:" in message
     assert f"--run.output_dir {tmp_path / 'run'} --run.resume auto" in message
     if what == "log":
         metrics.unlink()
