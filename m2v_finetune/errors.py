@@ -26,8 +26,23 @@ BROKEN_PIPE_CODE = 128 + signal.SIGPIPE
 class UserError(Exception):
     """Something the user can put right.
 
-    The message says what was found, where, what is legal, and what to do.
+    The message states the value that was found, its place, the legal values and the remedy.
+
+    Args:
+        message: For people; its wording may change.
+        code: Name of the kind of error, such as ``manifest-duplicate-path``, for programs and tests; that of
+            the class if None.
+
+    Attributes:
+        code: Lower case words joined by hyphens, the first one naming the subject.
     """
+
+    code = "user-error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
 
     def __str__(self) -> str:
         """Return the message, as text that can be printed and written: names of files may be any bytes."""
@@ -36,6 +51,8 @@ class UserError(Exception):
 
 class AudioError(UserError):
     """An audio file that cannot be used: missing, empty, unreadable or truncated."""
+
+    code = "audio-unreadable"
 
 
 class NotCachedError(AudioError):

@@ -1,11 +1,23 @@
-"""Messages of errors that a user can fix."""
+"""Errors that a user can fix: tests assert their codes, and the values that the message has to name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from m2v_finetune.errors import UserError
+
+
+@contextmanager
+def raises(code: str, *values: object) -> Iterator[pytest.ExceptionInfo[UserError]]:
+    """Assert that a `UserError` of this code is raised, whose message names these values."""
+    with pytest.raises(UserError) as raised:
+        yield raised
+    assert raised.value.code == code, raised.value
+    message = " ".join(str(raised.value).split())
+    for value in values:
+        assert str(value) in message
 
 
 def error_message(call: Callable[..., Any], *arguments: Any, **named: Any) -> str:
