@@ -11,7 +11,7 @@ from typing import Literal
 from m2v_finetune import __version__
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import AudioError, Stopped, UserError
-from m2v_finetune.model import NotFiniteError, TaskModel
+from m2v_finetune.model import NotFiniteError, TaskModel, require_audio_input
 from m2v_finetune.prediction.outputs import Output, Printed, Rendering, open_output
 from m2v_finetune.variation import OutputVariation
 
@@ -55,7 +55,7 @@ def predict_files(
             and is not an unfinished one of this command, or cannot be written. What is written is whole.
         Stopped: A signal arrived; the same.
     """
-    model.require_audio_input()
+    require_audio_input(model)
     with _opened(model, files, rendering, output) as destination:
         return _predict(model, files, destination, on_bad_file=on_bad_file)
 

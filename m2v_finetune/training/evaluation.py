@@ -15,7 +15,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.reading import WorkerError
 from m2v_finetune.errors import AudioError, Stopped
-from m2v_finetune.model import TaskModel, scored
+from m2v_finetune.model import TaskModel, score_windows, scored
 from m2v_finetune.training.faults import BadTrackPolicy, gather_errors
 from m2v_finetune.training.signals import Interruptible
 from m2v_finetune.variation import OutputVariation
@@ -140,7 +140,8 @@ def evaluate_with_chance(
     bar_task = bar.add_task("Judging tracks", total=len(own))
     bad_track_policy = bad_track_policy or BadTrackPolicy()
     own_variation = None if variation is None else OutputVariation()
-    rows = model.score_windows(
+    rows = score_windows(
+        model,
         windows,
         batch_size=batch_size,
         num_workers=num_workers,

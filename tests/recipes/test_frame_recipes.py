@@ -27,7 +27,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.labels.beats import format_beats, read_beats
 from m2v_finetune.labels.chords import read_lab, write_lab
 from m2v_finetune.labels.notes import Notes, read_midi, write_midi
-from m2v_finetune.model import TaskModel
+from m2v_finetune.model import TaskModel, score_windows
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.frames import join_windows
 from m2v_finetune.train import read_config, train_task
@@ -328,7 +328,7 @@ def frames_of(model, path):
     """The scores of a track's frames, before they are decoded."""
     track = Track(id="", path=path, split=None, columns={}, origin="", folder=path.parent)
     checked = CheckedTrack(track=track, audio=inspect_audio(path))
-    rows = model.score_windows(model.track_windows([checked]), batch_size=4)
+    rows = score_windows(model, model.track_windows([checked]), batch_size=4)
     _, scores = join_windows(checked, ((window, one) for _, window, one in rows))
     return scores
 

@@ -1,0 +1,26 @@
+"""`TaskModel`: backbone, layer weighting and task head, with inference, saving and loading."""
+
+from m2v_finetune.model.cached_features import FeatureLayout
+from m2v_finetune.model.inference import (
+    NotFiniteError,
+    require_audio_input,
+    score_windows,
+    scored,
+)
+from m2v_finetune.model.metadata import LIBRARY_NAME
+from m2v_finetune.model.saving import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, upload_model
+from m2v_finetune.model.task_model import TaskModel
+
+__all__ = [
+    "CARD_FILE",
+    "CONFIG_FILE",
+    "LIBRARY_NAME",
+    "WEIGHTS_FILE",
+    "FeatureLayout",
+    "NotFiniteError",
+    "TaskModel",
+    "require_audio_input",
+    "score_windows",
+    "scored",
+    "upload_model",
+]

@@ -1,0 +1,328 @@
+"""Saving a `TaskModel` as config.json, model.safetensors and a card; loading it from a folder or the Hub."""
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+
+from m2v_finetune import __version__
+from m2v_finetune.backbones import AnyBackbone, Backbone, PrecomputedBackbone, load_backbone
+from m2v_finetune.backbones.layer_weighting import LayerWeighting, Weighting
+from m2v_finetune.backbones.loading import build_network
+from m2v_finetune.backbones.precomputed import MODEL_TYPE
+from m2v_finetune.config import HeadConfig, TuningConfig
+from m2v_finetune.errors import UserError
+from m2v_finetune.files import write_files
+from m2v_finetune.hub import download_snapshot, is_repo_id, upload_folder
+from m2v_finetune.micro_batching import unified_out_of_memory
+from m2v_finetune.model.metadata import LIBRARY_NAME, Weights, plain_card, saved_weights
+from m2v_finetune.tasks import TASKS, Task
+from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
+
+if TYPE_CHECKING:
+    from m2v_finetune.model.task_model import TaskModel
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
+MAX_LISTED_NAMES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedBackbone:
+    """Section ``backbone`` of config.json."""
+
+    source: str
+    revision: str | None
+    licence: str
+    fingerprint: str | None
+    sample_rate: int
+    normalize: bool
+    num_layers: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModel:
+    """Content of config.json."""
+
+    library_name: str
+    library_version: str
+    format_version: int
+    task: dict[str, Any]
+    window_seconds: float
+    hop_seconds: float
+    layer_weighting: Weighting
+    head: HeadConfig
+    tuning: TuningConfig
+    weights: Literal["trained", "all"]
+    backbone: SavedBackbone
+
+
+def save_model(model: "TaskModel", folder: Path, *, weights: Weights) -> None:
+    """Write the three files of a model; see `TaskModel.save_pretrained`."""
+    weights = saved_weights(model, weights)
+    if weights == "trained" and model.base_fingerprint is None:
+        raise UserError(
+            "This model was loaded with all its weights, merged, so that its trained weights cannot be told "
+            "from the others. Save it with weights='all'.",
+            code="model-is-merged",
+        )
+    if weights == "trained":
+        tensors = model.trained_tensors()
+    else:
+        merged = copy.deepcopy(model)
+        merge_adapters(merged.backbone)
+        tensors = merged.state_dict()
+    if isinstance(model.backbone, Backbone):  # SpecAugment's vector serves training alone
+        tensors.pop(f"backbone.network.{model.backbone.encoder.mask_vector}", None)
+    saved = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    config = json.dumps(_describe(model, weights), indent=2, ensure_ascii=False) + "\n"
+    card = model.card or plain_card(model, weights=weights)
+    contents = {
+        WEIGHTS_FILE: to_safetensors(saved, metadata={"format": "pt"}),
+        # Bytes of a file name that are not UTF-8 are written as JSON escapes.
+        CONFIG_FILE: config.encode(errors="backslashreplace"),
+        CARD_FILE: card.encode(errors="backslashreplace"),
+    }
+    write_files(folder, contents)
+
+
+def _describe(model: "TaskModel", weights: Literal["trained", "all"]) -> dict[str, Any]:
+    """Return the content of config.json, with the fields of `SavedModel`."""
+    backbone = model.backbone
+    # A model with all its weights needs no path of the machine that trained it.
+    is_private = weights == "all" and Path(backbone.source).is_dir()
+    return {
+        "library_name": LIBRARY_NAME,
+        "library_version": __version__,
+        "format_version": FORMAT_VERSION,
+        "task": model.task.to_dict(),
+        "window_seconds": model.window_seconds,
+        "hop_seconds": model.hop_seconds,
+        "layer_weighting": model.layer_weighting.kind,
+        "head": asdict(model.head_config),
+        "tuning": model.tuning.used(),
+        "weights": weights,
+        "backbone": {
+            "source": Path(backbone.source).name if is_private else backbone.source,
+            "revision": backbone.revision,
+            "licence": backbone.licence,
+            "fingerprint": model.base_fingerprint,
+            "sample_rate": backbone.sample_rate,
+            "normalize": backbone.normalize,
+            "num_layers": backbone.num_layers,
+            "settings": backbone.settings,
+        },
+    }
+
+
+def load_model(
+    model_class: type["TaskModel"], source: str | Path, *, revision: str | None
+) -> "TaskModel":
+    """Load a model from a folder or the Hub; see `TaskModel.from_pretrained`."""
+    folder = Path(source)
+    if not folder.is_dir():
+        if not is_repo_id(str(source)):
+            raise UserError(
+                f"There is no model at '{source}'. Give a folder, such as model/ of a run, or a Hub id.",
+                code="model-missing",
+            )
+        folder = download_snapshot(
+            str(source), revision=revision, patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+        )
+    path = folder / CONFIG_FILE
+    saved, task = _read_config(path)
+    model = _build(model_class, saved, task, path)
+    _load_tensors(model, folder / WEIGHTS_FILE)
+    card = folder / CARD_FILE
+    model.card = card.read_text(encoding="utf-8") if card.is_file() else None
+    return model.eval()
+
+
+def _read_config(path: Path) -> tuple[SavedModel, Task]:
+    if not path.is_file():
+        raise UserError(
+            f"{path.parent} holds no {CONFIG_FILE}, so it is no model.", code="model-missing"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["library_name"] != LIBRARY_NAME:
+            raise ValueError(f"its library_name is {content['library_name']!r}")
+        if content["format_version"] > FORMAT_VERSION:
+            raise UserError(
+                f"{path} was written by a newer version ({content['library_version']}). Upgrade "
+                f"{LIBRARY_NAME} (this is {__version__}).",
+                code="model-newer-version",
+            )
+        saved = _from_json(SavedModel, content)
+        if not 0 < saved.hop_seconds <= saved.window_seconds < math.inf:
+            raise ValueError(
+                f"its windows are of {saved.window_seconds} s every {saved.hop_seconds} s"
+            )
+        if saved.backbone.sample_rate <= 0:
+            raise ValueError(f"its sample_rate is {saved.backbone.sample_rate}")
+        return saved, TASKS[saved.task["name"]].from_dict(saved.task)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not the config of an {LIBRARY_NAME} model ({type(error).__name__}: {error}).",
+            code="model-config-damaged",
+        ) from error
+
+
+def _from_json(kind: type[Any], content: Mapping[str, Any]) -> Any:
+    """Return a dataclass from JSON.
+
+    Raises:
+        TypeError: A value is missing, unknown, or of another type than the field's.
+    """
+    hints = get_type_hints(kind)
+    if unknown := content.keys() - hints.keys():
+        raise TypeError(f"{', '.join(sorted(unknown))} is not known")
+    values = {}
+    for field in fields(kind):
+        if field.name not in content:
+            if field.default is MISSING:
+                raise TypeError(f"{field.name} is missing")
+            continue
+        value, hint = content[field.name], hints[field.name]
+        if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+            value = _from_json(hint, value)
+        if not _is_instance(value, hint):
+            raise TypeError(f"{field.name} is {value!r}")
+        values[field.name] = value
+    return kind(**values)
+
+
+def _is_instance(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_instance(value, one) for one in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    expected = get_origin(hint) or hint
+    return isinstance(value, (int, float) if expected is float else expected)
+
+
+def _build(
+    model_class: type["TaskModel"], saved: SavedModel, task: Task, path: Path
+) -> "TaskModel":
+    """Return the model that a config describes; its head, or all of it, has random weights."""
+    is_standalone = saved.weights == "all"
+    backbone = _build_backbone(saved, path)
+    kind, num_states = saved.layer_weighting, backbone.num_hidden_states
+    if isinstance(kind, int) and not 0 <= kind < num_states:
+        raise UserError(
+            f"{path} uses hidden state {kind} of a backbone with {num_states}.",
+            code="model-config-damaged",
+        )
+    backbone.check_window(round(saved.window_seconds * backbone.sample_rate))
+    try:
+        with unified_out_of_memory():
+            head = task.build_head(
+                saved.head, hidden_size=backbone.hidden_size, grid=backbone.frame_grid
+            )
+    except (MemoryError, RuntimeError) as error:  # sizes that no memory holds
+        raise UserError(
+            f"{path} describes a head that cannot be built: {error}", code="model-config-damaged"
+        ) from error
+    return model_class(
+        backbone=backbone,
+        layer_weighting=LayerWeighting(kind, num_states),
+        head=head,
+        head_config=saved.head,
+        task=task,
+        tuning=saved.tuning,
+        window_seconds=float(saved.window_seconds),
+        hop_seconds=float(saved.hop_seconds),
+        base_fingerprint=None if is_standalone else saved.backbone.fingerprint,
+    )
+
+
+def _build_backbone(saved: SavedModel, path: Path) -> AnyBackbone:
+    of_backbone = saved.backbone
+    if of_backbone.settings.get("model_type") == MODEL_TYPE:
+        size = of_backbone.settings.get("hidden_size")
+        if not isinstance(size, int) or size < 1 or saved.window_seconds != 1:
+            raise UserError(
+                f"{path} describes vectors of {size!r} numbers and windows of {saved.window_seconds} clips.",
+                code="model-config-damaged",
+            )
+        return PrecomputedBackbone(size, source=of_backbone.source)
+    if saved.weights == "all":
+        backbone = Backbone(
+            build_network(of_backbone.settings, where=str(path)),
+            source=of_backbone.source,
+            revision=of_backbone.revision,
+            licence=of_backbone.licence,
+            sample_rate=of_backbone.sample_rate,
+            normalize=of_backbone.normalize,
+            num_layers=of_backbone.num_layers,
+        )
+        if METHODS[saved.tuning.method].adds == "modules":
+            apply_tuning(backbone, saved.tuning)
+        return backbone
+    backbone = load_backbone(
+        of_backbone.source, revision=of_backbone.revision, num_layers=of_backbone.num_layers
+    )
+    backbone.normalize = of_backbone.normalize
+    if backbone.fingerprint() != of_backbone.fingerprint:
+        raise UserError(
+            f"{path} was trained on other weights than those of the backbone '{of_backbone.source}' here. "
+            "Fetch the right backbone, or ask for the model saved with all its weights.",
+            code="model-other-backbone",
+        )
+    apply_tuning(backbone, saved.tuning)
+    return backbone
+
+
+def _load_tensors(model: "TaskModel", path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no {path.name}.", code="model-missing")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Fetch or save it again.", code="model-weights-damaged"
+        ) from error
+    expected = model.state_dict() if model.base_fingerprint is None else model.trained_tensors()
+    wrong = sorted(
+        name
+        for name in tensors.keys() | expected.keys()
+        if name not in tensors
+        or name not in expected
+        or tensors[name].shape != expected[name].shape
+    )
+    if wrong:
+        listed = ", ".join(wrong[:MAX_LISTED_NAMES])
+        raise UserError(
+            f"{path} does not fit its {CONFIG_FILE}: {len(wrong)} tensors are missing, unexpected or of "
+            f"another shape ({listed}{', ...' if len(wrong) > MAX_LISTED_NAMES else ''}).",
+            code="model-weights-mismatch",
+        )
+    model.load_state_dict(tensors, strict=False)
+
+
+def upload_model(folder: Path, repo_id: str, *, private: bool = False) -> str:
+    """Upload a model folder in one commit; return the address of the repository.
+
+    Raises:
+        UserError: No access, no network, or a failing server; the folder is untouched.
+    """
+    return upload_folder(
+        folder,
+        repo_id,
+        private=private,
+        message=f"Model made with {LIBRARY_NAME}",
+        library=(LIBRARY_NAME, __version__),
+    )

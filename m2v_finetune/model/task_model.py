@@ -1,0 +1,375 @@
+"""`TaskModel`: backbone, layer weighting and task head, from waveforms to predictions of tracks."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m2v_finetune.backbones import (
+    AnyBackbone,
+    Backbone,
+    PrecomputedBackbone,
+    build_architecture,
+    load_backbone,
+)
+from m2v_finetune.backbones.layer_weighting import LayerWeighting
+from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.features import read_vector
+from m2v_finetune.data.loader import Inputs, TrackWindows
+from m2v_finetune.errors import UserError
+from m2v_finetune.micro_batching import MicroBatcher
+from m2v_finetune.model import inference, metadata, saving
+from m2v_finetune.model.cached_features import (
+    FeatureLayout,
+    compute_features,
+    layout_features,
+    states_from_features,
+)
+from m2v_finetune.model.metadata import Weights
+from m2v_finetune.tasks import Prediction, Task
+from m2v_finetune.tuning import apply_tuning, trained_parts
+from m2v_finetune.variation import OutputVariation
+
+
+class TaskModel(nn.Module):
+    """A backbone, the weighting of its layers, and the head of a task.
+
+    Attributes:
+        backbone: Network that yields hidden states, tuned by `tuning`; for vectors that were computed
+            elsewhere, their stand-in.
+        layer_weighting: Weighted sum of the hidden states.
+        head: Network from that sum to logits.
+        head_config: Settings of the head.
+        task: Meaning of the logits.
+        window_seconds: Length of a window.
+        hop_seconds: Distance of the windows of a track.
+        tuning: Settings of the tuning.
+        base_fingerprint: Hash of the backbone that the tuned weights belong to; None where the model has all
+            its weights.
+        card: Text of the model card, if there is one.
+        micro_batcher: Batch size that fits into memory outside of training.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: AnyBackbone,
+        layer_weighting: LayerWeighting,
+        head: nn.Module,
+        head_config: HeadConfig,
+        task: Task,
+        tuning: TuningConfig,
+        window_seconds: float,
+        hop_seconds: float | None,
+        base_fingerprint: str | None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layer_weighting = layer_weighting
+        self.head = head
+        self.head_config = head_config
+        self.task = task
+        self.tuning = tuning
+        self.window_seconds = window_seconds
+        self.hop_seconds = hop_seconds or window_seconds * task.hop_fraction
+        self.base_fingerprint = base_fingerprint
+        self.card: str | None = None
+        self.micro_batcher = MicroBatcher()
+        if isinstance(backbone, Backbone):
+            backbone.check_window(self.window_samples)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        task: Task,
+        backbone: BackboneConfig,
+        head: HeadConfig,
+        tuning: TuningConfig,
+        window_seconds: float,
+        hop_seconds: float | None = None,
+        with_weights: bool = True,
+    ) -> "TaskModel":
+        """Load the backbone, set its trainable parameters, and add a new head.
+
+        Args:
+            task: The task of the model.
+            backbone: Source, layers in use and their weighting.
+            head: Pooling and layers of the head.
+            tuning: Trainable part of the backbone.
+            window_seconds: Length of a window.
+            hop_seconds: Distance of windows; that of the task if None.
+            with_weights: Whether to read the weights. Without them the backbone has random weights and
+                no SpecAugment; such a model serves to plan the memory of training.
+
+        Raises:
+            UserError: The backbone cannot be loaded, or a window is too short for it.
+        """
+        if backbone.spec_augment and tuning.method == "probe":
+            raise UserError(
+                "backbone.spec_augment masks the input of a trainable backbone, and a probe's backbone is "
+                "frozen. Switch it off, or choose another tuning.method.",
+                code="settings-conflict",
+            )
+        if with_weights:
+            loaded = load_backbone(
+                backbone.source,
+                revision=backbone.revision,
+                num_layers=backbone.layers_in_use,
+                spec_augment=backbone.spec_augment,
+            )
+        else:
+            loaded = build_architecture(
+                backbone.source, revision=backbone.revision, num_layers=backbone.layers_in_use
+            )
+        fingerprint = loaded.fingerprint() if with_weights else None
+        apply_tuning(loaded, tuning)
+        return cls(
+            backbone=loaded,
+            layer_weighting=LayerWeighting(backbone.layer_weighting, loaded.num_hidden_states),
+            head=task.build_head(head, hidden_size=loaded.hidden_size, grid=loaded.frame_grid),
+            head_config=head,
+            task=task,
+            tuning=tuning,
+            window_seconds=window_seconds,
+            hop_seconds=hop_seconds,
+            base_fingerprint=fingerprint,
+        )
+
+    @classmethod
+    def on_vectors(
+        cls, *, task: Task, vectors: PrecomputedBackbone, head: HeadConfig
+    ) -> "TaskModel":
+        """Build a model on vectors that were computed elsewhere.
+
+        Args:
+            task: The task of the model.
+            vectors: Size and source of the vectors.
+            head: Layers of the head; its pooling is ``mean``, of the one frame, and it standardises its
+                input.
+        """
+        head = replace(head, standardize=True)
+        return cls(
+            backbone=vectors,
+            layer_weighting=LayerWeighting("last", vectors.num_hidden_states),
+            head=task.build_head(head, hidden_size=vectors.hidden_size, grid=vectors.frame_grid),
+            head_config=head,
+            task=task,
+            tuning=TuningConfig(method="probe"),
+            window_seconds=1.0,  # of the grid of clips: each is a window
+            hop_seconds=1.0,
+            base_fingerprint=None,
+        )
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of a window at the backbone's rate."""
+        return round(self.window_seconds * self.backbone.sample_rate)
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one window of a track to the next."""
+        return max(1, round(self.hop_seconds * self.backbone.sample_rate))
+
+    def train(self, mode: bool = True) -> "TaskModel":
+        """Set training mode; the layers below the first trainable one stay in evaluation mode.
+
+        So their output for a window is always the same, and can be cached.
+        """
+        super().train(mode)
+        for module in self.backbone.frozen_modules():
+            module.eval()
+        return self
+
+    def forward(self, inputs: Tensor, *others: Tensor) -> Tensor:
+        """Return the logits of windows.
+
+        Args:
+            inputs: Waveforms (batch, window_samples), mono at the backbone's rate, in [-1, 1]; or their
+                features from `frozen_features`, (batch, rows, feature_size), in any precision.
+            others: Further inputs of the task's head, such as the mixture to separate.
+
+        Returns:
+            (batch, task.num_outputs), or with frames (batch, frames, task.num_outputs), or stems.
+        """
+        is_cached = inputs.ndim == 3
+        weighted = self._weight_cached(inputs) if is_cached else self._weight_states(inputs)
+        return self.head(weighted, *others)  # type: ignore[no-any-return]
+
+    def _weight_cached(self, features: Tensor) -> Tensor:
+        """Return the weighted hidden states, (batch, frames, hidden_size), of cached features."""
+        return self.layer_weighting(states_from_features(self, features.float()))  # type: ignore[no-any-return]
+
+    def _weight_states(self, waveforms: Tensor) -> Tensor:
+        """Return the weighted hidden states, (batch, frames, hidden_size), as the head reads them."""
+        states = self.backbone.iterate_hidden_states(self.backbone.prepare(waveforms))
+        depth = self._checkpointed_depth()
+        if depth > 0:
+            assert isinstance(self.backbone, Backbone)
+            return self.layer_weighting.checkpointed(
+                next(states), depth, self.backbone.iterate_from
+            )
+        return self.layer_weighting(self.head.pre_pool(states))  # type: ignore[no-any-return, operator]
+
+    def _checkpointed_depth(self) -> int:
+        """Return the number of the last frozen state that is recomputed for the layer weights' gradient.
+
+        0 where that saves no memory: a head that averages over time needs few numbers of each state.
+        """
+        is_checkpointing = self.backbone.gradient_checkpointing and self.training
+        layout, selected_layer = self.feature_layout, self.layer_weighting.selected_layer
+        if (
+            not is_checkpointing
+            or not torch.is_grad_enabled()
+            or layout is None
+            or selected_layer is not None
+        ):
+            return 0
+        return max(0, layout.depth) if layout.frames_per_state > 1 else 0
+
+    @cached_property
+    def feature_layout(self) -> FeatureLayout | None:
+        """Layout of the output of the frozen layers for a window; None where no layer is frozen."""
+        return layout_features(self)
+
+    def frozen_features(self, waveforms: Tensor) -> Tensor:
+        """Return the output of the frozen layers, an input of `forward` in place of the waveforms.
+
+        Args:
+            waveforms: (batch, window_samples), as `forward` takes them.
+
+        Returns:
+            (batch, rows, feature_size), laid out as `feature_layout` describes.
+        """
+        return compute_features(self, waveforms)
+
+    def track_windows(
+        self, tracks: Sequence[CheckedTrack], *, inputs: Inputs | None = None
+    ) -> TrackWindows:
+        """Return all windows of tracks.
+
+        Args:
+            tracks: The tracks.
+            inputs: Function that reads a window; that of the task if None.
+        """
+        if inputs is None:
+            is_on_vectors = isinstance(self.backbone, PrecomputedBackbone)
+            inputs = read_vector if is_on_vectors else self.task.inputs
+        return TrackWindows(
+            tracks,
+            inputs=inputs,
+            grid=self.backbone.frame_grid,
+            window_samples=self.window_samples,
+            hop_samples=self.hop_samples,
+            on_frames=self.task.on_frames,
+        )
+
+    def predict(
+        self, path: str | Path, *, batch_size: int = 16, variation: OutputVariation | None = None
+    ) -> Prediction:
+        """Return the prediction for an audio file: for the whole track and along its time line.
+
+        Args:
+            path: A file of any length that soundfile reads, or ffmpeg where it is installed.
+            batch_size: Windows of a batch.
+            variation: Counter of the outputs of the head.
+
+        Returns:
+            The prediction class of the task, such as `tasks.clips.ClipPrediction`.
+
+        Raises:
+            AudioError: The file cannot be read.
+            UserError: The model reads vectors in place of audio.
+        """
+        inference.require_audio_input(self)
+        checked = inference.check_file(Path(path))
+        return self.predict_track(checked, batch_size=batch_size, variation=variation)
+
+    def predict_track(
+        self,
+        checked: CheckedTrack,
+        *,
+        batch_size: int = 16,
+        variation: OutputVariation | None = None,
+    ) -> Prediction:
+        """Return the prediction for a track; leaves the model in evaluation mode."""
+        rows = inference.score_windows(
+            self, self.track_windows([checked]), batch_size=batch_size, variation=variation
+        )
+        return self.task.predict(checked, inference.scored(rows))
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return the trainable parameters and the measured buffers of the head, by name."""
+        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        names |= {f"head.{name}" for name, _ in self.head.named_buffers()}
+        return {name: tensor for name, tensor in self.state_dict().items() if name in names}
+
+    def trained_parts(self) -> dict[str, int]:
+        """Return the number of trainable parameters of each part, from the input to the head."""
+        parts = trained_parts(self.backbone)
+        for name, module in (("layer weights", self.layer_weighting), ("head", self.head)):
+            count = sum(p.numel() for p in module.parameters() if p.requires_grad)
+            if count:
+                parts[name] = count
+        return parts
+
+    def save_pretrained(self, folder: str | Path, *, weights: Weights = "auto") -> None:
+        """Write config.json, model.safetensors and the model card.
+
+        Args:
+            folder: Made if needed; files of these names in it are replaced.
+            weights: ``trained`` saves the trained weights and the backbone's name; ``all`` the whole
+                network, with adapters merged where possible; ``auto`` is ``trained`` where others can get
+                the backbone by its name and it was not fully trained.
+
+        Raises:
+            UserError: ``trained`` was given for a model that was loaded with all its weights.
+            OSError: The disk refuses to write; then no file is changed.
+        """
+        saving.save_model(self, Path(folder), weights=weights)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, weights: Weights = "auto") -> str:
+        """Save to a temporary folder and upload it; return the address of the repository.
+
+        Raises:
+            UserError: No access, no network, or a failing server. The model in memory is untouched.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, weights=weights)
+            return saving.upload_model(Path(folder), repo_id, private=private)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> "TaskModel":
+        """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode on the CPU.
+
+        Args:
+            source: A folder, such as ``model/`` of a run, or a Hub id.
+            revision: Branch, tag or commit of a Hub id.
+
+        Raises:
+            UserError: There is no such model, another program wrote it, or its weights do not match its
+                config or its backbone.
+        """
+        return saving.load_model(cls, source, revision=revision)
+
+    def is_adapter_enough(self) -> bool:
+        """Return whether others can rebuild the model from its trained weights and the backbone's name."""
+        return metadata.is_adapter_enough(self)
+
+    def card_data(self, *, weights: Weights = "auto") -> dict[str, Any]:
+        """Return the metadata of the model card that the Hub reads, whether or not a recipe trained it.
+
+        Args:
+            weights: As for `save_pretrained`: a model with its base is no adapter.
+        """
+        return metadata.card_data(self, weights=weights)
+
+    def plain_card(self, *, weights: Weights = "auto") -> str:
+        """Return the card of a model that no recipe trained: licence and base."""
+        return metadata.plain_card(self, weights=weights)
