@@ -30,7 +30,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
-from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in, step_of
+from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in, step_of
 
 REPOSITORY = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "kills.json"

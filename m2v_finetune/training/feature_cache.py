@@ -246,8 +246,6 @@ class FeatureCache:
         model, bad_tracks = self.model.eval(), {}
         if not windows.rows:
             return {}
-        device = next(model.parameters()).device  # the CPU, where what is trained is sharded
-        model.to(accelerator.device)
         loader = track_loader(
             windows,
             batch_size=batch_size,
@@ -278,7 +276,6 @@ class FeatureCache:
                         rows, _in_precision(values, store.dtype, names), label_transform.numpy()
                     )
                 bar.advance(task, len(indices) + len(bad))
-        model.to(device)
         return bad_tracks
 
     def _check_shared(self, store: FeatureStore, bad_tracks: Mapping[str, str]) -> None:

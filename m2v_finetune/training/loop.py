@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
@@ -29,14 +29,10 @@ from m2v_finetune.training.checkpoint import (
     RunState,
     checkpoint_bytes,
     copy_trained,
-    find_common_checkpoint,
-    get_random_state,
     load_checkpoint,
     save_checkpoint,
-    set_random_state,
-    step_of,
-    tidy,
 )
+from m2v_finetune.training.checkpoint_files import find_common_checkpoint, step_of, tidy
 from m2v_finetune.training.faults import BadTrackPolicy, DataError, StepReader
 from m2v_finetune.training.objective import Objective
 from m2v_finetune.training.oom_retry import OutOfMemoryRetry, OutOfMemoryRetryError
@@ -47,8 +43,8 @@ from m2v_finetune.training.optimization import (
 )
 from m2v_finetune.training.plan import MemoryPlan
 from m2v_finetune.training.progress import progress_bar
+from m2v_finetune.training.random_state import get_random_state, set_random_state
 from m2v_finetune.training.run_folder import RunFolder, free_bytes, json_number
-from m2v_finetune.training.sharding import gather, is_sharding, read_norm, scatter, shard
 from m2v_finetune.training.signals import stop_on_signals
 from m2v_finetune.training.step import StepResult, take_step
 from m2v_finetune.training.step_timer import StepTimer
@@ -162,21 +158,17 @@ class TrainingLoop(Generic[Model]):
                 model.backbone, Backbone
             )  # vectors have no layers; settings refuse that
             model.backbone.compile_layers()
-        # What is trained: under FSDP2 shards, and `model` is what they are gathered into.
-        self.shards = shard(model, accelerator) if is_sharding(accelerator) else None
-        if self.shards is None:
-            # For its device and precision; gradients of processes are exchanged by `take_step`.
-            accelerator.prepare_model(model, evaluation_mode=True)
-            if accelerator.num_processes > 1:
-                for tensor in (*model.parameters(), *model.buffers()):
-                    broadcast(tensor.data)
-        self.optimizer = build_optimizer(self.shards or model, optimization)
+        # For its device and precision; gradients of processes are exchanged by `take_step`.
+        accelerator.prepare_model(model, evaluation_mode=True)
+        if accelerator.num_processes > 1:
+            for tensor in (*model.parameters(), *model.buffers()):
+                broadcast(tensor.data)
+        self.optimizer = build_optimizer(model, optimization)
         self.plan = plan
         self.oom_retry = OutOfMemoryRetry(
             training=training,
             accelerator=accelerator,
             plan=plan,
-            is_sharded=self.shards is not None,
         )
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
@@ -217,7 +209,7 @@ class TrainingLoop(Generic[Model]):
                 self._evaluate_epoch()
                 self._save()
                 self._stop_if_asked()
-        self.model.to(self.accelerator.device).load_state_dict(self.best, strict=False)
+        self.model.load_state_dict(self.best, strict=False)
         assert progress.best_epoch is not None
         if progress.epoch < self.training.epochs:
             logger.info(
@@ -232,10 +224,6 @@ class TrainingLoop(Generic[Model]):
             num_skipped_steps=progress.num_skipped_steps,
             seconds=self._seconds(),
         )
-
-    @property
-    def _trained(self) -> torch.nn.Module:
-        return self.model if self.shards is None else self.shards
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.monotonic() - self.start_time
@@ -255,7 +243,7 @@ class TrainingLoop(Generic[Model]):
         """Measure what a new run has to know of its data."""
         self.batches.epoch, self.batches.first_step = 0, 0
         try:
-            with self.stop.interruptible(), self._full_model():
+            with self.stop.interruptible():
                 self.objective.start(
                     self.reader.read(),
                     accelerator=self.accelerator,
@@ -263,8 +251,6 @@ class TrainingLoop(Generic[Model]):
                     num_batches=len(self.batches),
                 )
             self.reader.sync()
-            if self.shards is not None:
-                scatter(self.model, self.shards)
         except DataError as fault:
             raise UserError(
                 f"{fault}\nNothing was learned yet. Begin again with:\n  {self.folder.resume_command()}"
@@ -275,7 +261,7 @@ class TrainingLoop(Generic[Model]):
     def _train_epoch(self) -> None:
         progress = self.progress
         self.batches.epoch, self.batches.first_step = progress.epoch, progress.step_in_epoch
-        self._trained.train()
+        self.model.train()
         batches = self.reader.read()
         while progress.step_in_epoch < self.batches.steps_per_epoch:
             with self.timer.step():
@@ -342,18 +328,14 @@ class TrainingLoop(Generic[Model]):
         """Take one optimiser step over batches."""
         self.objective.start_step()
         return take_step(
-            self._trained,
+            self.model,
             self.optimizer,
             batches,
             loss=self.objective.loss,
             gradient_accumulation_steps=num_batches,
             max_grad_norm=self.optimization.max_grad_norm,
             scaler=self.accelerator.scaler,
-            # What Accelerate prepared has its own inside.
-            autocast=nullcontext if self.shards is None else self.accelerator.autocast,
-            read_norm=read_norm,
-            # Shards exchange their gradients themselves.
-            num_processes=self.accelerator.num_processes if self.shards is None else 1,
+            num_processes=self.accelerator.num_processes,
         )
 
     def _name_not_finite(self, result: StepResult) -> None:
@@ -449,29 +431,17 @@ class TrainingLoop(Generic[Model]):
             return "There is no checkpoint yet."
         return f"The last checkpoint is {self.checkpoint}."
 
-    @contextmanager
-    def _full_model(self) -> Iterator[None]:
-        """Inside, `model` is on the device, with what was learned until now."""
-        if self.shards is None:
-            yield
-            return
-        gather(self.shards, self.model)
-        self.model.to(self.accelerator.device)
-        yield
-        self.model.to("cpu")
-
     def _evaluate(self) -> dict[str, float]:
         """Return the metrics of what is held out."""
         try:
-            with self._full_model():
-                return self.objective.evaluate(
-                    accelerator=self.accelerator,
-                    batch_size=self.training.eval_batch_size,
-                    num_workers=self.num_workers,
-                    bar=self.bar,
-                    bad_track_policy=self.bad_track_policy,
-                    interruptible=self.stop.interruptible,
-                )
+            return self.objective.evaluate(
+                accelerator=self.accelerator,
+                batch_size=self.training.eval_batch_size,
+                num_workers=self.num_workers,
+                bar=self.bar,
+                bad_track_policy=self.bad_track_policy,
+                interruptible=self.stop.interruptible,
+            )
         except Stopped:
             self._stop(save=True)
         except DataError as fault:
@@ -559,8 +529,6 @@ class TrainingLoop(Generic[Model]):
             optimizer=self.optimizer,
             accelerator=self.accelerator,
         )
-        if self.shards is not None:
-            scatter(self.model, self.shards)
         self.progress, self.best = resumed.progress, resumed.best
         self.earlier_seconds = resumed.seconds
         self.bad_track_policy.found = self.progress.bad_tracks
@@ -593,8 +561,6 @@ class TrainingLoop(Generic[Model]):
 
     def _save(self) -> None:
         self.progress.bad_tracks = self.bad_track_policy.found
-        if self.shards is not None:
-            gather(self.shards, self.model)
         needed = checkpoint_bytes(self.model, self.optimizer)
         with self._disk(f"The checkpoint after step {self.progress.step}", needed_bytes=needed):
             self.checkpoint = save_checkpoint(

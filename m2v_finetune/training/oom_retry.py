@@ -10,8 +10,8 @@ from torch import Tensor
 from m2v_finetune.config import TrainingConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.micro_batching import free_memory
-from m2v_finetune.training.checkpoint import get_random_state, set_random_state
 from m2v_finetune.training.plan import MemoryPlan, divisors, gigabytes
+from m2v_finetune.training.random_state import get_random_state, set_random_state
 from m2v_finetune.training.step import StepOutOfMemoryError, StepResult
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,6 @@ class OutOfMemoryRetry:
         training: Batches of the settings.
         accelerator: Knows the processes.
         plan: What the run was expected to take, where that was asked for.
-        is_sharded: Processes share the weights, and exchange them within each pass.
 
     Attributes:
         size: Windows that the device sees at once.
@@ -56,13 +55,11 @@ class OutOfMemoryRetry:
         training: TrainingConfig,
         accelerator: Accelerator,
         plan: MemoryPlan | None,
-        is_sharded: bool = False,
     ) -> None:
         self.size = training.per_device_batch_size
         self._training = training
         self._accelerator = accelerator
         self._plan = plan
-        self._is_sharded = is_sharded
 
     def take(self, step: TakeStep, parts: Sequence[Sequence[Tensor]], *, number: int) -> StepResult:
         """Take a step; where memory runs out, take it again with the same windows in smaller batches.
@@ -109,13 +106,6 @@ class OutOfMemoryRetry:
         if not error.is_undone:
             raise OutOfMemoryRetryError(
                 f"{what} The weights were being changed already, so the step cannot be repeated. {ADVICE}",
-                is_undone=False,
-            )
-        if self._is_sharded:
-            raise OutOfMemoryRetryError(
-                f"{what} Where processes share the weights none can change its batches alone. Go on with "
-                f"--training.per_device_batch_size {smaller or 1} and "
-                f"--training.gradient_accumulation_steps {share // (smaller or 1)}. {ADVICE}",
                 is_undone=False,
             )
         if smaller is None:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.model import TaskModel
-from m2v_finetune.training.checkpoint import checkpoints_in
+from m2v_finetune.training.checkpoint_files import checkpoints_in
 from m2v_finetune.training.faults import BadTrackPolicy, explain_lost_rank
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.setup import results_bytes, start

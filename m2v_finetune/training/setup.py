@@ -29,12 +29,11 @@ from m2v_finetune.hub import check_login
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import to_dict
 from m2v_finetune.pretraining.model import PretrainingModel
-from m2v_finetune.training.checkpoint import step_of
+from m2v_finetune.training.checkpoint_files import step_of
 from m2v_finetune.training.facts import peak_learning_rates
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.precision import choose_precision, gpu_capability
 from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
-from m2v_finetune.training.sharding import check_sharding
 from m2v_finetune.tuning import describe_tuning
 
 logger = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ def start(config: AnyRecipeConfig, *, task: str) -> Started:
             f"training.trackers has {', '.join(unknown)}, which Accelerate does not know. It knows "
             f"{', '.join(legal)}."
         )
-    check_sharding(config)
+    _refuse_sharding()
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != state.num_processes:
@@ -88,6 +87,17 @@ def start(config: AnyRecipeConfig, *, task: str) -> Started:
     )
     set_seed(config.run.seed)
     return accelerator, folder
+
+
+def _refuse_sharding() -> None:
+    """Raise `UserError` where Accelerate was told to shard the model, which is not done here."""
+    for variable, name in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")):
+        if parse_flag_from_env(f"ACCELERATE_USE_{variable}"):
+            raise UserError(
+                f"Accelerate was told to shard the model by {name}. Each process holds the whole model here: "
+                "the largest checkpoint fits on one GPU of 11 GB. Use configs/accelerate/ddp.yaml.",
+                code="accelerate-sharding",
+            )
 
 
 def _lock(folder: RunFolder) -> str | None:
@@ -277,7 +287,7 @@ def describe(
         f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {loop.total_steps} "
         f"steps, on {accelerator.device} in {_precision_name(accelerator.mixed_precision)}"
         f"{', layers compiled' if config.training.compile else ''}"
-        f"{'' if loop.shards is None else ', sharded over the processes'}, by {config.optimizer.name}; "
+        f", by {config.optimizer.name}; "
         f"up to {run_bytes(model, keep_checkpoints=config.run.keep_checkpoints) / 1e6:,.0f} MB on disk",
     )
     row("run folder", str(loop.folder.path))

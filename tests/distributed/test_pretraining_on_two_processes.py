@@ -7,7 +7,7 @@ import torch
 from support.processes import run_python, torchrun
 from support.runs import read_metrics
 
-from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
+from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
 
 ARCHITECTURE = {
     "model_type": "data2vec-audio",

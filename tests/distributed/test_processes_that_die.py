@@ -222,7 +222,7 @@ def test_configs_are_read_by_accelerate(path):
 
 
 def test_there_are_configs():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"cpu", "ddp", "fsdp2"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"cpu", "ddp"}
 
 
 APART = """

@@ -34,7 +34,7 @@ from m2v_finetune.data.kept import load_checked, save_checked
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-from m2v_finetune.training.checkpoint import find_checkpoint
+from m2v_finetune.training.checkpoint_files import find_checkpoint
 from m2v_finetune.training.faults import BadTrackPolicy
 
 

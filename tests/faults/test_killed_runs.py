@@ -6,7 +6,7 @@ import shutil
 import pytest
 from kills import Run, differences, kill, write_manifest
 
-from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in, step_of
+from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in, step_of
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ test's own files, and named with its seed.
 """
 
 import contextlib
-import copy
 import faulthandler
 import hashlib
 import io
@@ -19,8 +18,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
-from accelerate import Accelerator
 
 from m2v_finetune.audio.decode import AudioInfo, inspect_audio, read_audio, read_excerpt
 from m2v_finetune.backbones import load_backbone
@@ -37,16 +34,11 @@ from m2v_finetune.labels.keys import parse_key
 from m2v_finetune.labels.notes import read_midi
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.tasks.key import Key, KeyConfig
-from m2v_finetune.training.checkpoint import (
+from m2v_finetune.training.checkpoint_files import (
     BEST_FILE,
     MANIFEST_FILE,
     STATE_FILE,
-    Progress,
-    RunState,
-    copy_trained,
     find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
 )
 from m2v_finetune.training.run_folder import RunFolder
 
@@ -331,99 +323,3 @@ def _key_task(folder):
     path.write_bytes(manifest_bytes("jsonl"))
     tracks, _ = load_tracks(str(path), label_column="key")
     return Key.from_tracks(KeyConfig(), {"train": tracks, "validation": tracks, "test": tracks})
-
-
-def test_changed_states_with_the_right_checksums_end_in_a_result_or_a_message(
-    tmp_path, record_property
-):
-    """Values of a checkpoint replaced: one of the program's own, and another that a manifest vouches for."""
-
-    class Model(torch.nn.Linear):
-        def trained_tensors(self):
-            return dict(self.state_dict())
-
-    def new():
-        model = Model(3, 2)
-        return {
-            "model": model,
-            "optimizer": torch.optim.AdamW([{"params": model.parameters(), "peak_lr": 0.1}]),
-            "accelerator": Accelerator(cpu=True),
-        }
-
-    one = new()
-    one["model"](torch.ones(1, 3)).sum().backward()
-    one["optimizer"].step()
-    run = RunState(
-        progress=Progress(best_values={"f1": 0.5}, bad_tracks={"train": {"a": "gone"}}),
-        best=copy_trained(one["model"]),
-        unlogged_losses=[0.5],
-        metrics_bytes=3,
-        total_steps=9,
-        seconds=1.5,
-    )
-    path = save_checkpoint(tmp_path, **one, run=run, keep=1)
-    content = torch.load(path / STATE_FILE, weights_only=True)
-    junk = [None, "x", -1, 99, 1 << 70, 0.5, float("nan"), [], {}, [0], {"a": 1}, True, (1, 2)]
-    junk += [torch.tensor(float("nan")), torch.zeros(2, 3), torch.zeros(5000, dtype=torch.uint8)]
-    locations = list(_locations(content))
-    cases = [(location, value) for location in locations for value in junk]
-    if not NUM_INPUTS:
-        known = [case for case in cases if len(case[0]) < 3]
-        cases = random.Random(0).sample(cases, 400) + known
-    outcomes = {"results": 0, "messages": 0}
-    for location, value in cases:
-        state = copy.deepcopy(content)
-        _put(state, location, value)
-        torch.save(state, path / STATE_FILE)
-        manifest = json.loads((path / MANIFEST_FILE).read_text())
-        saved = (path / STATE_FILE).read_bytes()
-        manifest["files"][STATE_FILE] = {
-            "bytes": len(saved),
-            "sha256": hashlib.sha256(saved).hexdigest(),
-        }
-        (path / MANIFEST_FILE).write_text(json.dumps(manifest))
-        assert find_checkpoint(tmp_path) == path
-        into = new()
-        before = copy_trained(into["model"])
-        try:
-            with limited_time():
-                loaded = load_checkpoint(path, **into)
-                into["model"](torch.ones(1, 3)).sum().backward()
-                into["optimizer"].step()  # what was loaded can be gone on with
-            assert isinstance(
-                loaded.progress.epoch + loaded.progress.step + loaded.total_steps, int
-            )
-            outcomes["results"] += 1
-        except UserError as error:
-            outcomes["messages"] += "cannot be resumed from" in str(error) or "belongs" in str(
-                error
-            )
-            after = into["model"].trained_tensors()
-            assert all(torch.equal(before[name], after[name]) for name in before)
-        except BaseException as error:
-            error.add_note(f"{location} replaced by {value!r}")
-            raise
-    assert sum(outcomes.values()) == len(cases)
-    assert outcomes["messages"] > 10 * outcomes["results"] > 0
-    record_property("fuzzed state.pt", f"{len(cases)} inputs, {outcomes}")
-
-
-def _locations(value, before=()):
-    """Return the way to each value in nested dictionaries and short lists, and to one more, which is new."""
-    inside = {}
-    if isinstance(value, dict):
-        inside = value
-        yield (*before, "new")
-        yield (*before, 99)
-    elif isinstance(value, list):
-        inside = dict(list(enumerate(value))[:5])
-    for name, below in inside.items():
-        yield (*before, name)
-        yield from _locations(below, (*before, name))
-
-
-def _put(state, location, value):
-    *way, last = location
-    for name in way:
-        state = state[name]
-    state[last] = value

@@ -15,13 +15,8 @@ from torch.overrides import TorchFunctionMode
 from m2v_finetune.config import HeadConfig, OptimizerConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.micro_batching import MicroBatcher
-from m2v_finetune.training.checkpoint import (
-    STATE_FILE,
-    Progress,
-    RunState,
-    load_checkpoint,
-    save_checkpoint,
-)
+from m2v_finetune.training.checkpoint import Progress, RunState, load_checkpoint, save_checkpoint
+from m2v_finetune.training.checkpoint_files import STATE_FILE
 from m2v_finetune.training.optimization import (
     _bitsandbytes,
     allocate_optimizer_state,

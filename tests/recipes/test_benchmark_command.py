@@ -21,7 +21,7 @@ from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import TaskModel
-from m2v_finetune.training.checkpoint import STATE_FILE
+from m2v_finetune.training.checkpoint_files import STATE_FILE
 
 NUM_TRACKS = {"train": 8, "validation": 6, "test": 8}
 SMALL = {"learning_rates": (1e-3, 1e-2), "epochs": 1, "num_workers": 0}

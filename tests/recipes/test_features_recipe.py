@@ -35,7 +35,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.instrument import Instrument, InstrumentConfig
 from m2v_finetune.train import train_task
-from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
+from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
 from m2v_finetune.training.evaluation import evaluate_tracks
 from m2v_finetune.training.progress import progress_bar
 

@@ -14,7 +14,7 @@ from support.runs import read_metrics, reset_accelerate
 from m2v_finetune import train
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.errors import Stopped, UserError
-from m2v_finetune.training.checkpoint import STATE_FILE, checkpoints_in
+from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
 from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective
 

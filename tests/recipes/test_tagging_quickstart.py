@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from m2v_finetune.model import TaskModel
-from m2v_finetune.training.checkpoint import find_checkpoint
+from m2v_finetune.training.checkpoint_files import find_checkpoint
 
 FILES = {
     "checkpoints/epoch-00011-step-00000220/best.safetensors",

@@ -35,7 +35,7 @@ from m2v_finetune.heads import Standardization
 from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-from m2v_finetune.training.checkpoint import BEST_FILE, checkpoints_in, step_of
+from m2v_finetune.training.checkpoint_files import BEST_FILE, checkpoints_in, step_of
 from m2v_finetune.training.evaluation import evaluate_tracks
 from m2v_finetune.training.loop import MAX_SKIPPED_IN_A_ROW
 from m2v_finetune.training.objective import TaskObjective

@@ -18,7 +18,7 @@ from m2v_finetune.data.features import read_vector_splits
 from m2v_finetune.data.manifest import Track, read_manifest, tracks_from_rows
 from m2v_finetune.errors import UserError
 from m2v_finetune.parsing import parse_recipe
-from m2v_finetune.training.checkpoint import (
+from m2v_finetune.training.checkpoint_files import (
     BEST_FILE,
     MANIFEST_FILE,
     STATE_FILE,

@@ -11,22 +11,25 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from support.messages import raises
 
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import UNFINISHED, write_atomically, write_files
 from m2v_finetune.training import checkpoint
 from m2v_finetune.training.checkpoint import (
-    BEST_FILE,
-    MANIFEST_FILE,
-    STATE_FILE,
     Progress,
     RunState,
     checkpoint_bytes,
-    checkpoints_in,
     copy_trained,
-    find_checkpoint,
     load_checkpoint,
     save_checkpoint,
+)
+from m2v_finetune.training.checkpoint_files import (
+    BEST_FILE,
+    MANIFEST_FILE,
+    STATE_FILE,
+    checkpoints_in,
+    find_checkpoint,
     step_of,
     tidy,
 )
@@ -83,8 +86,23 @@ def test_what_was_saved_comes_back_and_the_last_ones_stay(tmp_path):
 
 
 def test_another_model_is_refused(tmp_path):
-    with pytest.raises(UserError, match="belongs to a model that trained other tensors"):
+    with raises("checkpoint-other-model"):
         load(save(tmp_path, 1), size=99)
+
+
+@pytest.mark.parametrize("change", ["other version", "missing key", "another optimiser"])
+def test_a_state_that_this_version_did_not_write_is_refused(tmp_path, change):
+    path = save(tmp_path, 1)
+    state = torch.load(path / STATE_FILE, weights_only=True)
+    if change == "other version":
+        state["format_version"] += 1
+    elif change == "missing key":
+        del state["progress"]
+    else:
+        state["optimizer"]["param_groups"].append({"params": [], "lr": 1.0})
+    torch.save(state, path / STATE_FILE)
+    with raises("checkpoint-other-version", path):
+        load(path)
 
 
 def test_a_run_that_stops_where_it_has_just_saved_has_its_checkpoint(tmp_path):
@@ -297,7 +315,7 @@ def test_a_disk_that_takes_no_more_leaves_the_last_one_and_no_litter(share, tmp_
 def test_no_space_is_reported_as_the_disk_states_it(tmp_path, monkeypatch):
     """By /dev/full, in place of each file of a checkpoint."""
     last = save(tmp_path, 1)
-    real = checkpoint._write
+    real = checkpoint.write_flushed
     for name in (STATE_FILE, BEST_FILE, MANIFEST_FILE):
 
         def write(path, content, name=name):
@@ -305,7 +323,7 @@ def test_no_space_is_reported_as_the_disk_states_it(tmp_path, monkeypatch):
                 path.symlink_to("/dev/full")
             return real(path, content)
 
-        monkeypatch.setattr(checkpoint, "_write", write)
+        monkeypatch.setattr(checkpoint, "write_flushed", write)
         with pytest.raises(OSError, match="No space left on device"):
             save(tmp_path, 2)
         assert list(tmp_path.iterdir()) == [last]
