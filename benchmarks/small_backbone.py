@@ -64,7 +64,7 @@ from m2v_finetune.training.optimization import (
     learning_rate_factor,
     set_learning_rates,
 )
-from m2v_finetune.training.setup import count_parameters
+from m2v_finetune.training.sizes import count_parameters
 from m2v_finetune.training.standardization import measure_standardization
 from m2v_finetune.training.step import take_step
 

@@ -30,7 +30,7 @@ from m2v_finetune.train import read_config, train_task
 from m2v_finetune.training.counted_step import record_step
 from m2v_finetune.training.counting import StorageRecorder
 from m2v_finetune.training.optimization import build_optimizer
-from m2v_finetune.training.setup import count_parameters
+from m2v_finetune.training.sizes import count_parameters
 from m2v_finetune.training.step import take_step
 
 REPOSITORY = Path(__file__).parent.parent

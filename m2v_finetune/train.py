@@ -29,7 +29,6 @@ from m2v_finetune.tasks import TASK_SETTINGS, TASKS, Task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
-from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
 from m2v_finetune.training.plan import planned_training
@@ -49,13 +48,9 @@ from m2v_finetune.training.run_tracks import (
     training_windows,
     with_run_copies,
 )
-from m2v_finetune.training.setup import (
-    describe,
-    describe_pretraining,
-    open_run,
-    pretraining_bytes,
-    run_bytes,
-)
+from m2v_finetune.training.sizes import pretraining_bytes, run_bytes
+from m2v_finetune.training.summary import describe, describe_pretraining, open_run
+from m2v_finetune.training.trainer import Trainer
 
 PRETRAIN = "pretrain"
 
@@ -168,44 +163,41 @@ def train_task(
         reads_audio = config.data.features is None and cache is None
 
         # Training; the weights of the best epoch by the metric of validation tracks are kept.
-        loop = TrainingLoop(
+        trainer = Trainer(
             model,
-            windows=cache.training_windows() if cache else windows,
+            cache.training_windows() if cache else windows,
             objective=TaskObjective(
                 model, splits["validation"], inputs=cache.inputs("validation") if cache else None
             ),
-            accelerator=run.accelerator,
+            run=run,
             training=training,
             optimization=config.optimizer,
-            folder=run.folder,
             num_workers=config.data.num_workers if reads_audio else 0,
-            run=config.run,
             plan=plan,
-            bad_track_policy=run.bad_tracks,
         )
         open_run(
             config,
-            loop=loop,
+            trainer=trainer,
             task=task.name,
             run_summary=describe(
-                config, loop=loop, splits=splits, dataset=dataset, cache_note=cache_note
+                config, trainer=trainer, splits=splits, dataset=dataset, cache_note=cache_note
             ),
             needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
         )
         keep_run_tracks(splits, run)
         if cache:
             for name in ("train", "validation"):
-                cache.fill(name, loop=loop, num_workers=config.data.num_workers)
-        fitted = loop.run()
+                cache.fill(name, run, batch_size=training.eval_batch_size)
+        fitted = trainer.fit()
         if is_search:
-            return write_validation(loop, fitted)
+            return write_validation(trainer, fitted)
 
         # The test split, once; then pictures, model, card and Hub.
         with run.writing_results(model):
             if cache:
-                cache.fill("test", loop=loop, num_workers=config.data.num_workers)
+                cache.fill("test", run, batch_size=training.eval_batch_size)
             results, evaluated, test = evaluate_test(
-                loop,
+                trainer,
                 fitted,
                 test=splits["test"],
                 inputs=cache.inputs("test") if cache else None,
@@ -261,32 +253,31 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
 
         # Training; the weights of the last epoch are kept.
         training, plan = planned_training(config, None, run.accelerator)
-        loop = TrainingLoop(
+        trainer = Trainer(
             model,
-            windows=windows["train"],
+            windows["train"],
             objective=PretrainingObjective(model, FixedWindows(masked=windows["validation"])),
-            accelerator=run.accelerator,
+            run=run,
             training=training,
             optimization=with_pretraining_rates(config.optimizer),
-            folder=run.folder,
             num_workers=config.data.num_workers,
-            run=config.run,
             plan=plan,
-            bad_track_policy=run.bad_tracks,
         )
         open_run(
             config,
-            loop=loop,
+            trainer=trainer,
             task=PRETRAIN,
-            run_summary=describe_pretraining(config, loop=loop, splits=splits, dataset=dataset),
+            run_summary=describe_pretraining(
+                config, trainer=trainer, splits=splits, dataset=dataset
+            ),
             needed_bytes=pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
         )
         keep_run_tracks(splits, run)
-        fitted = loop.run()
+        fitted = trainer.fit()
         warn_of_collapse(model, fitted, config.pretrain)
 
         results = write_pretraining(
-            loop,
+            trainer,
             fitted,
             splits=splits,
             dataset=dataset,

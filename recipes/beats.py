@@ -29,7 +29,6 @@ from m2v_finetune.shipped import config_file
 from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
-from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.plan import planned_training
 from m2v_finetune.training.results import evaluate_test, log_results
@@ -40,7 +39,9 @@ from m2v_finetune.training.run_tracks import (
     training_windows,
     with_run_copies,
 )
-from m2v_finetune.training.setup import describe, open_run, run_bytes
+from m2v_finetune.training.sizes import run_bytes
+from m2v_finetune.training.summary import describe, open_run
+from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.tuning import apply_tuning
 
 
@@ -111,43 +112,40 @@ def main() -> None:
             config, model, windows, splits, mixed_precision=run.accelerator.mixed_precision
         )
 
-        # Optimiser and training; the weights of the best epoch on the validation tracks are kept.
-        loop = TrainingLoop(
+        # Training; the weights of the best epoch on the validation tracks are kept.
+        trainer = Trainer(
             model,
-            windows=cache.training_windows() if cache else windows,
+            cache.training_windows() if cache else windows,
             objective=TaskObjective(
                 model, splits["validation"], inputs=cache.inputs("validation") if cache else None
             ),
-            accelerator=run.accelerator,
+            run=run,
             training=training,
             optimization=config.optimizer,
-            folder=run.folder,
             num_workers=0 if cache else config.data.num_workers,
-            run=config.run,
             plan=plan,
-            bad_track_policy=run.bad_tracks,
         )
         open_run(
             config,
-            loop=loop,
+            trainer=trainer,
             task="beats",
             run_summary=describe(
-                config, loop=loop, splits=splits, dataset=dataset, cache_note=cache_note
+                config, trainer=trainer, splits=splits, dataset=dataset, cache_note=cache_note
             ),
             needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
         )
         keep_run_tracks(splits, run)
         if cache:
-            cache.fill("train", loop=loop, num_workers=config.data.num_workers)
-            cache.fill("validation", loop=loop, num_workers=config.data.num_workers)
-        fitted = loop.run()
+            cache.fill("train", run, batch_size=training.eval_batch_size)
+            cache.fill("validation", run, batch_size=training.eval_batch_size)
+        fitted = trainer.fit()
 
         # Evaluation on the test split, once; then pictures, model, card and Hub.
         with run.writing_results(model):
             if cache:
-                cache.fill("test", loop=loop, num_workers=config.data.num_workers)
+                cache.fill("test", run, batch_size=training.eval_batch_size)
             results, evaluated, test = evaluate_test(
-                loop,
+                trainer,
                 fitted,
                 test=splits["test"],
                 inputs=cache.inputs("test") if cache else None,

@@ -24,14 +24,15 @@ from m2v_finetune.pretraining.model import PretrainingModel, start_backbone
 from m2v_finetune.pretraining.windows import FixedWindows, masked_windows
 from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.shipped import config_file
-from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
 from m2v_finetune.training.plan import planned_training
 from m2v_finetune.training.results import warn_of_collapse, write_pretraining
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_tracks import check_run_audio, keep_run_tracks, with_run_copies
-from m2v_finetune.training.setup import describe_pretraining, open_run, pretraining_bytes
+from m2v_finetune.training.sizes import pretraining_bytes
+from m2v_finetune.training.summary import describe_pretraining, open_run
+from m2v_finetune.training.trainer import Trainer
 
 
 def main() -> None:
@@ -67,32 +68,31 @@ def main() -> None:
 
         # Training; the weights of the last epoch are kept.
         training, plan = planned_training(config, None, run.accelerator)
-        loop = TrainingLoop(
+        trainer = Trainer(
             model,
-            windows=windows["train"],
+            windows["train"],
             objective=PretrainingObjective(model, FixedWindows(masked=windows["validation"])),
-            accelerator=run.accelerator,
+            run=run,
             training=training,
             optimization=with_pretraining_rates(config.optimizer),
-            folder=run.folder,
             num_workers=config.data.num_workers,
-            run=config.run,
             plan=plan,
-            bad_track_policy=run.bad_tracks,
         )
         open_run(
             config,
-            loop=loop,
+            trainer=trainer,
             task="pretrain",
-            run_summary=describe_pretraining(config, loop=loop, splits=splits, dataset=dataset),
+            run_summary=describe_pretraining(
+                config, trainer=trainer, splits=splits, dataset=dataset
+            ),
             needed_bytes=pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
         )
         keep_run_tracks(splits, run)
-        fitted = loop.run()
+        fitted = trainer.fit()
         warn_of_collapse(model, fitted, config.pretrain)
 
         results = write_pretraining(
-            loop,
+            trainer,
             fitted,
             splits=splits,
             dataset=dataset,

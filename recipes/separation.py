@@ -28,7 +28,6 @@ from m2v_finetune.publishing.publish import publish
 from m2v_finetune.shipped import config_file
 from m2v_finetune.tasks.separation import Separation, SeparationConfig
 from m2v_finetune.training.defaults import complete_settings
-from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.plan import planned_training
 from m2v_finetune.training.results import evaluate_test, log_results
@@ -38,7 +37,9 @@ from m2v_finetune.training.run_tracks import (
     keep_run_tracks,
     training_windows,
 )
-from m2v_finetune.training.setup import describe, open_run, run_bytes
+from m2v_finetune.training.sizes import run_bytes
+from m2v_finetune.training.summary import describe, open_run
+from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.tuning import apply_tuning
 
 
@@ -106,34 +107,31 @@ def main() -> None:
         windows = training_windows(model, splits["train"], config)
         training, plan = planned_training(config, task, run.accelerator)
 
-        # Optimiser and training; the weights of the best epoch on the validation tracks are kept.
-        loop = TrainingLoop(
+        # Training; the weights of the best epoch on the validation tracks are kept.
+        trainer = Trainer(
             model,
-            windows=windows,
+            windows,
             objective=TaskObjective(model, splits["validation"]),
-            accelerator=run.accelerator,
+            run=run,
             training=training,
             optimization=config.optimizer,
-            folder=run.folder,
             num_workers=config.data.num_workers,
-            run=config.run,
             plan=plan,
-            bad_track_policy=run.bad_tracks,
         )
         open_run(
             config,
-            loop=loop,
+            trainer=trainer,
             task="separation",
-            run_summary=describe(config, loop=loop, splits=splits, dataset=dataset),
+            run_summary=describe(config, trainer=trainer, splits=splits, dataset=dataset),
             needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
         )
         keep_run_tracks(splits, run)
-        fitted = loop.run()
+        fitted = trainer.fit()
 
         # Evaluation on the test split, once; then pictures, model, card and Hub.
         with run.writing_results(model):
             results, evaluated, test = evaluate_test(
-                loop,
+                trainer,
                 fitted,
                 test=splits["test"],
                 dataset=dataset,

@@ -5,19 +5,21 @@ from typing import Any
 
 from m2v_finetune.data.feature_store import CachedWindows
 from m2v_finetune.model import TaskModel
-from m2v_finetune.training.loop import FitResult, TrainingLoop
+from m2v_finetune.training.trainer import FitResult, Trainer
 
 
-def training_facts(loop: TrainingLoop[TaskModel], fitted: FitResult) -> dict[str, Any]:
+def training_facts(trainer: Trainer[TaskModel], fitted: FitResult) -> dict[str, Any]:
     """Return what results.json and the model card tell of the training, as plain data.
 
     Args:
-        loop: After `TrainingLoop.run`.
+        trainer: After `Trainer.fit`.
         fitted: What it returned.
     """
-    model, accelerator, batches = loop.model, loop.accelerator, loop.batches
-    optimization = loop.optimization
-    device_batch_size = loop.oom_retry.size  # less than in the settings where memory ran out
+    model, accelerator, batches = trainer.model, trainer.accelerator, trainer.batches
+    optimization = trainer.optimization
+    device_batch_size = (
+        trainer.steps.oom_retry.size
+    )  # less than in the settings where memory ran out
     return {
         "device": accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
@@ -25,33 +27,33 @@ def training_facts(loop: TrainingLoop[TaskModel], fitted: FitResult) -> dict[str
         "optimizer": optimization.name,
         "weight_decay": optimization.weight_decay,
         "max_grad_norm": optimization.max_grad_norm,
-        "peak_learning_rates": peak_learning_rates(loop),
+        "peak_learning_rates": peak_learning_rates(trainer),
         "layer_decay": optimization.layer_decay,
-        "num_warmup_steps": math.ceil(optimization.warmup_ratio * loop.total_steps),
-        "num_scheduled_steps": loop.total_steps,
-        "max_epochs": loop.training.epochs,
-        "stopped_early": fitted.num_epochs < loop.training.epochs,
+        "num_warmup_steps": math.ceil(optimization.warmup_ratio * trainer.total_steps),
+        "num_scheduled_steps": trainer.total_steps,
+        "max_epochs": trainer.training.epochs,
+        "stopped_early": fitted.num_epochs < trainer.training.epochs,
         "device_batch_size": device_batch_size,
         "num_accumulated": batches.total_batch_size // (device_batch_size * batches.num_processes),
         "total_batch_size": batches.total_batch_size,
         "tuning": model.tuning.used(),
         "layer_weighting": model.layer_weighting.kind,
         "spec_augment": model.backbone.spec_augment,
-        **_windows(loop),
+        **_windows(trainer),
     }
 
 
-def peak_learning_rates(loop: TrainingLoop[Any]) -> dict[str, float]:
+def peak_learning_rates(trainer: Trainer[Any]) -> dict[str, float]:
     """Return the highest rate of each part that is trained, ``backbone`` and the others by their names."""
     learning_rates: dict[str, float] = {}
-    for group in loop.optimizer.param_groups:
+    for group in trainer.optimizer.param_groups:
         part = "backbone" if group["name"].startswith("backbone") else group["name"].split(",")[0]
         learning_rates[part] = max(learning_rates.get(part, 0.0), group["peak_lr"])
     return learning_rates
 
 
-def _windows(loop: TrainingLoop[TaskModel]) -> dict[str, Any]:
-    dataset: Any = loop.loader.dataset
+def _windows(trainer: Trainer[TaskModel]) -> dict[str, Any]:
+    dataset: Any = trainer.loader.dataset
     stored = dataset.windows
     windows = stored.windows if isinstance(stored, CachedWindows) else stored
     lengths = [
@@ -59,7 +61,7 @@ def _windows(loop: TrainingLoop[TaskModel]) -> dict[str, Any]:
         for checked in windows.tracks
     ]
     return {
-        "window_seconds": loop.model.window_seconds,
+        "window_seconds": trainer.model.window_seconds,
         "windows_per_track": windows.windows_per_track,
         "num_drawn_versions": windows.num_variants,
         "num_longer_tracks": sum(length > 0 for length in lengths),

@@ -26,7 +26,9 @@ LOST_RANK_ERRORS = ("Connection closed by peer", "Connection reset by peer", "Br
 
 
 class DataError(UserError):
-    """Data that a run cannot go on with; what it did before is whole."""
+    """Data that a run cannot continue with; its earlier steps are saved."""
+
+    code = "data-unreadable"
 
 
 @dataclass(kw_only=True)

@@ -40,8 +40,8 @@ from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.training.defaults import choose_num_variants
 from m2v_finetune.training.faults import gather_errors
-from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.progress import progress_bar
+from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_folder import free_bytes
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class FeatureCache:
         folder: Path,
         dtype: str,
         limit_bytes: int,
+        num_workers: int,
         about: Mapping[str, Any],
         augmentation: Mapping[str, Any] | None = None,
     ) -> None:
@@ -83,6 +84,7 @@ class FeatureCache:
             folder: Holds a folder for each set of windows.
             dtype: ``float16`` or ``float32``.
             limit_bytes: Of all in the folder.
+            num_workers: Number of processes that read audio, for each process.
             about: What decides what is said of a window, beside audio, place and version; as JSON has it.
             augmentation: What does of a window to train on, too.
         """
@@ -120,6 +122,7 @@ class FeatureCache:
         self.num_bytes = sum(one.num_bytes for one in self.stores.values())
         self._locks: list[BinaryIO] = []  # as long as the run lives
         self.limit_bytes = limit_bytes
+        self.num_workers = num_workers
 
     def training_windows(self) -> CachedWindows:
         """Return what is trained on."""
@@ -136,9 +139,9 @@ class FeatureCache:
     def fill(
         self,
         split: str,
+        run: Run,
         *,
-        loop: TrainingLoop[TaskModel],
-        num_workers: int,
+        batch_size: int,
     ) -> None:
         """Compute what is missing or damaged, each process its share.
 
@@ -146,8 +149,8 @@ class FeatureCache:
 
         Args:
             split: Whose windows.
-            loop: Has the model on its device.
-            num_workers: Processes that read audio, for each process.
+            run: Processes, and the policy for bad tracks.
+            batch_size: Windows of a batch.
 
         Raises:
             DataError: A track cannot be read, or a worker failed.
@@ -156,8 +159,8 @@ class FeatureCache:
         """
         store, accelerator, bad_track_policy = (
             self.stores[split],
-            loop.accelerator,
-            loop.bad_track_policy,
+            run.accelerator,
+            run.bad_tracks,
         )
         if accelerator.is_main_process:
             self._evict_unused(store.folder.parent)
@@ -184,8 +187,8 @@ class FeatureCache:
                     rows=rows,
                 ),
                 accelerator=accelerator,
-                batch_size=loop.training.eval_batch_size,
-                num_workers=num_workers,
+                batch_size=batch_size,
+                num_workers=self.num_workers,
                 timeout_seconds=bad_track_policy.timeout_seconds,
                 title=f"Caching what the network says ({split})",
             )
@@ -343,6 +346,7 @@ def plan_cache(
         folder=cache_folder(settings.folder),
         dtype=settings.precision,
         limit_bytes=limit_bytes,
+        num_workers=config.data.num_workers,
         about=_as_json(_about(model, layout, mixed_precision=mixed_precision)),
         augmentation=_as_json(_augmentation(config, model)),
     )

@@ -1,9 +1,9 @@
-"""What a run learns by and how it is judged, as the loop asks for it."""
+"""Objectives of the trainer: loss and validation of a task, and of pre-training."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -19,29 +19,55 @@ from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import FixedWindows
 from m2v_finetune.training.evaluation import TOO_LITTLE_MEMORY, evaluate_tracks
-from m2v_finetune.training.faults import BadTrackPolicy, gather_errors
+from m2v_finetune.training.faults import gather_errors
+from m2v_finetune.training.run import Run
 from m2v_finetune.training.signals import Interruptible
 from m2v_finetune.training.standardization import measure_standardization
 
 
-class Objective(Protocol):
-    """What the loop asks, beside running the model."""
+class Objective(ABC):
+    """Loss and validation of a run, and what else happens at its steps."""
 
     @property
+    @abstractmethod
     def metric_names(self) -> Mapping[str, str]:
-        """Of the validation metrics, for people."""
-        ...
+        """Names of the validation metrics for people."""
 
     @property
+    @abstractmethod
     def selection_metric(self) -> str | None:
-        """The metric by which an epoch is the best; None where the last one always is."""
-        ...
+        """Metric that decides the best epoch; None where the last epoch is the best."""
 
+    @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a batch."""
-        ...
 
-    def start(
+    @abstractmethod
+    def evaluate(
+        self,
+        run: Run,
+        *,
+        batch_size: int,
+        num_workers: int,
+        bar: Progress,
+        interruptible: Interruptible,
+    ) -> dict[str, float]:
+        """Return the validation metrics, the same on every process.
+
+        Args:
+            run: Processes, and the policy for bad tracks.
+            batch_size: Windows of a batch.
+            num_workers: Number of processes that read audio.
+            bar: Progress bar.
+            interruptible: Context in which a signal raises `Stopped`.
+
+        Raises:
+            Stopped: A process got a signal; the same on every process.
+            NotFiniteError: The outputs of the model are not finite.
+            DataError: Data can no longer be read.
+        """
+
+    def start(  # noqa: B027 (most objectives measure nothing)
         self,
         batches: Iterable[Sequence[Tensor]],
         *,
@@ -49,72 +75,51 @@ class Objective(Protocol):
         bar: Progress,
         num_batches: int,
     ) -> None:
-        """Measure what a new run has to know of its data before the first step.
+        """Measure statistics of the data before the first step of a new run.
 
         Args:
-            batches: Of the first epoch, this process's share.
-            accelerator: Knows the precision and the processes.
-            bar: Shows how far it is.
-            num_batches: Of ``batches``.
+            batches: Batches of the first epoch, the share of this process.
+            accelerator: Precision and processes.
+            bar: Progress bar.
+            num_batches: Number of ``batches``.
         """
-        ...
 
-    def evaluate(
-        self,
-        *,
-        accelerator: Accelerator,
-        batch_size: int,
-        num_workers: int,
-        bar: Progress,
-        bad_track_policy: BadTrackPolicy,
-        interruptible: Interruptible,
-    ) -> dict[str, float]:
-        """Return the validation metrics, the same on every process.
+    def start_step(self) -> None:  # noqa: B027
+        """Forget the batches of a step that failed, before it is taken again."""
 
-        Raises:
-            Stopped: A process got a signal inside of ``interruptible``; the same on every process.
-            NotFiniteError: What the model says is not finite.
-            DataError: Data cannot be read any more.
-        """
-        ...
-
-    def start_step(self) -> None:
-        """Forget the batches of a step that was broken off, as it is taken again."""
-        ...
-
-    def end_step(self, num_updates: int) -> None:
-        """Do what follows a change of the weights.
+    def end_step(self, num_updates: int) -> None:  # noqa: B027
+        """Act on a change of the weights.
 
         Args:
-            num_updates: How often they were changed before.
+            num_updates: Number of changes before.
         """
-        ...
 
     def pop_metrics(self) -> dict[str, Tensor]:
-        """Return what is logged beside the loss: means since this was last asked, scalars."""
-        ...
+        """Return scalars to log beside the loss: means since the last call."""
+        return {}
 
-    def check_collapse(self, metrics: Mapping[str, float], *, num_updates: int) -> None:
-        """Stop a run that its measures, means over all processes, show to have failed.
+    def check_collapse(  # noqa: B027
+        self, metrics: Mapping[str, float], *, num_updates: int
+    ) -> None:
+        """Stop a run whose metrics show that it failed.
 
         Args:
-            metrics: What `pop_metrics` returned.
-            num_updates: How often the weights were changed.
+            metrics: Means of `pop_metrics` over all processes.
+            num_updates: Number of changes of the weights.
 
         Raises:
-            UserError: It has.
+            UserError: The run failed.
         """
-        ...
 
 
 @dataclass(frozen=True)
-class TaskObjective:
+class TaskObjective(Objective):
     """The loss of a task, and its metrics of whole tracks.
 
     Attributes:
-        model: What learns.
+        model: The model that is trained.
         validation: Tracks of the validation split.
-        inputs: What reads their windows, in place of the task.
+        inputs: Function that reads a window; that of the task if None.
     """
 
     model: TaskModel
@@ -128,7 +133,7 @@ class TaskObjective:
 
     @property
     def selection_metric(self) -> str:
-        """By the task."""
+        """The task's metric."""
         return self.model.task.selection_metric
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -143,57 +148,43 @@ class TaskObjective:
         bar: Progress,
         num_batches: int,
     ) -> None:
-        """Measure mean and deviation of what the head reads, where it standardises that."""
+        """Measure mean and standard deviation of the head's input, if the head standardises it."""
         measure_standardization(
             self.model, batches, accelerator=accelerator, bar=bar, num_batches=num_batches
         )
 
     def evaluate(
         self,
+        run: Run,
         *,
-        accelerator: Accelerator,
         batch_size: int,
         num_workers: int,
         bar: Progress,
-        bad_track_policy: BadTrackPolicy,
         interruptible: Interruptible,
     ) -> dict[str, float]:
         """Return the task's metrics of the validation tracks."""
         evaluated = evaluate_tracks(
             self.model,
             self.validation,
-            accelerator=accelerator,
+            accelerator=run.accelerator,
             batch_size=batch_size,
             num_workers=num_workers,
             bar=bar,
-            bad_track_policy=bad_track_policy,
+            bad_track_policy=run.bad_tracks,
             split="validation",
             inputs=self.inputs,
             interruptible=interruptible,
         )
         return self.model.task.compute_metrics(evaluated)
 
-    def start_step(self) -> None:
-        """Nothing is kept of a batch."""
-
-    def end_step(self, num_updates: int) -> None:
-        """Nothing follows."""
-
-    def pop_metrics(self) -> dict[str, Tensor]:
-        """Nothing is logged beside the loss."""
-        return {}
-
-    def check_collapse(self, metrics: Mapping[str, float], *, num_updates: int) -> None:
-        """Nothing to check."""
-
 
 @dataclass(frozen=True)
-class PretrainingObjective:
+class PretrainingObjective(Objective):
     """The loss at masked frames; validation is the same loss on windows and masks that never change.
 
     Attributes:
-        model: What learns.
-        validation: Windows that are held out.
+        model: The model that is trained.
+        validation: Windows of the validation split.
     """
 
     model: PretrainingModel
@@ -206,41 +197,31 @@ class PretrainingObjective:
 
     @property
     def selection_metric(self) -> None:
-        """None: the teacher moves, so losses of two epochs are not distances to the same thing."""
+        """None: the teacher changes, so the losses of two epochs cannot be compared."""
         return None
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the squared error at masked frames."""
         return self.model.loss(outputs, targets)
 
-    def start(
-        self,
-        batches: Iterable[Sequence[Tensor]],
-        *,
-        accelerator: Accelerator,
-        bar: Progress,
-        num_batches: int,
-    ) -> None:
-        """Nothing to measure."""
-
     def evaluate(
         self,
+        run: Run,
         *,
-        accelerator: Accelerator,
         batch_size: int,
         num_workers: int,
         bar: Progress,
-        bad_track_policy: BadTrackPolicy,
         interruptible: Interruptible,
     ) -> dict[str, float]:
-        """Return the means over the windows that are held out; each is heard by one process."""
+        """Return the means over the validation windows; each is evaluated by one process."""
+        accelerator = run.accelerator
         own = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
         positions = [(0, number) for number in own]
         loader = training_loader(
             self.validation.masked,
             [positions[i : i + batch_size] for i in range(0, len(positions), batch_size)],
             num_workers=num_workers,
-            timeout_seconds=bad_track_policy.timeout_seconds,
+            timeout_seconds=run.bad_tracks.timeout_seconds,
             is_persistent=False,
         )
 
@@ -252,7 +233,7 @@ class PretrainingObjective:
             return torch.stack(self.model.window_metrics(outputs, masks), dim=1)
 
         self.model.eval()
-        bar_task = bar.add_task("Judging windows", total=len(own))
+        bar_task = bar.add_task("Evaluating windows", total=len(own))
         rows: list[list[float]] = []
         failure, stopped = None, None
         bad_tracks: dict[str, str] = {}
@@ -261,7 +242,7 @@ class PretrainingObjective:
                 for *parts, info in read_batches(loader):
                     bad_tracks |= info.bad_tracks
                     if not parts:
-                        failure = "None of the windows that are held out can be read."
+                        failure = "None of the validation windows can be read."
                         break
                     waveforms, masks, _ = parts
                     rows += self.model.micro_batcher.run(
@@ -275,7 +256,7 @@ class PretrainingObjective:
         except torch.OutOfMemoryError:
             failure = TOO_LITTLE_MEMORY
         bar.remove_task(bar_task)
-        bad_track_policy.take(
+        run.bad_tracks.take(
             "validation", gather_errors(accelerator, failure, bad_tracks, stopped=stopped)
         )
         # In the order of the windows, so that the sums of one process and of two are the same.
@@ -284,15 +265,15 @@ class PretrainingObjective:
             torch.tensor([row for _, row in numbered], dtype=torch.float64).mean(dim=0).tolist()
         )
         if not all(map(math.isfinite, values)):
-            raise NotFiniteError("the music that is held out")
+            raise NotFiniteError("the validation music")
         return dict(zip(self.model.metric_names, values, strict=True))
 
     def start_step(self) -> None:
-        """Forget the variances of a step that was broken off."""
+        """Forget the variances of a step that failed."""
         self.model.start_step()
 
     def end_step(self, num_updates: int) -> None:
-        """Let the teacher follow."""
+        """Update the teacher by an exponential moving average."""
         self.model.end_step(num_updates)
 
     def pop_metrics(self) -> dict[str, Tensor]:

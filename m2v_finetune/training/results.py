@@ -26,11 +26,11 @@ from m2v_finetune.training.evaluation import chance_orders, evaluate_tracks, eva
 from m2v_finetune.training.facts import training_facts
 from m2v_finetune.training.faults import BadTrackPolicy, DataError
 from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, logged_losses
-from m2v_finetune.training.loop import FitResult, TrainingLoop
 from m2v_finetune.training.optimization import peak_rates
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_folder import json_number, write_json
-from m2v_finetune.training.setup import count_parameters
+from m2v_finetune.training.sizes import count_parameters
+from m2v_finetune.training.trainer import FitResult, Trainer
 from m2v_finetune.variation import (
     OutputVariation,
     explain_constant_outputs,
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_test(
-    loop: TrainingLoop[TaskModel],
+    trainer: Trainer[TaskModel],
     fitted: FitResult,
     *,
     test: Sequence[CheckedTrack],
@@ -52,7 +52,7 @@ def evaluate_test(
     """Judge the tracks of the test split with the best weights; write results.json and predictions.csv.
 
     Args:
-        loop: After `TrainingLoop.run`.
+        trainer: After `Trainer.fit`.
         fitted: What it returned.
         test: Tracks of the test split.
         dataset: What is known of the data.
@@ -66,19 +66,19 @@ def evaluate_test(
     Raises:
         UserError: A track cannot be read any more, or a worker failed.
     """
-    model, folder = loop.model, loop.folder
+    model, folder = trainer.model, trainer.run.folder
     start_time = time.monotonic()
     variation = OutputVariation()
     try:
-        with progress_bar(loop.accelerator) as bar:
+        with progress_bar(trainer.accelerator) as bar:
             evaluated, shuffled = evaluate_with_chance(
                 model,
                 test,
-                accelerator=loop.accelerator,
-                batch_size=loop.training.eval_batch_size,
-                num_workers=loop.num_workers,
+                accelerator=trainer.accelerator,
+                batch_size=trainer.training.eval_batch_size,
+                num_workers=trainer.num_workers,
                 bar=bar,
-                bad_track_policy=loop.bad_track_policy,
+                bad_track_policy=trainer.run.bad_tracks,
                 split="test",
                 inputs=inputs,
                 # The stems of a track are made while they are compared, and only once.
@@ -91,7 +91,7 @@ def evaluate_test(
         raise UserError(
             f"{fault}\nTraining is done, and saved. Go on with:\n  {folder.resume_command()}"
         ) from fault
-    lost = loop.bad_track_policy.found.get("test", {})
+    lost = trainer.run.bad_tracks.found.get("test", {})
     test = [checked for checked in test if checked.track.id not in lost]
     backbone = model.backbone
     results = {
@@ -99,10 +99,10 @@ def evaluate_test(
         "split": "test",
         "num_tracks": len(test),
         "num_tracks_of_splits": {
-            split: number - len(loop.bad_track_policy.found.get(split, {}))
-            for split, number in loop.bad_track_policy.num_tracks.items()
+            split: number - len(trainer.run.bad_tracks.found.get(split, {}))
+            for split, number in trainer.run.bad_tracks.num_tracks.items()
         },
-        **skipped_tracks(loop.bad_track_policy),
+        **skipped_tracks(trainer.run.bad_tracks),
         **model.task.summarize(evaluated, seed=seed),
         **output_variation(model, variation, num_tracks=len(test)),
         "metric_names": dict(model.task.metric_names),
@@ -118,7 +118,7 @@ def evaluate_test(
         "num_trained_parameters": count_parameters(model, trained_only=True),
         "num_parameters": count_parameters(model),
         "tuning": model.tuning.method,
-        "training": training_facts(loop, fitted),
+        "training": training_facts(trainer, fitted),
         "dataset": asdict(dataset),
         "backbone": {
             "source": backbone.source,
@@ -131,13 +131,13 @@ def evaluate_test(
             else None,
         },
         "seconds": {"training": fitted.seconds, "test": time.monotonic() - start_time},
-        "waiting_share": loop.timer.run.share,
+        "waiting_share": trainer.steps.timer.run.share,
     }
     metric = model.task.selection_metric
     chance = chance_level(metric, [model.task.compute_metrics(order)[metric] for order in shuffled])
     results["metrics"][metric]["chance"] = chance
-    results["warnings"] = _signs(loop, fitted, results["metrics"][metric], chance)
-    if loop.accelerator.is_main_process:
+    results["warnings"] = _signs(trainer, fitted, results["metrics"][metric], chance)
+    if trainer.accelerator.is_main_process:
         write_json(folder.results, results)
         write_predictions(
             folder.predictions, test, [model.task.prediction_row(one) for one in evaluated]
@@ -146,33 +146,33 @@ def evaluate_test(
 
 
 def _signs(
-    loop: TrainingLoop[TaskModel],
+    trainer: Trainer[TaskModel],
     fitted: FitResult,
     value: Mapping[str, float | None],
     chance: float | None,
 ) -> list[str]:
     """Return the signs that a run did not learn."""
-    task = loop.model.task
+    task = trainer.model.task
     return find_signs(
         RunFacts(
-            losses=logged_losses(loop.folder.metrics),
+            losses=logged_losses(trainer.run.folder.metrics),
             metric=task.metric_names[task.selection_metric],
             value=value,
             chance=chance,
-            best_step=fitted.best_epoch * loop.batches.steps_per_epoch,
-            warmup_steps=math.ceil(loop.optimization.warmup_ratio * loop.total_steps),
+            best_step=fitted.best_epoch * trainer.batches.steps_per_epoch,
+            warmup_steps=math.ceil(trainer.optimization.warmup_ratio * trainer.total_steps),
             num_steps=fitted.num_steps,
-            total_steps=loop.total_steps,
-            head=loop.model.head_config,
-            tuning=loop.model.tuning,
-            learning_rates=peak_rates(loop.model, loop.optimization),
+            total_steps=trainer.total_steps,
+            head=trainer.model.head_config,
+            tuning=trainer.model.tuning,
+            learning_rates=peak_rates(trainer.model, trainer.optimization),
         )
     )
 
 
-def write_validation(loop: TrainingLoop[TaskModel], fitted: FitResult) -> dict[str, Any]:
+def write_validation(trainer: Trainer[TaskModel], fitted: FitResult) -> dict[str, Any]:
     """Write to results.json what validation says of a run whose test tracks are not judged; return it."""
-    task = loop.model.task
+    task = trainer.model.task
     results = {
         "task": task.name,
         "split": "validation",
@@ -184,13 +184,13 @@ def write_validation(loop: TrainingLoop[TaskModel], fitted: FitResult) -> dict[s
         "num_steps": fitted.num_steps,
         "num_skipped_steps": fitted.num_skipped_steps,
     }
-    if loop.accelerator.is_main_process:
-        write_json(loop.folder.results, results)
+    if trainer.accelerator.is_main_process:
+        write_json(trainer.run.folder.results, results)
     return results
 
 
 def write_pretraining(
-    loop: TrainingLoop[PretrainingModel],
+    trainer: Trainer[PretrainingModel],
     fitted: FitResult,
     *,
     splits: Mapping[str, Sequence[CheckedTrack]],
@@ -200,28 +200,28 @@ def write_pretraining(
     """Write to results.json what a pre-training run made, and return it.
 
     Args:
-        loop: After `TrainingLoop.run`.
+        trainer: After `Trainer.fit`.
         fitted: What it returned.
         splits: The tracks that were heard and those that were held out.
         dataset: What is known of the data.
         is_new: Whether it began from random weights.
     """
-    backbone = loop.model.backbone
+    backbone = trainer.model.backbone
     results = {
         "task": "pretrain",
         "split": "validation",
         "num_tracks": {name: len(members) for name, members in splits.items()},
-        **skipped_tracks(loop.bad_track_policy),
+        **skipped_tracks(trainer.run.bad_tracks),
         "hours": {
             name: sum(checked.audio.duration_seconds for checked in members) / 3600
             for name, members in splits.items()
         },
-        "metric_names": dict(loop.objective.metric_names),
+        "metric_names": dict(trainer.objective.metric_names),
         "validation": {k: json_number(v) for k, v in fitted.best_values.items()},
         "num_epochs": fitted.num_epochs,
         "num_steps": fitted.num_steps,
-        "device": loop.accelerator.device.type,
-        "total_batch_size": loop.batches.total_batch_size,
+        "device": trainer.accelerator.device.type,
+        "total_batch_size": trainer.batches.total_batch_size,
         "num_parameters": count_parameters(backbone),
         "dataset": asdict(dataset),
         "backbone": {
@@ -235,10 +235,10 @@ def write_pretraining(
             "frame_rate": float(backbone.frame_rate),
         },
         "seconds": {"training": fitted.seconds},
-        "waiting_share": loop.timer.run.share,
+        "waiting_share": trainer.steps.timer.run.share,
     }
-    if loop.accelerator.is_main_process:
-        write_json(loop.folder.results, results)
+    if trainer.accelerator.is_main_process:
+        write_json(trainer.run.folder.results, results)
     return results
 
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 
 from accelerate import Accelerator
 
-from m2v_finetune.config import AnyRecipeConfig
+from m2v_finetune.config import AnyRecipeConfig, RunConfig
 from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint_files import checkpoints_in
 from m2v_finetune.training.faults import BadTrackPolicy, explain_lost_rank
 from m2v_finetune.training.run_folder import RunFolder
-from m2v_finetune.training.setup import results_bytes, start
 from m2v_finetune.training.signals import stop_on_signals
+from m2v_finetune.training.sizes import results_bytes
+from m2v_finetune.training.starting import start
 
 
 @dataclass(kw_only=True)
@@ -23,11 +24,13 @@ class Run:
     Attributes:
         accelerator: Device, precision and processes.
         folder: The run folder.
+        settings: Seed, and number and distance of checkpoints.
         bad_tracks: What to do about tracks that cannot be read, and which ones were found.
     """
 
     accelerator: Accelerator
     folder: RunFolder
+    settings: RunConfig
     bad_tracks: BadTrackPolicy = field(default_factory=BadTrackPolicy)
 
     @classmethod
@@ -53,7 +56,12 @@ class Run:
             timeout_seconds=data.timeout_seconds,
         )
         with stop_on_signals(folder.resume_advice), explain_lost_rank(accelerator):
-            yield cls(accelerator=accelerator, folder=folder, bad_tracks=bad_tracks)
+            yield cls(
+                accelerator=accelerator,
+                folder=folder,
+                settings=config.run,
+                bad_tracks=bad_tracks,
+            )
         accelerator.end_training()
 
     @property

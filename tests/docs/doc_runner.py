@@ -118,7 +118,7 @@ def main() -> None:
 
     import m2v_finetune.metrics.multilabel
     import m2v_finetune.publishing.publish
-    import m2v_finetune.training.setup  # noqa: F401
+    import m2v_finetune.training.summary  # noqa: F401
 
     results = {}
     for block in jobs:

@@ -44,7 +44,7 @@ from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.classification import Classification
 from m2v_finetune.train import config_class, read_config
-from m2v_finetune.training.setup import count_parameters
+from m2v_finetune.training.sizes import count_parameters
 from m2v_finetune.tuning import METHODS
 
 HERE = Path(__file__).parent

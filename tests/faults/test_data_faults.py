@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from support import runs
+from support.messages import raises
 from support.runs import read_metrics as lines
 
 from m2v_finetune.audio.decode import read_excerpt
@@ -58,7 +59,7 @@ def music(small_manifest, tmp_path):
     return runs.load_splits(manifest)
 
 
-def build_loop(
+def build_trainer(
     split,
     folder,
     *,
@@ -86,7 +87,7 @@ def build_loop(
         tuning=TuningConfig(method="lora"),
         window_seconds=1.0,
     )
-    return runs.build_loop(
+    return runs.build_trainer(
         model,
         splits,
         folder,
@@ -100,7 +101,7 @@ def build_loop(
         ),
         optimization=OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3),
         num_workers=workers,
-        bad_track_policy=BadTrackPolicy(
+        bad_tracks=BadTrackPolicy(
             on_bad_track=on_bad_track,
             max_bad_fraction=share,
             timeout_seconds=seconds,
@@ -117,7 +118,7 @@ def same_weights(one, other):
 
 def at_batch(loop, number, do):
     """Do something before a batch is asked for, from 1."""
-    read = loop.reader.read
+    read = loop.steps.reader.read
 
     def counted():
         counted.calls += 1
@@ -130,38 +131,38 @@ def at_batch(loop, number, do):
             yield parts
 
     counted.calls = 0
-    loop.reader.read = counted
+    loop.steps.reader.read = counted
 
 
 @pytest.mark.parametrize("bad_split", ["train", "validation"])
 def test_a_file_that_turns_unreadable_stops_the_run_and_nothing_is_lost(music, tmp_path, bad_split):
-    straight = build_loop(music, tmp_path / "straight")
-    fitted = straight.run()
+    straight = build_trainer(music, tmp_path / "straight")
+    fitted = straight.fit()
 
-    stopped = build_loop(music, tmp_path / "stopped")
+    stopped = build_trainer(music, tmp_path / "stopped")
     # The last one that the first epoch reads: in the second batch of its step.
     order = [index for batch in stopped.batches for _, index in batch]
     track = music["train"][order[-1]] if bad_split == "train" else music["validation"][5]
     whole = track.path.read_bytes()
     at_batch(stopped, 3, lambda: track.path.write_bytes(whole[:3000]))
     with pytest.raises(UserError) as error:
-        stopped.run()
+        stopped.fit()
     step = 3 if bad_split == "train" else 4
     message = str(error.value)
     assert f"{track.origin}: {track.path}: " in message
-    assert f"Stopped after step {step} of 8, which is saved. Go on with:" in message
+    assert f"Stopped after step {step} of 8, which is saved. Resume with:" in message
     assert "--run.resume auto" in message
 
     track.path.write_bytes(whole)  # repaired
-    resumed = build_loop(music, tmp_path / "stopped")
-    assert resumed.run() == fitted
+    resumed = build_trainer(music, tmp_path / "stopped")
+    assert resumed.fit() == fitted
     assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
     assert same_weights(resumed, straight)
 
 
 def test_a_file_that_turns_into_a_pipe_stops_a_run_without_workers(music, tmp_path):
     """Which would wait for the pipe's writer without end."""
-    loop = build_loop(music, tmp_path / "run", workers=0)
+    loop = build_trainer(music, tmp_path / "run", workers=0)
     track = music["train"][[index for batch in loop.batches for _, index in batch][-1]]
 
     def replace():
@@ -175,7 +176,7 @@ def test_a_file_that_turns_into_a_pipe_stops_a_run_without_workers(music, tmp_pa
     signal.alarm(60)
     at_batch(loop, 3, replace)
     with pytest.raises(UserError, match="a pipe, a device or a socket, where an audio") as error:
-        loop.run()
+        loop.fit()
     assert f"{track.origin}: {track.path}: " in str(error.value)
     assert "Stopped after step 3 of 8, which is saved." in str(error.value)
     signal.alarm(0)
@@ -183,22 +184,20 @@ def test_a_file_that_turns_into_a_pipe_stops_a_run_without_workers(music, tmp_pa
 
 def test_a_file_that_turns_unreadable_before_the_first_step_stops_the_run(music, tmp_path):
     """While it is measured what the head reads: what was measured without it is not kept."""
-    straight = build_loop(music, tmp_path / "straight", standardize=True)
-    straight.run()
+    straight = build_trainer(music, tmp_path / "straight", standardize=True)
+    straight.fit()
 
-    stopped = build_loop(music, tmp_path / "stopped", standardize=True)
+    stopped = build_trainer(music, tmp_path / "stopped", standardize=True)
     track = music["train"][[index for batch in stopped.batches for _, index in batch][-1]]
     whole = track.path.read_bytes()
     at_batch(stopped, 3, lambda: track.path.write_bytes(whole[:3000]))
-    with pytest.raises(UserError) as error:
-        stopped.run()
-    assert f"{track.origin}: {track.path}: " in str(error.value)
-    assert "Nothing was learned yet. Begin again with:" in str(error.value)
-    assert find_checkpoint(stopped.folder.checkpoints) is None
+    with raises("data-unreadable", f"{track.origin}: {track.path}: ", "--run.resume auto"):
+        stopped.fit()
+    assert find_checkpoint(stopped.run.folder.checkpoints) is None
 
     track.path.write_bytes(whole)
-    again = build_loop(music, tmp_path / "stopped", standardize=True)
-    again.run()
+    again = build_trainer(music, tmp_path / "stopped", standardize=True)
+    again.fit()
     assert same_weights(again, straight)
     assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
 
@@ -209,12 +208,12 @@ def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
     runs = []
     whole = {}
     for workers in (0, 2):
-        loop = build_loop(music, tmp_path / str(workers), on_bad_track="skip", workers=workers)
+        loop = build_trainer(music, tmp_path / str(workers), on_bad_track="skip", workers=workers)
         for track in (music["train"][3], music["train"][7], music["validation"][2]):
             whole.setdefault(track.path, track.path.read_bytes())
             track.path.write_bytes(b"RIFF")
-        loop.run()
-        assert {split: len(found) for split, found in loop.bad_track_policy.found.items()} == {
+        loop.fit()
+        assert {split: len(found) for split, found in loop.run.bad_tracks.found.items()} == {
             "train": 2,
             "validation": 1,
         }
@@ -224,7 +223,7 @@ def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
                 path.write_bytes(content)
     assert lines(tmp_path / "0") == lines(tmp_path / "2")
     assert same_weights(*runs)
-    assert loop.bad_track_policy.num_lost("train") == 2
+    assert loop.run.bad_tracks.num_lost("train") == 2
     assert (
         f"Skipped from now on: {music['train'][3].origin}: {music['train'][3].path}" in caplog.text
     )
@@ -232,7 +231,7 @@ def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
     # Stopped and gone on with, while the files are still bad: the windows are the same.
     for path, content in whole.items():
         path.write_bytes(content)
-    stopped = build_loop(music, tmp_path / "stopped", on_bad_track="skip")
+    stopped = build_trainer(music, tmp_path / "stopped", on_bad_track="skip")
     for path in whole:
         path.write_bytes(b"RIFF")
     step = stopped._train_step
@@ -243,36 +242,36 @@ def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
 
     stopped._train_step = step_and_ask
     with pytest.raises(Exception, match="Stopped after step 5 of 8"):
-        stopped.run()
-    resumed = build_loop(music, tmp_path / "stopped", on_bad_track="skip")
-    resumed.run()
+        stopped.fit()
+    resumed = build_trainer(music, tmp_path / "stopped", on_bad_track="skip")
+    resumed.fit()
     assert lines(tmp_path / "stopped") == lines(tmp_path / "0")
-    assert resumed.bad_track_policy.found == runs[0].bad_track_policy.found
+    assert resumed.run.bad_tracks.found == runs[0].run.bad_tracks.found
     assert same_weights(resumed, runs[0])
 
 
 def test_a_drive_that_is_gone_stops_a_run_that_may_skip(music, tmp_path):
-    loop = build_loop(music, tmp_path / "run", on_bad_track="skip", share=0.2)
+    loop = build_trainer(music, tmp_path / "run", on_bad_track="skip", share=0.2)
     at_batch(loop, 3, lambda: [track.path.unlink() for track in music["train"]])
     with pytest.raises(
         UserError, match=r"(?s)no such file.*Is a drive missing\?.*Stopped after step 1"
     ):
-        loop.run()
-    assert find_checkpoint(loop.folder.checkpoints) == loop.checkpoint is not None
+        loop.fit()
+    assert find_checkpoint(loop.run.folder.checkpoints) == loop.checkpoint is not None
 
 
 def test_more_than_the_allowed_share_stops_a_run(music, tmp_path):
-    loop = build_loop(music, tmp_path / "run", on_bad_track="skip", share=0.2)
+    loop = build_trainer(music, tmp_path / "run", on_bad_track="skip", share=0.2)
     at_batch(loop, 1, lambda: [music["train"][i].path.write_bytes(b"x") for i in range(6)])
     with pytest.raises(
         UserError,
         match=r"(?s)\d of 16 of the split 'train'.* allows a share of 0.2.*raise data\.max",
     ):
-        loop.run()
+        loop.fit()
 
 
 def test_a_network_drive_that_fails_for_a_moment_is_tried_again(music, tmp_path):
-    loop = build_loop(music, tmp_path / "run")
+    loop = build_trainer(music, tmp_path / "run")
     windows = loop.loader.dataset.windows
     calls = []
 
@@ -294,7 +293,7 @@ def test_a_worker_that_fails_is_named_with_its_track(music, tmp_path, how, where
     def fail():
         os.kill(os.getpid(), signal.SIGKILL) if how == "dies" else time.sleep(1000)
 
-    loop = build_loop(music, tmp_path / "run", workers=2, seconds=5)
+    loop = build_trainer(music, tmp_path / "run", workers=2, seconds=5)
     order = [index for batch in loop.batches for _, index in batch]
     track = music["train"][order[9]] if where == "training" else music["validation"][5]
     task = loop.model.task
@@ -314,7 +313,7 @@ def test_a_worker_that_fails_is_named_with_its_track(music, tmp_path, how, where
     monkeypatch.setattr(type(task), "inputs", staticmethod(fatal_inputs))
     start_time = time.monotonic()
     with pytest.raises(UserError) as error:
-        loop.run()
+        loop.fit()
     assert time.monotonic() - start_time < 60
     message = str(error.value)
     assert f"while it read {track.origin} ({track.path})" in message
@@ -322,7 +321,7 @@ def test_a_worker_that_fails_is_named_with_its_track(music, tmp_path, how, where
     # A death is noticed at once, before what was read ahead is used.
     step = r"\d" if how == "dies" else "2" if where == "training" else "4"
     assert re.search(rf"Stopped after step {step} of 8, which is saved", message)
-    assert find_checkpoint(loop.folder.checkpoints) == loop.checkpoint is not None
+    assert find_checkpoint(loop.run.folder.checkpoints) == loop.checkpoint is not None
     # This process goes on: let go of the dead workers, which torch would report to later tests.
     raised = error.value
     while raised is not None:
@@ -342,7 +341,8 @@ def make_not_finite(loop, track, what):
             return logits
         calls.append(1)
         is_its_batch = (
-            track.id in loop.reader.track_ids[(len(calls) - 1) % len(loop.reader.track_ids)]
+            track.id
+            in loop.steps.reader.track_ids[(len(calls) - 1) % len(loop.steps.reader.track_ids)]
         )
         if is_its_batch and loop.progress.epoch == 0:
             return logits * torch.inf if what == "loss" else BadGradient.apply(logits)
@@ -363,11 +363,11 @@ class BadGradient(torch.autograd.Function):
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_named_with_batch_and_tracks(music, tmp_path, caplog, what):
-    loop = build_loop(music, tmp_path / "run", on_nonfinite="skip")
+    loop = build_trainer(music, tmp_path / "run", on_nonfinite="skip")
     order = [index for batch in loop.batches for _, index in batch]
     names = [music["train"][index].id for index in order]
     make_not_finite(loop, music["train"][order[6]], what)  # the second batch of the second step
-    loop.run()
+    loop.fit()
     assert loop.progress.num_skipped_steps == 1
     text = " ".join(caplog.text.split())
     batch = f"batch 2 of process 1: {names[6]}, {names[7]}"
@@ -377,16 +377,16 @@ def test_a_step_that_is_not_finite_is_named_with_batch_and_tracks(music, tmp_pat
         first = f"batch 1 of process 1: {names[4]}, {names[5]}; "
         assert f"The gradient of step 2 is not finite. {first}{batch}" in text
 
-    stopped = build_loop(music, tmp_path / "stopped", on_nonfinite="stop")
+    stopped = build_trainer(music, tmp_path / "stopped", on_nonfinite="stop")
     make_not_finite(stopped, music["train"][order[6]], what)
     with pytest.raises(
         UserError, match=f"(?s)The {what} of step 2 is not finite.*{re.escape(batch)}"
     ):
-        stopped.run()
-    resumed = build_loop(music, tmp_path / "stopped", on_nonfinite="stop")
-    resumed.run()
-    straight = build_loop(music, tmp_path / "straight")
-    straight.run()
+        stopped.fit()
+    resumed = build_trainer(music, tmp_path / "stopped", on_nonfinite="stop")
+    resumed.fit()
+    straight = build_trainer(music, tmp_path / "straight")
+    straight.fit()
     assert same_weights(resumed, straight)  # the step was taken again, with nothing lost
 
 
@@ -420,7 +420,7 @@ def test_a_run_that_resumes_needs_the_tracks_that_it_started_with(music, tmp_pat
 
 def test_a_worker_that_dies_while_it_hands_a_batch_over_is_named(music, tmp_path, monkeypatch):
     """The connection breaks before the signal arrives: the same error as of any dead worker."""
-    loop = build_loop(music, tmp_path / "run", workers=1, seconds=5)
+    loop = build_trainer(music, tmp_path / "run", workers=1, seconds=5)
     example = loop.model.task.example
 
     def example_and_death(checked, window, augment):
@@ -440,7 +440,7 @@ def test_a_worker_that_dies_while_it_hands_a_batch_over_is_named(music, tmp_path
     with pytest.raises(
         UserError, match=r"reads audio died.*DataLoader worker \(pid \d+\)"
     ) as error:
-        loop.run()
+        loop.fit()
     raised = error.value
     while raised is not None:
         traceback.clear_frames(raised.__traceback__)

@@ -21,7 +21,7 @@ from m2v_finetune.config import (
     TuningConfig,
 )
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,12 @@ def train(small_manifest, tmp_path, monkeypatch):
     """Run a recipe; return the rows of the card's table of the method, the card, and the loop."""
     loops = []
 
-    class KeptLoop(TrainingLoop):
+    class KeptLoop(Trainer):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             loops.append(self)
 
-    monkeypatch.setattr(training_command, "TrainingLoop", KeptLoop)
+    monkeypatch.setattr(training_command, "Trainer", KeptLoop)
 
     def run(*, resume=False, is_search=False, data=None, **sections):
         for state in (AcceleratorState, PartialState, GradientState):

@@ -102,10 +102,10 @@ def features(on_audio, split, tmp_path_factory):
     return folder
 
 
-def build_loop(model, tracks, example, folder):
+def build_trainer(model, tracks, example, folder):
     runs.reset_accelerate()
     set_seed(0)
-    return runs.build_loop(
+    return runs.build_trainer(
         model,
         tracks,
         folder,
@@ -130,8 +130,8 @@ def test_pooled_states_as_vectors_train_as_the_audio_does(
         ("vectors", on_vectors, read, partial(vector_example, targets=task.targets)),
         ("audio", on_audio, checked, task.example),
     ):
-        loop = build_loop(model, tracks, example, tmp_path / name)
-        loop.run()
+        loop = build_trainer(model, tracks, example, tmp_path / name)
+        loop.fit()
         with progress_bar(loop.accelerator) as bar:
             evaluated[name] = evaluate_tracks(
                 model,

@@ -15,8 +15,9 @@ from m2v_finetune import train
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
-from m2v_finetune.training.loop import TrainingLoop
 from m2v_finetune.training.objective import PretrainingObjective
+from m2v_finetune.training.step_policy import StepPolicy
+from m2v_finetune.training.trainer import Trainer
 
 ARCHITECTURE = {
     "model_type": "data2vec-audio",
@@ -159,14 +160,14 @@ def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, stop_af
     settings = {"backbone.architecture": architecture}
     _, straight = pretrain("straight", **settings)
 
-    take = TrainingLoop._train_step
+    take = Trainer._train_step
 
     def step_and_signal(loop, batches):
         result = take(loop, batches)
         loop.stop.arrived = loop.progress.step + 1 == stop_after
         return result
 
-    monkeypatch.setattr(TrainingLoop, "_train_step", step_and_signal)
+    monkeypatch.setattr(Trainer, "_train_step", step_and_signal)
     with pytest.raises(Stopped):
         pretrain("stopped", **settings)
     monkeypatch.undo()
@@ -230,22 +231,22 @@ def test_the_teacher_is_updated_by_steps_that_changed_the_student(
 ):
     """Its decay is that of the number of changes; a step that is skipped moves nothing."""
     counted, teachers = [], []
-    end_step, take_step = PretrainingObjective.end_step, TrainingLoop._take_step
+    end_step, take_step = PretrainingObjective.end_step, StepPolicy._take_step
 
     def count(objective, num_updates):
         counted.append(num_updates)
         end_step(objective, num_updates)
 
-    def skip_the_third(loop, batches, num_batches):
-        if loop.progress.step == 2:
-            loop.model.backbone.network.masked_spec_embed.register_hook(
-                lambda gradient: gradient * (math.nan if loop.progress.step == 2 else 1)
+    def skip_the_third(steps, batches, num_batches):
+        if len(teachers) == 2:
+            steps.model.backbone.network.masked_spec_embed.register_hook(
+                lambda gradient: gradient * (math.nan if len(teachers) == 3 else 1)
             )
-        teachers.append(copy_of(loop.model.teacher))
-        return take_step(loop, batches, num_batches)
+        teachers.append(copy_of(steps.model.teacher))
+        return take_step(steps, batches, num_batches)
 
     monkeypatch.setattr(PretrainingObjective, "end_step", count)
-    monkeypatch.setattr(TrainingLoop, "_take_step", skip_the_third)
+    monkeypatch.setattr(StepPolicy, "_take_step", skip_the_third)
     results, _ = pretrain(
         "run",
         **{

@@ -15,9 +15,12 @@ from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.model import TaskModel
-from m2v_finetune.training.loop import TrainingLoop
+from m2v_finetune.training.faults import BadTrackPolicy
 from m2v_finetune.training.objective import TaskObjective
+from m2v_finetune.training.plan import MemoryPlan
+from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_folder import RunFolder
+from m2v_finetune.training.trainer import Trainer
 
 
 def reset_accelerate() -> None:
@@ -39,7 +42,7 @@ def load_splits(source: str | Path) -> dict[str, list[Track]]:
     )
 
 
-def build_loop(
+def build_trainer(
     model: TaskModel,
     splits: Mapping[str, Sequence[CheckedTrack]],
     folder: Path,
@@ -51,28 +54,30 @@ def build_loop(
     windows_per_track: int = 1,
     num_workers: int = 0,
     run: RunConfig | None = None,
-    **options: Any,
-) -> TrainingLoop[TaskModel]:
-    """Return the loop of a run, without a cache. Call `reset_accelerate` before.
+    bad_tracks: BadTrackPolicy | None = None,
+    plan: MemoryPlan | None = None,
+) -> Trainer[TaskModel]:
+    """Return the trainer of a run, without a cache. Call `reset_accelerate` before.
 
     Args:
         model: A model of a task.
         splits: Has train and validation.
         folder: The run folder; made if needed.
-        training: Settings of the loop.
-        optimization: Settings of the optimiser.
+        training: Settings of the trainer.
+        optimization: Settings of the optimizer.
         accelerator: A new one if None.
-        example: How a window is read; as the task does if None.
-        windows_per_track: In an epoch.
-        num_workers: Processes that read.
+        example: Function that reads a window; that of the task if None.
+        windows_per_track: Windows of a track in an epoch.
+        num_workers: Number of processes that read.
         run: Settings of the run.
-        **options: More arguments of `TrainingLoop`.
+        bad_tracks: Policy for tracks that cannot be read; to stop if None.
+        plan: Planned memory.
     """
     run_folder = RunFolder(folder)
     run_folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    return TrainingLoop(
+    return Trainer(
         model,
-        windows=TrainingWindows(
+        TrainingWindows(
             tracks=splits["train"],
             example=example or model.task.example,
             grid=model.backbone.frame_grid,
@@ -82,11 +87,14 @@ def build_loop(
             seed=0,
         ),
         objective=TaskObjective(model, splits["validation"]),
-        accelerator=accelerator or Accelerator(),
+        run=Run(
+            accelerator=accelerator or Accelerator(),
+            folder=run_folder,
+            settings=run or RunConfig(),
+            bad_tracks=bad_tracks or BadTrackPolicy(),
+        ),
         training=training,
         optimization=optimization,
-        folder=run_folder,
         num_workers=num_workers,
-        run=run or RunConfig(),
-        **options,
+        plan=plan,
     )

@@ -1,23 +1,15 @@
-"""The beginning of a run: processes, logging, seeds, and the first log."""
+"""Summary of a run before it trains: model, data and cost; then its folder and trackers."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from accelerate import Accelerator, PartialState
 from accelerate.utils import (
-    LoggerType,
-    ProjectConfiguration,
-    broadcast_object_list,
-    parse_flag_from_env,
     set_seed,
 )
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
-from torch import nn
 
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
@@ -31,96 +23,18 @@ from m2v_finetune.parsing import to_dict
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint_files import step_of
 from m2v_finetune.training.facts import peak_learning_rates
-from m2v_finetune.training.loop import TrainingLoop
-from m2v_finetune.training.precision import choose_precision, gpu_capability
-from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space
+from m2v_finetune.training.run_folder import require_space
+from m2v_finetune.training.sizes import count_parameters, pretraining_bytes, run_bytes
+from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.tuning import describe_tuning
 
 logger = logging.getLogger(__name__)
-
-BYTES_PER_NUMBER = 4
-# Plots, log, TensorBoard, predictions and settings, generously.
-OTHER_BYTES = 20_000_000
-
-Started = tuple[Accelerator, RunFolder]
-"""What `start` returns."""
-
-
-def start(config: AnyRecipeConfig, *, task: str) -> Started:
-    """Start the processes and choose the run folder; nothing is written yet.
-
-    Raises:
-        UserError: The run folder may not be used, or the processes do not find each other.
-    """
-    legal = [kind.value for kind in LoggerType if kind is not LoggerType.ALL]
-    unknown = [name for name in config.training.trackers if name not in legal]
-    if unknown:
-        raise UserError(
-            f"training.trackers has {', '.join(unknown)}, which Accelerate does not know. It knows "
-            f"{', '.join(legal)}."
-        )
-    _refuse_sharding()
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != state.num_processes:
-        raise UserError(
-            f"{started} processes were started, but they would train as {state.num_processes}, each by "
-            "itself. On CPU set ACCELERATE_USE_CPU=true: ACCELERATE_USE_CPU=true torchrun --standalone "
-            f"--nproc_per_node {started} recipes/{task}.py ..."
-        )
-    start_logging(is_main_process=state.is_main_process)
-    # One process decides: the name of a new folder holds the time.
-    folder = choose_folder(config.run.output_dir, task=task, resume=config.run.resume)
-    problem = _lock(folder) if state.is_main_process else None
-    [folder, problem] = broadcast_object_list([folder, problem])
-    if problem:
-        raise UserError(problem)
-    accelerator = Accelerator(
-        mixed_precision=choose_precision(
-            config.training.mixed_precision,
-            capability=gpu_capability() if state.device.type == "cuda" else None,
-        ),
-        log_with=["tensorboard", *config.training.trackers],
-        project_config=ProjectConfiguration(
-            project_dir=str(folder.path), logging_dir=str(folder.path / "tensorboard")
-        ),
-    )
-    set_seed(config.run.seed)
-    return accelerator, folder
-
-
-def _refuse_sharding() -> None:
-    """Raise `UserError` where Accelerate was told to shard the model, which is not done here."""
-    for variable, name in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")):
-        if parse_flag_from_env(f"ACCELERATE_USE_{variable}"):
-            raise UserError(
-                f"Accelerate was told to shard the model by {name}. Each process holds the whole model here: "
-                "the largest checkpoint fits on one GPU of 11 GB. Use configs/accelerate/ddp.yaml.",
-                code="accelerate-sharding",
-            )
-
-
-def _lock(folder: RunFolder) -> str | None:
-    """Return why a run may not go on in its folder; a new one is locked when it is made."""
-    try:
-        if folder.is_a_run:
-            folder.lock()
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def start_logging(*, is_main_process: bool = True) -> None:
-    """Log to standard error: all of this program on the main process, only errors elsewhere."""
-    handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
-    logging.getLogger("m2v_finetune").setLevel(logging.INFO if is_main_process else logging.ERROR)
 
 
 def open_run(
     config: AnyRecipeConfig,
     *,
-    loop: TrainingLoop[Any],
+    trainer: Trainer[Any],
     task: str,
     run_summary: Table,
     needed_bytes: int,
@@ -129,7 +43,7 @@ def open_run(
 
     Args:
         config: All settings.
-        loop: About to run.
+        trainer: About to run.
         task: Names the run for trackers.
         run_summary: What `describe` returned.
         needed_bytes: About how many bytes the run writes.
@@ -137,7 +51,7 @@ def open_run(
     Raises:
         UserError: The disk is too full, or the folder cannot be made.
     """
-    accelerator, folder = loop.accelerator, loop.folder
+    accelerator, folder = trainer.accelerator, trainer.run.folder
     if accelerator.is_main_process:
         Console(stderr=True).print(run_summary)
         require_space(folder.path, needed_bytes)
@@ -151,7 +65,7 @@ def open_run(
         for key, value in values.items()
     }
     # What was logged after the checkpoint will be logged again: TensorBoard is told to forget it.
-    next_step = 0 if loop.checkpoint is None else step_of(loop.checkpoint) + 1
+    next_step = 0 if trainer.checkpoint is None else step_of(trainer.checkpoint) + 1
     accelerator.init_trackers(
         task,
         config=flat,
@@ -172,34 +86,10 @@ def _try_login(repo_id: str) -> None:
         logger.warning("%s The run goes on; its model can be pushed later by `m2v push`.", problem)
 
 
-def run_bytes(model: TaskModel, *, keep_checkpoints: int) -> int:
-    """Return about how many bytes a run writes: checkpoints, the model, and the rest."""
-    trained = count_parameters(model, trained_only=True)
-    num_saved = trained if model.is_adapter_enough() else count_parameters(model)
-    checkpoints = _checkpoint_numbers(trained, trained=trained) * (keep_checkpoints + 1)
-    return BYTES_PER_NUMBER * (checkpoints + num_saved) + OTHER_BYTES
-
-
-def results_bytes(model: TaskModel) -> int:
-    """Return about how many bytes a run writes after training."""
-    trained_only = model.is_adapter_enough()
-    return BYTES_PER_NUMBER * count_parameters(model, trained_only=trained_only) + OTHER_BYTES
-
-
-def _checkpoint_numbers(saved: int, *, trained: int) -> int:
-    """Return the numbers in a checkpoint: what is saved and its best, and AdamW's two moments."""
-    return 2 * saved + 2 * trained
-
-
-def count_parameters(model: nn.Module, *, trained_only: bool = False) -> int:
-    """Return the number of weights, of all or of those that learn."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained_only)
-
-
 def describe(
     config: RecipeConfig,
     *,
-    loop: TrainingLoop[TaskModel],
+    trainer: Trainer[TaskModel],
     splits: Mapping[str, Sequence[CheckedTrack]],
     dataset: DatasetInfo,
     cache_note: str = "",
@@ -208,12 +98,12 @@ def describe(
 
     Args:
         config: All settings.
-        loop: About to run.
+        trainer: About to run.
         splits: The tracks.
         dataset: What is known of the data.
         cache_note: What is said of the cache; nothing if empty.
     """
-    model, accelerator, batches = loop.model, loop.accelerator, loop.batches
+    model, accelerator, batches = trainer.model, trainer.accelerator, trainer.batches
     backbone = model.backbone
     trained, total = count_parameters(model, trained_only=True), count_parameters(model)
     is_of_vectors = isinstance(backbone, PrecomputedBackbone)
@@ -226,7 +116,7 @@ def describe(
         for members in splits.values()
         for checked in members
     )
-    learning_rates = peak_learning_rates(loop)
+    learning_rates = peak_learning_rates(trainer)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -246,13 +136,13 @@ def describe(
         row(
             "vectors",
             f"{backbone.source}, computed elsewhere: {backbone.hidden_size} numbers a clip, standardised by "
-            f"the training clips; {len(loop.loader.dataset)} an epoch",  # type: ignore[arg-type]
+            f"the training clips; {len(trainer.loader.dataset)} an epoch",  # type: ignore[arg-type]
         )
     else:
         row(
             "windows",
             f"{model.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
-            f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch"  # type: ignore[arg-type]
+            f"{backbone.frame_rate} Hz; {len(trainer.loader.dataset)} an epoch"  # type: ignore[arg-type]
             + (f"; {padded} tracks are shorter and padded with silence" if padded else "")
             + _resampled_note(splits),
         )
@@ -280,43 +170,37 @@ def describe(
     )
     if cache_note:
         row("cache", cache_note)
-    if loop.plan is not None:
-        row("memory", loop.plan.summary())
+    if trainer.plan is not None:
+        row("memory", trainer.plan.summary())
     row(
         "cost",
-        f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {loop.total_steps} "
+        f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {trainer.total_steps} "
         f"steps, on {accelerator.device} in {_precision_name(accelerator.mixed_precision)}"
         f"{', layers compiled' if config.training.compile else ''}"
         f", by {config.optimizer.name}; "
         f"up to {run_bytes(model, keep_checkpoints=config.run.keep_checkpoints) / 1e6:,.0f} MB on disk",
     )
-    row("run folder", str(loop.folder.path))
+    row("run folder", str(trainer.run.folder.path))
     return table
-
-
-def pretraining_bytes(model: PretrainingModel, *, keep_checkpoints: int) -> int:
-    """Return about how many bytes a pre-training run writes; its checkpoints hold the teacher too."""
-    trained, total = count_parameters(model, trained_only=True), count_parameters(model)
-    checkpoints = _checkpoint_numbers(total, trained=trained) * (keep_checkpoints + 1)
-    return BYTES_PER_NUMBER * (checkpoints + trained) + OTHER_BYTES
 
 
 def describe_pretraining(
     config: PretrainingConfig,
     *,
-    loop: TrainingLoop[PretrainingModel],
+    trainer: Trainer[PretrainingModel],
     splits: Mapping[str, Sequence[CheckedTrack]],
     dataset: DatasetInfo,
 ) -> Table:
     """Return the first log of a pre-training run as a table."""
-    model, accelerator, batches = loop.model, loop.accelerator, loop.batches
+    model, accelerator, batches = trainer.model, trainer.accelerator, trainer.batches
     backbone, objective = model.backbone, config.pretrain
     initial_weights = (
         "random weights" if config.backbone.source is None else "its weights go on learning"
     )
     licence = f", {dataset.licence}" if dataset.licence else ""
     needed_bytes = pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints)
-    learning_rates = sorted({group["peak_lr"] for group in loop.optimizer.param_groups})
+    learning_rates = sorted({group["peak_lr"] for group in trainer.optimizer.param_groups})
+    num_windows = len(trainer.loader.dataset)  # type: ignore[arg-type]
     shared = "all averaged" if objective.teacher_averages == "all" else "convolutions shared"
     rows = {
         "task": "pre-training: masked prediction of a teacher's representations, without labels",
@@ -325,7 +209,7 @@ def describe_pretraining(
             f"{name} {len(own)} tracks ({_amount(own, 'h')})" for name, own in splits.items()
         ),
         "windows": f"{config.data.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
-        f"{backbone.frame_rate} Hz; {len(loop.loader.dataset)} an epoch" + _resampled_note(splits),  # type: ignore[arg-type]
+        f"{backbone.frame_rate} Hz; {num_windows} an epoch" + _resampled_note(splits),
         "backbone": f"{backbone.source} ({backbone.licence or 'licence unknown'}), {initial_weights}, "
         f"{backbone.num_layers} layers, {backbone.sample_rate} Hz; "
         f"{count_parameters(backbone):,} weights, peak rates "
@@ -336,12 +220,12 @@ def describe_pretraining(
         f"{objective.ema_end:g} in {objective.ema_ramp_steps} steps; {shared}",
         "batch": f"{batches.per_device_batch_size} windows x {batches.gradient_accumulation_steps} "
         f"accumulated x {batches.num_processes} processes = {batches.total_batch_size}",
-        **({} if loop.plan is None else {"memory": loop.plan.summary()}),
+        **({} if trainer.plan is None else {"memory": trainer.plan.summary()}),
         "cost": f"{config.training.epochs} epochs of {batches.steps_per_epoch} steps = "
-        f"{loop.total_steps} steps, on {accelerator.device} in "
+        f"{trainer.total_steps} steps, on {accelerator.device} in "
         f"{_precision_name(accelerator.mixed_precision)}; up to {needed_bytes / 1e6:,.0f} MB "
         "on disk",
-        "run folder": str(loop.folder.path),
+        "run folder": str(trainer.run.folder.path),
     }
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")

@@ -1,0 +1,149 @@
+"""Checkpoints of one run: saved, resumed from, and explained where the disk refuses to write."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from m2v_finetune.errors import DISK_ERRORS, UserError
+from m2v_finetune.model import TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.training.checkpoint import (
+    Progress,
+    RunState,
+    checkpoint_bytes,
+    load_checkpoint,
+    save_checkpoint,
+)
+from m2v_finetune.training.checkpoint_files import find_common_checkpoint, step_of, tidy
+from m2v_finetune.training.run_folder import RunFolder, free_bytes
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer:
+    """Saves a run and resumes it.
+
+    Args:
+        model: The model.
+        optimizer: Its optimizer.
+        accelerator: Loss scaler and processes.
+        folder: The run folder.
+        num_kept: Number of checkpoints that stay.
+
+    Attributes:
+        last: The newest checkpoint; None before the first.
+
+    Raises:
+        UserError: The folder has checkpoints, and all are damaged.
+    """
+
+    def __init__(
+        self,
+        model: TaskModel | PretrainingModel,
+        optimizer: torch.optim.Optimizer,
+        *,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        num_kept: int,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.accelerator = accelerator
+        self.folder = folder
+        self.num_kept = num_kept
+        self.last: Path | None = find_common_checkpoint(folder.checkpoints)
+
+    def resume(self) -> RunState | None:
+        """Load the last checkpoint, and cut the log behind it; None where the run starts at step 0."""
+        is_main = self.accelerator.is_main_process
+        if is_main:
+            tidy(self.folder.checkpoints, self.last)
+        if self.last is None:
+            if is_main and self.folder.metrics.exists():
+                logger.info("Starting at step 0: there is no checkpoint yet.")
+                with self.explain_disk_error("The log"):
+                    self.folder.cut_metrics(0)
+            return None
+        state = load_checkpoint(
+            self.last, model=self.model, optimizer=self.optimizer, accelerator=self.accelerator
+        )
+        if is_main:
+            with self.explain_disk_error("The log"):
+                self.folder.cut_metrics(state.metrics_bytes)
+        return state
+
+    def save(
+        self,
+        progress: Progress,
+        *,
+        best: dict[str, torch.Tensor],
+        unlogged_losses: Sequence[torch.Tensor],
+        total_steps: int,
+        seconds: float,
+    ) -> None:
+        """Write a checkpoint.
+
+        Args:
+            progress: Progress of the run.
+            best: Trained tensors of the best epoch.
+            unlogged_losses: Losses since the last logged step.
+            total_steps: Length of the learning-rate schedule.
+            seconds: Duration of the run until now.
+        """
+        needed = checkpoint_bytes(self.model, self.optimizer)
+        with self.explain_disk_error(
+            f"The checkpoint after step {progress.step}", needed_bytes=needed
+        ):
+            self.last = save_checkpoint(
+                self.folder.checkpoints,
+                model=self.model,
+                optimizer=self.optimizer,
+                accelerator=self.accelerator,
+                run=RunState(
+                    progress=progress,
+                    best=best,
+                    unlogged_losses=[float(loss) for loss in unlogged_losses],
+                    metrics_bytes=self.folder.flush_metrics(),
+                    total_steps=total_steps,
+                    seconds=seconds,
+                ),
+                keep=self.num_kept,
+            )
+
+    @contextmanager
+    def explain_disk_error(self, what: str, *, needed_bytes: int | None = None) -> Iterator[None]:
+        """Turn an error of the disk into a `UserError` that names the last checkpoint.
+
+        Args:
+            what: Subject of the message.
+            needed_bytes: Size of the file, if it is known.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.filename is None and error.errno not in DISK_ERRORS:
+                raise  # of a tracker's network
+            folder = self.folder.path
+            needs = "" if needed_bytes is None else f" takes {needed_bytes:,} bytes and"
+            kept = (
+                "There is no checkpoint yet"
+                if self.last is None
+                else f"The checkpoint after step {step_of(self.last)} is complete"
+            )
+            raise UserError(
+                f"{what}{needs} cannot be written to {folder}: {error.strerror or error}. Its disk has "
+                f"{free_bytes(folder):,} bytes free. {kept}. Fix the disk, then resume with:\n"
+                f"  {self.folder.resume_command()}",
+                code="run-folder-disk",
+            ) from error
+
+    @property
+    def note(self) -> str:
+        """Sentence about the last checkpoint, for messages."""
+        if self.last is None:
+            return "There is no checkpoint yet."
+        return f"The last checkpoint is {self.last}."

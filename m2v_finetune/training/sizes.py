@@ -1,0 +1,41 @@
+"""Numbers of parameters, and of bytes that a run writes."""
+
+from torch import nn
+
+from m2v_finetune.model import TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
+
+BYTES_PER_NUMBER = 4
+# Plots, log, TensorBoard, predictions and settings, generously.
+OTHER_BYTES = 20_000_000
+
+
+def run_bytes(model: TaskModel, *, keep_checkpoints: int) -> int:
+    """Return about how many bytes a run writes: checkpoints, the model, and the rest."""
+    trained = count_parameters(model, trained_only=True)
+    num_saved = trained if model.is_adapter_enough() else count_parameters(model)
+    checkpoints = _checkpoint_numbers(trained, trained=trained) * (keep_checkpoints + 1)
+    return BYTES_PER_NUMBER * (checkpoints + num_saved) + OTHER_BYTES
+
+
+def results_bytes(model: TaskModel) -> int:
+    """Return about how many bytes a run writes after training."""
+    trained_only = model.is_adapter_enough()
+    return BYTES_PER_NUMBER * count_parameters(model, trained_only=trained_only) + OTHER_BYTES
+
+
+def _checkpoint_numbers(saved: int, *, trained: int) -> int:
+    """Return the numbers in a checkpoint: what is saved and its best, and AdamW's two moments."""
+    return 2 * saved + 2 * trained
+
+
+def count_parameters(model: nn.Module, *, trained_only: bool = False) -> int:
+    """Return the number of weights, of all or of those that learn."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained_only)
+
+
+def pretraining_bytes(model: PretrainingModel, *, keep_checkpoints: int) -> int:
+    """Return about how many bytes a pre-training run writes; its checkpoints hold the teacher too."""
+    trained, total = count_parameters(model, trained_only=True), count_parameters(model)
+    checkpoints = _checkpoint_numbers(total, trained=trained) * (keep_checkpoints + 1)
+    return BYTES_PER_NUMBER * (checkpoints + trained) + OTHER_BYTES

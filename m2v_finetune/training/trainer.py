@@ -1,0 +1,478 @@
+"""The trainer of every recipe: epochs, steps, validation, and the best weights."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, NoReturn, TypeVar
+
+import torch
+from accelerate.utils import broadcast
+
+from m2v_finetune.backbones import Backbone, PrecomputedBackbone
+from m2v_finetune.config import OptimizerConfig, TrainingConfig
+from m2v_finetune.data.feature_store import CachedWindows
+from m2v_finetune.data.loader import TrainingBatches, TrainingWindows
+from m2v_finetune.data.reading import training_loader
+from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.model import NotFiniteError, TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.pretraining.windows import MaskedWindows
+from m2v_finetune.training.checkpoint import Progress, copy_trained
+from m2v_finetune.training.checkpointer import Checkpointer
+from m2v_finetune.training.faults import DataError, StepReader
+from m2v_finetune.training.objective import Objective
+from m2v_finetune.training.oom_retry import OutOfMemoryRetryError
+from m2v_finetune.training.optimization import build_optimizer, learning_rate_factor
+from m2v_finetune.training.plan import MemoryPlan
+from m2v_finetune.training.progress import progress_bar
+from m2v_finetune.training.run import Run
+from m2v_finetune.training.run_log import RunLog
+from m2v_finetune.training.signals import stop_on_signals
+from m2v_finetune.training.step import StepResult
+from m2v_finetune.training.step_policy import StepPolicy
+
+logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=TaskModel | PretrainingModel)
+
+DEFAULT_PATIENCE = 5
+"""Epochs without a better validation metric; see `TrainingConfig.early_stopping_patience`."""
+# Float16's first loss scale, 65536, is halved by each: after twenty it is below a tenth.
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """Result of training.
+
+    Attributes:
+        best_epoch: Epoch whose weights the model has now, from 1.
+        best_values: Its metrics of the validation tracks; nan where one was never defined.
+        num_epochs: Epochs of training.
+        num_steps: Optimizer steps.
+        num_skipped_steps: Steps among them whose gradients were not finite, so that no weight changed.
+        seconds: Duration, including earlier processes of the run until their last checkpoint.
+    """
+
+    best_epoch: int
+    best_values: dict[str, float]
+    num_epochs: int
+    num_steps: int
+    num_skipped_steps: int
+    seconds: float = field(compare=False)
+
+
+class Trainer(Generic[Model]):
+    """Trains until the epochs are done or validation no longer improves, and keeps the best weights.
+
+    Every epoch ends with validation. At the end the model has the weights of the epoch with the highest
+    `selection_metric` of the objective, or those of the last epoch where there is no such metric. A run whose
+    folder has a checkpoint resumes from it, to the bit.
+
+    Args:
+        model: Tuned, with its head; moved to the run's device.
+        windows: Windows of the training split.
+        objective: Loss and validation.
+        run: Processes, folder, seed and policy for bad tracks.
+        training: Epochs, batches, early stopping.
+        optimization: Optimizer and learning-rate schedule.
+        num_workers: Number of processes that read audio.
+        plan: Planned memory, if it was asked for.
+
+    Attributes:
+        batches: Order of the windows.
+        optimizer: Optimizer of the trainable parameters.
+        total_steps: Optimizer steps of all epochs.
+        progress: Progress of the run.
+        best: Trained tensors of the best epoch.
+        checkpoints: Saving and resuming.
+        steps: Taking of steps.
+        log: Log of the run.
+
+    Raises:
+        UserError: The folder has checkpoints, and all are damaged.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        windows: TrainingWindows | CachedWindows | MaskedWindows,
+        *,
+        objective: Objective,
+        run: Run,
+        training: TrainingConfig,
+        optimization: OptimizerConfig,
+        num_workers: int,
+        plan: MemoryPlan | None = None,
+    ) -> None:
+        accelerator = run.accelerator
+        self.model = model
+        self.objective = objective
+        self.run = run
+        self.accelerator = accelerator
+        self.training = training
+        self.optimization = optimization
+        self.num_workers = num_workers
+        self.plan = plan
+        self.batches = TrainingBatches(
+            num_items=len(windows),
+            per_device_batch_size=training.per_device_batch_size,
+            gradient_accumulation_steps=training.gradient_accumulation_steps,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            seed=run.settings.seed,
+        )
+        if len(windows) < self.batches.total_batch_size:
+            logger.warning(
+                "A total batch holds %d windows, but an epoch only %d: they are repeated to fill it. Lower "
+                "training.per_device_batch_size or gradient_accumulation_steps.",
+                self.batches.total_batch_size,
+                len(windows),
+            )
+        self.loader = training_loader(
+            windows,
+            self.batches,
+            num_workers=num_workers,
+            timeout_seconds=run.bad_tracks.timeout_seconds,
+        )
+        self.total_steps = training.epochs * self.batches.steps_per_epoch
+        self._prepare_model()
+        self.optimizer = build_optimizer(model, optimization)
+        self.steps = StepPolicy(
+            model,
+            self.optimizer,
+            objective=objective,
+            reader=StepReader(
+                self.loader, accelerator=accelerator, bad_track_policy=run.bad_tracks
+            ),
+            accelerator=accelerator,
+            training=training,
+            optimization=optimization,
+            plan=plan,
+        )
+        is_cached = isinstance(windows, CachedWindows)
+        self.log = RunLog(
+            accelerator=accelerator,
+            folder=run.folder,
+            timer=self.steps.timer,
+            num_epochs=training.epochs,
+            num_workers=num_workers,
+            reads_audio=not (is_cached or isinstance(model.backbone, PrecomputedBackbone)),
+            is_compiled=training.compile,
+        )
+        self.checkpoints = Checkpointer(
+            model,
+            self.optimizer,
+            accelerator=accelerator,
+            folder=run.folder,
+            num_kept=run.settings.keep_checkpoints,
+        )
+        self.progress = Progress()
+        self.best: dict[str, torch.Tensor] = {}
+        self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
+        self._earlier_seconds, self._start_time = 0.0, time.monotonic()
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint; None before the first."""
+        return self.checkpoints.last
+
+    def fit(self) -> FitResult:
+        """Train.
+
+        Raises:
+            Stopped: A signal arrived; a checkpoint was saved.
+            UserError: Training failed: the gradients of many steps in a row, or the outputs for the
+                validation tracks, are not finite. Or the disk refuses to write. Or data can no longer be
+                read; then all steps before are saved.
+        """
+        self._resume()
+        progress = self.progress
+        with (
+            stop_on_signals(announce=self.run.is_main_process) as self.stop,
+            progress_bar(self.accelerator) as self.bar,
+        ):
+            if self.checkpoint is None:
+                self._start()
+            self.log.start_bar(self.bar, total_steps=self.total_steps)
+            while not self._is_finished():
+                if progress.step_in_epoch < self.batches.steps_per_epoch:
+                    self._train_epoch()
+                self._evaluate_epoch()
+                self._save()
+                self._stop_if_asked()
+        self.model.load_state_dict(self.best, strict=False)
+        assert progress.best_epoch is not None
+        if progress.epoch < self.training.epochs:
+            logger.info(
+                "Stopped early: validation did not improve for %d epochs.",
+                progress.epochs_without_improvement,
+            )
+        return FitResult(
+            best_epoch=progress.best_epoch,
+            best_values=progress.best_values,
+            num_epochs=progress.epoch,
+            num_steps=progress.step,
+            num_skipped_steps=progress.num_skipped_steps,
+            seconds=self._seconds(),
+        )
+
+    def _train_epoch(self) -> None:
+        progress = self.progress
+        self.batches.epoch, self.batches.first_step = progress.epoch, progress.step_in_epoch
+        self.model.train()
+        batches = self.steps.reader.read()
+        while progress.step_in_epoch < self.batches.steps_per_epoch:
+            with self.steps.timer.step():
+                result = self._train_step(batches)
+            self.log.report_compilation()
+            if not result.is_skipped:
+                self.objective.end_step(self._num_updates())
+            progress.step += 1
+            progress.step_in_epoch += 1
+            self._count(result)
+            is_last = progress.step_in_epoch == self.batches.steps_per_epoch
+            if is_last or progress.step % self.training.log_every_steps == 0:
+                self._log_step(result.gradient_norm)
+            self.log.update_bar(progress.step)
+            if progress.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+                self._stop_skipping()
+            if is_last:
+                return
+            self._stop_if_asked(save=True)
+            if progress.step % self.run.settings.checkpoint_every_steps == 0:
+                self._save()
+
+    def _train_step(self, batches: Iterator[list[torch.Tensor]]) -> StepResult:
+        """Take a step; where that is impossible, save the run before it and stop."""
+        try:
+            return self.steps.take(
+                batches,
+                number=self.progress.step + 1,
+                learning_rate_factor=self._learning_rate_factor(self.total_steps),
+            )
+        except DataError as fault:
+            self._save_and_stop(fault)
+        except OutOfMemoryRetryError as error:
+            if error.is_undone:
+                self._save_and_stop(error)
+            raise UserError(f"{error} {self.checkpoints.note}", code=error.code) from error
+
+    def _count(self, result: StepResult) -> None:
+        """Keep the loss of a step, or count it as skipped.
+
+        Gradients are summed over processes before their norm is taken, so that all skip the same steps.
+        """
+        progress = self.progress
+        if not result.is_skipped:
+            # The mean of each step: steps have equal weight, whatever the number of their batches.
+            self.losses.append(torch.stack(result.losses).mean())
+            progress.skipped_in_a_row = 0
+            return
+        progress.num_skipped_steps += 1
+        progress.skipped_in_a_row += 1
+        scaler = self.accelerator.scaler
+        logger.warning(
+            "Step %d changed no weight: its gradient norm is %s%s. Skipped so far: %d.",
+            progress.step,
+            result.gradient_norm,
+            "" if scaler is None else f", and the loss is now scaled by {scaler.get_scale():g}",
+            progress.num_skipped_steps,
+        )
+
+    def _log_step(self, gradient_norm: float) -> None:
+        is_defined = bool(self.losses)  # else all steps were skipped
+        none = torch.tensor(math.nan, device=self.accelerator.device)
+        mean = torch.stack(self.losses).mean() if is_defined else none
+        self.losses = []
+        own_metrics = self.objective.pop_metrics()
+        # One read from the device for all values.
+        means = self.accelerator.reduce(
+            torch.stack([mean, *own_metrics.values()]), reduction="mean"
+        )
+        loss, *others = means.tolist()
+        metrics = dict(zip(own_metrics, others, strict=True))
+        with self.checkpoints.explain_disk_error("The log"):
+            self.log.log_step(
+                self.progress,
+                loss=loss,
+                gradient_norm=gradient_norm,
+                metrics=metrics,
+                learning_rates={
+                    group["name"]: group["lr"] for group in self.optimizer.param_groups
+                },
+            )
+        if is_defined:
+            self.objective.check_collapse(metrics, num_updates=self._num_updates())
+
+    def _evaluate_epoch(self) -> None:
+        """Validate, keep the weights if they are the best, and end the epoch."""
+        progress, objective = self.progress, self.objective
+        values = self._validate()
+        selection, names = objective.selection_metric, objective.metric_names
+        self.log.warn_undefined(values, selection=selection, metric_names=names)
+        progress.epoch += 1
+        progress.step_in_epoch = 0
+        is_best = True
+        if selection is not None:
+            best = progress.best_values.get(selection, math.nan)
+            # An undefined metric (one class only) is kept until there is a defined one.
+            is_best = math.isnan(best) or values[selection] > best
+        if is_best:
+            progress.best_values, progress.best_epoch = values, progress.epoch
+            progress.epochs_without_improvement = 0
+            self.best = copy_trained(self.model)
+        else:
+            progress.epochs_without_improvement += 1
+        with self.checkpoints.explain_disk_error("The log"):
+            self.log.log_epoch(
+                progress,
+                values,
+                metric_names=names,
+                is_best=is_best and selection is not None,
+            )
+
+    def _validate(self) -> dict[str, float]:
+        try:
+            return self.objective.evaluate(
+                self.run,
+                batch_size=self.training.eval_batch_size,
+                num_workers=self.num_workers,
+                bar=self.bar,
+                interruptible=self.stop.interruptible,
+            )
+        except Stopped:
+            self._stop(save=True)
+        except DataError as fault:
+            self._save_and_stop(fault)
+        except NotFiniteError as error:
+            message = "The output for the validation tracks is not finite"
+            raise self._failed(message) from error
+
+    def _is_finished(self) -> bool:
+        """Return whether training ends, by the settings, which may have changed since the last checkpoint."""
+        progress, training = self.progress, self.training
+        patience, first_epoch = training.early_stopping_patience, 0
+        if patience is None:
+            patience, first_epoch = DEFAULT_PATIENCE, math.ceil(training.epochs / 2)
+        is_patience_over = progress.epochs_without_improvement >= patience
+        return progress.epoch >= training.epochs or (
+            is_patience_over and progress.epoch >= first_epoch
+        )
+
+    def _prepare_model(self) -> None:
+        """Move the model to the device in its precision, the same on every process."""
+        backbone, accelerator = self.model.backbone, self.accelerator
+        backbone.gradient_checkpointing = self.training.gradient_checkpointing
+        if self.training.compile:
+            assert isinstance(backbone, Backbone)  # vectors have no layers; settings refuse that
+            backbone.compile_layers()
+        # Gradients of processes are exchanged by `take_step`.
+        accelerator.prepare_model(self.model, evaluation_mode=True)
+        if accelerator.num_processes > 1:
+            for tensor in (*self.model.parameters(), *self.model.buffers()):
+                broadcast(tensor.data)
+
+    def _start(self) -> None:
+        """Measure the statistics of the training windows that a new run needs."""
+        self.batches.epoch, self.batches.first_step = 0, 0
+        reader, folder = self.steps.reader, self.run.folder
+        try:
+            with self.stop.interruptible():
+                self.objective.start(
+                    reader.read(),
+                    accelerator=self.accelerator,
+                    bar=self.bar,
+                    num_batches=len(self.batches),
+                )
+            reader.sync()
+        except DataError as fault:
+            raise UserError(
+                f"{fault}\nNothing was trained yet. Start again with:\n  {folder.resume_command()}",
+                code=fault.code,
+            ) from fault
+        except Stopped as stopped:
+            raise Stopped(stopped.signal_number, folder.resume_advice()) from None
+
+    def _resume(self) -> None:
+        resumed = self.checkpoints.resume()
+        if resumed is None:
+            return
+        self.progress, self.best = resumed.progress, resumed.best
+        self._earlier_seconds = resumed.seconds
+        self.run.bad_tracks.found = self.progress.bad_tracks
+        device = self.accelerator.device
+        self.losses = [torch.tensor(x, device=device) for x in resumed.unlogged_losses]
+        step = self.progress.step
+        logger.info("Resuming after step %d of %d.", step, self.total_steps)
+        if resumed.total_steps != self.total_steps:
+            logger.warning(
+                "The learning-rate schedule now spans %d steps (was %d): the multiplier at step %d changes "
+                "from %.3g to %.3g. The run will end with other weights than one that started with %d steps.",
+                self.total_steps,
+                resumed.total_steps,
+                step,
+                self._learning_rate_factor(resumed.total_steps),
+                self._learning_rate_factor(self.total_steps),
+                self.total_steps,
+            )
+
+    def _learning_rate_factor(self, total_steps: int) -> float:
+        return learning_rate_factor(
+            self.progress.step,
+            total_steps=total_steps,
+            warmup_ratio=self.optimization.warmup_ratio,
+        )
+
+    def _num_updates(self) -> int:
+        """Return the number of steps that changed the weights."""
+        return self.progress.step - self.progress.num_skipped_steps
+
+    def _seconds(self) -> float:
+        return self._earlier_seconds + time.monotonic() - self._start_time
+
+    def _save(self) -> None:
+        self.progress.bad_tracks = self.run.bad_tracks.found
+        self.checkpoints.save(
+            self.progress,
+            best=self.best,
+            unlogged_losses=self.losses,
+            total_steps=self.total_steps,
+            seconds=self._seconds(),
+        )
+
+    def _stop_if_asked(self, *, save: bool = False) -> None:
+        if self.stop.is_set_on_any_process(self.accelerator):
+            self._stop(save=save)
+
+    def _stop(self, *, save: bool) -> NoReturn:
+        if save:
+            self._save()
+        raise Stopped(self.stop.number, self._stop_message())
+
+    def _save_and_stop(self, fault: UserError) -> NoReturn:
+        self._save()
+        raise UserError(f"{fault}\n{self._stop_message()}", code=fault.code) from fault
+
+    def _stop_skipping(self) -> NoReturn:
+        """Save the run before steps that changed no weight, and stop."""
+        self.progress.skipped_in_a_row = 0  # a resumed run may try as many again
+        self._save()
+        raise self._failed(f"The gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row are not finite")
+
+    def _failed(self, what: str) -> UserError:
+        return UserError(
+            f"{what} at step {self.progress.step}: training failed. Lower optimizer.learning_rate (and "
+            "backbone_learning_rate), or set training.mixed_precision to 'no'. "
+            f"{self.checkpoints.note}",
+            code="training-not-finite",
+        )
+
+    def _stop_message(self) -> str:
+        return (
+            f"Stopped after step {self.progress.step} of {self.total_steps}, which is saved. Resume with:\n"
+            f"  {self.run.folder.resume_command()}"
+        )
