@@ -41,14 +41,15 @@ from m2v_finetune.config import (
     TrainingConfig,
     TuningConfig,
 )
+from m2v_finetune.memory.counted_step import Machine
+from m2v_finetune.memory.counting import BLOCK_BYTES, FakeRecorder
+from m2v_finetune.memory.gpu import CUBLAS_WORKSPACE_BYTES, GpuKernels
+from m2v_finetune.memory.plan import plan_run
+from m2v_finetune.memory.run_memory import RunMemory, Split
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-from m2v_finetune.training.counted_step import Machine
-from m2v_finetune.training.counting import BLOCK_BYTES, FakeRecorder
-from m2v_finetune.training.gpu import CUBLAS_WORKSPACE_BYTES, GpuKernels
-from m2v_finetune.training.plan import RunMemory, Split, plan_run
 from m2v_finetune.training.step import take_step
 
 REPOSITORY = Path(__file__).parent.parent

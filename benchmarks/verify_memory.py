@@ -31,12 +31,13 @@ from memory_table import (
 from m2v_finetune.config import PretrainingConfig, RecipeConfig
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError, run_command
+from m2v_finetune.memory.counted_step import DTYPES, Machine, Precision, model_without_weights
+from m2v_finetune.memory.plan import plan_run
+from m2v_finetune.memory.run_memory import Split
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import Task
-from m2v_finetune.training.counted_step import DTYPES, Machine, Precision, model_without_weights
 from m2v_finetune.training.optimization import build_optimizer
-from m2v_finetune.training.plan import Split, plan_run
 from m2v_finetune.training.precision import BF16_CAPABILITY
 from m2v_finetune.training.step import take_step
 

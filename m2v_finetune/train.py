@@ -18,6 +18,7 @@ from m2v_finetune.data.features import VectorTrack
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import UserError, run_command
+from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe, recipe_config
 from m2v_finetune.pretraining.model import PretrainingModel, start_backbone
@@ -31,7 +32,6 @@ from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
-from m2v_finetune.training.plan import planned_training
 from m2v_finetune.training.results import (
     evaluate_test,
     log_results,

@@ -19,6 +19,7 @@ from m2v_finetune.config import PretrainingConfig as Config
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import run_command
+from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.pretraining.model import PretrainingModel, start_backbone
 from m2v_finetune.pretraining.windows import FixedWindows, masked_windows
@@ -26,7 +27,6 @@ from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.shipped import config_file
 from m2v_finetune.training.objective import PretrainingObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
-from m2v_finetune.training.plan import planned_training
 from m2v_finetune.training.results import warn_of_collapse, write_pretraining
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_tracks import check_run_audio, keep_run_tracks, with_run_copies

@@ -22,6 +22,7 @@ from m2v_finetune.config import RecipeConfig
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import run_command
+from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.publishing.publish import publish
@@ -29,7 +30,6 @@ from m2v_finetune.shipped import config_file
 from m2v_finetune.tasks.separation import Separation, SeparationConfig
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.objective import TaskObjective
-from m2v_finetune.training.plan import planned_training
 from m2v_finetune.training.results import evaluate_test, log_results
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_tracks import (

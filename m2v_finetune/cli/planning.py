@@ -79,12 +79,12 @@ def add_commands(commands: Commands) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     from m2v_finetune.config import WINDOW_SECONDS, PretrainingConfig, parse_bytes
+    from m2v_finetune.memory.counted_step import Machine
+    from m2v_finetune.memory.plan import plan_run
+    from m2v_finetune.memory.plan_tables import show_plan
     from m2v_finetune.parsing import parse_recipe, recipe_config
     from m2v_finetune.tasks import TASK_SETTINGS, TASKS
-    from m2v_finetune.training.counted_step import Machine
     from m2v_finetune.training.defaults import complete_tuning
-    from m2v_finetune.training.plan import plan_run
-    from m2v_finetune.training.plan_tables import show_plan
     from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
 
     for file in arguments.config:

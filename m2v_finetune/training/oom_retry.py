@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -10,8 +11,8 @@ from torch import Tensor
 from m2v_finetune.config import TrainingConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.micro_batching import free_memory
-from m2v_finetune.training.plan import MemoryPlan, divisors, gigabytes
 from m2v_finetune.training.random_state import get_random_state, set_random_state
+from m2v_finetune.training.sizes import divisors, gigabytes
 from m2v_finetune.training.step import StepOutOfMemoryError, StepResult
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,19 @@ class OutOfMemoryRetryError(UserError):
         self.is_undone = is_undone
 
 
+class PlannedMemory(Protocol):
+    """Planned memory of a run: a `memory.plan.MemoryPlan`."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """Peak of a step."""
+        ...
+
+    def summary(self) -> str:
+        """Return the plan in a line."""
+        ...
+
+
 class OutOfMemoryRetry:
     """Takes steps in batches that the device bears, of the size of the settings as long as that goes.
 
@@ -54,7 +68,7 @@ class OutOfMemoryRetry:
         *,
         training: TrainingConfig,
         accelerator: Accelerator,
-        plan: MemoryPlan | None,
+        plan: PlannedMemory | None,
     ) -> None:
         self.size = training.per_device_batch_size
         self._training = training

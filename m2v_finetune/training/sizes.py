@@ -39,3 +39,17 @@ def pretraining_bytes(model: PretrainingModel, *, keep_checkpoints: int) -> int:
     trained, total = count_parameters(model, trained_only=True), count_parameters(model)
     checkpoints = _checkpoint_numbers(total, trained=trained) * (keep_checkpoints + 1)
     return BYTES_PER_NUMBER * (checkpoints + trained) + OTHER_BYTES
+
+
+def gigabytes(number: int) -> str:
+    """Return bytes in decimal gigabytes, or megabytes where they are few, as text."""
+    return f"{number / 1e9:.2f} GB" if number >= 10**8 else f"{number / 1e6:.1f} MB"
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number, the largest first.
+
+    >>> divisors(12)
+    [12, 6, 4, 3, 2, 1]
+    """
+    return [size for size in range(number, 0, -1) if number % size == 0]

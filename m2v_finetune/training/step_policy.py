@@ -12,9 +12,8 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.faults import DataError, StepReader
 from m2v_finetune.training.objective import Objective
-from m2v_finetune.training.oom_retry import OutOfMemoryRetry, OutOfMemoryRetryError
+from m2v_finetune.training.oom_retry import OutOfMemoryRetry, OutOfMemoryRetryError, PlannedMemory
 from m2v_finetune.training.optimization import set_learning_rates
-from m2v_finetune.training.plan import MemoryPlan
 from m2v_finetune.training.random_state import get_random_state, set_random_state
 from m2v_finetune.training.step import StepResult, take_step
 from m2v_finetune.training.step_timer import StepTimer
@@ -50,7 +49,7 @@ class StepPolicy:
         accelerator: Accelerator,
         training: TrainingConfig,
         optimization: OptimizerConfig,
-        plan: MemoryPlan | None,
+        plan: PlannedMemory | None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer

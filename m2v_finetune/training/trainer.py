@@ -24,9 +24,8 @@ from m2v_finetune.training.checkpoint import Progress, copy_trained
 from m2v_finetune.training.checkpointer import Checkpointer
 from m2v_finetune.training.faults import DataError, StepReader
 from m2v_finetune.training.objective import Objective
-from m2v_finetune.training.oom_retry import OutOfMemoryRetryError
+from m2v_finetune.training.oom_retry import OutOfMemoryRetryError, PlannedMemory
 from m2v_finetune.training.optimization import build_optimizer, learning_rate_factor
-from m2v_finetune.training.plan import MemoryPlan
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_log import RunLog
@@ -106,7 +105,7 @@ class Trainer(Generic[Model]):
         training: TrainingConfig,
         optimization: OptimizerConfig,
         num_workers: int,
-        plan: MemoryPlan | None = None,
+        plan: PlannedMemory | None = None,
     ) -> None:
         accelerator = run.accelerator
         self.model = model

@@ -33,25 +33,18 @@ from m2v_finetune.config import (
 )
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
+from m2v_finetune.memory.counted_step import CountedRun, Machine
+from m2v_finetune.memory.counting import LimitExceededError, StorageRecorder
+from m2v_finetune.memory.gpu import CUBLAS_WORKSPACE_BYTES, FLOAT32_FUNCTIONS, GpuKernels
+from m2v_finetune.memory.plan import _largest, plan_run, planned_training
+from m2v_finetune.memory.run_memory import RunMemory, Split, fits, spare_bytes
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe, recipe_config
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import TASK_SETTINGS, TASKS
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-from m2v_finetune.training.counted_step import CountedRun, Machine
-from m2v_finetune.training.counting import LimitExceededError, StorageRecorder
-from m2v_finetune.training.gpu import CUBLAS_WORKSPACE_BYTES, FLOAT32_FUNCTIONS, GpuKernels
 from m2v_finetune.training.optimization import build_optimizer
-from m2v_finetune.training.plan import (
-    RunMemory,
-    Split,
-    _largest,
-    fits,
-    gigabytes,
-    plan_run,
-    planned_training,
-    spare_bytes,
-)
+from m2v_finetune.training.sizes import gigabytes
 from m2v_finetune.training.step import take_step
 
 CPU = Machine(on_gpu=False, precision="no")

@@ -17,7 +17,7 @@ from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.faults import BadTrackPolicy
 from m2v_finetune.training.objective import TaskObjective
-from m2v_finetune.training.plan import MemoryPlan
+from m2v_finetune.training.oom_retry import PlannedMemory
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.trainer import Trainer
@@ -55,7 +55,7 @@ def build_trainer(
     num_workers: int = 0,
     run: RunConfig | None = None,
     bad_tracks: BadTrackPolicy | None = None,
-    plan: MemoryPlan | None = None,
+    plan: PlannedMemory | None = None,
 ) -> Trainer[TaskModel]:
     """Return the trainer of a run, without a cache. Call `reset_accelerate` before.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from m2v_finetune.errors import UserError
+from m2v_finetune.memory.counted_step import model_without_weights
 from m2v_finetune.shipped import (
     config_file,
     config_files,
@@ -15,7 +16,6 @@ from m2v_finetune.shipped import (
 )
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.train import read_config
-from m2v_finetune.training.counted_step import model_without_weights
 
 RECIPES = sorted([*TASKS, "pretrain"])
 

@@ -18,11 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from m2v_finetune.backbones import build_architecture, init_backbone
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
 from m2v_finetune.data.loader import Window
+from m2v_finetune.memory.counting import BLOCK_BYTES, FakeRecorder, StorageRecorder, Timeline
+from m2v_finetune.memory.gpu import GpuKernels
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import Task
-from m2v_finetune.training.counting import BLOCK_BYTES, FakeRecorder, StorageRecorder, Timeline
-from m2v_finetune.training.gpu import GpuKernels
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.step import take_step
 

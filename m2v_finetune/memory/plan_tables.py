@@ -5,8 +5,10 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from m2v_finetune.training.counting import PARTS, Part
-from m2v_finetune.training.plan import MemoryPlan, Split, gigabytes, spare_bytes
+from m2v_finetune.memory.counting import PARTS, Part
+from m2v_finetune.memory.plan import MemoryPlan
+from m2v_finetune.memory.run_memory import Split, spare_bytes
+from m2v_finetune.training.sizes import gigabytes
 
 MEANING: dict[Part, str] = {
     "weights": "parameters and buffers, in float32",
