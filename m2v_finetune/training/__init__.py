@@ -1,1 +1,1 @@
-"""The loop that every recipe runs, and what it needs: rates, precision, checkpoints, the run folder."""
+"""Training: the trainer and its steps, checkpoints, the feature cache, the run folder and results."""

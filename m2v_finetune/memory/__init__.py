@@ -1,0 +1,1 @@
+"""Memory of a run, planned before it starts: counted on tensors without values."""
