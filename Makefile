@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test fast test-faults audit fuzz format clean
+.PHONY: quickstart test fast test-data coverage test-faults audit fuzz format clean
 
 quickstart: $(VENV)/.runtime
 	$(VENV)/bin/accelerate launch recipes/tagging.py
@@ -13,7 +13,7 @@ test: $(VENV)/.development
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 10 --cov --cov-report term
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 10
 
 # The checks of `test`, and the tests of single modules.
 fast: $(VENV)/.development
@@ -22,6 +22,14 @@ fast: $(VENV)/.development
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/unit
+
+# The composer, and the music, notes and voices that ship: to be run where scripts/ or a quickstart's data change.
+test-data: $(VENV)/.development
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m shipped_data
+
+# The tests of `test`, with the lines that they run.
+coverage: $(VENV)/.development
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report term
 
 # Longer than its part in `test`: kills 24 real processes and compares what became of their runs.
 test-faults: $(VENV)/.development

@@ -9,6 +9,9 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.shipped_data
+
+
 QUICKSTART_PROGRAMS_OF_ANOTHER_STYLE = {
     8,
     9,

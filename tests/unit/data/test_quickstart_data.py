@@ -15,6 +15,9 @@ import soundfile as sf
 
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 
+pytestmark = pytest.mark.shipped_data
+
+
 COUNTS = {"train": 160, "validation": 48, "test": 72}
 STEM_COUNTS = {"train": 18, "validation": 6, "test": 12}
 SOUNDFONTS = {

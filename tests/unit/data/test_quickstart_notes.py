@@ -15,6 +15,9 @@ import soundfile as sf
 from m2v_finetune.data.quickstart import QUICKSTARTS
 from m2v_finetune.data.sources import load_tracks
 
+pytestmark = pytest.mark.shipped_data
+
+
 NAMES = ["quickstart", "quickstart-notes", "quickstart-stems", "quickstart-voices"]
 FOLDER = QUICKSTARTS["quickstart-notes"].parent
 COUNTS = {"train": 296, "validation": 56, "test": 88}

@@ -13,6 +13,9 @@ import soundfile as sf
 
 from m2v_finetune.data.quickstart import QUICKSTART_DIR, QUICKSTARTS
 
+pytestmark = pytest.mark.shipped_data
+
+
 FOLDER = QUICKSTARTS["quickstart-voices"].parent
 COUNTS = {"train": 75, "validation": 25, "test": 50}
 TECHNIQUES = {"straight", "vibrato", "trill", "breathy", "vocal_fry"}
