@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from small_networks import FAMILIES, LAYERS, save_network, without_dropout
+from support.messages import raises
 from transformers import Data2VecAudioModel
 
 from m2v_finetune.audio.decode import AudioInfo
@@ -419,7 +420,7 @@ def test_what_cannot_be_pretrained_is_refused(architecture, tmp_path):
         PretrainingModel(backbone, PretrainConfig(num_target_layers=1), window_seconds=0.2)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**SETTINGS, "mask_time_prob": 0.0}))
-    with pytest.raises(UserError, match="masks nothing"):
+    with raises("spec-augment-without-masks", "mask_time_prob"):
         init_backbone(path, licence="")
-    with pytest.raises(UserError, match="There is no architecture at"):
+    with raises("architecture-missing", tmp_path / "missing"):
         init_backbone(tmp_path / "missing", licence="")
