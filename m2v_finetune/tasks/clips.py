@@ -285,7 +285,7 @@ def saved_labels(labels: Any) -> tuple[str, ...]:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"its labels are {labels!r}, not a list of names")
     if not labels or len(set(labels)) < len(labels):
-        raise ValueError("it has no labels, or one of them twice")
+        raise ValueError("its labels are empty or not distinct")
     return tuple(labels)
 
 

@@ -154,7 +154,7 @@ def test_settings_survive(tmp_path):
     saved = json.loads(json.dumps(task.to_dict()))
     assert Separation.from_dict(saved) == task
     assert task.num_outputs == 3
-    with pytest.raises(ValueError, match="one of them twice"):
+    with pytest.raises(ValueError, match="not distinct"):
         Separation.from_dict({**saved, "stems": ["a", "a"]})
 
 
