@@ -547,7 +547,10 @@ def test_out_of_memory_outside_of_training_changes_no_result(data, tmp_path, cap
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
     loop.run()
     assert seen[:5] == [8, 4, 2, 2, 2]
-    assert "8 windows at once ran out of memory outside of training. Going on with 4" in caplog.text
+    assert (
+        "A batch of 8 windows ran out of memory outside of training. Continuing with 4"
+        in caplog.text
+    )
     assert caplog.text.count("outside of training") == 2
     for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "fell"), strict=True):
         for name in {"loss", "gradient_norm", "validation"} & set(one):

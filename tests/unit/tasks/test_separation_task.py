@@ -234,7 +234,7 @@ def test_noise_which_is_in_no_stem_is_refused():
     task = build()
     assert set(Effect) - task.allowed_effects() == {Effect.NOISE}
     assert task.transformed_effects() == frozenset()
-    with pytest.raises(UserError, match="adds noise"):
+    with raises("transform-changes-labels", "adds noise"):
         augment(task, {"name": "gaussian_snr"})
 
 
