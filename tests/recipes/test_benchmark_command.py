@@ -20,7 +20,7 @@ from m2v_finetune.benchmarking.table import render_markdown
 from m2v_finetune.cli import main
 from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
-from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.errors import Stopped
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint import STATE_FILE
 
@@ -130,7 +130,7 @@ def test_the_table_and_a_second_call_that_runs_nothing(root, tmp_path, capsys, m
     before = times(output)
     assert run_benchmark(settings(root, output), **SMALL) == content
     assert times(output) == before
-    with pytest.raises(UserError, match=r"began with other settings[\s\S]*finished runs are kept"):
+    with raises("run-settings-changed", "finished runs are kept"):
         run_benchmark(settings(root, output, backbone="music2vec-v1"), **SMALL)
 
 

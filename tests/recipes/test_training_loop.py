@@ -495,7 +495,7 @@ def test_out_of_memory_with_one_window_ends_the_run_with_its_steps_saved(data, t
     run_out_of_memory(loop, above=0, at_step=2)
     with pytest.raises(
         UserError,
-        match=r"Step 3 .* batches of 1\. There is nothing to divide(.|\n)* after step 2 of",
+        match=r"Step 3 .* batches of 1\. The batch cannot be divided further(.|\n)* after step 2 of",
     ):
         loop.run()
     build_loop(data, tmp_path, **options).run()
@@ -583,7 +583,7 @@ def test_out_of_memory_while_weights_change_ends_the_run(data, tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     loop.optimizer.register_step_pre_hook(refuse)
-    with pytest.raises(UserError, match=r"weights were being changed already.* no checkpoint yet"):
+    with pytest.raises(UserError, match=r"weights were already being updated.* no checkpoint yet"):
         loop.run()
 
 
