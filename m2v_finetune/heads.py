@@ -1,4 +1,4 @@
-"""Task heads: what reads the weighted hidden states."""
+"""Task heads on top of the weighted hidden states."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -30,16 +30,16 @@ def _layers(
 
 
 class Standardization(nn.Module):
-    """Brings each number of the last dimension to mean 0 and deviation 1 over the training windows.
+    """Standardises each feature to mean 0 and standard deviation 1 over the training windows.
 
-    Mean and deviation are measured once, before training, and saved with the model. Until then it
-    changes nothing.
+    Mean and standard deviation are computed once, before training, and saved with the model. Until
+    then the module is the identity.
 
     Source: the probes of jukemir (Castellon et al. 2021), which use scikit-learn's StandardScaler.
 
     Attributes:
-        mean: (size,).
-        std: (size,), above 0.
+        mean: Mean of each feature, (size,).
+        std: Standard deviation of each feature, (size,), above 0.
     """
 
     mean: Tensor
@@ -56,7 +56,7 @@ class Standardization(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """A weighted mean over frames whose weights are learned.
+    """Weighted mean over frames with trainable weights.
 
     Source: the self-attention pooling of SUPERB's speaker baselines (Safari et al., arXiv 2008.01077):
     softmax over frames of a linear score.
@@ -74,21 +74,21 @@ class AttentionPooling(nn.Module):
 
 
 class ClipHead(nn.Module):
-    """One vector of logits for a window: pooling over frames, then a linear layer or an MLP.
+    """Head with one vector of logits for a window: pooling over frames, then a linear layer or MLP.
 
     The MLP with one hidden layer of 512 and dropout is the published probe (MARBLE, arXiv 2306.10548).
 
     Args:
-        input_size: Width of a frame.
-        num_outputs: Width of the logits.
-        pooling: ``mean``, ``mean_std`` or ``attention``.
-        kind: ``mlp`` or ``linear``.
-        hidden_size: Width of the MLP's hidden layer.
-        dropout: Probability before each linear layer.
-        standardize: Let the layers read the pooled vector standardised.
+        input_size: Feature dimension of a frame.
+        num_outputs: Number of logits.
+        pooling: Pooling over frames, ``mean``, ``mean_std`` or ``attention``.
+        kind: Kind of layers, ``mlp`` or ``linear``.
+        hidden_size: Size of the MLP's hidden layer.
+        dropout: Dropout probability before each linear layer.
+        standardize: Whether the pooled vector is standardised before the layers.
 
     Raises:
-        ValueError: There is no such pooling or kind.
+        ValueError: The pooling or kind does not exist.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class ClipHead(nn.Module):
         self.layers = _layers(kind, pooled_size, num_outputs, hidden_size, dropout)
 
     def pre_pool(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Average each hidden state over time where that may come first.
+        """Average each hidden state over time first, where pooling is the mean.
 
-        The mean over frames and the weighted sum over layers commute, so averaging each state as it
-        comes keeps (batch, hidden_size) of it in place of (batch, frames, hidden_size).
+        The mean over frames and the weighted sum over layers commute. Averaging each state first keeps
+        (batch, hidden_size) of it in memory, not (batch, frames, hidden_size).
         """
         for state in hidden_states:
             yield state.mean(dim=1, keepdim=True) if self.pooling == "mean" else state
@@ -126,7 +126,7 @@ class ClipHead(nn.Module):
         return self.layers(self.standardization(self._pool(features)))  # type: ignore[no-any-return]
 
     def _pool(self, features: Tensor) -> Tensor:
-        """Return one vector (batch, pooled_size) for the frames of each window."""
+        """Return pooled features of each window, (batch, pooled_size)."""
         if self.pooling == "attention":
             return self.attention(features)  # type: ignore[no-any-return]
         pooled = features.mean(dim=1)
@@ -138,21 +138,21 @@ class ClipHead(nn.Module):
 
 
 class FrameHead(nn.Module):
-    """Logits of every frame: a linear layer or an MLP over the width of each.
+    """Head with logits for every frame: a linear layer or an MLP over the features of each frame.
 
     Args:
-        input_size: Width of a frame.
-        num_outputs: Width of the logits.
-        kind: ``mlp`` or ``linear``.
-        hidden_size: Width of the MLP's hidden layer.
-        dropout: Probability before each linear layer.
-        prior: What the probabilities of a new head are about, by its last bias: where few frames are
-            positive, training need not begin with learning that. Source: the initialisation of Lin et
+        input_size: Feature dimension of a frame.
+        num_outputs: Number of logits.
+        kind: Kind of layers, ``mlp`` or ``linear``.
+        hidden_size: Size of the MLP's hidden layer.
+        dropout: Dropout probability before each linear layer.
+        prior: Approximate probability of a new head's outputs, set by its last bias: where few frames
+            are positive, training need not find this first. Source: the initialisation of Lin et
             al., "Focal Loss for Dense Object Detection", arXiv 1708.02002.
-        standardize: Let the layers read each frame standardised.
+        standardize: Whether each frame is standardised before the layers.
 
     Raises:
-        ValueError: There is no such kind.
+        ValueError: The kind does not exist.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class FrameHead(nn.Module):
             nn.init.constant_(last.bias, math.log(prior / (1 - prior)))
 
     def pre_pool(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Return the hidden states as they come: every frame counts."""
+        """Return the hidden states unchanged, with all frames."""
         return iter(hidden_states)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -186,29 +186,29 @@ class FrameHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Stems of a mixture: a mask of its spectrogram for each, driven by the backbone's frames.
+    """Head that separates a mixture by a mask of its spectrogram for each stem.
 
     The mixture's log magnitudes and the frames, interpolated to the times of the spectrogram, are
-    projected to one width and added; a bidirectional GRU reads them; a linear layer gives each stem
-    a logit for each channel and frequency. Masks are the softmax over stems, so the stems sum to the
+    projected to the hidden size and added. A bidirectional GRU and a linear layer compute, for each
+    stem, a logit for each channel and frequency. Masks are the softmax over stems, so the stems sum to the
     mixture. Their phase is the mixture's.
 
     Source: after open-unmix (Stöter et al., JOSS 2019): spectrogram of 4096 samples each 1024, a
-    normalised projection with tanh, a recurrent network with a connection around it. A GRU stands for
-    its three LSTMs, as the backbone has read the context; layer normalisation for its batch
-    normalisation, so that a result does not depend on the batch; and one network gives all stems.
+    normalised projection with tanh, a recurrent network with a connection around it. A GRU replaces
+    its three LSTMs, as the backbone already models the context. Layer normalisation replaces its batch
+    normalisation, so that a result does not depend on the batch. One network outputs all stems.
 
     Args:
-        input_size: Width of a frame.
-        num_stems: Stems to separate into.
-        grid: When the frames are, by the backbone's sample rate.
-        sample_rate: Of the mixture, in Hz.
-        channels: Of the mixture.
+        input_size: Feature dimension of a frame.
+        num_stems: Number of stems.
+        grid: Grid of the backbone's frames, at its sample rate.
+        sample_rate: Sample rate of the mixture, in Hz.
+        channels: Number of channels of the mixture.
         n_fft: Window of the spectrogram, in samples of the mixture.
-        hop_samples: Distance between its columns, at most a quarter of `n_fft`, so that every sample
+        hop_samples: Hop of the spectrogram, at most a quarter of `n_fft`, so that every sample
             is well inside some window.
-        hidden_size: Width of what the GRU reads, even: half of it is read in each direction.
-        dropout: Probability before the GRU and before the last layer.
+        hidden_size: Input size of the GRU, even: each direction has half as many units.
+        dropout: Dropout probability before the GRU and before the last layer.
 
     Raises:
         ValueError: `hop_samples` is over a quarter of `n_fft`, or `hidden_size` is odd.
@@ -251,7 +251,7 @@ class MaskHead(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def pre_pool(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Return the hidden states as they come: every frame counts."""
+        """Return the hidden states unchanged, with all frames."""
         return iter(hidden_states)
 
     def forward(self, features: Tensor, mixture: Tensor) -> Tensor:
@@ -269,7 +269,7 @@ class MaskHead(nn.Module):
         return self._waveforms(masks * spectrum[:, None], mixture.shape[-1])
 
     def apply_masks(self, mixture: Tensor, masks: Tensor) -> Tensor:
-        """Return the stems that masks of the mixture's spectrogram give.
+        """Return the stems from masks of the mixture's spectrogram.
 
         Args:
             mixture: (batch, channels, samples).
@@ -305,7 +305,7 @@ class MaskHead(nn.Module):
         return waveforms.view(*spectra.shape[:-2], num_samples)
 
     def _masks(self, features: Tensor, spectrum: Tensor) -> Tensor:
-        """Return the masks as `apply_masks` takes them."""
+        """Return masks for `apply_masks`."""
         # log(1 + x): a full-scale sine has a magnitude of n_fft / 4 here, silence has 0.
         magnitudes = spectrum.abs().log1p().movedim(-1, 1).flatten(2)
         at_columns = self._at_columns(features, spectrum.shape[-1])
@@ -320,7 +320,7 @@ class MaskHead(nn.Module):
     def _at_columns(self, features: Tensor, num_columns: int) -> Tensor:
         """Interpolate frames (batch, frames, hidden_size) linearly to the times of the spectrogram.
 
-        Columns before the first frame's centre or after the last one's get that frame.
+        Columns before the first frame's centre, or after the last one's, copy that frame.
         """
         num_frames = features.shape[1]
         first = (self.grid.receptive_field_samples - 1) / 2

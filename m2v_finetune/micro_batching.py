@@ -1,4 +1,4 @@
-"""Passes through a network that learns nothing from them, in pieces that the device bears."""
+"""Forward passes without gradients, in micro-batches that fit in memory."""
 
 import gc
 import logging
@@ -17,18 +17,18 @@ OUT_OF_MEMORY = (
     "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
-"""What a plain RuntimeError of PyTorch says where memory ran out."""
+"""Texts of plain RuntimeErrors of PyTorch when memory runs out."""
 
 logger = logging.getLogger(__name__)
 
 
 class MicroBatcher:
-    """Runs batches whole as long as memory suffices, then in halves, quarters and so on.
+    """Runs complete batches while memory suffices, then halves, quarters and so on.
 
-    Nothing is lost or repeated but the piece that failed, as such a pass changes nothing.
+    Only the micro-batch that failed is repeated, as such a pass changes no state.
 
     Attributes:
-        size: Windows that the device bears at once; None while that is not known.
+        size: Micro-batch size that fits in memory; None while unknown.
     """
 
     def __init__(self) -> None:
@@ -38,8 +38,8 @@ class MicroBatcher:
         """Return ``function(*parts)``.
 
         Args:
-            function: Takes tensors (batch, ...) and returns one; each window by itself.
-            parts: Its inputs.
+            function: Function of tensors (batch, ...) that returns one; windows are independent.
+            parts: Inputs of the function.
 
         Raises:
             torch.OutOfMemoryError: A single window does not fit.
@@ -55,7 +55,7 @@ class MicroBatcher:
                     raise
             self.size = size // 2
             logger.warning(
-                "%d windows at once ran out of memory outside of training. Going on with %d at once; the "
+                "A batch of %d windows ran out of memory outside of training. Continuing with %d; the "
                 "results are the same.",
                 size,
                 self.size,
@@ -65,7 +65,7 @@ class MicroBatcher:
 
 @contextmanager
 def unified_out_of_memory() -> Iterator[None]:
-    """Let `torch.OutOfMemoryError` be raised by whatever ran out of memory, not by CUDA's allocator alone.
+    """Raise `torch.OutOfMemoryError` for every error of memory, not only of CUDA's allocator.
 
     Raises:
         torch.OutOfMemoryError: Memory ran out.
@@ -81,9 +81,9 @@ def unified_out_of_memory() -> Iterator[None]:
 
 
 def free_memory() -> None:
-    """Give back what a failed pass left: tensors in cycles, and blocks that the allocator keeps.
+    """Free the memory of a failed pass: tensors in reference cycles, and cached blocks of the allocator.
 
-    To be called outside of the handler of its error, whose traceback holds its tensors.
+    Call it outside of the handler of the error, whose traceback references the tensors.
     """
     gc.collect()
     if torch.cuda.is_available():

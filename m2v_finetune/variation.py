@@ -1,4 +1,4 @@
-"""How much the outputs of a head differ from window to window: a head whose outputs do not tells nothing."""
+"""Variation of the outputs of a head between windows, to find heads with constant outputs."""
 
 from dataclasses import dataclass, field
 
@@ -7,15 +7,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 MIN_STD = 0.2
-"""Of an output that tells tracks apart, in logits or in standard deviations of the numbers that are learned.
+"""Least std of a useful output, in logits or in standard deviations of the targets of a regression.
 
-A logit that deviates by s from its mean moves a probability p by s p (1 - p), and so explains s**2 p (1 - p)
-of the label's variance: at 0.2 at most 1 %. If it is as sure as it is right, its ROC-AUC is Phi(s / sqrt 2):
+A logit that differs by s from its mean moves a probability p by s p (1 - p), and so explains s**2 p (1 - p)
+of the label's variance: at 0.2 at most 1 %. If it is calibrated, its ROC-AUC is Phi(s / sqrt 2):
 0.556 at 0.2. A standardised number explains s**2 of the variance of the true one: 4 % at 0.2. Above that
-nothing is claimed, as noise varies too.
+no claim is made, as noise varies too.
 """
 MIN_TRACKS = 10
-"""Fewer may simply be alike."""
+"""Least number of tracks; fewer may just be similar."""
 
 
 @dataclass
@@ -26,8 +26,8 @@ class OutputVariation:
     left out, as the outputs of a mask head are waveforms.
 
     Attributes:
-        num_rows: Windows, or frames, so far.
-        means: (outputs,).
+        num_rows: Number of windows, or frames, so far.
+        means: Mean of each output, (outputs,).
         squares: Sums of squared distances from the means, (outputs,).
     """
 
@@ -36,7 +36,7 @@ class OutputVariation:
     squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def add(self, outputs: Tensor) -> None:
-        """Count outputs (windows, outputs) or (windows, frames, outputs); leave other shapes out."""
+        """Add outputs (windows, outputs) or (windows, frames, outputs); ignore other shapes."""
         if outputs.ndim > 3:
             return
         rows = outputs.detach().double().cpu().numpy().reshape(-1, outputs.shape[-1])
@@ -44,7 +44,7 @@ class OutputVariation:
         self.merge(OutputVariation(len(rows), means, np.square(rows - means).sum(axis=0)))
 
     def merge(self, other: "OutputVariation") -> None:
-        """Count what another one, such as that of another process, has counted.
+        """Add the counts of another one, such as that of another process.
 
         Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
         variances" (1979).
@@ -66,20 +66,20 @@ class OutputVariation:
 
     @property
     def stds(self) -> NDArray[np.float64]:
-        """Standard deviation of each output, (outputs,); nothing before anything was added."""
+        """Standard deviation of each output, (outputs,); empty before any outputs were added."""
         stds: NDArray[np.float64] = np.sqrt(self.squares / max(1, self.num_rows))
         return stds
 
 
 def outputs_hardly_vary(variation: OutputVariation, *, num_tracks: int) -> bool:
-    """Tell whether a head gives about the same for every window of every track.
+    """Return whether the outputs of a head are almost the same for every window of every track.
 
     Args:
-        variation: Of its outputs over the tracks.
-        num_tracks: How many they are.
+        variation: Variation of the outputs over the tracks.
+        num_tracks: Number of tracks.
 
     Returns:
-        True where there are at least `MIN_TRACKS` and no output deviates by `MIN_STD`.
+        True if there are at least `MIN_TRACKS` and no output has a std of `MIN_STD`.
     """
     if num_tracks < MIN_TRACKS or variation.num_rows == 0:
         return False
@@ -89,20 +89,20 @@ def outputs_hardly_vary(variation: OutputVariation, *, num_tracks: int) -> bool:
 def explain_constant_outputs(
     variation: OutputVariation, *, num_tracks: int, is_probe: bool, is_standardized: bool
 ) -> str:
-    """Return what to tell of a head whose outputs hardly vary, with the settings that most likely help.
+    """Return a warning about a head whose outputs hardly vary, with the settings that most likely help.
 
     Args:
-        variation: Of its outputs over the tracks.
-        num_tracks: How many they are.
+        variation: Variation of the outputs over the tracks.
+        num_tracks: Number of tracks.
         is_probe: Whether the backbone is frozen.
-        is_standardized: Whether the head standardises what it reads.
+        is_standardized: Whether the head standardises its input.
     """
     help_most = (
         "head.standardize true" if is_probe and not is_standardized else "more training.epochs"
     )
     return (
         f"The outputs hardly vary over these {num_tracks} tracks: the standard deviation of the one that "
-        f"varies most is {variation.stds.max():.2g}, and below {MIN_STD:g} an output tells "
-        f"next to nothing of a track. The head has learned little. Most likely to help: {help_most}, and a "
+        f"varies most is {variation.stds.max():.2g}, and below {MIN_STD:g} an output hardly "
+        f"distinguishes tracks. The head has hardly been trained. Most likely to help: {help_most}, and a "
         "higher optimizer.learning_rate."
     )

@@ -1,9 +1,8 @@
 """Augmentation of training windows, with its effect on labels checked.
 
-audiomentations knows nothing of labels: a shifted pitch makes a wrong key, a shifted start makes
-wrong beats. Here every transform states its effects; a task states which of them leave its labels
-true and which it can follow, and a configuration that asks for more is refused. What labels have to
-follow is told by `LabelTransform`.
+audiomentations ignores labels: after a pitch shift the key is wrong, after a time shift the beats. Here
+every transform has a list of effects. A task lists the effects that leave its labels valid, and those
+for which it transforms them by a `LabelTransform`. A configuration with other effects is refused.
 
 audiomentations is imported when an augmentation is built, because its import takes two seconds.
 """
@@ -27,7 +26,7 @@ from m2v_finetune.errors import UserError
 
 
 class Effect(Enum):
-    """What a transform changes that a label may depend on; the value completes "it ..."."""
+    """Effect of a transform on which a label may depend; the value completes "it ..."."""
 
     PITCH = "moves pitch"
     TIME = "moves events in time or changes the tempo"
@@ -63,23 +62,23 @@ TRANSFORMS: dict[str, tuple[str, frozenset[Effect]]] = {
     "pitch_shift": ("PitchShift", frozenset({Effect.PITCH, Effect.TIMBRE})),
 }
 
-# As long as windows commonly are, so that a shift of some seconds is no error.
+# A common window length, so that a shift of some seconds is valid.
 TRIED_SECONDS = 30
 
-# Parameters that are not the user's: the length of a window is fixed, caches are our affair.
+# Internal parameters: the length of a window is fixed, and caches are set here.
 _HIDDEN_PARAMETERS = frozenset({"self", "kwargs", "leave_length_unchanged", "lru_cache_size"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTransform:
-    """Where augmentation moved what labels speak of.
+    """Transform of pitch and time that augmentation applied, for labels.
 
     Attributes:
-        semitones: By how much every pitch is higher.
-        rate: By how much everything is faster.
-        offset_seconds: How much later everything begins, after the change of rate.
-        source_start_seconds: Begin of what of the original window can still be heard.
-        source_end_seconds: Its end.
+        semitones: Pitch shift, upwards.
+        rate: Speed factor.
+        offset_seconds: Delay, after the change of speed.
+        source_start_seconds: Start of the part of the original window that is still inside.
+        source_end_seconds: End of that part.
     """
 
     semitones: float = 0.0
@@ -89,7 +88,7 @@ class LabelTransform:
     source_end_seconds: float = math.inf
 
     def times(self, times_seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return where events of the window, in seconds from its begin, are heard now.
+        """Return the new times of events of the window, in seconds from its start.
 
         >>> LabelTransform(rate=2.0, offset_seconds=0.5).times(np.array([0.0, 1.0])).tolist()
         [0.5, 1.0]
@@ -97,7 +96,7 @@ class LabelTransform:
         return times_seconds / self.rate + self.offset_seconds
 
     def sources(self, times_seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return when in the original window that was, which is heard at these times now.
+        """Return the times in the original window that correspond to new times.
 
         >>> LabelTransform(rate=2.0, offset_seconds=0.5).sources(np.array([0.5, 1.0])).tolist()
         [0.0, 1.0]
@@ -105,9 +104,9 @@ class LabelTransform:
         return (times_seconds - self.offset_seconds) * self.rate
 
     def is_inside(self, sources_seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Tell what of the original window can still be heard: not what was moved over an edge.
+        """Return which times of the original window are still inside, not shifted over an edge.
 
-        A later transform may move the place back, but not the sound.
+        A later transform may shift the time back, but not the sound.
 
         >>> LabelTransform(source_start_seconds=0.5).is_inside(np.array([0.0, 1.0])).tolist()
         [False, True]
@@ -117,7 +116,7 @@ class LabelTransform:
         )
 
     def then(self, transform: Any, *, num_samples: int, sample_rate: int) -> "LabelTransform":
-        """Return these moves and then those of a transform of audiomentations that was just applied."""
+        """Return this transform followed by that of an audiomentations transform that was just applied."""
         drawn = transform.parameters
         if not drawn["should_apply"]:
             return self
@@ -137,11 +136,11 @@ class LabelTransform:
 
 
 IDENTITY = LabelTransform()
-"""Nothing has moved."""
+"""Transform without any change."""
 
 
 class Augmentation:
-    """Transforms applied in their order, each with its own probability.
+    """Sequence of transforms, each with its own probability.
 
     Built by `build_augmentation`. It can be sent to worker processes; within one process only one
     thread may call it at a time, because audiomentations draws from global generators.
@@ -160,17 +159,17 @@ class Augmentation:
         """Augment one window.
 
         Args:
-            samples: Waveform (num_samples,), or several that belong together (signals, num_samples),
-                to all of which the same is done; not changed.
+            samples: Waveform (num_samples,), or several signals (signals, num_samples), which
+                get the same transforms; not changed.
             generator: The only source of randomness (see `windows.draw_generator`).
 
         Returns:
-            What is heard now, of the same shape, and what labels have to follow.
+            The augmented samples, of the same shape, and the transform for labels.
         """
         augmented, label_transform = samples, IDENTITY
         with _global_random_state(int(generator.integers(2**32))):
             for transform in self._transforms:
-                # Drawn here and frozen, so that labels can follow what was drawn.
+                # Drawn here and frozen, so that labels can be transformed alike.
                 transform.randomize_parameters(augmented, self._sample_rate)
                 if self._whole_semitones and "num_semitones" in transform.parameters:
                     drawn = transform.parameters["num_semitones"]
@@ -192,15 +191,15 @@ def build_augmentation(
     transformed_effects: frozenset[Effect] = frozenset(),
     task: str,
 ) -> Augmentation | None:
-    """Build what a configuration describes, or say what is wrong with it.
+    """Build the augmentation of a configuration.
 
     Args:
-        transforms: In the order of application, each `{"name": ..., "p": ..., parameters}` with a
-            name of `TRANSFORMS` and the parameters of the audiomentations class behind it.
-        sample_rate: Rate of the windows in Hz.
-        allowed_effects: Effects that leave the labels of the task true.
-        transformed_effects: Effects that the labels of the task follow (`LabelTransform`). Where pitch is one
-            of them, it is shifted by whole semitones.
+        transforms: Transforms in order of application, each `{"name": ..., "p": ..., parameters}` with a
+            name of `TRANSFORMS` and the parameters of its audiomentations class.
+        sample_rate: Sample rate of the windows in Hz.
+        allowed_effects: Effects that leave the labels of the task valid.
+        transformed_effects: Effects for which the labels of the task are transformed (`LabelTransform`).
+            A pitch shift among them is in whole semitones.
         task: Name of the task, for messages.
 
     Returns:
@@ -208,7 +207,7 @@ def build_augmentation(
 
     Raises:
         UserError: Unknown transform or parameter, a value that the transform refuses, or an effect
-            that the labels of the task do not survive.
+            that makes the labels of the task invalid.
     """
     if not transforms:
         return None
@@ -231,7 +230,10 @@ def _build_transform(
     name = settings.pop("name", None)
     if not isinstance(name, str) or name not in TRANSFORMS:
         legal_names = ", ".join(sorted(TRANSFORMS))
-        raise UserError(f"augmentation: unknown transform {name!r}. Legal names: {legal_names}.")
+        raise UserError(
+            f"augmentation: unknown transform {name!r}. Legal names: {legal_names}.",
+            code="transform-unknown",
+        )
     class_name, effects = TRANSFORMS[name]
     possible = allowed_effects | transformed_effects
     if forbidden := effects - possible:
@@ -239,7 +241,8 @@ def _build_transform(
         legal = sorted(key for key, (_, own) in TRANSFORMS.items() if own <= possible)
         raise UserError(
             f"augmentation: {name} {reasons}, which the labels of the task {task!r} depend on. "
-            f"Remove it. Legal for this task: {', '.join(legal)}."
+            f"Remove it. Legal for this task: {', '.join(legal)}.",
+            code="transform-changes-labels",
         )
     transform_class = getattr(audiomentations, class_name)
     defaults = {
@@ -254,7 +257,8 @@ def _build_transform(
     if unknown := sorted(settings.keys() - defaults.keys()):
         raise UserError(
             f"augmentation: {name} has no parameter {', '.join(map(repr, unknown))}. "
-            f"Legal parameters: {legal_text}."
+            f"Legal parameters: {legal_text}.",
+            code="transform-parameter-unknown",
         )
     values = defaults | settings
     _check_values(name, values, defaults, legal_text, sample_rate)
@@ -263,7 +267,7 @@ def _build_transform(
     try:
         transform = transform_class(**values)
         if name == "impulse_response":
-            # Found in the order of the file system, which differs between machines.
+            # Listed in the order of the file system, which differs between machines.
             transform.ir_files.sort()
             for file in transform.ir_files:
                 inspect_audio(Path(file))
@@ -272,7 +276,8 @@ def _build_transform(
         given = ", ".join(f"{key}={value!r}" for key, value in settings.items()) or "its defaults"
         raise UserError(
             f"augmentation: {name} refuses {given}: {error or 'value out of range'}. "
-            f"Legal parameters: {legal_text}."
+            f"Legal parameters: {legal_text}.",
+            code="transform-refused",
         ) from error
     return transform
 
@@ -289,7 +294,10 @@ def _check_values(
         default = defaults[key]
         if default is inspect.Parameter.empty:
             if value is default:
-                raise UserError(f"augmentation: {name} needs {key}. Parameters: {legal_text}.")
+                raise UserError(
+                    f"augmentation: {name} needs {key}. Parameters: {legal_text}.",
+                    code="transform-parameter-missing",
+                )
             continue
         kind = (int, float) if isinstance(default, int | float) else type(default)
         is_bool = isinstance(default, bool)
@@ -297,48 +305,56 @@ def _check_values(
             expected = "true or false" if is_bool else "text" if kind is str else "a number"
             raise UserError(
                 f"augmentation: {name}: {key} must be {expected}, not {value!r}. "
-                f"Legal parameters: {legal_text}."
+                f"Legal parameters: {legal_text}.",
+                code="transform-parameter-type",
             )
         if key.endswith("_freq") and not 0 < value < sample_rate / 2:
             raise UserError(
                 f"augmentation: {name}: {key}={value!r} must be above 0 and below "
-                f"{sample_rate / 2:g} Hz, half the sample rate."
+                f"{sample_rate / 2:g} Hz, half the sample rate.",
+                code="transform-frequency-out-of-range",
             )
     if not 0 <= values["p"] <= 1:
-        raise UserError(f"augmentation: {name}: p={values['p']!r} is a probability, from 0 to 1.")
+        raise UserError(
+            f"augmentation: {name}: p={values['p']!r} is a probability, from 0 to 1.",
+            code="transform-probability-out-of-range",
+        )
     for low in (key for key in values if key.startswith("min_")):
         high = low.replace("min_", "max_", 1)
         if values[low] > values[high]:
             raise UserError(
                 f"augmentation: {name}: {low}={values[low]!r} is above {high}={values[high]!r}. "
-                "State both, the smaller one as min."
+                "State both, the smaller one as min.",
+                code="transform-range-reversed",
             )
 
 
 def _check_label_times(name: str, values: Mapping[str, Any], task: str) -> None:
-    """Raise `UserError` where a transform puts sound elsewhere than `LabelTransform` tells."""
+    """Raise `UserError` if the sound moves in time otherwise than by `LabelTransform`."""
     if name == "shift" and values["rollover"]:
         raise UserError(
-            f"augmentation: shift with rollover brings the end of a window to its begin, where the labels "
-            f"of the task {task!r} cannot follow. Set rollover: false."
+            f"augmentation: shift with rollover moves the end of a window to its start, which the labels "
+            f"of the task {task!r} do not support. Set rollover: false.",
+            code="transform-rollover",
         )
-    # Measured at 16 kHz: clicks lie up to 40 ms beside their time, those of signalsmith_stretch 1 ms.
+    # Measured at 16 kHz: clicks are up to 40 ms off, those of signalsmith_stretch 1 ms.
     if values.get("method") == "librosa_phase_vocoder":
         raise UserError(
             f"augmentation: {name} by librosa_phase_vocoder is inexact in time by tens of milliseconds, "
-            f"which the labels of the task {task!r} do not survive. Set method: signalsmith_stretch."
+            f"which makes the labels of the task {task!r} wrong. Set method: signalsmith_stretch.",
+            code="transform-method-inexact",
         )
 
 
 def _shift_samples(transform: Any, num_samples: int, sample_rate: int) -> int:
-    """Return by how many samples audiomentations' Shift moved a window; 0 for another transform."""
+    """Return the shift in samples by audiomentations' Shift; 0 for another transform."""
     amount = transform.parameters.get("shift_amount", 0)
     unit = {"samples": 1, "fraction": num_samples, "seconds": sample_rate}
     return round(amount * unit[transform.shift_unit]) if amount else 0
 
 
 def _try_out(transform: Any, sample_rate: int) -> None:
-    """Apply a transform to some noise, so that a value it cannot use is found now."""
+    """Apply a transform to noise, to find invalid values now."""
     size = TRIED_SECONDS * sample_rate
     noise = np.random.default_rng(0).normal(scale=0.1, size=size).astype(np.float32)
     probability, transform.p = transform.p, 1.0
@@ -354,7 +370,7 @@ def _global_random_state(seed: int) -> Iterator[None]:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     try:
-        # An impulse response at another rate is resampled once and cached; no news to the user.
+        # An impulse response at another rate is resampled once and cached; the warning is of no use.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*had to be resampled.*")
             yield

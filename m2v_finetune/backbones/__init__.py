@@ -1,4 +1,4 @@
-"""The pre-trained networks: what they are, how they load, and the weighting of their layers."""
+"""Pre-trained networks: architectures, loading, and the weighting of their layers."""
 
 from m2v_finetune.backbones.backbone import Backbone
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
@@ -11,7 +11,7 @@ from m2v_finetune.backbones.loading import (
 from m2v_finetune.backbones.precomputed import PrecomputedBackbone
 
 AnyBackbone = Backbone | PrecomputedBackbone
-"""What a `TaskModel` reads: a network, or vectors that one computed elsewhere."""
+"""Backbone of a `TaskModel`: a network, or a stand-in for vectors computed elsewhere."""
 
 __all__ = [
     "AnyBackbone",

@@ -1,4 +1,4 @@
-"""The module that turns windows of samples into all hidden states of the network."""
+"""Module that computes all hidden states of a network from windows of samples."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,41 +18,41 @@ from m2v_finetune.errors import UserError
 
 NORMALIZE_EPSILON = 1e-7
 CONV_ENCODER = -1
-"""A depth of the network: behind its convolutional encoder. Others are numbers of hidden states."""
+"""Depth of the network after its convolutional encoder. Other depths are indices of hidden states."""
 CONV_CHUNK_SAMPLES = 2**20
-"""Samples that go through the conv encoder at once: 13 windows of 5 s at 16 kHz, or 1 of 30 s at 24 kHz.
+"""Number of samples in one call of the conv encoder: 13 windows of 5 s at 16 kHz, or 1 of 30 s at 24 kHz.
 
-The first layer makes 512 / 5 numbers of each sample: 0.4 GB for a piece in float32.
+The first layer outputs 512 / 5 numbers for each sample: 0.4 GB for a chunk in float32.
 """
 
 
 class Backbone(nn.Module):
-    """A pre-trained network that returns every hidden state, the same number in every mode.
+    """Pre-trained network that returns every hidden state, the same number in every mode.
 
-    The layers are run one by one here, so that hidden states can be consumed as they come (a running
-    weighted sum keeps one of them, not all), so that none is ever dropped (LayerDrop is off), and so
-    that the last state means the same whatever transformers calls it: the output of the network,
+    The layers run one by one here, so that hidden states can be consumed one by one (a running
+    weighted sum keeps one of them in memory, not all), so that none is ever dropped (LayerDrop is off), and
+    so that the last state is the same in all versions of transformers: the output of the network,
     after the final LayerNorm where there is one.
 
     Batch normalisation keeps its running statistics in training mode too: with those of a batch, a step
     would depend on how the total batch is divided, and checkpointing would count each batch twice.
 
     Attributes:
-        network: A network of transformers without a head.
-        encoder: The family of the network, a row of `ENCODERS`.
-        source: The name it was loaded by.
-        revision: Branch, tag or commit it was loaded from, or None.
+        network: Network of transformers, without a head.
+        encoder: Family of the network, a row of `ENCODERS`.
+        source: Name by which it was loaded.
+        revision: Branch, tag or commit from which it was loaded, or None.
         licence: SPDX identifier of the weights, or empty when unknown.
-        sample_rate: Of the audio it expects, in Hz.
+        sample_rate: Sample rate of its input, in Hz.
         frame_grid: Stride, receptive field and first centre of the frames of a window.
-        num_hidden_states: Transformer layers in use + 1; state 0 is the input of the first layer.
+        num_hidden_states: Number of transformer layers in use + 1; state 0 is the input of the first layer.
         hidden_size: Size of each hidden state.
-        conv_size: Channels of the convolutional encoder's features.
+        conv_size: Number of channels of the convolutional encoder's features.
         final_norm: Name of the LayerNorm of the last hidden state, or None where it has none.
-        normalize: Whether each window is brought to zero mean and unit variance first.
-        gradient_checkpointing: In training mode, recompute the activations of each layer in the
-            backward pass instead of keeping them.
-        settings: What `build_network` needs to build the same network, before truncation.
+        normalize: Whether each window is normalised to zero mean and unit variance first.
+        gradient_checkpointing: Whether the activations of each layer are recomputed in the
+            backward pass, in training mode.
+        settings: Settings for `build_network` to build the same network, before truncation.
     """
 
     def __init__(
@@ -89,34 +89,34 @@ class Backbone(nn.Module):
 
     @property
     def frame_rate(self) -> Fraction:
-        """Frames a second, exact."""
+        """Exact number of frames in a second."""
         return self.frame_grid.frame_rate
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The transformer layers in use."""
+        """Transformer layers in use."""
         layers: nn.ModuleList = self.network.get_submodule(self.encoder.layers)
         return layers
 
     @property
     def num_layers(self) -> int:
-        """Transformer layers in use."""
+        """Number of transformer layers in use."""
         return len(self.layers)
 
     @property
     def num_hidden_states(self) -> int:
-        """Hidden states that `forward` returns."""
+        """Number of hidden states that `forward` returns."""
         return self.num_layers + 1
 
     @property
     def conv_encoder(self) -> nn.Module:
-        """The convolutional encoder."""
+        """Convolutional encoder."""
         module: nn.Module = self.network.get_submodule(self.encoder.conv_encoder)
         return module
 
     @property
     def mask_vector(self) -> nn.Parameter:
-        """What takes the place of masked frames, (hidden_size,); there only with ``spec_augment``."""
+        """Embedding that replaces masked frames, (hidden_size,); exists only with ``spec_augment``."""
         vector: nn.Parameter = self.network.get_parameter(self.encoder.mask_vector)
         return vector
 
@@ -130,10 +130,10 @@ class Backbone(nn.Module):
 
     @property
     def frozen_depth(self) -> int | None:
-        """The deepest point below which no parameter is trainable.
+        """Greatest depth below which no parameter is trainable.
 
-        A hidden state's number, which is that of the transformer layers below it; `CONV_ENCODER` where only
-        the convolutional encoder is frozen; None where that is trainable too.
+        It is the index of a hidden state, so the number of transformer layers below it; `CONV_ENCODER` if
+        only the convolutional encoder is frozen; None if that is trainable too.
         """
         if _is_trainable(self.conv_encoder):
             return None
@@ -171,7 +171,7 @@ class Backbone(nn.Module):
         return modules
 
     def num_frames(self, num_samples: int) -> int:
-        """Return how many frames a window of ``num_samples`` samples gives; 0 if it is too short."""
+        """Return the number of frames of a window of ``num_samples`` samples; 0 if it is too short."""
         return self.frame_grid.num_frames(num_samples)
 
     def check_window(self, num_samples: int) -> None:
@@ -185,11 +185,12 @@ class Backbone(nn.Module):
             needed_seconds = math.ceil(100 * needed / self.sample_rate) / 100
             raise UserError(
                 f"A window of {num_samples / self.sample_rate:.4g} s gives {frames} frames. {why} "
-                f"{least}. Set data.window_seconds to at least {needed_seconds:g}."
+                f"{least}. Set data.window_seconds to at least {needed_seconds:g}.",
+                code="window-too-short",
             )
 
     def prepare(self, waveforms: Tensor) -> Tensor:
-        """Return ``input_values``: each window with zero mean and unit variance, if the checkpoint asks.
+        """Return ``input_values``: each window with zero mean and unit variance, if `normalize` is set.
 
         Args:
             waveforms: (batch, samples), mono at `sample_rate`, in [-1, 1].
@@ -216,7 +217,7 @@ class Backbone(nn.Module):
     def iterate_hidden_states(self, input_values: Tensor) -> Iterator[Tensor]:
         """Yield the hidden states of `forward` one after the other, as they are computed.
 
-        Nothing below the first trainable parameter has a graph, so nothing of it is kept.
+        Frozen layers have no autograd graph, so their activations are not kept.
         """
         yield from self.iterate_from(CONV_ENCODER, self.encode(input_values))
 
@@ -224,11 +225,11 @@ class Backbone(nn.Module):
         """Yield the hidden states above a depth of the network, from its output there.
 
         Args:
-            depth: The number of a hidden state, or `CONV_ENCODER`.
-            state: That hidden state, (batch, frames, hidden_size), or what `encode` returned.
+            depth: Index of a hidden state, or `CONV_ENCODER`.
+            state: That hidden state, (batch, frames, hidden_size), or the output of `encode`.
         """
         if depth == CONV_ENCODER:
-            # Masks are drawn outside of what is recomputed, as numpy's random state is not brought back.
+            # Masks are drawn outside of the recomputed part, as numpy's random state is not restored.
             masked = self.encoder.mask(self.network, self.project(state))
             yield from self.iterate_layers(masked)
         else:
@@ -248,7 +249,7 @@ class Backbone(nn.Module):
         yield from self._iterate_layers_above(0, state)
 
     def _iterate_layers_above(self, depth: int, state: Tensor) -> Iterator[Tensor]:
-        """Yield the hidden states above one."""
+        """Yield the hidden states above the one at ``depth``."""
         inputs = self.encoder.layer_inputs(self.network, state)
         for index, layer in enumerate(self.layers[depth:], start=depth):
             state = self._run(partial(layer, **inputs), state, layer)
@@ -265,8 +266,8 @@ class Backbone(nn.Module):
     def encode(self, input_values: Tensor) -> Tensor:
         """Return the features of the conv encoder, (batch, channels, frames).
 
-        The outputs of its first layers are the largest tensors of all. Where none of them is kept, or
-        all are recomputed, the windows go through it in pieces, so that a batch costs no more than one.
+        The outputs of its first layers are the largest tensors of all. Where they are not kept, or are
+        recomputed, the batch is processed in chunks, so that it needs no more memory than one window.
         """
         is_trained = _is_trainable(self.conv_encoder) and torch.is_grad_enabled()
         convolve = partial(self.encoder.convolve, self.network)
@@ -287,19 +288,19 @@ class Backbone(nn.Module):
         """Run a part of the network, keeping only its input for the backward pass with checkpointing.
 
         Args:
-            part: What is run.
-            state: Its input.
-            modules: The modules that it uses.
+            part: Function to run.
+            state: Input of the function.
+            modules: Modules that the function uses.
         """
         if self._is_checkpointing() and (state.requires_grad or any(map(_is_trainable, modules))):
             return checkpoint(part, state, use_reentrant=False)  # type: ignore[no-any-return]
         return part(state)
 
     def compile_layers(self) -> None:
-        """Have torch.compile make code of the transformer layers, in place, at their first use.
+        """Compile the transformer layers with torch.compile, in place, at their first use.
 
-        They share one graph, made once; the first has its own where its input needs no gradient. Names of
-        weights stay as they are.
+        They share one graph; the first has its own where its input needs no gradient. Names of weights do
+        not change.
         """
         for layer in self.layers:
             layer.compile()
@@ -308,19 +309,19 @@ class Backbone(nn.Module):
         """Write config.json, preprocessor_config.json and model.safetensors, as `load_backbone` reads them.
 
         Args:
-            folder: Made if needed; files of these names in it are replaced.
+            folder: Folder, created if needed; files of these names in it are replaced.
 
         Raises:
-            OSError: The disk does not take it; then no file is changed.
+            OSError: The files cannot be written; then no file is changed.
         """
         write_checkpoint(
             folder, self.network, sample_rate=self.sample_rate, normalize=self.normalize
         )
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over the names and values of all weights: which backbone this is.
+        """Return a SHA-256 over the names and values of all weights, to identify the backbone.
 
-        SpecAugment's vector does not count, as it is there only while its setting is on.
+        SpecAugment's mask embedding is left out, as it exists only while its setting is on.
         """
         return fingerprint(self.network, without=self.encoder.mask_vector)
 
@@ -331,11 +332,12 @@ class Backbone(nn.Module):
         if not 0 <= num_layers < available:
             raise UserError(
                 f"The backbone {self.source} has {available} transformer layers, so {num_layers} cannot "
-                f"be kept. Choose 0 to {available}."
+                f"be kept. Choose 0 to {available}.",
+                code="num-layers-out-of-range",
             )
         self.network.set_submodule(self.encoder.layers, self.layers[:num_layers])
         if self.final_norm is not None:
-            # It belongs to the network's output; a lower state is what the next layer gets.
+            # It belongs to the network's output; a lower state is the input of the next layer.
             self.network.set_submodule(self.final_norm, nn.Identity())
             self.final_norm = None
 
@@ -345,8 +347,9 @@ class Backbone(nn.Module):
         if spec_augment and config.mask_time_prob == 0.0 and config.mask_feature_prob == 0.0:
             raise UserError(
                 f"The config of {self.source} masks nothing (mask_time_prob and mask_feature_prob are 0), so "
-                "the network has no vector for masked frames. Switch backbone.spec_augment off; to "
-                "pre-train, set mask_time_prob in its config.json, such as to 0.05."
+                "the network has no embedding for masked frames. Set backbone.spec_augment to false; to "
+                "pre-train, set mask_time_prob in its config.json, such as to 0.05.",
+                code="spec-augment-without-masks",
             )
         if not spec_augment and hasattr(self.network, self.encoder.mask_vector):
             delattr(self.network, self.encoder.mask_vector)

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: where they are, what they hold, and how they are written."""
+"""Files of a checkpoint: finding, reading and writing them."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def find_checkpoint(
 ) -> tuple[Path, str | None]:
     """Return the folder of a checkpoint, and its commit if it is on the Hub.
 
-    From there its configuration is downloaded; with weights these and the card too.
+    Its configuration is downloaded from the Hub; ``with_weights`` the weights and model card too.
 
     Raises:
         UserError: The source cannot be found or reached.
@@ -65,14 +65,19 @@ def find_checkpoint(
         commit = folder.name
     else:
         raise UserError(
-            f"There is no backbone '{source}': it is no folder, no Hub id (user/name), and none of the "
-            f"short names {', '.join(CHECKPOINTS)}."
+            f"There is no backbone '{source}': it is not a folder, not a Hub id (user/name), and none of the "
+            f"short names {', '.join(CHECKPOINTS)}.",
+            code="backbone-unknown",
         )
     if not (folder / CONFIG_FILE).is_file():
-        raise UserError(f"{folder} holds no {CONFIG_FILE}, so it is no checkpoint.")
+        raise UserError(
+            f"{folder} has no {CONFIG_FILE}, so it is not a checkpoint.",
+            code="checkpoint-missing-config",
+        )
     if revision is not None and commit is None:
         raise UserError(
-            f"backbone.revision is '{revision}', but {source} is no repository of the Hub."
+            f"backbone.revision is '{revision}', but {source} is not a repository of the Hub.",
+            code="revision-without-hub",
         )
     return folder, commit
 
@@ -81,22 +86,26 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object of a JSON file.
 
     Raises:
-        UserError: It is no JSON, or no object.
+        UserError: It is not JSON, or not an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}). Fetch or write it again.") from error
+        raise UserError(
+            f"{path} is not JSON ({error}). Download or write it again.", code="json-unreadable"
+        ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object. Fetch or write it again.")
+        raise UserError(
+            f"{path} is not a JSON object. Download or write it again.", code="json-not-an-object"
+        )
     return content
 
 
 def read_audio_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``sample_rate`` and ``normalize`` of a checkpoint: 16 kHz and true if nothing names them.
+    """Return ``sample_rate`` and ``normalize`` of a checkpoint: 16 kHz and true if they are not set.
 
     Args:
-        folder: Of the checkpoint.
+        folder: Folder of the checkpoint.
         settings: Content of its config.json.
     """
     preprocessor = folder / PREPROCESSOR_FILE
@@ -119,15 +128,17 @@ def read_licence(folder: Path) -> str:
 
 
 def load_weights(network: PreTrainedModel, folder: Path) -> None:
-    """Load the weights of a checkpoint into a network: every tensor has to find its place.
+    """Load the weights of a checkpoint into a network; names and shapes must match exactly.
 
     Raises:
-        UserError: There are none, they cannot be read, or a name or shape is not the network's.
+        UserError: The weights are missing or unreadable, or a name or shape does not match the network.
     """
     names = [one[0] for one in WEIGHT_FORMATS]
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
-        raise UserError(f"{folder} holds no weights: {' or '.join(names)}.")
+        raise UserError(
+            f"{folder} has no weights: {' or '.join(names)}.", code="checkpoint-missing-weights"
+        )
     found = _read_indexed(path) if path.suffix == ".json" else _read_tensors(path)
     tensors = _own_tensors(found, network.base_model_prefix)
     expected = network.state_dict()
@@ -145,23 +156,28 @@ def load_weights(network: PreTrainedModel, folder: Path) -> None:
         if len(problems) > len(listed):
             listed.append(f"and {len(problems) - len(listed)} more")
         raise UserError(
-            f"The tensors of {path} are not those that its {CONFIG_FILE} describes: "
+            f"The tensors of {path} do not match its {CONFIG_FILE}: "
             + "; ".join(listed)
-            + ". Weights and config belong to different networks; nothing was loaded."
+            + ". Weights and config belong to different networks; nothing was loaded.",
+            code="checkpoint-tensors-mismatch",
         )
     network.load_state_dict(tensors)
 
 
 def _read_indexed(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of the files beside an index that it names."""
-    places = read_json(path).get("weight_map")
-    names = set(places.values()) if isinstance(places, dict) else set()
+    """Return the tensors of the files that an index names."""
+    files = read_json(path).get("weight_map")
+    names = set(files.values()) if isinstance(files, dict) else set()
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise UserError(f"{path} names no files of weights beside it. Fetch it again.")
+        raise UserError(
+            f"{path} names no weight files in its folder. Download it again.",
+            code="weights-index-invalid",
+        )
     missing = sorted(name for name in names if not (path.parent / name).is_file())
     if missing:
         raise UserError(
-            f"{path.parent} lacks weights that {path.name} names: {', '.join(missing)}. Fetch it again."
+            f"{path.parent} lacks weights that {path.name} names: {', '.join(missing)}. Download it again.",
+            code="checkpoint-missing-weights",
         )
     return {
         tensor: value
@@ -177,19 +193,23 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read as weights ({str(error).splitlines()[0]}). It is damaged, or holds "
-            "more than tensors, which is never executed here. Fetch it again from its source."
+            f"{path} cannot be read as weights ({str(error).splitlines()[0]}). It is corrupt, or contains "
+            "more than tensors, which is never executed here. Download it again from its source.",
+            code="weights-unreadable",
         ) from error
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path} is not a dictionary of tensors. Fetch it again from its source.")
+        raise UserError(
+            f"{path} is not a dictionary of tensors. Download it again from its source.",
+            code="weights-not-tensors",
+        )
     return content
 
 
 def _own_tensors(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the backbone's tensors by their names of today, as float32.
+    """Return the backbone's tensors by their current names, as float32.
 
-    A checkpoint saved with a head on top has every tensor of the backbone under ``prefix``; the
-    others are the head's and are left out.
+    A checkpoint saved with a head has every tensor of the backbone under ``prefix``; the tensors of
+    the head are left out.
     """
     if any(name.startswith(f"{prefix}.") for name in tensors):
         tensors = {
@@ -211,13 +231,13 @@ def write_checkpoint(
     """Write config.json, preprocessor_config.json and model.safetensors.
 
     Args:
-        folder: Made if needed; files of these names in it are replaced.
-        network: Without a head.
-        sample_rate: Of the audio that it expects, in Hz.
-        normalize: Whether windows are brought to zero mean and unit variance.
+        folder: Folder, created if needed; files of these names in it are replaced.
+        network: Network without a head.
+        sample_rate: Sample rate of its input, in Hz.
+        normalize: Whether windows are normalised to zero mean and unit variance.
 
     Raises:
-        OSError: The disk does not take it; then no file is changed.
+        OSError: The files cannot be written; then no file is changed.
     """
     config = network.config
     config.architectures = [type(network).__name__]
@@ -240,7 +260,7 @@ def write_checkpoint(
 
 
 def fingerprint(network: PreTrainedModel, *, without: str) -> str:
-    """Return a SHA-256 over the names and values of all tensors of a network but one."""
+    """Return a SHA-256 over the names and values of all tensors of a network except one."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         if name != without:

@@ -1,4 +1,4 @@
-"""The checkpoints that load by a short name, as data.
+"""Checkpoints that have a short name.
 
 Source: the model card of m-a-p/music2vec-v1 and the published config.json of each repository. Any
 other checkpoint of a family in `ENCODERS` loads by its Hub id or folder.
@@ -12,20 +12,20 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What is published of a checkpoint.
+    """Published facts of a checkpoint.
 
     Attributes:
         hub_id: Repository on the Hub, or None for one that ships with this package.
         pretraining: Method, hours of music, length of a training excerpt.
-        num_layers: Transformer layers.
-        hidden_size: Width of a hidden state.
-        sample_rate: Of the audio, in Hz.
+        num_layers: Number of transformer layers.
+        hidden_size: Size of a hidden state.
+        sample_rate: Sample rate of the input, in Hz.
         frame_rate: Frames a second: sample_rate / 320, the product of the conv strides.
-        parameters_millions: Of the backbone.
+        parameters_millions: Number of parameters, in millions.
         licence: SPDX identifier; models derived from the checkpoint inherit it.
         citation: Paper, as an arXiv identifier, or empty.
-        settings: Its config.json, as far as it says what the network is and differs from the defaults of
-            transformers; None where the file itself ships.
+        settings: Settings of its config.json that define the network and differ from the defaults of
+            transformers; None if the file itself ships.
     """
 
     hub_id: str | None
@@ -146,7 +146,7 @@ CHECKPOINTS = {
 
 
 def published_checkpoint(source: str) -> Checkpoint | None:
-    """Return what is known of a backbone by its short name or its Hub id; None for any other."""
+    """Return the checkpoint with this short name or Hub id; None for any other."""
     for name, checkpoint in CHECKPOINTS.items():
         if source in (name, checkpoint.hub_id):
             return checkpoint

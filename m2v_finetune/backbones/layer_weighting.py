@@ -1,4 +1,4 @@
-"""One representation out of all hidden states: the learned weighting of layers."""
+"""Trainable weighting of the hidden states of all layers."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 Weighting = Literal["softmax", "conv1d", "last"] | int
 StatesAbove = Callable[[int, Tensor], Iterable[Tensor]]
-"""Gives the hidden states above one, from its number and what it is."""
+"""Function that returns the hidden states above one, from the index and value of that one."""
 
 
 class LayerWeighting(nn.Module):
@@ -19,9 +19,9 @@ class LayerWeighting(nn.Module):
     over layers and the same for every frame.
 
     Attributes:
-        kind: ``softmax``, ``conv1d``, ``last``, or the number of one hidden state.
-        layer_weights: What is learned, (num_hidden_states,); absent for ``last`` and a number.
-        offset: What ``conv1d`` adds, a scalar; absent otherwise.
+        kind: ``softmax``, ``conv1d``, ``last``, or the index of one hidden state.
+        layer_weights: Trainable weights, (num_hidden_states,); absent for ``last`` and a number.
+        offset: Trainable offset of ``conv1d``, a scalar; absent otherwise.
 
     Source: softmax as in SUPERB (arXiv 2105.01051); ``conv1d`` is torch.nn.Conv1d(num_hidden_states, 1,
     kernel_size=1) over the stacked states, as in the model card of m-a-p/music2vec-v1, with its
@@ -43,7 +43,7 @@ class LayerWeighting(nn.Module):
 
     @property
     def selected_layer(self) -> int | None:
-        """The number of the one hidden state in use; None where all are."""
+        """Index of the single hidden state in use; None if all are in use."""
         if self.kind in ("softmax", "conv1d"):
             return None
         return self.num_hidden_states - 1 if self.kind == "last" else int(self.kind)
@@ -71,12 +71,12 @@ class LayerWeighting(nn.Module):
         return self._sum(zip(self.weights().unbind(), hidden_states, strict=True))
 
     def checkpointed(self, first: Tensor, depth: int, states_above: StatesAbove) -> Tensor:
-        """Return what `forward` returns of all hidden states, keeping none of those that do not learn.
+        """Return the output of `forward` for all hidden states, without keeping those of frozen layers.
 
         Args:
             first: Hidden state 0.
-            depth: Number of the last state that does not learn, from 1.
-            states_above: Computes states, and the same again when it is asked again.
+            depth: Index of the last hidden state of the frozen layers, from 1.
+            states_above: Function that computes states; further calls return the same values.
         """
         weights = self.weights()
         combined, last = FrozenSum.apply(weights[: depth + 1], first, states_above)  # type: ignore[no-untyped-call]
@@ -86,16 +86,16 @@ class LayerWeighting(nn.Module):
     def _sum(
         self, weighted: Iterable[tuple[Tensor, Tensor]], *, initial: Tensor | None = None
     ) -> Tensor:
-        """Return the sum of states times their weights, and of what was begun, which it overwrites."""
+        """Return the sum of states times their weights, added to ``initial``, which it overwrites."""
         for weight, state in weighted:
-            # In place, as no gradient needs the sum: one product of this size is made, not one a state.
+            # In place, as no gradient needs the sum: one product is allocated, not one for each state.
             initial = weight * state if initial is None else initial.addcmul_(state, weight)
         assert initial is not None
         return initial + self.offset if self.kind == "conv1d" else initial
 
 
 class FrozenSum(torch.autograd.Function):
-    """The weighted sum of hidden states that do not learn, of which only the first is kept.
+    """Weighted sum of hidden states of frozen layers, of which only the first is kept.
 
     The gradient of a weight is the sum over all numbers of its state times the gradient of the sum. For it
     the states are computed again in the backward pass, one after the other.
@@ -108,10 +108,10 @@ class FrozenSum(torch.autograd.Function):
         """Return the sum, and the last of the states.
 
         Args:
-            ctx: Of autograd.
-            weights: Of the states, (states,), at least 2.
-            first: State 0.
-            states_above: As `LayerWeighting.checkpointed` takes it.
+            ctx: Context of autograd.
+            weights: Weights of the states, (states,), at least 2.
+            first: Hidden state 0.
+            states_above: Argument of `LayerWeighting.checkpointed`.
         """
         ctx.save_for_backward(first)
         ctx.states_above, ctx.num_states = states_above, len(weights)
@@ -141,5 +141,5 @@ class FrozenSum(torch.autograd.Function):
 
 
 def _frozen_states(ctx: Any, first: Tensor) -> Iterator[Tensor]:
-    """Yield the states above the first, up to the last that does not learn."""
+    """Yield the states above the first, up to the last of the frozen layers."""
     return islice(ctx.states_above(0, first), ctx.num_states - 1)

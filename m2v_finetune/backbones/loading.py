@@ -1,9 +1,9 @@
-"""From a name to a backbone with its published weights, on any transformers 5.
+"""Loading of backbones with their published weights, on any transformers 5.
 
-What is published does not load as it is: music2vec's config.json carries a file path as
+Published checkpoints do not load unchanged: music2vec's config.json carries a file path as
 ``vocab_size``, MERT names code to execute, HuBERT's positional convolution has the weight names of
 an older PyTorch. Here config.json is read as data, the network is the plain network of transformers
-that `ENCODERS` has for its ``model_type``, and every tensor has to find its place.
+that `ENCODERS` has for its ``model_type``, and all names and shapes of tensors must match.
 """
 
 import json
@@ -38,14 +38,14 @@ def load_backbone(
     """Load a pre-trained backbone, in float32 on the CPU and in evaluation mode.
 
     Args:
-        source: A short name (`CHECKPOINTS`), a Hub id, or a folder with config.json and weights.
+        source: Short name (`CHECKPOINTS`), Hub id, or folder with config.json and weights.
         revision: Branch, tag or commit of a Hub id.
-        num_layers: Keep the first n transformer layers; all if None.
-        spec_augment: Mask spans of frames in training mode, by the mask settings of the checkpoint's config.
+        num_layers: Number of transformer layers to keep, from the first; all if None.
+        spec_augment: Masking of frames in training, by the mask settings of the checkpoint's config.
 
     Raises:
-        UserError: The source cannot be found or reached, is of another architecture, switches on what
-            no released checkpoint uses, or its tensors are not those of its config.
+        UserError: The source cannot be found or reached, is of another architecture, has a setting on that
+            no released checkpoint uses, or its tensors do not match its config.
     """
     folder, commit = find_checkpoint(str(source), revision, with_weights=True)
     settings = read_json(folder / CONFIG_FILE)
@@ -55,7 +55,7 @@ def load_backbone(
     return Backbone(
         network,
         source=str(source),
-        revision=commit,  # so that a model names exactly what it was made from
+        revision=commit,  # so that a model names its exact origin
         licence=published.licence if published else read_licence(folder),
         **read_audio_settings(folder, settings),
         num_layers=num_layers,
@@ -64,7 +64,7 @@ def load_backbone(
 
 
 def is_backbone(folder: Path) -> bool:
-    """Tell whether a folder holds a network as transformers saves it: its config names a model type."""
+    """Return whether a folder is a network saved by transformers: its config names a model type."""
     try:
         settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -76,13 +76,13 @@ def init_backbone(architecture: str | Path, *, licence: str) -> Backbone:
     """Return a backbone with random weights, to be pre-trained, drawn from torch's random state.
 
     Args:
-        architecture: A config.json, or a folder that holds one; a preprocessor_config.json beside it
-            gives the sample rate and whether windows are normalised; without one the rate is that of
-            ``sample_rate`` in config.json, else 16 kHz, and they are.
-        licence: SPDX identifier of the weights that will be made; empty when unknown.
+        architecture: Path of a config.json or of its folder. A preprocessor_config.json beside it sets
+            the sample rate and whether windows are normalised. Without one the rate is that of
+            ``sample_rate`` in config.json, else 16 kHz, and windows are normalised.
+        licence: SPDX identifier of the future weights; empty when unknown.
 
     Raises:
-        UserError: There is no such file, or it describes no network that can be built.
+        UserError: There is no such file, or it does not describe a valid network.
     """
     from m2v_finetune.shipped import find_file
 
@@ -91,7 +91,8 @@ def init_backbone(architecture: str | Path, *, licence: str) -> Backbone:
         path = path / CONFIG_FILE
     if not path.is_file():
         raise UserError(
-            f"There is no architecture at {path}. Give a {CONFIG_FILE}, or a folder that holds one."
+            f"There is no architecture at {path}. Give a {CONFIG_FILE}, or its folder.",
+            code="architecture-missing",
         )
     settings = read_json(path)
     return Backbone(
@@ -111,14 +112,14 @@ def build_architecture(
     num_layers: int | None = None,
     spec_augment: bool = False,
 ) -> Backbone:
-    """Build a backbone with random weights, without fetching or reading the trained ones.
+    """Build a backbone with random weights, without downloading or reading the trained ones.
 
     Args:
-        source: As for `load_backbone`. Of a published checkpoint nothing is fetched, of another Hub id its
-            configuration.
+        source: Source as for `load_backbone`. Nothing is downloaded for a published checkpoint, the
+            configuration for another Hub id.
         revision: Branch, tag or commit of a Hub id.
-        num_layers: Keep the first n transformer layers; all if None.
-        spec_augment: As for `load_backbone`.
+        num_layers: Number of transformer layers to keep, from the first; all if None.
+        spec_augment: Setting as for `load_backbone`.
 
     Raises:
         UserError: The source cannot be found or reached, or is of another architecture.
@@ -146,26 +147,28 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
     """Build the network of a config.json, with random weights.
 
     Args:
-        settings: The content of config.json.
-        where: Its location, for messages.
+        settings: Content of config.json.
+        where: Path of config.json, for messages.
 
     Raises:
-        UserError: The architecture is none of `ENCODERS`, or a setting is on that adds what is not
-            computed here, or a value is not legal.
+        UserError: The architecture is none of `ENCODERS`, or a setting is on that is not supported, or a
+            value is not legal.
     """
     model_type = settings.get("model_type")
     if not isinstance(model_type, str) or model_type not in ENCODERS:
         raise UserError(
-            f"{where} is of model_type {model_type!r}, which does not load: a network may look like one "
-            f"that does and compute something else. Choose a checkpoint of {', '.join(ENCODERS)}; "
-            "docs/adding-an-architecture.md describes how to add a family."
+            f"{where} is of model_type {model_type!r}, which is not supported: a similar network "
+            f"may compute something else. Choose a checkpoint of {', '.join(ENCODERS)}; "
+            "docs/adding-an-architecture.md describes how to add a family.",
+            code="architecture-unsupported",
         )
     encoder = ENCODERS[model_type]
     for setting, meaning in encoder.refused.items():
         if settings.get(setting):
             raise UserError(
-                f"{where} switches on {setting} ({meaning}), which is not supported. Choose a checkpoint "
-                "without it."
+                f"{where} sets {setting} ({meaning}), which is not supported. Choose a checkpoint "
+                "without it.",
+                code="architecture-setting-unsupported",
             )
     known = set(encoder.config_class().to_dict())
     known -= {"model_type", "architectures", "transformers_version"}
@@ -176,7 +179,7 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
         config = encoder.config_class(**values)
         config._attn_implementation = "sdpa"
         return encoder.network_class(config)
-    # Whatever the values of a damaged file make transformers and torch stumble over.
+    # Errors of transformers and torch for the values of an invalid file.
     except (
         StrictDataclassError,
         TypeError,
@@ -186,4 +189,6 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
         ArithmeticError,
         AttributeError,
     ) as error:
-        raise UserError(f"{where} describes no network that can be built: {error}") from error
+        raise UserError(
+            f"{where} does not describe a valid network: {error}", code="architecture-invalid"
+        ) from error

@@ -10,20 +10,20 @@ from m2v_finetune.audio.frames import FrameGrid
 
 MODEL_TYPE = "precomputed"
 CLIP_GRID = FrameGrid(sample_rate=1, stride_samples=1, receptive_field_samples=1)
-"""Time where nothing is known of it: a clip is one sample, one frame and one second."""
+"""Grid of clips of unknown duration: a clip is one sample, one frame and one second."""
 
 
 class PrecomputedBackbone(nn.Module):
-    """Passes vectors on as the one hidden state of a network without layers.
+    """Stand-in that returns its input vectors as the only hidden state, without layers.
 
-    It has what `Backbone` has for those that use one, and no weights.
+    It has the interface of `Backbone`, and no weights.
 
     Attributes:
-        network: Has no parameter.
-        source: What the vectors are, for people.
-        sample_rate: Of `CLIP_GRID`: a clip is a sample.
-        hidden_size: Numbers of a vector.
-        settings: Marks a saved model as one that has no backbone.
+        network: Module without parameters.
+        source: Human-readable description of the vectors.
+        sample_rate: Sample rate of `CLIP_GRID`: a clip is a sample.
+        hidden_size: Size of a vector.
+        settings: Settings that mark a saved model as one without a backbone.
     """
 
     revision = None
@@ -46,11 +46,11 @@ class PrecomputedBackbone(nn.Module):
         self.settings: dict[str, Any] = {"model_type": MODEL_TYPE, "hidden_size": self.hidden_size}
 
     def frozen_modules(self) -> list[nn.Module]:
-        """Return itself: it has no parameters."""
+        """Return the module itself, which has no parameters."""
         return [self]
 
     def num_frames(self, num_samples: int) -> int:
-        """Return how many vectors a window has: one for each clip."""
+        """Return the number of vectors of a window: one for each clip."""
         return self.frame_grid.num_frames(num_samples)
 
     def check_window(self, num_samples: int) -> None:
@@ -67,5 +67,5 @@ class PrecomputedBackbone(nn.Module):
         return (vectors.unsqueeze(1),)
 
     def iterate_hidden_states(self, vectors: Tensor) -> Iterator[Tensor]:
-        """Yield what `forward` returns."""
+        """Yield the output of `forward`."""
         yield from self(vectors)

@@ -1,4 +1,4 @@
-"""Modules of a backbone by their role, whatever its family calls them."""
+"""Lookup of a backbone's modules by their role, whatever their name in its family."""
 
 from torch import nn
 
@@ -11,17 +11,18 @@ def modules_with_roles(backbone: Backbone, *roles: Role, user: str) -> dict[str,
     """Return the modules of all layers that have one of these roles, by their names in the network.
 
     Args:
-        backbone: Network and family.
-        roles: Every layer has to have all modules of each.
-        user: What needs them, for the message.
+        backbone: Network with its family.
+        roles: Roles, of which every layer must have all modules.
+        user: Name of the method that needs them, for the message.
 
     Raises:
-        UserError: There is no layer, one lacks a module of a role, or the family names none for it.
+        UserError: There is no layer, a layer lacks a module of a role, or the family has none for a role.
     """
     if not backbone.layers:
         raise UserError(
             f"{user} needs transformer layers, and none of {backbone.source} is in use. Set "
-            "backbone.num_layers and backbone.layer_weighting to at least 1, or choose another method."
+            "backbone.num_layers and backbone.layer_weighting to at least 1, or choose another method.",
+            code="backbone-without-layers",
         )
     found: dict[str, nn.Module] = {}
     for index, layer in enumerate(backbone.layers):
@@ -35,7 +36,8 @@ def modules_with_roles(backbone: Backbone, *roles: Role, user: str) -> dict[str,
                     f"{backbone.source}, a {backbone.encoder.config_class.model_type} network, has "
                     f"{'no ' + ', no '.join(missing) if missing else 'no module of it'}. Choose another "
                     "method, or correct the roles of the family in m2v_finetune/backbones/encoders "
-                    "(docs/adding-an-architecture.md)."
+                    "(docs/adding-an-architecture.md).",
+                    code="backbone-role-missing",
                 )
             found |= {f"{backbone.encoder.layers}.{index}.{name}": modules[name] for name in names}
     return found

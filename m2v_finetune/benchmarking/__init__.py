@@ -1,4 +1,4 @@
-"""One table for a backbone: `rows` say what is measured, `run` measures it, `table` shows it."""
+"""Benchmark of a backbone: `rows` has tasks and data sets, `run` the protocol, `table` the output."""
 
 from m2v_finetune.benchmarking.run import BenchmarkSettings, run_benchmark
 

@@ -1,4 +1,4 @@
-"""The rows of the benchmark's table: tasks, their data sets, windows, and the reported numbers."""
+"""Rows of the benchmark's table: tasks, their data sets, windows, and the reported numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,19 +31,19 @@ class Row:
     """A task on a data set.
 
     Attributes:
-        task: Its class.
-        settings: Its section of a recipe's settings.
-        data_set: Name of the data set, as `m2v data prepare` has it, and of its folder.
-        manifest: In that folder.
-        reported: By metric what is reported for `MODELS`, in per cent; None where nothing is.
-        archive: Name of the data set in jukemir's archives, where it has another one.
-        window_seconds: What the probe hears at once.
-        hop_seconds: Distance of windows when a track is judged; the window if None.
-        windows_per_track: Random windows of a track in an epoch.
-        per_device_batch_size: Windows at once, so that they fit a card of 11 GB.
-        epochs: At most.
-        patience: Epochs without a better validation metric, after which training ends.
-        note: What keeps reported numbers from being compared.
+        task: Class of the task.
+        settings: Section ``task`` of a recipe's settings.
+        data_set: Name of the data set in `m2v data prepare`, and of its folder.
+        manifest: Name of the manifest in that folder.
+        reported: Published values for `MODELS` by metric, in per cent; None where there is none.
+        archive: Name of the data set in jukemir's archives, if different.
+        window_seconds: Length of a window.
+        hop_seconds: Hop between windows in evaluation; the window if None.
+        windows_per_track: Number of random windows of a track in an epoch.
+        per_device_batch_size: Batch size, which fits a GPU of 11 GB.
+        epochs: Maximum number of epochs.
+        patience: Number of epochs without a better validation metric, after which training ends.
+        note: Reason why published values are not comparable.
     """
 
     task: type[Task]
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Names the row's folder, such as ``tagging-mtg-jamendo-genre``."""
+        """Name of the row and of its folder, such as ``tagging-mtg-jamendo-genre``."""
         stem = self.manifest.removesuffix(".jsonl")
         parts = [self.task.name, self.data_set]
         return "-".join([*parts, stem] if stem not in ("manifest", self.task.name) else parts)

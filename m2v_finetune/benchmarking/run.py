@@ -1,8 +1,8 @@
-"""One table for a backbone: the published probe protocol on every task whose data are there.
+"""Benchmark of a backbone: the published probe protocol on every task whose data are available.
 
-Of each row the learning rate is searched on validation with the first seed; then each seed is run with
-the best rate, and its test tracks are judged. The run of the search that was best is that of the first
-seed, so it is not trained twice.
+For each row, the learning rate is searched on validation with the first seed. Then each seed is run with
+the best rate, and evaluated on the test tracks. The best run of the search is that of the first seed, so
+it is not trained twice.
 """
 
 import json
@@ -53,14 +53,14 @@ SCALE = 100  # metrics are shown in per cent, but for those in dB
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """What is measured, and where.
+    """Settings of a benchmark.
 
     Attributes:
-        backbone: As ``backbone.source`` of a recipe; with `features` the name of the vectors.
-        root: Holds a folder for each data set.
-        features: Holds ``<data set>/<backbone>/<clip>.npy``; audio is read if None.
-        tasks: Their names; all if empty.
-        num_seeds: Runs with the best rate, with the seeds 0, 1, and so on.
+        backbone: Backbone, as ``backbone.source`` of a recipe; with `features` the name of the vectors.
+        root: Folder with a folder for each data set.
+        features: Folder with ``<data set>/<backbone>/<clip>.npy``; audio is read if None.
+        tasks: Names of tasks; all if empty.
+        num_seeds: Number of runs with the best rate, with the seeds 0, 1, and so on.
         output: Folder of runs and tables; ``benchmarks-<backbone>`` if None.
     """
 
@@ -86,11 +86,11 @@ class BenchmarkSettings:
         return shlex.join(map(str, words))
 
     def manifest(self, row: Row) -> Path:
-        """Return where the manifest of a row has to be."""
+        """Return the path of the manifest of a row."""
         return self.root / row.data_set / row.manifest
 
     def vectors(self, row: Row) -> Path | None:
-        """Return where the vectors of a row have to be."""
+        """Return the folder of the vectors of a row."""
         if self.features is None:
             return None
         return self.features / (row.archive or row.data_set) / self.backbone
@@ -105,7 +105,7 @@ class _ProbeConfig(RecipeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class _Protocol:
-    """What tests make smaller."""
+    """Settings of the protocol, which tests reduce."""
 
     learning_rates: Sequence[float]
     epochs: int | None
@@ -119,24 +119,24 @@ def run_benchmark(
     epochs: int | None = None,
     num_workers: int = NUM_WORKERS,
 ) -> dict[str, Any]:
-    """Run all rows whose data are there; write and print their table.
+    """Run all rows whose data are available; write and print their table.
 
-    Runs lie in folders of their own below `BenchmarkSettings.folder`. One that is finished is not run
-    again, one that was interrupted goes on.
+    Runs have folders of their own below `BenchmarkSettings.folder`. A finished run is not repeated, an
+    interrupted one resumes.
 
     Args:
-        settings: What is measured.
+        settings: Settings of the benchmark.
         learning_rates: Learning rates to search.
-        epochs: Of each run at most; those of the table if None.
-        num_workers: Processes that read audio.
+        epochs: Maximum number of epochs of each run; those of the table if None.
+        num_workers: Number of processes that read audio.
 
     Returns:
         The content of benchmark.json.
 
     Raises:
         UserError: A task does not exist, no row can be run, or a run failed for a reason that the user can
-            mend.
-        Stopped: A signal arrived; the same command goes on.
+            fix.
+        Stopped: A signal arrived; the same command resumes.
     """
     protocol = _Protocol(learning_rates=learning_rates, epochs=epochs, num_workers=num_workers)
     reasons = {row.name: _reason_to_skip(row, settings) for row in _chosen(settings.tasks)}
@@ -147,7 +147,8 @@ def run_benchmark(
     Console(stderr=True).print("\n".join(plan), markup=False, highlight=False, soft_wrap=True)
     if not rows:
         raise UserError(
-            f"None of the data are at {settings.root}: every row is skipped (listed above)."
+            f"None of the data are at {settings.root}: every row is skipped (listed above).",
+            code="benchmark-nothing-to-run",
         )
     with _with_resume_advice(settings.command()):
         content: dict[str, Any] = {
@@ -159,7 +160,7 @@ def run_benchmark(
             "rows": [],
             "skipped": skipped,
         }
-        for row in rows:  # the table is there after the first row, and grows
+        for row in rows:  # the table exists after the first row, and grows
             entry = _measure(row, settings, protocol)
             content["has_random_weights"] |= entry.pop("is_random")
             content["rows"].append(entry)
@@ -175,29 +176,30 @@ def _chosen(tasks: Sequence[str]) -> list[Row]:
     unknown = [task for task in tasks if task not in known]
     if unknown:
         raise UserError(
-            f"There is no task {', '.join(unknown)} to benchmark. There are: {', '.join(known)}."
+            f"There is no task {', '.join(unknown)} to benchmark. There are: {', '.join(known)}.",
+            code="benchmark-task-unknown",
         )
     return [row for row in TABLE if not tasks or row.task.name in tasks]
 
 
 def _reason_to_skip(row: Row, settings: BenchmarkSettings) -> str | None:
-    """Return why a row cannot be run, and what to do; None where it can."""
+    """Return why a row cannot be run, and a remedy; None if it can."""
     vectors, manifest = settings.vectors(row), settings.manifest(row)
     if vectors is not None and not issubclass(row.task, ClipTask):
-        return "one vector for a clip does not serve a task of frames"
+        return "a task of frames needs more than one vector for a clip"
     if vectors is not None and not vectors.is_dir():
         return f"there are no vectors in {vectors}"
     if not manifest.is_file():
         words = ["m2v", "data", "prepare", row.data_set, "--root", str(manifest.parent)]
         command = shlex.join([*words, "--without-audio"] if vectors else words)
-        return f"there is no {manifest}; make it by: {command}"
+        return f"there is no {manifest}; create it with: {command}"
     return None
 
 
 @contextmanager
 def _with_resume_advice(command: str) -> Iterator[None]:
-    """Turn the signals, whenever they arrive, into `Stopped` with the command that goes on."""
-    advice = f"Stopped. What is finished is kept. Go on with the same command:\n  {command}"
+    """Turn signals into `Stopped` with the command that resumes."""
+    advice = f"Stopped. Finished runs are kept. Resume with the same command:\n  {command}"
     try:
         with stop_on_signals(lambda: advice):
             yield
@@ -206,7 +208,7 @@ def _with_resume_advice(command: str) -> Iterator[None]:
 
 
 def _measure(row: Row, settings: BenchmarkSettings, protocol: _Protocol) -> dict[str, Any]:
-    """Search the rate of a row, run its seeds, and return its entry of benchmark.json."""
+    """Search the learning rate of a row, run its seeds, and return its entry of benchmark.json."""
     searched: dict[float, float | None] = {}
     for learning_rate in protocol.learning_rates:
         found = _run(row, settings, protocol, learning_rate=learning_rate, seed=0, is_search=True)
@@ -243,7 +245,7 @@ def _run(
     seed: int,
     is_search: bool,
 ) -> Mapping[str, Any]:
-    """Return the content of a run's results.json, after running what is missing of it."""
+    """Return the content of a run's results.json, after running it if needed."""
     folder = RunFolder(settings.folder / row.name / f"rate-{learning_rate:g}-seed-{seed}")
     vectors = settings.vectors(row)
     config = _ProbeConfig(
@@ -271,15 +273,16 @@ def _run(
     )
     try:
         if folder.results.is_file():
-            folder.create(config)  # refuses what other settings made
+            folder.create(config)  # refuses results of other settings
             results: dict[str, Any] = json.loads(folder.results.read_text(encoding="utf-8"))
             if is_search or results["split"] == "test":
                 return results
         return train_task(config, row.task, is_search=is_search)
     except UserError as error:
         raise UserError(
-            f"{row.name}, rate {learning_rate:g}, seed {seed}: {error}\nMend it, or leave the task out by "
-            f"--tasks, and go on; finished runs are kept:\n  {settings.command()}"
+            f"{row.name}, rate {learning_rate:g}, seed {seed}: {error}\nFix it, or leave the task out with "
+            f"--tasks, and resume; finished runs are kept:\n  {settings.command()}",
+            code=error.code,
         ) from error
 
 
@@ -290,7 +293,7 @@ def _or_lowest(value: float | None) -> float:
 def _summary(
     runs: Sequence[Mapping[str, Any]], metric: str, reported: tuple[float | None, ...]
 ) -> dict[str, Any]:
-    """Return a metric over seeds, in its unit, beside what is reported."""
+    """Return a metric over seeds, in its unit, with the published values."""
     scale, unit = (1, "dB") if metric in METRICS_IN_DB else (SCALE, "per cent")
     entries = [run["metrics"][metric] for run in runs]
     values = {

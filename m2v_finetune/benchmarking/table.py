@@ -1,4 +1,4 @@
-"""The table of a benchmark: in the terminal, and as Markdown."""
+"""Output of a benchmark's table in the terminal and as Markdown."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -54,7 +54,7 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
     ]
     if content["has_random_weights"]:
         notes.insert(
-            0, "RANDOM WEIGHTS: this backbone was never trained, and its numbers say nothing of it."
+            0, "RANDOM WEIGHTS: this backbone was never trained, so its numbers are no benchmark."
         )
     notes += [f"{entry['name']}: {entry['note']}" for entry in content["rows"] if entry["note"]]
     return notes

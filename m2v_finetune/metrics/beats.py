@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 F_MEASURE_WINDOW_SECONDS = 0.07
-"""How far an estimated beat may lie from the true one. Source: Davies et al. (2009), mir_eval."""
+"""Maximum distance of an estimated beat from the true one. Source: Davies et al. (2009), mir_eval."""
 
 TEMPO_TOLERANCE = 0.04
 """Share of the true tempo by which an estimate may be off. Source: Gouyon et al. (2006)."""
@@ -19,8 +19,8 @@ def beat_scores(
     Tracking Algorithms (2009). Like that paper, mir_eval allows the off-beat, double and half tempo in
     AMLt; madmom allows triple tempo and a third of it as well.
 
-    The beats of the first seconds count by default, as in madmom: what is skipped would be most of
-    a short clip. `mir_eval.beat.evaluate` and the evaluation of Beat This (Foscarin et al., ISMIR
+    The beats of the first seconds count by default, as in madmom: skipping them would leave out most
+    of a short clip. `mir_eval.beat.evaluate` and the evaluation of Beat This (Foscarin et al., ISMIR
     2024) leave out the first 5 seconds; compare with them by `skip_seconds=5`.
 
     Args:
@@ -36,7 +36,7 @@ def beat_scores(
         - `amlt`: the same at any of the allowed metrical levels (AMLt).
 
         Without a true beat all are nan; with one true beat `cmlt` and `amlt` are, as there is no
-        interval. Without an estimated beat what is not nan is 0.
+        interval. Without an estimated beat all defined scores are 0.
 
     Raises:
         ValueError: From mir_eval, where times do not increase, are not one-dimensional, or exceed
@@ -74,8 +74,8 @@ def tempo_scores(reference_bpm: float, estimated_bpm: float) -> dict[str, float]
         estimated_bpm: The estimated tempo in beats a minute; nan if there is none.
 
     Returns:
-        `tempo_accuracy_1`: 1 if the estimate lies within 4 % of the true tempo, else 0.
-        `tempo_accuracy_2`: 1 if it lies within 4 % of the true tempo or of its double, triple, half
+        `tempo_accuracy_1`: 1 if the estimate is within 4 % of the true tempo, else 0.
+        `tempo_accuracy_2`: 1 if it is within 4 % of the true tempo or of its double, triple, half
         or third, else 0. Both are nan without a true tempo and 0 without an estimate.
 
     Example:

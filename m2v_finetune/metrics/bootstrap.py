@@ -37,10 +37,10 @@ class _Ranking:
 def check_references_and_scores(
     references: ArrayLike, scores: ArrayLike
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Check the truth and the scores of tracks and turn them into arrays.
+    """Check true labels and scores of tracks, and return them as arrays.
 
     Args:
-        references: (tracks, labels) of 0 and 1, the truth.
+        references: (tracks, labels) of 0 and 1, the true labels.
         scores: (tracks, labels), finite; the higher, the likelier. Probabilities and logits do.
 
     Returns:
@@ -72,7 +72,7 @@ def check_references_and_scores(
         score_array,
         bad=~np.isfinite(score_array),
         name="score",
-        legal="a score is a finite number; look for a diverged model or a damaged track",
+        legal="a score is a finite number; check for a diverged model or a corrupt track",
     )
     return reference_array == 1, score_array
 
@@ -87,10 +87,10 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Bootstrap intervals of macro ROC-AUC and macro average precision over tracks.
 
-    Each resample's value is what scikit-learn gives with the number of draws as `sample_weight`,
+    Each resample's value is that of scikit-learn with the number of draws as `sample_weight`,
     averaged over labels. A label of which a resample draws one class only has no value there and
     is left out of that resample's average (rare labels therefore drop out of some resamples); a
-    resample without any label of two classes is left out as a whole.
+    resample without any label of two classes is left out.
 
     ROC-AUC has the percentile interval. Average precision has the basic interval, (2 value - high
     quantile, 2 value - low quantile) kept within [0, 1], because it is biased upwards where a label
@@ -105,9 +105,9 @@ def bootstrap_intervals(
     thresholds of the rise in recall times precision, as in scikit-learn.
 
     Args:
-        references: (tracks, labels) of 0 and 1, the truth.
+        references: (tracks, labels) of 0 and 1, the true labels.
         scores: (tracks, labels), finite; the higher, the likelier.
-        num_resamples: How many resamples to draw, at least 1.
+        num_resamples: Number of resamples, at least 1.
         seed: Seed of the draws; the same seed gives the same intervals.
         confidence: Share of the resamples between the two quantiles, in (0, 1).
 
@@ -177,7 +177,7 @@ def _rank(references: NDArray[np.bool_], scores: NDArray[np.float64]) -> _Rankin
     is_group_start = np.concatenate([[True], sorted_scores[1:] != sorted_scores[:-1]])
     group_starts = np.flatnonzero(is_group_start)
     has_positive = np.logical_or.reduceat(is_positive, group_starts)
-    # A group of ties without a positive track goes on with the group before, if that has none too.
+    # A group of ties without a positive track continues the group before, if that has none too.
     is_segment_start = np.concatenate([[True], has_positive[1:] | has_positive[:-1]])
     segment_starts = group_starts[is_segment_start]
     positive_segments = np.flatnonzero(has_positive[is_segment_start])
@@ -229,10 +229,10 @@ def _label_values(
 
     Returns:
         ROC-AUC, average precision, and whether both classes were drawn, (resamples,) each; the
-        values mean nothing where they were not.
+        values are undefined where they were not.
     """
     num_tracks = counts.shape[1]
-    # Weights in whole segments and, of positive tracks, in positive segments; all sums below are
+    # Weights in all segments and, of positive tracks, in positive segments; all sums below are
     # exact, as they are of integers. np.take keeps rows contiguous, which indexing does not.
     weights = np.add.reduceat(
         np.take(counts, ranking.order, axis=1), ranking.segment_starts, axis=1, dtype=np.int32
@@ -251,7 +251,7 @@ def _label_values(
     num_negative = num_tracks - num_positive
     is_defined = (num_positive > 0) & (num_negative > 0)
 
-    # How many draws stand above each positive one, ties and itself counting half. Summed over the
+    # Number of draws above each positive one, ties and itself counting half. Summed over the
     # positive draws this is the number of wrong (positive, negative) pairs, ties half, and the
     # number of pairs of positive draws, which is num_positive**2 / 2 in any order.
     draws_above = np.einsum("rs,rs->r", positives, weights_so_far - 0.5 * weights)

@@ -78,11 +78,11 @@ def chord_report(per_track: Sequence[Mapping[str, float]], *, seed: int = 0) -> 
     """Report the weighted chord symbol recall of a data set, with intervals.
 
     Args:
-        per_track: What `chord_scores` gives for each track.
+        per_track: Output of `chord_scores` for each track.
         seed: Seed of the bootstrap.
 
     Returns:
-        What JSON can hold, None standing for a value that does not exist::
+        The report as JSON values, None for an undefined value::
 
             {
                 "metrics": {

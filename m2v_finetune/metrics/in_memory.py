@@ -16,7 +16,7 @@ SCIKIT_LEARN_CITATION = """\
 
 
 class InMemoryMetric(evaluate.Metric):  # type: ignore[misc]
-    """An `evaluate.Metric` that keeps what it is given in memory and leaves no file behind."""
+    """An `evaluate.Metric` that keeps its inputs in memory and writes no file."""
 
     def __init__(self) -> None:
         # evaluate makes its cache folder even for a metric that never writes there.

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Statistic = Callable[[NDArray[np.int32]], NDArray[np.float64]]
-"""From (resamples, tracks) counts of draws to (resamples,) values, nan where there is none.
+"""From (resamples, tracks) counts of draws to (resamples,) values, nan where undefined.
 
 Counts of one each give the value of the tracks themselves.
 """
 
 _CHUNK_WEIGHTS = 2**18
-"""Weights (resamples x tracks) held at once: 1 MiB, so that the work stays in the cache."""
+"""Weights (resamples x tracks) in memory at once: 1 MiB, so that they stay in the CPU cache."""
 
 
 def bootstrap_interval(
@@ -33,10 +33,10 @@ def bootstrap_interval(
     Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 5.3.
 
     Args:
-        statistic: What to compute from counts of draws, for example `mean_of_tracks(values)`.
+        statistic: Statistic of counts of draws, for example `mean_of_tracks(values)`.
         num_tracks: Number of tracks, at least 1.
         seed: Seed of the draws. The same seed draws the same tracks for every statistic.
-        num_resamples: How many resamples to draw, at least 1.
+        num_resamples: Number of resamples, at least 1.
         confidence: Share of the resamples between the two ends, in (0, 1).
 
     Returns:
@@ -84,7 +84,7 @@ def resample_counts(
 
 
 def percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    """The two quantiles between which the middle share of the values lies.
+    """The two quantiles that enclose the middle share of the values.
 
     Args:
         values: (resamples,) values of a statistic; nan ones are left out.
@@ -97,7 +97,7 @@ def percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, 
         ValueError: `confidence` is out of range.
     """
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1, as in 0.95.")
+        raise ValueError(f"confidence is {confidence}; it must be between 0 and 1, as in 0.95.")
     defined = values[~np.isnan(values)]
     if defined.size == 0:
         return float("nan"), float("nan")

@@ -4,7 +4,7 @@ A key is an index from 0 to 23: the pitch class of its tonic (0 for C, 11 for B)
 minor.
 
 The weighted score has the definition of `mir_eval.key.weighted_score`: a fifth counts half only if
-the *estimate lies a perfect fifth above* the reference (G major for C major), not if it lies a fifth
+the *estimate is a perfect fifth above* the reference (G major for C major), not if it is a fifth
 below (F major for C major). MIREX's table speaks of a "perfect fifth" without a direction, and some
 evaluations count both; the errors a fifth below are reported apart, so that each such track adds
 0.5 / tracks to the score under that reading.
@@ -32,7 +32,7 @@ KEY_RELATION_SCORES = {
     "fifth below": 0.0,
     "other": 0.0,
 }
-"""What an estimate of each relation to the reference adds to the weighted score."""
+"""Weight of an estimate in the score, by its relation to the reference."""
 
 
 def key_relation(reference: int, estimate: int) -> str:
@@ -48,7 +48,7 @@ def key_relation(reference: int, estimate: int) -> str:
         tonic); "fifth below" (same mode, a perfect fifth below); or "other".
 
     Raises:
-        ValueError: A key lies outside 0 to 23.
+        ValueError: A key is outside 0 to 23.
 
     Example:
         >>> key_relation(0, 7), key_relation(0, 5), key_relation(0, 21)
@@ -56,7 +56,7 @@ def key_relation(reference: int, estimate: int) -> str:
     """
     for key in (reference, estimate):
         if not 0 <= key < NUM_KEYS:
-            raise ValueError(f"The key {key} lies outside 0 (C major) to {NUM_KEYS - 1} (B minor).")
+            raise ValueError(f"The key {key} is outside 0 (C major) to {NUM_KEYS - 1} (B minor).")
     reference_is_minor, reference_tonic = divmod(reference, 12)
     estimate_is_minor, estimate_tonic = divmod(estimate, 12)
     semitones_up = (estimate_tonic - reference_tonic) % 12
@@ -77,7 +77,7 @@ def key_report(references: ArrayLike, scores: ArrayLike, *, seed: int = 0) -> di
         seed: Seed of the bootstrap.
 
     Returns:
-        What JSON can hold::
+        The report as JSON values::
 
             {
                 "metrics": {
@@ -88,7 +88,7 @@ def key_report(references: ArrayLike, scores: ArrayLike, *, seed: int = 0) -> di
                     "correct": {"count": 350, "share": 0.58},
                     "fifth": ..., "relative": ..., "parallel": ..., "fifth below": ..., "other": ...
                 },
-                "confusion": [[number of tracks, ...], ...],  # (24, 24): rows truth, columns estimate
+                "confusion": [[number of tracks, ...], ...],  # (24, 24): rows true keys, columns estimates
             }
 
         `low` and `high` are a 95 % bootstrap interval over tracks.

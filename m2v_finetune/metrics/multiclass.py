@@ -106,13 +106,13 @@ def check_classes_and_scores(
         raise ValueError(
             f"The reference of track {bad_tracks[0]} is {classes[bad_tracks[0]]} "
             f"({bad_tracks.size} such values in all): with {num_classes} columns of scores it must "
-            f"lie between 0 and {num_classes - 1}."
+            f"be between 0 and {num_classes - 1}."
         )
     if not np.isfinite(score_array).all():
         track, label = np.argwhere(~np.isfinite(score_array))[0]
         raise ValueError(
             f"The score of track {track}, class {label} is {score_array[track, label]}: a score is "
-            "a finite number; look for a diverged model or a damaged track."
+            "a finite number; check for a diverged model or a corrupt track."
         )
     return classes.astype(np.intp), score_array
 
@@ -120,7 +120,7 @@ def check_classes_and_scores(
 def multiclass_report(
     references: ArrayLike, scores: ArrayLike, labels: Sequence[str], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Report accuracy and macro F1 of tracks, with intervals, for each class, and what is confused.
+    """Report accuracy and macro F1 of tracks, with intervals, for each class, and the confusion matrix.
 
     The predicted class of a track is the one with the highest score, the first of them in a tie.
 
@@ -131,7 +131,7 @@ def multiclass_report(
         seed: Seed of the bootstrap.
 
     Returns:
-        What JSON can hold, None standing for a value that does not exist::
+        The report as JSON values, None for an undefined value::
 
             {
                 "metrics": {
@@ -142,7 +142,7 @@ def multiclass_report(
                     "blues": {"recall": 0.8, "precision": 0.7, "f1": 0.75, "num_positive": 31},
                     ...
                 },
-                "confusion": [[number of tracks, ...], ...],  # rows truth, columns prediction
+                "confusion": [[number of tracks, ...], ...],  # rows true classes, columns predictions
                 "labels_left_out": [names of the classes without a track in the references],
             }
 

@@ -1,6 +1,6 @@
 """Metrics of tagging: ROC-AUC and average precision, macro over labels, of tracks.
 
-Both leave out the labels of which the references hold one class only. ROC-AUC has no value there,
+Both leave out the labels of which the references have one class only. ROC-AUC has no value there,
 nor has average precision where nothing is positive; where everything is positive it would be 1
 whatever the scores, so it is left out as well, and both macro means are over the same labels.
 """
@@ -93,13 +93,13 @@ def multilabel_report(
     """Report ROC-AUC and average precision of tracks, with intervals and for each label.
 
     Args:
-        references: (tracks, labels) of 0 and 1, the truth.
+        references: (tracks, labels) of 0 and 1, the true labels.
         scores: (tracks, labels), finite; the higher, the likelier.
         labels: Names of the labels, each once, in the order of the columns.
         seed: Seed of the bootstrap.
 
     Returns:
-        What JSON can hold, None standing for a value that does not exist::
+        The report as JSON values, None for an undefined value::
 
             {
                 "metrics": {

@@ -43,7 +43,7 @@ def pitch_report(
         seed: Seed of the bootstrap.
 
     Returns:
-        What `multiclass_report` gives with the MIDI numbers as labels, and among its metrics
+        The output of `multiclass_report` with the MIDI numbers as labels, and the metric
         `pitch_class_accuracy`: the share of the tracks whose predicted pitch is the true one or
         whole octaves away from it.
 

@@ -127,7 +127,7 @@ def regression_report(
         seed: Seed of the bootstrap.
 
     Returns:
-        What JSON can hold, None standing for a value that does not exist::
+        The report as JSON values, None for an undefined value::
 
             {
                 "metrics": {

@@ -1,4 +1,4 @@
-"""What the reports of all metrics share: values with their intervals, as JSON can hold them."""
+"""Helpers of the reports of all metrics: values with their intervals, as JSON values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from m2v_finetune.metrics.intervals import Statistic, bootstrap_interval, mean_o
 
 
 def none_if_nan(value: float) -> float | None:
-    """A value for JSON: None where there is none."""
+    """Return a value for JSON: None instead of nan."""
     return None if math.isnan(value) else float(value)
 
 
@@ -18,12 +18,12 @@ def with_interval(statistic: Statistic, num_tracks: int, *, seed: int) -> dict[s
     """The value of a statistic and its 95 % bootstrap interval over tracks.
 
     Args:
-        statistic: What to compute from counts of draws (`m2v_finetune.metrics.intervals`).
+        statistic: Statistic of counts of draws (`m2v_finetune.metrics.intervals`).
         num_tracks: Number of tracks, at least 1.
         seed: Seed of the bootstrap.
 
     Returns:
-        `{"value": ..., "low": ..., "high": ...}`, None for what does not exist.
+        `{"value": ..., "low": ..., "high": ...}`, None for undefined values.
 
     Raises:
         ValueError: There is no track.
@@ -41,11 +41,11 @@ def mean_report(
     Args:
         per_track: The scores of each track by name. A score that a track does not have is nan, such
             as that of downbeats where none are annotated.
-        names: Which scores to report.
+        names: Names of the scores to report.
         seed: Seed of the bootstrap.
 
     Returns:
-        What JSON can hold, None for a score that no track has::
+        The report as JSON values, None for a score that no track has::
 
             {
                 "metrics": {name: {"value": 0.88, "low": 0.86, "high": 0.90}, ...},

@@ -9,8 +9,8 @@ As in museval, a second counts for no stem if any stem, true or estimated, is si
 channels sum to 0 at every sample); a last second that is not complete does not count, unless it is
 the only one; and a second without any error (infinite SDR) is left out.
 
-*SI-SDR* is of the whole track, its channels one after the other: the energy of the true stem, scaled
-to fit the estimate best, over the energy of what remains, in dB. No mean is subtracted.
+*SI-SDR* covers the complete track, its channels one after the other: the energy of the true stem, scaled
+to fit the estimate best, over the energy of the residual, in dB. No mean is subtracted.
 
 Source: Stoeter, Liutkus and Ito, The 2018 Signal Separation Evaluation Campaign (2018), and museval
 0.4; Le Roux et al., SDR - half-baked or well done? (arXiv 1811.02508).
@@ -31,8 +31,8 @@ SCORES = ("sdr", "si_sdr")
 class SeparationAccumulator:
     """Scores of one track, from chunks of its stems in order.
 
-    Memory does not grow with the length, but for one number a stem and second. The scores are those
-    of the whole track at once, whatever the chunks.
+    Memory grows only by one number for each stem and second. The scores do not depend on the
+    division into chunks.
 
     Example:
         >>> accumulator = SeparationAccumulator(["vocals"], sample_rate_hz=2)
@@ -52,7 +52,7 @@ class SeparationAccumulator:
         self._stems = list(stems)
         self._window_samples = sample_rate_hz
         num_stems = len(self._stems)
-        # Over the track, (stems,) each: energy of the truth and of the error, and their product.
+        # Over the track, (stems,) each: energy of the true stem and of the error, and their product.
         self._true_energy = np.zeros(num_stems)
         self._error_energy = np.zeros(num_stems)
         self._error_dot_true = np.zeros(num_stems)
@@ -100,7 +100,7 @@ class SeparationAccumulator:
         """Scores of the track so far.
 
         Returns:
-            For each stem `{"sdr": ..., "si_sdr": ...}` in dB, nan where there is none: for `sdr` if
+            For each stem `{"sdr": ..., "si_sdr": ...}` in dB, nan where undefined: for `sdr` if
             no second counts, for `si_sdr` if the true or the estimated stem is silent or the
             estimate is the true stem up to a factor.
         """
@@ -118,7 +118,7 @@ class SeparationAccumulator:
         self._samples_in_window = 0
         self._window_true_energy = np.zeros(num_stems)
         self._window_error_energy = np.zeros(num_stems)
-        self._is_audible = np.zeros((2, num_stems), dtype=bool)  # of truth and estimate
+        self._is_audible = np.zeros((2, num_stems), dtype=bool)  # of true and estimated stems
 
     def _add_to_window(self, reference: NDArray[np.float64], estimate: NDArray[np.float64]) -> None:
         error = estimate - reference
@@ -138,8 +138,8 @@ class SeparationAccumulator:
         return _decibels(self._window_true_energy, self._window_error_energy)
 
     def _si_sdr(self) -> NDArray[np.float64]:
-        # With error = estimate - truth, the best factor is 1 + <error, truth> / |truth|^2 and what
-        # remains is the error without its part along the truth. Sums over the error keep the digits
+        # With error = estimate - true, the best factor is 1 + <error, true> / |true|^2, and the
+        # residual is the error without its part along the true stem. Sums over the error keep the digits
         # that sums over the estimate lose where the two are close.
         along_reference = np.divide(
             self._error_dot_true,
@@ -181,12 +181,12 @@ def separation_report(
     """Report SDR and SI-SDR of a data set: the median over tracks, with intervals.
 
     Args:
-        per_track: What `SeparationAccumulator.scores` gives for each track.
+        per_track: Output of `SeparationAccumulator.scores` for each track.
         stems: Names of the stems.
         seed: Seed of the bootstrap.
 
     Returns:
-        What JSON can hold, None standing for a value that does not exist::
+        The report as JSON values, None for an undefined value::
 
             {
                 "metrics": {

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ONSET_TOLERANCE_SECONDS = 0.05
-"""How far an estimated onset may lie from the true one. Source: MIREX, mir_eval."""
+"""Maximum distance of an estimated onset from the true one. Source: MIREX, mir_eval."""
 
 OFFSET_TOLERANCE_RATIO = 0.2
 """Share of a true note's duration by which its offset may be off, at least 50 ms. Source: mir_eval."""
@@ -31,8 +31,8 @@ def note_scores(
 ) -> dict[str, float]:
     """Score the notes of one track.
 
-    An estimated note is right if it has the pitch of a true note and its onset lies within 50 ms;
-    *with offset*, also its end must lie within 50 ms or 20 % of the true duration, whichever is
+    An estimated note is correct if it has the pitch of a true note and its onset is within 50 ms;
+    *with offset*, also its end must be within 50 ms or 20 % of the true duration, whichever is
     longer. Each note is matched once at most, so that as many as possible are.
 
     Source: `mir_eval.transcription.precision_recall_f1_overlap` (without offsets `offset_ratio` is

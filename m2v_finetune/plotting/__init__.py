@@ -1,1 +1,1 @@
-"""Pictures of runs and of what models say of music, as PNG files."""
+"""Plots of runs and of predictions, as PNG files."""

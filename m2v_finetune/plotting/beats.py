@@ -39,7 +39,7 @@ def plot_beats(
     start_seconds: float = 0.0,
     title: str = "Beats and downbeats",
 ) -> None:
-    """Draw what a model says of beats over at most ten seconds of a waveform.
+    """Plot predicted beats over at most ten seconds of a waveform.
 
     All times are in seconds from the start of the waveform.
 
@@ -54,8 +54,8 @@ def plot_beats(
         reference_beats: (beats,), those that were annotated, downbeats among them; None for none.
         reference_downbeats: (downbeats,); None for none.
         path: The PNG file; its folder is made if needed.
-        start_seconds: Where the picture begins.
-        title: What is heard.
+        start_seconds: Start of the plot.
+        title: Title, such as the name of the track.
     """
     figure = beats_figure(
         waveform,

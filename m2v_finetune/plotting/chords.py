@@ -57,7 +57,7 @@ def plot_chords(
 ) -> None:
     """Draw chords as strips of coloured segments, above the probabilities of each frame.
 
-    The colour is the place on the circle of fifths; majors are light, minors dark, no chord is grey.
+    The colour is the position on the circle of fifths; majors are light, minors dark, no chord is grey.
 
     Args:
         estimated: Segments in the order of time, with labels as mir_eval reads them, such as
@@ -68,9 +68,9 @@ def plot_chords(
             ``probabilities``.
         path: The PNG file; its folder is made if needed.
         names: (chords,), the columns of ``probabilities``.
-        start_seconds: Where the picture begins.
+        start_seconds: Start of the plot.
         end_seconds: Where it ends; None for the end of the estimated segments.
-        title: What is heard.
+        title: Title, such as the name of the track.
     """
     figure = chords_figure(
         estimated,

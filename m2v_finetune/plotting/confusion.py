@@ -38,14 +38,14 @@ def plot_confusion(
 
     Up to 25 classes have the percentage in each cell and the number of each row beside it; more have
     colours alone, on a scale that shows rare errors too. Of more than 200 only the 25 that are confused
-    most are drawn, and the title says so.
+    most are drawn, and the title states this.
 
     Args:
-        confusion: (classes, classes), counts; rows are the truth, columns the estimate. A row without
+        confusion: (classes, classes), counts; rows are the true classes, columns predictions. A row without
             counts is drawn grey.
         labels: (classes,), names in the order of the rows.
         path: The PNG file; its folder is made if needed.
-        title: What was classified.
+        title: Title, such as the name of the task.
     """
     save(confusion_figure(confusion, labels, title=title), path)
 
@@ -97,9 +97,9 @@ def confusion_figure(
     axes.set_yticks(ticks, names, parse_math=False)
     axes.tick_params(length=0 if is_written else 3)
     axes.set_xlabel("Estimate")
-    axes.set_ylabel("Truth")
+    axes.set_ylabel("True class")
     summary = (
-        f"{correct:,} of {total:,} are right, {correct / total:.1%}" if total else "Nothing judged"
+        f"{correct:,} of {total:,} are correct, {correct / total:.1%}" if total else "No tracks"
     )
     how = "; cells in percent of the row" if is_written else "; grey rows have no counts"
     title_axes(axes, title, summary + (how if is_written or not totals.all() else ""))

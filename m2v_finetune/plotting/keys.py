@@ -1,4 +1,4 @@
-"""The circle of fifths: where estimated keys lie, seen from the true key."""
+"""Plot of estimated keys on the circle of fifths, relative to the true key."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +40,7 @@ MIN_SHARE_WITH_TEXT_INSIDE = 0.15
 
 
 def plot_key_errors(confusion: NDArray[np.integer], path: Path) -> None:
-    """Draw where estimated keys lie on the circle of fifths when every true key is turned to the top.
+    """Plot estimated keys on the circle of fifths, with every true key rotated to the top.
 
     Major and minor pieces have a circle each: true keys are turned to C major in one, to A minor in
     the other. Majors are in the outer ring, minors in the inner one. The area of a bubble is
@@ -111,9 +111,9 @@ def turn_to_top(confusion: NDArray[np.integer], *, is_minor: bool) -> NDArray[np
 
 
 def relation(key: int, *, is_minor: bool) -> str:
-    """Return what an estimated key is to the true key, C major or A minor.
+    """Return the relation of an estimated key to the true key, C major or A minor.
 
-    A fifth is a neighbour on the circle in the same mode, above or below the truth.
+    A fifth is a neighbour on the circle in the same mode, above or below the true key.
     """
     steps = (key % 12 - (9 if is_minor else 0)) % 12
     if (key >= 12) == is_minor:

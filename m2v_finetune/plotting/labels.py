@@ -37,10 +37,10 @@ def plot_per_label(
     Args:
         per_label: By label, the metric and, if it was counted, a number whose key begins with
             ``num_``, such as ``num_positive``. Labels whose metric is None are named below the picture. Of
-            more than 200 labels the 50 best and the 50 worst are drawn, and the title says so.
+            more than 200 labels the 50 best and the 50 worst are drawn, and the title states this.
         path: The PNG file; its folder is made if needed.
         metric: Key of the metric; ``roc_auc`` gets a line at chance, 0.5.
-        name: Its name for people, such as ``ROC-AUC``.
+        name: Human-readable name, such as ``ROC-AUC``.
     """
     save(per_label_figure(per_label, metric=metric, name=name), path)
 
@@ -87,7 +87,7 @@ def per_label_figure(
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return where the axis begins and ends: 0 and 1, or zero and all values if some lie beyond."""
+    """Return the limits of the axis: 0 and 1, or zero and all values if some are outside."""
     low, high = min(values, default=0), max(values, default=1)
     if low >= 0 and high <= 1:
         return 0, 1

@@ -43,16 +43,16 @@ def plot_piano_roll(
 ) -> None:
     """Draw a stretch of a transcription, and which of its notes are right.
 
-    An estimated note is right if its pitch is and its onset lies within 50 ms of the annotated one;
+    An estimated note is correct if its pitch is and its onset is within 50 ms of the annotated one;
     each note is matched once.
 
     Args:
         estimated: The estimated notes.
         reference: The annotated ones; None for none.
         path: The PNG file; its folder is made if needed.
-        start_seconds: Where the picture begins.
+        start_seconds: Start of the plot.
         end_seconds: Where it ends.
-        title: What is heard.
+        title: Title, such as the name of the track.
     """
     figure = piano_roll_figure(
         estimated, reference, start_seconds=start_seconds, end_seconds=end_seconds, title=title

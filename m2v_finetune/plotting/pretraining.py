@@ -1,4 +1,4 @@
-"""What pre-training was like: the loss, and whether what is learned still differs from frame to frame."""
+"""Plots of pre-training: the loss, and the variances over frames, which show a collapse."""
 
 import json
 from collections.abc import Mapping, Sequence

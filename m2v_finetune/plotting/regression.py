@@ -31,9 +31,9 @@ def plot_regression(
     names: Sequence[str],
     path: Path,
 ) -> None:
-    """Draw estimates over truths, a square for each target, with the line of perfect estimates.
+    """Plot predictions over targets, a square for each target, with the line of perfect estimates.
 
-    Of more than 24 targets the first ones are drawn, and a line below says so.
+    Of more than 24 targets the first ones are drawn, and a line below states this.
 
     Args:
         references: (tracks, targets), in the data's own units.
@@ -64,7 +64,7 @@ def regression_figure(
         margin = 0.06 * (high - low) or 1.0
         limits = (low - margin, high + margin)
         axes.axline((low, low), slope=1, color=ORANGE, linewidth=1.4, linestyle=DASHES)
-        axes.set(xlim=limits, ylim=limits, xlabel="Truth", ylabel="Estimate")
+        axes.set(xlim=limits, ylim=limits, xlabel="Target", ylabel="Estimate")
         axes.set_box_aspect(1)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -1,4 +1,4 @@
-"""What a run learned and how: layer weights and training curves."""
+"""Plots of a run: layer weights and training curves."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def plot_training(
     Args:
         metrics_jsonl: The run's ``metrics.jsonl``.
         path: The PNG file; its folder is made if needed.
-        metric_names: Names of the validation metrics for people; without it their keys are shown.
+        metric_names: Human-readable names of the validation metrics; their keys are shown if None.
     """
     with metrics_jsonl.open(encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
@@ -75,11 +75,11 @@ def layer_weights_figure(weights: Sequence[float], *, backbone: str, kind: str |
         axes.set_ylim(0, 1.15 * max(weights))
         axes.axhline(1 / count, color=ORANGE, linewidth=1.4, linestyle=DASHES)
         write_beside(axes, 1 / count, (6, 0), "equal\nweights", ha="left", color=ORANGE)
-        how = f"Learned softmax over {count} hidden states; the weights sum to 1"
+        how = f"Trained softmax over {count} hidden states; the weights sum to 1"
     elif kind == "conv1d":
         axes.margins(y=0.1)
         axes.axhline(0, color=INK, linewidth=0.8)
-        how = f"Learned linear combination of {count} hidden states; weights of any sign"
+        how = f"Trained linear combination of {count} hidden states; weights of any sign"
     else:
         axes.set_ylim(0, 1.1)
         how = "The last hidden state alone" if kind == "last" else f"Hidden state {kind} alone"
@@ -94,7 +94,7 @@ def training_figure(
 
     Args:
         lines: Those of metrics.jsonl: some with ``loss``, and one with ``validation`` for each epoch.
-        metric_names: Names of the validation metrics for people.
+        metric_names: Human-readable names of the validation metrics.
     """
     logged = [line for line in lines if "loss" in line]
     evaluated = [line for line in lines if "validation" in line]
@@ -131,7 +131,7 @@ def training_figure(
             )
         style = {"marker": marker, "markersize": 4.5} if is_short else {}
         lower.plot(ends, values, color=color, linewidth=1.8, label=name, **style)
-    lower.set_ylabel("Validation, whole tracks")
+    lower.set_ylabel("Validation")
     lower.set_xlabel("Optimiser steps")
     lower.set_xlim(0, 1.03 * ends[-1])
     lower.margins(y=0.12)
@@ -152,7 +152,7 @@ def _draw_losses(
     *,
     steps_per_epoch: float,
 ) -> None:
-    """Draw the logged losses, and over them the mean of each epoch where it says more."""
+    """Draw the logged losses, and over them the mean of each epoch where there is more than one step."""
     steps, losses = [line["step"] for line in logged], [line["loss"] for line in logged]
     if len(logged) < 4 * len(evaluated):
         axes.plot(steps, losses, color=BLUE, linewidth=1.8, marker="o", markersize=4.5)

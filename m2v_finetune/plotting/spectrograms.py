@@ -44,9 +44,9 @@ def plot_separation(
         stems: By name, (samples,) each.
         sample_rate: In Hz.
         path: The PNG file; its folder is made if needed.
-        start_seconds: Where the picture begins.
+        start_seconds: Start of the plot.
         end_seconds: Where it ends; None for the end of the mixture. Ten seconds show the most.
-        title: What is heard.
+        title: Title, such as the name of the track.
     """
     figure = separation_figure(
         mixture,

@@ -47,7 +47,7 @@ MAX_LABEL_CHARACTERS = 40
 
 
 def new_figure(*, height_inches: float) -> Figure:
-    """Return an empty figure of the width of all pictures."""
+    """Return an empty figure of the common width of plots."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
@@ -67,7 +67,7 @@ def style_axes(axes: Axes, *, grid: Literal["x", "y", "both"] | None) -> None:
 
 
 def title_axes(axes: Axes, title: str, subtitle: str) -> None:
-    """Write a title above axes, and a line below it that says how to read the picture."""
+    """Write a title above axes, and a line below it that explains the plot."""
     axes.set_title(
         title, loc="left", pad=26, fontsize=13, fontweight="bold", color=INK, parse_math=False
     )
@@ -150,7 +150,7 @@ def without_math(legend: Legend) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file, whole or not at all; its folder is made if needed."""
+    """Write a figure as a PNG file, atomically; its folder is created if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         # An emoji is drawn as a box, which is no news for who started the run.

@@ -1,1 +1,1 @@
-"""The objective of music2vec: a student predicts of masked music what a teacher hears in all of it."""
+"""Objective of music2vec: a student with masked input predicts the features of a teacher."""

@@ -1,4 +1,4 @@
-"""Which frames the student does not hear."""
+"""Random masks of the student's input."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,13 @@ def span_mask(
     a span ends inside the window. At 0.65 and 10 about half of the frames are masked.
 
     Args:
-        num_frames: Of the window.
+        num_frames: Number of frames of the window.
         probability: Share of frames that spans would cover if none overlapped.
         span_frames: Length of a span, from 1 to ``num_frames - 1``.
-        generator: Draws.
+        generator: Random generator.
 
     Returns:
-        (num_frames,), true where a frame is masked.
+        The mask, (num_frames,), true where a frame is masked.
 
     Source: wav2vec 2.0 (arXiv 2006.11477), section 3.1 and appendix A.2; data2vec (arXiv 2202.03555)
     masks audio in the same way.

@@ -1,4 +1,4 @@
-"""PretrainingModel: a student, the head that predicts, and the teacher that it follows."""
+"""PretrainingModel: student, prediction head and teacher."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -21,27 +21,27 @@ def start_backbone(config: StartConfig) -> Backbone:
     """Load the checkpoint that pre-training starts from, or draw random weights for an architecture.
 
     Raises:
-        UserError: It cannot be loaded.
+        UserError: The backbone cannot be loaded.
     """
     if config.source is not None:
         return load_backbone(config.source, revision=config.revision, spec_augment=True)
-    assert config.architecture is not None  # settings refuse neither
+    assert config.architecture is not None  # settings require one of them
     return init_backbone(config.architecture, licence=config.licence or "")
 
 
 class PretrainingModel(nn.Module):
-    """A backbone that learns from music without labels.
+    """Model for self-supervised pre-training of a backbone.
 
     Source: data2vec (arXiv 2202.03555) and Music2Vec (arXiv 2212.02508).
 
     Attributes:
-        backbone: The student, which is what a run makes.
-        head: Predicts the teacher's targets from the student's last hidden state.
-        teacher: Makes the targets.
-        config: Masks, targets and the teacher's course.
-        window_samples: What the model hears at once.
-        tuning: Everything learns, or all but the conv encoder.
-        micro_batcher: How many windows at once the device bears where nothing learns.
+        backbone: Student, the result of a run.
+        head: Prediction of the teacher's targets from the student's last hidden state.
+        teacher: Teacher, which computes the targets.
+        config: Settings of masks, targets and the teacher's decay.
+        window_samples: Length of a window in samples.
+        tuning: Trainable parameters: all, or all but the conv encoder.
+        micro_batcher: Micro-batches for passes without gradients.
     """
 
     metric_names: ClassVar = {
@@ -53,30 +53,32 @@ class PretrainingModel(nn.Module):
     def __init__(
         self, backbone: Backbone, config: PretrainConfig, *, window_seconds: float
     ) -> None:
-        """Put head and teacher beside a backbone.
+        """Add head and teacher to a backbone.
 
         Args:
-            backbone: With its vector of masked frames (loaded with ``spec_augment``).
-            config: Masks, targets and the teacher's course.
-            window_seconds: What the model hears at once.
+            backbone: Student with its mask embedding (loaded with ``spec_augment``).
+            config: Settings of masks, targets and the teacher's decay.
+            window_seconds: Length of a window.
 
         Raises:
-            UserError: The backbone has fewer layers than make targets, or a window is too short.
+            UserError: The backbone has fewer layers than ``num_target_layers``, or a window is too short.
         """
         super().__init__()
         self.window_samples = round(window_seconds * backbone.sample_rate)
         if config.num_target_layers > backbone.num_layers:
             raise UserError(
                 f"pretrain.num_target_layers is {config.num_target_layers}, but {backbone.source} has "
-                f"{backbone.num_layers} transformer layers. Set it to at most that."
+                f"{backbone.num_layers} transformer layers. Set it to at most that.",
+                code="num-target-layers-out-of-range",
             )
         num_frames = backbone.num_frames(self.window_samples)
         if num_frames <= config.mask_span_frames:
             raise UserError(
-                f"A window of {window_seconds:g} s gives {num_frames} frames, and spans of "
+                f"A window of {window_seconds:g} s has {num_frames} frames, and spans of "
                 f"{config.mask_span_frames} are masked. Set data.window_seconds to at least "
                 f"{float((config.mask_span_frames + 2) / backbone.frame_rate):.2g}, or "
-                "pretrain.mask_span_frames to less."
+                "pretrain.mask_span_frames to less.",
+                code="window-too-short",
             )
         self.config = config
         self.tuning = TuningConfig(method="full", train_conv_encoder=config.train_conv_encoder)
@@ -91,14 +93,14 @@ class PretrainingModel(nn.Module):
         self.micro_batcher = MicroBatcher()
         # A parameter, so that it is in checkpoints.
         self._sums = nn.Parameter(torch.zeros(len(STEP_METRICS) + 1), requires_grad=False)
-        self._of_batches: list[Tensor] = []  # variances, of the step that is being taken
+        self._of_batches: list[Tensor] = []  # variances, of the current step
 
     def forward(self, waveforms: Tensor, masks: Tensor) -> Tensor:
         """Return predictions and targets of all frames, (2, batch, frames, hidden_size).
 
         Args:
-            waveforms: (batch, samples), as read.
-            masks: (batch, frames), true where the student does not hear.
+            waveforms: Samples as read, (batch, samples).
+            masks: Masks of the student's input, (batch, frames).
         """
         input_values = self.backbone.prepare(waveforms)
         features = self.backbone.encode(input_values)
@@ -117,11 +119,11 @@ class PretrainingModel(nn.Module):
     def loss(self, outputs: Tensor, masks: Tensor) -> Tensor:
         """Return the mean squared error at masked frames; each window counts the same.
 
-        So a total batch may be divided in any way: windows differ in how many frames are masked.
+        So the division of a total batch has no effect, though windows differ in numbers of masked frames.
 
         Args:
-            outputs: What `forward` returned, in float32.
-            masks: (batch, frames).
+            outputs: Output of `forward`, in float32.
+            masks: Masks, (batch, frames).
         """
         if self.training:
             found = variances_of_windows(outputs.detach(), masks).mean(dim=1).flip(0)
@@ -134,14 +136,14 @@ class PretrainingModel(nn.Module):
         return window_losses(outputs, masks), of_targets, of_predictions
 
     def start_step(self) -> None:
-        """Forget the variances of a step that was broken off or changed nothing."""
+        """Discard the variances of a step that was aborted or skipped."""
         self._of_batches = []
 
     def end_step(self, num_updates: int) -> None:
-        """Let the teacher follow, after the student's weights changed, and keep the step's variances.
+        """Update the teacher after an optimiser step of the student, and add the step's variances.
 
         Args:
-            num_updates: How often the teacher has followed before.
+            num_updates: Number of earlier updates of the teacher.
         """
         decay = ema_decay(
             num_updates,
@@ -150,22 +152,22 @@ class PretrainingModel(nn.Module):
             ramp_steps=self.config.ema_ramp_steps,
         )
         self.teacher.ema_update(self.backbone, decay)
-        # Steps weigh the same, into however many batches they were divided.
+        # Steps have equal weight, whatever their number of micro-batches.
         found = torch.stack(self._of_batches).mean(dim=0)
         self._sums.add_(torch.cat([found, found.new_ones(1)]))
 
     def pop_metrics(self) -> dict[str, Tensor]:
-        """Return the mean variances of the steps since this was last asked, and begin anew."""
+        """Return the mean variances of the steps since the last call, and reset them."""
         means = self._sums[:-1] / self._sums[-1]
         self._sums.zero_()
         return dict(zip(STEP_METRICS, means, strict=True))
 
     def check_collapse(self, metrics: Mapping[str, float], *, num_updates: int) -> None:
-        """Stop where what is learned has become the same for all frames.
+        """Raise `UserError` if the representations have collapsed to the same vector for all frames.
 
         Args:
             metrics: Mean variances, by name.
-            num_updates: How often the student's weights were changed.
+            num_updates: Number of optimiser steps of the student.
 
         Raises:
             UserError: A variance is below its floor, and enough steps are done.
@@ -174,12 +176,13 @@ class PretrainingModel(nn.Module):
         if collapsed and num_updates > self.config.watch_after_steps:
             raise UserError(
                 f"The representations have collapsed after {num_updates} steps: over the time of a "
-                f"window, {collapsed}. Begin again with a lower optimizer.learning_rate, a longer "
-                "optimizer.warmup_ratio, or a higher pretrain.ema_start."
+                f"window, {collapsed}. Start again with a lower optimizer.learning_rate, a longer "
+                "optimizer.warmup_ratio, or a higher pretrain.ema_start.",
+                code="pretraining-collapsed",
             )
 
     def below_floors(self, metrics: Mapping[str, float]) -> str:
-        """Return which variances are below their floors, and how far; empty where none is."""
+        """Return a text of the variances below their floors; empty if there are none."""
         floors = {
             TARGET_VARIANCE: self.config.min_target_variance,
             PREDICTION_VARIANCE: self.config.min_prediction_variance,
@@ -191,7 +194,7 @@ class PretrainingModel(nn.Module):
         )
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Return all that a run changes, the teacher included, by name."""
+        """Return all tensors that a run changes, with those of the teacher, by name."""
         return dict(self.state_dict())
 
 

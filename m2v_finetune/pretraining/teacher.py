@@ -1,4 +1,4 @@
-"""The teacher: what follows the student as an exponential moving average, and what it says of music."""
+"""Teacher: exponential moving average of the student, which computes the targets."""
 
 import copy
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ INSTANCE_NORM_EPSILON = 1e-5
 def ema_decay(step: int, *, start: float, end: float, ramp_steps: int) -> float:
     """Return the decay of the moving average after an optimiser step.
 
-    It rises linearly from ``start`` to ``end``, which it keeps from ``ramp_steps`` on.
+    It rises linearly from ``start`` to ``end`` over ``ramp_steps``, then stays at ``end``.
 
     Source: data2vec (arXiv 2202.03555), section 3.3.
 
     Args:
-        step: Optimiser steps done before this one.
+        step: Number of earlier optimiser steps.
         start: Decay at the first step.
         end: Decay from ``ramp_steps`` on.
         ramp_steps: Length of the ramp.
@@ -40,12 +40,12 @@ def instance_normalize(states: Tensor) -> Tensor:
 
 
 class Teacher(nn.Module):
-    """A copy of the student's network whose weights follow it; always in evaluation mode.
+    """Moving average of the student's network; always in evaluation mode.
 
     Attributes:
-        backbone: The copy.
-        averages: ``layers``: the transformer layers are averaged, and conv encoder, projection and
-            positional convolutions are the student's own at each step; ``all``: everything is averaged.
+        backbone: Network of the teacher.
+        averages: Averaged parameters. ``layers``: the transformer layers; conv encoder, projection and
+            positional convolutions are copied from the student at each step. ``all``: all parameters.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Teacher(nn.Module):
         """Copy a student.
 
         Args:
-            student: Its layers have the role ``last_feed_forward``.
+            student: Student, whose layers have the role ``last_feed_forward``.
             num_target_layers: Number of highest layers whose mean is the target.
-            averages: As the attribute.
+            averages: Averaged parameters, as in the attribute.
 
         Raises:
             UserError: A layer has no such block.
@@ -89,7 +89,7 @@ class Teacher(nn.Module):
         ):
             is_averaged = self.averages == "all" or name.startswith(in_layers)
             (averaged if is_averaged else copied).append((own, its))
-        # Each list at once: a few kernels of a card in place of one for each weight.
+        # Each list at once: a few kernels of a GPU, not one for each weight.
         own_weights, its_weights = zip(*averaged, strict=True)
         torch._foreach_lerp_(own_weights, its_weights, 1.0 - decay)
         for own, its in copied:
@@ -97,16 +97,16 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def targets(self, features: Tensor) -> Tensor:
-        """Return what the student is to predict, (batch, frames, hidden_size), in float32.
+        """Return the targets of the student, (batch, frames, hidden_size), in float32.
 
-        It is the mean over the highest layers of what their feed-forward blocks give before the last
-        residual, each normalised over time.
+        They are the mean over the highest layers of the outputs of their last feed-forward blocks, before
+        the residual connection, each normalised over time.
 
         Source: data2vec (arXiv 2202.03555), section 3.3; instance normalisation for audio as in its
         section 4.2.
 
         Args:
-            features: Of the conv encoder, (batch, channels, frames), of music without a mask.
+            features: Output of the conv encoder, (batch, channels, frames), without masks.
         """
         with _outputs_of(self._target_blocks) as outputs:
             for _ in self.backbone.iterate_layers(self.backbone.project(features)):
@@ -119,7 +119,7 @@ class Teacher(nn.Module):
 
 @contextmanager
 def _outputs_of(modules: list[Any]) -> Iterator[list[Tensor]]:
-    """Collect what modules return while the context is open, in the order in which they run."""
+    """Collect the outputs of modules while the context is open, in the order of their calls."""
     outputs: list[Tensor] = []
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))

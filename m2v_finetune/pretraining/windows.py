@@ -1,4 +1,4 @@
-"""Windows of unlabelled music, each with the mask that a student hears it through."""
+"""Windows of unlabelled music, each with a mask of the student's input."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ def unlabelled_example(
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedWindows(Dataset[tuple[Tensor, ...]]):
-    """Random windows with random masks, addressed by (epoch, index), decided by (seed, epoch, track).
+    """Random windows with random masks, by (epoch, index); they depend on (seed, epoch, track).
 
     Attributes:
-        windows: Where the windows lie.
-        mask_probability: Of `span_mask`.
-        mask_span_frames: Of `span_mask`.
+        windows: Windows without masks.
+        mask_probability: Probability for `span_mask`.
+        mask_span_frames: Length of a span for `span_mask`.
     """
 
     windows: TrainingWindows
@@ -42,7 +42,7 @@ class MaskedWindows(Dataset[tuple[Tensor, ...]]):
 
     @property
     def seed(self) -> int:
-        """Decides windows and masks, with epoch and track."""
+        """Seed of windows and masks."""
         return self.windows.seed
 
     def track_of(self, index: int) -> Track:
@@ -52,7 +52,7 @@ class MaskedWindows(Dataset[tuple[Tensor, ...]]):
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return the window (samples,), its mask (frames,), and the mask again.
 
-        The mask says what the student hears, and at which frames its predictions count.
+        The mask is both the mask of the student's input and that of the loss.
         """
         epoch, index = position
         windows = self.windows
@@ -76,7 +76,7 @@ def masked_windows(
     """Return random windows of tracks with random masks.
 
     Args:
-        model: Student and teacher, which read them.
+        model: Model of student and teacher.
         tracks: Tracks of one split.
         config: All settings.
     """
@@ -97,10 +97,10 @@ def masked_windows(
 
 @dataclass(frozen=True, kw_only=True)
 class FixedWindows(Dataset[tuple[Tensor, Tensor]]):
-    """Windows with masks that are the same whenever they are asked for, addressed by number.
+    """Windows with fixed masks, by index.
 
     Attributes:
-        masked: Whose first epoch they are.
+        masked: Random windows, of which this has the first epoch.
     """
 
     masked: MaskedWindows

@@ -1,1 +1,1 @@
-"""What a run shows of itself: pictures of what was learned, and the model card."""
+"""Plots and model card of a run, and upload to the Hub."""

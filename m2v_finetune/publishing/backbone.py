@@ -1,4 +1,4 @@
-"""The backbone that pre-training made: its folder, its card, and its way to the Hub."""
+"""Publishing of a pre-trained backbone: its folder, model card and upload to the Hub."""
 
 import json
 import logging
@@ -36,9 +36,9 @@ def publish_backbone(
     """Write ``plots/`` and ``model/`` of a run, and push the backbone if the config names a repository.
 
     Args:
-        backbone: With the weights to publish.
-        folder: Of the run.
-        results: The content of results.json.
+        backbone: Backbone with the weights to publish.
+        folder: Folder of the run.
+        results: Content of results.json.
         config: All settings.
 
     Raises:
@@ -50,7 +50,7 @@ def publish_backbone(
         "target_variance": config.pretrain.min_target_variance,
         "prediction_variance": config.pretrain.min_prediction_variance,
     }
-    with harmless(f"The picture {TRAINING_PICTURE}"):
+    with harmless(f"The plot {TRAINING_PICTURE}"):
         plot_pretraining(folder.metrics, folder.plots / TRAINING_PICTURE, floors=floors)
         shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)
     with harmless("The model card"):
@@ -66,7 +66,8 @@ def publish_backbone(
         words = ["m2v", "push", str(folder.model), config.publish.repo_id]
         command = shlex.join([*words, "--private"] if config.publish.private else words)
         raise UserError(
-            f"{error}\nThe backbone is safe in {folder.model}. Push it later with:\n  {command}"
+            f"{error}\nThe backbone is saved in {folder.model}. Push it later with:\n  {command}",
+            code=error.code,
         ) from error
     logger.info("Pushed to %s", url)
 
@@ -75,9 +76,9 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
     """Return the model card of a pre-trained backbone: metadata that the Hub reads, then Markdown.
 
     Args:
-        run_dir: Holds config.yaml and environment.json.
-        results: The content of results.json.
-        repo_id: Its repository on the Hub; None for one that stays in a folder.
+        run_dir: Run folder with config.yaml and environment.json.
+        results: Content of results.json.
+        repo_id: Repository on the Hub; None for a backbone that stays in a folder.
     """
     folder = RunFolder(run_dir)
     environment = json.loads(folder.environment.read_text(encoding="utf-8"))
@@ -104,9 +105,7 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
         else "The teacher's transformer layers are a moving average of the student's, and its convolutions "
         "are the student's own"
     )
-    fixed = (
-        "" if objective["train_conv_encoder"] else " The convolutional encoder stayed as it began."
-    )
+    fixed = "" if objective["train_conv_encoder"] else " The convolutional encoder stayed frozen."
     packages = ", ".join(f"{key} {value}" for key, value in environment["packages"].items())
     metadata = ModelCardData(
         license=licence,
@@ -122,9 +121,10 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
 
 # {name}
 
-A backbone for music: {results["num_parameters"]:,} weights, {backbone["num_layers"]} transformer layers
-of width {backbone["hidden_size"]}, {backbone["sample_rate"]} Hz, {backbone["frame_rate"]} frames a second. It
-was pre-trained by the objective of music2vec, without labels, {initial_weights}.
+A backbone for music: {results["num_parameters"]:,} parameters, {backbone["num_layers"]} transformer layers
+of hidden size {backbone["hidden_size"]}, {backbone["sample_rate"]} Hz,
+{backbone["frame_rate"]} frames a second. It was pre-trained by the objective of music2vec, without labels,
+{initial_weights}.
 
 ## How to use
 
@@ -142,13 +142,13 @@ or by `--backbone.source {repo_id or "path/to/model"}` in every recipe of {LIBRA
 {results["num_tracks"]["train"]:,} tracks, {results["hours"]["train"]:.2f} h;
 {results["num_steps"]:,} steps of {results["total_batch_size"]} windows of
 {settings["data"]["window_seconds"]:g} s in {results["seconds"]["training"]:,.0f} s on {machine}.
-A student hears music with spans of {objective["mask_span_frames"]} frames masked (probability
-{objective["mask_probability"]:g}) and predicts there, by squared error, the mean of the
-{objective["num_target_layers"]} highest feed-forward outputs, each normalised over time, of a teacher that
-hears everything. {averaged}, with a decay from
+The input of the student is music with spans of {objective["mask_span_frames"]} frames masked (probability
+{objective["mask_probability"]:g}). It predicts there, by squared error, the mean of the
+{objective["num_target_layers"]} highest feed-forward outputs, each normalised over time, of a teacher whose
+input has no masks. {averaged}, with a decay from
 {objective["ema_start"]:g} to {objective["ema_end"]:g} in {objective["ema_ramp_steps"]:,} steps.{fixed}
 
-On {results["num_tracks"]["validation"]:,} tracks that were held out the loss is {held_out["loss"]:.4f}; the
+On {results["num_tracks"]["validation"]:,} held-out tracks the loss is {held_out["loss"]:.4f}; the
 variance over time is {held_out["target_variance"]:.3f} for targets and
 {held_out["prediction_variance"]:.3f} for predictions.
 

@@ -1,7 +1,7 @@
 """The model card of a run, rendered from the run's own files.
 
-A card is public, so it shows no more of the machine than others need: of a local path the last part
-only, of the environment only versions and hardware, and never the command that was typed.
+A card is public, so it shows little of the machine: only the last part of a local path, only versions
+and hardware of the environment, and never the command line.
 """
 
 import json
@@ -75,15 +75,15 @@ def render_card(
 ) -> str:
     """Return the model card of a finished run: metadata that the Hub reads, then Markdown.
 
-    The model-index of the metadata has one result for each metric. Its format knows no intervals, so
-    they stand in the metric's ``args``: ``confidence_level``, ``low`` and ``high``.
+    The model-index of the metadata has one result for each metric. Its format has no intervals, so
+    they are in the metric's ``args``: ``confidence_level``, ``low`` and ``high``.
 
     Args:
-        run_dir: Holds config.yaml, environment.json and results.json.
-        card_data: What `TaskModel.card_data` returns; without ``license`` the licence is unknown.
-        repo_id: The model's repository on the Hub; None for a model that stays in a folder.
-        captions: Of each picture in the folder ``plots/`` beside the card. ``layer_weights.png`` and
-            ``training.png`` have their own places, others stand with the results.
+        run_dir: Run folder with config.yaml, environment.json and results.json.
+        card_data: Output of `TaskModel.card_data`; without ``license`` the licence is unknown.
+        repo_id: Repository on the Hub; None for a model that stays in a folder.
+        captions: Caption of each plot in the folder ``plots/`` beside the card. ``layer_weights.png`` and
+            ``training.png`` have sections of their own, others are shown with the results.
     """
     folder = RunFolder(run_dir)
     results = json.loads(folder.results.read_text(encoding="utf-8"))
@@ -112,7 +112,7 @@ def render_card(
 
 
 def write_card(folder: Path, text: str) -> None:
-    """Write a card into a model folder; bytes of a name that are no UTF-8 are shown as in JSON."""
+    """Write a card into a model folder; bytes of a name that are not UTF-8 are escaped."""
     content = text.encode(errors="backslashreplace")
     write_atomically(folder / CARD_FILE, lambda unfinished: unfinished.write_bytes(content))
 
@@ -163,7 +163,7 @@ def _summary(results: Mapping[str, Any], card_data: Mapping[str, Any], repo_id: 
     if is_random(results):
         warning = (
             "> **The backbone of this model has random weights.** It was never pre-trained on music. "
-            "The model is a demonstration of the program and no more."
+            "The model is only a demonstration of the program."
         )
     return joined([f"# {escaped(_model_name(results, repo_id))}", text, warning])
 
@@ -184,9 +184,9 @@ def _results_table(results: Mapping[str, Any]) -> str:
     return joined(
         [
             table(["Metric", results["split"].capitalize(), "95 % interval", "Validation"], rows),
-            f"Measured on the {counted(results['num_tracks'], 'track')} of the {results['split']} split, "
-            "each judged as a whole, once, after training. The interval is a bootstrap over these "
-            "tracks. The validation value is that of the epoch that was chosen. "
+            f"Evaluated on the {counted(results['num_tracks'], 'track')} of the {results['split']} split, "
+            "each with one prediction for the track, once, after training. The interval is a bootstrap "
+            "over these tracks. The validation value is that of the selected epoch. "
             f"{results['about_metrics']}",
         ]
     )
@@ -208,16 +208,16 @@ def _label_table(results: Mapping[str, Any]) -> str:
 def _layers(results: Mapping[str, Any]) -> str:
     weights = results["layer_weights"]
     if is_of_vectors(results):
-        return "The head reads the vectors themselves: there are no layers to weigh."
+        return "The input of the head are the vectors themselves: there are no layers to weight."
     kind = results["training"]["layer_weighting"]
     states = f"{len(weights)} hidden states (0 is the input of the first transformer layer)"
     if kind not in ("softmax", "conv1d"):
         which = "the last hidden state" if kind == "last" else f"hidden state {kind}"
-        return f"The head reads {which} alone."
+        return f"The input of the head is {which} alone."
     largest = max(range(len(weights)), key=lambda i: abs(weights[i]))
-    how = "a learned softmax weighting" if kind == "softmax" else "a learned linear combination"
+    how = "a trained softmax weighting" if kind == "softmax" else "a trained linear combination"
     return (
-        f"The head reads {how} of {states}. The largest weight, {weights[largest]:.3f}, is that of "
+        f"The input of the head is {how} of {states}. The largest weight, {weights[largest]:.3f}, is that of "
         f"state {largest}."
     )
 
@@ -225,8 +225,8 @@ def _layers(results: Mapping[str, Any]) -> str:
 def _usage(results: Mapping[str, Any], repo_id: str | None) -> str:
     if is_of_vectors(results):
         return (
-            "The model reads vectors that were computed elsewhere, so `m2v predict` cannot give it music "
-            "files. It is there to be measured beside models that hear."
+            "The input of the model are vectors that were computed elsewhere, so `m2v predict` cannot run "
+            "it on music files. It serves to compare such vectors with backbones."
         )
     model = repo_id or MODEL_PLACEHOLDER
     shown = TASKS[results["task"]].usage_example
@@ -259,7 +259,7 @@ def _licence(results: Mapping[str, Any], card_data: Mapping[str, Any], licence: 
     backbone = backbone_link(results, card_data)
     if is_of_vectors(results):
         inherited = (
-            f"This model derives from {backbone}. The licence of what computed them is unknown here: find "
+            f"This model derives from {backbone}. The licence of their network is unknown here: find "
             "out what it allows before you use or share the model."
         )
     elif licence == UNKNOWN_LICENCE:
@@ -289,21 +289,21 @@ def _limits(results: Mapping[str, Any]) -> str:
     title = escaped(results["dataset"]["title"] or results["dataset"]["name"])
     known = title if is_random(results) else f"{title} and of the backbone's pre-training"
     points = [
-        f"The model knows the music of {known}. Styles, instruments and recordings that are rare there are "
-        "judged worse, and labels mean what they mean in these data.",
-        "The results hold for music like the test tracks. The interval tells how much they would move "
-        "with other such tracks, not with another run of the training.",
+        f"The model was trained on the music of {known}. It is less accurate for styles, instruments and "
+        "recordings that are rare there, and labels have the meaning that they have in these data.",
+        "The results are valid for music like the test tracks. The interval covers the choice of such "
+        "tracks, not the variation between training runs.",
     ]
     if results.get("outputs_hardly_vary"):
         points.append(
-            "**The outputs hardly vary over the test tracks**: the model tells next to nothing of a track."
+            "**The outputs hardly vary over the test tracks**: the model hardly distinguishes tracks."
         )
     if results.get("per_label"):
         points.append("Probabilities are not calibrated; they order tracks and labels.")
     left_out = results.get("labels_left_out")
     if left_out:
         points.append(
-            "Labels that count in no metric, because all or none of the test tracks have them: "
+            "Labels that are left out of the metrics, because all or none of the test tracks have them: "
             + listed([escaped(label) for label in left_out])
             + "."
         )
@@ -313,7 +313,7 @@ def _limits(results: Mapping[str, Any]) -> str:
         points.append(f"Tracks that could not be read and were left out: {counts}.")
     if is_random(results):
         points.append(
-            "The backbone has random weights, so the results say nothing of music models."
+            "The backbone has random weights, so the results are not those of a music model."
         )
     return "\n".join(f"- {point}" for point in points)
 
@@ -321,16 +321,16 @@ def _limits(results: Mapping[str, Any]) -> str:
 def _settings(config: Mapping[str, Any], resumes: Sequence[Mapping[str, Any]]) -> str:
     text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).rstrip()
     note = (
-        "The run began with them, and was resumed with others: see above."
+        "The run started with them, and was resumed with others: see above."
         if any(one["changed"] for one in resumes)
-        else "Given back as `--config`, they repeat the run."
+        else "Passed as `--config`, they repeat the run."
     )
     note += " Local paths show their last part only."
     return details("All settings of the run", joined([note, fenced(text, "yaml")]))
 
 
 def _versions(environment: Mapping[str, Any], resumes: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table of versions and machines: where a run was resumed on others, of all of them."""
+    """Return a table of versions and machines, of all of them if a run was resumed on others."""
     columns = [_parts(one) for one in (environment, *resumes)]
     rows = [
         [name, " -> ".join(dict.fromkeys(column[name] for column in columns if name in column))]
@@ -345,7 +345,7 @@ def _parts(environment: Mapping[str, Any]) -> dict[str, str]:
         "Python": environment["python"],
         "Platform": environment["platform"],
         "Processor": f"{environment['processor']}, {environment['num_cpus']} cores",
-        "Graphics cards of the machine": ", ".join(environment["gpus"]) or "none",
+        "GPUs of the machine": ", ".join(environment["gpus"]) or "none",
         "Processes": str(environment["num_processes"]),
         **environment["packages"],
     }
@@ -370,7 +370,7 @@ def _citations(results: Mapping[str, Any]) -> list[str]:
 
 
 def _slug(name: str) -> str:
-    """Return a name in the characters that the Hub takes as a data set's type."""
+    """Return a name in the characters that the Hub allows for the type of a data set."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "own-data"
 
 

@@ -1,4 +1,4 @@
-"""Pictures and cards, which may fail: what was trained and measured is there without them."""
+"""Handling of failures of plots and cards, which must not stop a run."""
 
 import logging
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ def harmless(what: str) -> Iterator[None]:
     """Turn any failure of the block into a warning, with its reason; the traceback goes to the debug log.
 
     Args:
-        what: Is made there, such as ``The model card``.
+        what: Name of the result, such as ``The model card``.
     """
     try:
         yield
     except Stopped:
-        raise  # a signal: it is what the user wants
+        raise  # a signal of the user
     except Exception as error:
         logger.warning(
-            "%s cannot be made (%s: %s). Results and model are whole without.",
+            "%s cannot be made (%s: %s). Results and model are complete without it.",
             what,
             type(error).__name__,
             error,

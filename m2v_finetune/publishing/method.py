@@ -1,4 +1,4 @@
-"""The part of a model card that tells how a model was made, from what its run really did."""
+"""Section of a model card about the training method, from the facts of the run."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ OPTIMISERS: dict[OptimizerName, str] = {
     "adamw": "AdamW",
     "adamw_8bit": "AdamW with moments in 8 bits, of bitsandbytes",
     "paged_adamw_8bit": "paged AdamW with moments in 8 bits, of bitsandbytes",
-    "adafactor": "Adafactor, without a first moment, by the rates as they are",
+    "adafactor": "Adafactor, without a first moment, without scaling of the learning rates",
 }
 
 
@@ -22,7 +22,7 @@ def method_table(
     config: Mapping[str, Any],
     resumes: Sequence[Mapping[str, Any]],
 ) -> str:
-    """Return a table of what was done, from what the run did; of its settings only what they alone decide."""
+    """Return a table of the training method, from the facts of the run rather than its settings."""
     training = results["training"]
     trained, total = results["num_trained_parameters"], results["num_parameters"]
     rows = [
@@ -67,32 +67,32 @@ def _windows(results: Mapping[str, Any]) -> str:
     if versions is not None and is_random:
         drawn += f", drawn {counted(versions, 'time')}, in turns"
     if is_of_vectors(results):
-        return f"{drawn}; a whole track is judged by all its clips"
+        return f"{drawn}; the prediction for a track is made from all its clips"
     shorter = training["num_shorter_tracks"]
     padded = f"; {counted(shorter, 'training track')} padded with silence" if shorter else ""
     return (
-        f"{training['window_seconds']:g} s; {drawn}{padded}; a whole track is judged by windows every "
-        f"{results['hop_seconds']:g} s"
+        f"{training['window_seconds']:g} s; {drawn}{padded}; the prediction for a track is "
+        f"made from windows every {results['hop_seconds']:g} s"
     )
 
 
 def _augmentation(training: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     names = [escaped(entry["name"]) for entry in config["augmentation"]["transforms"]]
     if training["spec_augment"]:
-        names.append("SpecAugment as the checkpoint's config has it")
+        names.append("SpecAugment as in the checkpoint's config")
     return ", ".join(names) or "none"
 
 
 def _optimiser(training: Mapping[str, Any]) -> str:
     warmup, steps = training["num_warmup_steps"], training["num_scheduled_steps"]
-    course = f"then half a cosine to zero at step {steps:,}"
+    schedule = f"then half a cosine to zero at step {steps:,}"
     if warmup:
-        course = f"rates rise linearly over {counted(warmup, 'step')}, {course}"
+        schedule = f"linear warmup over {counted(warmup, 'step')}, {schedule}"
     else:
-        course = course.removeprefix("then ")
+        schedule = schedule.removeprefix("then ")
     return (
         f"{OPTIMISERS[training['optimizer']]}, weight decay {training['weight_decay']:g} on matrices; "
-        f"{course}; gradients clipped at norm {training['max_grad_norm']:g}"
+        f"{schedule}; gradients clipped at norm {training['max_grad_norm']:g}"
     )
 
 
@@ -134,12 +134,12 @@ def _chosen(results: Mapping[str, Any]) -> str:
     selection = results["selection_metric"]
     name = results["metric_names"][selection]
     if results["validation"].get(selection) is None:
-        return f"epoch {results['best_epoch']}; the validation tracks gave {name} no value"
-    return f"epoch {results['best_epoch']}, the best by {name} of whole validation tracks"
+        return f"epoch {results['best_epoch']}; {name} is undefined on the validation tracks"
+    return f"epoch {results['best_epoch']}, the best by {name} of the validation tracks"
 
 
 def _resumed(resumes: Sequence[Mapping[str, Any]]) -> str:
-    """Return how often a run was resumed, and with which other settings."""
+    """Return the number of resumes of a run, and the settings that they changed."""
     text = counted(len(resumes), "time")
     changed = {
         name: values
@@ -148,7 +148,7 @@ def _resumed(resumes: Sequence[Mapping[str, Any]]) -> str:
         if not name.startswith(("publish.", "run."))
     }
     if not changed:
-        return f"{text}, with the settings that it began with"
+        return f"{text}, with the initial settings"
     listed_changes = [
         f"`{name}` {escaped(str(public_settings(now)))} ({escaped(str(public_settings(before)))} before)"
         for name, (before, now) in changed.items()
@@ -170,7 +170,7 @@ def _learning_rates(training: Mapping[str, Any]) -> str:
 
 
 def is_random(results: Mapping[str, Any]) -> bool:
-    """Tell whether name or licence of the backbone in results.json say that its weights are random."""
+    """Return whether name or licence of the backbone in results.json mention random weights."""
     message = f"{results['backbone']['source']} {results['backbone']['licence']}"
     return re.search(r"random[ _-](small|weights)", message, re.IGNORECASE) is not None
 
@@ -187,10 +187,10 @@ def backbone_link(results: Mapping[str, Any], card_data: Mapping[str, Any]) -> s
 
 
 def is_of_vectors(results: Mapping[str, Any]) -> bool:
-    """Tell whether the model reads vectors that were computed elsewhere."""
+    """Return whether the input of the model are vectors computed elsewhere."""
     return results["backbone"].get("vector_size") is not None
 
 
 def tuning_name(results: Mapping[str, Any]) -> str:
-    """Return what the method of tuning is called in a sentence."""
+    """Return the name of the tuning method in a sentence."""
     return "a probe on them" if is_of_vectors(results) else METHODS[results["tuning"]].title

@@ -1,4 +1,4 @@
-"""The model folder of a run: weights, card and pictures; and its way to the Hub."""
+"""Publishing of a run: model folder with weights, card and plots, and upload to the Hub."""
 
 import logging
 import shlex
@@ -35,24 +35,24 @@ def publish(
     """Write ``plots/`` and ``model/`` of a run, and push the model if the config names a repository.
 
     Args:
-        model: With the weights to publish.
-        folder: Of the run.
-        results: The content of results.json.
-        config: Where to push it.
-        evaluated: What the task found out about each test track.
-        tracks: The test tracks.
+        model: Model with the weights to publish.
+        folder: Folder of the run.
+        results: Content of results.json.
+        config: Settings of the upload.
+        evaluated: Output of the task's `evaluate_track` for each test track.
+        tracks: Test tracks.
 
     Raises:
-        UserError: The push failed. The model is in the run folder, and the message says how to push it.
+        UserError: The push failed. The model is in the run folder, and the message has the command.
     """
-    model.save_pretrained(folder.model, weights=config.weights)  # first what took hours to make
+    model.save_pretrained(folder.model, weights=config.weights)  # first, as training took hours
     captions = draw_plots(model, folder, results, evaluated=evaluated, tracks=tracks)
     card_data = model.card_data(weights=config.weights)
     with harmless("The model card"):
         card = render_card(folder.path, card_data, repo_id=config.repo_id, captions=captions)
         write_card(folder.model, card)
         model.card = card
-    with harmless("The pictures of the model folder"):
+    with harmless("The plots of the model folder"):
         shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)
     logger.info("The model and its card are in %s", folder.model)
     if config.repo_id is None:
@@ -63,7 +63,8 @@ def publish(
         words = ["m2v", "push", str(folder.model), config.repo_id]
         command = shlex.join([*words, "--private"] if config.private else words)
         raise UserError(
-            f"{error}\nThe trained model is safe in {folder.model}. Push it later with:\n  {command}"
+            f"{error}\nThe trained model is saved in {folder.model}. Push it later with:\n  {command}",
+            code=error.code,
         ) from error
     logger.info("Pushed to %s", url)
 
@@ -76,10 +77,10 @@ def draw_plots(
     evaluated: Sequence[Any],
     tracks: Sequence[CheckedTrack],
 ) -> dict[str, str]:
-    """Draw what people would rather look at than read; return a caption for each picture that was made."""
+    """Plot results of a run; return the caption of each plot by file name."""
     captions = {}
     if len(results["layer_weights"]) > 1:
-        with harmless(f"The picture {LAYER_PICTURE}"):
+        with harmless(f"The plot {LAYER_PICTURE}"):
             plot_layer_weights(
                 results["layer_weights"],
                 folder.plots / LAYER_PICTURE,
@@ -87,12 +88,12 @@ def draw_plots(
                 kind=str(model.layer_weighting.kind),
             )
             captions[LAYER_PICTURE] = "Weight of each hidden state"
-    with harmless(f"The picture {TRAINING_PICTURE}"):
+    with harmless(f"The plot {TRAINING_PICTURE}"):
         plot_training(
             folder.metrics, folder.plots / TRAINING_PICTURE, metric_names=results["metric_names"]
         )
         captions[TRAINING_PICTURE] = "Loss and validation"
-    with harmless(f"The pictures of {model.task.name}"):
+    with harmless(f"The plots of {model.task.name}"):
         folder.plots.mkdir(exist_ok=True)
         captions |= model.task.plot(
             folder.plots,

@@ -1,4 +1,4 @@
-"""What the text of a card is made of: Markdown, numbers and names, and settings without private places."""
+"""Helpers for the text of a card: Markdown, numbers, names, and settings without private paths."""
 
 import math
 import re
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def public_settings(value: Any) -> Any:
-    """Return settings without the places of one's own machine.
+    """Return settings without local paths.
 
-    Of every string that is an absolute path, or starts at home (``~``) or above the working folder
-    (``..``), only the last part is kept. Labels are left as they are.
+    A string that is an absolute path, or starts with ``~`` or ``..``, is reduced to its last part. Labels
+    do not change.
 
     >>> public_settings({"data": {"source": "/home/me/songs.csv"}, "backbone": {"source": "me/x"}})
     {'data': {'source': 'songs.csv'}, 'backbone': {'source': 'me/x'}}
@@ -36,13 +36,13 @@ def joined(parts: Sequence[str]) -> str:
 
 
 def details(summary: str, body: str) -> str:
-    """Return a block that is folded up."""
+    """Return a collapsed block."""
     # Without the empty lines Markdown inside HTML stays as it is.
     return f"<details>\n<summary>{summary}</summary>\n\n{body}\n\n</details>"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table of cells that are Markdown already."""
+    """Return a Markdown table; cells are Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -55,22 +55,22 @@ def fenced(text: str, language: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text as Markdown that shows it as it is, in one line, also inside a table."""
+    """Return text with Markdown escaped, in one line, for use inside a table too."""
     return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
 
 
 def shown_number(value: float | None) -> str:
-    """Return a metric with three digits, or a dash where there is none."""
+    """Return a metric with three digits, or a dash if it is undefined."""
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number of things, such as ``3 tracks``."""
+    """Return a count with its noun, such as ``3 tracks``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def shown_duration(seconds: float) -> str:
-    """Return a duration in the unit that suits it."""
+    """Return a duration in a suitable unit."""
     if seconds < 120:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

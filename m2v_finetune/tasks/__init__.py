@@ -1,4 +1,4 @@
-"""One module a task: its labels, head, loss, track aggregation, metrics, and what it says of a file."""
+"""One module a task: its labels, head, loss, track aggregation, metrics and predictions."""
 
 from typing import Any
 

@@ -29,7 +29,7 @@ from m2v_finetune.tasks.task import Prediction, WindowScores
 
 # A beat's neighbours count half, which is about the precision of annotations (20 ms at 50 Hz).
 NEIGHBOURS = 1
-# Of some 25 frames a beat lies in one, so it weighs more than a frame without.
+# About one frame in 25 has a beat, so it weighs more than a frame without.
 POSITIVE_WEIGHT = 5.0
 SHOWN_SECONDS = 10.0
 SHOWN_SAMPLE_RATE = 16_000
@@ -39,12 +39,12 @@ _read_beats = cache(read_beats)
 
 @dataclass(frozen=True, kw_only=True)
 class BeatsConfig:
-    """Where the beats stand.
+    """Settings of the beat annotations.
 
     Args:
-        label_column: The column with the path of a track's ``.beats`` file, relative to the manifest: a
+        label_column: Column with the path of a track's ``.beats`` file, relative to the manifest: a
             line a beat, its time in seconds and its position in the bar (1 is the downbeat). Without
-            positions downbeats are neither learned nor judged.
+            positions downbeats are neither trained nor evaluated.
     """
 
     label_column: str = "beats"
@@ -75,7 +75,7 @@ class BeatsPrediction:
         return downbeats
 
     def render(self, kind: str, *, path: Path, top: int, timeline: bool, is_first: bool) -> str:
-        """Return text for people, or a line of JSON; with a time line also the beats in the text."""
+        """Return human-readable text, or a line of JSON; a timeline adds the beats to the text."""
         has_tempo = math.isfinite(self.tempo_bpm)
         if kind == "json":
             return as_json(
@@ -104,7 +104,7 @@ class BeatTracking(FrameTask):
     """Beats and downbeats at frames, decoded to times; the tempo follows from them.
 
     Attributes:
-        label_column: The manifest's column.
+        label_column: Column of the manifest.
     """
 
     name: ClassVar[str] = "beats"
@@ -112,7 +112,7 @@ class BeatTracking(FrameTask):
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "beats": ".beats"}
     usage_example: ClassVar[str] = ".tempo_bpm"
     about_metrics: ClassVar[str] = (
-        "Beats count within 70 ms; no beginning is skipped. CMLt and AMLt are the continuity scores of "
+        "Beats count within 70 ms; the first seconds count too. CMLt and AMLt are the continuity scores of "
         "mir_eval. The tempo is that of the median interval between beats, right within 4 %; accuracy 2 "
         "also takes its double, triple, half and third."
     )
@@ -131,7 +131,7 @@ class BeatTracking(FrameTask):
     label_column: str
 
     def read(self, path: Path) -> Beats:
-        """Read the beats of a file; one that was read before is not read again."""
+        """Read the beats of a file; the result is cached."""
         return _read_beats(path)
 
     def end_seconds(self, annotation: Beats) -> float:
@@ -156,21 +156,21 @@ class BeatTracking(FrameTask):
         return np.stack(columns, axis=-1)
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return what leaves beats where they are: all but what moves time."""
+        """Return the effects that keep the times of beats: all but changes of time."""
         return frozenset(Effect) - {Effect.TIME}
 
     def transformed_effects(self) -> frozenset[Effect]:
-        """Return what moves time, which beats follow."""
+        """Return the effect that moves beats in time."""
         return frozenset({Effect.TIME})
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean over windows of the mean binary cross-entropy of what is annotated.
+        """Return the mean over windows of the mean binary cross-entropy of annotated frames.
 
         Beats weigh more. Each window counts the same, so that a batch may be divided.
 
         Args:
             outputs: Logits, (batch, frames, 2).
-            targets: (batch, frames, 2), nan where nothing is annotated.
+            targets: (batch, frames, 2), nan where there is no annotation.
         """
         known = ~targets.isnan()
         # A weight of zero and not a selection: its size would have to be read from the device.
@@ -188,7 +188,7 @@ class BeatTracking(FrameTask):
         return outputs.sigmoid()
 
     def predict(self, checked: CheckedTrack, windows: WindowScores) -> BeatsPrediction:
-        """Join the frames of all windows and decode them."""
+        """Aggregate the frames of all windows and decode them."""
         grid, activations = join_windows(checked, windows)
         times = grid.times(len(activations))
         beats, positions = decode_beats(
@@ -205,7 +205,7 @@ class BeatTracking(FrameTask):
     def evaluate_track(
         self, checked: CheckedTrack, prediction: BeatsPrediction
     ) -> dict[str, float]:
-        """Return the scores of a track against the annotated times; nan for what is not annotated."""
+        """Return the scores of a track against the annotated times; nan without annotation."""
         reference = self.annotation(checked.track)
         scores = beat_scores(reference.times_seconds, prediction.times_seconds)
         downbeats = reference.downbeats_seconds
@@ -227,7 +227,7 @@ class BeatTracking(FrameTask):
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
-        """Draw activations and beats over the waveform of the first track."""
+        """Plot activations and beats over the waveform of the first track."""
         from m2v_finetune.plotting.beats import plot_beats
 
         checked = tracks[0]
@@ -253,4 +253,4 @@ class BeatTracking(FrameTask):
             folder / "beats.png",
             title=f"Beats of {checked.track.id}",
         )
-        return {"beats.png": "What the model hears in the first seconds of a test track"}
+        return {"beats.png": "Predicted beats in the first seconds of a test track"}

@@ -36,7 +36,7 @@ from m2v_finetune.tasks.frames import (
 )
 from m2v_finetune.tasks.task import Prediction, WindowScores
 
-# Frames that no class of the 25 names: neither learned nor judged.
+# Frames outside the 25 classes: neither trained nor evaluated.
 IGNORED = -1
 # Own choice: at 50 frames a second a chord changes about once in two seconds, one frame of a hundred.
 SELF_TRANSITION = 0.99
@@ -48,10 +48,10 @@ _read_lab = cache(read_lab)
 
 @dataclass(frozen=True, kw_only=True)
 class ChordsConfig:
-    """Where the chords stand.
+    """Settings of the chord annotations.
 
     Args:
-        label_column: The column with the path of a track's ``.lab`` file, relative to the manifest: a
+        label_column: Column with the path of a track's ``.lab`` file, relative to the manifest: a
             line a chord, with its start and end in seconds and its label.
     """
 
@@ -73,7 +73,7 @@ class ChordsPrediction:
     probabilities: NDArray[np.float64]
 
     def render(self, kind: str, *, path: Path, top: int, timeline: bool, is_first: bool) -> str:
-        """Return the segments as lines for people, or as a line of JSON."""
+        """Return the segments as human-readable lines, or as a line of JSON."""
         if kind == "json":
             chords = [
                 {
@@ -97,7 +97,7 @@ class ChordRecognition(FrameTask):
     """One of 25 chords at each frame, decoded to segments.
 
     Attributes:
-        label_column: The manifest's column.
+        label_column: Column of the manifest.
     """
 
     name: ClassVar[str] = "chords"
@@ -105,7 +105,7 @@ class ChordRecognition(FrameTask):
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "lab": ".lab"}
     usage_example: ClassVar[str] = ".segments"
     about_metrics: ClassVar[str] = (
-        "The share of the time in which the chord is right, over all tracks, by mir_eval. Time whose "
+        "The share of the time in which the chord is correct, over all tracks, by mir_eval. Time whose "
         "true chord is neither a major nor a minor triad, with or without more notes above, does not "
         "count."
     )
@@ -119,7 +119,7 @@ class ChordRecognition(FrameTask):
     label_column: str
 
     def read(self, path: Path) -> list[Segment]:
-        """Read the chords of a file; one that was read before is not read again."""
+        """Read the chords of a file; the result is cached."""
         return _read_lab(path)
 
     def end_seconds(self, annotation: list[Segment]) -> float:
@@ -129,7 +129,7 @@ class ChordRecognition(FrameTask):
     def frame_targets(
         self, track: Track, times_seconds: NDArray[np.float64], *, semitones: int
     ) -> NDArray[np.float32]:
-        """Return the class of each frame, (frames,), -1 where no class names what sounds."""
+        """Return the class of each frame, (frames,), -1 where the chord is outside the classes."""
         segments = self.annotation(track)
         classes = [
             (s.start_seconds, s.end_seconds, _class_of(transpose_chord(s.label, semitones)))
@@ -138,11 +138,11 @@ class ChordRecognition(FrameTask):
         return chord_targets(classes, times_seconds, outside=IGNORED).astype(np.float32)
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return what leaves chords as they are."""
+        """Return the effects that keep chords as they are."""
         return frozenset(Effect) - {Effect.PITCH, Effect.TIME, Effect.SILENCE}
 
     def transformed_effects(self) -> frozenset[Effect]:
-        """Return what moves pitch and time, which chords follow."""
+        """Return the effects that transform chords: shifts of pitch and changes of time."""
         return frozenset({Effect.PITCH, Effect.TIME})
 
     def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
@@ -170,7 +170,7 @@ class ChordRecognition(FrameTask):
         return outputs.softmax(dim=-1)
 
     def predict(self, checked: CheckedTrack, windows: WindowScores) -> ChordsPrediction:
-        """Join the frames of all windows and decode them."""
+        """Aggregate the frames of all windows and decode them."""
         grid, probabilities = join_windows(checked, windows)
         times = grid.times(len(probabilities))
         segments = decode_chords(
@@ -222,7 +222,7 @@ class ChordRecognition(FrameTask):
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
-        """Draw the chords of the first track, found and annotated."""
+        """Plot the chords of the first track, predicted and annotated."""
         from m2v_finetune.plotting.chords import plot_chords
 
         checked = tracks[0]
@@ -243,7 +243,7 @@ class ChordRecognition(FrameTask):
 
 
 def without_gaps(segments: Sequence[Segment]) -> list[Segment]:
-    """Fill the time between segments with ``X``: a chord that nobody named, which does not count."""
+    """Fill the time between segments with ``X``: an unknown chord, which does not count."""
     filled: list[Segment] = []
     for segment in segments:
         if filled and filled[-1].end_seconds < segment.start_seconds:

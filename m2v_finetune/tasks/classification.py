@@ -1,4 +1,4 @@
-"""What tasks share that give a track one class of many."""
+"""Base class of single-label classification tasks."""
 
 import math
 from collections import Counter
@@ -32,11 +32,11 @@ from m2v_finetune.tasks.task import Prediction
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig:
-    """Which classes are learned, and where they stand.
+    """Settings of the class labels.
 
     Args:
-        label_column: The column with a track's class; the recipe's name if not given.
-        labels: The classes to learn; all that occur in the training split if not given.
+        label_column: Column with a track's class; the recipe's name if not given.
+        labels: Classes; all that occur in the training split if not given.
     """
 
     label_column: str
@@ -48,8 +48,8 @@ class Classification(ClipTask):
     """One class of many for a track.
 
     Attributes:
-        labels: In the order of the logits.
-        label_column: The manifest's column.
+        labels: Classes, in the order of the logits.
+        label_column: Column of the manifest.
     """
 
     name: ClassVar[str]
@@ -63,11 +63,11 @@ class Classification(ClipTask):
     def from_tracks(
         cls, config: ClassificationConfig, splits: Mapping[str, Sequence[Track]]
     ) -> Self:
-        """Find the classes, and check that of every track.
+        """Make the task with the classes of the training tracks; check the class of every track.
 
         Raises:
             UserError: The column is in no track; a class of the config is on no training track; a track
-                has no class, more than one, or one that cannot be learned.
+                has no class, more than one, or an unknown one.
         """
         task = cls.from_training(config, splits["train"])
         task.check_labels([track for members in splits.values() for track in members])
@@ -75,7 +75,7 @@ class Classification(ClipTask):
 
     @classmethod
     def from_training(cls, config: Any, tracks: Sequence[Track]) -> Self:
-        """Find the classes of the training tracks, where they have one.
+        """Make the task with the classes of the training tracks that have one.
 
         Raises:
             UserError: The column, or a class of the config, is on no training track.
@@ -95,7 +95,7 @@ class Classification(ClipTask):
 
     @classmethod
     def from_settings(cls, config: Any) -> Self:
-        """Make the task from its settings; classes that only tracks have are assumed."""
+        """Make the task from its settings; assume classes that only tracks define."""
         return cls(labels=assumed_labels(config.labels), label_column=config.label_column)
 
     @classmethod
@@ -103,7 +103,7 @@ class Classification(ClipTask):
         """Return a track's class.
 
         Raises:
-            ValueError: There is none, or more than one; the message says what stands there.
+            ValueError: There is no class, or more than one; the message quotes the cell.
         """
         label = as_label(track, column)
         if label is None:
@@ -112,14 +112,14 @@ class Classification(ClipTask):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """Rebuild the task from what `to_dict` returned; ValueError if that is not what it is."""
+        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
         column = settings["label_column"]
         if not isinstance(column, str):
             raise ValueError(f"its label_column is {column!r}, not a name")
         return cls(labels=saved_labels(settings["labels"]), label_column=column)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is saved with a model."""
+        """Return the settings that are saved with a model."""
         return {"name": self.name, "labels": list(self.labels), "label_column": self.label_column}
 
     def check_labels(self, tracks: Sequence[Track]) -> None:
@@ -129,16 +129,17 @@ class Classification(ClipTask):
         if problems:
             raise UserError(
                 problem_list(
-                    f"Tracks whose {self.label_column} cannot be learned or judged",
+                    f"Tracks whose {self.label_column} is not one of the classes",
                     problems,
-                    f"Correct them, or go on without these tracks by --data.on_bad_track skip. The classes "
+                    f"Correct them, or skip these tracks with --data.on_bad_track skip. The classes "
                     f"are: {', '.join(self.labels)}. (If the split was made for you, another --run.seed "
                     "makes another one.)",
-                )
+                ),
+                code="labels-unusable",
             )
 
     def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
-        """Return, for each track, what is wrong with its class; nothing for one that is known."""
+        """Return the problem of each track's class; none for a known class."""
         return [self._label_problems(track) for track in tracks]
 
     def _label_problems(self, track: Track) -> list[str]:
@@ -184,7 +185,7 @@ class Classification(ClipTask):
         }
 
     def prediction_row(self, evaluated: EvaluatedClip) -> dict[str, str | float]:
-        """Return truth, answer, and the probability of each class."""
+        """Return target, prediction, and the probability of each class."""
         return {
             "label": self.labels[int(evaluated.target)],
             "prediction": self.labels[int(evaluated.scores.argmax())],
@@ -200,7 +201,7 @@ class Classification(ClipTask):
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
-        """Draw the confusion matrix."""
+        """Plot the confusion matrix."""
         from m2v_finetune.plotting.confusion import plot_confusion
 
         plot_confusion(
@@ -209,7 +210,7 @@ class Classification(ClipTask):
             folder / "confusion.png",
             title=f"Confusion of {self.name}",
         )
-        return {"confusion.png": "Which class was taken for which"}
+        return {"confusion.png": "Confusion matrix of the test tracks"}
 
 
 def as_label(track: Track, column: str) -> str | None:

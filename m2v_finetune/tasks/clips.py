@@ -1,4 +1,4 @@
-"""What tasks share whose answer is one for the whole track: the mean of what its windows say."""
+"""Base class of clip-level tasks: the prediction for a track is the mean over its windows."""
 
 import csv
 import io
@@ -33,12 +33,12 @@ POOLING_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class WindowPrediction:
-    """What is said of one window.
+    """Prediction for one window.
 
     Attributes:
-        start_seconds: Its begin in the track.
-        end_seconds: Its end.
-        scores: By label.
+        start_seconds: Start in the track.
+        end_seconds: End in the track.
+        scores: Score of each label.
     """
 
     start_seconds: float
@@ -48,12 +48,12 @@ class WindowPrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPrediction:
-    """What is said of a track: a score for each label.
+    """Track-level prediction: a score for each label.
 
     Attributes:
-        scores: By label: a probability, or for a regression a number in the data's own unit.
-        timeline: The same for each window, in order.
-        is_ranking: Whether labels compete, so that text shows the best first; else it shows all.
+        scores: Score of each label: a probability, or in a regression a number in the unit of the data.
+        timeline: Scores of each window, in order.
+        is_ranking: Whether text shows the best labels first; else it shows all labels.
     """
 
     scores: dict[str, float]
@@ -70,7 +70,7 @@ class ClipPrediction:
         return self.top(1)[0][0]
 
     def render(self, kind: str, *, path: Path, top: int, timeline: bool, is_first: bool) -> str:
-        """Return the prediction as text for people, a line of JSON, or lines of CSV."""
+        """Return the prediction as human-readable text, a line of JSON, or lines of CSV."""
         if kind == "json":
             return self._json(path, timeline=timeline)
         if kind == "csv":
@@ -120,11 +120,11 @@ class ClipPrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedClip:
-    """A track's truth beside what was said of it.
+    """Targets and scores of a track.
 
     Attributes:
-        target: As `targets` of the task gives it.
-        scores: (num_outputs,).
+        target: Output of `targets` of the task.
+        scores: Track-level scores, (num_outputs,).
     """
 
     target: Array
@@ -132,9 +132,9 @@ class EvaluatedClip:
 
 
 class ClipTask(ABC):
-    """The part of a task that is the same wherever a track has one answer.
+    """Base class of tasks with one prediction for a track.
 
-    A subclass adds its labels, loss and metrics (`task.Task` says what a task is).
+    A subclass adds its labels, loss and metrics (`task.Task` documents the interface).
     """
 
     pipeline_tag: ClassVar[str] = "audio-classification"
@@ -148,15 +148,15 @@ class ClipTask(ABC):
 
     @property
     def num_outputs(self) -> int:
-        """Width of the logits."""
+        """Number of logits."""
         return len(self.labels)
 
     @abstractmethod
     def targets(self, track: Track, label_transform: LabelTransform) -> Array:
-        """Return what any window of a track should give, after augmentation moved it."""
+        """Return the targets of any window of a track, after the label transform of augmentation."""
 
     def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> nn.Module:
-        """Return a head with one vector of outputs for a window."""
+        """Return a head with one output vector for each window."""
         return ClipHead(
             input_size=hidden_size,
             num_outputs=self.num_outputs,
@@ -168,7 +168,7 @@ class ClipTask(ABC):
         )
 
     def describe_head(self, config: HeadConfig) -> str:
-        """Return what the head is, for the model card."""
+        """Return a description of the head, for the model card."""
         kind = (
             f"MLP with one hidden layer of {config.hidden_size}"
             if config.kind == "mlp"
@@ -181,26 +181,26 @@ class ClipTask(ABC):
         )
 
     def transformed_effects(self) -> frozenset[Effect]:
-        """Return no effect: a task whose labels can follow says so itself."""
+        """Return no effect; a task whose labels can be transformed overrides this."""
         return frozenset()
 
     def example(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, ...]:
-        """Return the waveform of a window, augmented, and its targets, which follow."""
+        """Return the augmented waveform of a window, and its transformed targets."""
         samples, label_transform = self.load_waveform(checked, window, augment)
         return samples, self.window_targets(checked, window, label_transform)
 
     def load_waveform(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, LabelTransform]:
-        """Return the waveform of a window, augmented, and what its targets have to follow."""
+        """Return the augmented waveform of a window, and the transform of its labels."""
         return load_waveform(checked, window, augment)
 
     def window_targets(
         self, checked: CheckedTrack, window: Window, label_transform: LabelTransform
     ) -> Array:
-        """Return what a window of a track should give: the same wherever it lies."""
+        """Return the targets of a window: those of its track."""
         return self.targets(checked.track, label_transform)
 
     def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
@@ -228,7 +228,7 @@ class ClipTask(ABC):
         return ClipPrediction(scores=scores, timeline=timeline)
 
     def evaluate_track(self, checked: CheckedTrack, prediction: ClipPrediction) -> EvaluatedClip:
-        """Put a track's truth beside what was said of it."""
+        """Return the targets of a track with its scores."""
         return EvaluatedClip(
             target=self.targets(checked.track, IDENTITY),
             scores=np.array(list(prediction.scores.values()), dtype=np.float32),
@@ -247,20 +247,21 @@ def stack_evaluated(evaluated: Sequence[EvaluatedClip]) -> tuple[Array, Array]:
 def check_label_names(
     labels: Sequence[str], in_training: Mapping[str, int], *, column: str
 ) -> None:
-    """Check the labels to learn.
+    """Check the labels of the task.
 
     Args:
-        labels: Those of ``task.labels``, or all that the training tracks have.
-        in_training: How many training tracks have each label.
-        column: Of the manifest, for messages.
+        labels: Labels of ``task.labels``, or all of the training tracks.
+        in_training: Number of training tracks with each label.
+        column: Column of the manifest, for messages.
 
     Raises:
-        UserError: There is none, one stands there twice, or no training track has one of them.
+        UserError: There is no label, one occurs twice, or no training track has one of them.
     """
     if len(labels) < 1 or len(set(labels)) < len(labels):
         raise UserError(
-            f"The labels to learn are {list(labels)}. There must be at least one, and none twice "
-            f"(task.labels, or the column '{column}' of the training tracks)."
+            f"The labels are {list(labels)}. There must be at least one, and no duplicates "
+            f"(task.labels, or the column '{column}' of the training tracks).",
+            code="labels-not-distinct",
         )
     nowhere = [label for label in labels if not in_training.get(label)]
     if nowhere:
@@ -269,21 +270,22 @@ def check_label_names(
                 "Labels of task.labels that no training track has",
                 nowhere,
                 f"Remove or correct them. The training tracks have: {', '.join(sorted(in_training))}.",
-            )
+            ),
+            code="labels-not-in-training",
         )
 
 
 def assumed_labels(labels: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the labels that settings name, or stand-ins for those that only data know."""
+    """Return the labels of the settings, or placeholders where only the data define them."""
     return tuple(labels or map(str, range(ASSUMED_OUTPUTS)))
 
 
 def saved_labels(labels: Any) -> tuple[str, ...]:
-    """Return the labels that a saved task holds; ValueError where they are no labels."""
+    """Return the labels of a saved task; raise ValueError if they are not valid."""
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"its labels are {labels!r}, not a list of names")
     if not labels or len(set(labels)) < len(labels):
-        raise ValueError("its labels are none, or one stands there twice")
+        raise ValueError("its labels are empty or not distinct")
     return tuple(labels)
 
 

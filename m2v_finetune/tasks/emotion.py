@@ -28,19 +28,20 @@ from m2v_finetune.tasks.task import Prediction, WindowScores
 
 @dataclass(frozen=True, kw_only=True)
 class EmotionConfig:
-    """Which numbers are learned.
+    """Settings of the regression targets.
 
     Args:
-        target_columns: The columns with a track's numbers, in any unit.
+        target_columns: Columns with a track's numbers, in any unit.
     """
 
     target_columns: list[str] = field(default_factory=lambda: ["arousal", "valence"])
 
     def __post_init__(self) -> None:
-        """Check that there are columns, none twice."""
+        """Check that there are columns, without duplicates."""
         if not self.target_columns or len(set(self.target_columns)) < len(self.target_columns):
             raise UserError(
-                f"task.target_columns is {self.target_columns}. Name one column or more, none twice."
+                f"task.target_columns is {self.target_columns}. Name one column or more, without duplicates.",
+                code="target-columns-not-distinct",
             )
 
     @property
@@ -51,11 +52,11 @@ class EmotionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Emotion(ClipTask):
-    """Regression of a track's numbers, learned standardised and said in the data's own units.
+    """Regression of a track's numbers: standardised in training, predicted in the units of the data.
 
     Attributes:
-        labels: The columns, in the order of the outputs.
-        means: Of each column over the training tracks.
+        labels: Columns, in the order of the outputs.
+        means: Mean of each column over the training tracks.
         stds: Standard deviation of each column over the training tracks.
     """
 
@@ -69,10 +70,10 @@ class Emotion(ClipTask):
 
     @classmethod
     def from_tracks(cls, config: EmotionConfig, splits: Mapping[str, Sequence[Track]]) -> "Emotion":
-        """Measure mean and deviation of the training tracks, and check the numbers of every track.
+        """Make the task with mean and std of the training tracks; check the numbers of every track.
 
         Raises:
-            UserError: A column is in no track, or never changes; or lists each cell that is no number.
+            UserError: A column is in no track, or constant; or lists each cell that is not a number.
         """
         unscaled = cls.from_settings(config)
         unscaled.check_labels([track for members in splits.values() for track in members])
@@ -80,10 +81,10 @@ class Emotion(ClipTask):
 
     @classmethod
     def from_training(cls, config: EmotionConfig, tracks: Sequence[Track]) -> "Emotion":
-        """Measure mean and deviation of the training tracks that have all numbers.
+        """Make the task with mean and std of the training tracks that have all numbers.
 
         Raises:
-            UserError: A column is in no track, or never changes.
+            UserError: A column is in no track, or constant.
         """
         unscaled = cls.from_settings(config)
         unscaled.require_columns(tracks)
@@ -93,14 +94,13 @@ class Emotion(ClipTask):
         if not rows:
             return unscaled  # `label_problems` lists all of them
         values = np.stack(rows)
-        spans = np.ptp(
-            values, axis=0
-        )  # the deviation of equal numbers may be rounded to more than 0
+        spans = np.ptp(values, axis=0)  # the std of equal numbers may be rounded to more than 0
         constant = [label for label, span in zip(labels, spans, strict=True) if span == 0]
         if constant:
             raise UserError(
-                f"All training tracks have the same {', '.join(constant)}, so there is nothing to learn. "
-                "Leave it out of task.target_columns."
+                f"All training tracks have the same {', '.join(constant)}, so there is nothing to train on. "
+                "Remove it from task.target_columns.",
+                code="targets-constant",
             )
         return cls(
             labels=labels,
@@ -110,22 +110,22 @@ class Emotion(ClipTask):
 
     @classmethod
     def from_settings(cls, config: EmotionConfig) -> "Emotion":
-        """Make the task from its settings; mean and deviation are not known."""
+        """Make the task from its settings; mean and std are not known."""
         labels = tuple(config.target_columns)
         return cls(labels=labels, means=(0.0,) * len(labels), stds=(1.0,) * len(labels))
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Emotion":
-        """Rebuild the task from what `to_dict` returned; ValueError if that is not what it is."""
+        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
         labels = saved_labels(settings["labels"])
         means, stds = (tuple(map(float, settings[key])) for key in ("means", "stds"))
         is_finite = all(map(math.isfinite, means + stds))
         if not len(labels) == len(means) == len(stds) or not is_finite or min(stds) <= 0:
-            raise ValueError("its means and deviations are not those of its labels")
+            raise ValueError("its means and stds are not those of its labels")
         return cls(labels=labels, means=means, stds=stds)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is saved with a model."""
+        """Return the settings that are saved with a model."""
         return {
             "name": self.name,
             "labels": list(self.labels),
@@ -148,16 +148,17 @@ class Emotion(ClipTask):
         }
 
     def check_labels(self, tracks: Sequence[Track]) -> None:
-        """Raise `UserError` that lists every cell that is no finite number."""
+        """Raise `UserError` that lists every cell that is not a finite number."""
         self.require_columns(tracks)
         problems = [problem for found in self.label_problems(tracks) for problem in found]
         if problems:
             raise UserError(
                 problem_list(
-                    "Tracks that lack a number to learn or judge",
+                    "Tracks without a number in a target column",
                     problems,
-                    "Correct them, or go on without these tracks by --data.on_bad_track skip.",
-                )
+                    "Correct them, or skip these tracks with --data.on_bad_track skip.",
+                ),
+                code="labels-unusable",
             )
 
     def require_columns(self, tracks: Sequence[Track]) -> None:
@@ -167,14 +168,15 @@ class Emotion(ClipTask):
         if missing:
             raise UserError(
                 f"No track has a column {', '.join(map(repr, missing))}. There are: "
-                f"{', '.join(found) or 'none'}. Name those with the numbers by --task.target_columns."
+                f"{', '.join(found) or 'none'}. Name those with the numbers with --task.target_columns.",
+                code="column-missing",
             )
 
     def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
-        """Return, for each track, each of its cells that is no finite number."""
+        """Return the cells of each track that are not finite numbers."""
         return [
             [
-                f"{track.origin}: {label} is {track.columns.get(label)!r}, which is no finite number"
+                f"{track.origin}: {label} is {track.columns.get(label)!r}, which is not a finite number"
                 for label in self.labels
                 if not math.isfinite(_number(track.columns.get(label)))
             ]
@@ -186,7 +188,7 @@ class Emotion(ClipTask):
         return _numbers(track, self.labels).astype(np.float32)
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return what leaves feelings as they are: neither tempo, nor level, nor pitch."""
+        """Return the effects that keep emotions: all but changes of tempo, level and pitch."""
         return frozenset(Effect) - {Effect.TIME, Effect.LEVEL, Effect.PITCH}
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -196,7 +198,7 @@ class Emotion(ClipTask):
             outputs: (batch, num_outputs), standardised.
             targets: (batch, num_outputs), in their own units.
         """
-        # By column, with plain numbers: a tensor of them would make the device wait for it.
+        # By column, with plain numbers: a tensor of them would synchronise the device.
         columns = zip(targets.unbind(dim=-1), self.means, self.stds, strict=True)
         standardised = torch.stack([(of - mean) / std for of, mean, std in columns], dim=-1)
         return F.mse_loss(outputs, standardised)
@@ -210,7 +212,7 @@ class Emotion(ClipTask):
         return replace(super().predict(checked, windows), is_ranking=False)
 
     def compute_metrics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, float]:
-        """Return R2, as a mean and of each column, without intervals; nan where one does not exist."""
+        """Return R2, as a mean and of each column, without intervals; nan where one is undefined."""
         metrics = self.summarize(evaluated, seed=0)["metrics"]
         return {
             name: math.nan if metrics[name]["value"] is None else metrics[name]["value"]
@@ -232,7 +234,7 @@ class Emotion(ClipTask):
         }
 
     def prediction_row(self, evaluated: EvaluatedClip) -> dict[str, str | float]:
-        """Return truth and answer of each column."""
+        """Return target and prediction of each column."""
         reference = dict(zip(self.labels, evaluated.target.tolist(), strict=True))
         return {
             **{f"true_{name}": value for name, value in reference.items()},
@@ -248,12 +250,12 @@ class Emotion(ClipTask):
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
-        """Draw answers over truths."""
+        """Plot predictions over targets."""
         from m2v_finetune.plotting.regression import plot_regression
 
         targets, scores = stack_evaluated(evaluated)
         plot_regression(targets, scores, self.labels, folder / "regression.png")
-        return {"regression.png": "Answers over truths"}
+        return {"regression.png": "Predictions over targets"}
 
 
 def _numbers(track: Track, labels: Sequence[str]) -> NDArray[np.float64]:
@@ -261,7 +263,7 @@ def _numbers(track: Track, labels: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _number(cell: Any) -> float:
-    """Return a cell as a number; nan for what is none."""
+    """Return a cell as a number; nan if it is not a number."""
     if isinstance(cell, bool):
         return math.nan
     try:

@@ -1,4 +1,4 @@
-"""What tasks share whose answer is one for each frame: joined over windows, then decoded."""
+"""Base class of frame-level tasks: frame scores are joined over windows, then decoded."""
 
 import json
 from abc import ABC, abstractmethod
@@ -35,17 +35,17 @@ OVERHANG_SECONDS = 5.0
 
 
 class FrameTask(ABC):
-    """The part of a task that is the same wherever each frame of a track has an answer.
+    """Base class of tasks with a prediction for each frame.
 
-    A subclass adds its annotations, targets, loss, decoding and metrics (`task.Task` says what a task
-    is). Annotations lie in files, one a track, that a column of the manifest names.
+    A subclass adds its annotations, targets, loss, decoding and metrics (`task.Task` documents the
+    interface). Each track has an annotation file, whose path is in a column of the manifest.
 
     Attributes:
-        name: As in `task.Task`.
-        label_column: The manifest's column with the paths of annotations.
-        about_metrics: What the metrics mean, for results.json and the card.
-        prior: About how often an output is positive, where few are.
-        silence: The target of frames in which augmentation left nothing to hear.
+        name: Name, as in `task.Task`.
+        label_column: Column of the manifest with the paths of annotations.
+        about_metrics: Definition of the metrics, for results.json and the model card.
+        prior: Approximate rate of positive outputs, where few are positive.
+        silence: Target of frames that augmentation has silenced.
     """
 
     pipeline_tag: ClassVar[str] = "audio-classification"
@@ -65,7 +65,7 @@ class FrameTask(ABC):
         """Make the task from its settings, which are its attributes; check every track's annotation.
 
         Raises:
-            UserError: Lists all that cannot be used, with file and line.
+            UserError: Lists every unusable annotation, with file and line.
         """
         task = cls.from_settings(config)
         task.check_labels([track for members in splits.values() for track in members])
@@ -84,17 +84,17 @@ class FrameTask(ABC):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """Rebuild the task from what `to_dict` returned; KeyError or ValueError if that is not what it is."""
+        """Rebuild the task from what `to_dict` returned; raise KeyError or ValueError if it is not valid."""
         if not isinstance(settings["label_column"], str):
-            raise ValueError(f"its label_column is {settings['label_column']!r}, no name")
+            raise ValueError(f"its label_column is {settings['label_column']!r}, not a name")
         return cls(**{field.name: settings[field.name] for field in fields(cast(Any, cls))})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is saved with a model."""
+        """Return the settings that are saved with a model."""
         return {"name": self.name, **asdict(cast(Any, self))}
 
     def check_labels(self, tracks: Sequence[Track]) -> None:
-        """Raise `LabelError` that lists, with file and line, all that cannot be used of any annotation."""
+        """Raise `LabelError` with file and line of everything that cannot be used in annotations."""
         require_column(tracks, self.label_column)
         problems = [problem for found in self.label_problems(tracks) for problem in found]
         if problems:
@@ -102,13 +102,13 @@ class FrameTask(ABC):
                 f"Annotations of the column '{self.label_column}' cannot be used",
                 list(dict.fromkeys(problems)),  # tracks may share a file
                 "The column holds the path of a file, relative to the manifest's folder. Correct these "
-                "lines, or go on without these tracks by --data.on_bad_track skip.",
+                "lines, or skip these tracks with --data.on_bad_track skip.",
             )
 
     def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
-        """Return, for each track, all that is wrong in its annotation, with file and line.
+        """Return the problems of each track's annotation, with file and line.
 
-        An annotation that goes on long after the audio has ended is of another file, or in another unit.
+        An annotation that ends long after the audio belongs to another file, or is in another unit.
         """
         with ThreadPoolExecutor() as pool:
             return list(pool.map(self._label_problems, tracks))
@@ -130,7 +130,7 @@ class FrameTask(ABC):
 
     @abstractmethod
     def read(self, path: Path) -> Any:
-        """Read an annotation; a file that was read before is not read again."""
+        """Read an annotation; the result is cached."""
 
     @abstractmethod
     def end_seconds(self, annotation: Any) -> float:
@@ -139,32 +139,33 @@ class FrameTask(ABC):
     @property
     @abstractmethod
     def num_outputs(self) -> int:
-        """Width of a frame's logits."""
+        """Number of logits of a frame."""
 
     @abstractmethod
     def frame_targets(
         self, track: Track, times_seconds: NDArray[np.float64], *, semitones: int
     ) -> Array:
-        """Return what frames should give.
+        """Return the targets of frames.
 
         Args:
-            track: With its annotation.
+            track: Track with an annotation.
             times_seconds: Centres of the frames in the track, evenly spaced, (frames,).
-            semitones: By how much the pitch was shifted.
+            semitones: Pitch shift in semitones.
 
         Returns:
-            (frames, ...).
+            The targets, (frames, ...).
         """
 
     def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> nn.Module:
-        """Return a head with a vector of outputs for each frame.
+        """Return a head with an output vector for each frame.
 
         Raises:
-            UserError: The settings ask for a pooling of frames, which there is none of.
+            UserError: The settings request a pooling of frames, which this head has not.
         """
         if config.pooling != HeadConfig().pooling:
             raise UserError(
-                f"head.pooling is '{config.pooling}', but this task reads every frame by itself. Remove it."
+                f"head.pooling is '{config.pooling}', but this task pools no frames. Remove it.",
+                code="head-unsupported-setting",
             )
         return FrameHead(
             input_size=hidden_size,
@@ -177,7 +178,7 @@ class FrameTask(ABC):
         )
 
     def describe_head(self, config: HeadConfig) -> str:
-        """Return what the head is, for the model card."""
+        """Return a description of the head, for the model card."""
         is_mlp = config.kind == "mlp"
         kind = f"MLP with one hidden layer of {config.hidden_size}" if is_mlp else "linear"
         standardised = ", standardised" if config.standardize else ""
@@ -186,20 +187,20 @@ class FrameTask(ABC):
     def example(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, ...]:
-        """Return the waveform of a window, augmented, and the targets of its frames, which follow."""
+        """Return the augmented waveform of a window, and the transformed targets of its frames."""
         samples, label_transform = self.load_waveform(checked, window, augment)
         return samples, self.window_targets(checked, window, label_transform)
 
     def load_waveform(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, LabelTransform]:
-        """Return the waveform of a window, augmented, and what its targets have to follow."""
+        """Return the augmented waveform of a window, and the transform of its labels."""
         return load_waveform(checked, window, augment)
 
     def window_targets(
         self, checked: CheckedTrack, window: Window, label_transform: LabelTransform
     ) -> Array:
-        """Return what the frames of a window should give, after augmentation moved it."""
+        """Return the targets of the frames of a window, after the label transform of augmentation."""
         times = label_transform.sources(window.frame_times_seconds)
         targets = self.frame_targets(
             checked.track, window.start_seconds + times, semitones=round(label_transform.semitones)
@@ -244,8 +245,8 @@ def join_windows(
     """Join the frames of a track's windows, cross-faded where they overlap.
 
     Args:
-        checked: The track.
-        windows: Each with scores (frames, num_outputs); they begin at frames of one grid.
+        checked: Checked track.
+        windows: Windows with scores (frames, num_outputs); they start at frames of one grid.
 
     Returns:
         The grid of the track's frames, and their scores, (frames, num_outputs).
@@ -257,12 +258,12 @@ def join_windows(
         first_frame = window.start_sample // grid.stride_samples
         if joiner is None:
             num_samples = checked.audio.num_samples(grid.sample_rate)
-            # The last window begins at a frame, so less than a stride of samples may lie behind it.
+            # The last window starts at a frame, so less than a stride of samples may remain after it.
             num_trailing = max(0, num_samples - window.num_samples) % grid.stride_samples
             num_frames = max(1, grid.num_frames(num_samples - num_trailing))
             joiner = FrameJoiner(num_frames, scores.shape[-1])
         if first_frame > end_frame:
-            # A frame over the border of windows that only touch lies in neither; it is as the next one.
+            # A frame across the border of two adjacent windows is in neither; it copies the next one.
             joiner.add(end_frame, scores[:1].repeat(first_frame - end_frame, axis=0))
         joiner.add(first_frame, scores)
         end_frame = first_frame + len(scores)
@@ -271,7 +272,7 @@ def join_windows(
 
 
 def annotation_path(track: Track, column: str) -> Path:
-    """Return the file that a track's column names."""
+    """Return the annotation file of a track."""
     return track.folder / str(track.columns[column])
 
 
@@ -286,14 +287,14 @@ def _missing(track: Track, column: str) -> str | None:
 
 
 def _overhang(track: Track, path: Path, end_seconds: float) -> str | None:
-    """Say that an annotation goes on after the audio: it is of another file, or in another unit."""
+    """Return a problem if an annotation ends after the audio, as it is of another file or in another unit."""
     try:
         duration = inspect_audio(track.path).duration_seconds
     except AudioError:
         return None  # the check of the audio lists it, or skips the track
     if end_seconds <= duration + OVERHANG_SECONDS:
         return None
-    return f"{path}: goes on to {end_seconds:.3f} s, but {track.path} ends at {duration:.3f} s"
+    return f"{path}: ends at {end_seconds:.3f} s, but {track.path} ends at {duration:.3f} s"
 
 
 def as_json(content: Mapping[str, Any]) -> str:

@@ -9,11 +9,11 @@ from m2v_finetune.tasks.classification import Classification, ClassificationConf
 
 @dataclass(frozen=True, kw_only=True)
 class GenreConfig(ClassificationConfig):
-    """Which genres are learned, and where they stand.
+    """Settings of the genre labels.
 
     Args:
-        label_column: The column with a track's genre.
-        labels: The genres to learn; all that occur in the training split if not given.
+        label_column: Column with a track's genre.
+        labels: Genres; all that occur in the training split if not given.
     """
 
     label_column: str = "genre"
@@ -26,5 +26,5 @@ class Genre(Classification):
     name: ClassVar[str] = "genre"
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return all effects: a genre survives whatever leaves the music recognisable."""
+        """Return all effects: none of them changes the genre."""
         return frozenset(Effect)

@@ -9,11 +9,11 @@ from m2v_finetune.tasks.classification import Classification, ClassificationConf
 
 @dataclass(frozen=True, kw_only=True)
 class InstrumentConfig(ClassificationConfig):
-    """Which instruments are learned, and where they stand.
+    """Settings of the instrument labels.
 
     Args:
-        label_column: The column with a track's instrument.
-        labels: The instruments to learn; all that occur in the training split if not given.
+        label_column: Column with a track's instrument.
+        labels: Instruments; all that occur in the training split if not given.
     """
 
     label_column: str = "instrument"
@@ -26,7 +26,7 @@ class Instrument(Classification):
     name: ClassVar[str] = "instrument"
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return what leaves the sound of the instrument as it is.
+        """Return the effects that keep the sound of the instrument.
 
         A shift of pitch moves formants, and a stretch of time attack and decay.
         """

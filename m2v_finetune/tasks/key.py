@@ -25,7 +25,7 @@ ABOUT_METRICS = (
 
 @dataclass(frozen=True, kw_only=True)
 class KeyConfig:
-    """Where the keys stand.
+    """Settings of the key labels.
 
     Args:
         label_column: The column with a track's key, such as ``A minor``, ``Bb major`` or ``F#:min``.
@@ -36,7 +36,7 @@ class KeyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Key(Classification):
-    """The key of a track. All 24 are learned, whichever occur."""
+    """The key of a track. All 24 are classes, whichever occur."""
 
     name: ClassVar[str] = "key"
     selection_metric: ClassVar[str] = "mirex_score"
@@ -69,7 +69,7 @@ class Key(Classification):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Key":
-        """Rebuild the task from what `to_dict` returned; ValueError if that is not what it is."""
+        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
         task = super().from_dict(settings)
         if task.labels != KEYS:
             raise ValueError(f"its labels are not the {len(KEYS)} keys in their order")
@@ -88,17 +88,17 @@ class Key(Classification):
         return parse_key(text)
 
     def targets(self, track: Track, label_transform: LabelTransform) -> NDArray[np.float32]:
-        """Return the number of the track's key, (), moved by as many semitones as the window was."""
+        """Return the number of the track's key, (), transposed by the pitch shift of the window."""
         key = self.read_label(track, self.label_column)
         transposed = transpose_key(key, round(label_transform.semitones))
         return np.asarray(KEYS.index(transposed), dtype=np.float32)
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return what leaves a key as it is: all but a shift of pitch."""
+        """Return the effects that keep a key: all but a pitch shift."""
         return frozenset(Effect) - {Effect.PITCH}
 
     def transformed_effects(self) -> frozenset[Effect]:
-        """Return the shift of pitch, which the key follows."""
+        """Return the pitch shift, which transposes the key."""
         return frozenset({Effect.PITCH})
 
     def summarize(self, evaluated: Sequence[EvaluatedClip], *, seed: int) -> dict[str, Any]:
@@ -118,11 +118,11 @@ class Key(Classification):
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
-        """Draw where the answers lie on the circle of fifths, and the confusion matrix."""
+        """Plot the predictions on the circle of fifths, and the confusion matrix."""
         from m2v_finetune.plotting.keys import plot_key_errors
 
         plot_key_errors(np.array(results["confusion"]), folder / "key_errors.png")
         captions = super().plot(
             folder, results=results, evaluated=evaluated, tracks=tracks, predict=predict
         )
-        return {"key_errors.png": "Answers on the circle of fifths", **captions}
+        return {"key_errors.png": "Predictions on the circle of fifths", **captions}

@@ -1,4 +1,4 @@
-"""Tracks whose labels can be used: all of them, or what is left without the others."""
+"""Selection of the tracks whose labels are usable."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -14,15 +14,15 @@ Checked = TypeVar("Checked", bound=CheckedTrack)
 def labelled_tracks(
     task: Task, splits: Mapping[str, Sequence[Checked]], *, on_bad_track: OnBadTrack
 ) -> dict[str, list[Checked]]:
-    """Leave out the tracks whose labels or annotation a task cannot use.
+    """Return the tracks whose labels or annotation a task can use.
 
     Args:
-        task: Knows its labels.
-        splits: The tracks, whose audio was checked.
-        on_bad_track: Stop where any cannot be used, or go on without those.
+        task: Task, with its labels.
+        splits: Tracks whose audio was checked, by split.
+        on_bad_track: Whether to stop at unusable tracks, or to skip them.
 
     Returns:
-        The tracks that it can use.
+        The usable tracks, by split.
 
     Raises:
         UserError: The labels of a track cannot be used and ``on_bad_track`` is ``stop``, or none of a split

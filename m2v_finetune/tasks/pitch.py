@@ -19,11 +19,11 @@ MIDI_PITCHES = range(128)
 
 @dataclass(frozen=True, kw_only=True)
 class PitchConfig:
-    """Which pitches are learned, and where they stand.
+    """Settings of the pitch labels.
 
     Args:
-        label_column: The column with a note's pitch, a MIDI number from 0 to 127.
-        labels: The pitches to learn; all that occur in the training split if not given.
+        label_column: Column with a note's pitch, a MIDI number from 0 to 127.
+        labels: Pitches; all that occur in the training split if not given.
     """
 
     label_column: str = "pitch"
@@ -49,7 +49,7 @@ class Pitch(Classification):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Pitch":
-        """Rebuild the task from what `to_dict` returned; ValueError if that is not what it is."""
+        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
         task = super().from_dict(settings)
         if not set(task.labels) <= set(map(str, MIDI_PITCHES)):
             raise ValueError(f"its labels are {list(task.labels)}, not MIDI numbers")
@@ -71,7 +71,7 @@ class Pitch(Classification):
         return str(int(label))
 
     def targets(self, track: Track, label_transform: LabelTransform) -> NDArray[np.float32]:
-        """Return the number of the class, (), moved by as many semitones as the window was."""
+        """Return the number of the class, (), transposed by the pitch shift of the window."""
         return np.asarray(
             self.labels.index(self._transposed(track, label_transform)), dtype=np.float32
         )
@@ -79,9 +79,9 @@ class Pitch(Classification):
     def load_waveform(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, LabelTransform]:
-        """Return the waveform of a window, augmented, and what its class has to follow.
+        """Return the augmented waveform of a window, and the transform of its label.
 
-        Where a shift of pitch would leave the classes, the window stays as it is.
+        A window is not augmented where the pitch shift would leave the classes.
         """
         samples, label_transform = load_waveform(checked, window, augment)
         if self._transposed(checked.track, label_transform) not in self.labels:
@@ -94,11 +94,11 @@ class Pitch(Classification):
         )
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return what leaves a pitch as it is: all but a shift of it."""
+        """Return the effects that keep a pitch: all but a pitch shift."""
         return frozenset(Effect) - {Effect.PITCH}
 
     def transformed_effects(self) -> frozenset[Effect]:
-        """Return the shift of pitch, which the label follows."""
+        """Return the pitch shift, which transposes the label."""
         return frozenset({Effect.PITCH})
 
     def summarize(self, evaluated: Sequence[EvaluatedClip], *, seed: int) -> dict[str, Any]:
@@ -108,5 +108,5 @@ class Pitch(Classification):
         targets, scores = stack_evaluated(evaluated)
         pitches = [int(label) for label in self.labels]
         report = pitch_report(targets.astype(int), scores, pitches, seed=seed)
-        about = "Within an octave class, an answer whole octaves away is right too."
+        about = "Within an octave class, a prediction whole octaves away counts as correct."
         return {**report, "about_metrics": about}

@@ -1,4 +1,4 @@
-"""Separation: the stems of a mixture, by masks of its spectrogram that the backbone's frames drive."""
+"""Separation: the stems of a mixture, by spectrogram masks computed from the backbone's features."""
 
 import math
 import os
@@ -43,13 +43,13 @@ SHOWN_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class SeparationConfig:
-    """Which stems are learned, and in which format.
+    """Settings of the stems and of their format.
 
     Args:
         stems: Names of the stems, those of their files (without suffix) in a track's folder of stems.
-        label_column: The column with the path of that folder, relative to the manifest.
-        sample_rate: Of mixtures and stems, in Hz; files of another rate are resampled.
-        num_channels: 1 or 2; files are mixed down, or one channel is repeated.
+        label_column: Column with the path of that folder, relative to the manifest.
+        sample_rate: Sample rate of mixtures and stems, in Hz; files of another rate are resampled.
+        num_channels: Number of channels, 1 or 2; files are mixed down, or one channel is repeated.
     """
 
     stems: list[str] = field(default_factory=lambda: ["vocals", "drums", "bass", "other"])
@@ -60,21 +60,30 @@ class SeparationConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         if len(self.stems) < 2 or len(set(self.stems)) < len(self.stems):
-            raise UserError(f"task.stems is {self.stems}. Name two or more, none twice.")
+            raise UserError(
+                f"task.stems is {self.stems}. Name two or more, without duplicates.",
+                code="stems-not-distinct",
+            )
         if self.num_channels not in (1, 2):
-            raise UserError(f"task.num_channels is {self.num_channels}; it must be 1 or 2.")
+            raise UserError(
+                f"task.num_channels is {self.num_channels}; it must be 1 or 2.",
+                code="num-channels-illegal",
+            )
         if self.sample_rate < 8000:
-            raise UserError(f"task.sample_rate is {self.sample_rate}; it must be at least 8000 Hz.")
+            raise UserError(
+                f"task.sample_rate is {self.sample_rate}; it must be at least 8000 Hz.",
+                code="sample-rate-illegal",
+            )
 
 
 class Stems:
-    """The stems of a track, made while they are read, so that a track of any length fits in memory.
+    """Stems of a track, computed while they are read, so that a track of any length fits in memory.
 
     They can be read once: by `chunks`, `write`, `arrays` or `render`.
 
     Attributes:
-        names: Of the stems.
-        sample_rate: In Hz.
+        names: Names of the stems.
+        sample_rate: Sample rate in Hz.
         num_samples: Length of the track at that rate.
     """
 
@@ -87,7 +96,7 @@ class Stems:
         self._chunks = chunks
 
     def chunks(self) -> Iterator[Array]:
-        """Yield the stems from begin to end, (stems, channels, samples) each time."""
+        """Yield the stems from start to end, (stems, channels, samples) each time."""
         return self._chunks
 
     def arrays(self) -> dict[str, Array]:
@@ -96,7 +105,7 @@ class Stems:
         return dict(zip(self.names, joined, strict=True))
 
     def render(self, kind: str, *, path: Path, top: int, timeline: bool, is_first: bool) -> str:
-        """Return the level of each stem, for people or as a line of JSON."""
+        """Return the level of each stem, as human-readable text or as a line of JSON."""
         energy, count = np.zeros(len(self.names)), 0
         for chunk in self.chunks():
             energy += np.square(chunk, dtype=np.float64).sum(axis=(1, 2))
@@ -141,10 +150,10 @@ class Separation:
     """Stems of a mixture: masks that sum to one, so stems sum to the mixture.
 
     Attributes:
-        stems: Names, in the order of the outputs.
-        label_column: The manifest's column.
-        sample_rate: Of mixtures and stems, in Hz.
-        num_channels: Of mixtures and stems.
+        stems: Names of the stems, in the order of the outputs.
+        label_column: Column of the manifest.
+        sample_rate: Sample rate of mixtures and stems, in Hz.
+        num_channels: Number of channels of mixtures and stems.
     """
 
     name: ClassVar[str] = "separation"
@@ -164,7 +173,7 @@ class Separation:
     def from_tracks(
         cls, config: SeparationConfig, splits: Mapping[str, Sequence[Track]]
     ) -> "Separation":
-        """Check the stems of every track; `UserError` lists all that cannot be used."""
+        """Check the stems of every track; `UserError` lists every unusable stem."""
         task = cls.from_settings(config)
         task.check_labels([track for members in splits.values() for track in members])
         return task
@@ -187,7 +196,7 @@ class Separation:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Separation":
-        """Rebuild the task from what `to_dict` returned; ValueError if that is not what it is."""
+        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
         return cls(
             stems=saved_labels(settings["stems"]),
             label_column=str(settings["label_column"]),
@@ -196,7 +205,7 @@ class Separation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is saved with a model."""
+        """Return the settings that are saved with a model."""
         return {
             "name": self.name,
             "stems": list(self.stems),
@@ -230,14 +239,15 @@ class Separation:
                     "Tracks whose stems cannot be used",
                     problems,
                     f"The column '{self.label_column}' names a folder with one file a stem: "
-                    f"{', '.join(self.stems)} (task.stems). Correct these, or go on without these tracks by "
+                    f"{', '.join(self.stems)} (task.stems). Correct these, or skip these tracks with "
                     "--data.on_bad_track skip.",
                     limit=None,
-                )
+                ),
+                code="stems-unusable",
             )
 
     def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
-        """Return, for each track, every stem that is missing, unreadable, or of another length."""
+        """Return the problems of each track: every stem that is missing, unreadable, or of another length."""
         with ThreadPoolExecutor() as pool:
             return list(pool.map(self._stem_problems, tracks))
 
@@ -287,16 +297,20 @@ class Separation:
         """Return a head that masks the mixture's spectrogram.
 
         Raises:
-            UserError: The settings ask for what a mask head has not.
+            UserError: A setting is not supported by the mask head.
         """
         for key in ("pooling", "kind", "standardize"):
             if getattr(config, key) != getattr(HeadConfig(), key):
                 raise UserError(
-                    f"head.{key} is '{getattr(config, key)}', but separation has a head of its own: a "
-                    "mask of the mixture's spectrogram. Remove it."
+                    f"head.{key} is '{getattr(config, key)}', but the head of separation, a mask of the "
+                    "mixture's spectrogram, has no such setting. Remove it.",
+                    code="head-unsupported-setting",
                 )
         if config.hidden_size % 2:
-            raise UserError(f"head.hidden_size is {config.hidden_size}; here it must be even.")
+            raise UserError(
+                f"head.hidden_size is {config.hidden_size}; here it must be even.",
+                code="head-odd-hidden-size",
+            )
         n_fft = 2 ** round(math.log2(SPECTRUM_SECONDS * self.sample_rate))
         return MaskHead(
             input_size=hidden_size,
@@ -311,10 +325,10 @@ class Separation:
         )
 
     def describe_head(self, config: HeadConfig) -> str:
-        """Return what the head is, for the model card."""
+        """Return a description of the head, for the model card."""
         return (
-            f"masks of the mixture's spectrogram by a bidirectional GRU of width {config.hidden_size}, "
-            f"dropout {config.dropout:g}, driven by the backbone's frames"
+            f"masks of the mixture's spectrogram by a bidirectional GRU of hidden size {config.hidden_size}, "
+            f"dropout {config.dropout:g}, computed from the backbone's features"
         )
 
     def allowed_effects(self) -> frozenset[Effect]:
@@ -328,7 +342,7 @@ class Separation:
     def example(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, ...]:
-        """Return what the backbone hears, the mixture, and its stems; the mixture is the sum of the stems.
+        """Return the input of the backbone, the mixture, and its stems; the stems sum to the mixture.
 
         Returns:
             (window_samples,) at the backbone's rate; (channels, samples) and (stems, channels, samples) at
@@ -344,22 +358,22 @@ class Separation:
         return self._backbone_input(mixture, window), mixture, stems
 
     def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
-        """Return the shapes of what the backbone hears, the mixture, and its stems."""
+        """Return the shapes of the backbone input, the mixture, and its stems."""
         mixture = (self.num_channels, self._num_samples(window))
         return (window.num_samples,), mixture, (len(self.stems), *mixture)
 
     def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
-        """Return what the backbone hears, and the mixture, as `example` does."""
+        """Return the input of the backbone, and the mixture, as `example` does."""
         mixture = self._read_window(checked, checked.track.path, window)
         return self._backbone_input(mixture, window), mixture
 
     def _backbone_input(self, mixture: Array, window: Window) -> Array:
-        """Return a mixture as the backbone hears it: mono, at its own rate."""
+        """Return a mixture as input of the backbone: mono, at its sample rate."""
         waveform = resample(mixture.mean(axis=0), self.sample_rate, window.grid.sample_rate)
         return waveform[: window.num_samples]
 
     def _read_window(self, checked: CheckedTrack, path: Path, window: Window) -> Array:
-        """Read a window of a track's mixture or stem, padded with zeros behind its end."""
+        """Read a window of a track's mixture or stem, padded with zeros after its end."""
         start = self._start_sample(window)
         stop = min(start + self._num_samples(window), checked.audio.num_samples(self.sample_rate))
         samples = self._read(path, start, stop)
@@ -378,8 +392,8 @@ class Separation:
     def _num_samples(self, window: Window) -> int:
         """Return the length of a window at `sample_rate`.
 
-        A few samples more than it lasts: where windows begin and how long a track is are rounded at
-        either rate, and still windows have to touch, and the last one has to reach the track's end.
+        It has a few samples more than the window lasts. Starts of windows and lengths of tracks are
+        rounded at either rate, but windows must still touch and the last one must reach the end.
         """
         rate = window.grid.sample_rate
         return -(-window.num_samples * self.sample_rate // rate) - (-self.sample_rate // rate) + 1
@@ -436,7 +450,7 @@ class Separation:
         return accumulator.scores()
 
     def compute_metrics(self, evaluated: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
-        """Return the metrics of `metric_names` without intervals; nan where one does not exist."""
+        """Return the metrics of `metric_names` without intervals; nan where one is undefined."""
         metrics = self.summarize(evaluated, seed=0)["metrics"]
         return {
             name: math.nan if metrics[name]["value"] is None else metrics[name]["value"]
@@ -449,7 +463,7 @@ class Separation:
         """Return SDR and SI-SDR with intervals over tracks, as a mean over stems and of each."""
         report = separation_report(evaluated, self.stems, seed=seed)
         about = (
-            "SDR as museval has it: the median over tracks of the median over the seconds of a track. "
+            "SDR as in museval: the median over tracks of the median over the seconds of a track. "
             "SI-SDR is of whole tracks, their median."
         )
         return {
@@ -475,7 +489,7 @@ class Separation:
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
-        """Draw the spectrogram of the first track before, and of its stems after."""
+        """Plot the spectrograms of the first track and of its predicted stems."""
         from m2v_finetune.plotting.spectrograms import plot_separation
 
         checked = tracks[0]
@@ -493,10 +507,10 @@ class Separation:
             dict(zip(self.stems, stems, strict=True)),
             self.sample_rate,
             folder / "separation.png",
-            title=f"{checked.track.id}, mixture and what was separated",
+            title=f"{checked.track.id}, mixture and predicted stems",
         )
         return {
-            "separation.png": "Spectrogram of the first seconds of a test track, before and after"
+            "separation.png": "Spectrograms of the first seconds of a test track and of its predicted stems"
         }
 
 

@@ -1,4 +1,4 @@
-"""Singer: who sings."""
+"""Singer identification."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,11 +9,11 @@ from m2v_finetune.tasks.classification import Classification, ClassificationConf
 
 @dataclass(frozen=True, kw_only=True)
 class SingerConfig(ClassificationConfig):
-    """Which singers are learned, and where they stand.
+    """Settings of the singer labels.
 
     Args:
-        label_column: The column with a recording's singer.
-        labels: The singers to learn; all that occur in the training split if not given.
+        label_column: Column with a recording's singer.
+        labels: Singers; all that occur in the training split if not given.
     """
 
     label_column: str = "singer"
@@ -23,11 +23,11 @@ class SingerConfig(ClassificationConfig):
 class Singer(Classification):
     """The singer of a recording, such as VocalSet's twenty.
 
-    The whole recording is judged, not its chunks: MARBLE's published figures differ in this.
+    The score is of the whole recording, not of its chunks: MARBLE's published figures differ in this.
     """
 
     name: ClassVar[str] = "singer"
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return what leaves a voice as it is: a shift of pitch would move its formants."""
+        """Return the effects that keep a voice as it is: a pitch shift would move its formants."""
         return frozenset(Effect) - {Effect.TIMBRE, Effect.PITCH}

@@ -40,12 +40,12 @@ WORDS_CHANGED_BY = {
 
 @dataclass(frozen=True, kw_only=True)
 class TaggingConfig:
-    """What is learned from which labels.
+    """Settings of the tags.
 
     Args:
-        label_column: The column that lists a track's labels: a JSON list, or in a CSV separated by ``;``.
-        labels: The labels to learn; all that occur in the training split if not given.
-        ignore_unknown_labels: Go on where a track has a label that is not among these, without it.
+        label_column: Column with a track's labels: a JSON list, or in a CSV separated by ``;``.
+        labels: Labels; all that occur in the training split if not given.
+        ignore_unknown_labels: Whether to ignore the labels of tracks that are not among these.
     """
 
     label_column: str = "tags"
@@ -58,9 +58,9 @@ class Tagging(ClipTask):
     """Multi-label classification of tracks.
 
     Attributes:
-        labels: In the order of the logits.
-        label_column: The manifest's column.
-        ignores_unknown: Whether labels of tracks that are not among these are passed over.
+        labels: Labels, in the order of the logits.
+        label_column: Column of the manifest.
+        ignores_unknown: Whether other labels of tracks are ignored.
     """
 
     name: ClassVar[str] = "tagging"
@@ -76,11 +76,11 @@ class Tagging(ClipTask):
 
     @classmethod
     def from_tracks(cls, config: TaggingConfig, splits: Mapping[str, Sequence[Track]]) -> "Tagging":
-        """Find the labels, and check those of every track.
+        """Make the task with the labels of the training tracks; check the labels of every track.
 
         Raises:
             UserError: The column is in no track; a label of the config is on no training track; a track
-                has a label that cannot be learned, because it is not in the config or not in training.
+                has a label that is not in the config or not in training.
         """
         tracks = [track for members in splits.values() for track in members]
         task = cls.from_training(config, splits["train"])
@@ -89,19 +89,20 @@ class Tagging(ClipTask):
             why = "not in task.labels" if config.labels is not None else "on no training track"
             raise UserError(
                 problem_list(
-                    f"Labels that cannot be learned: they are no labels, or {why}",
+                    f"Labels that cannot be used: they are not valid, or {why}",
                     problems,
-                    "Correct them; or go on without labels that are unknown by "
-                    "--task.ignore_unknown_labels true, or without these tracks by --data.on_bad_track skip. "
+                    "Correct them; or ignore unknown labels with --task.ignore_unknown_labels true; or skip "
+                    "these tracks with --data.on_bad_track skip. "
                     "(If the split was made for you, another --run.seed makes another one.)",
-                )
+                ),
+                code="labels-unusable",
             )
         task.warn_of_one_class(splits)
         return task
 
     @classmethod
     def from_training(cls, config: TaggingConfig, tracks: Sequence[Track]) -> "Tagging":
-        """Find the labels of the training tracks.
+        """Make the task with the labels of the training tracks.
 
         Raises:
             UserError: There is none, or the column or a label of the config is on no training track.
@@ -122,7 +123,7 @@ class Tagging(ClipTask):
         )
 
     def warn_of_one_class(self, splits: Mapping[str, Sequence[Track]]) -> None:
-        """Name the labels of which validation or test tracks have one class only, so no score."""
+        """Warn of labels that are on all or none of the validation or test tracks: they have no score."""
         for split in ("validation", "test"):
             tracks = splits.get(split, ())
             counts = Counter(
@@ -142,18 +143,18 @@ class Tagging(ClipTask):
 
     @classmethod
     def from_settings(cls, config: TaggingConfig) -> "Tagging":
-        """Make the task from its settings; labels that only tracks have are assumed."""
+        """Make the task from its settings; assume labels that only tracks define."""
         return cls(labels=assumed_labels(config.labels), label_column=config.label_column)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Tagging":
-        """Rebuild the task from what `to_dict` returned; ValueError if that is not what it is."""
+        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
         return cls(
             labels=saved_labels(settings["labels"]), label_column=str(settings["label_column"])
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is saved with a model."""
+        """Return the settings that are saved with a model."""
         return {"name": self.name, "labels": list(self.labels), "label_column": self.label_column}
 
     def check_labels(self, tracks: Sequence[Track]) -> None:
@@ -162,11 +163,12 @@ class Tagging(ClipTask):
         problems = [problem for found in self.label_problems(tracks) for problem in found]
         if problems:
             raise UserError(
-                problem_list("Labels that the model does not know", problems, "Correct them.")
+                problem_list("Labels that are unknown to the model", problems, "Correct them."),
+                code="labels-unusable",
             )
 
     def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
-        """Return, for each track, a line for each label that is none, or not among those of the task."""
+        """Return the problems of each track: labels that are not valid, or unknown to the task."""
         known = set(self.labels)
         found = []
         for track in tracks:
@@ -185,9 +187,9 @@ class Tagging(ClipTask):
         return np.array([label in own for label in self.labels], dtype=np.float32)
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return the effects of augmentation under which these labels stay true.
+        """Return the effects of augmentation that leave these labels valid.
 
-        A label with a word for tempo, level or pitch forbids what would change it.
+        A label with a word for tempo, level or pitch excludes the effects that change it.
         """
         words = {word for label in self.labels for word in label.lower().replace("-", " ").split()}
         return frozenset(e for e in Effect if not words & WORDS_CHANGED_BY.get(e, set()))
@@ -201,7 +203,7 @@ class Tagging(ClipTask):
         return outputs.sigmoid()
 
     def compute_metrics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, float]:
-        """Return the metrics of `metric_names` without intervals; nan where none can be computed."""
+        """Return the metrics of `metric_names` without intervals; nan where one is undefined."""
         from m2v_finetune.metrics.multilabel import MultilabelAveragePrecision, MultilabelRocAuc
 
         targets, scores = stack_evaluated(evaluated)
@@ -229,7 +231,7 @@ class Tagging(ClipTask):
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
-        """Draw each metric of each label."""
+        """Plot each metric of each label."""
         from m2v_finetune.plotting.labels import plot_per_label
 
         captions = {}

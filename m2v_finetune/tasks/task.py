@@ -1,4 +1,4 @@
-"""What the rest of the program asks of a task: the same few things of every one."""
+"""Interface of a downstream task."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,51 +17,50 @@ from m2v_finetune.data.manifest import Track
 
 Array = NDArray[np.float32]
 ASSUMED_OUTPUTS = 50
-"""Labels of a task whose data name them, while there are no data: those of the usual tagging benchmarks."""
+"""Assumed number of labels while there are no data, as in the usual tagging benchmarks."""
 WindowScores = Iterator[tuple[Window, Array]]
-"""The windows of one track in order, each with what `Task.activate` made of it."""
+"""Windows of one track in order, each with the output of `Task.activate`."""
 
 
 class Prediction(Protocol):
-    """What a model says of a track; `Task.formats` says what it can be written as."""
+    """Prediction for a track; `Task.formats` lists the formats in which it can be written."""
 
     def render(self, kind: str, *, path: Path, top: int, timeline: bool, is_first: bool) -> str:
-        """Return text of a printed format.
+        """Return the prediction as text in a printed format.
 
         Args:
             kind: One of `Task.formats` whose value is None.
-            path: The music file, as the user wrote it.
-            top: How many labels to show, where labels are ranked.
-            timeline: Whether to show what is said of each window or frame too.
-            is_first: Whether nothing was written before, so that a header belongs here.
+            path: Path of the music file, as the user wrote it.
+            top: Number of labels to show, where labels are ranked.
+            timeline: Whether to show the predictions of windows or frames too.
+            is_first: Whether this is the first text, so that it needs a header.
         """
 
     def write(self, kind: str, destination: Path) -> None:
-        """Write a format that has files of its own.
+        """Write the prediction to a file or folder of its own.
 
         Args:
             kind: One of `Task.formats` whose value is a suffix.
-            destination: The new file or folder; its parent exists.
+            destination: Path of the new file or folder; its parent exists.
         """
 
 
 class Task(Protocol):
-    """Labels, head, loss, track aggregation, metrics and pictures of one downstream task.
+    """Labels, head, loss, track aggregation, metrics and plots of one downstream task.
 
     Each task is a frozen dataclass in a module of its own, found by `tasks.TASKS`. All of it may be sent
     to worker processes.
 
     Attributes:
-        name: Key in `TASKS`, name of the recipe, begin of a run folder's name.
-        selection_metric: The metric of validation tracks by which the best epoch is chosen; higher is
-            better.
-        pipeline_tag: What the Hub calls such a model.
-        hop_fraction: Distance of a track's windows, as a share of the window, unless the settings say it.
-        on_frames: Whether the windows of a track begin on one grid of frames.
-        formats: By name, what a prediction can be written as; the first is the default. The value is None
-            for text that is printed, one track after the other, and else the suffix of a file of its own
-            (empty for a folder of its own).
-        usage_example: What follows ``model.predict(...)`` in the card's example.
+        name: Key in `TASKS`, name of the recipe, prefix of a run folder's name.
+        selection_metric: Validation metric that selects the best epoch; higher is better.
+        pipeline_tag: Name of the task on the Hub.
+        hop_fraction: Hop between a track's windows, as a fraction of the window; a default.
+        on_frames: Whether the windows of a track start at frames of one grid.
+        formats: Output formats by name; the first is the default. The value is None for text that is
+            printed, one track after the other. Else it is the suffix of a file of its own (empty for a
+            folder).
+        usage_example: Code after ``model.predict(...)`` in the example of the model card.
     """
 
     name: ClassVar[str]
@@ -74,7 +73,7 @@ class Task(Protocol):
 
     @classmethod
     def from_tracks(cls, config: Any, splits: Mapping[str, Sequence[Track]]) -> "Task":
-        """Make the task from its settings and the labels of the tracks, which have to be usable all of them.
+        """Make the task from its settings and tracks, whose labels must all be usable.
 
         Raises:
             UserError: Lists, with file and line, every label that cannot be used.
@@ -82,97 +81,97 @@ class Task(Protocol):
 
     @classmethod
     def from_training(cls, config: Any, tracks: Sequence[Track]) -> "Task":
-        """Make the task from its settings and the labels of the training tracks, but those it cannot use.
+        """Make the task from its settings and the usable labels of the training tracks.
 
         Raises:
-            UserError: The settings do not fit the tracks, or no label of theirs can be used.
+            UserError: The settings do not fit the tracks, or none of their labels is usable.
         """
 
     @classmethod
     def from_settings(cls, config: Any) -> "Task":
         """Make the task from its settings alone, to plan a run.
 
-        It has as many outputs as with tracks, where settings say how many; else `ASSUMED_OUTPUTS`.
+        The number of outputs is that of the settings, or `ASSUMED_OUTPUTS` where only tracks define it.
         """
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Task":
-        """Rebuild the task from what `to_dict` returned; ValueError or KeyError if that is not what it is."""
+        """Rebuild the task from what `to_dict` returned; raise ValueError or KeyError if it is not valid."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is saved with a model: plain data, with ``name``."""
+        """Return the settings that are saved with a model: plain data, with ``name``."""
 
     @property
     def metric_names(self) -> Mapping[str, str]:
-        """Each metric of `compute_metrics` by its name for people."""
+        """Human-readable name of each metric of `compute_metrics`."""
 
     @property
     def label_column(self) -> str:
-        """The column of a manifest that holds the labels."""
+        """Column of the manifest with the labels."""
 
     @property
     def sample_rate(self) -> int | None:
-        """Rate of the waveforms that `example` augments, in Hz; None for the backbone's."""
+        """Sample rate of the waveforms that `example` augments, in Hz; None for the backbone's."""
 
     @property
     def num_outputs(self) -> int:
-        """Width of what the head gives."""
+        """Number of outputs of the head."""
 
     def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
-        """Return, for each track, what is wrong with its labels or annotation, each with its place."""
+        """Return the problems of each track's labels or annotation, with file and line."""
 
     def check_labels(self, tracks: Sequence[Track]) -> None:
-        """Check that tracks can be judged.
+        """Check that tracks can be evaluated.
 
         Raises:
-            UserError: Lists, with file and line, every label that this task does not know.
+            UserError: Lists, with file and line, every label that is unknown to this task.
         """
 
     def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> nn.Module:
-        """Return a new head: `heads` has them."""
+        """Return a new head, from `heads`."""
 
     def describe_head(self, config: HeadConfig) -> str:
-        """Return what the head is, for the model card."""
+        """Return a description of the head, for the model card."""
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return the effects of augmentation under which the labels stay true."""
+        """Return the effects of augmentation that leave the labels valid."""
 
     def transformed_effects(self) -> frozenset[Effect]:
-        """Return the effects of augmentation that the labels follow."""
+        """Return the effects of augmentation for which the labels are transformed."""
 
     def example(
         self, checked: CheckedTrack, window: Window, augment: Augment | None
     ) -> tuple[Array, ...]:
-        """Read a window of a training track: what the model takes, and last what it should give."""
+        """Read a window of a training track: the model inputs, and last the targets."""
 
     def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
-        """Return the shapes of what `example` reads of a window, all float32."""
+        """Return the shapes of the arrays of `example`, all float32."""
 
     def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
-        """Read a window of a track: what the model takes."""
+        """Read the model inputs of a window."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch of windows."""
 
     def activate(self, outputs: Tensor) -> Tensor:
-        """Return what the outputs of windows mean, such as probabilities."""
+        """Return scores of windows from their outputs, such as probabilities."""
 
     def predict(self, checked: CheckedTrack, windows: WindowScores) -> Prediction:
-        """Join what the windows say into what is known of the track."""
+        """Aggregate window scores into the track-level prediction."""
 
     def evaluate_track(self, checked: CheckedTrack, prediction: Any) -> Any:
-        """Compare a prediction with the labels of its track; small, as one is kept for every track."""
+        """Score a track: compare its prediction with its labels. The result is kept for every track."""
 
     def compute_metrics(self, evaluated: Sequence[Any]) -> dict[str, float]:
-        """Return metrics of `metric_names` over tracks, those to watch; nan where one does not exist."""
+        """Return the metrics to log during training, by `metric_names`; nan where one is undefined."""
 
     def summarize(self, evaluated: Sequence[Any], *, seed: int) -> dict[str, Any]:
-        """Return what results.json says of the tracks.
+        """Return the results of the tracks for results.json.
 
         Returns:
             ``metrics``, each with ``value``, ``low`` and ``high`` (None where there is none);
-            ``about_metrics``, a sentence or more on their definition; and what else is of interest,
-            such as ``per_label``.
+            ``about_metrics``, their definition in a sentence or more; and details such as
+            ``per_label``.
         """
 
     def prediction_row(self, evaluated: Any) -> dict[str, str | float]:
@@ -187,15 +186,15 @@ class Task(Protocol):
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
-        """Draw pictures of the test tracks.
+        """Plot results of the test tracks.
 
         Args:
-            folder: Exists.
-            results: What `summarize` returned, among others.
-            evaluated: What `evaluate_track` returned of each test track.
-            tracks: The test tracks.
-            predict: What the model says of a track.
+            folder: Existing folder for the plots.
+            results: Results, with those of `summarize`.
+            evaluated: Output of `evaluate_track` for each test track.
+            tracks: Test tracks.
+            predict: Function that returns the prediction for a track.
 
         Returns:
-            A caption for each file that was made.
+            The caption of each plot, by file name.
         """

@@ -1,4 +1,4 @@
-"""Technique: how a voice sings."""
+"""Singing technique."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,11 +9,11 @@ from m2v_finetune.tasks.classification import Classification, ClassificationConf
 
 @dataclass(frozen=True, kw_only=True)
 class TechniqueConfig(ClassificationConfig):
-    """Which techniques are learned, and where they stand.
+    """Settings of the technique labels.
 
     Args:
-        label_column: The column with a recording's technique.
-        labels: The techniques to learn; all that occur in the training split if not given.
+        label_column: Column with a recording's technique.
+        labels: Techniques; all that occur in the training split if not given.
     """
 
     label_column: str = "technique"
@@ -23,13 +23,13 @@ class TechniqueConfig(ClassificationConfig):
 class Technique(Classification):
     """The singing technique of a recording, such as VocalSet's ten.
 
-    The whole recording is judged, not its chunks: MARBLE's published figures differ in this.
+    The score is of the whole recording, not of its chunks: MARBLE's published figures differ in this.
     """
 
     name: ClassVar[str] = "technique"
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return what leaves a technique as it is.
+        """Return the effects that keep a technique as it is.
 
         Vibrato and trill are rates in time, breath and belt are timbre and level.
         """

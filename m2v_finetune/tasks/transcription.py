@@ -31,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 LOWEST, HIGHEST = PIANO_PITCHES
 NUM_PITCHES = HIGHEST - LOWEST + 1
-# Own choice: an onset is one frame of a note, and few pitches sound at once.
+# Own choice: an onset is one frame of a note, and few pitches are active at once.
 POSITIVE_WEIGHT = 4.0
 # Own choice: a note is decoded from the centre of its first frame to the end of its last one, so this
 # leaves out notes of one frame at 50 Hz and of two at 75 Hz.
 MIN_NOTE_SECONDS = 0.025
-# A network has no velocities here; what is written is a medium one.
+# The network outputs no velocities; a medium one is written.
 WRITTEN_VELOCITY = 80
 # Frames of the frame metric: instants, finer than those of any backbone.
 EVALUATED_FRAME_RATE_HZ = 100.0
@@ -50,15 +50,15 @@ def _read_notes(path: Path, sustain: bool) -> Notes:
 
 @dataclass(frozen=True, kw_only=True)
 class TranscriptionConfig:
-    """Where the notes stand.
+    """Settings of the note annotations and of decoding.
 
     Args:
-        label_column: The column with the path of a track's MIDI file, relative to the manifest; its drums
+        label_column: Column with the path of a track's MIDI file, relative to the manifest; its drums
             (channel 10) are not read.
-        sustain: Let the sustain pedal hold notes, as the published results on MAESTRO do.
+        sustain: Whether the sustain pedal holds notes, as the published results on MAESTRO do.
         onset_threshold: Probability from which a peak is an onset; lower finds more notes, and more that
             are false.
-        frame_threshold: Probability from which a pitch sounds on.
+        frame_threshold: Probability from which a pitch is active.
     """
 
     label_column: str = "notes"
@@ -71,7 +71,8 @@ class TranscriptionConfig:
         for name in ("onset_threshold", "frame_threshold"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise UserError(
-                    f"task.{name} is {getattr(self, name)}; it must lie between 0 and 1."
+                    f"task.{name} is {getattr(self, name)}; it must be between 0 and 1.",
+                    code="threshold-out-of-range",
                 )
 
 
@@ -95,7 +96,7 @@ class TranscriptionPrediction:
         return np.stack([self.onsets_seconds, self.offsets_seconds], axis=-1)
 
     def render(self, kind: str, *, path: Path, top: int, timeline: bool, is_first: bool) -> str:
-        """Return the number of notes, with a time line all of them; or a line of JSON."""
+        """Return the number of notes, with a timeline all notes; or a line of JSON."""
         rows = [
             {"onset_seconds": round(start, 3), "offset_seconds": round(end, 3), "pitch": pitch}
             for (start, end), pitch in zip(
@@ -128,10 +129,10 @@ class Transcription(FrameTask):
     """Onsets and sounding pitches at each frame, decoded to notes.
 
     Attributes:
-        label_column: The manifest's column.
+        label_column: Column of the manifest.
         sustain: Whether the sustain pedal holds notes.
         onset_threshold: Probability from which a peak is an onset.
-        frame_threshold: Probability from which a pitch sounds on.
+        frame_threshold: Probability from which a pitch is active.
     """
 
     name: ClassVar[str] = "transcription"
@@ -139,7 +140,7 @@ class Transcription(FrameTask):
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "midi": ".mid"}
     usage_example: ClassVar[str] = ".pitches"
     about_metrics: ClassVar[str] = (
-        "The mean over tracks. A note is right if its pitch is and its onset lies within 50 ms, by "
+        "The mean over tracks. A note is correct if its pitch is and its onset is within 50 ms, by "
         f"mir_eval; frames are {EVALUATED_FRAME_RATE_HZ:g} instants a second."
     )
     metric_names: ClassVar[Mapping[str, str]] = {
@@ -158,7 +159,7 @@ class Transcription(FrameTask):
     frame_threshold: float = 0.5
 
     def read(self, path: Path) -> Notes:
-        """Read the notes of a file; one that was read before is not read again."""
+        """Read the notes of a file; the result is cached."""
         return _read_notes(path, self.sustain)
 
     def end_seconds(self, annotation: Notes) -> float:
@@ -170,7 +171,7 @@ class Transcription(FrameTask):
     ) -> NDArray[np.float32]:
         """Return onset roll and frame roll side by side, (frames, 2 * 88), of 0 and 1.
 
-        Notes that a shift of pitch moves off the keyboard are in neither.
+        Notes that a pitch shift moves off the keyboard are in neither.
         """
         notes = self.annotation(track)
         keys = notes.pitches + semitones - LOWEST
@@ -185,7 +186,7 @@ class Transcription(FrameTask):
         return np.concatenate(rolls, axis=-1)
 
     def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
-        """Return, for each track, all that is wrong in its notes; the log names those that are left out."""
+        """Return the problems of each track's notes; log the notes that are left out."""
         found = super().label_problems(tracks)
         usable = [track for track, problems in zip(tracks, found, strict=True) if not problems]
         left_out = [line for track in usable for line in self.annotation(track).left_out]
@@ -195,11 +196,11 @@ class Transcription(FrameTask):
         return found
 
     def allowed_effects(self) -> frozenset[Effect]:
-        """Return what leaves notes as they are."""
+        """Return the effects that keep notes as they are."""
         return frozenset(Effect) - {Effect.PITCH, Effect.TIME, Effect.SILENCE}
 
     def transformed_effects(self) -> frozenset[Effect]:
-        """Return what moves pitch and time, which notes follow."""
+        """Return the effects that transform notes: shifts of pitch and changes of time."""
         return frozenset({Effect.PITCH, Effect.TIME})
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -212,7 +213,7 @@ class Transcription(FrameTask):
         return outputs.sigmoid()
 
     def predict(self, checked: CheckedTrack, windows: WindowScores) -> TranscriptionPrediction:
-        """Join the frames of all windows and decode them."""
+        """Aggregate the frames of all windows and decode them."""
         grid, rolls = join_windows(checked, windows)
         if len(rolls) == 1:  # shorter than any note
             return TranscriptionPrediction(
@@ -264,7 +265,7 @@ class Transcription(FrameTask):
         tracks: Sequence[CheckedTrack],
         predict: Callable[[CheckedTrack], Prediction],
     ) -> dict[str, str]:
-        """Draw the notes of the first track, found and annotated."""
+        """Plot the notes of the first track, predicted and annotated."""
         from m2v_finetune.plotting.notes import plot_piano_roll
 
         checked = tracks[0]

@@ -1,4 +1,4 @@
-"""What a run does about tracks that can no longer be read, workers that died, and processes that are gone."""
+"""Handling of tracks that can no longer be read, of dead workers, and of lost processes."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from m2v_finetune.errors import Stopped, UserError
 
 logger = logging.getLogger(__name__)
 
-# What the backends of torch.distributed say when another process is gone.
+# Messages of the backends of torch.distributed when another process is gone.
 LOST_RANK_ERRORS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 
 
@@ -33,15 +33,15 @@ class DataError(UserError):
 
 @dataclass(kw_only=True)
 class BadTrackPolicy:
-    """Which tracks could be read when the run began and no longer can, and when that is too much.
+    """Policy for tracks that were readable at the start of the run and no longer are.
 
     Attributes:
         on_bad_track: ``stop`` at the first, or ``skip`` them.
-        max_bad_fraction: The share of a split's tracks that may be lost so.
-        timeout_seconds: How long a worker may take for a batch; 0 for ever.
-        num_tracks: Tracks of each split that could be read when the run began.
-        num_skipped: The others, which were left out then.
-        found: Tracks that were skipped since, and why, by split and id.
+        max_bad_fraction: Largest allowed share of such tracks in a split.
+        timeout_seconds: Longest time of a worker for a batch; 0 for no limit.
+        num_tracks: Number of tracks of each split that were readable at the start.
+        num_skipped: Number of the others, which were left out then.
+        found: Reasons for tracks skipped since, by split and id.
     """
 
     on_bad_track: OnBadTrack = "stop"
@@ -55,8 +55,8 @@ class BadTrackPolicy:
         """Skip tracks, with a warning for each new one, or stop; the same on every process.
 
         Args:
-            split: Theirs.
-            bad_tracks: Why they cannot be read, by id.
+            split: Split of the tracks.
+            bad_tracks: Reasons why they cannot be read, by id.
 
         Raises:
             DataError: The policy is to stop, or too many cannot be read.
@@ -65,14 +65,15 @@ class BadTrackPolicy:
         new = {name: why for name, why in sorted(bad_tracks.items()) if name not in known}
         if not new:
             return
-        title = "Tracks that could be read when the run began cannot be read any more"
+        title = "Tracks that were readable at the start of the run are no longer readable"
         if self.on_bad_track == "stop":
             raise DataError(
                 problem_list(
                     title,
                     list(new.values()),
-                    "Repair them, or leave them out by --data.on_bad_track skip.",
-                )
+                    "Repair them, or skip them with --data.on_bad_track skip.",
+                ),
+                code="tracks-no-longer-readable",
             )
         total, num_bad = self.num_tracks[split], len(known) + len(new)
         if num_bad > self.max_bad_fraction * total:
@@ -82,14 +83,15 @@ class BadTrackPolicy:
                     f"allows a share of {self.max_bad_fraction:g}",
                     [*known.values(), *new.values()],
                     "Is a drive missing? Repair them, or raise data.max_bad_fraction.",
-                )
+                ),
+                code="tracks-too-many-unreadable",
             )
         self.found[split] = {**known, **new}
         for why in new.values():
             logger.warning("Skipped from now on: %s", why)
 
     def num_lost(self, split: str) -> int:
-        """Return how many tracks of a split were left out, from the beginning or since."""
+        """Return the number of tracks of a split that were left out, at the start or since."""
         return self.num_skipped.get(split, 0) + len(self.found.get(split, {}))
 
 
@@ -102,17 +104,17 @@ def gather_errors(
 ) -> dict[str, str]:
     """Return the bad tracks of all processes, the same on each.
 
-    Every process has to call this. It costs one number where all is well.
+    Every process has to call this. It exchanges one number if there is no error.
 
     Args:
-        accelerator: Knows the processes.
-        failure: Why this process cannot go on, if it cannot.
-        bad_tracks: That this process found.
-        stopped: What a signal to this process raised, if one did.
+        accelerator: Accelerator of the run.
+        failure: Reason why this process cannot continue, if any.
+        bad_tracks: Bad tracks of this process.
+        stopped: Exception of a signal to this process, if any.
 
     Raises:
-        Stopped: A process was told to stop.
-        DataError: A process cannot go on.
+        Stopped: A process received a signal to stop.
+        DataError: A process cannot continue.
     """
     if accelerator.num_processes > 1:
         is_well = torch.tensor(
@@ -137,11 +139,11 @@ def usable_to_all(
 ) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
     """Return the tracks that every process can read, and the number of the others, by split.
 
-    A drive or a server may fail for one of them alone, and all need the same windows.
+    A drive or a server may fail for a single process, but all need the same windows.
 
     Args:
-        usable: To this process.
-        num_skipped: By this process.
+        usable: Tracks that this process can read.
+        num_skipped: Number of tracks that this process skipped.
 
     Raises:
         UserError: No track is left in a split.
@@ -152,7 +154,8 @@ def usable_to_all(
     for split, left in common.items():
         if not left:
             raise UserError(
-                f"None of the tracks of the split '{split}' can be read by all processes."
+                f"None of the tracks of the split '{split}' can be read by all processes.",
+                code="split-without-tracks",
             )
     return (
         {split: [o for o in usable[split] if o.track.id in left] for split, left in common.items()},
@@ -161,15 +164,15 @@ def usable_to_all(
 
 
 class StepReader:
-    """Reads the batches of optimiser steps, and knows whose windows they are.
+    """Reader of the batches of optimiser steps, with the tracks of their windows.
 
     Args:
-        loader: Of `training_loader`.
-        accelerator: Knows the processes.
-        bad_track_policy: Takes the tracks that cannot be read.
+        loader: Loader of `training_loader`.
+        accelerator: Accelerator of the run.
+        bad_track_policy: Policy for tracks that cannot be read.
 
     Attributes:
-        track_ids: The tracks of each batch of the step, on this process.
+        track_ids: Tracks of each batch of the step, on this process.
     """
 
     def __init__(
@@ -179,38 +182,38 @@ class StepReader:
         self.accelerator = accelerator
         self.bad_track_policy = bad_track_policy
         self.track_ids: list[list[str]] = []
-        self._unsynced: dict[str, str] = {}  # bad tracks that other processes do not know of yet
+        self._unsynced: dict[str, str] = {}  # bad tracks not yet sent to other processes
 
     def read(self) -> Iterator[list[Tensor]]:
-        """Yield the tensors of each batch, and keep what is noted of them.
+        """Yield the tensors of each batch, and record its tracks.
 
         Raises:
-            DataError: Nothing can be read, or a worker failed.
+            DataError: No window can be read, or a worker failed.
         """
         try:
             for *parts, info in read_batches(self.loader):
                 assert isinstance(info, BatchInfo)
                 self._unsynced |= info.bad_tracks
                 if not parts:
-                    message = "Windows cannot be read, and none that were tried in their places can"
+                    message = "Windows cannot be read, nor any that were tried instead"
                     advice = "Is a drive missing?"
                     raise DataError(problem_list(message, list(info.bad_tracks.values()), advice))
                 self.track_ids.append(info.track_ids)
                 yield parts
         except WorkerError as error:
-            raise DataError(str(error)) from error
+            raise DataError(str(error), code=error.code) from error
 
     def read_step(self, batches: Iterator[list[Tensor]], num_batches: int) -> list[list[Tensor]]:
-        """Return the batches of a step, once the processes have told each other of faults.
+        """Return the batches of a step, after the processes have exchanged errors.
 
         So no process waits for the gradients of one that has stopped.
 
         Args:
-            batches: What `read` yields.
-            num_batches: Of a step, on this process.
+            batches: Output of `read`.
+            num_batches: Number of batches of a step, on this process.
 
         Raises:
-            DataError: A process cannot go on, or the policy is to stop; the same on every process.
+            DataError: A process cannot continue, or the policy is to stop; the same on every process.
         """
         self.track_ids = []
         failure, parts = None, []
@@ -222,25 +225,25 @@ class StepReader:
         return parts
 
     def sync(self, failure: str | None = None) -> None:
-        """Let the processes tell each other of the tracks that could not be read since the last time.
+        """Exchange the tracks that could not be read since the last call between the processes.
 
         Args:
-            failure: Why this process cannot go on, if it cannot.
+            failure: Reason why this process cannot continue, if any.
 
         Raises:
-            DataError: A process cannot go on, or the policy is to stop; the same on every process.
+            DataError: A process cannot continue, or the policy is to stop; the same on every process.
         """
         unsynced, self._unsynced = self._unsynced, {}
         self.bad_track_policy.take("train", gather_errors(self.accelerator, failure, unsynced))
 
     def not_finite(self, losses: Sequence[Tensor]) -> tuple[bool, list[str]]:
-        """Tell what of a skipped step to look at, the same on every process.
+        """Return the suspect batches of a skipped step, the same on every process.
 
         Args:
-            losses: Scalars, of the batches of the step or, where memory ran out, of equal parts of them.
+            losses: Scalar losses of the batches of the step, or of equal parts of them after an OOM retry.
 
         Returns:
-            Whether a loss is not finite; and the batches of which that holds, or all where it holds of none,
+            Whether a loss is not finite; and these batches, or all batches if there are none,
             each with its process and its tracks.
         """
         of_batches = torch.stack(list(losses)).view(len(self.track_ids), -1).sum(dim=1)
@@ -260,7 +263,7 @@ class StepReader:
 
 @contextmanager
 def explain_lost_rank(accelerator: Accelerator) -> Iterator[None]:
-    """Turn what torch.distributed raises when another process died into a `UserError`."""
+    """Turn errors of torch.distributed after the death of another process into a `UserError`."""
     try:
         yield
     except RuntimeError as error:
@@ -271,5 +274,6 @@ def explain_lost_rank(accelerator: Accelerator) -> Iterator[None]:
         raise UserError(
             f"Process {accelerator.process_index} of {accelerator.num_processes} stops: another one is gone "
             f"({str(error).splitlines()[0]}). Its own messages, or the system's log (out of memory?), say "
-            "why. The last checkpoint is whole."
+            "why. The last checkpoint is complete.",
+            code="process-lost",
         ) from error

@@ -1,4 +1,4 @@
-"""Where a step runs out of memory: the same step again, in smaller batches."""
+"""Retry of an optimiser step in smaller batches after an out-of-memory error."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +18,10 @@ from m2v_finetune.training.step import StepOutOfMemoryError, StepResult
 logger = logging.getLogger(__name__)
 
 TakeStep = Callable[[Iterator[list[Tensor]], int], StepResult]
-"""Takes an optimiser step over batches, of which there are so many."""
+"""Function that takes an optimiser step over batches, from the batches and their number."""
 
 ADVICE = (
-    "`m2v plan` says what takes less: gradient checkpointing, fewer layers, shorter windows, another "
+    "`m2v plan` lists what needs less: gradient checkpointing, fewer layers, shorter windows, another "
     "tuning.method."
 )
 
@@ -30,8 +30,10 @@ class OutOfMemoryRetryError(UserError):
     """A step ran out of memory and cannot be taken in smaller batches.
 
     Attributes:
-        is_undone: Nothing of it is left, so that what was learned before it can be saved.
+        is_undone: Whether the weights are those before the step, so that they can be saved.
     """
+
+    code = "step-out-of-memory"
 
     def __init__(self, message: str, *, is_undone: bool) -> None:
         super().__init__(message)
@@ -52,15 +54,15 @@ class PlannedMemory(Protocol):
 
 
 class OutOfMemoryRetry:
-    """Takes steps in batches that the device bears, of the size of the settings as long as that goes.
+    """Takes steps in batches that fit in memory, at first of the size in the settings.
 
     Args:
-        training: Batches of the settings.
-        accelerator: Knows the processes.
-        plan: What the run was expected to take, where that was asked for.
+        training: Settings of batches.
+        accelerator: Accelerator of the run.
+        plan: Memory plan of the run, if there is one.
 
     Attributes:
-        size: Windows that the device sees at once.
+        size: Batch size on a device.
     """
 
     def __init__(
@@ -76,15 +78,15 @@ class OutOfMemoryRetry:
         self._plan = plan
 
     def take(self, step: TakeStep, parts: Sequence[Sequence[Tensor]], *, number: int) -> StepResult:
-        """Take a step; where memory runs out, take it again with the same windows in smaller batches.
+        """Take a step; if memory runs out, repeat it with the same windows in smaller batches.
 
         Args:
-            step: Takes it, and leaves no gradient where it raises.
-            parts: Its batches, as they were read.
-            number: Of the step, from 1.
+            step: Function that takes it, and leaves no gradient if it raises.
+            parts: Batches of the step, as read.
+            number: Number of the step, from 1.
 
         Raises:
-            OutOfMemoryRetryError: It cannot be divided, or not be repeated.
+            OutOfMemoryRetryError: The step cannot be divided, or not be repeated.
         """
         random_state = get_random_state()
         while True:
@@ -92,13 +94,13 @@ class OutOfMemoryRetry:
                 return step(self._divided(parts), self._num_micro_batches * len(parts))
             except StepOutOfMemoryError as error:
                 self._halve(number, error)
-            # Outside of the handler, so that nothing of the step that failed is held by its traceback.
+            # Outside of the handler, so that its traceback references no tensors of the failed step.
             set_random_state(random_state)
             free_memory()
 
     @property
     def _num_micro_batches(self) -> int:
-        """How many pieces a batch of the settings is taken in."""
+        """Number of micro-batches of a batch of the settings."""
         return self._training.per_device_batch_size // self.size
 
     def _divided(self, parts: Sequence[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
@@ -109,27 +111,27 @@ class OutOfMemoryRetry:
                 yield [part.to(device, non_blocking=True) for part in smaller]
 
     def _halve(self, number: int, error: StepOutOfMemoryError) -> None:
-        """Halve what each device sees at once, and say so; the same on every process.
+        """Halve the batch size of every device, with a warning; the same on every process.
 
         Raises:
-            OutOfMemoryRetryError: It sees a single window, or the step cannot be repeated.
+            OutOfMemoryRetryError: The batch size is 1 already, or the step cannot be repeated.
         """
         share = self._training.gradient_accumulation_steps * self._training.per_device_batch_size
         what = self._what(number, error)
         smaller = max((one for one in divisors(self.size) if one <= self.size // 2), default=None)
         if not error.is_undone:
             raise OutOfMemoryRetryError(
-                f"{what} The weights were being changed already, so the step cannot be repeated. {ADVICE}",
+                f"{what} The weights were already being updated, so the step cannot be repeated. {ADVICE}",
                 is_undone=False,
             )
         if smaller is None:
             raise OutOfMemoryRetryError(
-                f"{what} There is nothing to divide. {ADVICE}", is_undone=True
+                f"{what} The batch cannot be divided further. {ADVICE}", is_undone=True
             )
         self.size = smaller
         logger.warning(
-            "%s Going on with batches of %d, %d of them accumulated: a total batch of %d as before. The "
-            "step is taken again; nothing is lost.",
+            "%s Continuing with batches of %d, %d of them accumulated: a total batch of %d as before. The "
+            "step is repeated; nothing is lost.",
             what,
             smaller,
             share // smaller,
@@ -137,7 +139,7 @@ class OutOfMemoryRetry:
         )
 
     def _what(self, number: int, error: StepOutOfMemoryError) -> str:
-        """Return what happened, what was planned, and what was measured where that is possible."""
+        """Return a description of the fault, with planned and measured memory if known."""
         num_processes = self._accelerator.num_processes
         where = (
             f" on process {', '.join(map(str, error.processes))} of {num_processes}"

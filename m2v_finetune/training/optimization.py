@@ -1,4 +1,4 @@
-"""The optimiser and the course of its rates."""
+"""Optimiser and learning-rate schedule."""
 
 import math
 from dataclasses import replace
@@ -21,14 +21,14 @@ PRETRAINING_LEARNING_RATE = 5e-4
 def build_optimizer(
     model: TaskModel | PretrainingModel, config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """Return an optimiser over everything that learns; each group keeps its peak rate as ``peak_lr``.
+    """Return an optimiser over all trainable parameters; each group keeps its peak rate as ``peak_lr``.
 
     Args:
-        model: On the device that it trains on.
-        config: Which optimiser, and its rates.
+        model: Model on the training device.
+        config: Settings of the optimiser and its rates.
 
     Raises:
-        UserError: The optimiser is one of bitsandbytes, and there is none here, or no NVIDIA card.
+        UserError: The optimiser needs bitsandbytes or an NVIDIA GPU, and it is missing.
     """
     learning_rates = peak_rates(model, config)
     groups = parameter_groups(
@@ -55,7 +55,7 @@ def build_optimizer(
 
 
 def peak_rates(model: TaskModel | PretrainingModel, config: OptimizerConfig) -> Rates:
-    """Return the peak learning rates: those given, else by tuning method and size of the backbone."""
+    """Return peak learning rates: from the settings, else by tuning method and size of the backbone."""
     learning_rates = default_rates(model.tuning.method, model.backbone)
     return Rates(
         head=config.learning_rate or learning_rates.head,
@@ -71,11 +71,12 @@ def with_pretraining_rates(config: OptimizerConfig) -> OptimizerConfig:
 
 
 def require_gpu(name: OptimizerName, *, is_on_gpu: bool) -> None:
-    """Raise `UserError` where an optimiser does not run."""
+    """Raise `UserError` if an optimiser needs a GPU and there is none."""
     if name in ("adamw_8bit", "paged_adamw_8bit") and not is_on_gpu:
         raise UserError(
-            f"optimizer.name is {name}, which runs on NVIDIA cards only, and this run is on none. Set it to "
-            "adamw, or to adafactor, which keeps less."
+            f"optimizer.name is {name}, which needs an NVIDIA GPU, and this run has none. Set it to "
+            "adamw, or to adafactor, which has a smaller state.",
+            code="optimizer-needs-gpu",
         )
 
 
@@ -85,24 +86,25 @@ def _bitsandbytes(name: OptimizerName) -> Any:
         import bitsandbytes
     except ImportError as error:
         raise UserError(
-            f"optimizer.name is {name}, which needs bitsandbytes ({error}). Install it by `pip install "
-            "'m2v-finetune[cuda]'`, or set optimizer.name to adafactor, which keeps little too."
+            f"optimizer.name is {name}, which needs bitsandbytes ({error}). Install it with `pip install "
+            "'m2v-finetune[cuda]'`, or set optimizer.name to adafactor, which has a small state too.",
+            code="optimizer-not-installed",
         ) from error
     optimizers = bitsandbytes.optim
     return optimizers.AdamW8bit if name == "adamw_8bit" else optimizers.PagedAdamW8bit
 
 
 def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Take the first step of a new optimiser at a rate of 0, and forget it: all that it keeps is made.
+    """Allocate the state of a new optimiser, by a step with a learning rate of 0 whose moments are reset.
 
-    By itself an optimiser makes what it keeps of a weight when it comes to it: if memory runs out then, the
-    weights before it are changed. After this, its first step asks for nothing that was not just there.
+    An optimiser allocates the state of a weight when it first updates it: if memory runs out then, the
+    weights before it are changed. After this call, its first step allocates no more than this one did.
 
     Args:
-        optimizer: With the gradients of its parameters, finite.
+        optimizer: Optimiser whose parameters have finite gradients.
 
     Raises:
-        torch.OutOfMemoryError: The step does not fit; weights are as they were, and nothing is kept.
+        torch.OutOfMemoryError: The step does not fit; weights are unchanged, and there is no state.
     """
     if optimizer.state:
         return
@@ -120,7 +122,7 @@ def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
             group["lr"] = learning_rate
     for state in optimizer.state.values():
         for name, value in state.items():
-            if name.startswith("qmap"):  # what the bytes of bitsandbytes' moments stand for
+            if name.startswith("qmap"):  # the values of the bytes of bitsandbytes' moments
                 continue
             if isinstance(value, torch.Tensor):
                 value.zero_()
@@ -135,15 +137,15 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def learning_rate_factor(step: int, *, total_steps: int, warmup_ratio: float) -> float:
-    """Return the share of the peak rate at an optimiser step.
+    """Return the learning-rate multiplier at an optimiser step.
 
     It rises linearly over the warm-up, reaching 1 at its end, then follows half a cosine to 0 at
-    ``total_steps``. A function of the step alone, so there is no scheduler state to lose.
+    ``total_steps``. It is a function of the step alone, without scheduler state.
 
     Args:
-        step: Optimiser steps done before this one.
-        total_steps: Of the whole run.
-        warmup_ratio: Share of the steps that belong to the warm-up.
+        step: Number of earlier optimiser steps.
+        total_steps: Number of steps of the schedule.
+        warmup_ratio: Share of warm-up steps.
     """
     warmup_steps = math.ceil(warmup_ratio * total_steps)
     if step < warmup_steps:

@@ -1,4 +1,4 @@
-"""Mixed precision by what the hardware computes in."""
+"""Choice of mixed precision by the hardware."""
 
 from typing import Literal
 
@@ -15,25 +15,27 @@ def choose_precision(
     """Return the mixed precision to train in.
 
     Args:
-        setting: ``auto``, or the user's choice.
-        capability: Compute capability of the NVIDIA card, or None without one.
+        setting: Precision of the settings, or ``auto``.
+        capability: Compute capability of the NVIDIA GPU, or None without one.
 
     Returns:
         For ``auto``: bf16 from capability 8.0 up, where the arithmetic exists; fp16 with loss scaling on
-        older cards such as an RTX 2080 Ti (7.5); no mixed precision on CPU.
+        older GPUs such as an RTX 2080 Ti (7.5); no mixed precision on CPU.
 
     Raises:
-        UserError: The choice is one that the hardware does not compute in.
+        UserError: The hardware does not support the precision.
     """
     if setting == "fp16" and capability is None:
         raise UserError(
-            "training.mixed_precision is fp16, which trains on NVIDIA cards only, and this run is on "
-            "none. Set it to no, or to auto."
+            "training.mixed_precision is fp16, which needs an NVIDIA GPU, and this run has "
+            "none. Set it to no, or to auto.",
+            code="precision-needs-gpu",
         )
     if setting == "bf16" and capability is not None and capability < BF16_CAPABILITY:
         raise UserError(
-            "training.mixed_precision is bf16, but this card has compute capability "
-            f"{'.'.join(map(str, capability))}, and bfloat16 begins at 8.0. Set it to fp16, or to auto."
+            "training.mixed_precision is bf16, but this GPU has compute capability "
+            f"{'.'.join(map(str, capability))}, and bfloat16 needs 8.0. Set it to fp16, or to auto.",
+            code="precision-unsupported",
         )
     if setting != "auto":
         return setting
@@ -43,5 +45,5 @@ def choose_precision(
 
 
 def gpu_capability() -> tuple[int, int] | None:
-    """Return the compute capability of the current NVIDIA card, or None without one."""
+    """Return the compute capability of the current NVIDIA GPU, or None without one."""
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None

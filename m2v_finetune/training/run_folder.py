@@ -1,4 +1,4 @@
-"""The run folder: what a run was, what it measured, and what it made (docs/data-formats.md)."""
+"""Run folder: settings, environment, metrics and results of a run (docs/data-formats.md)."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from m2v_finetune.parsing import save_config, to_dict
 
 logger = logging.getLogger(__name__)
 
-# What a run that goes on may change: it changes neither the data nor a step that is done.
+# Settings that may change on resume: they affect neither the data nor earlier steps.
 MAY_CHANGE = (
     "run.output_dir",
     "run.resume",
@@ -45,13 +45,13 @@ MAY_CHANGE = (
     "training.log_every_steps",
     "training.trackers",
 )
-# What may change where their product stays: the content of a total batch does not depend on its division.
+# Settings that may change if their product does not: a total batch does not depend on its division.
 SPLIT = ("per_device_batch_size", "gradient_accumulation_steps")
 TOTAL = "The total batch"
 SOURCE = "data.source"
-"""May change where the tracks there are those that the run began with."""
+"""Setting that may change if it has the same tracks as at the start of the run."""
 LOCK_FILE = ".lock"
-"""In the run folder: which process trains in it; without meaning where none does."""
+"""Name of the lock file of the process that trains in the run folder."""
 PACKAGES = (
     "m2v-finetune",
     "torch",
@@ -65,20 +65,20 @@ PACKAGES = (
 
 
 class RunFolder:
-    """Names and writes the files of a run.
+    """Files of a run.
 
     Attributes:
-        path: The folder.
-        config: Resolved settings; given back as ``--config`` they repeat the run.
+        path: Path of the folder.
+        config: Resolved settings; passed as ``--config`` they repeat the run.
         environment: Versions and machine.
-        metrics: One line a logged step or epoch.
+        metrics: Log with one line for each logged step or epoch.
         results: Metrics of the test split with intervals.
-        predictions: One line a track of the test split.
-        resumes: One line each time the run was resumed: versions, machine, and settings that were changed.
-        checkpoints: To go on from, and the best.
-        tracks: The tracks that the run began with (`data.kept`).
-        model: What `TaskModel.from_pretrained` and the Hub take.
-        plots: Pictures.
+        predictions: Table with one line for each track of the test split.
+        resumes: Log with one line for each resume: versions, machine, and changed settings.
+        checkpoints: Checkpoints to resume from, and the best.
+        tracks: Tracks at the start of the run (`data.kept`).
+        model: Model folder for `TaskModel.from_pretrained` and the Hub.
+        plots: Plots.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,40 +93,40 @@ class RunFolder:
         self.tracks = path / "tracks.json"
         self.model = path / "model"
         self.plots = path / "plots"
-        self._changed: dict[str, Any] = {}  # settings, by name, that a run goes on with
+        self._changed: dict[str, Any] = {}  # settings, by name, that changed on resume
         self._is_locked = False
 
     @property
     def is_a_run(self) -> bool:
-        """Whether the folder is one that `create` made."""
+        """Whether the folder is a run created by `create`."""
         return self.checkpoints.is_dir() and self.config.is_file()
 
     @property
     def is_half_made(self) -> bool:
-        """Whether the folder holds no more than `create` leaves when it is stopped on its way."""
+        """Whether the folder is that of an interrupted `create`."""
         made = {self.checkpoints, self.environment, self.path / LOCK_FILE}
         left = [path for path in self.path.iterdir() if path not in made and path.suffix != ".part"]
         return not left and self.checkpoints.is_dir() and not any(self.checkpoints.iterdir())
 
     def tracker_id(self) -> str:
-        """Return a name of the run for trackers, which a run that goes on keeps wherever its folder is."""
+        """Return a name of the run for trackers, which does not change on resume or with the folder."""
         return hashlib.sha256(self.environment.read_bytes()).hexdigest()[:16]
 
     def is_moved(self, source: str) -> bool:
-        """Tell whether the run began with another ``data.source``; `create` names what else is changed."""
+        """Return whether the run started with another ``data.source``."""
         if not self.is_a_run or not self.tracks.is_file():
             return False
         try:
             initial = yaml.safe_load(self.config.read_text(encoding="utf-8"))
             return bool(initial["data"]["source"] != source)
         except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError):
-            return False  # it is damaged, as `create` will say
+            return False  # it is invalid, which `create` reports
 
     def lock(self) -> None:
-        """Keep other runs out of the folder, which exists, until this process ends, however it ends.
+        """Lock the existing folder against other runs, until this process ends.
 
         Raises:
-            UserError: Another run has it.
+            UserError: Another run has the lock.
         """
         if self._is_locked:
             return
@@ -134,20 +134,21 @@ class RunFolder:
             lock(self.path / LOCK_FILE)
         except BlockingIOError as error:
             raise UserError(
-                f"Another run is at work in {self.path}: {error.strerror}. Two would spoil each other's "
-                "checkpoints. Wait for it, or stop it; or choose another folder by --run.output_dir."
+                f"Another run is active in {self.path}: {error.strerror}. Two would overwrite each other's "
+                "checkpoints. Wait for it, or stop it; or choose another folder with --run.output_dir.",
+                code="run-already-active",
             ) from error
         self._is_locked = True
 
     def create(self, config: AnyRecipeConfig, *, num_processes: int = 1) -> None:
-        """Make the folder and write settings and environment; a run that goes on keeps its own.
+        """Create the folder and write settings and environment; a resumed run keeps its own.
 
         Args:
             config: All settings.
-            num_processes: That train.
+            num_processes: Number of processes that train.
 
         Raises:
-            UserError: The folder cannot be made, or holds a run with other settings.
+            UserError: The folder cannot be created, or has a run with other settings.
         """
         if self.is_a_run:
             self._check_same(config, num_processes=num_processes)
@@ -160,28 +161,31 @@ class RunFolder:
             write_atomically(self.config, lambda unfinished: save_config(config, unfinished))
         except OSError as error:
             raise UserError(
-                f"The run folder {self.path} cannot be made ({error.strerror}). Choose another by "
-                "--run.output_dir."
+                f"The run folder {self.path} cannot be created ({error.strerror}). Choose another by "
+                "--run.output_dir.",
+                code="run-folder-not-writable",
             ) from error
 
     def _check_same(self, config: AnyRecipeConfig, *, num_processes: int) -> None:
-        """Refuse to go on with settings or processes that would make another run of it."""
+        """Raise `UserError` if settings or processes differ in what a resume may not change."""
         try:
             processes_then = _count(json.loads(self.environment.read_bytes())["num_processes"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
-                f"{self.environment} is missing or damaged, so the run cannot go on ({error!r})."
+                f"{self.environment} is missing or invalid, so the run cannot resume ({error!r}).",
+                code="run-environment-unreadable",
             ) from error
         try:
             initial = yaml.safe_load(self.config.read_text(encoding="utf-8"))
             if not isinstance(initial, dict) or not all(
                 isinstance(x, dict) for x in initial.values()
             ):
-                raise ValueError("it holds no settings")
+                raise ValueError("it has no settings")
             then_batch = _batch(initial, processes_then)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(
-                f"{self.config} is damaged, so the run cannot go on ({error})."
+                f"{self.config} is invalid, so the run cannot resume ({error}).",
+                code="run-config-unreadable",
             ) from error
         now = to_dict(config)
         changed = {
@@ -193,7 +197,7 @@ class RunFolder:
         now_batch = _batch(now, num_processes)
         is_same_total = math.prod(then_batch) == math.prod(now_batch)
         may_change = {*MAY_CHANGE, *(f"training.{name}" for name in SPLIT if is_same_total)}
-        if self.tracks.is_file():  # with which the recipe has compared what is at the new place
+        if self.tracks.is_file():  # which the recipe has compared with the new source
             may_change.add(SOURCE)
         changes = {name: f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items()}
         may = {name for name in changes if name in may_change or name.startswith("publish.")}
@@ -201,24 +205,23 @@ class RunFolder:
             changes[TOTAL] = f"{TOTAL} was {_product(then_batch)}, now {_product(now_batch)}"
             windows, left = divmod(math.prod(then_batch), now_batch[1] * num_processes)
             if not left:
-                changes[TOTAL] += (
-                    f"; --training.per_device_batch_size {windows} makes it what it was"
-                )
+                changes[TOTAL] += f"; --training.per_device_batch_size {windows} restores it"
         if changes.keys() - may:
             raise UserError(
                 problem_list(
-                    f"The run in {self.path} began with other settings",
+                    f"The run in {self.path} started with other settings",
                     [line for name, line in changes.items() if name not in may],
-                    f"Go on with its own, by --config {self.config}. What may change: publish and "
+                    f"Resume with its own, by --config {self.config}. Settings that may change: publish and "
                     f"{', '.join(MAY_CHANGE)}; and {' and '.join(f'training.{name}' for name in SPLIT)}, "
-                    "where their product with the number of processes stays. Where a folder was moved, "
-                    "a link under its old name (ln -s NEW OLD) lets the run go on with its own settings.",
-                )
+                    "if their product with the number of processes does not. If a folder was moved, "
+                    "a link with its old name (ln -s NEW OLD) lets the run resume with its own settings.",
+                ),
+                code="run-settings-changed",
             )
         may -= {"run.output_dir", "run.resume"}
         self._changed = {name: value for name, (_, value) in changed.items() if name in may}
         for name in self._changed:
-            logger.info("Going on with another setting: %s.", changes[name])
+            logger.info("Resuming with another setting: %s.", changes[name])
         line = {
             **describe_environment(num_processes=num_processes),
             "changed": {name: list(changed[name]) for name in self._changed},
@@ -232,7 +235,7 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def resume_command(self) -> str:
-        """Return the command that goes on with this run, as its settings are now."""
+        """Return the command that resumes this run with its current settings."""
         options = {
             "config": self.config,
             "run.output_dir": self.path,
@@ -243,10 +246,10 @@ class RunFolder:
         return f"{_launcher()} {shlex.join([str(Path(sys.argv[0])), *words])}"
 
     def resume_advice(self) -> str:
-        """Return what to tell of a run that was stopped where there was no step to finish."""
+        """Return the message for a run that was stopped outside of a step."""
         if not self.is_a_run:
-            return "Stopped before the run began. Nothing was written."
-        return f"Stopped. What is saved is whole. Go on with:\n  {self.resume_command()}"
+            return "Stopped before the run started. Nothing was written."
+        return f"Stopped. Saved files are complete. Resume with:\n  {self.resume_command()}"
 
     def flush_metrics(self) -> int:
         """Flush metrics.jsonl to the disk, and return its length."""
@@ -257,14 +260,14 @@ class RunFolder:
         return self.metrics.stat().st_size
 
     def cut_metrics(self, num_bytes: int) -> None:
-        """Forget what was logged after a checkpoint was written; say where lines before it are gone."""
+        """Remove the log after a checkpoint; warn if lines before it are missing."""
         found = self.metrics.stat().st_size if self.metrics.exists() else 0
         if found > num_bytes:
             os.truncate(self.metrics, num_bytes)
         elif found < num_bytes:
             logger.warning(
                 "%s has lost lines: it has %d bytes, and had %d when the checkpoint was written. The run "
-                "goes on all the same, and its plot of training will have a gap.",
+                "continues, and its plot of training will have a gap.",
                 self.metrics,
                 found,
                 num_bytes,
@@ -272,7 +275,7 @@ class RunFolder:
 
 
 def _launcher() -> str:
-    """Return what starts a script in as many processes as there are now."""
+    """Return the launcher that starts a script in the current number of processes."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1:
         return "accelerate launch --num_processes 1"
@@ -280,25 +283,25 @@ def _launcher() -> str:
     device = "ACCELERATE_USE_CPU=true " if os.environ.get("ACCELERATE_USE_CPU") else ""
     if here == processes:
         return f"{device}torchrun --standalone --nproc_per_node {processes}"
-    # On each machine; the address of the first is known to who started them.
+    # On each machine; the user knows the address of the first.
     machines = f"--nnodes {processes // here} --rdzv_backend c10d --rdzv_endpoint HOST:29500"
     return f"{device}torchrun {machines} --nproc_per_node {here}"
 
 
 def _batch(settings: dict[str, Any], num_processes: int) -> list[int]:
-    """Return of what the total batch is the product, of settings as config.yaml has them."""
+    """Return the factors of the total batch, from settings as in config.yaml."""
     training = settings.get("training", {})
     return [*(_count(training.get(name)) for name in SPLIT), num_processes]
 
 
 def _count(value: Any) -> int:
-    """Return a number from 1 as it is.
+    """Return a number if it is at least 1.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The value is not such a number.
     """
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} is no number of batches or processes")
+        raise ValueError(f"{value!r} is not a number of batches or processes")
     return value
 
 
@@ -310,20 +313,21 @@ def _product(batch: Sequence[int]) -> str:
 
 
 def choose_folder(output_dir: str | None, *, task: str, resume: str) -> RunFolder:
-    """Return the folder of a run that may be begun or gone on with there.
+    """Return the folder of a run to start or to resume.
 
     Args:
-        output_dir: The user's, or None for a new one under ``runs/``.
-        task: Begins the name of a new one.
-        resume: ``never`` or ``auto``.
+        output_dir: Folder of the settings, or None for a new one under ``runs/``.
+        task: Prefix of the name of a new folder.
+        resume: Setting ``never`` or ``auto``.
 
     Raises:
-        UserError: The folder holds something already, and it is not to be resumed.
+        UserError: The folder is not empty, and not to be resumed.
     """
     if output_dir is None:
         if resume == "auto":
             raise UserError(
-                "run.resume is 'auto', so run.output_dir must name the run to go on with."
+                "run.resume is 'auto', so run.output_dir must name the run to resume.",
+                code="resume-without-folder",
             )
         return RunFolder(Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}")
     path = Path(output_dir).expanduser()
@@ -333,18 +337,24 @@ def choose_folder(output_dir: str | None, *, task: str, resume: str) -> RunFolde
         is_used = path.is_dir() and any(path.iterdir())
         is_a_run = folder.is_a_run
     except (OSError, ValueError) as error:
-        raise UserError(f"run.output_dir {output_dir} cannot be used ({error}).") from error
+        raise UserError(
+            f"run.output_dir {output_dir} cannot be used ({error}).", code="run-folder-not-readable"
+        ) from error
     if is_file:
-        raise UserError(f"run.output_dir {path} is a file. Name a folder.")
+        raise UserError(
+            f"run.output_dir {path} is a file. Name a folder.", code="run-folder-is-file"
+        )
     if is_used and resume == "never":
         raise UserError(
-            f"The run folder {path} is not empty, and nothing in it is overwritten. Choose another by "
-            "--run.output_dir, or go on with the run in it by --run.resume auto."
+            f"The run folder {path} is not empty, and nothing in it is overwritten. Choose another with "
+            "--run.output_dir, or resume its run with --run.resume auto.",
+            code="run-folder-not-empty",
         )
     if is_used and not is_a_run and not folder.is_half_made:
         raise UserError(
-            f"The folder {path} holds no run to go on with (no config.yaml and checkpoints/), and nothing "
-            "in it is overwritten. Choose another by --run.output_dir."
+            f"The folder {path} has no run to resume (no config.yaml and checkpoints/), and nothing in "
+            "it is overwritten. Choose another with --run.output_dir.",
+            code="run-folder-no-run",
         )
     return folder
 
@@ -360,34 +370,35 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     """Check that a run's files will fit on the disk.
 
     Args:
-        folder: The run folder, which may not exist yet.
-        needed_bytes: Estimate of all that the run will write.
+        folder: Run folder, which may not exist yet.
+        needed_bytes: Estimated size of all files of the run.
 
     Raises:
-        UserError: There is less free.
+        UserError: The disk has less space.
     """
     free = free_bytes(folder)
     if free < needed_bytes:
         raise UserError(
             f"The disk of {folder} has {free / 1e6:,.0f} MB free; this run needs about "
             f"{needed_bytes / 1e6:,.0f} MB for checkpoints and the model. Free some, or choose another disk "
-            "by --run.output_dir."
+            "with --run.output_dir.",
+            code="disk-space-too-small",
         )
 
 
 def free_bytes(folder: Path) -> int:
-    """Return what is free on the disk of a folder, which may not exist yet."""
+    """Return the free bytes on the disk of a folder, which may not exist yet."""
     parents = (folder.resolve(), *folder.resolve().parents)
     return shutil.disk_usage(next(parent for parent in parents if parent.exists())).free
 
 
 def json_number(value: float) -> float | None:
-    """Return what JSON can hold of a number: None where it is not finite."""
+    """Return a number for JSON: None if it is not finite."""
     return value if math.isfinite(value) else None
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people and programs, all or nothing."""
+    """Write indented JSON atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, lambda unfinished: _write_text(unfinished, text))
 
@@ -412,5 +423,5 @@ def _as_option(value: Any) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    # Bytes of a name that are no UTF-8 come out as JSON escapes them.
+    # Bytes of a name that are not UTF-8 are escaped as in JSON.
     path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Peak learning rates where the settings give none."""
+"""Default peak learning rates."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from m2v_finetune.config import TuningMethod
 from m2v_finetune.tuning.methods import METHODS
 
 SMALL_PARAMETERS = 20_000_000
-"""Fewer make a backbone small: those that ship have 1.2 million, the published ones 93 and more."""
+"""Small backbones have fewer parameters. Shipped ones have up to 1.2 million, published ones 93 or more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,16 +15,16 @@ class Rates:
     """Peak learning rates.
 
     Attributes:
-        head: Of the head and the layer weights.
-        backbone: Of the trainable parameters of the backbone.
+        head: Peak rate of the head and the layer weights.
+        backbone: Peak rate of the trainable parameters of the backbone.
     """
 
     head: float
     backbone: float
 
 
-# For small backbones; chosen by benchmarks/defaults.py (docs/defaults.md). Published sizes have the rates
-# that are published for them (`METHODS`).
+# For small backbones; chosen by benchmarks/defaults.py (docs/defaults.md). Backbones of published
+# sizes have the published rates (`METHODS`).
 SMALL_RATES: dict[TuningMethod, Rates] = {
     "probe": Rates(head=3e-3, backbone=0.0),
     "lora": Rates(head=1e-3, backbone=1e-4),
@@ -40,7 +40,7 @@ SMALL_RATES: dict[TuningMethod, Rates] = {
 
 
 def default_rates(method: TuningMethod, backbone: AnyBackbone) -> Rates:
-    """Return the peak rates of a tuning method for a backbone of its size."""
+    """Return the peak rates of a tuning method, by the size of the backbone."""
     row = METHODS[method]
     if is_small(backbone):
         return SMALL_RATES[method]
@@ -48,9 +48,9 @@ def default_rates(method: TuningMethod, backbone: AnyBackbone) -> Rates:
 
 
 def is_small(backbone: AnyBackbone) -> bool:
-    """Tell whether a backbone has fewer than `SMALL_PARAMETERS` parameters.
+    """Return whether a backbone has fewer than `SMALL_PARAMETERS` parameters.
 
-    Vectors that were computed elsewhere have none; what made them is not small.
+    Vectors computed elsewhere have no parameters; their network counts as large.
     """
     num_parameters = sum(parameter.numel() for parameter in backbone.parameters())
     return 0 < num_parameters < SMALL_PARAMETERS

@@ -17,16 +17,16 @@ def parameter_groups(
     layer_decay: float,
     weight_decay: float,
 ) -> list[dict[str, Any]]:
-    """Return groups for a torch optimiser: every trainable parameter is in exactly one.
+    """Return parameter groups for a torch optimiser; every trainable parameter is in exactly one.
 
     Args:
-        backbone: Its parameters get ``backbone_learning_rate``, times ``layer_decay`` for each transformer
-            layer above them; what comes before the first layer counts as one more layer below it.
+        backbone: Backbone, whose parameters get ``backbone_learning_rate``, times ``layer_decay`` for each
+            transformer layer above them. All parts before the first layer count as one more layer.
         others: Names and parameters of head and layer weighting, which get ``learning_rate``.
-        learning_rate: Peak rate.
+        learning_rate: Peak rate of these others.
         backbone_learning_rate: Peak rate of the top layer.
         layer_decay: Factor from a layer to the one below.
-        weight_decay: For matrices; vectors get none.
+        weight_decay: Weight decay of matrices; vectors get none.
 
     Returns:
         Groups with ``params``, ``lr``, ``weight_decay`` and ``name``.
@@ -56,14 +56,14 @@ def parameter_groups(
                 f"backbone, {depth} below the top",
                 backbone_learning_rate * layer_decay**depth,
                 parameter,
-                # (IA)³ scales by vectors that it shapes as matrices: decay would pull them from 1 to 0.
+                # (IA)³ has scaling vectors in the shape of matrices: decay would pull them from 1 to 0.
                 is_matrix=sum(size > 1 for size in parameter.shape) > 1,
             )
     return list(groups.values())
 
 
 def layers_above(name: str, backbone: Backbone) -> int:
-    """Return how many transformer layers are above a parameter of the network."""
+    """Return the number of transformer layers above a parameter of the network."""
     in_layers = f"{backbone.encoder.layers}."
     if name.startswith(in_layers):
         return backbone.num_layers - 1 - int(name.removeprefix(in_layers).partition(".")[0])

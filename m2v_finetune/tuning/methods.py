@@ -1,4 +1,4 @@
-"""The methods of tuning, each a row of `METHODS`."""
+"""Tuning methods, each a row of `METHODS`."""
 
 import warnings
 from collections import Counter
@@ -28,16 +28,16 @@ LORA_TARGETS: Mapping[str, tuple[Role, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A way of tuning.
+    """Tuning method.
 
     Attributes:
-        apply: Changes a frozen backbone in place: sets trainable parameters, or adds modules that have them.
+        apply: Function that changes a frozen backbone in place: it sets trainable parameters or adds modules.
         learning_rate: Default peak rate of head and layer weights.
         backbone_learning_rate: Default peak rate of trainable parameters of the backbone.
-        title: What it is called in a sentence.
-        describe: Says what it does with the settings given; the title where there are none.
-        adds: ``nothing`` to the network, whose own weights are trained; modules that can be ``folded`` into
-            its weights after training; or ``modules`` that stay.
+        title: Name in a sentence.
+        describe: Function that describes the method with its settings; None if the title is enough.
+        adds: ``nothing`` if weights of the network itself are trained; ``folded`` for modules that are merged
+            into its weights after training; ``modules`` for modules that stay.
     """
 
     apply: Callable[[Backbone, TuningConfig], None]
@@ -66,7 +66,7 @@ def _lora(backbone: Backbone, config: TuningConfig) -> None:
 
 
 def _ia3(backbone: Backbone, config: TuningConfig) -> None:
-    # Keys and values are scaled behind their layers, feed-forward activations before the second one.
+    # Keys and values are scaled after their layers, feed-forward activations before the second one.
     feed_forward = _names(backbone, config, "feed_forward_output")
     scaled = _names(backbone, config, "key", "value") + feed_forward
     _inject(backbone, IA3Config(target_modules=scaled, feedforward_modules=feed_forward))
@@ -107,7 +107,8 @@ def _top_layers(backbone: Backbone, config: TuningConfig) -> None:
     if config.num_top_layers > backbone.num_layers:
         raise UserError(
             f"tuning.num_top_layers is {config.num_top_layers}, but the backbone has {backbone.num_layers} "
-            f"transformer layers in use. Set it to 1 to {backbone.num_layers}."
+            f"transformer layers in use. Set it to 1 to {backbone.num_layers}.",
+            code="top-layers-out-of-range",
         )
     for name, parameter in backbone.network.named_parameters():
         parameter.requires_grad_(layers_above(name, backbone) < config.num_top_layers)
@@ -128,7 +129,7 @@ def _describe_lora(config: TuningConfig) -> str:
 
 
 def _describe_adapter(config: TuningConfig) -> str:
-    return f"bottleneck adapters of width {config.adapter_size}, and the LayerNorms beside them"
+    return f"bottleneck adapters of size {config.adapter_size}, and the LayerNorms beside them"
 
 
 def _describe_top_layers(config: TuningConfig) -> str:
@@ -144,7 +145,7 @@ def _describe_full(config: TuningConfig) -> str:
 # Rates. Ding and Lerch (arXiv 2411.19371): 1e-4 for LoRA, BitFit, SSF and bottleneck adapters, head
 # included, 1e-5 for the backbone in full tuning. MusicFM's authors pair that with 1e-4 on the head; the
 # last layers alone take the same, and DoRA takes LoRA's. (IA)³ and LayerNorms have 3e-3 and 3e-4 in
-# the code of T-Few (arXiv 2205.05638; r-three/t-few, configs/ia3.json and layernorm.json). 1e-3 lies in
+# the code of T-Few (arXiv 2205.05638; r-three/t-few, configs/ia3.json and layernorm.json). 1e-3 is in
 # the middle of the range that the published probes search (MARBLE, arXiv 2306.10548).
 METHODS: dict[TuningMethod, Method] = {
     "probe": Method(
@@ -201,7 +202,7 @@ METHODS: dict[TuningMethod, Method] = {
         apply=_ssf,
         learning_rate=1e-4,
         backbone_learning_rate=1e-4,
-        title="SSF, scale and shift behind each linear layer and LayerNorm of the transformer layers",
+        title="SSF, scale and shift after each linear layer and LayerNorm of the transformer layers",
         adds="folded",
     ),
     "top_layers": Method(
@@ -233,13 +234,13 @@ def apply_tuning(backbone: Backbone, config: TuningConfig) -> None:
 
 
 def describe_tuning(config: TuningConfig) -> str:
-    """Say what a method does, with its settings."""
+    """Return a description of a method with its settings."""
     method = METHODS[config.method]
     return method.describe(config) if method.describe else method.title
 
 
 def merge_adapters(backbone: AnyBackbone) -> None:
-    """Fold added modules into the weights they belong to, in place; those that cannot be folded stay."""
+    """Merge added modules into the weights of their layers, in place; bottleneck adapters stay."""
     for name, module in list(backbone.network.named_modules()):
         if isinstance(module, ScaleShift):
             backbone.network.set_submodule(name, module.fold())
@@ -249,7 +250,7 @@ def merge_adapters(backbone: AnyBackbone) -> None:
 
 
 def trained_parts(backbone: AnyBackbone) -> dict[str, int]:
-    """Return the number of trainable weights in each part of the backbone, from its input up."""
+    """Return the number of trainable parameters in each part of the backbone, from its input up."""
     counts: Counter[str] = Counter()
     layers = set()
     if not isinstance(backbone, Backbone):

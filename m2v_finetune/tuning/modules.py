@@ -1,4 +1,4 @@
-"""Adapters that PEFT does not have. Each changes nothing before it is trained."""
+"""Adapters that PEFT does not have. Each is the identity before training."""
 
 import torch
 import torch.nn.functional as F
@@ -6,15 +6,15 @@ from torch import Tensor, nn
 
 
 class BottleneckAdapter(nn.Module):
-    """A small residual network behind a sub-layer of a transformer layer, in front of its skip connection.
+    """Small residual network after a sub-layer of a transformer layer, before its skip connection.
 
-    It takes the place of the dropout that ends the sub-layer, and holds it, so that no weight of the
-    backbone changes its name.
+    It replaces the last dropout of the sub-layer, and contains it, so that no weight of the backbone
+    changes its name.
 
     Attributes:
-        dropout: That of the sub-layer, applied first.
-        down: hidden_size to adapter_size.
-        up: Back again; zero at the start.
+        dropout: Dropout of the sub-layer, applied first.
+        down: Projection from hidden_size to adapter_size.
+        up: Projection back to hidden_size; zero at the start.
 
     Source: Houlsby et al. (arXiv 1902.00751), with the GELU of Ding and Lerch (arXiv 2411.19371).
     """
@@ -28,21 +28,21 @@ class BottleneckAdapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, state: Tensor) -> Tensor:
-        """Return the changed output of the sub-layer, (batch, frames, hidden_size) as it came."""
+        """Return the adapted output of the sub-layer, (batch, frames, hidden_size)."""
         state = self.dropout(state)
         return state + self.up(F.gelu(self.down(state)))  # type: ignore[no-any-return]
 
 
 class ScaleShift(nn.Module):
-    """A layer whose outputs are multiplied by a trainable scale and moved by a trainable shift.
+    """Layer with a trainable scale and shift of its outputs.
 
     Attributes:
-        base_layer: A linear layer or LayerNorm with a bias.
-        scale: (features,), one at the start.
-        shift: (features,), zero at the start.
+        base_layer: Linear layer or LayerNorm with a bias.
+        scale: Trainable scale, (features,); one at the start.
+        shift: Trainable shift, (features,); zero at the start.
 
     Source: SSF, Lian et al. (arXiv 2210.08823). They draw scale and shift with a standard deviation of
-    0.02 about these values; here the network begins as it was pre-trained.
+    0.02 about these values; here the network starts as it was pre-trained.
     """
 
     def __init__(self, base_layer: nn.Linear | nn.LayerNorm) -> None:
@@ -52,13 +52,13 @@ class ScaleShift(nn.Module):
         self.shift = nn.Parameter(torch.zeros_like(base_layer.bias))
 
     def forward(self, state: Tensor) -> Tensor:
-        """Return (..., features), in the precision that the layer computes in."""
+        """Return (..., features), in the precision of the layer."""
         output = self.base_layer(state)
         return output * self.scale.to(output.dtype) + self.shift.to(output.dtype)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def fold(self) -> nn.Linear | nn.LayerNorm:
-        """Write scale and shift into the weights of the layer, and return it."""
+        """Merge scale and shift into the weights of the layer, and return the layer."""
         layer = self.base_layer
         layer.weight.mul_(self.scale.view(-1, *[1] * (layer.weight.ndim - 1)))
         layer.bias.mul_(self.scale).add_(self.shift)

@@ -85,9 +85,13 @@ def test_both_resume_as_if_they_had_started_with_smaller_batches(
     code, message = launch(repository, fell, small_manifest, holds=(2, 1, 3))
     assert code == 0, message[-3000:]
     what = "ran out of memory on process 2 of 2 with batches of"
-    assert f"Step 1 {what} 4. Going on with batches of 2, 2 of them accumulated: a total" in message
-    assert f"Step 2 {what} 2. Going on with batches of 1, 4 of them accumulated: a total" in message
-    assert message.count("Going on with batches") == 2
+    assert (
+        f"Step 1 {what} 4. Continuing with batches of 2, 2 of them accumulated: a total" in message
+    )
+    assert (
+        f"Step 2 {what} 2. Continuing with batches of 1, 4 of them accumulated: a total" in message
+    )
+    assert message.count("Continuing with batches") == 2
     first, *others = metrics(straight)
     again, *others_again = metrics(fell)
     assert first == again
@@ -111,5 +115,5 @@ def test_a_window_that_does_not_fit_ends_both_with_what_was_learned_saved(
     )
     assert code != 0
     assert "Step 1 ran out of memory on process 2 of 2 with batches of 4; " in message
-    assert " were planned. There is nothing to divide." in message
+    assert " were planned. The batch cannot be divided further." in message
     assert "Stopped after step 0" in message

@@ -12,10 +12,10 @@ import pytest
 import torch
 from hub_server import HubServer
 from safetensors.torch import load_file, save
+from support.messages import raises
 
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.backbones.checkpoints import SHIPPED_DIR
-from m2v_finetune.errors import UserError
 
 SMALL = SHIPPED_DIR / "random_small"
 BESIDE = ("config.json", "preprocessor_config.json")
@@ -123,7 +123,7 @@ def test_one_format_is_fetched_once(hub: HubServer, tmp_path: Path) -> None:
 def test_a_repository_without_weights_or_that_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("me/none", {name: (SMALL / name).read_bytes() for name in BESIDE})
     found = load(hub, tmp_path, "me/none", "me/nobody")
-    assert "holds no weights" in found["me/none"]
+    assert "has no weights" in found["me/none"]
     assert "no such repository" in found["me/nobody"]
 
 
@@ -144,22 +144,28 @@ def test_a_folder_is_read_in_the_same_order(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "said"),
+    ("index", "code"),
     [
-        (b"{", "not JSON"),
-        (b"[]", "not a JSON object"),
-        (b"{}", "names no files"),
-        (b'{"weight_map": {}}', "names no files"),
-        (b'{"weight_map": []}', "names no files"),
-        (b'{"weight_map": {"a": 1}}', "names no files"),
-        (b'{"weight_map": {"a": "../model.safetensors"}}', "names no files"),
-        (b'{"weight_map": {"a": "/etc/passwd"}}', "names no files"),
-        (b'{"weight_map": {"a": "model-00009-of-00009.safetensors"}}', "lacks weights"),
-        (b'{"weight_map": {"a": "config.json"}}', "cannot be read as weights"),
-        (b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}', "missing"),
+        (b"{", "json-unreadable"),
+        (b"[]", "json-not-an-object"),
+        (b"{}", "weights-index-invalid"),
+        (b'{"weight_map": {}}', "weights-index-invalid"),
+        (b'{"weight_map": []}', "weights-index-invalid"),
+        (b'{"weight_map": {"a": 1}}', "weights-index-invalid"),
+        (b'{"weight_map": {"a": "../model.safetensors"}}', "weights-index-invalid"),
+        (b'{"weight_map": {"a": "/etc/passwd"}}', "weights-index-invalid"),
+        (
+            b'{"weight_map": {"a": "model-00009-of-00009.safetensors"}}',
+            "checkpoint-missing-weights",
+        ),
+        (b'{"weight_map": {"a": "config.json"}}', "weights-unreadable"),
+        (
+            b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}',
+            "checkpoint-tensors-mismatch",
+        ),
     ],
 )
-def test_an_index_that_cannot_be_used(tmp_path: Path, index: bytes, said: str) -> None:
+def test_an_index_that_cannot_be_used(tmp_path: Path, index: bytes, code: str) -> None:
     write_folder(tmp_path, SHARDED | {"model.safetensors.index.json": index})
-    with pytest.raises(UserError, match=said):
+    with raises(code):
         load_backbone(tmp_path)

@@ -10,9 +10,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from support.messages import raises
 
 from m2v_finetune.backbones import load_backbone
-from m2v_finetune.errors import UserError
 
 NAMES = ("music2vec-v1", "MERT-v0", "MERT-v0-public", "MERT-v1-95M", "MERT-v1-330M")
 # Float32 rounds a state of up to 14 by 1e-6 a number, and processors add in other orders: on one without
@@ -79,5 +79,5 @@ def test_what_no_released_checkpoint_uses_is_refused(switch, reason, shared_dir,
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").chmod(0o644)
     (folder / "config.json").write_text(json.dumps({**config, switch: True}))
-    with pytest.raises(UserError, match=rf"{switch} \({reason}.*not supported"):
+    with raises("architecture-setting-unsupported", f"{switch} ({reason}"):
         load_backbone(folder)

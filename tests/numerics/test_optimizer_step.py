@@ -9,11 +9,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from support.messages import raises
 from support.models import PUBLISHED, SAMPLES, TAGGING, build_tagger, random_batch, without_dropout
 from torch.overrides import TorchFunctionMode
 
 from m2v_finetune.config import HeadConfig, OptimizerConfig
-from m2v_finetune.errors import UserError
 from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.training.checkpoint import Progress, RunState, load_checkpoint, save_checkpoint
 from m2v_finetune.training.checkpoint_files import STATE_FILE
@@ -311,22 +311,22 @@ def test_eight_bit_states_survive_a_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit"])
 def test_optimizers_of_bitsandbytes_need_a_gpu_and_bitsandbytes(name, monkeypatch):
-    with pytest.raises(UserError, match=rf"{name}, which runs on NVIDIA cards only.*adafactor"):
+    with raises("optimizer-needs-gpu", name, "adafactor"):
         build_optimizer(build(method="probe"), OptimizerConfig(name=name))
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
-    with pytest.raises(UserError, match=r"pip install 'm2v-finetune\[cuda\]'"):
+    with raises("optimizer-not-installed", name, "pip install 'm2v-finetune[cuda]'"):
         _bitsandbytes(name)
 
 
 @pytest.mark.parametrize(
-    ("setting", "capability", "message"),
+    ("setting", "capability", "code", "value"),
     [
-        ("fp16", None, "this run is on none"),
-        ("bf16", (7, 5), "capability 7.5, and bfloat16 begins"),
+        ("fp16", None, "precision-needs-gpu", "fp16"),
+        ("bf16", (7, 5), "precision-unsupported", "capability 7.5"),
     ],
 )
-def test_a_precision_that_the_hardware_lacks_is_refused(setting, capability, message):
-    with pytest.raises(UserError, match=message):
+def test_a_precision_that_the_hardware_lacks_is_refused(setting, capability, code, value):
+    with raises(code, value):
         choose_precision(setting, capability=capability)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from small_networks import FAMILIES, LAYERS, save_network, without_dropout
+from support.messages import raises
 from transformers import Data2VecAudioModel
 
 from m2v_finetune.audio.decode import AudioInfo
@@ -16,7 +17,6 @@ from m2v_finetune.config import PretrainConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.errors import UserError
 from m2v_finetune.pretraining.masking import span_mask
 from m2v_finetune.pretraining.model import PretrainingModel, window_losses
 from m2v_finetune.pretraining.teacher import _outputs_of, ema_decay, instance_normalize
@@ -360,12 +360,12 @@ def test_collapse_stops_and_states_the_numbers(architecture):
         assert metrics["target_variance"] > 0.1
         if step < 2:
             model.check_collapse(metrics, num_updates=step + 1)
-    with pytest.raises(
-        UserError, match=r"collapsed after 3 steps.*variance of predictions .*at least 0.0001"
+    with raises(
+        "pretraining-collapsed", "after 3 steps", "variance of predictions ", "at least 0.0001"
     ):
         model.check_collapse(metrics, num_updates=3)
     lost = {"target_variance": float("nan"), "prediction_variance": 1.0}
-    with pytest.raises(UserError, match="variance of targets nan"):
+    with raises("pretraining-collapsed", "variance of targets nan"):
         model.check_collapse(lost, num_updates=3)
 
 
@@ -413,13 +413,13 @@ def test_a_saved_backbone_loads_to_equal_states(architecture, tmp_path):
 
 def test_what_cannot_be_pretrained_is_refused(architecture, tmp_path):
     backbone = init_backbone(architecture, licence="")
-    with pytest.raises(UserError, match=r"num_target_layers is 8, but .* has 3 transformer layers"):
+    with raises("num-target-layers-out-of-range", "num_target_layers is 8", "has 3 "):
         PretrainingModel(backbone, PretrainConfig(), window_seconds=1)
-    with pytest.raises(UserError, match="gives 9 frames, and spans of 10 are masked"):
+    with raises("window-too-short", "9 frames", "spans of 10"):
         PretrainingModel(backbone, PretrainConfig(num_target_layers=1), window_seconds=0.2)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**SETTINGS, "mask_time_prob": 0.0}))
-    with pytest.raises(UserError, match="masks nothing"):
+    with raises("spec-augment-without-masks", "mask_time_prob"):
         init_backbone(path, licence="")
-    with pytest.raises(UserError, match="There is no architecture at"):
+    with raises("architecture-missing", tmp_path / "missing"):
         init_backbone(tmp_path / "missing", licence="")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from small_networks import FAMILIES, HIDDEN, INNER, LAYERS, save_network
+from support.messages import raises
 
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import (
@@ -192,7 +193,7 @@ def test_each_method_is_a_row_with_its_settings():
     [
         ("lora, attention", "LoRA, rank 3, alpha 4, dropout 0, on attention linear layers"),
         ("dora", "DoRA, rank 2, alpha 4, dropout 0, on all linear layers"),
-        ("adapter", "bottleneck adapters of width 4, and the LayerNorms beside them"),
+        ("adapter", "bottleneck adapters of size 4, and the LayerNorms beside them"),
         ("top_layers", "fine-tuning of the last transformer layer"),
         ("full, conv encoder too", "full fine-tuning, convolutional encoder trained"),
     ],
@@ -456,7 +457,7 @@ def test_settings_that_a_method_does_not_use_are_refused(setting, value, users):
 
 
 def test_more_top_layers_than_there_are(folders):
-    with pytest.raises(UserError, match=r"num_top_layers is 4.* has 3 .*1 to 3"):
+    with raises("top-layers-out-of-range", "num_top_layers is 4", "has 3", "1 to 3"):
         build(folders["hubert"], TuningConfig(method="top_layers", num_top_layers=LAYERS + 1))
 
 

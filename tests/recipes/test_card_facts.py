@@ -76,8 +76,8 @@ def test_a_probe_by_the_defaults(train):
     assert rows["Optimiser"].startswith("AdamW, weight decay 0.01")
     assert "over 1 step, then half a cosine to zero at step 8" in rows["Optimiser"]
     assert rows["Windows"] == (
-        "2 s; 1 random window of a track in an epoch, drawn 2 times, in turns; a whole track is judged by "
-        "windows every 2 s"
+        "2 s; 1 random window of a track in an epoch, drawn 2 times, in turns; the prediction for a track is "
+        "made from windows every 2 s"
     )
     assert rows["Batch"] == "4 windows a step: 4 on a device"
     assert rows["Precision and device"] == "float32, on CPU"

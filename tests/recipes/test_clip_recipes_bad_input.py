@@ -101,7 +101,7 @@ def problems(message: str) -> list[str]:
 def test_keys_that_are_none(recipes: Recipes) -> None:
     keys = ["C major", "C dorian", "C major / A minor", "A minor", None, "F", "H minor", "Bb major"]
     message = recipes.refuses("key", {"key": keys})
-    assert "Tracks whose key cannot be learned or judged (5):" in message
+    assert "key is not one of the classes (5):" in message
     listed = problems(message)
     assert [problem.split(": ")[0] for problem in listed] == [
         f"songs.jsonl:{line}" for line in (2, 3, 5, 6, 7)
@@ -127,10 +127,10 @@ def test_numbers_that_are_none(recipes: Recipes) -> None:
     arousal = [0.1, "calm", 0.3, float("nan"), 0.2, float("inf"), 0.1, 0.2]
     message = recipes.refuses("emotion", {"arousal": arousal, "valence": [*range(7), ""]})
     assert problems(message) == [
-        "songs.jsonl:2: arousal is 'calm', which is no finite number",
-        "songs.jsonl:4: arousal is nan, which is no finite number",
-        "songs.jsonl:6: arousal is inf, which is no finite number",
-        "songs.jsonl:8: valence is '', which is no finite number",
+        "songs.jsonl:2: arousal is 'calm', which is not a finite number",
+        "songs.jsonl:4: arousal is nan, which is not a finite number",
+        "songs.jsonl:6: arousal is inf, which is not a finite number",
+        "songs.jsonl:8: valence is '', which is not a finite number",
     ]
 
 

@@ -406,7 +406,7 @@ def test_checkpoint_of_another_shape(recipe: Recipe, songs: Rows) -> None:
         "--backbone.source",
         str(folder),
         expected=[
-            f"tensors of {folder / 'model.safetensors'} are not those that its config.json describes",
+            f"tensors of {folder / 'model.safetensors'} do not match its config.json",
             "encoder.layers.0.feed_forward.intermediate_dense.weight has shape (512, 128), not (256, 128)",
             "nothing was loaded",
         ],

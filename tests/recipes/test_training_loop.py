@@ -491,7 +491,7 @@ def test_out_of_memory_with_one_window_ends_the_run_with_its_steps_saved(data, t
     run_out_of_memory(loop, above=0, at_step=2)
     with pytest.raises(
         UserError,
-        match=r"Step 3 .* batches of 1\. There is nothing to divide(.|\n)* after step 2 of",
+        match=r"Step 3 .* batches of 1\. The batch cannot be divided further(.|\n)* after step 2 of",
     ):
         loop.fit()
     build_trainer(data, tmp_path, **options).fit()
@@ -543,7 +543,10 @@ def test_out_of_memory_outside_of_training_changes_no_result(data, tmp_path, cap
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
     loop.fit()
     assert seen[:5] == [8, 4, 2, 2, 2]
-    assert "8 windows at once ran out of memory outside of training. Going on with 4" in caplog.text
+    assert (
+        "A batch of 8 windows ran out of memory outside of training. Continuing with 4"
+        in caplog.text
+    )
     assert caplog.text.count("outside of training") == 2
     for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "fell"), strict=True):
         for name in {"loss", "gradient_norm", "validation"} & set(one):
@@ -576,7 +579,7 @@ def test_out_of_memory_while_weights_change_ends_the_run(data, tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     loop.optimizer.register_step_pre_hook(refuse)
-    with pytest.raises(UserError, match=r"weights were being changed already.* no checkpoint yet"):
+    with pytest.raises(UserError, match=r"weights were already being updated.* no checkpoint yet"):
         loop.fit()
 
 

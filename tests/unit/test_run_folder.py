@@ -8,9 +8,9 @@ import sys
 from dataclasses import replace
 
 import pytest
+from support.messages import raises
 
 from m2v_finetune.config import DataConfig, OptimizerConfig, RecipeConfig, RunConfig, TrainingConfig
-from m2v_finetune.errors import UserError
 from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space, write_json
 
 CONFIG = RecipeConfig(data=DataConfig(source="songs.csv"))
@@ -49,12 +49,12 @@ def test_a_run_resumes_with_its_total_batch_divided_otherwise(tmp_path):
     # Two processes share it; one alone would have half.
     folder.create(replace(CONFIG, training=other), num_processes=2)
     total = "The total batch was 16 windows x 1 accumulated x 1 processes = 16, now {} = {}"
-    with pytest.raises(UserError) as caught:
+    with raises("run-settings-changed") as caught:
         folder.create(replace(CONFIG, training=other))
     assert "other settings (3)" in str(caught.value)
     assert total.format("4 windows x 2 accumulated x 1 processes", 8) in str(caught.value)
-    assert "where their product with the number of processes stays" in str(caught.value)
-    with pytest.raises(UserError) as caught:  # with no setting changed
+    assert "training.gradient_accumulation_steps" in str(caught.value)
+    with raises("run-settings-changed") as caught:  # with no setting changed
         folder.create(CONFIG, num_processes=2)
     assert "other settings (1)" in str(caught.value)
     assert total.format("16 windows x 1 accumulated x 2 processes", 32) in str(caught.value)
@@ -65,7 +65,7 @@ def test_music_at_another_place_may_resume_where_its_tracks_are_known(tmp_path, 
     folder.create(CONFIG)
     moved = replace(CONFIG, data=replace(CONFIG.data, source="elsewhere/songs.csv"))
     assert not folder.is_moved("elsewhere/songs.csv")  # nothing to compare with
-    with pytest.raises(UserError, match=r"data\.source was 'songs\.csv', now 'elsewhere") as caught:
+    with raises("run-settings-changed", "data.source was 'songs.csv', now 'elsewhere") as caught:
         folder.create(moved)
     assert "ln -s" in str(caught.value)
     folder.tracks.write_text("{}")
@@ -77,7 +77,7 @@ def test_music_at_another_place_may_resume_where_its_tracks_are_known(tmp_path, 
     words = shlex.split(folder.resume_command())
     assert words[words.index("--data.source") + 1] == "elsewhere/songs.csv"
     other = replace(moved, data=replace(moved.data, window_seconds=1.0))
-    with pytest.raises(UserError, match=r"other settings \(1\)"):
+    with raises("run-settings-changed", "(1)"):
         folder.create(other)
 
 
@@ -119,7 +119,7 @@ def test_a_run_does_not_resume_where_its_processes_are_not_known(tmp_path, conte
         folder.environment.unlink()
     else:
         folder.environment.write_bytes(content)
-    with pytest.raises(UserError, match=r"environment\.json is missing or damaged"):
+    with raises("run-environment-unreadable", folder.environment):
         folder.create(CONFIG)
 
 
@@ -133,10 +133,10 @@ def test_a_run_does_not_resume_with_other_settings(tmp_path):
         optimizer=OptimizerConfig(learning_rate=0.1),
         run=RunConfig(seed=7),
     )
-    with pytest.raises(UserError) as caught:
+    with raises("run-settings-changed") as caught:
         folder.create(other)
     message = str(caught.value)
-    assert "began with other settings (3)" in message
+    assert "other settings (3)" in message
     assert "data.window_seconds was None, now 1.0" in message
     assert "optimizer.learning_rate was None, now 0.1" in message
     assert "run.seed was 0, now 7" in message
@@ -155,19 +155,19 @@ def test_damaged_settings_of_a_run_are_named(tmp_path, content):
     folder = RunFolder(tmp_path / "run")
     folder.create(CONFIG)
     folder.config.write_bytes(content)
-    with pytest.raises(UserError, match=r"config\.yaml is damaged, so the run cannot go on"):
+    with raises("run-config-unreadable", folder.config):
         folder.create(CONFIG)
 
 
 def test_only_a_run_is_gone_on_with(tmp_path):
     (tmp_path / "config.yaml").write_text("precious: 1")
-    with pytest.raises(UserError, match="holds no run to go on with"):
+    with raises("run-folder-no-run", tmp_path):
         choose_folder(str(tmp_path), task="tagging", resume="auto")
     assert (tmp_path / "config.yaml").read_text() == "precious: 1"
     fresh = choose_folder(str(tmp_path / "new"), task="tagging", resume="auto")
     fresh.create(CONFIG)
     assert choose_folder(str(fresh.path), task="tagging", resume="auto").is_a_run
-    with pytest.raises(UserError, match="is not empty"):
+    with raises("run-folder-not-empty", fresh.path):
         choose_folder(str(fresh.path), task="tagging", resume="never")
 
 
@@ -181,7 +181,7 @@ def test_a_run_is_alone_in_its_folder_as_long_as_it_lives(tmp_path):
     folder.path.mkdir()
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"locked\n"
-        with pytest.raises(UserError, match=f"is at work in .*process {other.pid} on "):
+        with raises("run-already-active", folder.path, f"process {other.pid} on "):
             folder.lock()
         other.kill()
         other.wait()
@@ -230,5 +230,5 @@ def test_the_resume_command_can_be_pasted(tmp_path):
 
 def test_a_full_disk_is_noticed_before_training(tmp_path):
     require_space(tmp_path / "not" / "yet", 1)
-    with pytest.raises(UserError, match=r"MB free; this run needs about 1,000,000,000,000 MB"):
+    with raises("disk-space-too-small", "1,000,000,000,000 MB"):
         require_space(tmp_path, 10**18)

@@ -1,4 +1,4 @@
-"""The families of networks that load, each described in a file of its own."""
+"""Supported families of networks, each in a module of its own."""
 
 from collections.abc import Mapping
 

@@ -20,7 +20,7 @@ Role = Literal[
     "residual_end",
     "last_feed_forward",
 ]
-"""Part of a transformer layer that a tuning method or pre-training looks for.
+"""Part of a transformer layer that a tuning method or pre-training uses.
 
 The first six are linear layers: the projections of the attention, and the first and second layer of each
 feed-forward block. ``norm`` is a LayerNorm. ``residual_end`` is a dropout between a sub-layer and its skip
@@ -42,25 +42,25 @@ class Encoder:
     Attributes:
         config_class: Configuration, whose ``model_type`` is the family's name.
         network_class: Network without a head.
-        refused: Settings of config.json that add what is not computed here, with their meanings. A config
-            in which one of them is on is refused.
+        refused: Settings of config.json that are not supported, with their meanings. A config in which
+            one of them is on is refused.
         frame_grid: Returns stride and receptive field of the convolutions of a config at a sample rate.
         convolve: Returns the features (batch, channels, frames) of input values (batch, samples).
-        project: Returns features as (batch, frames, hidden_size).
-        mask: Returns projected features with SpecAugment's masks where the network is in training mode
-            and its config asks for them.
-        embed: Returns hidden state 0 of projected features, in float32.
-        layer_inputs: Returns what every layer takes beside a state (batch, frames, hidden_size), by the
-            name of the argument, such as position embeddings.
-        conv_encoder: The module that `convolve` uses.
-        embedding: The modules that `project` and `embed` use, without `norm`.
-        layers: The list of transformer layers.
-        norm: The LayerNorm beside them.
-        has_final_norm: Tells by the config where that norm belongs: to the output of the last layer, as in
-            pre-norm networks, or to hidden state 0, where `embed` applies it.
-        mask_vector: The parameter that takes the place of masked frames; an attribute of the network.
-        unused: Modules with weights that no hidden state depends on.
-        roles: Names in a layer, of each role at least one.
+        project: Function that returns features as (batch, frames, hidden_size).
+        mask: Function that returns projected features with SpecAugment's masks, in training mode and if
+            its config sets them.
+        embed: Function that returns hidden state 0 of projected features, in float32.
+        layer_inputs: Function that returns the further arguments of every layer by name, such as
+            position embeddings, from a state (batch, frames, hidden_size).
+        conv_encoder: Module that `convolve` uses.
+        embedding: Modules that `project` and `embed` use, without `norm`.
+        layers: List of transformer layers.
+        norm: LayerNorm before or after the layers.
+        has_final_norm: Function of the config that returns whether that norm follows the last layer, as in
+            pre-norm networks. Otherwise `embed` applies it to hidden state 0.
+        mask_vector: Parameter that replaces masked frames; an attribute of the network.
+        unused: Modules whose weights affect no hidden state.
+        roles: Names in a layer, at least one for each role.
     """
 
     config_class: type[PretrainedConfig]

@@ -22,7 +22,7 @@ def frame_grid(config: Any, sample_rate: int) -> FrameGrid:
 def convolve(network: Any, input_values: Tensor) -> Tensor:
     """Return the features of the conv encoder."""
     first, *others = network.feature_extractor.conv_layers
-    # In float32, which costs no memory: its normalisation makes float32 anyway.
+    # In float32, which costs no memory: its normalisation outputs float32 anyway.
     with torch.autocast(input_values.device.type, enabled=False):
         features: Tensor = first(input_values.unsqueeze(1))
     for layer in others:
@@ -45,14 +45,14 @@ def mask(network: Any, projected: Tensor) -> Tensor:
 
 
 def is_pre_norm(config: Any) -> bool:
-    """Tell whether norms come before the sub-layers; data2vec audio has no such setting."""
+    """Return whether norms come before the sub-layers; data2vec audio has no such setting."""
     return bool(getattr(config, "do_stable_layer_norm", False))
 
 
 def embed(network: Any, projected: Tensor) -> Tensor:
     """Return projected features plus their positional convolutions."""
     encoder = network.encoder
-    # Everything is added to this state: it stays in float32 whatever the layers compute in.
+    # Residuals are added to this state, so it stays in float32 in any precision of the layers.
     state = projected.float()
     state = state + encoder.pos_conv_embed(state)
     if not is_pre_norm(network.config):

@@ -1,4 +1,4 @@
-"""wav2vec 2.0 with Conformer layers (arXiv 2005.08100) and other positions behind its convolutions."""
+"""wav2vec 2.0 with Conformer layers (arXiv 2005.08100) and other positions after its convolutions."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from m2v_finetune.backbones.encoders.wav2vec2 import WAV2VEC2
 
 def embed(network: Any, projected: Tensor) -> Tensor:
     """Return projected features: positions are an input of the layers."""
-    # Everything is added to this state: it stays in float32 whatever the layers compute in.
+    # Residuals are added to this state, so it stays in float32 in any precision of the layers.
     embedded: Tensor = network.encoder.dropout(projected.float())
     return embedded
 
@@ -23,15 +23,15 @@ def layer_inputs(network: Any, state: Tensor) -> dict[str, Tensor]:
     if positions is None:
         return {}
     if network.config.position_embeddings_type == "rotary":
-        # It would return its last result for equal lengths, of whatever device and precision that was.
+        # It would return its last result for equal lengths, from any device and precision.
         positions.cached_sequence_length = None
-    # Embeddings that it keeps have to serve training too.
+    # Its cached embeddings must be usable in training too.
     with torch.inference_mode(mode=False), torch.no_grad():
         return {"relative_position_embeddings": positions(state)}
 
 
 def always(config: Any) -> bool:
-    """Tell that a norm follows the last layer."""
+    """Return True: a norm follows the last layer."""
     return True
 
 

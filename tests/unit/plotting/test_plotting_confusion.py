@@ -32,9 +32,9 @@ def test_totals_and_accuracy_are_written() -> None:
     [axes] = figure.axes
     beside = {(text.xy[1], text.get_text()) for text in axes.texts if text.get_ha() == "right"}  # type: ignore[attr-defined]
     assert {(0, "10"), (1, "0"), (2, "200")} <= beside
-    assert "9 of 210 are right, 4.3%" in texts(figure)
+    assert "9 of 210 are correct, 4.3%" in texts(figure)
     assert axes.get_title(loc="left") == "Genres"
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("Truth", "Estimate")
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("True class", "Estimate")
 
 
 def test_text_is_white_on_dark_and_dark_on_pale() -> None:
@@ -69,7 +69,7 @@ def test_nothing_is_cut(count: int) -> None:
 
 def test_nothing_evaluated() -> None:
     figure = confusion_figure(np.zeros((3, 3), dtype=int), ["a", "b", "c"], title="A")
-    assert "Nothing judged" in texts(figure)
+    assert "No tracks" in texts(figure)
     assert_nothing_is_cut(figure)
 
 

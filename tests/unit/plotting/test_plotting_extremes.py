@@ -142,7 +142,7 @@ def test_1201_classes_show_those_that_are_confused_most(tmp_path):
     totals = counts.sum(axis=1)
     row, column = shown.index(7), shown.index(1200)
     assert axes.get_images()[0].get_array()[row, column] == pytest.approx(40 / totals[7])
-    assert f"{np.trace(counts):,} of {counts.sum():,} are right" in texts(figure)
+    assert f"{np.trace(counts):,} of {counts.sum():,} are correct" in texts(figure)
     assert_nothing_is_cut(figure)
     plot_confusion(counts, list(map(str, range(1201))), tmp_path / "a.png", title="A")
     assert is_picture(tmp_path / "a.png")

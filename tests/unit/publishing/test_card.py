@@ -362,9 +362,7 @@ class TestText:
         assert method["Batch"] == "64 windows a step: 16 on a device x 4 accumulated"
         assert method["Length"] == "8 epochs of at most 12, stopped early; 80 steps; 71 seconds"
         assert method["Precision and device"] == "float32, on CPU"
-        assert method["Chosen weights"] == (
-            "epoch 6, the best by ROC-AUC of whole validation tracks"
-        )
+        assert method["Chosen weights"] == ("epoch 6, the best by ROC-AUC of the validation tracks")
         assert method["Seed"] == "7"
 
     @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.clip_tracks import make_track
 from support.frames import GRID
+from support.messages import raises
 
 from m2v_finetune.audio.augmentation import TRANSFORMS, Effect, build_augmentation
 from m2v_finetune.audio.decode import inspect_audio
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
-from m2v_finetune.errors import UserError
 from m2v_finetune.labels.keys import KEYS
 from m2v_finetune.tasks.emotion import Emotion
 from m2v_finetune.tasks.genre import Genre
@@ -105,7 +105,7 @@ REFUSALS = [(task, transform) for task in TASKS for transform in sorted(REFUSED[
 @pytest.mark.parametrize(("name", "transform"), REFUSALS)
 def test_what_labels_cannot_follow_is_refused(name, transform):
     task = TASKS[name]
-    with pytest.raises(UserError) as raised:
+    with raises("transform-changes-labels") as raised:
         build(task, {"name": "polarity_inversion"}, {"name": transform})
     message = str(raised.value)
     assert f"augmentation: {transform} " in message

@@ -2,7 +2,6 @@
 
 import json
 import math
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import mean_squared_error, r2_score, root_mean_squared_error
 from sklearn.preprocessing import StandardScaler
 from support.clip_tracks import evaluated_clips, listed_problems, make_track
-from support.messages import error_message
+from support.messages import raises
 
 from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import ClipPrediction, WindowPrediction
 from m2v_finetune.tasks.emotion import Emotion, EmotionConfig
 
@@ -39,7 +37,10 @@ def build(splits=None, **config) -> Emotion:
     return Emotion.from_tracks(EmotionConfig(**config), splits or make_splits())
 
 
-message_of = partial(error_message, build)
+def message_of(code, splits=None, **settings) -> str:
+    with raises(code) as raised:
+        build(splits, **settings)
+    return str(raised.value)
 
 
 # -- labels ---------------------------------------------------------------------------------------
@@ -69,13 +70,14 @@ def test_columns_of_ones_own_keep_their_order():
 
 @pytest.mark.parametrize("columns", [[], ["valence", "valence"]])
 def test_no_column_and_a_column_twice_are_refused(columns):
-    with pytest.raises(UserError, match=r"task\.target_columns is .* none twice"):
+    with raises("target-columns-not-distinct", "task.target_columns", columns):
         EmotionConfig(target_columns=columns)
 
 
 def test_a_missing_column_is_refused_with_those_that_exist_and_the_key_that_names_them():
-    message = message_of(make_splits(columns=("energy", "valence")))
-    assert "No track has a column 'arousal'. There are: energy, valence." in message
+    message = message_of("column-missing", make_splits(columns=("energy", "valence")))
+    assert "'arousal'" in message
+    assert "energy, valence" in message
     assert "--task.target_columns" in message
     assert "label_column" not in message
 
@@ -85,15 +87,15 @@ NO_NUMBER = ["", "high", "nan", math.nan, "inf", -math.inf, True, [1.0], {}, 10*
 
 def test_every_cell_that_is_no_number_is_listed_and_none_is_dropped():
     train = [*TRAIN, *((cell, 1.0) for cell in NO_NUMBER)]
-    message = message_of(make_splits(train, [(1.0, 2.0), ("x", "y")]))
+    message = message_of("labels-unusable", make_splits(train, [(1.0, 2.0), ("x", "y")]))
     lines = range(2 + len(TRAIN), 2 + len(train))
     assert listed_problems(message) == [
         *(
-            f"songs.csv:{line}: arousal is {cell!r}, which is no finite number"
+            f"songs.csv:{line}: arousal is {cell!r}, which is not a finite number"
             for line, cell in zip(lines, NO_NUMBER, strict=True)
         ),
-        "songs.csv:19: arousal is 'x', which is no finite number",
-        "songs.csv:19: valence is 'y', which is no finite number",
+        "songs.csv:19: arousal is 'x', which is not a finite number",
+        "songs.csv:19: valence is 'y', which is not a finite number",
     ]
     assert f"({len(NO_NUMBER) + 2}):" in message
 
@@ -102,8 +104,8 @@ def test_every_cell_that_is_no_number_is_listed_and_none_is_dropped():
 def test_a_column_that_never_changes_is_refused(constant):
     # The computed deviation of three times 0.1 is not 0.
     rows = [(constant, 1.0), (constant, 2.0), (constant, 3.0)]
-    message = message_of(make_splits(rows, [(6, 4.0)]))
-    assert "All training tracks have the same arousal, so there is nothing to learn" in message
+    message = message_of("targets-constant", make_splits(rows, [(6, 4.0)]))
+    assert "the same arousal," in message
     assert "task.target_columns" in message
     assert build(make_splits(rows), target_columns=["valence"]).labels == ("valence",)
 
@@ -111,11 +113,11 @@ def test_a_column_that_never_changes_is_refused(constant):
 def test_tracks_that_cannot_be_evaluated_are_listed():
     task = build()
     task.check_labels(make_splits()["train"])
-    with pytest.raises(UserError) as raised:
+    with raises("labels-unusable") as raised:
         task.check_labels(make_splits([(1.0, None), (1.0, 2.0)])["train"])
     assert "'valence'" not in listed_problems(str(raised.value))[0]
     assert listed_problems(str(raised.value)) == [
-        "songs.csv:2: valence is None, which is no finite number"
+        "songs.csv:2: valence is None, which is not a finite number"
     ]
 
 
@@ -181,7 +183,7 @@ def test_it_comes_back_from_what_is_saved():
     ids=str,
 )
 def test_damaged_settings_of_a_model_are_refused(damage):
-    with pytest.raises(ValueError, match=r"its labels|its means and deviations|convert"):
+    with pytest.raises(ValueError, match=r"no labels|its labels|its means and stds|convert"):
         Emotion.from_dict(build().to_dict() | damage)
 
 

@@ -13,6 +13,7 @@ from support.clip_tracks import (
     make_splits,
     make_track,
 )
+from support.messages import raises
 
 from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
 from m2v_finetune.errors import UserError
@@ -68,7 +69,7 @@ NO_KEY = {
 def test_every_track_without_exactly_one_key_is_listed_and_none_is_dropped():
     cells = [list(cell) if isinstance(cell, tuple) else cell for cell in NO_KEY]
     splits = make_splits("key", train=["C major", *cells[:8]], test=["A minor", *cells[8:]])
-    with pytest.raises(UserError) as raised:
+    with raises("labels-unusable") as raised:
         build(splits)
     listed = listed_problems(str(raised.value))
     lines = [*range(3, 11), 12, 13]

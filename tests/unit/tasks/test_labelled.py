@@ -31,8 +31,8 @@ CELLS = {
     "emotion": (
         {"arousal": 0, "valence": 0.0},
         {
-            "arousal": [("calm", "no finite"), (False, "no finite")],
-            "valence": [(None, "no finite")],
+            "arousal": [("calm", "not a finite"), (False, "not a finite")],
+            "valence": [(None, "not a finite")],
         },
     ),
     "beats": (
@@ -41,7 +41,7 @@ CELLS = {
             "beats": [
                 ("zero.beats", "counted from 0"),
                 ("twice.beats", "is not after"),
-                ("long.beats", "goes on to"),
+                ("long.beats", "ends at"),
                 ("none.beats", "no file"),
                 (0, "no path"),
                 (" ", "no path"),

@@ -1,7 +1,5 @@
 """The pitch task: MIDI numbers as classes, right within an octave class, moved by a shift of pitch."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +12,7 @@ from support.clip_tracks import (
     make_splits,
     make_track,
 )
-from support.messages import error_message
+from support.messages import error_message, raises
 
 from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
 from m2v_finetune.tasks.pitch import Pitch, PitchConfig
@@ -25,7 +23,10 @@ def build(splits=None, **config) -> Pitch:
     return Pitch.from_tracks(PitchConfig(**config), splits)
 
 
-message_of = partial(error_message, build)
+def message_of(code, splits=None, **settings) -> str:
+    with raises(code) as raised:
+        build(splits, **settings)
+    return str(raised.value)
 
 
 # -- labels ---------------------------------------------------------------------------------------
@@ -49,9 +50,13 @@ def test_pitches_are_ordered_by_value_however_they_are_written():
 
 def test_pitches_can_be_chosen():
     assert build(make_splits("pitch", train=[60, 62]), labels=[62, 60]).labels == ("62", "60")
-    message = message_of(make_splits("pitch", train=[60, 62]), labels=[60, 61, 62])
+    message = message_of(
+        "labels-not-in-training", make_splits("pitch", train=[60, 62]), labels=[60, 61, 62]
+    )
     assert listed_problems(message) == ["61"]
-    message = message_of(make_splits("pitch", train=[60, 62, 64]), labels=[60, 62])
+    message = message_of(
+        "labels-unusable", make_splits("pitch", train=[60, 62, 64]), labels=[60, 62]
+    )
     assert listed_problems(message) == ["songs.csv:4: unknown class '64'"]
 
 
@@ -60,7 +65,7 @@ NO_PITCH = [-1, 128, "128", "-1", 60.25, "60.5", "A4", "²", None, "", [60, 61],
 
 def test_every_pitch_that_is_none_is_listed_and_none_is_dropped():
     splits = make_splits("pitch", train=[60, *NO_PITCH], validation=[61], test=[0, 60, 127])
-    message = message_of(splits)
+    message = message_of("labels-unusable", splits)
     assert listed_problems(message) == [
         *(
             f"songs.csv:{line}: a MIDI number from 0 to 127 is needed, found {cell!r}"
@@ -73,7 +78,7 @@ def test_every_pitch_that_is_none_is_listed_and_none_is_dropped():
 
 
 def test_a_missing_column_is_refused_with_those_that_exist():
-    message = message_of(make_splits("note", train=[60]))
+    message = error_message(build, make_splits("note", train=[60]))
     assert "No track has a column 'pitch'. There are: note" in message
 
 
