@@ -18,9 +18,13 @@ class LabelError(UserError):
             ``songs/a.mid: track 2, event 7 (1.250 s): ...``.
     """
 
-    def __init__(self, title: str, problems: Sequence[str], advice: str) -> None:
+    code = "labels-invalid"
+
+    def __init__(
+        self, title: str, problems: Sequence[str], advice: str, *, code: str | None = None
+    ) -> None:
         listed = [f"  - {problem}" for problem in problems]
-        super().__init__("\n".join([f"{title} ({len(problems)}):", *listed, advice]))
+        super().__init__("\n".join([f"{title} ({len(problems)}):", *listed, advice]), code=code)
         self.problems = tuple(problems)
 
 
@@ -46,7 +50,10 @@ def read_each(read: Callable[[Path], T], paths: Iterable[Path]) -> list[T]:
             problems.extend(error.problems)
     if problems:
         raise LabelError(
-            "Annotations cannot be used", problems, "Correct these lines, or remove the tracks."
+            "Annotations cannot be used",
+            problems,
+            "Correct these lines, or remove the tracks.",
+            code="labels-invalid",
         )
     return labels
 
@@ -84,7 +91,10 @@ def split_rows(text: str) -> list[tuple[int, list[str]]]:
 def unreadable(path: Path, reason: str) -> LabelError:
     """The error for a file that cannot be read at all."""
     return LabelError(
-        "An annotation cannot be read", [f"{path}: {reason}"], "Give the path of a readable file."
+        "An annotation cannot be read",
+        [f"{path}: {reason}"],
+        "Give the path of a readable file.",
+        code="labels-unreadable",
     )
 
 
