@@ -121,7 +121,8 @@ def require_same_files(path: Path, splits: Mapping[str, Sequence[CheckedTrack]])
                 "data.source has changed: these tracks of the run are not in it",
                 problems,
                 "A run may resume with data that were moved or renamed, if the files and ids are the same. "
-                "Give the new path by --data.source, or make a link to it under the old name; or start a new run.",
+                "Give the new path by --data.source, or make a link to it under the old name; or "
+                "start a new run.",
             ),
             code="run-data-changed",
         )
