@@ -49,7 +49,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 
     Args:
         folder: Made if needed; files of these names in it are replaced.
-        contents: Of each file, by its name.
+        contents: Content of each file, by its name.
 
     Raises:
         OSError: The disk does not take them; it names the file.

@@ -39,7 +39,7 @@ Fetched = TypeVar("Fetched")
 
 
 def is_repo_id(source: str) -> bool:
-    """Tell whether a string has the form of a Hub id, ``user/name``."""
+    """Return True if a string has the form of a Hub id, ``user/name``."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
 
 
@@ -89,12 +89,12 @@ def download_checkpoint(
     Args:
         repo_id: ``user/name``.
         revision: Branch, tag or commit; the default branch if not given.
-        files: What is fetched beside weights.
+        files: Files to fetch beside weights.
         weights: Formats, the best first. Each is the name of a file that tells that the format is there, and
             patterns of the files that belong to it.
 
     Raises:
-        UserError: As `download_snapshot`.
+        UserError: Errors of `download_snapshot`.
     """
     for one in weights:
         folder = download_snapshot(repo_id, revision=revision, patterns=[*files, *one])
@@ -149,7 +149,9 @@ def download_dataset(
                 folder = answer
                 continue
             if not is_audio(path):
-                raise UserError(f"Could not fetch {path} of {repo_id}: {answer}")
+                raise UserError(
+                    f"Could not fetch {path} of {repo_id}: {answer}", code="hub-fetch-failed"
+                )
             failing[path] = answer
             logger.warning("Could not fetch %s of %s: %s", path, repo_id, answer)
             if len(failing) > max_failing:
@@ -157,7 +159,10 @@ def download_dataset(
     finally:
         pool.shutdown(cancel_futures=True)
     if folder is None or len(failing) > max_failing:
-        raise UserError(_too_many_failing(repo_id, failing, max_failing=max_failing))
+        raise UserError(
+            _too_many_failing(repo_id, failing, max_failing=max_failing),
+            code="hub-too-many-failing",
+        )
     return folder, sorted(failing)
 
 
@@ -209,7 +214,7 @@ def _with_retries(fetch: Callable[[], Fetched]) -> Fetched:
 
 
 def _is_of_the_moment(error: Exception) -> bool:
-    """Tell whether a server failed in a way that may pass."""
+    """Return True if a server failed in a way that may pass."""
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
     if isinstance(cause, TransportError):
         return not isinstance(cause, ConnectError)  # which most often is no network at all
@@ -219,7 +224,7 @@ def _is_of_the_moment(error: Exception) -> bool:
 
 
 def check_login(repo_id: str) -> None:
-    """Ask the Hub whether it takes the token.
+    """Check that the Hub accepts the token.
 
     Raises:
         UserError: It does not, or it cannot be reached.
@@ -236,9 +241,9 @@ def upload_folder(
     Args:
         folder: Its files replace those of the same name; others in the repository stay.
         repo_id: ``user/name``.
-        private: Whether a repository that is created is a private one.
-        message: Of the commit.
-        library: Name and version that the Hub is told.
+        private: True to create a private repository.
+        message: Commit message.
+        library: Name and version that are sent to the Hub.
 
     Returns:
         The address of the repository.
@@ -256,20 +261,39 @@ def upload_folder(
 
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Turn the Hub client's errors into a `UserError` that says what could not be done and why.
+    """Turn the Hub client's errors into a `UserError` with the failed action and the reason.
 
     Args:
-        doing: What is being done, such as ``fetch m-a-p/music2vec-v1``.
+        doing: Action, such as ``fetch m-a-p/music2vec-v1``.
     """
     try:
         yield
     except (HTTPError, HFValidationError, LocalTokenNotFoundError, *UNREACHABLE) as error:
-        raise UserError(f"Could not {doing}: {_explanation(error)}") from error
+        raise UserError(f"Could not {doing}: {_explanation(error)}", code=_code(error)) from error
     except RuntimeError as error:
         # The client wraps what fails while a large file is uploaded.
         if not isinstance(error.__cause__, HTTPError):
             raise
-        raise UserError(f"Could not {doing}: {_explanation(error.__cause__)}") from error
+        cause = error.__cause__
+        raise UserError(f"Could not {doing}: {_explanation(cause)}", code=_code(cause)) from error
+
+
+def _code(error: BaseException) -> str:
+    """Return the code of an error of the Hub client."""
+    kinds: dict[type[BaseException], str] = {
+        GatedRepoError: "hub-gated",
+        RepositoryNotFoundError: "hub-not-found",
+        RevisionNotFoundError: "hub-no-revision",
+        LocalTokenNotFoundError: "hub-not-logged-in",
+        HFValidationError: "hub-invalid-id",
+    }
+    for kind, code in kinds.items():
+        if isinstance(error, kind):
+            return code
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    if not isinstance(cause, HfHubHTTPError):
+        return "hub-unreachable"
+    return "hub-no-access" if cause.response.status_code in (401, 403) else "hub-server-error"
 
 
 def _explanation(error: BaseException) -> str:

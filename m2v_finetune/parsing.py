@@ -33,7 +33,7 @@ def parse_recipe(
     Args:
         config_class: A frozen dataclass of sections.
         argv: The command line without the program's name.
-        description: What ``--help`` says first.
+        description: Start of the text of ``--help``.
         quickstart: The settings of the recipe's quickstart.
 
     Raises:
@@ -59,7 +59,8 @@ def parse_recipe(
         raise UserError(
             f"The settings cannot be used: {message}{_suggestions(message, config_class)}"
             f"{_quotes(message)}\n"
-            "Run with --help for every key, its meaning and its default."
+            "Run with --help for every key, its meaning and its default.",
+            code="config-invalid",
         ) from error
     return config_class(**{f.name: settings[f.name] for f in fields(config_class)})
 
@@ -105,7 +106,9 @@ def _config_files(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
         if word == "--config":
             file = next(words, None)
             if file is None:
-                raise UserError("--config needs a file: --config FILE.yaml")
+                raise UserError(
+                    "--config needs a file: --config FILE.yaml", code="config-not-named"
+                )
             files.append(find_file(Path(file)))
         elif word.startswith("--config="):
             files.append(find_file(Path(word.removeprefix("--config="))))
@@ -120,19 +123,25 @@ def _check_config_file(path: Path) -> None:
     Aliases are refused because a few lines of them can stand for gigabytes.
     """
     if not path.is_file():
-        raise UserError(f"There is no file of settings at {path}. Give a YAML file to --config.")
+        raise UserError(
+            f"There is no file of settings at {path}. Give a YAML file to --config.",
+            code="config-not-found",
+        )
     try:
         events: list[Any] = list(
             yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         )
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+        raise UserError(
+            f"{path} is not UTF-8 text ({error}). Save it as UTF-8.", code="config-not-utf8"
+        ) from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
+        raise UserError(f"{path} is not YAML: {error}", code="config-not-yaml") from error
     # Stream start, document start, then the one value of the document.
     if len(events) < 3 or not isinstance(events[2], yaml.MappingStartEvent):
         raise UserError(
-            f"{path} holds no settings. It needs sections with keys, such as\n  data:\n    source: songs.csv"
+            f"{path} holds no settings. It needs sections with keys, such as\n  data:\n    source: songs.csv",
+            code="config-empty",
         )
     for event in events:
         is_alias = isinstance(event, yaml.AliasEvent)
@@ -140,7 +149,8 @@ def _check_config_file(path: Path) -> None:
             raise UserError(
                 f"{path}, line {event.start_mark.line + 1}: settings are plain data; "
                 f"{'aliases (*name)' if is_alias else f'tags ({event.tag})'} are not read. "
-                "Write the value itself."
+                "Write the value itself.",
+                code="config-not-plain",
             )
 
 
@@ -152,7 +162,8 @@ def _refuse_null(settings: dict[str, Any], config_class: type[Any]) -> None:
             if not has_value and type(None) not in get_args(key.type):
                 raise UserError(
                     f"{section.name}.{key.name} has no value (null). Give it one, or remove the key "
-                    "from the settings to have its default."
+                    "from the settings to have its default.",
+                    code="config-null-value",
                 )
 
 

@@ -65,7 +65,10 @@ def recipe_file(task: str) -> Path:
     """
     recipes = recipe_files()
     if task not in recipes:
-        raise UserError(f"There is no recipe '{task}'. Choose one of: {', '.join(recipes)}.")
+        raise UserError(
+            f"There is no recipe '{task}'. Choose one of: {', '.join(recipes)}.",
+            code="recipe-unknown",
+        )
     return recipes[task]
 
 
@@ -100,7 +103,8 @@ def config_file(task: str, name: str = QUICKSTART) -> Path:
     files = {file.name: file.path for file in config_files(task)}
     if name not in files:
         raise UserError(
-            f"There is no config '{name}' for {task}. Choose one of: {', '.join(files)}."
+            f"There is no config '{name}' for {task}. Choose one of: {', '.join(files)}.",
+            code="config-unknown",
         )
     return files[name]
 
@@ -145,7 +149,8 @@ def copy_recipe(task: str, folder: Path, *, config: str = QUICKSTART) -> tuple[P
     existing = [str(path) for path in copies if path.exists()]
     if existing:
         raise UserError(
-            f"{' and '.join(existing)} would be overwritten. Choose another folder, or move the file."
+            f"{' and '.join(existing)} would be overwritten. Choose another folder, or move the file.",
+            code="output-exists",
         )
     written: list[Path] = []
     try:
@@ -163,6 +168,7 @@ def copy_recipe(task: str, folder: Path, *, config: str = QUICKSTART) -> tuple[P
         for path in written:
             path.unlink()
         raise UserError(
-            f"{error.filename or folder} cannot be written: {error.strerror}. Choose another folder."
+            f"{error.filename or folder} cannot be written: {error.strerror}. Choose another folder.",
+            code="output-not-writable",
         ) from error
     return copies

@@ -123,7 +123,7 @@ def read_audio(path: Path, *, sample_rate: int) -> NDArray[np.float32]:
         `inspect_audio(path).num_samples(sample_rate)`; full scale is [-1, 1].
 
     Raises:
-        AudioError: As `inspect_audio`, or the file holds NaN or infinite samples.
+        AudioError: Errors of `inspect_audio`, or the file holds NaN or infinite samples.
     """
     with _open(path) as sound:
         samples = _read_frames(path, sound, 0, sound.count_frames(), downmix=True)
@@ -133,7 +133,7 @@ def read_audio(path: Path, *, sample_rate: int) -> NDArray[np.float32]:
 def read_excerpt(
     path: Path, *, sample_rate: int, start_sample: int, num_samples: int
 ) -> NDArray[np.float32]:
-    """Read a part of a file, without decoding what lies before it.
+    """Read a part of a file, without decoding the samples before it.
 
     Args:
         path: The file.
@@ -177,7 +177,7 @@ def read_channels(
 
     Raises:
         ExcerptError: The excerpt is not inside the track.
-        AudioError: As `read_excerpt`, or the file has several channels, but not as many as wanted.
+        AudioError: Errors of `read_excerpt`, or the file has several channels, but not as many as wanted.
     """
     part = _read_part(
         path,
@@ -189,7 +189,8 @@ def read_channels(
     channels = part.reshape(num_samples, -1).T
     if len(channels) not in (1, num_channels):
         raise AudioError(
-            f"{path}: {len(channels)} channels, where 1 or {num_channels} are expected. Convert it."
+            f"{path}: {len(channels)} channels, where 1 or {num_channels} are expected. Convert it.",
+            code="audio-channel-count",
         )
     return np.ascontiguousarray(np.broadcast_to(channels, (num_channels, num_samples)))
 
@@ -197,7 +198,7 @@ def read_channels(
 def _read_part(
     path: Path, *, sample_rate: int, start_sample: int, num_samples: int, downmix: bool
 ) -> NDArray[np.float32]:
-    """Read (num_samples,), or (num_samples, channels) without downmix; `read_excerpt` says the rest."""
+    """Read (num_samples,), or (num_samples, channels) without downmix; see `read_excerpt`."""
     stop_sample = start_sample + num_samples
     with _open(path, downmix=downmix) as sound:
         total_samples = _num_resampled(sound.num_frames, sound.sample_rate, sample_rate)
@@ -205,7 +206,8 @@ def _read_part(
             raise ExcerptError(
                 f"samples {start_sample} to {stop_sample} are not inside {path}, which has "
                 f"{total_samples} at {sample_rate} Hz. If it had more before, the file was changed: put the "
-                "earlier one back."
+                "earlier one back.",
+                code="audio-excerpt-outside",
             )
         # Frame i * ratio.numerator is exactly sample i * ratio.denominator, for whole i.
         ratio = Fraction(sound.sample_rate, sample_rate)
@@ -304,17 +306,20 @@ def _require_file(path: Path) -> os.stat_result:
         status = path.stat()  # before it is opened: opening a pipe waits for its writer
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, a device or a socket"
-            raise AudioError(f"{path}: {kind}, where an audio file is expected.")
+            raise AudioError(
+                f"{path}: {kind}, where an audio file is expected.", code="audio-not-a-file"
+            )
         with path.open("rb") as file:
             is_empty = not file.read(1)
     except FileNotFoundError as error:
         raise AudioError(
-            f"{path}: no such file. Check the path, and the audio directory that it is joined to."
+            f"{path}: no such file. Check the path, and the audio directory that it is joined to.",
+            code="audio-not-found",
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise AudioError(f"{path!s}: cannot be read ({error}).") from error
+        raise AudioError(f"{path!s}: cannot be read ({error}).", code="audio-unreadable") from error
     if is_empty:
-        raise AudioError(f"{path}: empty file (0 bytes). {GET_AGAIN}")
+        raise AudioError(f"{path}: empty file (0 bytes). {GET_AGAIN}", code="audio-empty")
     return status
 
 
@@ -328,7 +333,8 @@ def _read_frames(
         bad_frame = start + int(np.argmin(is_finite.all(axis=1)))
         raise AudioError(
             f"{path}: NaN or infinite samples, the first at {bad_frame / sound.sample_rate:.3f} s. "
-            "Write the file again from its source, or remove it from the data."
+            "Write the file again from its source, or remove it from the data.",
+            code="audio-not-finite",
         )
     return mean_of_channels(frames) if downmix else frames
 
@@ -336,5 +342,6 @@ def _read_frames(
 def _ended_early(path: Path, end_seconds: float) -> AudioError:
     return AudioError(
         f"{path}: damaged or truncated: nothing can be decoded after {end_seconds:.2f} s, although "
-        f"the header promises more. {GET_AGAIN}"
+        f"the header promises more. {GET_AGAIN}",
+        code="audio-truncated",
     )

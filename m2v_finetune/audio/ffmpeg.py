@@ -55,14 +55,18 @@ class DecodedSound:
                 raise
             raise UserError(
                 f"{path}: {folder} does not take its decoded sound ({error.strerror}): free space there, set "
-                "the environment variable TMPDIR to a folder with more, or convert the file to FLAC."
+                "the environment variable TMPDIR to a folder with more, or convert the file to FLAC.",
+                code="audio-no-disk-space",
             ) from error
         except BaseException:
             self.close()
             raise
         if self.num_frames == 0:
             self.close()
-            raise AudioError(f"{path}: no samples: ffmpeg finds no sound in it. {GET_AGAIN}")
+            raise AudioError(
+                f"{path}: no samples: ffmpeg finds no sound in it. {GET_AGAIN}",
+                code="audio-no-samples",
+            )
 
     def _decode(self, source: str) -> None:
         """Append the sound of a source to what was decoded."""
@@ -70,7 +74,8 @@ class DecodedSound:
         if ffmpeg is None:
             raise AudioError(
                 f"{self._path}: M4A, AAC, WMA and WebM files need the program ffmpeg, which is not on the "
-                "PATH. Install it, or convert the file to WAV, FLAC, MP3 or OGG."
+                "PATH. Install it, or convert the file to WAV, FLAC, MP3 or OGG.",
+                code="audio-needs-ffmpeg",
             )
         command = [ffmpeg, "-v", "repeat+error", "-nostdin", "-vn", "-sn", "-dn", "-i", source]
         # AU is the one header with rate and channels that states no length: any length goes through a pipe.
@@ -108,21 +113,23 @@ class DecodedSound:
         if process.returncode != 0 or lines:
             reason = lines[0] if lines else f"exit code {process.returncode}"
             raise AudioError(
-                f"{self._path}: damaged, truncated or without audio: ffmpeg reports: {reason}. {GET_AGAIN}"
+                f"{self._path}: damaged, truncated or without audio: ffmpeg reports: {reason}. {GET_AGAIN}",
+                code="audio-damaged",
             )
 
     def _take(self, stream: IO[bytes]) -> None:
-        """Write the frames of a stream, mixed down if asked for, to the samples."""
+        """Write the frames of a stream, mixed down if requested, to the samples."""
         header = stream.read(24)
         if len(header) < 24:
-            return  # ffmpeg has said why
+            return  # ffmpeg has reported why
         offset, _, _, sample_rate, num_channels = np.frombuffer(header[4:], ">u4").tolist()
         stream.read(offset - 24)
         if self.num_frames and (sample_rate, num_channels) != (self.sample_rate, self.num_channels):
             raise AudioError(
                 f"{self._path}: files joined in one, with {self.sample_rate} Hz and {self.num_channels} "
                 f"channels, and with {sample_rate} Hz and {num_channels}. Get the parts again, as files of "
-                "their own."
+                "their own.",
+                code="audio-joined-files",
             )
         self.sample_rate, self.num_channels = sample_rate, num_channels
         frame_bytes = 4 * num_channels
@@ -164,7 +171,7 @@ def _temporary_folder() -> str:
 
 
 def _other_decoders(ffmpeg: str, source: str) -> tuple[str, ...]:
-    """Return how lines of ffmpeg begin that are about pictures, subtitles and data in a file."""
+    """Return the starts of lines of ffmpeg about pictures, subtitles and data in a file."""
     described = subprocess.run(
         [ffmpeg, "-hide_banner", "-nostdin", "-i", source],
         stdin=subprocess.DEVNULL,

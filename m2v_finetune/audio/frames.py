@@ -25,9 +25,9 @@ class FrameGrid:
     [0.01246875, 0.03246875]
 
     Attributes:
-        sample_rate: Of the audio, in Hz.
+        sample_rate: Sample rate of the audio, in Hz.
         stride_samples: Distance between frames, at least 1.
-        receptive_field_samples: What one frame sees, at least 1.
+        receptive_field_samples: Receptive field of a frame, at least 1.
     """
 
     sample_rate: int
@@ -41,7 +41,7 @@ class FrameGrid:
         """Return the grid of unpadded convolutions, one after the other.
 
         Args:
-            sample_rate: Of the audio, in Hz.
+            sample_rate: Sample rate of the audio, in Hz.
             kernels: Kernel size of each layer, in steps of its input.
             strides: Stride of each layer, in steps of its input; as many as kernels.
 
@@ -69,15 +69,15 @@ class FrameGrid:
         return Fraction(self.receptive_field_samples - 1, 2 * self.sample_rate)
 
     def num_frames(self, num_samples: int) -> int:
-        """Return how many frames ``num_samples`` samples give; 0 if there are too few."""
+        """Return the number of frames that ``num_samples`` samples give; 0 if there are too few."""
         return max(0, (num_samples - self.receptive_field_samples) // self.stride_samples + 1)
 
     def times(self, num_frames: int, start_sample: int = 0) -> NDArray[np.float64]:
         """Return the times of the first frames of a window.
 
         Args:
-            num_frames: How many.
-            start_sample: Where the window starts in the track, in samples at `sample_rate`.
+            num_frames: Number of frames.
+            start_sample: Start of the window in the track, in samples at `sample_rate`.
 
         Returns:
             Centres in seconds from the start of the track, shape (num_frames,).

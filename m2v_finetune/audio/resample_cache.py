@@ -1,10 +1,10 @@
 """Copies of audio files, mono and at the rate of a backbone, to be read in place of the originals.
 
 A copy is FLAC or WAV of 16 bits in a folder of its own (`resampled_folder`), named by a hash of the
-original's path. A record beside it says of which original it is: size, time of change, SHA-256. So a copy is
+original's path. A record beside it names the original: size, time of change, SHA-256. So a copy is
 found by whoever knows the path of the original, and is not used once that has changed.
 
-Samples are divided by a power of two so that the loudest lies between a half and full scale, and rounded to
+Samples are divided by a power of two so that the loudest is between a half and full scale, and rounded to
 the nearest of 65536 steps, without dither: what is read is at most 2**-16 of that power away from the
 original, MP3s beyond full scale are not clipped, and quiet tracks lose nothing. The record holds the power,
 and `ResampledAudio.read_excerpt` multiplies by it.
@@ -46,7 +46,7 @@ class ResampledAudio:
     Attributes:
         path: The file.
         sample_rate: Its rate in Hz.
-        scale: What its samples are to be multiplied by.
+        scale: Factor for its samples.
     """
 
     path: Path
@@ -71,7 +71,8 @@ class ResampledAudio:
             )
         except AudioError as error:
             raise AudioError(
-                f"{error} It is a converted copy: write it again by `m2v data convert SOURCE --verify`."
+                f"{error} It is a resampled copy: write it again by `m2v data convert SOURCE --verify`.",
+                code=error.code,
             ) from error
         samples *= np.float32(self.scale)
         return samples
@@ -79,18 +80,18 @@ class ResampledAudio:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResampledRecord:
-    """What is known of an original and its copy.
+    """Record of an original and its copy.
 
     Attributes:
         original: Path of the original, without links.
         num_bytes: Its size.
         mtime_ns: When it was last changed, in nanoseconds.
-        sha256: Of its bytes.
+        sha256: Checksum of its bytes.
         audio: Its rate, length and channels.
-        format: Of the copy.
+        format: File format of the copy.
         resampled_num_bytes: Size of the copy.
-        resampled_sha256: Of the copy's bytes.
-        scale: What the copy's samples are to be multiplied by.
+        resampled_sha256: Checksum of the bytes of the copy.
+        scale: Factor for the samples of the copy.
     """
 
     original: str
@@ -104,7 +105,7 @@ class ResampledRecord:
     scale: float
 
     def is_current(self, path: Path, audio: AudioInfo, sample_rate: int) -> bool:
-        """Tell whether the original is as it was, by size and time of change, and the copy is there."""
+        """Return True if the original is as it was, by size and time of change, and the copy is there."""
         status = path.stat()
         return (
             (status.st_size, status.st_mtime_ns) == (self.num_bytes, self.mtime_ns)
@@ -113,12 +114,12 @@ class ResampledRecord:
         )
 
     def has_file(self, path: Path, sample_rate: int) -> bool:
-        """Tell whether the copy is there, in its size."""
+        """Return True if the copy is there, in its size."""
         output = _resampled_path(path, sample_rate, self.format)
         return output.is_file() and output.stat().st_size == self.resampled_num_bytes
 
     def is_same_content(self, path: Path, sample_rate: int) -> bool:
-        """Tell, by checksums, whether original and copy are as they were."""
+        """Return True if, by checksums, original and copy are unchanged."""
         output = _resampled_path(path, sample_rate, self.format)
         return _sha256(path) == self.sha256 and _sha256(output) == self.resampled_sha256
 
@@ -126,7 +127,7 @@ class ResampledRecord:
 def resampled_folder(sample_rate: int) -> Path:
     """Return the folder of the copies at a rate; it may not exist.
 
-    It lies below the folder that the environment variable M2V_CACHE names, else below
+    It is below the folder that the environment variable M2V_CACHE names, else below
     ``$XDG_CACHE_HOME/m2v-finetune`` or ``~/.cache/m2v-finetune``.
     """
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -135,7 +136,7 @@ def resampled_folder(sample_rate: int) -> Path:
 
 
 def read_record(path: Path, sample_rate: int) -> ResampledRecord | None:
-    """Return what is known of the copy of a file; None where there is none, or its record is damaged."""
+    """Return the record of the copy of a file; None where there is none, or its record is damaged."""
     try:
         content = json.loads(_record_path(path, sample_rate).read_text(encoding="utf-8"))
         record = ResampledRecord(**{**content, "audio": AudioInfo(**content["audio"])})
@@ -145,7 +146,7 @@ def read_record(path: Path, sample_rate: int) -> ResampledRecord | None:
 
 
 def resampled_of(path: Path, record: ResampledRecord, sample_rate: int) -> ResampledAudio:
-    """Return the copy that a record speaks of."""
+    """Return the copy that a record describes."""
     return ResampledAudio(
         path=_resampled_path(path, sample_rate, record.format),
         sample_rate=sample_rate,
@@ -168,8 +169,8 @@ def write_resampled(
 
     Args:
         path: The original.
-        audio: What `decode.inspect_audio` says of it.
-        sample_rate: Of the copy, in Hz.
+        audio: Result of `decode.inspect_audio`.
+        sample_rate: Sample rate of the copy, in Hz.
         file_format: FLAC takes about half the space of WAV; WAV is read faster.
         verify: Compare checksums of original and copy, not size and time of change alone.
 

@@ -68,7 +68,7 @@ class Sound(Protocol):
         ...
 
     def count_frames(self) -> int:
-        """Return how many frames can be decoded, after a look at the end.
+        """Return the number of frames that can be decoded, after a look at the end.
 
         Raises:
             AudioError: The file holds fewer than its header states, or more.
@@ -85,7 +85,7 @@ class LibsndfileSound:
 
     Args:
         path: The file.
-        part: Which part of it.
+        part: Part of the file.
 
     Raises:
         AudioError: It cannot be decoded, or holds more or fewer frames than its header states.
@@ -127,11 +127,12 @@ class LibsndfileSound:
                 raise self._too_short() from error
             raise AudioError(
                 f"{self.path}: no audio that can be read ({error.error_string.strip(' .')}). Convert it "
-                "to WAV, FLAC, MP3 or OGG, or remove it from the data."
+                "to WAV, FLAC, MP3 or OGG, or remove it from the data.",
+                code="audio-unreadable",
             ) from error
         self._is_seekable = self._sound.seekable() and not self._sound.subtype.startswith("DWVW")
         if not self._is_seekable:
-            # soundfile asks, and seeks after each read; for DWVW libsndfile's answer is wrong.
+            # soundfile queries this, and seeks after each read; for DWVW libsndfile returns a wrong value.
             self._sound.seekable = lambda: False
         self._was_read = False
         self._position = 0
@@ -140,11 +141,15 @@ class LibsndfileSound:
         """Compare the decoder's length with what the container holds."""
         sound, part = self._sound, self.part
         if sound.frames == 0 and not part.missing_bytes:
-            raise AudioError(f"{self.path}: no samples: the file has a header only. {GET_AGAIN}")
+            raise AudioError(
+                f"{self.path}: no samples: the file has a header only. {GET_AGAIN}",
+                code="audio-no-samples",
+            )
         if sound.frames == np.iinfo(np.int64).max:
             raise AudioError(
                 f"{self.path}: the header does not state the length. Write the file again, for example "
-                "with: ffmpeg -i FILE NEW.flac"
+                "with: ffmpeg -i FILE NEW.flac",
+                code="audio-no-length",
             )
         if part.num_frames is not None:
             if sound.frames < part.num_frames - TOLERANCE_FRAMES:
@@ -162,10 +167,11 @@ class LibsndfileSound:
             raise AudioError(
                 f"{self.path}: {part.rest_bytes} bytes follow the sound that its header counts, and are "
                 "neither tag nor chunk. If they are sound, of a recording that was interrupted, write the "
-                "file again (WAV, AIFF, AU: sox --ignore-length FILE NEW.wav). Else cut them off."
+                "file again (WAV, AIFF, AU: sox --ignore-length FILE NEW.wav). Else cut them off.",
+                code="audio-trailing-data",
             )
         if self._is_seekable and not has_packets:
-            sound.seek(sound.frames)  # the decoder then stands where the samples end
+            sound.seek(sound.frames)  # the decoder is then where the samples end
             self._check_all_is_read()
 
     def _check_all_is_read(self) -> None:
@@ -183,7 +189,8 @@ class LibsndfileSound:
         return AudioError(
             f"{self.path}: damaged or truncated: {start / self.sample_rate:.2f} s to "
             f"{stop / self.sample_rate:.2f} s cannot be decoded. Get the file again, write it again with "
-            "ffmpeg (ffmpeg -i FILE NEW.flac), or remove it from the data."
+            "ffmpeg (ffmpeg -i FILE NEW.flac), or remove it from the data.",
+            code="audio-damaged",
         )
 
     def _too_short(self) -> AudioError:
@@ -196,7 +203,8 @@ class LibsndfileSound:
     def _too_long(self) -> AudioError:
         return AudioError(
             f"{self.path}: its header promises {self.num_frames / self.sample_rate:.2f} s, but the file "
-            "goes on after them. Write it again, for example with: ffmpeg -i FILE NEW.flac"
+            "continues after them. Write it again, for example with: ffmpeg -i FILE NEW.flac",
+            code="audio-trailing-data",
         )
 
     def read(self, start: int, stop: int) -> Frames:
@@ -219,7 +227,8 @@ class LibsndfileSound:
         except MemoryError as error:
             raise AudioError(
                 f"{self.path}: its header promises {self.num_frames / self.sample_rate:.0f} s, more than the "
-                f"memory holds. {GET_AGAIN}"
+                f"memory holds. {GET_AGAIN}",
+                code="audio-length-implausible",
             ) from error
         except soundfile.LibsndfileError as error:
             raise self._damaged(position, stop) from error
@@ -241,7 +250,7 @@ class LibsndfileSound:
         return frames
 
     def count_frames(self) -> int:
-        """Return how many frames can be decoded, after a look at the end."""
+        """Return the number of frames that can be decoded, after a look at the end."""
         first = max(0, self.num_frames - _TAIL_FRAMES)
         num_frames = first + len(self.read(first, self.num_frames))
         if num_frames < self.num_frames:
@@ -270,7 +279,8 @@ def refuse_unknown(path: Path) -> NoReturn:
     LibsndfileSound(path, Part(start=0, stop=path.stat().st_size, is_file=True)).close()
     raise AudioError(
         f"{path}: a format whose header is not compared with what the file holds, so that lost sound would "
-        "not be noticed. Convert it to WAV or FLAC, for example with: sox FILE NEW.wav"
+        "not be noticed. Convert it to WAV or FLAC, for example with: sox FILE NEW.wav",
+        code="audio-unsupported-format",
     )
 
 
@@ -279,7 +289,7 @@ class JoinedSound:
 
     Args:
         path: The file.
-        parts: What it is made of.
+        parts: Parts of the file.
 
     Raises:
         AudioError: A part cannot be decoded, or has another rate or other channels than the first.
@@ -300,7 +310,8 @@ class JoinedSound:
                 raise AudioError(
                     f"{path}: {len(parts)} files joined in one: the first has {self.sample_rate} Hz and "
                     f"{self.num_channels} channels, number {number + 1} has {one.sample_rate} Hz and "
-                    f"{one.num_channels}. Write it again with one rate: ffmpeg -i FILE NEW.flac"
+                    f"{one.num_channels}. Write it again with one rate: ffmpeg -i FILE NEW.flac",
+                    code="audio-joined-files",
                 )
             lengths.append(one.num_frames)
         self._starts = [0, *accumulate(lengths)]

@@ -20,8 +20,8 @@ def window_starts(
 ) -> list[int]:
     """Starts of the windows that cover a track.
 
-    Windows lie `hop_samples` apart; the last one is shifted back so that it ends at the track's
-    end. Every sample lies in at least one window, and every window lies inside the track, unless
+    Windows are `hop_samples` apart; the last one is shifted back so that it ends at the track's
+    end. Every sample is in at least one window, and every window is inside the track, unless
     the track is shorter than one window: then the one start is 0 (see `pad_to_window`).
 
     >>> window_starts(25, 10)
@@ -38,7 +38,7 @@ def window_starts(
             own length if not given.
         multiple_of: Let every start be a multiple of this number of samples, such as the stride of
             frames: hop and last start are rounded down to one, so up to ``multiple_of - 1`` samples at
-            the track's end lie in no window.
+            the track's end are in no window.
 
     Returns:
         Starts in samples, ascending, without repetition.
@@ -75,7 +75,7 @@ def random_window_start(
         track_id: Name of the track, unique in its data set.
 
     Returns:
-        A start in samples, uniform over all at which the window lies inside the track; 0 for a
+        A start in samples, uniform over all at which the window is inside the track; 0 for a
         track no longer than the window.
     """
     generator = draw_generator(seed, epoch, track_id, "window_start")
@@ -113,7 +113,7 @@ def draw_generator(seed: int, epoch: int, track_id: str, purpose: str) -> np.ran
         seed: Seed of the run.
         epoch: Number of the epoch.
         track_id: Name of the track, unique in its data set.
-        purpose: What is drawn; different purposes are independent of each other.
+        purpose: Name of the random draw; different purposes are independent of each other.
 
     Returns:
         A fresh generator.

@@ -85,7 +85,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
     if arguments.name not in BENCHMARKS:
         raise UserError(
-            f"There is no data set '{arguments.name}' to prepare. There are: {', '.join(BENCHMARKS)}."
+            f"There is no data set '{arguments.name}' to prepare. There are: {', '.join(BENCHMARKS)}.",
+            code="benchmark-unknown",
         )
     benchmark = BENCHMARKS[arguments.name]
     for made in prepare_benchmark(

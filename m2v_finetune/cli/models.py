@@ -73,7 +73,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     chosen = [track for track in tracks if track.split in (None, arguments.split)]
     if not chosen:
-        raise UserError(f"{dataset.name} has no track in the split '{arguments.split}'.")
+        raise UserError(
+            f"{dataset.name} has no track in the split '{arguments.split}'.", code="split-empty"
+        )
     model.task.check_labels(chosen)
     checked, _ = check_tracks(chosen, on_bad_track="stop")
     if model.task.sample_rate is None:
@@ -86,7 +88,9 @@ def _push(arguments: argparse.Namespace) -> None:
     from m2v_finetune.model import TaskModel, upload_model
 
     if not arguments.folder.is_dir():
-        raise UserError(f"There is no folder {arguments.folder}. Name model/ of a run.")
+        raise UserError(
+            f"There is no folder {arguments.folder}. Name model/ of a run.", code="model-not-found"
+        )
     # Only what is whole is pushed.
     if is_backbone(arguments.folder):
         load_backbone(arguments.folder)

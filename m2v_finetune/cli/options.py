@@ -1,4 +1,4 @@
-"""What several subcommands have in common."""
+"""Options that several subcommands share."""
 
 import argparse
 import io

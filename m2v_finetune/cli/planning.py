@@ -89,12 +89,16 @@ def _plan(arguments: argparse.Namespace) -> None:
 
     for file in arguments.config:
         if not file.is_file():
-            raise UserError(f"There is no file {file}. Give the settings of a recipe by --config.")
+            raise UserError(
+                f"There is no file {file}. Give the settings of a recipe by --config.",
+                code="config-not-found",
+            )
     name = arguments.task or arguments.config[-1].resolve().parent.name
     if name not in (*TASKS, "pretrain"):
         raise UserError(
             f"There is no task '{name}'. Name one by --task: {', '.join(TASKS)}, or pretrain. Without it, "
-            "the folder of the file has to have its name, as in configs/tagging/."
+            "the folder of the file has to have its name, as in configs/tagging/.",
+            code="task-unknown",
         )
     is_task = name in TASKS
     config_class: type[Any] = recipe_config(TASK_SETTINGS[name]) if is_task else PretrainingConfig
@@ -129,7 +133,7 @@ def _plan(arguments: argparse.Namespace) -> None:
         assumed = f" {task.num_outputs} labels are assumed, as the data name them."
     TableConsole().print(show_plan(plan, assumed=assumed))
     if plan.memory_bytes is not None and plan.chosen is None:
-        raise UserError(plan.refusal())
+        raise UserError(plan.refusal(), code="plan-no-fit")
 
 
 def _benchmark(arguments: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ def add_commands(commands: Commands) -> None:
     """Add `predict` to the parser's subcommands."""
     predict = commands.add_parser(
         "predict",
-        help="say what a model hears in music files",
+        help="run a model on audio files",
         description="Prints what the model says of each track, or writes it in the formats of its task: "
         ".beats, .lab, MIDI, WAV. Each result is written when it is there: stop it whenever you like, the "
         "same command goes on.",
@@ -61,7 +61,10 @@ def add_commands(commands: Commands) -> None:
 def _predict(arguments: argparse.Namespace) -> None:
     output: Path | None = arguments.output
     if output is not None and not output.absolute().parent.is_dir():
-        raise UserError(f"There is no folder {output.parent} for --output. Make it first.")
+        raise UserError(
+            f"There is no folder {output.parent} for --output. Make it first.",
+            code="output-no-parent",
+        )
     if arguments.on_bad_file == "stop":
         _check_files(arguments.files)
     import torch
@@ -126,7 +129,8 @@ def _check_files(files: Sequence[Path]) -> None:
                 "Files that cannot be read",
                 problems,
                 "Repair them, or leave them out; --on-bad-file skip does.",
-            )
+            ),
+            code="predict-unreadable-files",
         )
 
 
@@ -138,6 +142,7 @@ def _format(arguments: argparse.Namespace, model: "TaskModel") -> str:
     if kind not in formats:
         raise UserError(
             f"There is no format '{kind}' for {model.task.name}. There are: {', '.join(formats)}. Choose one "
-            "by --format."
+            "by --format.",
+            code="output-unknown-format",
         )
     return kind

@@ -1,1 +1,1 @@
-"""From where the user's music lies to windows of samples with their labels."""
+"""Data: from music files and manifests to windows of samples with their labels."""

@@ -1,4 +1,4 @@
-"""Look at every audio file before training starts, and name all that cannot be used."""
+"""Check every audio file before training starts, and list all that cannot be used."""
 
 import logging
 from collections import deque
@@ -32,7 +32,7 @@ class CheckedTrack:
     Attributes:
         track: The track.
         audio: Rate, length and channels of its file.
-        resampled: What the backbone's windows are read from in place of the file, if anything.
+        resampled: Resampled copy that the windows of the backbone are read from, if any.
     """
 
     track: Track
@@ -53,10 +53,10 @@ def check_tracks(
     """Read the header and the end of every file (soundfile lets threads do that side by side).
 
     Args:
-        tracks: Whose files to read.
-        on_bad_track: Stop where any cannot be used, or go on without those.
-        timeout_seconds: How long no file may be finished; 0 waits for ever.
-        show_progress: On the terminal.
+        tracks: Tracks to check.
+        on_bad_track: Stop if any cannot be used, or continue without those.
+        timeout_seconds: Longest time without a finished file; 0 for no limit.
+        show_progress: Show a bar on the terminal.
 
     Returns:
         The usable tracks in their order, and one line for each track that was skipped.
@@ -91,10 +91,10 @@ def _checked(
 def _look_at_all(
     tracks: Sequence[Track], *, timeout_seconds: float, show_progress: bool
 ) -> list[AudioInfo | str]:
-    """Return, for each track, its layout or why it cannot be used; `check_tracks` says the rest."""
+    """Return, for each track, its layout or why it cannot be used; see `check_tracks`."""
     waiting = deque(enumerate(tracks))
     being_read: dict[int, Track] = {}
-    answers: SimpleQueue[tuple[int, AudioInfo | str | Exception]] = SimpleQueue()
+    results: SimpleQueue[tuple[int, AudioInfo | str | Exception]] = SimpleQueue()
 
     def look() -> None:
         while True:
@@ -103,15 +103,15 @@ def _look_at_all(
             except IndexError:
                 return
             being_read[number] = track
-            answer: AudioInfo | str | Exception
+            result: AudioInfo | str | Exception
             try:
-                answer = inspect_audio(track.path)
+                result = inspect_audio(track.path)
             except AudioError as error:
-                answer = f"{track.origin}: {error}{did_you_mean(track.path)}"
+                result = f"{track.origin}: {error}{did_you_mean(track.path)}"
             except Exception as error:
-                answer = error
+                result = error
             del being_read[number]
-            answers.put((number, answer))
+            results.put((number, result))
 
     # Not a pool: it would wait at the end for a thread that a dead drive holds, which nothing can end.
     for _ in range(min(NUM_THREADS, len(tracks))):
@@ -125,17 +125,18 @@ def _look_at_all(
             disable=not show_progress,
             transient=True,
         ):
-            number, answer = answers.get(timeout=timeout_seconds or None)
-            if isinstance(answer, Exception):
-                raise answer
-            found[number] = answer
+            number, result = results.get(timeout=timeout_seconds or None)
+            if isinstance(result, Exception):
+                raise result
+            found[number] = result
     except Empty:
         raise UserError(
             problem_list(
                 f"No audio file could be checked for {timeout_seconds:g} s. These are being read",
                 [f"{track.origin}: {track.path}" for _, track in sorted(being_read.items())],
-                "Look at their drive; if it is only slow, raise --data.timeout_seconds.",
-            )
+                "Check their drive; if it is only slow, raise --data.timeout_seconds.",
+            ),
+            code="data-check-timeout",
         ) from None
     finally:
         waiting.clear()
@@ -159,9 +160,10 @@ def stop_or_skip(
             problem_list(
                 f"Of {num_tracks} tracks, these cannot be used",
                 problems,
-                "Repair or remove them, or go on without them by --data.on_bad_track skip.",
+                "Repair or remove them, or skip them with --data.on_bad_track skip.",
                 limit=None,
-            )
+            ),
+            code="data-bad-tracks",
         )
     for problem in problems:
         logger.warning("Skipped %s", problem)
@@ -180,8 +182,8 @@ def check_splits(
         The usable tracks, and the number of skipped ones, by split.
 
     Raises:
-        UserError: As `check_tracks`, where a file in two splits is a problem too; or no usable track is left
-            in a split.
+        UserError: Errors of `check_tracks`, where a file in two splits is a problem too; or a split has no
+            usable track.
     """
     tracks = [track for members in splits.values() for track in members]
     checked, problems = _checked(
@@ -213,6 +215,7 @@ def usable_by_split(
         if not members:
             raise UserError(
                 f"None of the {len(splits[name])} tracks of the split '{name}' can be used (listed above). "
-                "Repair or replace them."
+                "Repair or replace them.",
+                code="data-no-usable-track",
             )
     return usable, {name: len(splits[name]) - len(usable[name]) for name in splits}

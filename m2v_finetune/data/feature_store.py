@@ -1,13 +1,13 @@
-"""What a network said of windows, kept in a folder of plain files that are read as memory maps.
+"""Disk cache for the features of windows: a folder of plain files that are read as memory maps.
 
 A folder holds three arrays of NumPy's format, with a row for each window, and ``about.json``:
 
-    features.npy   what the network said, (windows, rows, feature_size), float16 or float32
-    label_transforms.npy    where augmentation moved what labels speak of, (windows, 5), float64
+    features.npy   output of the network, (windows, rows, feature_size), float16 or float32
+    label_transforms.npy    transform of the labels by augmentation, (windows, 5), float64
     sums.npy     a checksum of both for each window that is done, (windows,), uint64; 0 for the others
 
 A row is written before its checksum, with ordinary writes, so that processes may write rows of their
-own at the same time; a computation that dies goes on with the rows that have none. Nothing that is
+own at the same time; a computation that dies resumes at the rows that have none. Nothing that is
 read is ever executed.
 """
 
@@ -49,19 +49,19 @@ IS_DONE = 1 << 32
 
 Array = NDArray[Any]
 Targets = Callable[[CheckedTrack, Window, LabelTransform], NDArray[np.float32]]
-"""What a task wants of a window whose labels have to follow moves."""
+"""Computes the targets of a window whose labels are transformed."""
 
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """The arrays of a folder, of which it knows the rows.
+    """Arrays of one folder, with the keys of their rows.
 
     Attributes:
-        folder: Where they are.
-        keys: What tells each window from all others, in the order of the rows (`SampledWindow.key`).
-        shape: Of what is stored of a window, (rows, feature_size).
+        folder: Path of the folder.
+        keys: Unique key of each window, in the order of the rows (`SampledWindow.key`).
+        shape: Shape of the features of a window, (rows, feature_size).
         dtype: ``float16`` or ``float32``.
-        about: What ``about.json`` says beside shape and precision, for people.
+        about: Human-readable description in ``about.json``, beside shape and precision.
     """
 
     folder: Path
@@ -88,11 +88,11 @@ class FeatureStore:
         )
 
     def validate(self) -> str | None:
-        """Return which file is missing or not what it should be, and why; None where all are well."""
+        """Return the path and the problem of a file that is missing or invalid; None if all are valid."""
         path = self.folder / ABOUT_FILE
         try:
             if json.loads(path.read_text(encoding="utf-8")) != self._about():
-                return f"{path} tells of something else"
+                return f"{path} describes other features"
             for name, expected in self.arrays.items():
                 path = self.folder / name
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -103,9 +103,9 @@ class FeatureStore:
         return None
 
     def create(self) -> None:
-        """Make the files, with nothing in them, in place of damaged ones.
+        """Create empty files, in place of invalid ones.
 
-        Made beside and renamed, so that the folder is there whole or not at all.
+        They are created beside and renamed, so that the folder is complete or absent.
         """
         unfinished = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -124,7 +124,7 @@ class FeatureStore:
                 raise
 
     def touch(self) -> None:
-        """Note that the files are in use now."""
+        """Mark the files as used now."""
         os.utime(self.folder / SUMS_FILE)
 
     def lock(self) -> BinaryIO:
@@ -135,10 +135,10 @@ class FeatureStore:
         return file
 
     def write(self, rows: Sequence[int], features: Array, label_transform: Array) -> None:
-        """Write what is said of windows, then that they are done.
+        """Write the features of windows, then their checksums, which mark them as done.
 
         Args:
-            rows: Of these windows.
+            rows: Rows of these windows.
             features: (windows, rows, feature_size), in the precision of the store.
             label_transform: (windows, 5), float64.
         """
@@ -149,31 +149,34 @@ class FeatureStore:
             SUMS_FILE: np.array(sums, np.uint64),
         }
         for name, values in written.items():
-            # Not through the memory map: a full disk would end the process without a word.
+            # Not through the memory map: a full disk would end the process without a message.
             with (self.folder / name).open("r+b") as file:
                 for row, value in zip(rows, values, strict=True):
                     file.seek(self._maps[name].offset + row * value.nbytes)
                     file.write(value.tobytes())
 
     def is_done(self) -> NDArray[np.bool_]:
-        """Tell of each window whether it was written, (windows,)."""
+        """Return a mask of the windows that were written, (windows,)."""
         return np.asarray(self._maps[SUMS_FILE] != 0, dtype=np.bool_)
 
     def is_valid(self, row: int) -> bool:
-        """Tell whether a window was written and still is what was written."""
+        """Return True if a window was written and its checksum is right."""
         maps = self._maps
         both = maps[FEATURES_FILE][row], maps[LABEL_TRANSFORMS_FILE][row]
         return int(maps[SUMS_FILE][row]) == IS_DONE + _checksum(*both)
 
     def read(self, key: tuple[str, int, str]) -> tuple[Array, LabelTransform]:
-        """Return what is stored of a window, (rows, feature_size), and where augmentation moved its labels.
+        """Return the features of a window, (rows, feature_size), and the transform of its labels.
 
         Raises:
-            NotCachedError: Nothing is, as its track could not be read.
+            NotCachedError: Nothing is stored, as its track could not be read.
         """
         row = self._rows[key]
         if not self._maps[SUMS_FILE][row]:
-            raise NotCachedError(f"nothing is stored in {self.folder}: it could not be read")
+            raise NotCachedError(
+                f"nothing is stored in {self.folder}: it could not be read",
+                code="cache-window-missing",
+            )
         label_transform = dict(
             zip(
                 LABEL_TRANSFORM_FIELDS, self._maps[LABEL_TRANSFORMS_FILE][row].tolist(), strict=True
@@ -182,7 +185,7 @@ class FeatureStore:
         return np.array(self._maps[FEATURES_FILE][row]), LabelTransform(**label_transform)
 
     def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
-        """Return what is stored of a window of a track, in place of its waveform."""
+        """Return the features of a window of a track, in place of its waveform."""
         features, _ = self.read((checked.track.id, window.start_sample, ""))
         return (features,)
 
@@ -201,18 +204,18 @@ class FeatureStore:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the memory maps out: a process that gets this opens its own."""
+        """Leave the memory maps out: a process that unpickles this opens its own."""
         return {name: value for name, value in vars(self).items() if name != "_maps"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampledWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
-    """Windows to be heard, each once: what `FeatureStore` will hold.
+    """Windows to compute features of, each once, for a `FeatureStore`.
 
     Attributes:
-        sampled_windows: The windows; no two of one place.
-        load_waveform: How the task reads a window.
-        rows: Those of the draws that are read, and in which order.
+        sampled_windows: Windows with unique keys.
+        load_waveform: Function of the task that reads a window.
+        rows: Indices of the sampled windows to read, in order.
     """
 
     sampled_windows: Sequence[SampledWindow]
@@ -231,7 +234,7 @@ class SampledWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
 
     @cached_property
     def locations(self) -> list[tuple[int, Window]]:
-        """For each window the number of its track, and where it lies."""
+        """Number of the track, and position in it, of each window."""
         numbers = {checked.track.id: number for number, checked in enumerate(self.tracks)}
         sampled_windows = [self.sampled_windows[row] for row in self.rows]
         return [(numbers[sampled.checked.track.id], sampled.window) for sampled in sampled_windows]
@@ -240,7 +243,7 @@ class SampledWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, ...]]:
-        """Return the number of the window, its waveform, and its moves, (5,), float64."""
+        """Return the number of the window, its waveform, and the transform of its labels, (5,), float64."""
         sampled = self.sampled_windows[self.rows[index]]
         samples, label_transform = self.load_waveform(
             sampled.checked, sampled.window, sampled.augment
@@ -254,12 +257,12 @@ class SampledWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
 
 @dataclass(frozen=True, kw_only=True)
 class CachedWindows(Dataset[tuple[Tensor, ...]]):
-    """Windows of the training tracks of which everything was heard before, addressed by (epoch, index).
+    """Windows of the training tracks with cached features, addressed by (epoch, index).
 
     Attributes:
-        windows: Which they are.
-        store: What is stored of them.
-        targets: What the task wants of a window.
+        windows: Windows of the tracks.
+        store: Cache of their features.
+        targets: Function for the targets of a window.
     """
 
     windows: TrainingWindows
@@ -268,7 +271,7 @@ class CachedWindows(Dataset[tuple[Tensor, ...]]):
 
     @property
     def seed(self) -> int:
-        """Decides which window takes the place of one that could not be read."""
+        """Seed that decides which window replaces one that could not be read."""
         return self.windows.seed
 
     def __len__(self) -> int:
@@ -279,7 +282,7 @@ class CachedWindows(Dataset[tuple[Tensor, ...]]):
         return self.windows.track_of(index)
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return what is stored of a window, (rows, feature_size), and its targets."""
+        """Return the features of a window, (rows, feature_size), and its targets."""
         sampled = self.windows.sample(position)
         features, label_transform = self.store.read(sampled.key)
         targets = self.targets(sampled.checked, sampled.window, label_transform)
@@ -287,9 +290,9 @@ class CachedWindows(Dataset[tuple[Tensor, ...]]):
 
 
 def file_identity(path: Path) -> str:
-    """Return what tells a file from others, wherever it lies: size, time of change, and both its ends.
+    """Return a hash of a file, independent of its path: of size, time of change, and both its ends.
 
-    Reading whole files would cost more than all else of an epoch from stored states. A file that is
+    Reading whole files would cost more than the rest of an epoch from cached features. A file that is
     written gets another time; files of one size and time, as they come from an archive, differ at their
     ends.
     """
@@ -305,18 +308,18 @@ def file_identity(path: Path) -> str:
 def evict_unused(
     folder: Path, *, needed_bytes: int, limit_bytes: int, kept: Collection[Path]
 ) -> tuple[list[Path], bool]:
-    """Delete what was not used for longest, until what is needed fits.
+    """Delete the least recently used folders, until the needed bytes fit.
 
-    What another run holds (`FeatureStore.lock`) stays.
+    Folders that another run has locked (`FeatureStore.lock`) stay.
 
     Args:
-        folder: Holds the folders of stored states; nothing else in it is touched.
-        needed_bytes: Of all that is kept.
-        limit_bytes: Of all together.
+        folder: Folder of the feature caches; nothing else in it is touched.
+        needed_bytes: Size of the caches that stay.
+        limit_bytes: Largest size of all caches together.
         kept: Folders that stay.
 
     Returns:
-        What was deleted, and whether what is needed fits.
+        The deleted folders, and whether the needed bytes fit.
     """
     others = [
         path
@@ -338,7 +341,7 @@ def evict_unused(
 
 
 def _delete_unless_locked(folder: Path) -> bool:
-    """Delete a folder of stored states unless a run holds it; tell whether it is gone."""
+    """Delete a feature cache unless a run has locked it; return whether it is gone."""
     # What another run deleted at the same moment is gone too.
     with suppress(FileNotFoundError), (folder / SUMS_FILE).open("r+b") as file:
         try:

@@ -44,12 +44,12 @@ class VectorTrack(CheckedTrack):
 def read_vector_splits(
     splits: Mapping[str, Sequence[Track]], folder: Path, *, on_bad_track: Literal["stop", "skip"]
 ) -> tuple[dict[str, list[VectorTrack]], dict[str, int]]:
-    """Read the vectors of all tracks; what `check_splits` is for audio.
+    """Read the vectors of all tracks, as `check_splits` does for audio.
 
     Args:
         splits: The tracks.
-        folder: Holds the files of the clips.
-        on_bad_track: ``stop``, or go on without tracks that have a bad file.
+        folder: Folder with the files of the clips.
+        on_bad_track: ``stop``, or continue without tracks that have a bad file.
 
     Returns:
         The tracks with vectors, and the number of skipped ones, by split.
@@ -61,7 +61,8 @@ def read_vector_splits(
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {folder} with vectors. Give to --data.features the folder that holds "
-            "one .npy file for each clip."
+            "one .npy file for each clip.",
+            code="vectors-no-folder",
         )
     tracks = [track for members in splits.values() for track in members]
     read = [(track, *_read_track(track, folder)) for track in tracks]
@@ -102,13 +103,13 @@ def vector_example(
     *,
     targets: Callable[[Track, LabelTransform], Array],
 ) -> tuple[Array, ...]:
-    """Return the vector of a clip, and what the model should give for its track."""
+    """Return the vector of a clip, and the targets of its track."""
     assert augment is None, "nothing augments vectors"
     return *read_vector(checked, window), targets(checked.track, IDENTITY)
 
 
 def _read_track(track: Track, folder: Path) -> tuple[dict[str, Array], list[str]]:
-    """Return the vectors of each file of a track, (count, size), and what is wrong with the other files.
+    """Return the vectors of each file of a track, (count, size), and the problems of the other files.
 
     Both name the file as messages do.
     """

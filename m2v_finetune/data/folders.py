@@ -1,4 +1,4 @@
-"""What a folder holds: its audio at any depth, and what is not read, counted and named.
+"""Search a folder for audio at any depth, and count and name the files that are not read.
 
 Links are followed wherever they lead, as a folder of links to a drive with music is common. A file or folder
 that is reached under several names is found once.
@@ -20,24 +20,24 @@ SYSTEM_FOLDERS = {"lost+found", "System Volume Information", "$RECYCLE.BIN", "__
 MAX_NAMES = 5
 """Names in a line that counts many."""
 MAX_SUFFIX_LENGTH = 6
-"""What follows the last dot of a longer one, as of ``01. intro``, is no suffix."""
+"""Longer text after the last dot, as in ``01. intro``, is not a suffix."""
 
 
 def is_audio(path: str | PurePath) -> bool:
-    """Tell by its path in its folder; what a dot hides (such as ``._song.mp3``) is no audio."""
+    """Return True for the path of an audio file in its folder; hidden files (``._song.mp3``) are no audio."""
     path = PurePath(path)
     return path.suffix.lower() in AUDIO_SUFFIXES and not any(map(_is_hidden, path.parts))
 
 
 @dataclass(kw_only=True)
 class FolderContent:
-    """What `find_audio` found; all paths are relative to the folder, with ``/``.
+    """Result of `find_audio`; all paths are relative to the folder, with ``/``.
 
     Attributes:
         names: Names of each audio file, by its path without links: more than one where links lead to it.
         folders: Every folder that was entered.
-        suffixes: How many files have each suffix that is not read.
-        problems: What could not be entered or found, with the reason.
+        suffixes: Number of files for each suffix that is not read.
+        problems: Names that could not be entered or found, with the reason.
         loops: Links back to a folder that they are in.
     """
 
@@ -64,10 +64,10 @@ class FolderContent:
 
 
 def find_audio(folder: Path, *, read_elsewhere: Iterable[str] = ()) -> FolderContent:
-    """Find the audio files of a folder, at any depth and behind links, but none whose name begins with a dot.
+    """Find the audio files of a folder, at any depth and behind links, but none whose name starts with a dot.
 
     Args:
-        folder: To look through.
+        folder: Folder to search.
         read_elsewhere: Names of files in it, such as ``dataset.json``, that are no audio and are read all the
             same.
     """
@@ -120,7 +120,7 @@ class _Search:
                     waiting += self._take(member, f"{name}/{member.name}" if name else member.name)
 
     def _take(self, member: os.DirEntry[str], name: str) -> list[tuple[str, str]]:
-        """Note a member of a folder; return it where it is a folder in there itself."""
+        """Record a member of a folder; return it if it is a folder and no link."""
         real = member.path
         is_folder = member.is_dir(follow_symlinks=False)
         if member.is_symlink():
@@ -128,7 +128,7 @@ class _Search:
             try:
                 is_folder = stat.S_ISDIR(os.stat(member.path).st_mode)  # noqa: PTH116 (of an entry)
             except OSError as error:
-                if not is_audio(name):  # whose check says the same
+                if not is_audio(name):  # whose check reports the same
                     where = f"{printable(name)}, a link to {printable(real)}"
                     self.found.problems.append(f"{where} ({error.strerror})")
                     return []
@@ -146,7 +146,7 @@ class _Search:
         return []
 
     def _meet_again(self, name: str, first: str) -> None:
-        """Note another name of a folder that was entered; it is a loop where the name is below the folder."""
+        """Record another name of an entered folder; it is a loop if the name is below the folder."""
         if name.startswith(f"{first}/" if first else ""):
             self.found.loops.append(printable(name))
         else:

@@ -1,8 +1,8 @@
 """Data sets of the Hub: of audio files, read like a folder, or of tables that hold the audio.
 
-Whoever reads one did not write it and cannot correct it. So what would be an error in a manifest of one's
-own, as two rows with the same recording, is not one here. A track is known by what the data set says of it,
-never by where its copy lies on this machine: the same windows are drawn everywhere.
+The reader of such a data set did not write it and cannot correct it. So some errors of a manifest of
+one's own, such as two rows with the same recording, are allowed here. A track is named by its data in the
+data set, never by the path of its copy on this machine: the same windows are sampled everywhere.
 """
 
 import hashlib
@@ -36,11 +36,11 @@ def read_hub_dataset(
 
     Args:
         repo_id: ``user/name``.
-        label_column: As of `read_label_folders`.
+        label_column: Column of the labels, as in `read_label_folders`.
         max_failing_fraction: The share of the audio files that may fail to be fetched.
 
     Returns:
-        The tracks, and what is known of the data set.
+        The tracks, and the facts about the data set.
 
     Raises:
         UserError: It cannot be fetched, or holds no tracks.
@@ -91,7 +91,9 @@ def _from_tables(repo_id: str) -> list[Track]:
             loaded = datasets.load_dataset(repo_id)
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError) as error:
         reason = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
-        raise UserError(f"Could not read the data set {repo_id}: {reason}") from error
+        raise UserError(
+            f"Could not read the data set {repo_id}: {reason}", code="hub-dataset-unreadable"
+        ) from error
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "m2v-finetune" / repo_id.replace("/", "--")
     has_splits = len(loaded) > 1  # one without splits is all 'train' on the Hub
     rows: list[tuple[int, dict[str, Any]]] = []
@@ -102,7 +104,8 @@ def _from_tables(repo_id: str) -> list[Track]:
         if len(columns) != 1:
             raise UserError(
                 f"The data set {repo_id} has {len(columns)} audio columns in its split '{split}' "
-                f"(columns: {', '.join(table.features)}). Exactly one is needed."
+                f"(columns: {', '.join(table.features)}). Exactly one is needed.",
+                code="hub-audio-columns",
             )
         undecoded = table.cast_column(columns[0], datasets.Audio(decode=False))
         for number, row in enumerate(_named_rows(undecoded)):
@@ -118,14 +121,14 @@ def _from_tables(repo_id: str) -> list[Track]:
 
 
 def _track_name(own_id: Any, audio_path: str | None, number: int) -> str:
-    """Return what a row is called in its data set, wherever that is read.
+    """Return the name of a row in its data set, the same on every machine.
 
     >>> _track_name(None, "/home/me/a.wav", 7), _track_name(0, "a.wav", 7), _track_name(None, None, 7)
     ('a.wav', '0', '7')
     """
     if isinstance(own_id, str | int | float) and not is_missing(own_id):
         return as_text(own_id)
-    # A path of somebody's machine, or into an archive that lies in the cache of this one: zip://a.wav::/cache/b
+    # A path of somebody's machine, or into an archive in the cache of this one: zip://a.wav::/cache/b
     name = (audio_path or "").split("::")[0].removeprefix("zip://")
     name = PurePosixPath(name).name if name.startswith("/") else name
     return str(number) if is_missing(name) else name
@@ -152,8 +155,9 @@ def _audio_file(audio: dict[str, Any], cache: Path) -> str:
     content: bytes | None = audio["bytes"]
     if content is None:
         raise UserError(
-            f"A table names the audio file '{audio['path']}' in place of holding it. What a data set of the "
-            "Hub names outside of itself is not read."
+            f"A table names the audio file '{audio['path']}' in place of holding it. Files outside of a data "
+            "set of the Hub are not read.",
+            code="hub-outside-file",
         )
     suffix = Path(audio["path"] or "audio.wav").suffix
     path = cache / f"{hashlib.sha256(content).hexdigest()}{suffix}"

@@ -1,4 +1,4 @@
-"""The tracks of a run, as they were when it began: what one that goes on reads, wherever they are now."""
+"""Saved tracks of a run, which a resumed run uses even if the files were moved."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from m2v_finetune.errors import UserError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeptTrack:
-    """What `save_checked` keeps of a track.
+    """Facts that `save_checked` saves about a track.
 
     Attributes:
         audio: Rate, length and channels of its file.
-        num_bytes: Size of its file; None where it had none, as where vectors stand for audio.
-        is_resampled: Whether it was read from a converted copy.
+        num_bytes: Size of its file; None without a file, as for vectors in place of audio.
+        is_resampled: True if it was read from a resampled copy.
     """
 
     audio: AudioInfo
@@ -37,7 +37,7 @@ class KeptTrack:
         )
 
     def is_same_file(self, other: "KeptTrack") -> bool:
-        """Tell whether two descriptions are of one file, wherever it is."""
+        """Return True if two descriptions are of one file, whatever its path."""
         return (self.audio, self.num_bytes) == (other.audio, other.num_bytes)
 
 
@@ -46,7 +46,7 @@ Known = Mapping[str, Mapping[str, KeptTrack]]
 
 
 def save_checked(path: Path, splits: Mapping[str, Sequence[CheckedTrack]]) -> None:
-    """Write which tracks can be used, so that a run which goes on has the same windows."""
+    """Save the usable tracks, so that a resumed run has the same windows."""
     content = {
         split: {one.track.id: asdict(KeptTrack.of(one)) for one in members}
         for split, members in splits.items()
@@ -59,7 +59,7 @@ def load_checked(
 ) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
     """Return the tracks that could be used when `save_checked` wrote them; no file is looked at.
 
-    None has its copy: `resampled_ids` says which had one.
+    None has its resampled copy: `resampled_ids` returns those that had one.
 
     Returns:
         The usable tracks, and the number of the others, by split.
@@ -86,10 +86,11 @@ def load_checked(
     if gone:
         raise UserError(
             problem_list(
-                "The run began with tracks that the data no longer have in that split",
+                "The run was started with tracks that are no longer in that split of the data",
                 gone,
-                "Bring them back, or begin another run.",
-            )
+                "Restore them, or start a new run.",
+            ),
+            code="run-tracks-missing",
         )
     return usable, {split: len(splits[split]) - len(usable[split]) for split in splits}
 
@@ -98,7 +99,7 @@ def require_same_files(path: Path, splits: Mapping[str, Sequence[CheckedTrack]])
     """Check that the tracks which `save_checked` wrote are still there, with the same files.
 
     Args:
-        path: Where it wrote them.
+        path: File that it wrote.
         splits: The tracks as they are now; what is new among them does not matter.
 
     Raises:
@@ -117,12 +118,13 @@ def require_same_files(path: Path, splits: Mapping[str, Sequence[CheckedTrack]])
     if problems:
         raise UserError(
             problem_list(
-                "data.source is not what it was, and these tracks of the run are not in it",
+                "data.source has changed: these tracks of the run are not in it",
                 problems,
-                "Data that were moved or renamed may go on under their new name, with the same files and the "
-                "same ids. Name the right place by --data.source, or make a link to it under the old name; "
-                "or begin another run.",
-            )
+                "A run may resume with data that were moved or renamed, if the files and ids are the same. "
+                "Give the new path by --data.source, or make a link to it under the old name; or "
+                "start a new run.",
+            ),
+            code="run-data-changed",
         )
 
 
@@ -137,7 +139,7 @@ def resampled_ids(path: Path) -> set[str]:
 
 
 def _known(path: Path) -> Known:
-    """Return what `save_checked` wrote; UserError where it is damaged."""
+    """Return the content that `save_checked` wrote; UserError if it is invalid."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         known: Known = {
@@ -160,4 +162,7 @@ def _known(path: Path) -> Known:
 
 
 def _damaged(path: Path, reason: object) -> UserError:
-    return UserError(f"{path} is damaged, so the run cannot go on ({reason}). Begin again.")
+    return UserError(
+        f"{path} is damaged ({reason}), so the run cannot resume. Start a new run.",
+        code="run-tracks-unreadable",
+    )

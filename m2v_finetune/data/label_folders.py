@@ -1,4 +1,4 @@
-"""Folders whose names say what is in them: ``<label>/<file>``, or ``<split>/<label>/<file>``."""
+"""Folders whose names are labels or splits: ``<label>/<file>``, or ``<split>/<label>/<file>``."""
 
 import logging
 import re
@@ -28,8 +28,8 @@ from m2v_finetune.errors import UserError
 logger = logging.getLogger(__name__)
 
 LAYOUTS = (
-    "Splits stand above labels, such as train/jazz/song.mp3 beside validation/jazz/ and test/jazz/, and "
-    "then all folders beside them are splits; or there are labels alone, such as jazz/song.mp3. Move the "
+    "Splits are folders above labels, such as train/jazz/song.mp3 beside validation/jazz/ and test/jazz/, "
+    "and then all folders beside them are splits; or there are labels alone, such as jazz/song.mp3. Move the "
     "folders, or write a manifest, which may have labels of any name"
 )
 # What a name is divided at, as the Hub does. Source: `datasets.data_files.NON_WORDS_CHARS`.
@@ -38,12 +38,12 @@ _NO_WORD = re.compile(r"[-._ 0-9]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What the levels of folders mean.
+    """Meaning of the levels of folders.
 
     Attributes:
         depth: Folders above all others, such as ``data``, that mean nothing.
         splits: The split that each folder below them names; none where they name labels.
-        has_labels: Whether the next folder names a label.
+        has_labels: True if the next folder names a label.
     """
 
     depth: int
@@ -74,11 +74,11 @@ def read_label_folders(
     """Make a track of each audio file; what is not read is counted and named in the log.
 
     Args:
-        folder: To look through.
+        folder: Folder to search.
         label_column: The column under which labels are filed; None where none are needed: then audio may
             be at any depth.
         missing: Files that should be there; they are tracks like the others.
-        is_foreign: Whether it is a data set of the Hub, where a file may have several names.
+        is_foreign: True for a data set of the Hub, where a file may have several names.
 
     Raises:
         UserError: There is no audio in such folders; folders have names of splits beside others; or a file
@@ -115,7 +115,7 @@ def read_label_folders(
     if label_column is not None and (bare := _without_audio(content, layout)):
         notes.append(f"{count_of(len(bare), 'folder')} without audio, so no label: {some_of(bare)}")
     if not rows:
-        raise UserError("\n".join([_nothing(folder, label_column), *notes]))
+        raise UserError("\n".join([_nothing(folder, label_column), *notes]), code="folder-no-audio")
     for note in notes:
         logger.warning("%s: %s", printable(str(folder)), note)
     return tracks_from_rows(
@@ -127,7 +127,7 @@ def read_label_folders(
 
 
 def _layout(files: Sequence[Sequence[str]], folder: Path, *, has_labels: bool) -> Layout:
-    """Find out which folders name splits and which labels; UserError where that cannot be told."""
+    """Find out which folders name splits and which labels; UserError where that is ambiguous."""
     top = {parts[0] for parts in files if len(parts) > 1}
     depth = 0
     if len(top) == 1 and not _splits_of(top):
@@ -139,8 +139,9 @@ def _layout(files: Sequence[Sequence[str]], folder: Path, *, has_labels: bool) -
     is_meant = any(name.strip().lower() in SPLIT_WORDS for name in splits)
     if others and (is_meant or len(set(splits.values())) > 1):
         raise UserError(
-            f"In {printable(str(folder))} folders with names of splits ({some_of(sorted(splits))}) stand "
-            f"beside others ({some_of(others)}). {LAYOUTS}."
+            f"In {printable(str(folder))} folders with names of splits ({some_of(sorted(splits))}) are "
+            f"beside others ({some_of(others)}). {LAYOUTS}.",
+            code="folder-mixed-splits",
         )
     if splits and not is_meant and len(set(splits.values())) == 1:
         splits = {}  # one label with such a word in it, or several
@@ -171,7 +172,8 @@ def _refuse_splits_below_labels(files: Sequence[Sequence[str]], folder: Path) ->
         if None not in splits and len(splits) > 1:
             raise UserError(
                 f"In {printable(str(folder))} the folder {printable(label)} holds folders with names of "
-                f"splits ({some_of(sorted(names))}). {LAYOUTS}."
+                f"splits ({some_of(sorted(names))}). {LAYOUTS}.",
+                code="folder-splits-below-labels",
             )
 
 
@@ -202,7 +204,8 @@ def _one_name_each(
                 f"Files in {printable(str(folder))} have names with different labels or splits, by links",
                 problems,
                 "Remove all names but one. A track of several labels needs a manifest.",
-            )
+            ),
+            code="folder-conflicting-links",
         )
     notes = [
         f"{count_of(len(twice), 'file')} with several names, by links, read once: {some_of(twice)}"

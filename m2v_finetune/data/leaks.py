@@ -1,4 +1,4 @@
-"""One recording in two splits: what is learned from must not be what is judged by."""
+"""Check for leaks: a recording must not be in the training split and in an evaluation split."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from m2v_finetune.data.manifest import Track
 
 KEPT_FIRST = ("test", "validation", "train")
-"""Where a recording stays that is in several splits: what is measured stays what others measure."""
+"""Priority of the splits for a recording in several of them: the test split stays as published."""
 
 
 def file_key(path: Path) -> Hashable:
-    """Return what all names of a file share, by links of both kinds; the path where there is nothing such."""
+    """Return a key that all names of a file share, by links of both kinds; the path if there is none."""
     try:
         status = path.stat()
     except OSError:  # it is gone since it was checked
@@ -24,8 +24,8 @@ def leaking_tracks(tracks: Sequence[Track], files: Sequence[Hashable]) -> Mappin
     """Return the tracks whose file is in another split too, but those of the split in which it stays.
 
     Args:
-        tracks: Of all splits.
-        files: What tells the file of each track from others.
+        tracks: Tracks of all splits.
+        files: Unique key of the file of each track.
 
     Returns:
         By the id of each such track, where it is and where it stays.

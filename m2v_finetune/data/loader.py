@@ -28,17 +28,17 @@ from m2v_finetune.data.manifest import Track
 
 Array = NDArray[np.float32]
 Augment = Callable[[Array], tuple[Array, LabelTransform]]
-"""Changes waveforms, and tells what labels have to follow."""
+"""Augments waveforms, and returns the transform of the labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """A stretch of a track: what a model sees at once.
+    """A stretch of a track, the input of a model.
 
     Attributes:
-        start_sample: Its begin in the track, at the rate of the grid.
-        num_samples: Its length.
-        grid: Rate of the samples, and where the frames of a window lie.
+        start_sample: Start in the track, at the rate of the grid.
+        num_samples: Length.
+        grid: Sample rate, and positions of the frames of a window.
     """
 
     start_sample: int
@@ -47,7 +47,7 @@ class Window:
 
     @property
     def start_seconds(self) -> float:
-        """Begin in the track."""
+        """Start in the track."""
         return self.start_sample / self.grid.sample_rate
 
     @property
@@ -57,7 +57,7 @@ class Window:
 
     @property
     def frame_times_seconds(self) -> NDArray[np.float64]:
-        """Centres of its frames, (frames,), from the begin of the window."""
+        """Centres of its frames, (frames,), from the start of the window."""
         return self.grid.times(self.grid.num_frames(self.num_samples))
 
 
@@ -95,7 +95,7 @@ def load_waveform(
     """Read one window of a track and augment it.
 
     Returns:
-        The waveform, as `read_window` returns it, and what labels have to follow.
+        The waveform, as `read_window` returns it, and the transform of the labels.
 
     Raises:
         AudioError: The file can no longer be read.
@@ -105,11 +105,11 @@ def load_waveform(
 
 
 Example = Callable[[CheckedTrack, Window, Augment | None], tuple[Array, ...]]
-"""Reads a window of a training track: what the model takes, and last what it should give."""
+"""Reads a window of a training track: the inputs of the model, and last its targets."""
 LoadWaveform = Callable[[CheckedTrack, Window, Augment | None], tuple[Array, LabelTransform]]
-"""Reads the waveform of a window of a training track, and tells what labels have to follow."""
+"""Reads the waveform of a window of a training track, and the transform of its labels."""
 Inputs = Callable[[CheckedTrack, Window], tuple[Array, ...]]
-"""Reads a window of a track: what the model takes."""
+"""Reads a window of a track: the inputs of the model."""
 
 
 VARIANTS_SEED = 0
@@ -118,13 +118,13 @@ VARIANTS_SEED = 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampledWindow:
-    """A window of a training track, and how it is changed.
+    """A window of a training track, with its augmentation.
 
     Attributes:
         checked: The track.
-        window: Where it lies.
-        augment: Changes its waveform, or None.
-        variant: Which draw of the augmentation that is; empty without.
+        window: Position in the track.
+        augment: Augmentation of its waveform, or None.
+        variant: Name of the augmentation draw; empty without.
     """
 
     checked: CheckedTrack
@@ -134,7 +134,7 @@ class SampledWindow:
 
     @property
     def key(self) -> tuple[str, int, str]:
-        """What tells it from all others of a data set."""
+        """Unique key in a data set."""
         return self.checked.track.id, self.window.start_sample, self.variant
 
 
@@ -144,12 +144,12 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
 
     Attributes:
         tracks: The training tracks.
-        example: How the task reads a window.
-        grid: Rate of the samples, and where the frames of a window lie.
+        example: Function of the task that reads a window.
+        grid: Sample rate, and positions of the frames of a window.
         window_samples: Length of a window.
         windows_per_track: Windows of one track in an epoch.
         augmentation: Applied to each window, or None.
-        seed: With epoch, track and number of the window it decides where the window lies.
+        seed: Seed that, with epoch, track and number of the window, decides its position.
         num_variants: Number of different windows of a track, with their augmentation, in all epochs; they
             take turns. They are the same for every seed, so that runs can share what was computed of them.
             Each window is drawn anew, by the seed, if None.
@@ -169,7 +169,7 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
 
     @property
     def is_random(self) -> bool:
-        """Whether an epoch can differ from another."""
+        """True if an epoch can differ from another."""
         return self.augmentation is not None or any(
             checked.audio.num_samples(self.grid.sample_rate) > self.window_samples
             for checked in self.tracks
@@ -186,7 +186,7 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
         return tuple(torch.from_numpy(part) for part in parts)
 
     def sample(self, position: tuple[int, int]) -> "SampledWindow":
-        """Return what item ``index`` in ``epoch`` is; nothing is read."""
+        """Return the window of item ``index`` in ``epoch``; nothing is read."""
         epoch, index = position
         seed = self.seed
         track_index, repeat = divmod(index, self.windows_per_track)
@@ -270,12 +270,12 @@ class TrainingBatches:
 
 
 class TrackWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
-    """All windows of some tracks in order, for judging whole tracks.
+    """All windows of some tracks in order, for the evaluation of whole tracks.
 
     Attributes:
         tracks: The tracks.
-        inputs: How the task reads a window.
-        locations: For each window the number of its track, and where it lies. The last window of a track is
+        inputs: Function of the task that reads a window.
+        locations: Number of the track, and position in it, of each window. The last window of a track is
             shifted back so that it ends where the track ends.
     """
 
@@ -293,11 +293,11 @@ class TrackWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
 
         Args:
             tracks: The tracks.
-            inputs: How the task reads a window.
-            grid: Rate of the samples, and where the frames of a window lie.
+            inputs: Function of the task that reads a window.
+            grid: Sample rate, and positions of the frames of a window.
             window_samples: Length of a window.
             hop_samples: Distance of windows.
-            on_frames: Let windows begin at frames of one grid over the whole track.
+            on_frames: Start windows at frames of one grid over the whole track.
         """
         self.tracks = tracks
         self.inputs = inputs
@@ -316,7 +316,7 @@ class TrackWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
         return len(self.locations)
 
     def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, ...]]:
-        """Return the number of the window, and what the model takes of it."""
+        """Return the number of the window, and the inputs of the model."""
         number, window = self.locations[index]
         parts = self.inputs(self.tracks[number], window)
         return index, tuple(torch.from_numpy(part) for part in parts)

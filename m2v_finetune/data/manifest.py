@@ -29,9 +29,21 @@ DATASET_INFO_NAME = "dataset.json"
 MAX_LISTED_PROBLEMS = 50
 
 
+class RowError(ValueError):
+    """A row of a manifest that cannot be a track.
+
+    Attributes:
+        code: Kind of the error, as of a `UserError`.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Track:
-    """One music file and what is written about it.
+    """One music file, with its split and its columns in the manifest.
 
     Attributes:
         id: Unique name of the track, printable; the path as the manifest writes it, unless there is a
@@ -39,9 +51,9 @@ class Track:
         path: The audio file, absolute.
         split: ``train``, ``validation``, ``test``, or None where the manifest has no split.
         columns: All other columns, by name; from a CSV every value is a string.
-        origin: Where the track was read, for messages, such as ``songs.csv:12``.
-        folder: What paths in its columns are relative to: the manifest's folder.
-        path_rule: Where these paths may lead.
+        origin: Source of the track, for messages, such as ``songs.csv:12``.
+        folder: Folder of the manifest, the base of relative paths in the columns.
+        path_rule: Rule for these paths.
     """
 
     id: str
@@ -55,11 +67,11 @@ class Track:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What the model card says of the data: read from ``dataset.json`` beside a manifest.
+    """Facts about the data for the model card, read from ``dataset.json`` beside a manifest.
 
     Attributes:
         name: Short name; for a data set of the Hub its id.
-        title: Name for people.
+        title: Human-readable name.
         licence: SPDX identifier or a sentence; empty when unknown.
         citation: BibTeX or a reference; empty when unknown.
         homepage: Address; empty when unknown.
@@ -94,7 +106,7 @@ def read_manifest(
             file, or have one id, are tracks of their own.
 
     Raises:
-        UserError: The file is missing, is not what its name says, has no path column, or has lines
+        UserError: The file is missing, has another format than its suffix, has no path column, or has lines
             with an unknown split, a path twice or out of the folder, or a track in two splits. All such
             lines are listed.
     """
@@ -122,24 +134,24 @@ def tracks_from_rows(
 
     Args:
         rows: Line number and columns.
-        folder: What relative paths are relative to.
+        folder: Base of relative paths.
         name: The manifest's name, for messages.
-        path_rule: Where paths may lead.
+        path_rule: Rule for paths.
 
     Raises:
         UserError: There is no row; or lists all rows without a path, with an unknown split, or, but in a
             data set of the Hub, with a path or an id that another row has.
     """
     tracks: list[Track] = []
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []  # code and text
     seen_paths: dict[Path, Track] = {}
     seen_ids: dict[str, Track] = {}
     for line, row in rows:
         try:
             written, columns = _written_path(row, folder, path_rule)
             track = _track(written, columns, f"{name}:{line}", folder, path_rule)
-        except ValueError as error:
-            problems.append(f"{name}:{line}: {error}")
+        except RowError as error:
+            problems.append((error.code, f"{name}:{line}: {error}"))
             continue
         if path_rule == "foreign":
             while track.id in seen_ids:
@@ -151,17 +163,24 @@ def tracks_from_rows(
             problems += _repeated(track, written, twin, namesake)
         tracks.append(track)
     if not tracks and not problems:
-        raise UserError(f"{name} lists no track. It needs one line a track.")
+        raise UserError(f"{name} lists no track. It needs one line a track.", code="manifest-empty")
     if problems:
+        codes = {code for code, _ in problems}
         raise UserError(
-            problem_list(f"{name} has lines that cannot be used", problems, "Correct these lines.")
+            problem_list(
+                f"{name} has lines that cannot be used",
+                [problem for _, problem in problems],
+                "Correct these lines.",
+            ),
+            code=codes.pop() if len(codes) == 1 else "manifest-bad-lines",
         )
     with_split = [track for track in tracks if track.split is not None]
     if with_split and len(with_split) < len(tracks):
         bare = next(track for track in tracks if track.split is None)
         raise UserError(
             f"{name} gives a split for {len(with_split)} of {len(tracks)} tracks; the first "
-            f"without is at {bare.origin}. Give every track one, or none (then one is made for you)."
+            f"without is at {bare.origin}. Give every track one, or none (then a split is made).",
+            code="manifest-partial-split",
         )
     return tracks
 
@@ -169,26 +188,30 @@ def tracks_from_rows(
 def _written_path(
     row: Mapping[str, Any], folder: Path, path_rule: PathRule
 ) -> tuple[str, dict[str, Any]]:
-    """Return the path that a row writes, and its other columns; ValueError where it may not be that."""
+    """Return the path that a row writes, and its other columns; `RowError` if there is no legal path."""
     columns = dict(row)
     cells = (_pop(columns, name) for name in PATH_COLUMNS)
     written = next((cell for cell in cells if not is_missing(cell)), None)
     if written is None:
-        raise ValueError("no path; a column 'path' or 'file_name' names the audio file")
+        raise RowError(
+            "manifest-no-path", "no path; a column 'path' or 'file_name' names the audio file"
+        )
     if not isinstance(written, str):
-        raise ValueError(f"the path is {written!r}, which is no text")
+        raise RowError("manifest-bad-path", f"the path is {written!r}, which is not text")
     if outside := path_problem(written, folder, path_rule):
-        raise ValueError(printable(outside))
+        raise RowError("manifest-path-outside", printable(outside))
     return written, columns
 
 
 def _track(
     written: str, columns: dict[str, Any], origin: str, folder: Path, path_rule: PathRule
 ) -> Track:
-    """Make a track of a path and the other columns; ValueError where they cannot be one, with the reason."""
+    """Make a track of a path and the other columns; `RowError` with the reason if impossible."""
     split, own_id = _pop(columns, "split"), _pop(columns, "id")
     if not isinstance(own_id, str | int | float | None):
-        raise ValueError(f"the id is {own_id!r}, which is neither text nor a number")
+        raise RowError(
+            "manifest-bad-id", f"the id is {own_id!r}, which is neither text nor a number"
+        )
     return Track(
         id=printable(written) if own_id is None or is_missing(own_id) else as_text(own_id),
         path=Path(os.path.abspath(folder / written)),  # noqa: PTH100 (resolve() is slow for many)
@@ -207,30 +230,31 @@ def _pop(columns: dict[str, Any], name: str) -> Any:
 
 
 def _split_named(value: Any) -> str:
-    """Return the split that a cell names; ValueError where it names none."""
+    """Return the split that a cell names; `RowError` where it names none."""
     split = SPLIT_WORDS.get(value.strip().lower()) if isinstance(value, str) else None
     if split is None:
-        raise ValueError(
-            f"split {value!r} is none of {', '.join(SPLITS)} (nor {', '.join(SPLIT_WORDS)})"
+        raise RowError(
+            "manifest-unknown-split",
+            f"split {value!r} is none of {', '.join(SPLITS)} (nor {', '.join(SPLIT_WORDS)})",
         )
     return split
 
 
-def _repeated(track: Track, written: str, twin: Track, namesake: Track) -> list[str]:
-    """Return what is wrong where another track has the path (``twin``) or id (``namesake``) of this one."""
+def _repeated(track: Track, written: str, twin: Track, namesake: Track) -> list[tuple[str, str]]:
+    """Return code and text of the problem if another track has this path (``twin``) or id (``namesake``)."""
     name = printable(written)
     if twin is not track and twin.split != track.split:
-        return [
-            f"{track.origin}: '{name}' is in two splits: {track.split} here, {twin.split} at "
-            f"{twin.origin}"
-        ]
+        problem = f"'{name}' is in two splits: {track.split} here, {twin.split} at {twin.origin}"
+        return [("manifest-two-splits", f"{track.origin}: {problem}")]
     if twin is not track:
-        return [
-            f"{track.origin}: duplicate path '{name}', already at {twin.origin}; a track has one line, with "
-            "its labels as 'rock;pop' or as a JSON list"
-        ]
+        problem = (
+            f"duplicate path '{name}', already at {twin.origin}; a track has one line, with its labels as "
+            "'rock;pop' or as a JSON list"
+        )
+        return [("manifest-duplicate-path", f"{track.origin}: {problem}")]
     if namesake is not track:
-        return [f"{track.origin}: duplicate id '{track.id}', already at {namesake.origin}"]
+        problem = f"duplicate id '{track.id}', already at {namesake.origin}"
+        return [("manifest-duplicate-id", f"{track.origin}: {problem}")]
     return []
 
 
@@ -252,7 +276,8 @@ def read_dataset_info(folder: Path, *, name: str) -> DatasetInfo:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         legal = ", ".join(field.name for field in fields(DatasetInfo))
         raise UserError(
-            f"{path} cannot be used ({error}). It is a JSON object of {legal}."
+            f"{path} cannot be used ({error}). It is a JSON object of {legal}.",
+            code="dataset-info-invalid",
         ) from error
 
 
@@ -262,7 +287,8 @@ def require_column(tracks: Sequence[Track], column: str) -> None:
         found = ", ".join(sorted(tracks[0].columns)) or "none"
         raise UserError(
             f"No track has a column '{column}'. There are: {found}. Name the one with the labels by "
-            "--task.label_column."
+            "--task.label_column.",
+            code="manifest-no-label-column",
         )
 
 
@@ -270,7 +296,7 @@ def as_labels(track: Track, column: str) -> list[str]:
     """Return the labels in a track's column: a list as it is, text split at ``;``, a number as its text.
 
     Raises:
-        ValueError: The column holds something else, such as an object; the message says what.
+        ValueError: The column holds something else, such as an object; the message names it.
 
     >>> columns = {"t": "rock; pop ;"}
     >>> track = Track(id="a", path=Path(), split=None, columns=columns, origin="", folder=Path())

@@ -1,4 +1,4 @@
-"""Paths that a manifest writes: where they may lead, and what one that leads nowhere may have meant."""
+"""Paths in manifests: the rule for legal paths, and suggestions for paths that do not exist."""
 
 import os
 import unicodedata
@@ -9,17 +9,17 @@ from typing import Literal
 from urllib.parse import unquote
 
 PathRule = Literal["any", "own", "foreign"]
-"""Where paths of a manifest may lead: anywhere; not out of its folder, unless they are absolute (a manifest
+"""Rule for paths of a manifest: anywhere; not out of its folder, unless they are absolute (a manifest
 of one's own); or never out of it, by links neither (a data set of the Hub)."""
 
 
 def path_problem(written: str, folder: Path, rule: PathRule) -> str | None:
-    """Return what is wrong where a path of a manifest leads out of its folder against the rule.
+    """Return the problem of a path of a manifest that leads out of its folder against the rule.
 
     Args:
         written: The path as the manifest has it.
-        folder: The manifest's.
-        rule: What may be.
+        folder: Folder of the manifest.
+        rule: Rule for the path.
 
     >>> path_problem("a/../b.wav", Path("/music"), "own")
     >>> path_problem("../b.wav", Path("/music"), "own")[:45]
@@ -48,7 +48,7 @@ def _is_inside(path: str, root: str) -> bool:
 
 
 def did_you_mean(path: Path) -> str:
-    """Return a sentence that names what a path may have meant; empty where it exists, or nothing is like it.
+    """Return a sentence that suggests a similar path; empty where it exists, or nothing is like it.
 
     Names are compared without upper and lower case, spaces around them, their Unicode form and their suffix;
     backslashes, ``~``, ``file://`` and ``%20`` are understood.

@@ -1,7 +1,7 @@
-"""Workers that read windows, and what goes wrong with it: files that can no longer be read, dead workers.
+"""Workers that read windows, with handling of unreadable files and dead workers.
 
-A file that fails is tried again after a pause, as network drives fail for moments. What it then is, is
-no exception but a note beside the batch, for the run to act on. A worker that dies or hangs is a
+A file that fails is read again after a pause, as network drives fail for moments. If it fails again, the
+problem is returned beside the batch, not raised, and the run acts on it. A worker that dies or hangs is a
 `WorkerError` with the track that it was reading, and is noticed while batches are read, never in the
 middle of a step.
 """
@@ -38,7 +38,9 @@ Read = TypeVar("Read")
 
 
 class WorkerError(UserError):
-    """A worker that reads audio died, or gave no sign of life for too long."""
+    """A worker that reads audio died, or returned no batch before the timeout."""
+
+    code = "worker-died"
 
 
 class Windows(Protocol):
@@ -46,7 +48,7 @@ class Windows(Protocol):
 
     @property
     def seed(self) -> int:
-        """Decides which window takes the place of one that cannot be read."""
+        """Seed that decides which window replaces one that cannot be read."""
         ...
 
     def __len__(self) -> int: ...
@@ -60,11 +62,11 @@ class Windows(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchInfo:
-    """What is known of the items of a batch.
+    """Tracks and read errors of the items of a batch.
 
     Attributes:
-        track_ids: Whose windows they are, one for each.
-        bad_tracks: Tracks that could not be read, and why, by id; other windows took their places.
+        track_ids: Track of each window.
+        bad_tracks: Errors of the tracks that could not be read, by id; other windows replaced them.
     """
 
     track_ids: list[str]
@@ -72,14 +74,14 @@ class BatchInfo:
 
 
 class _WorkerStatus:
-    """Which worker reads what, in memory that the workers share with the process that started them."""
+    """Table of the item that each worker reads, in memory that is shared with the main process."""
 
     def __init__(self, num_workers: int) -> None:
         self.rows = torch.full((num_workers, 2), -1)
         self.rows.share_memory_()  # type: ignore[no-untyped-call]
 
     def write(self, item: int) -> None:
-        """Note what this worker reads now; -1 for nothing. Does nothing outside a worker."""
+        """Record the item that this worker reads; -1 for none. Does nothing outside a worker."""
         worker = get_worker_info()
         if worker is not None:
             self.rows[worker.id, 0] = os.getpid()
@@ -91,7 +93,7 @@ class _WorkerStatus:
         return [int(pid) for pid in self.rows[:, 0] if pid > 0]
 
     def read_by(self, pids: Sequence[int]) -> list[int]:
-        """Return what these workers were reading."""
+        """Return the items that these workers were reading."""
         return [int(item) for pid, item in self.rows.tolist() if pid in pids and item >= 0]
 
 
@@ -101,8 +103,8 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
     Which one is drawn from (seed, epoch, index), so that it depends on which files can be read alone.
 
     Attributes:
-        windows: What is read.
-        worker_status: Who reads what.
+        windows: Windows to read.
+        worker_status: Item that each worker reads.
     """
 
     def __init__(self, windows: Windows, *, num_workers: int) -> None:
@@ -150,7 +152,7 @@ class OrderedWindows(Protocol):
 
     @property
     def locations(self) -> Sequence[tuple[int, Window]]:
-        """For each window the number of its track, and where it lies."""
+        """Number of the track, and position in it, of each window."""
         ...
 
     def __len__(self) -> int: ...
@@ -159,11 +161,11 @@ class OrderedWindows(Protocol):
 
 
 class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
-    """Windows of tracks in order, each with what was wrong where it could not be read.
+    """Windows of tracks in order, each with the error if it could not be read.
 
     Attributes:
-        windows: What is read.
-        worker_status: Who reads what.
+        windows: Windows to read.
+        worker_status: Item that each worker reads.
     """
 
     def __init__(self, windows: OrderedWindows, *, num_workers: int) -> None:
@@ -175,7 +177,7 @@ class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
         return len(self.windows)
 
     def __getitem__(self, index: int) -> tuple[int, Any, str | None]:
-        """Return the number of the window, what the model takes of it, and what was wrong, if anything."""
+        """Return the number of the window, the inputs of the model, and the error, if any."""
         number, _ = self.windows.locations[index]
         if number not in self._bad:
             self.worker_status.write(index)
@@ -201,13 +203,13 @@ def training_loader(
     timeout_seconds: float = 0,
     is_persistent: bool = True,
 ) -> DataLoader[Any]:
-    """Return batches of what the model takes, then targets, then `BatchInfo`, to be read by `read_batches`.
+    """Return batches of model inputs, targets and `BatchInfo`, to be read by `read_batches`.
 
     Args:
-        windows: What is read.
+        windows: Windows to read.
         batches: Lists of (epoch, index); set ``batches.epoch`` before iterating.
-        num_workers: Processes that read; with 0 this one does.
-        timeout_seconds: How long a worker may take for a batch; 0 for ever.
+        num_workers: Number of processes that read; with 0 this one does.
+        timeout_seconds: Longest time that a worker may take for a batch; 0 for no limit.
         is_persistent: Keep workers from epoch to epoch.
     """
     return DataLoader(
@@ -228,8 +230,8 @@ def track_loader(
 ) -> DataLoader[Any]:
     """Return batches of windows in order, to be read by `read_batches`.
 
-    Each is a triple: numbers of windows (B,), what the model takes, and a dict of the windows that could
-    not be read, with what was wrong; the first two are of the other windows.
+    Each is a triple: numbers of windows (B,), the inputs of the model, and a dict of the windows that
+    could not be read, with the errors; the first two are of the other windows.
     """
     return DataLoader(
         ReadableTracks(windows, num_workers=num_workers),
@@ -265,16 +267,16 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
-        raise WorkerError(_explain(error, loader)) from error
+        raise _worker_error(error, loader) from error
     except (ConnectionError, EOFError, FileNotFoundError) as error:
         # The worker died while it handed a batch over: this process notices the broken connection before
         # the signal. Tracks that cannot be read never arrive here, see `ReadableWindows`.
         death = _SigchldGuard.install().await_death(HANDOVER_SECONDS)
-        raise WorkerError(_explain(death or error, loader)) from error
+        raise _worker_error(death or error, loader) from error
 
 
 def _with_retries(read: Callable[[], Read]) -> Read:
-    """Read, and where it fails try again after a pause."""
+    """Read, with retries after pauses."""
     for pause_seconds in RETRY_PAUSES_SECONDS:
         try:
             return read()
@@ -310,8 +312,8 @@ def _named(track: Track) -> str:
     return f"{track.origin} ({track.path})"
 
 
-def _explain(error: Exception, loader: DataLoader[Any]) -> str:
-    """Say which worker failed at what, and end those that are left, which may hang."""
+def _worker_error(error: Exception, loader: DataLoader[Any]) -> WorkerError:
+    """Return the error that names the failed worker and its track; kill the other workers, which may hang."""
     readable: Any = loader.dataset
     worker_status: _WorkerStatus = readable.worker_status
     is_timeout = "timed out" in str(error)
@@ -326,13 +328,15 @@ def _explain(error: Exception, loader: DataLoader[Any]) -> str:
             os.kill(pid, signal.SIGKILL)
     where = f" while it read {', '.join(reading)}" if reading else ", between two tracks"
     if is_timeout:
-        return (
-            f"No audio came from a worker for {loader.timeout:g} s{where}. The drive may hang; or raise "
-            "data.timeout_seconds."
+        return WorkerError(
+            f"A worker returned no audio for {loader.timeout:g} s{where}. Check the drive; if it is only "
+            "slow, raise data.timeout_seconds.",
+            code="worker-timeout",
         )
-    return (
+    return WorkerError(
         f"A process that reads audio died{where} ({error}). The machine may be out of memory: lower "
-        "data.num_workers."
+        "data.num_workers.",
+        code="worker-died",
     )
 
 
@@ -365,7 +369,7 @@ class _SigchldGuard:
 
     @contextmanager
     def enabled(self) -> Iterator[None]:
-        """Hear of workers that die, and first of those that have died since."""
+        """Let the handler raise for workers that die, or have died since the last time."""
         self.is_enabled = True
         try:
             self.handler(signal.SIGCHLD, None)

@@ -1,4 +1,4 @@
-"""Write a data set once at the rate of a backbone, and let the loader find what was written."""
+"""Write resampled copies of a data set at the rate of a backbone, for the loader."""
 
 import logging
 import multiprocessing
@@ -34,21 +34,21 @@ logger = logging.getLogger(__name__)
 
 BYTES_PER_SAMPLE = 2
 LOCK_FILE = ".lock"
-"""In the folder of copies: which process writes there."""
+"""File in the folder of copies that names the process that writes there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResamplingResult:
-    """What `resample_tracks` did.
+    """Result of `resample_tracks`.
 
     Attributes:
-        folder: Where the copies are.
+        folder: Folder of the copies.
         num_written: Copies written now.
         num_kept: Copies that were there.
-        problems: Why the other tracks could not be converted.
+        problems: Reasons why the other tracks could not be converted.
         original_bytes: Size of the files that have a copy.
         resampled_bytes: Size of their copies.
-        seconds: It took.
+        seconds: Duration of the conversion.
     """
 
     folder: Path
@@ -72,12 +72,12 @@ def resample_tracks(
     """Write mono copies of all tracks; those that are there stay, so that it can be stopped at any time.
 
     Args:
-        tracks: Of which copies are wanted; the originals are only read.
-        sample_rate: Of the copies in Hz.
-        file_format: Of the copies.
-        num_processes: That decode side by side.
-        verify: Compare checksums with the copies that are there, and write again what differs.
-        show_progress: On standard error.
+        tracks: Tracks to copy; the originals are only read.
+        sample_rate: Sample rate of the copies in Hz.
+        file_format: File format of the copies.
+        num_processes: Number of processes that decode.
+        verify: Check the checksums of existing copies, and write again those that differ.
+        show_progress: Show a bar on standard error.
 
     Raises:
         UserError: The disk is too full, the folder cannot be made, another conversion writes there, or a
@@ -121,13 +121,13 @@ def resample_tracks(
 def with_resampled(
     tracks: Sequence[CheckedTrack], *, sample_rate: int, only: Collection[str] | None = None
 ) -> list[CheckedTrack]:
-    """Let tracks that have a converted copy be read from it, and warn of those that changed since.
+    """Set the resampled copies of tracks that have one, and warn of tracks that changed since.
 
     Args:
         tracks: In any order, which stays.
-        sample_rate: Of the backbone, in Hz.
-        only: Ids of the tracks of which a copy may be read; of all if None. A run that goes on reads what
-            it began with.
+        sample_rate: Sample rate of the backbone, in Hz.
+        only: Ids of the tracks whose copy may be read; all if None. A resumed run reads the same files as at
+            its start.
     """
     if only is None and not resampled_folder(sample_rate).is_dir():
         return list(tracks)
@@ -145,8 +145,8 @@ def with_resampled(
     if changed:
         logger.warning(
             problem_list(
-                "Converted copies are gone, or are of what these files were before they changed, so the "
-                "files themselves are read",
+                "Resampled copies are missing, or older than the last change of these files, so the files "
+                "themselves are read",
                 changed,
                 "`m2v data convert SOURCE` writes the copies again.",
                 limit=5,
@@ -176,7 +176,7 @@ def _resample_all(
     verify: bool,
     show_progress: bool,
 ) -> tuple[list[tuple[ResampledRecord, bool]], list[str]]:
-    """Run `write_resampled` for each track in processes; return what it returned, and why others failed."""
+    """Run `write_resampled` for each track in processes; return its results, and the reasons of failures."""
     made: list[tuple[ResampledRecord, bool]] = []
     problems: dict[int, str] = {}
     bar = Progress(
@@ -217,7 +217,8 @@ def _resample_all(
     except BrokenProcessPool as error:
         raise UserError(
             f"A process that converts audio died ({error}). The machine may be out of memory: lower "
-            "--processes. The same command goes on where it was."
+            "--processes. Run the same command again to resume.",
+            code="resample-worker-died",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -226,23 +227,25 @@ def _resample_all(
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Make the folder for copies, and keep other conversions out of it.
+    """Create the folder for copies, and lock it against other conversions.
 
     Raises:
-        UserError: There can be no such folder, or another conversion writes there.
+        UserError: The folder cannot be created, or another conversion writes there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock_file = lock(folder / LOCK_FILE)
     except BlockingIOError as error:
         raise UserError(
-            f"Another `m2v data convert` is at work in {folder}: {error.strerror}. Wait for it, or stop "
-            "it: what it has written stays, and the same command goes on from there."
+            f"Another `m2v data convert` is writing to {folder}: {error.strerror}. Wait for it, or stop "
+            "it: the written copies stay, and the same command resumes from there.",
+            code="resample-locked",
         ) from error
     except OSError as error:
         raise UserError(
-            f"The folder {folder} for copies cannot be made ({error.strerror}). Name another by the "
-            f"environment variable {CACHE_VARIABLE}, for recipes too."
+            f"The folder {folder} for copies cannot be created ({error.strerror}). Name another by the "
+            f"environment variable {CACHE_VARIABLE}, for recipes too.",
+            code="resample-folder-not-writable",
         ) from error
     try:
         yield
@@ -263,10 +266,11 @@ def _require_space(missing: Sequence[CheckedTrack], sample_rate: int) -> None:
         raise UserError(
             f"The disk of {folder} has {free / 1e6:,.0f} MB free; the copies need up to "
             f"{needed / 1e6:,.0f} MB. Free some, or name another folder by the environment variable "
-            f"{CACHE_VARIABLE}, for recipes too."
+            f"{CACHE_VARIABLE}, for recipes too.",
+            code="resample-disk-full",
         )
 
 
 def _leave_signals() -> None:
-    """Let the process that started this one decide what Ctrl-C ends."""
+    """Ignore Ctrl-C: the main process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -21,22 +21,33 @@ def read_rows(path: Path, *, path_columns: Sequence[str]) -> list[tuple[int, dic
         Line number (from 1) and columns of each row.
 
     Raises:
-        UserError: The file is missing, is not what its name says, or is no UTF-8 text.
+        UserError: The file is missing, has another format than its suffix, or is not UTF-8 text.
     """
     if not path.is_file():
-        raise UserError(f"There is no manifest at {path}. Give a .csv or .jsonl file.")
+        raise UserError(
+            f"There is no manifest at {path}. Give a .csv or .jsonl file.",
+            code="manifest-not-found",
+        )
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".jsonl"):
-        raise UserError(f"{path} is no manifest: the name must end in .csv or .jsonl.")
+        raise UserError(
+            f"{path} is no manifest: the name must end in .csv or .jsonl.",
+            code="manifest-unknown-format",
+        )
     try:
         return list(_csv_rows(path, path_columns) if suffix == ".csv" else _jsonl_rows(path))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}).", code="manifest-unreadable"
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+        raise UserError(
+            f"{path} is not UTF-8 text ({error}). Save it as UTF-8.", code="manifest-not-utf8"
+        ) from error
     except csv.Error as error:
         raise UserError(
-            f"{path} is not CSV ({error}). Look for a quote that is not closed."
+            f"{path} is not CSV ({error}). Look for a quote that is not closed.",
+            code="manifest-not-csv",
         ) from error
 
 
@@ -47,19 +58,22 @@ def _csv_rows(path: Path, path_columns: Sequence[str]) -> Iterable[tuple[int, di
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:
             raise UserError(
-                f"{path.name}:1: the header names {', '.join(repeated)} more than once."
+                f"{path.name}:1: the header names {', '.join(repeated)} more than once.",
+                code="manifest-duplicate-column",
             )
         if header and not any(named(header, column) for column in path_columns):
             raise UserError(
                 f"{path.name}:1: the header is {', '.join(header)}. One column must be "
-                f"{' or '.join(map(repr, path_columns))}; columns are separated by commas."
+                f"{' or '.join(map(repr, path_columns))}; columns are separated by commas.",
+                code="manifest-no-path-column",
             )
         reader.fieldnames = header
         for row in reader:
             if None in row or None in row.values():
                 raise UserError(
-                    f"{path.name}:{reader.line_num}: this line has not as many cells as the header "
-                    f"({', '.join(reader.fieldnames or [])}). Put cells with a comma in quotes."
+                    f"{path.name}:{reader.line_num}: this line has another number of cells than the header "
+                    f"({', '.join(reader.fieldnames or [])}). Put cells with a comma in quotes.",
+                    code="manifest-cell-count",
                 )
             yield reader.line_num, row
 
@@ -72,16 +86,19 @@ def _jsonl_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(line, object_pairs_hook=_named_once)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path.name}:{number}: not JSON ({error}).") from error
+                raise UserError(
+                    f"{path.name}:{number}: not JSON ({error}).", code="manifest-not-json"
+                ) from error
             if not isinstance(row, dict):
                 raise UserError(
-                    f'{path.name}:{number}: not a JSON object, such as {{"path": ...}}.'
+                    f'{path.name}:{number}: not a JSON object, such as {{"path": ...}}.',
+                    code="manifest-not-object",
                 )
             yield number, row
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object, and refuse one of whose values the last alone would count."""
+    """Return a JSON object; refuse one with a repeated key, of which only the last would count."""
     names = [name for name, _ in pairs]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

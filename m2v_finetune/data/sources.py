@@ -1,6 +1,6 @@
-"""Where tracks come from: a manifest, a folder, a data set of the Hub, or what ships.
+"""Sources of tracks: a manifest, a folder, a data set of the Hub, or shipped data.
 
-Whatever the source, what comes out is a list of `Track` whose audio lies in files.
+Every source is read into a list of `Track` whose audio is in files.
 """
 
 from pathlib import Path
@@ -37,10 +37,10 @@ def load_tracks(
             labels are needed: then a folder may hold its audio at any depth.
         allow_outside: Let relative paths of a manifest of one's own lead out of its folder.
         max_failing_fraction: The share of the audio files of a Hub data set that may fail to be fetched.
-            Their tracks are returned like the others; that there is no such file is for others to find.
+            Their tracks are returned like the others; the check of the audio reports the missing files.
 
     Returns:
-        The tracks, and what is known of the data set.
+        The tracks, and the facts about the data set.
 
     Raises:
         UserError: There is nothing at the source, or it cannot be read.
@@ -54,7 +54,8 @@ def load_tracks(
         pass
     except (OSError, ValueError) as error:
         raise UserError(
-            f"The data source '{printable(source[:200])}' cannot be read ({printable(str(error))})."
+            f"The data source '{printable(source[:200])}' cannot be read ({printable(str(error))}).",
+            code="data-unreadable",
         ) from error
     if path.is_file():
         return _from_manifest(path, allow_outside=allow_outside)
@@ -67,12 +68,13 @@ def load_tracks(
         try:
             return read_hub_dataset(source, label_column, max_failing_fraction)
         except UserError as error:
-            raise UserError(f"{error}{did_you_mean(path.absolute())}") from error
+            raise UserError(f"{error}{did_you_mean(path.absolute())}", code=error.code) from error
     raise UserError(
         f"There is no data at '{printable(source)}'.{did_you_mean(path.absolute())} Give a .csv or "
         ".jsonl manifest, a folder that holds one "
         f"({', '.join(MANIFEST_NAMES)}), a folder with one folder per label, a Hub data set id "
-        f"(user/name), or what ships: {', '.join(QUICKSTARTS)}."
+        f"(user/name), or what ships: {', '.join(QUICKSTARTS)}.",
+        code="data-not-found",
     )
 
 

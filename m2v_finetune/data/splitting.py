@@ -1,4 +1,4 @@
-"""Splits: those the data bring, or one made so that an artist or album stays on one side."""
+"""Splits of the data, given in the manifest or made so that an artist or album stays on one side."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ def split_tracks(
             of it, read as labels are, get the same split. A track without a value is a group of its own.
         validation_fraction: Share of groups.
         test_fraction: Share of groups; None for no test split, and to leave out one that the data bring.
-        seed: Decides the draw.
+        seed: Seed of the random split.
 
     Raises:
         UserError: A split of the data's own is empty, there are fewer groups than splits, or a group is
@@ -46,7 +46,8 @@ def split_tracks(
         found = dict(Counter(track.split for track in tracks))
         raise UserError(
             f"The data have no track in {' and '.join(empty)} (found: {found}). "
-            "Put tracks there, or remove the column 'split' to have a split made."
+            "Put tracks there, or remove the column 'split' to have a split made.",
+            code="split-empty",
         )
     return splits
 
@@ -69,7 +70,8 @@ def _draw(
         units = f"values of '{column}'" if column else "tracks"
         raise UserError(
             f"A split cannot be made: there are {len(set(groups))} {units}, and {1 + len(shares)} splits "
-            f"need {1 + len(shares)}. Add tracks, give a column 'split', or set data.group_columns."
+            f"need {1 + len(shares)}. Add tracks, give a column 'split', or set data.group_columns.",
+            code="split-too-few-groups",
         )
     logger.info(
         "No split in the data: one is made with seed %d, over %d %s.",
@@ -95,7 +97,7 @@ def _has(track: Track, column: str) -> bool:
     try:
         return bool(_values(track, column))
     except ValueError:
-        return True  # `_groups` says what is wrong with it
+        return True  # `_groups` reports the problem
 
 
 def _values(track: Track, column: str) -> list[str]:
@@ -126,7 +128,8 @@ def _groups(tracks: Sequence[Track], column: str | None) -> list[str]:
                 "Groups that stay on one side when a split is made cannot be read",
                 problems,
                 "Correct them, name another column by data.group_columns, or give a column 'split'.",
-            )
+            ),
+            code="split-bad-groups",
         )
     joined = _Joined()
     first_of_file: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The values of a manifest's columns: which are missing, and what each is as text.
+"""The values of a manifest's columns: missing values, and conversion to text.
 
 A CSV gives text, a JSONL or a table of the Hub numbers, booleans and lists too. One rule holds for labels,
 groups and ids: a value is missing only if it is absent, null or blank, and it is compared as text.
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def is_missing(value: Any) -> bool:
-    """Tell whether a value is null (None, NaN) or blank text; 0 and False are values.
+    """Return True if a value is null (None, NaN) or blank text; 0 and False are values.
 
     >>> [is_missing(value) for value in (None, float("nan"), "", " ", 0, False, 0.0, [])]
     [True, True, True, True, False, False, False, False]
@@ -47,7 +47,7 @@ def as_texts(value: Any) -> list[str]:
     (['rock', 'pop'], ['a;b', '1980'], ['false'], [])
 
     Raises:
-        ValueError: The cell holds something else, such as an object; the message says what.
+        ValueError: The cell holds something else, such as an object; the message names it.
     """
     if isinstance(value, str):
         parts: Any = value.split(";")

@@ -112,7 +112,7 @@ def count_bars(
     track may start and end anywhere in a bar.
 
     Args:
-        downbeat_probabilities: Of the beats, in [0, 1], shape (beats,).
+        downbeat_probabilities: Probabilities of the beats, in [0, 1], shape (beats,).
         beats_per_bar: Lengths of bars that may occur.
 
     Returns:
@@ -157,7 +157,7 @@ def _intervals(grid_rate: Fraction, min_bpm: float, max_bpm: float) -> NDArray[n
 
 
 def _beat_steps(interval: int) -> int:
-    """Return how many steps of an interval may hold its beat."""
+    """Return the number of steps of an interval that may hold its beat."""
     return math.ceil(interval / BEAT_PARTS)
 
 
@@ -170,8 +170,8 @@ def _best_beats(
     begins before the track is not returned.
 
     Args:
-        probabilities: Of a beat at each step of the grid, shape (steps,).
-        intervals: That a beat may have, in steps, ascending, shape (intervals,).
+        probabilities: Probability of a beat at each step of the grid, shape (steps,).
+        intervals: Possible intervals of a beat, in steps, ascending, shape (intervals,).
     """
     beat_steps = np.asarray([_beat_steps(interval) for interval in intervals.tolist()])
     columns = np.arange(len(intervals))

@@ -16,7 +16,7 @@ def triangle(length: int) -> NDArray[np.float64]:
     [1.0, 2.0, 3.0, 2.0, 1.0]
 
     Args:
-        length: Of the window, in frames or samples.
+        length: Length of the window, in frames or samples.
 
     Returns:
         Weights, shape (length,).
@@ -47,7 +47,7 @@ class FrameJoiner:
 
         Args:
             first_frame: Frame of the track at which the window starts, from 0.
-            scores: Of the window, shape (window_frames, num_outputs).
+            scores: Scores of the window, shape (window_frames, num_outputs).
         """
         weight = triangle(len(scores))[:, None]
         num_inside = max(0, len(self._sum) - first_frame)
@@ -97,7 +97,7 @@ class OverlapAdd:
         """Add one window and return what is finished by it.
 
         Args:
-            start_sample: Where the window starts in the track, not before the start of the last one.
+            start_sample: Start of the window in the track, not before the start of the last one.
             window: Shape (stems, channels, window_samples); all windows have the same stems and
                 channels.
 

@@ -29,7 +29,7 @@ def find_peaks(activation: NDArray[np.floating], threshold: float) -> NDArray[np
 
 
 def refine_peaks(activation: NDArray[np.floating], peaks: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return where between frames the peaks lie, by a parabola through each and its neighbours.
+    """Return the positions of peaks between frames, by a parabola through each and its neighbours.
 
     >>> refine_peaks(np.array([0.0, 0.6, 1.0, 0.8, 0.0]), np.array([2])).round(3).tolist()
     [2.167]

@@ -1,4 +1,4 @@
-"""What a model learns from: events at the exact times of frames. The inverse of decoding.
+"""Training targets: events at the exact times of frames. The inverse of decoding.
 
 Times are never rounded before they meet the frames of a window: an event belongs to the frame whose
 centre is nearest, and a stretch to the frames whose centres lie in it. Windows of one track whose
@@ -69,7 +69,7 @@ def chord_targets(
         segments: (start in seconds, end in seconds, class), in order, without overlap. The end is
             not part of the segment.
         frame_times_seconds: Times of the frames, shape (frames,).
-        outside: What frames in no segment get.
+        outside: Value of frames in no segment.
 
     Returns:
         Classes, shape (frames,).

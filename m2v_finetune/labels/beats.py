@@ -62,12 +62,13 @@ def read_beats(path: Path) -> Beats:
             [f"{path}:{line}: {what}" for line, what in problems],
             "A line is: time in seconds and, in every line or in none, the position in the bar "
             "(1 is the downbeat).",
+            code="beats-bad-lines",
         )
     return beats
 
 
 def _lacks_downbeats(positions: NDArray[np.int64]) -> bool:
-    """Tell whether bars begin, as positions do not ascend all the way, and none with the downbeat."""
+    """Return True if bars start, as positions do not ascend all the way, and none with the downbeat."""
     return bool((np.diff(positions) <= 0).any() and not (positions == 1).any())
 
 

@@ -47,7 +47,7 @@ class Segment:
 def read_lab(path: Path) -> list[Segment]:
     """Read a ``.lab`` file as Isophonics, Billboard and MIREX write them: start, end, label.
 
-    Cells are separated by white space; blank lines and lines that begin with ``#`` are skipped.
+    Cells are separated by white space; blank lines and lines that start with ``#`` are skipped.
     A gap between segments is legal and stays a gap: what sounds there is not annotated.
 
     Returns:
@@ -65,12 +65,14 @@ def read_lab(path: Path) -> list[Segment]:
             f"{path} has lines that cannot be used",
             [f"{path}:{line}: {what}" for line, what in problems],
             "A line is: start and end in seconds, and a chord such as C:maj, A:min7/b3 or N.",
+            code="chords-bad-lines",
         )
     if not segments:
         raise LabelError(
             "A chord annotation is empty",
             [f"{path}: no segment"],
             "A track without a chord has one line, from 0 to its end, with the label N.",
+            code="chords-empty",
         )
     return segments
 
@@ -97,7 +99,7 @@ def write_lab(path: Path, segments: Sequence[Segment]) -> None:
     """Write a ``.lab`` file, as `format_lab` gives it.
 
     Raises:
-        ValueError: As `format_lab` does; nothing is written.
+        ValueError: Errors of `format_lab`; nothing is written.
     """
     path.write_text(format_lab(segments), encoding="utf-8")
 

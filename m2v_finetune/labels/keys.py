@@ -52,7 +52,7 @@ def key_parts(key: str) -> tuple[int, bool]:
     (9, True)
 
     Raises:
-        ValueError: As `parse_key` does.
+        ValueError: Errors of `parse_key`.
     """
     index = KEYS.index(parse_key(key))
     return index % 12, index >= 12
@@ -65,7 +65,7 @@ def transpose_key(key: str, semitones: int) -> str:
     'C minor'
 
     Raises:
-        ValueError: As `parse_key` does.
+        ValueError: Errors of `parse_key`.
     """
     pitch_class, is_minor = key_parts(key)
     return KEYS[(pitch_class + semitones) % 12 + 12 * is_minor]

@@ -33,7 +33,7 @@ class Notes:
         offsets_seconds: (notes,), each after its onset.
         pitches: (notes,), MIDI numbers from 0 to 127; 69 is 440 Hz.
         velocities: (notes,), from 1 to 127.
-        left_out: What `read_midi` left out: notes of no length, and second onsets, each with its place.
+        left_out: Notes of no length, and second onsets, that `read_midi` left out, each with its location.
     """
 
     onsets_seconds: NDArray[np.float64]
@@ -203,7 +203,10 @@ def read_midi(
         problems += left_out
     if problems:
         raise LabelError(
-            f"{path} has notes that cannot be used", problems, "Correct or remove these notes."
+            f"{path} has notes that cannot be used",
+            problems,
+            "Correct or remove these notes.",
+            code="notes-invalid",
         )
     return Notes(
         onsets_seconds=np.array([clock(onset.tick) for onset, _ in pairs], dtype=np.float64),

@@ -14,13 +14,17 @@ class LabelError(UserError):
     """Annotations that cannot be used; the message lists all problems.
 
     Attributes:
-        problems: One text a problem, each beginning with its place: ``songs/a.lab:12: ...``, or
+        problems: One text a problem, each starting with its location: ``songs/a.lab:12: ...``, or
             ``songs/a.mid: track 2, event 7 (1.250 s): ...``.
     """
 
-    def __init__(self, title: str, problems: Sequence[str], advice: str) -> None:
+    code = "labels-invalid"
+
+    def __init__(
+        self, title: str, problems: Sequence[str], advice: str, *, code: str | None = None
+    ) -> None:
         listed = [f"  - {problem}" for problem in problems]
-        super().__init__("\n".join([f"{title} ({len(problems)}):", *listed, advice]))
+        super().__init__("\n".join([f"{title} ({len(problems)}):", *listed, advice]), code=code)
         self.problems = tuple(problems)
 
 
@@ -32,7 +36,7 @@ def read_each(read: Callable[[Path], T], paths: Iterable[Path]) -> list[T]:
         paths: The files.
 
     Returns:
-        What `read` returned, in the order of `paths`.
+        Results of `read`, in the order of `paths`.
 
     Raises:
         LabelError: At least one file has problems; those of all files are listed.
@@ -46,7 +50,10 @@ def read_each(read: Callable[[Path], T], paths: Iterable[Path]) -> list[T]:
             problems.extend(error.problems)
     if problems:
         raise LabelError(
-            "Annotations cannot be used", problems, "Correct these lines, or remove the tracks."
+            "Annotations cannot be used",
+            problems,
+            "Correct these lines, or remove the tracks.",
+            code="labels-invalid",
         )
     return labels
 
@@ -54,7 +61,7 @@ def read_each(read: Callable[[Path], T], paths: Iterable[Path]) -> list[T]:
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Read a text file of cells between white space.
 
-    Blank lines, and lines that begin with ``#``, are skipped. A ``#`` elsewhere is a sharp.
+    Blank lines, and lines that start with ``#``, are skipped. A ``#`` elsewhere is a sharp.
 
     Returns:
         Line number (from 1) and cells (at least one) of each line.
@@ -84,7 +91,10 @@ def split_rows(text: str) -> list[tuple[int, list[str]]]:
 def unreadable(path: Path, reason: str) -> LabelError:
     """The error for a file that cannot be read at all."""
     return LabelError(
-        "An annotation cannot be read", [f"{path}: {reason}"], "Give the path of a readable file."
+        "An annotation cannot be read",
+        [f"{path}: {reason}"],
+        "Give the path of a readable file.",
+        code="labels-unreadable",
     )
 
 
@@ -92,7 +102,7 @@ def parse_seconds(cell: str) -> float:
     """A time in seconds, finite and at least 0.
 
     Raises:
-        ValueError: The cell is something else; the message says what.
+        ValueError: The cell is something else; the message names it.
     """
     try:
         seconds = float(cell)

@@ -18,13 +18,13 @@ from m2v_finetune.variation import OutputVariation
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedFiles:
-    """What became of music files.
+    """Result for music files.
 
     Attributes:
         num_computed: Files that were predicted now.
         num_resumed: Files that an earlier command predicted.
         failed: Why each of the other files has no result.
-        variation: Of the outputs that were computed now.
+        variation: Variation of the outputs that were computed now.
     """
 
     num_computed: int
@@ -46,9 +46,9 @@ def predict_files(
     Args:
         model: On its device.
         files: Music files of any length.
-        rendering: What is written of each.
+        rendering: Content to write for each.
         output: A file; for formats with files of their own, a folder; None to print.
-        on_bad_file: What to do about files that cannot be read: stop at the first, or go on without it.
+        on_bad_file: Policy for files that cannot be read: stop at the first, or continue without it.
 
     Raises:
         UserError: A file cannot be read and ``on_bad_file`` is ``stop``, or none can; or the output exists
@@ -93,14 +93,16 @@ def _predict(
                 failed.append(why)
                 if on_bad_file == "stop":
                     raise UserError(
-                        f"{why}\n{progress()} To leave out what cannot be read: --on-bad-file skip."
+                        f"{why}\n{progress()} To leave out what cannot be read: --on-bad-file skip.",
+                        code=error.code,
                     ) from error
     except Stopped as stopped:
         raise Stopped(stopped.signal_number, f"Stopped. {progress()}") from None
     destination.finish()
     if num_computed + num_resumed == 0:
         raise UserError(
-            problem_list("None of the files can be read", failed, "Nothing was written.")
+            problem_list("None of the files can be read", failed, "Nothing was written."),
+            code="predict-unreadable-files",
         )
     return PredictedFiles(
         num_computed=num_computed, num_resumed=num_resumed, failed=failed, variation=variation
@@ -133,7 +135,8 @@ def _opened(
         return nullcontext(Printed(rendering))
     if output is None:
         raise UserError(
-            f"The format '{rendering.format}' is written to files. Name their folder by --output."
+            f"The format '{rendering.format}' is written to files. Name their folder by --output.",
+            code="output-not-named",
         )
     header = {"model": model_fingerprint(model), "version": __version__, **asdict(rendering)}
     return open_output(output, files, rendering, suffix, header)

@@ -1,4 +1,4 @@
-"""Where predictions go: standard output, one file, or a file for each piece of music."""
+"""Outputs for predictions: standard output, one file, or a file for each piece of music."""
 
 import os
 import zlib
@@ -26,12 +26,12 @@ FOLDER_RECORD = f"predictions{RECORD_SUFFIX}"
 
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
-    """What is written of each prediction.
+    """Content to write for each prediction.
 
     Attributes:
         format: One of the formats of the model's task.
-        timeline: Whether to write each window or frame too.
-        top: How many labels to write, where labels are ranked.
+        timeline: True to write each window or frame too.
+        top: Number of labels to write, if labels are ranked.
     """
 
     format: str
@@ -46,10 +46,10 @@ class Rendering:
 
 
 class Output(Protocol):
-    """Where results go."""
+    """Destination of results."""
 
     def take_done(self, path: Path) -> bool:
-        """Tell whether an earlier command did a music file; a name that is typed twice is done twice."""
+        """Return True if an earlier command finished a file; a name that is typed twice is done twice."""
 
     def put(self, path: Path, prediction: Prediction) -> None:
         """Write a result.
@@ -60,7 +60,7 @@ class Output(Protocol):
         """
 
     def finish(self) -> None:
-        """Note that all is done; where nothing was written, leave nothing."""
+        """Finish; where nothing was written, leave nothing."""
 
     def where(self) -> str:
         """Return the end of a sentence that says how many files are done."""
@@ -74,7 +74,7 @@ class Printed:
     is_first: bool = True
 
     def take_done(self, path: Path) -> bool:
-        """Tell that nothing was done before."""
+        """Return False: nothing was done before."""
         return False
 
     def put(self, path: Path, prediction: Prediction) -> None:
@@ -103,10 +103,10 @@ def open_output(
 
     Args:
         output: A file; a folder where results have files of their own.
-        files: That are to be predicted.
-        rendering: What is written of each.
-        suffix: Of the files of results; None where all go to one.
-        header: What tells this command from others.
+        files: Music files to predict.
+        rendering: Content to write for each.
+        suffix: Suffix of the files of results; None where all go to one.
+        header: Settings that identify this command.
 
     Raises:
         UserError: The output is finished, not of this program, of another command, or cannot be written.
@@ -114,9 +114,13 @@ def open_output(
     if suffix is None:
         record_path = output.with_name(output.name + RECORD_SUFFIX)
         if output.is_dir():
-            raise UserError(f"--output {output} is a folder. Name a new file.")
+            raise UserError(
+                f"--output {output} is a folder. Name a new file.", code="output-is-folder"
+            )
         if output.exists() and not record_path.exists():
-            raise UserError(f"{output} exists, and is not overwritten. Name a new file.")
+            raise UserError(
+                f"{output} exists, and is not overwritten. Name a new file.", code="output-exists"
+            )
         with Record.open(record_path, header, output=output) as record:
             yield OneFile(output, files, rendering, record)
         return
@@ -152,7 +156,7 @@ class OneFile:
             self._cut()
 
     def _num_whole(self) -> int:
-        """Return how many results are whole, and of files that are as they were, from the first on.
+        """Return the number of results that are complete and of unchanged files, from the first on.
 
         Raises:
             UserError: The file is not what was written to it.
@@ -164,12 +168,12 @@ class OneFile:
         is_more_legal = len(found) < len(entries)
         is_more = size > (whole[-1].end if whole else 0)
         if found != [entry.checksum for entry in whole] or (is_more and not is_more_legal):
-            raise UserError(self.record.refusal("it is not what was written to it"))
+            raise UserError(self.record.refusal("its content has changed"), code="output-changed")
         changed = (number for number, one in enumerate(whole) if one.is_of_changed_file())
         return next(changed, len(whole))
 
     def take_done(self, path: Path) -> bool:
-        """Tell whether an earlier command did a music file."""
+        """Return True if an earlier command finished a music file."""
         return _take(self.done, path)
 
     def put(self, path: Path, prediction: Prediction) -> None:
@@ -215,7 +219,10 @@ class FilesInFolder:
             UserError: A file would be overwritten or written twice, or the folder cannot be made.
         """
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"--output {folder} is a file. The format '{kind}' needs a folder.")
+            raise UserError(
+                f"--output {folder} is a file. The format '{kind}' needs a folder.",
+                code="output-is-file",
+            )
         self.folder = folder
         self.files = files
         self.kind = kind
@@ -226,7 +233,8 @@ class FilesInFolder:
         if twice:
             raise UserError(
                 f"These would be written twice, by files of the same name: {', '.join(twice)}. Predict such "
-                "files by themselves, each into another --output."
+                "files by themselves, each into another --output.",
+                code="output-duplicate-names",
             )
         if not (folder / FOLDER_RECORD).exists():
             self._refuse_existing(files)
@@ -265,11 +273,12 @@ class FilesInFolder:
         if taken:
             raise UserError(
                 f"These would be written, but exist: {', '.join(taken)}. Nothing is overwritten; choose "
-                "another folder by --output."
+                "another folder by --output.",
+                code="output-exists",
             )
 
     def take_done(self, path: Path) -> bool:
-        """Tell whether an earlier command did a music file."""
+        """Return True if an earlier command finished a music file."""
         return _take(self.done, path)
 
     def put(self, path: Path, prediction: Prediction) -> None:

@@ -1,7 +1,7 @@
 """The record of an output that is not finished: what is done, and how much of the output that is.
 
-It lies beside the output, or in the folder that results are written to, while not all of them are. Its first
-line says of which model and options it is; then it has a line for each music file, written before the result:
+It is beside the output, or in the folder that results are written to, while not all of them are. Its first
+line names the model and options; then it has a line for each music file, written before the result:
 
     {"model": "9f2c...", "version": "0.1.0", "format": "csv", "timeline": false, "top": 10}
     {"file": "one.wav", "num_bytes": 88244, "mtime_ns": 1764380000000000000, "end": 61, "checksum": 36322339}
@@ -58,7 +58,7 @@ class Entry:
         )
 
     def is_of_changed_file(self) -> bool:
-        """Tell whether the music file is another one by now; one that is gone was not changed."""
+        """Return True if the music file has changed; one that is gone was not changed."""
         try:
             status = Path(self.file).stat()
         except OSError:
@@ -75,7 +75,7 @@ class Record:
         path: The record.
         file: The record, open.
         entries: Its lines, without the header.
-        line_ends: Where the header ends in it, and each entry.
+        line_ends: Ends of the header and of each entry.
     """
 
     output: Path
@@ -90,7 +90,7 @@ class Record:
         """Make the record of an output, or read that of a command that did not finish; closed at the end.
 
         Raises:
-            UserError: It is one of another command, another process is at work on it, or it cannot be
+            UserError: It is one of another command, another process writes to it, or it cannot be
                 written.
         """
         with disk_errors(path):
@@ -100,7 +100,8 @@ class Record:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UserError(
-                    f"Another process is writing {output}. Wait for it, or name another --output."
+                    f"Another process is writing {output}. Wait for it, or name another --output.",
+                    code="output-locked",
                 ) from error
             except OSError:
                 pass  # a disk without locks
@@ -127,10 +128,15 @@ class Record:
         except (ValueError, RecursionError):
             then = None
         if not isinstance(then, dict) or then.keys() != header.keys():
-            raise UserError(self.refusal("its record cannot be read"))
+            raise UserError(
+                self.refusal("its record cannot be read"), code="output-record-unreadable"
+            )
         other = [name for name, value in header.items() if then[name] != value]
         if other:
-            raise UserError(self.refusal(f"it was begun with another {', '.join(other)}"))
+            raise UserError(
+                self.refusal(f"it was started with another {', '.join(other)}"),
+                code="output-other-settings",
+            )
         end = len(lines[0])
         self.line_ends.append(end)
         for line in lines[1:]:
@@ -169,20 +175,21 @@ class Record:
         if others:
             other = next(iter(others))
             raise UserError(
-                self.refusal(f"it has results of files that are not named now, such as {other}")
+                self.refusal(f"it has results of files that are not named now, such as {other}"),
+                code="output-other-files",
             )
 
     def refusal(self, why: str) -> str:
         """Return a message that the output cannot be resumed."""
         return (
-            f"{self.output} is unfinished, and {why}. Only the command that began it resumes it. To start "
+            f"{self.output} is unfinished, and {why}. Only the command that started it resumes it. To start "
             f"again, delete it and {self.path}; or name another --output."
         )
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk does not take into a `UserError` that names the file."""
+    """Turn a failed write into a `UserError` that names the file."""
     try:
         yield
     except BrokenPipeError:
@@ -190,7 +197,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{error.filename or path} cannot be written: {error.strerror}. Free space, or choose another "
-            "place by --output. What was written before is whole."
+            "location by --output. Results that were written before are complete.",
+            code="output-not-writable",
         ) from error
 
 

@@ -111,7 +111,7 @@ def test_a_run_does_not_resume_with_other_music(recipe, tmp_path):
     assert code == 2
     assert "train: train/jazz/0.wav is another file" in message
     assert "test: test/pop/0.wav is not there" in message
-    assert "begin another run" in message
+    assert "start a new run" in message
     assert written() == before
 
 

@@ -18,22 +18,22 @@ _UNKNOWN = -1
 # Behind the samples, so few bytes are junk.
 _FEW_BYTES = 8
 
-# A WAV header goes on for a few kilobytes; one with a picture before the samples for some megabytes.
+# A WAV header has a few kilobytes; one with a picture before the samples for some megabytes.
 _MAX_CHUNKS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Style:
-    """How a container writes its chunks.
+    """Chunk format of a container.
 
     Attributes:
         first: Offset of the first chunk.
         id_bytes: Length of a chunk's name.
         size_bytes: Length of its size.
-        byteorder: Of the size.
-        align: Chunks begin at multiples of it.
-        data: How the name of the chunk with the samples begins.
-        overhead: What the size of that chunk counts beside the samples.
+        byteorder: Byte order of the size.
+        align: Chunks start at multiples of it.
+        data: Start of the name of the chunk with the samples.
+        overhead: Bytes in the size of that chunk beside the samples.
         counts_header: The size of a chunk counts its name and size too.
     """
 
@@ -63,14 +63,14 @@ _STYLES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Samples:
-    """Where a header says the samples are.
+    """Position of the samples, as stated by a header.
 
     Attributes:
         start: First byte.
         size_at: Offset of the stated size, or None if it is written as text.
         size_bytes: Length of the stated size.
-        byteorder: Of the stated size.
-        overhead: What it counts beside the samples.
+        byteorder: Byte order of the stated size.
+        overhead: Bytes that it counts beside the samples.
         stated: Stated bytes of samples, or `_UNKNOWN`.
     """
 
@@ -111,11 +111,11 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
 
 
 def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
-    """Return the part that begins at an offset, and where the next one begins (the file's size if none)."""
+    """Return the part that starts at an offset, and the start of the next one (the file's size if none)."""
     name = kind(file.read(start, 12))
     assert name is not None
     samples = _samples(file, start, name)
-    if samples is None:  # the decoder's message says what is missing
+    if samples is None:  # the decoder reports what is missing
         return Part(start=start, stop=file.size, is_file=start == 0), file.size
     available = file.size - samples.start
     if samples.stated > available:

@@ -1,6 +1,6 @@
 """MP4, Matroska and ASF: elements with sizes, which ffmpeg decodes.
 
-ffmpeg reads the first file of several that were joined by `cat`, and says nothing of an element that ends
+ffmpeg reads the first file of several that were joined by `cat`, and does not report an element that ends
 behind the file.
 
 Sources: ISO 14496-12 section 4.2 (MP4); RFC 8794 sections 4 to 6 and RFC 9559 (Matroska, WebM); Microsoft,
@@ -35,7 +35,7 @@ class _Element:
     Attributes:
         start: Offset of its first byte.
         stop: Offset after its last, or None if it is unknown.
-        opens: A file begins with it.
+        opens: True if a file starts with it.
     """
 
     start: int
@@ -66,7 +66,8 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
     if rest >= _FEW_BYTES:
         raise AudioError(
             f"{file.path}: {rest} bytes follow the end that its header states, and are none of its elements: "
-            f"sound that would be lost, or something else that was put behind it. {GET_AGAIN}"
+            f"sound that would be lost, or something else that was put behind it. {GET_AGAIN}",
+            code="audio-trailing-data",
         )
     return [
         Part(start=begin, stop=stop, is_file=begin == 0 and len(starts) == 1)

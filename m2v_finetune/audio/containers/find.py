@@ -1,4 +1,4 @@
-"""Which container a file is, by its content."""
+"""Detect the container of a file by its content."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,10 +11,10 @@ from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tag, skip_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Container:
-    """What a file is made of.
+    """Structure of a file.
 
     Attributes:
-        parts: To be decoded one after the other; empty if its structure is not known here.
+        parts: Parts to decode one after the other; empty if its structure is not known here.
         needs_ffmpeg: libsndfile does not read it.
     """
 
@@ -28,10 +28,10 @@ def find_container(path: Path, _version: tuple[int, ...]) -> Container:
 
     Args:
         path: The file, which is not empty.
-        _version: What changes with the file.
+        _version: Value that changes with the file.
 
     Raises:
-        AudioError: The structure says that sound is missing.
+        AudioError: By its structure, sound is missing.
         OSError: The file cannot be read.
     """
     with path.open("rb", buffering=0) as opened:
@@ -40,7 +40,7 @@ def find_container(path: Path, _version: tuple[int, ...]) -> Container:
         head = file.read(0, 16)
         while not elements.is_head(head) and (after := skip_tag(file, start)) != start:
             start, head = after, file.read(after, 16)
-        if not elements.is_head(head):  # MP4 begins with zeros
+        if not elements.is_head(head):  # MP4 starts with zeros
             start = skip_tags(file, start)
             head = file.read(start, 16)
         if elements.is_head(head):

@@ -34,14 +34,14 @@ _CRC8 = _checksums()
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """What STREAMINFO states.
+    """Content of STREAMINFO.
 
     Attributes:
         start: Offset of the stream's first byte.
         first: Offset of the first frame.
-        sync: What frames begin with: one of two, by whether all have as many samples.
+        sync: Start of a frame: one of two, by whether all have as many samples.
         block_samples: Samples of a frame, if all have as many.
-        num_samples: Of the stream; 0 if unknown.
+        num_samples: Length of the stream; 0 if unknown.
     """
 
     start: int
@@ -121,7 +121,7 @@ def _last_sample(file: ByteFile, stream: _Stream, stop: int) -> int | None:
 
 
 def _counts_upwards(file: ByteFile, stream: _Stream, stop: int) -> bool:
-    """Tell whether the first frames after a few places of the file have ever higher numbers."""
+    """Return True if the first frames after a few places of the file have ever higher numbers."""
     spread = (stop - stream.first) // _NUM_PROBES
     locations = [stream.first + spread * probe for probe in range(_NUM_PROBES)]
     before = -1

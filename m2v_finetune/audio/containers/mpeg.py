@@ -1,7 +1,7 @@
 """MPEG audio (MP3, MP2, MP1): its frames, and the Xing, Info or VBRI header that counts them.
 
 A file is one stream, or several joined by `cat`, by inserted advertisements, or by a recorder that writes in
-chunks. Each may begin with a header that counts the frames of that one alone, so a decoder that believes
+chunks. Each may start with a header that counts the frames of that one alone, so a decoder that believes
 the first reads the first alone. Where the first header counts the bytes that are there, that is all that is
 looked at; else every frame is.
 """
@@ -95,12 +95,12 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
 
 
 def _is_nearly_all(file: ByteFile, stop: int) -> bool:
-    """Tell whether so little follows the frames that mpg123 does not doubt the header that counts them."""
+    """Return True if so little follows the frames that mpg123 does not doubt the header that counts them."""
     return file.size - stop < 0.01 * file.size
 
 
 def _end_of_tags(file: ByteFile, start: int) -> int:
-    """Return the offset after the tags that begin at an offset."""
+    """Return the offset after the tags that start at an offset."""
     while (after := skip_tag(file, start)) != start:
         start = after
     return start
@@ -114,7 +114,7 @@ class _Stretch:
         start: Offset of the first frame.
         stop: Offset after the last.
         first: The first frame.
-        header: What its header counts, if it has one.
+        header: Counts of its header, if it has one.
         num_frames: Number of frames that hold sound.
         seconds_before: Length of what comes before it, for messages.
     """
@@ -149,7 +149,7 @@ def _stretches(file: ByteFile, first: int) -> Iterator[_Stretch]:
 
 
 def _after_gap(file: ByteFile, stop: int, seconds: float) -> int | None:
-    """Return where frames go on after a gap; None if they do not.
+    """Return where frames continue after a gap; None if they do not.
 
     Raises:
         AudioError: The gap is neither a tag nor the padding before another header.
@@ -169,7 +169,8 @@ def _after_gap(file: ByteFile, stop: int, seconds: float) -> int | None:
     if following - start > MAX_JUNK_BYTES and not is_padding:
         raise AudioError(
             f"{file.path}: damaged: after {seconds:.2f} s there are {following - start} bytes that are "
-            f"no MPEG frames. {GET_AGAIN}"
+            f"no MPEG frames. {GET_AGAIN}",
+            code="audio-damaged",
         )
     return following
 
@@ -184,7 +185,7 @@ def _part(file: ByteFile, stretch: _Stretch, num_following: int) -> Part:
 
     Args:
         file: The file.
-        stretch: Which.
+        stretch: Stretch of frames.
         num_following: Frames that follow it after a gap, up to the next header: its own may count them.
     """
     header, frame = stretch.header, stretch.first
@@ -227,9 +228,9 @@ def _info_frames(header: bytes, num_frames: int, num_bytes: int) -> bytes:
     cut: its samples are 529 more than the delay that the header states.
 
     Args:
-        header: Of a frame of the stream.
-        num_frames: Of the stream.
-        num_bytes: Of the stream.
+        header: Header of a frame of the stream.
+        num_frames: Number of frames of the stream.
+        num_bytes: Size of the stream.
     """
     # Without a checksum, and at 320 or 160 kbit/s, so that it is large enough.
     changed = bytes([0xFF, header[1] | 1, (header[2] & 0x0D) | 0xE0, header[3]])

@@ -41,7 +41,7 @@ class Frame:
         num_bytes: Length of the frame.
         stream: Version, layer, rate and channels, the same in all frames of a stream.
         num_samples: Samples of a channel.
-        side_bytes: Bytes between the header and what a Xing header begins with.
+        side_bytes: Bytes between the header and the start of a Xing header.
     """
 
     num_bytes: int
@@ -85,11 +85,11 @@ def first_frame(file: ByteFile, start: int) -> int | None:
 
 
 def _is_chain(block: bytes, location: int, *, ends: bool) -> bool:
-    """Tell whether frames of one stream follow each other from a place on.
+    """Return True if frames of one stream follow each other from a place on.
 
     Args:
         block: Bytes of the file.
-        location: Where the first frame would begin.
+        location: Offset of the first frame.
         ends: The file ends with the block; then fewer frames are enough, and the last may be cut.
     """
     stream, is_first = None, location == 0
@@ -107,12 +107,12 @@ def _is_chain(block: bytes, location: int, *, ends: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a Xing, Info or VBRI header counts.
+    """Counts of a Xing, Info or VBRI header.
 
     Attributes:
         num_frames: Frames after the one that holds it, or None.
         num_bytes: Bytes from that one on, or None.
-        location: Of the word in its frame.
+        location: Offset of the word in its frame.
         is_vbri: It is Fraunhofer's.
     """
 

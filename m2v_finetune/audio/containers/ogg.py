@@ -97,7 +97,8 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
         is_head = bool(page.flags & _FIRST)
     if not starts or starts[0] != start:
         raise AudioError(
-            f"{file.path}: damaged: the Ogg stream does not begin with its first page. {GET_AGAIN}"
+            f"{file.path}: damaged: the Ogg stream does not start with its first page. {GET_AGAIN}",
+            code="audio-damaged",
         )
     parts = [
         Part(start=begin, stop=stop, last_page_frame=_last_pages(file, begin, stop)[1])
@@ -123,7 +124,7 @@ def _page(file: ByteFile, start: int) -> _Page | None:
 
 
 def _is_intact(page: bytes) -> bool:
-    """Tell whether a page has the checksum that it states; of first pages, which are short."""
+    """Return True if a page has the checksum that it states; of first pages, which are short."""
     checksum = 0
     for byte in page[:22] + bytes(4) + page[26:]:
         checksum = (checksum << 8 & 0xFFFFFFFF) ^ _CRC32[checksum >> 24 ^ byte]
@@ -162,7 +163,7 @@ def _last_pages(file: ByteFile, start: int, stop: int) -> tuple[_Page | None, in
 
 
 def _counts_upwards(file: ByteFile, start: int, last: _Page) -> bool:
-    """Tell whether pages of the last one's stream, spread over the file, are numbered upwards."""
+    """Return True if pages of the last one's stream, spread over the file, are numbered upwards."""
     before = -1
     for probe in range(1, _NUM_PROBES):
         location = start + (last.start - start) * probe // _NUM_PROBES

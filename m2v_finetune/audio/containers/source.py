@@ -72,7 +72,7 @@ class Part:
         head: Bytes that come before those of the file: a header that states what is there.
         is_file: The decoder may be given the file itself, as it is.
         samples_start: First byte of the samples or packets, counted in what the decoder is given.
-        samples_stop: Byte after their last; None if the structure does not tell.
+        samples_stop: Byte after their last; None if the structure does not state it.
         missing_bytes: Bytes of samples that the header states and the file does not have.
         rest_bytes: Bytes that follow the samples and are neither tags nor chunks.
         num_frames: Number of frames that there are; None where the decoder counts them.
@@ -101,7 +101,7 @@ class PartFile(io.RawIOBase):
 
     Args:
         path: The whole file.
-        part: Which part.
+        part: Part to read.
     """
 
     def __init__(self, path: Path, part: Part) -> None:
@@ -177,8 +177,8 @@ def strip_tags(file: ByteFile, start: int, *, strip_zeros: bool = True) -> int:
 
     Args:
         file: The file.
-        start: Where the sound begins; the result is not before it.
-        strip_zeros: Whether zeros count as padding: samples may be zero.
+        start: Start of the sound; the result is not before it.
+        strip_zeros: True if zeros count as padding: samples may be zero.
     """
     stop = file.size
     while stop > start:
@@ -202,4 +202,4 @@ def strip_tags(file: ByteFile, start: int, *, strip_zeros: bool = True) -> int:
 
 def truncated(path: Path, what: str) -> AudioError:
     """Return the error for a file that ends before its end."""
-    return AudioError(f"{path}: truncated: {what}. {GET_AGAIN}")
+    return AudioError(f"{path}: truncated: {what}. {GET_AGAIN}", code="audio-truncated")

@@ -23,7 +23,7 @@ with fold 0 as the test side and ``fold-1.jsonl`` to ``fold-7.jsonl``. The folds
 ones; taking the next fold for validation is this project's own. One manifest alone is one eighth of
 the published protocol. Folds separate tracks, not artists.
 
-The audio may lie in any folder below the root; it is found by its name. Of two files with one name
+The audio may be in any folder below the root; it is found by its name. Of two files with one name
 the first by path is taken.
 
 Source: CPJKU/beat_this, ``beat_this/dataset/dataset.py`` (layout and use of the folds); Foscarin et
@@ -168,19 +168,21 @@ def read_folds(path: Path, *, num_tracks: int) -> dict[str, int]:
     """
     advice = f"Delete {path.parent}, and it is unpacked again."
     if not path.is_file():
-        raise UserError(f"{path} is missing. {advice}")
+        raise UserError(f"{path} is missing. {advice}", code="benchmark-labels-missing")
     folds: dict[str, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         track, _, fold = line.partition("\t")
         if not track or track in folds or fold not in map(str, range(NUM_FOLDS)):
             raise UserError(
                 f"{path}:{number}: expected a new track, a tab and a fold from 0 to 7, found "
-                f"'{line}'. {advice}"
+                f"'{line}'. {advice}",
+                code="benchmark-labels-malformed",
             )
         folds[track] = int(fold)
     if len(folds) != num_tracks:
         raise UserError(
-            f"{path} lists {len(folds)} tracks, the published file {num_tracks}. {advice}"
+            f"{path} lists {len(folds)} tracks, the published file {num_tracks}. {advice}",
+            code="benchmark-count-mismatch",
         )
     return folds
 
@@ -205,7 +207,8 @@ def _require_annotations(root: Path, rows: list[Row]) -> None:
                 f"Annotations are missing in {root}",
                 missing,
                 f"Delete {root / LABELS_FOLDER}, and they are unpacked again.",
-            )
+            ),
+            code="benchmark-labels-missing",
         )
 
 
@@ -284,7 +287,7 @@ To get the audio of Ballroom (1.5 GB, 698 excerpts of 30 s), download and unpack
   https://mtg.upf.edu/ismir2004/contest/tempoContest/data1.tar.gz
     md5 2872a3e52070bc342a4510a95e2fa0b8
   tar -xzf data1.tar.gz -C {root}
-The excerpts then lie in {root}/BallroomData/ChaChaCha/ and so on (any folder below {root} will do;
+The excerpts are then in {root}/BallroomData/ChaChaCha/ and so on (any folder below {root} will do;
 13 copies among them are not used). Run the same command again.""",
         recipes=("beats",),
         manifests=partial(folded_manifests, folded=BALLROOM),
@@ -343,9 +346,9 @@ as their names, such as {root}/audio/001.wav or {root}/audio/hainsworth_001.wav 
         instructions="""\
 To get the audio of SMC (217 excerpts of 40 s), download SMC_MIREX.zip. Its published address is
   http://smc.inescporto.pt/data/SMC_MIREX.zip
-which may no longer answer; ask its authors, or look for a copy at their laboratories. Then:
+which may be offline; write to its authors, or look for a copy at their laboratories. Then:
   unzip SMC_MIREX.zip -d {root}
-The excerpts then lie in {root}/SMC_MIREX/SMC_MIREX_Audio/SMC_001.wav and so on (any folder below
+The excerpts are then in {root}/SMC_MIREX/SMC_MIREX_Audio/SMC_001.wav and so on (any folder below
 {root} will do). Run the same command again.""",
         recipes=("beats",),
         manifests=partial(folded_manifests, folded=SMC),

@@ -1,7 +1,7 @@
 """McGill Billboard 2.0: chords of songs of the American charts from 1958 to 1991.
 
 The data set samples 1,300 slots of the charts; 890 of them are annotated, which are 740 different
-songs, since some songs stood in more than one slot. A song is one track here, with the annotation of
+songs, since some songs were in more than one slot. A song is one track here, with the annotation of
 one of its slots.
 
 Chords are those of ``full.lab``, as the annotators wrote them. Reducing them to major and minor is
@@ -96,7 +96,8 @@ def rows(root: Path, num_slots: int = NUM_SLOTS) -> list[Row]:
         raise UserError(
             f"{root / LABELS_FOLDER} holds {len(slots)} annotations ({LABEL_FILE}), published are "
             f"{num_slots}; {len(unknown)} of them are not in {root / INDEX.path}. Delete {root / 'labels'},"
-            " and it is fetched and unpacked again."
+            " and it is fetched and unpacked again.",
+            code="benchmark-count-mismatch",
         )
     slots_of_song: dict[tuple[str, str], list[str]] = {}
     for slot in slots:
@@ -136,7 +137,7 @@ def manifests(root: Path, num_slots: int = NUM_SLOTS) -> dict[str, list[Row]]:
     """Return the rows of the one manifest.
 
     Raises:
-        UserError: As `rows`.
+        UserError: Errors of `rows`.
     """
     return {"manifest.jsonl": rows(root, num_slots)}
 
@@ -152,7 +153,8 @@ def _read_index(path: Path) -> dict[str, tuple[str, str]]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is no index of McGill Billboard: it must have the columns id, artist and title "
-            f"({error}). Delete it, and it is fetched again."
+            f"({error}). Delete it, and it is fetched again.",
+            code="benchmark-labels-malformed",
         ) from error
 
 

@@ -1,7 +1,7 @@
 """EmoMusic: 744 clips of 45 seconds with the mean arousal and valence that listeners gave them.
 
 Both columns are in the data set's own unit: the mean, over ten or more listeners, of ratings of the
-whole clip on nine points, 1 (low) to 9 (high). The means lie between 1.6 and
+whole clip on nine points, 1 (low) to 9 (high). The means are between 1.6 and
 8.4. The label file also holds them standardised by mean and deviation of its 619 development clips;
 those are not used here, and R2 is the same in both units.
 
@@ -47,13 +47,13 @@ COUNTS = {"train": 504, "validation": 115, "test": 125}
 
 INSTRUCTIONS = """\
 To get the audio of EmoMusic (Creative Commons licences of each track's own):
-  1. Read the terms at https://cvml.unige.ch/databases/emoMusic/ and ask there for access if the
+  1. Read the terms at https://cvml.unige.ch/databases/emoMusic/ and request access there if the
      archive is not open. It was at
        http://cvml.unige.ch/databases/emoMusic/clips_45sec.tar.gz
          sha256 3994a5d5fefc27f9540d1a69cd7f1294c68e6cb311ce49765021e2e9c7a1057b
   2. Unpack it:
        tar -xzf clips_45sec.tar.gz -C {root}
-     The clips then lie in {root}/clips_45seconds, such as 2.mp3.
+     The clips are then in {root}/clips_45seconds, such as 2.mp3.
   3. Run the same command again."""
 
 
@@ -94,7 +94,7 @@ def manifests(root: Path, counts: Mapping[str, int] = COUNTS) -> dict[str, list[
     """Return the rows of the one manifest.
 
     Raises:
-        UserError: As `rows`.
+        UserError: Errors of `rows`.
     """
     return {"manifest.jsonl": rows(root, counts)}
 

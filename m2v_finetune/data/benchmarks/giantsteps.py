@@ -6,7 +6,7 @@ and the highest confidence are used. No artist is in both training and validatio
 test are not published.
 
 The label file lists each track in pieces of 30 seconds (3,687 / 942 / 2,406) that share its key. A
-track here is the whole preview, and is scored as a whole.
+track here is the whole preview, and is scored as one.
 
 Keys are spelled as in the label file, with flats: ``Db minor``, never C# minor. Genres are kept as the
 two data sets spell them, which is not alike (``progressive house`` and ``progressive-house``).
@@ -69,7 +69,7 @@ downloaders of the two data sets, which check the MD5 of every file:
   mv giantsteps-mtg-key-dataset/audio/*.mp3 giantsteps-key-dataset/audio/*.mp3 {root}/audio/
 and run the same command again. A track is {root}/audio/5061.LOFI.mp3; a name with leading
 zeros (0005061.LOFI.mp3) will do as well.
-What is uncertain: Beatport's own addresses no longer answer, so everything comes from the mirror at
+What is uncertain: Beatport's own addresses are offline, so everything comes from the mirror at
 https://www.cp.jku.at/datasets/giantsteps/ (folders backup and mtg_key_backup), which may lack a file.
 The line with sed is for the mirror, which wants https; the second downloader has that already since
 March 2025. Of 1,486 files of the first set 1,159 are used; the others do no harm."""
@@ -122,7 +122,8 @@ def rows(root: Path, counts: Mapping[str, int] = COUNTS) -> list[Row]:
                 f"{root / LABELS.path} has keys that are none",
                 wrong,
                 "Delete the file, and it is fetched again.",
-            )
+            ),
+            code="benchmark-labels-malformed",
         )
     return found
 
@@ -131,7 +132,7 @@ def manifests(root: Path, counts: Mapping[str, int] = COUNTS) -> dict[str, list[
     """Return the rows of the one manifest.
 
     Raises:
-        UserError: As `rows`.
+        UserError: Errors of `rows`.
     """
     return {"manifest.jsonl": rows(root, counts)}
 

@@ -5,7 +5,7 @@ that no artist is on two sides. Numbers by a random split are not comparable: GT
 replicas, and up to 35 clips of one artist in a genre.
 
 The clip jazz.00054 belongs to the training side. In the copy of the data set on Kaggle this file is
-damaged; the original archive has it whole. Going on without it trains on 442 clips.
+damaged; the original archive has it undamaged. Training without it uses on 442 clips.
 
 Source: Tzanetakis and Cook 2002 (the data); Sturm 2012, "An Analysis of the GTZAN Music Genre
 Dataset" (its faults); Kereliuk et al. 2015 (the split); jukemir (the label file and the sum of the
@@ -56,7 +56,7 @@ SUFFIXES = (".wav", ".au")
 
 INSTRUCTIONS = """\
 To get the audio of GTZAN (about 1.2 GB; no licence is stated, so it is for research):
-  1. Download the archive genres.tar.gz. Its address in publications no longer answers:
+  1. Download the archive genres.tar.gz. Its address in publications is offline:
        http://opihi.cs.uvic.ca/sound/genres.tar.gz
          sha256 24347e0223d2ba798e0a558c4c172d9d4a19c00bb7963fe055d183dadb4ef2c6
      A copy is on Kaggle:
@@ -105,7 +105,7 @@ def manifests(root: Path, counts: Mapping[str, int] = COUNTS) -> dict[str, list[
     """Return the rows of the one manifest.
 
     Raises:
-        UserError: As `rows`.
+        UserError: Errors of `rows`.
     """
     return {"manifest.jsonl": rows(root, counts)}
 

@@ -96,7 +96,8 @@ def rows(root: Path, num_beatles_songs: int = NUM_BEATLES_SONGS) -> list[Row]:
         if name in found:
             raise UserError(
                 f"The song '{name}' has two annotations, {found[name]['chords']} and {path} in {root}. "
-                "Remove one of these folders."
+                "Remove one of these folders.",
+                code="benchmark-duplicate-annotation",
             )
         album = "/".join(albums) or artist
         found[name] = {
@@ -111,7 +112,8 @@ def rows(root: Path, num_beatles_songs: int = NUM_BEATLES_SONGS) -> list[Row]:
     if num_found != num_beatles_songs:
         raise UserError(
             f"{root / LABELS_FOLDER} has chords of {num_found} songs of the Beatles, the published "
-            f"archive of {num_beatles_songs}.\n\n" + INSTRUCTIONS.format(root=root)
+            f"archive of {num_beatles_songs}.\n\n" + INSTRUCTIONS.format(root=root),
+            code="benchmark-count-mismatch",
         )
     return [found[name] for name in sorted(found)]
 
@@ -132,7 +134,7 @@ def manifests(root: Path, num_beatles_songs: int = NUM_BEATLES_SONGS) -> dict[st
     """Return the rows of the one manifest.
 
     Raises:
-        UserError: As `rows`.
+        UserError: Errors of `rows`.
     """
     return {"manifest.jsonl": rows(root, num_beatles_songs)}
 

@@ -1,4 +1,4 @@
-"""What is wrong with the label files of a row: `Benchmark.check_labels` of the data sets.
+"""Problems of the label files of a row: `Benchmark.check_labels` of the data sets.
 
 Each function takes the root and a row, reads the file or folder that the row names, and returns one
 text a problem, with file and line. None is left out.
@@ -40,7 +40,7 @@ def check_stems(root: Path, row: Row, *, stems: tuple[str, ...], suffix: str = "
         root: Folder of the data set.
         row: With the mixture as its path.
         stems: Names of the stems that the folder must hold.
-        suffix: What their file names end in.
+        suffix: End of their file names.
 
     Returns:
         The stems that are missing or damaged, or differ from the mixture in length, rate or channels;

@@ -53,7 +53,7 @@ To get MAESTRO 3.0.0 (101 GB, 120 GB unpacked; CC BY-NC-SA 4.0), download and un
   https://storage.googleapis.com/magentadata/datasets/maestro/v3.0.0/maestro-v3.0.0.zip
     sha256 6680fea5be2339ea15091a249fbd70e49551246ddbd5ca50f1b2352c08c95291
   unzip maestro-v3.0.0.zip -d {root}
-(it is announced at https://magenta.tensorflow.org/datasets/maestro). Audio and MIDI then lie in
+(it is announced at https://magenta.tensorflow.org/datasets/maestro). Audio and MIDI are then in
 {root}/maestro-v3.0.0/2004 and so on. Run the same command again."""
 
 
@@ -77,13 +77,17 @@ def rows(root: Path, counts: Mapping[str, int] = COUNTS) -> list[Row]:
         reader = csv.DictReader(file)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
-            raise UserError(f"{table} has no column {', '.join(missing)}. {advice}")
+            raise UserError(
+                f"{table} has no column {', '.join(missing)}. {advice}",
+                code="benchmark-labels-malformed",
+            )
         found = []
         for performance in reader:
             if performance["split"] not in SPLITS:
                 raise UserError(
                     f"{table}:{reader.line_num}: the split '{performance['split']}' is none of "
-                    f"{', '.join(SPLITS)}. {advice}"
+                    f"{', '.join(SPLITS)}. {advice}",
+                    code="benchmark-labels-malformed",
                 )
             audio = performance["audio_filename"]
             found.append(
@@ -104,7 +108,7 @@ def manifests(root: Path, counts: Mapping[str, int] = COUNTS) -> dict[str, list[
     """Return the rows of the one manifest.
 
     Raises:
-        UserError: As `rows`.
+        UserError: Errors of `rows`.
     """
     return {"manifest.jsonl": rows(root, counts)}
 

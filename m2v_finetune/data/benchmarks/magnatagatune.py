@@ -52,7 +52,7 @@ To get the audio of MagnaTagATune (about 3 GB, CC BY-NC-SA 3.0 by Magnatune):
   2. Join and unpack them:
        cat mp3.zip.001 mp3.zip.002 mp3.zip.003 > mp3.zip
        unzip mp3.zip -d {root}/mp3
-     The clips then lie in {root}/mp3/0 to {root}/mp3/f.
+     The clips are then in {root}/mp3/0 to {root}/mp3/f.
   3. Run the same command again.
 Three files of the archive have no content. They are in no split and need no repair."""
 

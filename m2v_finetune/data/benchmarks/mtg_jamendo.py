@@ -60,7 +60,7 @@ Creative Commons licence of its own), use the downloader of the data set:
       --unpack --remove {root}/audio
 and run the same command again. `--type audio` is the larger one, and either will do: a track is
 {root}/audio/14/214.low.mp3 or {root}/audio/14/214.mp3.
-For mood/theme alone, `--dataset autotagging_moodtheme` is enough (46 GB or 152 GB); then go on
+For mood/theme alone, `--dataset autotagging_moodtheme` is enough (46 GB or 152 GB); then continue
 without the missing tracks (--on-bad-track skip) and use moodtheme.jsonl only: the other manifests
 are not complete."""
 
@@ -70,8 +70,8 @@ class TagSet:
     """One of the tag sets, with the counts that its label files must have.
 
     Attributes:
-        name: As in the names of its label files.
-        prefix: What all its tags begin with and the manifest leaves out; may be empty.
+        name: Name of the set in its label files.
+        prefix: Common start of its tags that the manifest leaves out; may be empty.
         num_tracks: Tracks by split.
         num_tags: Different tags.
     """
@@ -86,7 +86,7 @@ class TagSet:
         return f"labels/autotagging_{self.name}-{split}.tsv"
 
 
-# The files have one line more: their header. 87, 40 and 56 tags as the repository's README says.
+# The files have one line more: their header. 87, 40 and 56 tags as in the repository's README.
 TAG_SETS = (
     TagSet(
         name="genre",
@@ -147,7 +147,8 @@ def rows(root: Path, tag_set: TagSet) -> list[Row]:
         if len(of_split) != tag_set.num_tracks[split]:
             raise UserError(
                 f"{root / tag_set.label_path(split)} lists {len(of_split)} tracks, the published "
-                f"file {tag_set.num_tracks[split]}. Delete it, and it is fetched again."
+                f"file {tag_set.num_tracks[split]}. Delete it, and it is fetched again.",
+                code="benchmark-count-mismatch",
             )
         found += of_split
     tags = {tag for row in found for tag in row["tags"]}
@@ -155,7 +156,8 @@ def rows(root: Path, tag_set: TagSet) -> list[Row]:
         raise UserError(
             f"{root / 'labels'}: the label files of '{tag_set.name}' name {len(tags)} tags, the "
             f"published ones {tag_set.num_tags}. Delete autotagging_{tag_set.name}-*.tsv there, "
-            "and they are fetched again."
+            "and they are fetched again.",
+            code="benchmark-count-mismatch",
         )
     return found
 
@@ -166,7 +168,7 @@ def manifests(root: Path, tag_sets: Sequence[TagSet] = TAG_SETS) -> dict[str, li
     Where there is only the low bit rate version of a track, the row names that one.
 
     Raises:
-        UserError: As `rows`.
+        UserError: Errors of `rows`.
     """
     found = {f"{tag_set.name}.jsonl": rows(root, tag_set) for tag_set in tag_sets}
     for row in (row for of_set in found.values() for row in of_set):
@@ -181,8 +183,9 @@ def _split_rows(path: Path, split: str, prefix: str) -> list[Row]:
     advice = "Delete it, and it is fetched again."
     if not lines or lines[0].split("\t") != HEADER:
         raise UserError(
-            f"{path} does not begin with the columns {', '.join(HEADER)}, so it is no label file "
-            f"of MTG-Jamendo. {advice}"
+            f"{path} does not start with the columns {', '.join(HEADER)}, so it is no label file "
+            f"of MTG-Jamendo. {advice}",
+            code="benchmark-labels-malformed",
         )
     found = []
     for number, line in enumerate(lines[1:], start=2):
@@ -191,8 +194,9 @@ def _split_rows(path: Path, split: str, prefix: str) -> list[Row]:
         tags = cells[5:]
         if not tags or not all(tag.startswith(prefix) for tag in tags):
             raise UserError(
-                f"{path}:{number}: expected five columns and then tags that begin with '{prefix}', "
-                f"found '{line}'. {advice}"
+                f"{path}:{number}: expected five columns and then tags that start with '{prefix}', "
+                f"found '{line}'. {advice}",
+                code="benchmark-labels-malformed",
             )
         track, artist, album, audio_path = cells[:4]
         found.append(

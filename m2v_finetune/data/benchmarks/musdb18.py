@@ -65,7 +65,7 @@ To get MUSDB18-HQ (about 23 GB; for academic purposes), download and unpack one 
   https://zenodo.org/records/3338373/files/musdb18hq.zip
     sha256 baac80d0483c61d74b2e5f3be75fa557eec52898339e6aa45c1fa48833c5d21d
   unzip musdb18hq.zip -d {root}
-The songs then lie in {root}/train and {root}/test, a folder each with mixture.wav, bass.wav, drums.wav,
+The songs are then in {root}/train and {root}/test, a folder each with mixture.wav, bass.wav, drums.wav,
 other.wav and vocals.wav. Run the same command again.
 MUSDB18 as .stem.mp4 will not do: it is another coding of the same songs."""
 
@@ -80,7 +80,7 @@ def rows(
     Args:
         root: Folder of the data set.
         counts: Songs that each split must have.
-        validation_songs: Those below ``train`` that are for validation.
+        validation_songs: Songs below ``train`` that are for validation.
 
     Returns:
         Rows of ``id`` (the name of the song's folder), ``path`` (its ``mixture.wav``), ``split``,
@@ -93,7 +93,8 @@ def rows(
     for name in ("train", "test"):
         if not (root / name).is_dir():
             raise UserError(
-                f"There is no folder {root / name}.\n\n{INSTRUCTIONS.format(root=root)}"
+                f"There is no folder {root / name}.\n\n{INSTRUCTIONS.format(root=root)}",
+                code="benchmark-audio-missing",
             )
     found = []
     for folder in sorted([*(root / "train").iterdir(), *(root / "test").iterdir()]):
@@ -118,7 +119,8 @@ def rows(
         raise UserError(
             problem_list(
                 "Songs for validation are missing", sorted(missing), INSTRUCTIONS.format(root=root)
-            )
+            ),
+            code="benchmark-audio-missing",
         )
     require_counts(found, counts, source=root, advice=f"\n\n{INSTRUCTIONS.format(root=root)}")
     return found
@@ -132,7 +134,7 @@ def manifests(
     """Return the rows of the one manifest.
 
     Raises:
-        UserError: As `rows`.
+        UserError: Errors of `rows`.
     """
     return {"manifest.jsonl": rows(root, counts, validation_songs)}
 

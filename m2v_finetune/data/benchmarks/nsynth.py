@@ -4,10 +4,10 @@ The split is the official one (289,205 / 12,678 / 4,096). No instrument of the t
 another. There are 11 instrument families: bass, brass, flute, guitar, keyboard, mallet, organ, reed,
 string, synth_lead, vocal. By the accounts below the test side has ten of them, all but synth_lead, so
 that a mean over classes there is one over ten; this was not checked in the archives, and of the
-validation side nothing is known to this project. Most pitches lie between 21 and 108, the keys of a
-piano; some notes lie below and above, from 9 to 120.
+validation side nothing is known to this project. Most pitches are between 21 and 108, the keys of a
+piano; some notes are below and above, from 9 to 120.
 
-The labels lie in the archives beside the audio, so nothing is fetched.
+The labels are in the archives beside the audio, so nothing is fetched.
 
 Known faults, which are kept as published: all notes of brass_acoustic_046 from 84 up, 71 of the test
 side, are noise (magenta/magenta issue 2092), and a few test notes have the same content.
@@ -41,7 +41,7 @@ INFO = DatasetInfo(
     homepage="https://magenta.tensorflow.org/datasets/nsynth",
 )
 
-# The archives say `valid`.
+# The archives use `valid`.
 FOLDERS = {"train": "nsynth-train", "validation": "nsynth-valid", "test": "nsynth-test"}
 COUNTS = {"train": 289_205, "validation": 12_678, "test": 4_096}
 
@@ -78,14 +78,18 @@ def rows(root: Path, counts: Mapping[str, int] = COUNTS) -> list[Row]:
         raise UserError(
             problem_list(
                 "Label files of NSynth are missing", missing, INSTRUCTIONS.format(root=root)
-            )
+            ),
+            code="benchmark-labels-missing",
         )
     found = []
     for split, path in files.items():
         try:
             notes = json.loads(path.read_bytes())
         except ValueError as error:
-            raise UserError(f"{path} is not JSON ({error}). Unpack its archive again.") from error
+            raise UserError(
+                f"{path} is not JSON ({error}). Unpack its archive again.",
+                code="benchmark-labels-malformed",
+            ) from error
         found += [
             {
                 "id": name,
@@ -104,7 +108,7 @@ def manifests(root: Path, counts: Mapping[str, int] = COUNTS) -> dict[str, list[
     """Return the rows of the one manifest, which serves both tasks.
 
     Raises:
-        UserError: As `rows`.
+        UserError: Errors of `rows`.
     """
     return {"manifest.jsonl": rows(root, counts)}
 

@@ -46,7 +46,7 @@ class RemoteFile:
 
     Attributes:
         url: ``https`` address that names one version for good, such as one with a commit.
-        path: Where it goes, relative to the root of the data set.
+        path: Path of the file, relative to the root of the data set.
         sha256: Sum of the content in hexadecimal; None where the sum is not known. Then the commit
             in the address pins the content, and the reader of the file checks its counts.
         md5: Sum of the content where only this one is published.
@@ -63,9 +63,9 @@ class Benchmark:
     """A public data set as `prepare_benchmark` needs it.
 
     Attributes:
-        info: What the model card says of it.
-        remote_files: Label files to fetch; none where the labels lie beside the audio.
-        instructions: How to get the audio by hand; ``{root}`` stands for the root folder.
+        info: Facts for the model card.
+        remote_files: Label files to fetch; none if the labels are beside the audio.
+        instructions: Steps to get the audio by hand; ``{root}`` is the root folder.
         recipes: Names of the recipes that train on it, such as ``tagging``; so are their folders of
             configs.
         manifests: Reads the label files below a root and returns the rows of each manifest by file
@@ -132,7 +132,8 @@ def prepare_benchmark(
         raise UserError(
             f"The label files of {title} are in {root}, its audio is not: none of {len(names)} "
             f"files is there, such as {root / names[0]}.\n\n"
-            + benchmark.instructions.format(root=root)
+            + benchmark.instructions.format(root=root),
+            code="benchmark-audio-missing",
         )
     problems = check_files([root / name for name in names]) if with_audio else {}
     bad = {name: [problems[root / name]] for name in names if root / name in problems}
@@ -161,10 +162,11 @@ def prepare_benchmark(
                 f"{title} has audio files that are missing or damaged, or labels that are wrong",
                 [f"{name}: {problem}" for name, problem in listed],
                 f"All of them are in {report}. Tracks that cannot be used: {affected}.\n"
-                "Download or unpack these files again, correct the labels, or go on without them "
+                "Download or unpack these files again, correct the labels, or continue without them "
                 "(--on-bad-track skip); results are then not comparable with published ones.\n\n"
                 + benchmark.instructions.format(root=root),
-            )
+            ),
+            code="benchmark-bad-tracks",
         )
     prepared = []
     for file_name, rows in good.items():
@@ -199,7 +201,8 @@ def fetch_all(remote_files: Sequence[RemoteFile], root: Path) -> None:
                 "Label files are missing or wrong",
                 problems,
                 "Files that are in place and right are kept; run the same command again.",
-            )
+            ),
+            code="benchmark-download-failed",
         )
 
 
@@ -210,7 +213,7 @@ def fetch(remote: RemoteFile, root: Path) -> Path:
     nothing behind.
 
     Raises:
-        UserError: The address does not answer, or the content (fetched now, or put there by hand)
+        UserError: The download failed, or the content (fetched now, or put there by hand)
             has another sum.
     """
     target = root / remote.path
@@ -219,7 +222,8 @@ def fetch(remote: RemoteFile, root: Path) -> Path:
         if problem:
             raise UserError(
                 f"{target} is not the file that belongs there: {problem}. "
-                "Delete it, and it is fetched again."
+                "Delete it, and it is fetched again.",
+                code="benchmark-checksum-mismatch",
             )
         return target
     by_hand = f"Fetch it by hand on any machine with a network and save it as {target}."
@@ -228,12 +232,16 @@ def fetch(remote: RemoteFile, root: Path) -> Path:
     except (OSError, http.client.HTTPException) as error:
         # A URLError without a status code wraps the reason, such as a refused connection.
         reason = error.reason if type(error) is urllib.error.URLError else error
-        raise UserError(f"{remote.url} could not be fetched ({reason}). {by_hand}") from error
+        raise UserError(
+            f"{remote.url} could not be fetched ({reason}). {by_hand}",
+            code="benchmark-download-failed",
+        ) from error
     problem = _sum_problem(content, remote)
     if problem:
         raise UserError(
             f"{remote.url} gave another file than expected: {problem}. Nothing was saved. A proxy "
-            f"or a login page may have answered in its place. {by_hand}"
+            f"or a login page may have been returned in its place. {by_hand}",
+            code="benchmark-checksum-mismatch",
         )
     _write_atomically(target, content)
     return target
@@ -270,8 +278,8 @@ def require_counts(
     Args:
         rows: All rows of a manifest.
         published: Tracks by split.
-        source: Where the rows were read, for the message.
-        advice: What to do if the counts differ.
+        source: Source of the rows, for the message.
+        advice: Remedy if the counts differ.
 
     Raises:
         UserError: They differ.
@@ -281,7 +289,8 @@ def require_counts(
         listed = " / ".join(str(found[split]) for split in published)
         raise UserError(
             f"{source} lists {listed} tracks ({' / '.join(published)}), published are "
-            f"{' / '.join(str(count) for count in published.values())}. {advice}"
+            f"{' / '.join(str(count) for count in published.values())}. {advice}",
+            code="benchmark-count-mismatch",
         )
 
 
@@ -295,11 +304,11 @@ def unpack(
 ) -> None:
     """Unpack a tar archive, or one folder of it, unless that was done before.
 
-    The folder is there whole or not at all. Nothing is written outside it, whatever the archive says.
+    The folder is complete or absent. Nothing is written outside it, whatever the archive names.
 
     Args:
         archive: A tar file, compressed or not.
-        folder: Where the content goes; an existing folder is left as it is.
+        folder: Folder for the content; an existing folder is left as it is.
         inside: The folder of the archive to unpack; all of it if empty.
         max_bytes: The most that may be unpacked.
         max_entries: The most files, folders and links that the archive may have, unpacked or not.
@@ -322,7 +331,8 @@ def unpack(
                 if number > max_entries:
                     raise UserError(
                         f"{archive} holds more than {max_entries:,} files, so it is not the archive that "
-                        f"belongs there. Nothing was unpacked. {advice}"
+                        f"belongs there. Nothing was unpacked. {advice}",
+                        code="archive-too-large",
                     )
                 tarfile.data_filter(member, str(content))
                 if inside and not member.name.startswith(f"{inside}/"):
@@ -331,19 +341,24 @@ def unpack(
                 if num_bytes > max_bytes:
                     raise UserError(
                         f"{archive} holds more than {max_bytes:,} bytes, so it is not the archive that "
-                        f"belongs there. Nothing was unpacked. {advice}"
+                        f"belongs there. Nothing was unpacked. {advice}",
+                        code="archive-too-large",
                     )
                 tar.extract(member, content, filter="data")
             if not (content / inside).is_dir():
-                raise UserError(f"{archive} has no folder '{inside}'. {advice}")
+                raise UserError(
+                    f"{archive} has no folder '{inside}'. {advice}", code="archive-missing-folder"
+                )
             folder.parent.mkdir(parents=True, exist_ok=True)
             (content / inside).rename(folder)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        raise UserError(f"{archive} cannot be unpacked ({error}). {advice}") from error
+        raise UserError(
+            f"{archive} cannot be unpacked ({error}). {advice}", code="archive-unreadable"
+        ) from error
 
 
 def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSONL; the file is there whole or not at all.
+    """Write rows as JSONL; the file is complete or absent.
 
     Raises:
         UserError: The file cannot be written.
@@ -422,7 +437,8 @@ def _write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror}). Check the disk space and the rights of "
-            "the folder, or choose another root."
+            "the folder, or choose another root.",
+            code="benchmark-not-writable",
         ) from error
     finally:
         with suppress(OSError):  # gone after a success

@@ -1,6 +1,6 @@
 """VocalSet 1.2: recordings of 20 professional singers, without accompaniment, by technique.
 
-Two manifests, in which a file is a track and is scored as a whole:
+Two manifests, in which a file is a track and is scored as one:
 
 - ``singer.jsonl``: all recordings; ``singer`` is one of f1 to f9 and m1 to m11.
 - ``technique.jsonl``: those of the ten techniques of the published task, `TECHNIQUES`.
@@ -73,7 +73,7 @@ To get VocalSet (CC BY 4.0), download one archive of https://zenodo.org/records/
     md5 0c09396242f946e7111ad7d8fc649b81
 or VocalSet1-2.zip of the same record (5.6 GB: the same recordings sorted in three ways), and unpack it:
   unzip VocalSet11.zip -d {root}
-The recordings then lie in {root}/FULL/female1/arpeggios/belt/ and so on
+The recordings are then in {root}/FULL/female1/arpeggios/belt/ and so on
 (data_by_singer in place of FULL in the larger archive). Run the same command again."""
 
 
@@ -91,7 +91,8 @@ def recordings(root: Path) -> list[Row]:
     if folder is None:
         raise UserError(
             f"There is neither a folder {' nor '.join(AUDIO_FOLDERS)} in {root}.\n\n"
-            + INSTRUCTIONS.format(root=root)
+            + INSTRUCTIONS.format(root=root),
+            code="benchmark-audio-missing",
         )
     found = []
     for path in sorted(folder.glob("*/*/*/*.wav")):
@@ -113,20 +114,21 @@ def recordings(root: Path) -> list[Row]:
                 "Singers of VocalSet without a recording (singer/context/technique/*.wav)",
                 silent,
                 INSTRUCTIONS.format(root=root),
-            )
+            ),
+            code="benchmark-audio-missing",
         )
     return found
 
 
 def singer_split(recording: str) -> str:
-    """Return the side of a recording, by its ``id``, when singers are to be told apart."""
+    """Return the side of a recording, by its ``id``, for the classification of singers."""
     if _draw("singer test", recording) < SINGER_TEST_SHARE:
         return "test"
     return _train_or_validation("singer validation", recording)
 
 
 def technique_split(recording: str, singer: str) -> str:
-    """Return the side of a recording, by its ``id`` and singer, when techniques are."""
+    """Return the side of a recording, by its ``id`` and singer, for the classification of techniques."""
     if singer in TECHNIQUE_TEST_SINGERS:
         return "test"
     return _train_or_validation("technique validation", recording)
@@ -136,7 +138,7 @@ def manifests(root: Path) -> dict[str, list[Row]]:
     """Return the rows of both manifests; each has the one label column of its task.
 
     Raises:
-        UserError: As `recordings`; or a technique of the ten is missing on a side.
+        UserError: Errors of `recordings`; or a technique of the ten is missing on a side.
     """
     by_singer, by_technique = [], []
     for row in recordings(root):
@@ -159,7 +161,8 @@ def manifests(root: Path) -> dict[str, list[Row]]:
                 f"Techniques of VocalSet without a recording in {root}",
                 missing,
                 INSTRUCTIONS.format(root=root),
-            )
+            ),
+            code="benchmark-audio-missing",
         )
     return {"singer.jsonl": by_singer, "technique.jsonl": by_technique}
 

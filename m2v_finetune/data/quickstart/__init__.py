@@ -1,4 +1,4 @@
-"""The data that ships, with exact labels: clips, single notes and voices; README.md says more."""
+"""The data that ships, with exact labels: clips, single notes and voices; see README.md."""
 
 from pathlib import Path
 

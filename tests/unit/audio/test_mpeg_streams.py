@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from encoded_audio import bursts, decoded_by_ffmpeg, ffmpeg, lame, needs, read_whole
+from support.messages import raises
 
 from m2v_finetune.audio.containers import mpeg
 from m2v_finetune.audio.decode import inspect_audio, read_audio
@@ -116,7 +117,7 @@ def test_frames_that_follow_without_a_header_belong_to_the_stream(names, parts, 
 def test_parts_of_other_learning_rates_or_channels_are_refused(first, other, parts, tmp_path):
     path = tmp_path / "a.mp3"
     path.write_bytes(parts[first] + parts[other])
-    with pytest.raises(AudioError, match=r"a\.mp3: 2 files joined in one.*ffmpeg -i FILE"):
+    with raises("audio-joined-files", "a.mp3: 2 files", "ffmpeg -i FILE"):
         inspect_audio(path)
     # What the message advises gives the whole.
     ffmpeg("-i", path, tmp_path / "new.flac")
@@ -173,14 +174,14 @@ def test_a_long_file_whose_header_counts_fewer_frames_alone_is_refused(
     monkeypatch.setattr(mpeg, "_SHORT_BYTES", 0)
     (tmp_path / "a.mp3").write_bytes(with_counts(parts[name], frames=share))
     for read in (inspect_audio, lambda path: read_audio(path, sample_rate=RATE)):
-        with pytest.raises(AudioError, match=r"a\.mp3: .* the file goes on after them"):
+        with raises("audio-trailing-data", "a.mp3: "):
             read(tmp_path / "a.mp3")
 
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_a_header_that_counts_more_frames_is_refused(name, parts, tmp_path):
     (tmp_path / "a.mp3").write_bytes(with_counts(parts[name], frames=1.5))
-    with pytest.raises(AudioError, match=r"a\.mp3: truncated"):
+    with raises("audio-truncated", "a.mp3: "):
         inspect_audio(tmp_path / "a.mp3")
 
 
@@ -244,7 +245,7 @@ def test_a_stream_that_was_cut_is_refused(names, share, parts, tmp_path):
     path = tmp_path / "a.mp3"
     path.write_bytes(before + last[: max(500, int(share * len(last)))])
     for read in (inspect_audio, lambda path: read_audio(path, sample_rate=RATE)):
-        with pytest.raises(AudioError, match=r"a\.mp3: truncated"):
+        with raises("audio-truncated", "a.mp3: "):
             read(path)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from support.messages import raises
 
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.data.checking import check_splits, check_tracks
 from m2v_finetune.data.loader import TrackWindows, read_window
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.errors import UserError
 
 RATE_HZ = 16_000
 
@@ -70,7 +70,7 @@ def test_good_tracks_are_measured_in_their_order(tmp_path):
 
 
 def test_all_bad_tracks_are_listed_at_once(tracks):
-    with pytest.raises(UserError) as raised:
+    with raises("data-bad-tracks") as raised:
         check_tracks(tracks, on_bad_track="stop", show_progress=False)
     message = str(raised.value)
     lines = message.splitlines()
@@ -107,7 +107,7 @@ def test_bad_tracks_can_be_skipped(tracks, caplog):
 
 def test_skipping_all_is_refused(tracks):
     bad = [track for track in tracks if not is_good(track)]
-    with pytest.raises(UserError, match=r"Of 11 tracks, these cannot be used \(11\)"):
+    with raises("data-bad-tracks", "11 tracks", "(11)"):
         check_tracks(bad, on_bad_track="skip", show_progress=False)
 
 
@@ -135,7 +135,7 @@ def test_skipped_tracks_are_counted_by_split(tmp_path):
         "validation": ["good-2.wav"],
         "test": ["good-3.wav"],
     }
-    with pytest.raises(UserError, match=r"Of 6 tracks, these cannot be used \(3\)") as raised:
+    with raises("data-bad-tracks", "6 tracks", "(3)") as raised:
         check_splits(in_split(tracks, "ttveee"), on_bad_track="stop", show_progress=False)
     assert str(raised.value).count("no such file") == 3
 
@@ -143,7 +143,7 @@ def test_skipped_tracks_are_counted_by_split(tmp_path):
 def test_a_split_without_a_usable_track_is_refused(tmp_path):
     tracks = [make_track(write_noise(tmp_path / f"{n}.wav"), n) for n in range(2)]
     tracks.append(make_track(tmp_path / "gone.wav", 2))
-    with pytest.raises(UserError, match="None of the 1 tracks of the split 'test'"):
+    with raises("data-no-usable-track", "'test'"):
         check_splits(in_split(tracks, "tve"), on_bad_track="skip", show_progress=False)
 
 
@@ -159,7 +159,7 @@ def test_a_hundred_bad_tracks_are_all_named(tmp_path):
         )
         for n in range(100)
     ]
-    with pytest.raises(UserError) as raised:
+    with raises("data-bad-tracks") as raised:
         check_tracks(missing, on_bad_track="stop", show_progress=False)
     assert all(f"m.csv:{n}: " in str(raised.value) for n in range(100))
 

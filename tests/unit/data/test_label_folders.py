@@ -7,10 +7,10 @@ from pathlib import Path
 
 import datasets.data_files
 import pytest
+from support.messages import raises
 
 from m2v_finetune.data.manifest import SPLIT_WORDS
 from m2v_finetune.data.sources import load_tracks
-from m2v_finetune.errors import UserError
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -30,10 +30,9 @@ def found(folder: Path, label_column: str | None = "tags") -> dict[str, tuple[st
     }
 
 
-def refusal(folder: Path, label_column: str | None = "tags") -> str:
-    with pytest.raises(UserError) as raised:
+def refuses(folder: Path, code: str, *values: object, label_column: str | None = "tags") -> None:
+    with raises(code, *values):
         load_tracks(str(folder), label_column=label_column)
-    return str(raised.value)
 
 
 # -- links ----------------------------------------------------------------------------------------
@@ -139,9 +138,7 @@ CONFLICTS = {
 def test_a_file_of_two_labels_is_refused(music, case):
     name, target, parts = CONFLICTS[case]
     (music / name).symlink_to(music / target)
-    message = refusal(music)
-    assert all(part in message for part in parts), message
-    assert "manifest" in message
+    refuses(music, "folder-conflicting-links", *parts)
 
 
 def test_a_file_of_two_splits_is_refused(tmp_path):
@@ -149,8 +146,8 @@ def test_a_file_of_two_splits_is_refused(tmp_path):
     (tmp_path / "test" / "jazz").mkdir(parents=True)
     (tmp_path / "test" / "jazz" / "4.wav").symlink_to(tmp_path / "train" / "jazz" / "1.wav")
     for label_column in ("tags", None):
-        message = refusal(tmp_path, label_column)
-        assert "train/jazz/1.wav and test/jazz/4.wav" in message
+        values = ("train/jazz/1.wav", "test/jazz/4.wav")
+        refuses(tmp_path, "folder-conflicting-links", *values, label_column=label_column)
 
 
 def test_links_of_links_do_not_multiply(tmp_path):
@@ -197,9 +194,7 @@ def test_nothing_to_state_is_not_said(music, caplog):
 
 def test_what_is_not_read_is_in_the_message_where_nothing_is(tmp_path):
     touch(tmp_path, "jazz/1.mid", "a.wav")
-    message = refusal(tmp_path)
-    assert ".mid (1)" in message
-    assert "not read: a.wav" in message
+    refuses(tmp_path, "folder-no-audio", ".mid (1)", "not read: a.wav")
 
 
 def as_nobody(call) -> str:
@@ -279,11 +274,8 @@ SPLITS_BESIDE_OTHERS = [
 @pytest.mark.parametrize("label_column", ["tags", None])
 def test_splits_beside_others_are_refused_and_explained(tmp_path, names, label_column):
     touch(tmp_path, *names)
-    message = refusal(tmp_path, label_column)
-    for name in names:
-        assert name.split("/")[0] in message
-    assert "train/jazz/song.mp3" in message
-    assert "manifest" in message
+    values = [name.split("/")[0] for name in names]
+    refuses(tmp_path, "folder-mixed-splits", *values, label_column=label_column)
 
 
 LABELS = [
@@ -312,9 +304,7 @@ def test_a_label_below_the_splits_may_have_any_name(tmp_path):
 
 def test_splits_below_labels_are_refused(tmp_path):
     touch(tmp_path, "jazz/train/1.wav", "jazz/test/2.wav", "pop/3.wav")
-    message = refusal(tmp_path)
-    assert "jazz" in message
-    assert "test, train" in message
+    refuses(tmp_path, "folder-splits-below-labels", "jazz", "test, train")
 
 
 def test_a_folder_above_the_splits_means_nothing(tmp_path):

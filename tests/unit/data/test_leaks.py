@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from support.messages import raises
 
 from m2v_finetune.data.checking import check_splits
 from m2v_finetune.data.leaks import leaking_tracks
 from m2v_finetune.data.manifest import Track, tracks_from_rows
-from m2v_finetune.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 
@@ -58,7 +58,7 @@ def test_links_over_two_splits_of_a_manifest(tmp_path, link, one, other, kept, c
     names[one].append("same.wav")
     names[other].append("again.wav")
     splits = tracks_of(tmp_path, names)
-    with pytest.raises(UserError, match=r"cannot be used \(1\)") as raised:
+    with raises("data-bad-tracks", "(1)") as raised:
         check_splits(splits, on_bad_track="stop", show_progress=False)
     lost, stays = ("same.wav", "again.wav") if kept == other else ("again.wav", "same.wav")
     assert f"'{lost}' in {one if kept == other else other} is that of '{stays}' in {kept}" in str(

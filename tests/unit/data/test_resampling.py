@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from support.messages import raises
 
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.resample_cache import resampled_folder
@@ -16,7 +17,6 @@ from m2v_finetune.data.kept import load_checked, resampled_ids, save_checked
 from m2v_finetune.data.loader import Window, read_window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.resampling import LOCK_FILE, resample_tracks, with_resampled
-from m2v_finetune.errors import UserError
 
 RATE_HZ = 16_000
 GRID = FrameGrid(sample_rate=RATE_HZ, stride_samples=320, receptive_field_samples=400)
@@ -109,7 +109,7 @@ def test_a_run_that_resumes_reads_what_it_started_with(tracks, tmp_path, caplog)
     for path in resampled_folder(RATE_HZ).rglob("*.json"):
         path.unlink()
     assert with_resampled(loaded["train"], sample_rate=RATE_HZ, only=only) == tracks
-    assert "gone" in caplog.text
+    assert "copies are missing" in caplog.text
 
 
 def test_what_cannot_be_decoded_is_a_problem_and_the_others_are_written(tracks):
@@ -129,7 +129,7 @@ def test_one_conversion_at_a_time(tracks):
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"locked\n"
-        with pytest.raises(UserError, match=f"convert` is at work in .*process {other.pid} on "):
+        with raises("resample-locked", f"process {other.pid} on "):
             convert(tracks)
         other.kill()
         other.wait()
@@ -140,9 +140,9 @@ def test_a_full_disk_and_a_file_in_the_way_are_messages(tracks, tmp_path, monkey
     monkeypatch.setattr(
         "m2v_finetune.data.resampling.shutil.disk_usage", lambda _: type("Disk", (), {"free": 9})
     )
-    with pytest.raises(UserError, match="M2V_CACHE"):
+    with raises("resample-disk-full", "M2V_CACHE"):
         convert(tracks)
     (tmp_path / "file").touch()
     monkeypatch.setenv("M2V_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(UserError, match="cannot be made"):
+    with raises("resample-folder-not-writable", "M2V_CACHE"):
         convert(tracks)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from support.messages import raises
 
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.errors import Stopped, UserError
@@ -122,11 +123,9 @@ def test_what_was_computed_before_a_damaged_file_is_kept_and_not_computed_again(
     write_song(songs[3], seed=3, bad_at=RATE // 3)
     output = tmp_path / "out.csv"
     computed.clear()
-    with pytest.raises(UserError, match=r"song-3\.wav: NaN") as stopped:
+    with raises("audio-not-finite", "song-3.wav: ", "3 of 5", "--on-bad-file skip") as stopped:
         run(tagger, songs, output)
     assert str(stopped.value).count("song-3.wav") == 1
-    assert "3 of 5 files" in str(stopped.value)
-    assert "--on-bad-file skip" in str(stopped.value)
     header, *found = rows(output)
     assert header == ["path", "drums", "piano", "slow, sad"]
     assert [row[0] for row in found] == [str(path) for path in songs[:3]]
@@ -285,7 +284,7 @@ def test_an_unfinished_output_that_somebody_changed_is_refused(tagger, songs, tm
         run(tagger, songs, output)
         assert rows(output)[0][0] == "path"
         return
-    with pytest.raises(UserError, match="not what was written"):
+    with raises("output-changed", output):
         run(tagger, songs, output)
     assert output.read_bytes() == changed
 
@@ -305,7 +304,7 @@ def test_an_output_that_was_deleted_is_started_again(tagger, songs, tmp_path, co
 def test_a_record_of_somebody_else_is_left_alone(tagger, songs, tmp_path, content):
     output = tmp_path / "out.csv"
     record_of(output).write_bytes(content)
-    with pytest.raises(UserError, match="record"):
+    with raises("output-record-unreadable", record_of(output)):
         run(tagger, songs, output)
     assert record_of(output).read_bytes() == content
     assert not output.exists()
@@ -316,7 +315,7 @@ def test_one_process_at_a_time_writes_an_output(tagger, songs, tmp_path):
     interrupted(tagger, songs, output)
     with record_of(output).open("r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="Another process"):
+        with raises("output-locked", output):
             run(tagger, songs, output)
     run(tagger, songs, output)
 
@@ -337,7 +336,7 @@ def test_a_full_disk_leaves_whole_results(tagger, songs, tmp_path, kind, room):
     run(tagger, songs, tmp_path / "whole", kind, timeline=True)
     whole = (tmp_path / "whole").read_bytes()
     output = tmp_path / "out"
-    with no_file_longer_than(room), pytest.raises(UserError, match="cannot be written"):
+    with no_file_longer_than(room), raises("output-not-writable", output):
         run(tagger, songs, output, kind, timeline=True)
     part = output.read_bytes() if output.exists() else b""
     assert whole.startswith(part)
@@ -364,9 +363,8 @@ def test_files_of_an_unfinished_command_are_skipped_and_others_not_touched(
 
     foreign = output / f"song-4{suffix}"
     foreign.mkdir() if kind == "wav" else foreign.write_text("mine")
-    with pytest.raises(UserError, match="exist") as refused:
+    with raises("output-exists", foreign) as refused:
         run(model, songs, output, kind)
-    assert str(foreign) in str(refused.value)
     assert str(made[0]) not in str(refused.value)
     foreign.rmdir() if kind == "wav" else foreign.unlink()
 
@@ -375,7 +373,7 @@ def test_files_of_an_unfinished_command_are_skipped_and_others_not_touched(
     assert computed == ["song-3.wav", "song-4.wav"]
     assert {path: path.stat().st_mtime_ns for path in made} == times
     assert contents(output) == contents(tmp_path / "whole")
-    with pytest.raises(UserError, match="exist"):  # it is finished now
+    with raises("output-exists"):  # it is finished now
         run(model, songs, output, kind)
 
 
