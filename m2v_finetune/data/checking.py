@@ -22,6 +22,7 @@ from m2v_finetune.errors import AudioError, UserError
 logger = logging.getLogger(__name__)
 
 NUM_THREADS = 8
+SKIP_OPTION = "--data.on_bad_track skip"
 TIMEOUT_SECONDS = 300.0
 
 
@@ -49,6 +50,7 @@ def check_tracks(
     on_bad_track: Literal["stop", "skip"],
     timeout_seconds: float = TIMEOUT_SECONDS,
     show_progress: bool = True,
+    skip_option: str | None = SKIP_OPTION,
 ) -> tuple[list[CheckedTrack], list[str]]:
     """Read the header and the end of every file (soundfile lets threads do that side by side).
 
@@ -57,6 +59,7 @@ def check_tracks(
         on_bad_track: Stop where any cannot be used, or go on without those.
         timeout_seconds: How long no file may be finished; 0 waits for ever.
         show_progress: On the terminal.
+        skip_option: What the message says to skip them by; None where they cannot be skipped.
 
     Returns:
         The usable tracks in their order, and one line for each track that was skipped.
@@ -69,7 +72,11 @@ def check_tracks(
         tracks, timeout_seconds=timeout_seconds, show_progress=show_progress
     )
     stop_or_skip(
-        problems, num_tracks=len(tracks), is_any_left=bool(checked), on_bad_track=on_bad_track
+        problems,
+        num_tracks=len(tracks),
+        is_any_left=bool(checked),
+        on_bad_track=on_bad_track,
+        skip_option=skip_option,
     )
     return checked, problems
 
@@ -148,6 +155,7 @@ def stop_or_skip(
     num_tracks: int,
     is_any_left: bool,
     on_bad_track: Literal["stop", "skip"],
+    skip_option: str | None = SKIP_OPTION,
 ) -> None:
     """Warn of each problem with a track, or stop.
 
@@ -159,7 +167,8 @@ def stop_or_skip(
             problem_list(
                 f"Of {num_tracks} tracks, these cannot be used",
                 problems,
-                "Repair or remove them, or go on without them by --data.on_bad_track skip.",
+                "Repair or remove them"
+                + (f", or go on without them by {skip_option}." if skip_option else "."),
                 limit=None,
             )
         )
@@ -173,6 +182,7 @@ def check_splits(
     on_bad_track: Literal["stop", "skip"],
     timeout_seconds: float = TIMEOUT_SECONDS,
     show_progress: bool = True,
+    skip_option: str | None = SKIP_OPTION,
 ) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
     """Check the files of all splits at once, and that no file is in two of them.
 
@@ -196,6 +206,7 @@ def check_splits(
         num_tracks=len(tracks),
         is_any_left=bool(checked),
         on_bad_track=on_bad_track,
+        skip_option=skip_option,
     )
     return usable_by_split(splits, checked)
 
