@@ -40,7 +40,7 @@ def expand_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise NoHomeError(
-            f"{path} cannot be found: no home folder is known. Set HOME, or name a folder without ~."
+            f"{path} cannot be found, as its home folder is not known. Set HOME, or name a path without ~."
         ) from error
 
 

@@ -160,11 +160,19 @@ class FeatureCache:
             loop.accelerator,
             loop.bad_track_policy,
         )
+        failure: str | None = None
         if accelerator.is_main_process:
-            if why_unwritable(store.folder.parent) is None:
-                self._evict_unused(store.folder.parent)
-            self._locks.append(_open(store))
-        accelerator.wait_for_everyone()
+            try:
+                if why_unwritable(store.folder.parent) is None:
+                    self._evict_unused(store.folder.parent)
+                self._locks.append(_open(store))
+            except UserError as error:
+                failure = str(error)
+            except OSError as error:
+                if error.errno not in DISK_ERRORS:
+                    raise
+                failure = _cannot_write(store, error)
+        gather_errors(accelerator, failure, {})  # which the others wait for
         start_time = time.monotonic()
         share = range(accelerator.process_index, len(store.keys), accelerator.num_processes)
         is_done = store.is_done()
@@ -176,7 +184,7 @@ class FeatureCache:
                 store.folder,
                 num_damaged,
             )
-        failure, bad_tracks = None, {}
+        bad_tracks: dict[str, str] = {}
         try:
             bad_tracks = self._compute(
                 store,
@@ -201,10 +209,7 @@ class FeatureCache:
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
-            failure = (
-                f"{store.folder} cannot be written: {error.strerror}. Free space, or choose another disk by "
-                "--cache.folder; what is there already stays."
-            )
+            failure = _cannot_write(store, error)
         bad_track_policy.take(split, gather_errors(accelerator, failure, bad_tracks))
         accelerator.wait_for_everyone()
         self._check_shared(store, bad_track_policy.found.get(split, {}))
@@ -529,6 +534,13 @@ def _open(store: FeatureStore) -> BinaryIO:
         lock_file.close()
     store.create()
     return store.lock()
+
+
+def _cannot_write(store: FeatureStore, error: OSError) -> str:
+    return (
+        f"{store.folder} cannot be written: {error.strerror}. Free space, or choose another disk by "
+        "--cache.folder; what is there already stays."
+    )
 
 
 def _in_precision(values: Any, dtype: str, names: Sequence[str]) -> Any:
