@@ -8,9 +8,59 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from m2v_finetune.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".{name}.part"
+
+
+class NoHomeError(UserError):
+    """A path below a home folder that nobody knows, as in a container without one."""
+
+    code = "home-unknown"
+
+
+def caches_folder() -> Path:
+    """Return the folder of what can be computed again: below ``$XDG_CACHE_HOME``, else ``~/.cache``.
+
+    Raises:
+        NoHomeError: There is neither.
+    """
+    return expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "m2v-finetune"
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path with the user's home folder in place of ``~``.
+
+    Raises:
+        NoHomeError: It is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise NoHomeError(
+            f"{path} cannot be found, as its home folder is not known. Set HOME, or name a path without ~."
+        ) from error
+
+
+def why_unwritable(folder: Path) -> str | None:
+    """Return why files cannot be made in a folder, which may not exist yet; None where they can.
+
+    Nothing is made, and a disk may still refuse what is written later.
+    """
+    try:
+        parents = (folder.absolute(), *folder.absolute().parents)
+        there = next(parent for parent in parents if os.path.lexists(parent))
+        if not there.is_dir():
+            return f"{there} is no folder"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        return f"the disk of {there} is read-only"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"no right to write to {there}"
+    return None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -157,7 +157,7 @@ def train_task(
 
         # Memory, and the batches that fit into it; the cache of the frozen layers' output.
         training, plan = planned_training(config, task, run.accelerator)
-        cache, cache_note = plan_cache(
+        cache, windows, cache_note = plan_cache(
             config, model, windows, splits, mixed_precision=run.accelerator.mixed_precision
         )
         reads_audio = config.data.features is None and cache is None

@@ -112,7 +112,7 @@ def main() -> None:
         splits = with_run_copies(splits, backbone.sample_rate, run)
         windows = training_windows(model, splits["train"], config)
         training, plan = planned_training(config, task, run.accelerator)
-        cache, cache_note = plan_cache(
+        cache, windows, cache_note = plan_cache(
             config, model, windows, splits, mixed_precision=run.accelerator.mixed_precision
         )
 

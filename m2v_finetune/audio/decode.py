@@ -33,6 +33,7 @@ from m2v_finetune.audio.containers.find import find_container
 from m2v_finetune.audio.containers.source import GET_AGAIN
 from m2v_finetune.audio.ffmpeg import DecodedSound
 from m2v_finetune.audio.sounds import (
+    TAIL_FRAMES,
     JoinedSound,
     LibsndfileSound,
     Sound,
@@ -45,10 +46,6 @@ from m2v_finetune.errors import AudioError
 # Measured on white noise at nine pairs of rates: an excerpt differs from the whole file by up to
 # 7e-5 with 64, 1e-6 with 128 and float32 rounding (2e-7) with 192 or more.
 _RESAMPLER_MARGIN_SAMPLES = 256
-
-
-# Frames at the end of a file that `inspect_audio` decodes.
-_TAIL_FRAMES = 65536
 
 
 class ExcerptError(AudioError, ValueError):
@@ -105,7 +102,7 @@ def inspect_audio(path: Path) -> AudioInfo:
     """
     with _open(path) as sound:
         num_frames = sound.count_frames()
-        _read_frames(path, sound, max(0, num_frames - _TAIL_FRAMES), num_frames, downmix=True)
+        _read_frames(path, sound, max(0, num_frames - TAIL_FRAMES), num_frames, downmix=True)
         return AudioInfo(
             sample_rate=sound.sample_rate, num_frames=num_frames, num_channels=sound.num_channels
         )

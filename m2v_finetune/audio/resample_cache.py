@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from m2v_finetune.audio.decode import AudioInfo, read_excerpt
 from m2v_finetune.errors import AudioError
-from m2v_finetune.files import write_atomically
+from m2v_finetune.files import caches_folder, expand_home, write_atomically
 
 CACHE_VARIABLE = "M2V_CACHE"
 ResampledFormat = Literal["flac", "wav"]
@@ -129,18 +129,26 @@ def resampled_folder(sample_rate: int) -> Path:
 
     It is below the folder that the environment variable M2V_CACHE names, else below
     ``$XDG_CACHE_HOME/m2v-finetune`` or ``~/.cache/m2v-finetune``.
+
+    Raises:
+        NoHomeError: It is below an unknown home folder.
     """
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    root = Path(os.environ.get(CACHE_VARIABLE) or f"{caches}/m2v-finetune")
-    return root.expanduser().absolute() / "audio" / f"{sample_rate}hz"
+    named = os.environ.get(CACHE_VARIABLE)
+    root = expand_home(named) if named else caches_folder()
+    return root.absolute() / "audio" / f"{sample_rate}hz"
 
 
 def read_record(path: Path, sample_rate: int) -> ResampledRecord | None:
-    """Return the record of the copy of a file; None where there is none, or its record is damaged."""
+    """Return the record of the copy of a file; None where there is none that can be read."""
+    record_path = _record_path(path, sample_rate)
     try:
-        content = json.loads(_record_path(path, sample_rate).read_text(encoding="utf-8"))
+        text = record_path.read_bytes()
+    except OSError:
+        return None
+    try:
+        content = json.loads(text)
         record = ResampledRecord(**{**content, "audio": AudioInfo(**content["audio"])})
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError):  # it is damaged
         return None
     return record if record.format in ("flac", "wav") else None
 

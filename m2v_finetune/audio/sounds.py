@@ -29,7 +29,7 @@ from m2v_finetune.errors import AudioError
 _DECODER_SETTLING_FRAMES = 32768
 
 # The part of a file that is decoded at its end, to see that it is there.
-_TAIL_FRAMES = 65536
+TAIL_FRAMES = 65536
 
 _BLOCK_FRAMES = 1 << 20
 
@@ -251,7 +251,7 @@ class LibsndfileSound:
 
     def count_frames(self) -> int:
         """Return the number of frames that can be decoded, after a look at the end."""
-        first = max(0, self.num_frames - _TAIL_FRAMES)
+        first = max(0, self.num_frames - TAIL_FRAMES)
         num_frames = first + len(self.read(first, self.num_frames))
         if num_frames < self.num_frames:
             num_frames = 0

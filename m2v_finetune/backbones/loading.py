@@ -26,6 +26,7 @@ from m2v_finetune.backbones.checkpoint_files import (
 from m2v_finetune.backbones.checkpoints import published_checkpoint
 from m2v_finetune.backbones.encoders import ENCODERS
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import expand_home
 
 
 def load_backbone(
@@ -86,7 +87,7 @@ def init_backbone(architecture: str | Path, *, licence: str) -> Backbone:
     """
     from m2v_finetune.shipped import find_file
 
-    path = find_file(Path(architecture).expanduser())
+    path = find_file(expand_home(architecture))
     if path.is_dir():
         path = path / CONFIG_FILE
     if not path.is_file():

@@ -113,10 +113,10 @@ def _check(arguments: argparse.Namespace) -> None:
     found = {name: [track for track in tracks if track.split == name] for name in SPLITS}
     splits = {name: members for name, members in found.items() if members}
     if splits:
-        usable, _ = check_splits(splits, on_bad_track="stop")
+        usable, _ = check_splits(splits, on_bad_track="stop", skip_option=None)
         checked = [one for members in usable.values() for one in members]
     else:
-        checked, _ = check_tracks(tracks, on_bad_track="stop")
+        checked, _ = check_tracks(tracks, on_bad_track="stop", skip_option=None)
     hours = sum(item.audio.duration_seconds for item in checked) / 3600
     print(f"{dataset.name}: all {len(checked)} tracks can be read ({hours:.2f} h).")
 
@@ -140,7 +140,9 @@ def _convert(arguments: argparse.Namespace) -> None:
         allow_outside=arguments.allow_outside,
         max_failing_fraction=float(arguments.on_bad_track == "skip"),
     )
-    checked, _ = check_tracks(tracks, on_bad_track=arguments.on_bad_track)
+    checked, _ = check_tracks(
+        tracks, on_bad_track=arguments.on_bad_track, skip_option="--on-bad-track skip"
+    )
     done = resample_tracks(
         checked,
         sample_rate=sample_rate,
@@ -164,6 +166,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         num_tracks=len(tracks),
         is_any_left=num_resampled > 0,
         on_bad_track=arguments.on_bad_track,
+        skip_option="--on-bad-track skip",
     )
     print(
         "Recipes with a backbone of this rate read the copies by themselves; their first log says so."

@@ -77,7 +77,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"{dataset.name} has no track in the split '{arguments.split}'.", code="split-empty"
         )
     model.task.check_labels(chosen)
-    checked, _ = check_tracks(chosen, on_bad_track="stop")
+    checked, _ = check_tracks(chosen, on_bad_track="stop", skip_option=None)
     if model.task.sample_rate is None:
         checked = with_resampled(checked, sample_rate=model.backbone.sample_rate)
     print(json.dumps(measure(model, checked), indent=2, ensure_ascii=False))

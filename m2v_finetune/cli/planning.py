@@ -1,12 +1,14 @@
 """`m2v plan` and `m2v benchmark`: what a run will take, and runs of every task."""
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from m2v_finetune.cli.options import Commands, TableConsole, count
 from m2v_finetune.errors import UserError
+from m2v_finetune.shipped import find_file
 
 
 def add_commands(commands: Commands) -> None:
@@ -87,13 +89,14 @@ def _plan(arguments: argparse.Namespace) -> None:
     from m2v_finetune.training.defaults import complete_tuning
     from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
 
-    for file in arguments.config:
-        if not file.is_file():
+    files = [find_file(file) for file in arguments.config]
+    for file in files:
+        if not os.path.isfile(file):  # noqa: PTH113 (Path raises where a folder cannot be read)
             raise UserError(
                 f"There is no file {file}. Give the settings of a recipe by --config.",
                 code="config-not-found",
             )
-    name = arguments.task or arguments.config[-1].resolve().parent.name
+    name = arguments.task or files[-1].resolve().parent.name
     if name not in (*TASKS, "pretrain"):
         raise UserError(
             f"There is no task '{name}'. Name one by --task: {', '.join(TASKS)}, or pretrain. Without it, "
@@ -104,7 +107,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     config_class: type[Any] = recipe_config(TASK_SETTINGS[name]) if is_task else PretrainingConfig
     config = parse_recipe(
         config_class,
-        [*(f"--config={file}" for file in arguments.config), *arguments.settings],
+        [*(f"--config={file}" for file in files), *arguments.settings],
         description="",
         quickstart=Path(),
     )

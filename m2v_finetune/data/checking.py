@@ -22,6 +22,7 @@ from m2v_finetune.errors import AudioError, UserError
 logger = logging.getLogger(__name__)
 
 NUM_THREADS = 8
+SKIP_OPTION = "--data.on_bad_track skip"
 TIMEOUT_SECONDS = 300.0
 
 
@@ -49,6 +50,7 @@ def check_tracks(
     on_bad_track: Literal["stop", "skip"],
     timeout_seconds: float = TIMEOUT_SECONDS,
     show_progress: bool = True,
+    skip_option: str | None = SKIP_OPTION,
 ) -> tuple[list[CheckedTrack], list[str]]:
     """Read the header and the end of every file (soundfile lets threads do that side by side).
 
@@ -57,6 +59,7 @@ def check_tracks(
         on_bad_track: Stop if any cannot be used, or continue without those.
         timeout_seconds: Longest time without a finished file; 0 for no limit.
         show_progress: Show a bar on the terminal.
+        skip_option: Option that skips bad tracks, for the message; None where they cannot be skipped.
 
     Returns:
         The usable tracks in their order, and one line for each track that was skipped.
@@ -69,7 +72,11 @@ def check_tracks(
         tracks, timeout_seconds=timeout_seconds, show_progress=show_progress
     )
     stop_or_skip(
-        problems, num_tracks=len(tracks), is_any_left=bool(checked), on_bad_track=on_bad_track
+        problems,
+        num_tracks=len(tracks),
+        is_any_left=bool(checked),
+        on_bad_track=on_bad_track,
+        skip_option=skip_option,
     )
     return checked, problems
 
@@ -149,6 +156,7 @@ def stop_or_skip(
     num_tracks: int,
     is_any_left: bool,
     on_bad_track: Literal["stop", "skip"],
+    skip_option: str | None = SKIP_OPTION,
 ) -> None:
     """Warn of each problem with a track, or stop.
 
@@ -160,7 +168,8 @@ def stop_or_skip(
             problem_list(
                 f"Of {num_tracks} tracks, these cannot be used",
                 problems,
-                "Repair or remove them, or skip them with --data.on_bad_track skip.",
+                "Repair or remove them"
+                + (f", or skip them with {skip_option}." if skip_option else "."),
                 limit=None,
             ),
             code="data-bad-tracks",
@@ -175,6 +184,7 @@ def check_splits(
     on_bad_track: Literal["stop", "skip"],
     timeout_seconds: float = TIMEOUT_SECONDS,
     show_progress: bool = True,
+    skip_option: str | None = SKIP_OPTION,
 ) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
     """Check the files of all splits at once, and that no file is in two of them.
 
@@ -198,6 +208,7 @@ def check_splits(
         num_tracks=len(tracks),
         is_any_left=bool(checked),
         on_bad_track=on_bad_track,
+        skip_option=skip_option,
     )
     return usable_by_split(splits, checked)
 

@@ -37,6 +37,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import LoadWaveform, SampledWindow, TrainingWindows, Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import NotCachedError
+from m2v_finetune.files import why_unwritable
 
 ABOUT_FILE = "about.json"
 FEATURES_FILE = "features.npy"
@@ -123,13 +124,26 @@ class FeatureStore:
             if self.validate() is not None:  # else another run made them just now
                 raise
 
+    def why_unwritable(self) -> str | None:
+        """Return the reason why this process cannot write or make the files; None where it can."""
+        for name in self.arrays:
+            path = self.folder / name
+            if os.path.exists(path) and not os.access(path, os.W_OK):  # noqa: PTH110 (Path raises)
+                return f"no right to write to {path}"
+        return why_unwritable(self.folder)
+
+    def is_complete(self) -> bool:
+        """Return whether all windows are stored and valid, so that nothing has to be written."""
+        return self.validate() is None and all(self.is_valid(row) for row in range(len(self.keys)))
+
     def touch(self) -> None:
         """Mark the files as used now."""
-        os.utime(self.folder / SUMS_FILE)
+        with suppress(OSError):  # of another user, or on a read-only disk
+            os.utime(self.folder / SUMS_FILE)
 
     def lock(self) -> BinaryIO:
         """Return an open file: until it is closed, `evict_unused` deletes nothing of these."""
-        file = (self.folder / SUMS_FILE).open("r+b")
+        file = (self.folder / SUMS_FILE).open("rb" if self.why_unwritable() else "r+b")
         with suppress(OSError):  # a disk without locks
             fcntl.flock(file, fcntl.LOCK_SH)
         return file
@@ -325,7 +339,7 @@ def evict_unused(
         path
         for path in folder.glob("*")
         if re.fullmatch(r"[0-9a-f]{64}", path.name)
-        and (path / SUMS_FILE).is_file()
+        and os.path.isfile(path / SUMS_FILE)  # noqa: PTH113 (Path raises where a folder cannot be read)
         and path not in kept
     ]
     others.sort(key=lambda path: (path / SUMS_FILE).stat().st_mtime)
@@ -334,7 +348,7 @@ def evict_unused(
     for path in others:
         if needed_bytes + sum(sizes.values()) <= limit_bytes:
             break
-        if _delete_unless_locked(path):
+        if why_unwritable(path) is None and _delete_unless_locked(path):
             deleted.append(path)
             del sizes[path]
     return deleted, needed_bytes + sum(sizes.values()) <= limit_bytes

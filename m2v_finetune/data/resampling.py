@@ -28,7 +28,7 @@ from m2v_finetune.audio.resample_cache import (
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import DISK_ERRORS, AudioError, UserError
-from m2v_finetune.files import lock
+from m2v_finetune.files import NoHomeError, lock
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,20 @@ def with_resampled(
         only: Ids of the tracks whose copy may be read; all if None. A resumed run reads the same files as at
             its start.
     """
-    if only is None and not resampled_folder(sample_rate).is_dir():
+    try:
+        folder = resampled_folder(sample_rate)
+        if not folder.is_dir() and only is None:
+            return list(tracks)
+        next(folder.iterdir(), None)
+    except FileNotFoundError:
+        pass  # of a run that goes on: its copies are gone, as is said below
+    except (NoHomeError, OSError) as error:
+        logger.warning(
+            "Converted copies are not looked for, and the files themselves are read: %s. Their folder can "
+            "be named by the environment variable %s.",
+            error,
+            CACHE_VARIABLE,
+        )
         return list(tracks)
     found, changed = [], []
     for checked in tracks:

@@ -18,6 +18,7 @@ from m2v_finetune.data.paths import did_you_mean
 from m2v_finetune.data.quickstart import QUICKSTARTS
 from m2v_finetune.data.values import printable
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import expand_home
 from m2v_finetune.hub import is_repo_id
 
 
@@ -47,7 +48,7 @@ def load_tracks(
     """
     if source in QUICKSTARTS:
         return _from_manifest(QUICKSTARTS[source], allow_outside=False)
-    path = Path(source).expanduser()
+    path = expand_home(source)
     try:
         path.stat()
     except FileNotFoundError:

@@ -8,7 +8,6 @@ and for judging; runs of the same backbone, audio and windows share them.
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from m2v_finetune.backbones.backbone import CONV_ENCODER
 from m2v_finetune.config import RecipeConfig, parse_bytes
@@ -35,6 +35,7 @@ from m2v_finetune.data.feature_store import (
 from m2v_finetune.data.loader import Inputs, SampledWindow, TrainingWindows
 from m2v_finetune.data.reading import WorkerError, read_batches, track_loader
 from m2v_finetune.errors import DISK_ERRORS, UserError
+from m2v_finetune.files import NoHomeError, caches_folder, expand_home, why_unwritable
 from m2v_finetune.model import FeatureLayout, NotFiniteError, TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
@@ -162,10 +163,19 @@ class FeatureCache:
             run.accelerator,
             run.bad_tracks,
         )
+        failure: str | None = None
         if accelerator.is_main_process:
-            self._evict_unused(store.folder.parent)
-            self._locks.append(_open(store))
-        accelerator.wait_for_everyone()
+            try:
+                if why_unwritable(store.folder.parent) is None:
+                    self._evict_unused(store.folder.parent)
+                self._locks.append(_open(store))
+            except UserError as error:
+                failure = str(error)
+            except OSError as error:
+                if error.errno not in DISK_ERRORS:
+                    raise
+                failure = _cannot_write(store, error)
+        gather_errors(accelerator, failure, {})  # which the others wait for
         start_time = time.monotonic()
         share = range(accelerator.process_index, len(store.keys), accelerator.num_processes)
         is_done = store.is_done()
@@ -177,7 +187,7 @@ class FeatureCache:
                 store.folder,
                 num_damaged,
             )
-        failure, bad_tracks = None, {}
+        bad_tracks: dict[str, str] = {}
         try:
             bad_tracks = self._compute(
                 store,
@@ -202,10 +212,7 @@ class FeatureCache:
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
-            failure = (
-                f"{store.folder} cannot be written: {error.strerror}. Free space, or choose another disk by "
-                "--cache.folder; what is there already stays."
-            )
+            failure = _cannot_write(store, error)
         bad_track_policy.take(split, gather_errors(accelerator, failure, bad_tracks))
         accelerator.wait_for_everyone()
         self._check_shared(store, bad_track_policy.found.get(split, {}))
@@ -302,10 +309,11 @@ def plan_cache(
     splits: Mapping[str, Sequence[CheckedTrack]],
     *,
     mixed_precision: str,
-) -> tuple[FeatureCache | None, str]:
+) -> tuple[FeatureCache | None, TrainingWindows, str]:
     """Decide whether a run uses the cache, from its settings and data alone.
 
-    So a run that goes on decides the same.
+    So a run that goes on decides the same. Where the cache cannot be written, a run does without, on the
+    windows that it would have with it: it gives the same, also if it goes on where the cache can be written.
 
     Args:
         config: All settings.
@@ -315,7 +323,8 @@ def plan_cache(
         mixed_precision: That the network computes in.
 
     Returns:
-        The cache, or None; and a line for the first log, empty where there is nothing to say.
+        The cache, or None; the windows to train on without it; and a line for the first log, empty where
+        there is nothing to say.
 
     Raises:
         UserError: ``cache.use`` is ``on`` and nothing can be kept, or it does not fit.
@@ -326,11 +335,11 @@ def plan_cache(
         settings.use == "auto" and model.tuning.method == "probe" and config.data.features is None
     )
     if not is_wanted:
-        return None, ""
+        return None, windows, ""
     if not isinstance(model.task, ClipTask | FrameTask):
-        return _without(config, f"{model.task.name} needs the waveform of the mixture")
+        return _without(config, windows, f"{model.task.name} needs the waveform of the mixture")
     if layout is None:
-        return _without(config, "all of the network learns")
+        return _without(config, windows, "all of the network learns")
     num_variants = 1
     if windows.is_random:
         assert config.data.windows_per_track is not None
@@ -339,11 +348,20 @@ def plan_cache(
         )
         num_variants = min(chosen, config.training.epochs * config.data.windows_per_track)
     limit_bytes = parse_bytes("cache.max_size", settings.max_size)
+    in_variants = replace(windows, num_variants=num_variants)
+    folder, why = None, None
+    try:
+        folder = cache_folder(settings.folder)
+    except NoHomeError as error:
+        why = str(error)
+    if why := _of_any_process(why):
+        return _without_folder(in_variants, why)
+    assert folder is not None
     cache = FeatureCache(
         model,
-        replace(windows, num_variants=num_variants),
+        in_variants,
         splits,
-        folder=cache_folder(settings.folder),
+        folder=folder,
         dtype=settings.precision,
         limit_bytes=limit_bytes,
         num_workers=config.data.num_workers,
@@ -353,27 +371,57 @@ def plan_cache(
     if cache.num_bytes > limit_bytes:
         return _without(
             config,
+            windows,
             f"it would take {_megabytes(cache.num_bytes)}, and cache.max_size is {settings.max_size}",
             "Raise cache.max_size, set cache.precision to float16, take shorter windows or fewer "
             "data.num_variants, or a head that averages over time (head.pooling mean).",
         )
-    return cache, _described(cache, layout, num_variants)
+    if why := _of_any_process(_why_unusable(cache, folder)):
+        return _without_folder(in_variants, why)
+    return cache, in_variants, _described(cache, layout, num_variants)
 
 
 def cache_folder(folder: str | None) -> Path:
-    """Return the folder of the setting ``cache.folder``."""
-    if folder is not None:
-        return Path(folder).expanduser()
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(caches).expanduser() / "m2v-finetune"
+    """Return the folder of the setting ``cache.folder``.
+
+    Raises:
+        NoHomeError: It is in a home folder that nobody knows.
+    """
+    return caches_folder() if folder is None else expand_home(folder)
 
 
-def _without(config: RecipeConfig, why: str, advice: str = "") -> tuple[None, str]:
+def _why_unusable(cache: FeatureCache, folder: Path) -> str | None:
+    """Return why this process can neither write the cache nor find all of it there, if so."""
+    no_folder = why_unwritable(folder)
+    for store in cache.stores.values():
+        if (why := no_folder or store.why_unwritable()) and not store.is_complete():
+            return why
+    return None
+
+
+def _of_any_process(why: str | None) -> str | None:
+    """Return the first reason that a process has, the same on each; every process has to call this."""
+    return next((one for one in gather_object([why]) if one is not None), None)
+
+
+def _without_folder(windows: TrainingWindows, why: str) -> tuple[None, TrainingWindows, str]:
+    """Go on without the cache, whose folder cannot be written, and say so."""
+    logger.warning(
+        "The run goes on without the cache, and computes in each epoch what the network says: %s. To have "
+        "it computed once, name a folder that can be written by --cache.folder.",
+        why,
+    )
+    return None, windows, f"not used: {why}"
+
+
+def _without(
+    config: RecipeConfig, windows: TrainingWindows, why: str, advice: str = ""
+) -> tuple[None, TrainingWindows, str]:
     if config.cache.use == "on":
         raise UserError(
             f"cache.use is 'on', but nothing can be cached: {why}. {advice or 'Set it to auto.'}"
         )
-    return None, f"not used: {why}. {advice}".strip()
+    return None, windows, f"not used: {why}. {advice}".strip()
 
 
 def _described(cache: FeatureCache, layout: FeatureLayout, num_variants: int) -> str:
@@ -487,6 +535,13 @@ def _open(store: FeatureStore) -> BinaryIO:
         lock_file.close()
     store.create()
     return store.lock()
+
+
+def _cannot_write(store: FeatureStore, error: OSError) -> str:
+    return (
+        f"{store.folder} cannot be written: {error.strerror}. Free space, or choose another disk by "
+        "--cache.folder; what is there already stays."
+    )
 
 
 def _in_precision(values: Any, dtype: str, names: Sequence[str]) -> Any:

@@ -21,7 +21,7 @@ import yaml
 from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import lock, write_atomically
+from m2v_finetune.files import expand_home, lock, write_atomically
 from m2v_finetune.parsing import save_config, to_dict
 
 logger = logging.getLogger(__name__)
@@ -330,7 +330,7 @@ def choose_folder(output_dir: str | None, *, task: str, resume: str) -> RunFolde
                 code="resume-without-folder",
             )
         return RunFolder(Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}")
-    path = Path(output_dir).expanduser()
+    path = expand_home(output_dir)
     folder = RunFolder(path)
     try:
         is_file = path.exists() and not path.is_dir()

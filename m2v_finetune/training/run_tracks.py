@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from m2v_finetune.audio.augmentation import build_augmentation
@@ -14,7 +13,7 @@ from m2v_finetune.data.kept import load_checked, require_same_files, resampled_i
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.resampling import with_resampled
-from m2v_finetune.files import write_atomically
+from m2v_finetune.files import expand_home, write_atomically
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
@@ -152,7 +151,7 @@ def _usable_audio(
     usable: Mapping[str, Sequence[CheckedTrack]]
     if features is not None:
         usable, num_skipped = read_vector_splits(
-            split, Path(features).expanduser(), on_bad_track=config.on_bad_track
+            split, expand_home(features), on_bad_track=config.on_bad_track
         )
     elif is_known and not is_moved:
         usable, num_skipped = load_checked(run.folder.tracks, split)

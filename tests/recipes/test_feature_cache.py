@@ -146,7 +146,7 @@ def planned(settings, tmp_path):
             for name, members in checked.items()
         }
         windows = training_windows(model, checked["train"], config)
-        cache, _ = plan_cache(config, model, windows, checked, mixed_precision=mixed_precision)
+        cache, _, _ = plan_cache(config, model, windows, checked, mixed_precision=mixed_precision)
         return {name: store.folder for name, store in cache.stores.items()}
 
     return plan

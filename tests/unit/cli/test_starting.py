@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from m2v_finetune.cli import starting
 from m2v_finetune.errors import UserError
 from m2v_finetune.shipped import config_files
 from m2v_finetune.train import read_config
-
-starting = pytest.importorskip("m2v_finetune.cli.starting")
 
 
 def m2v(*argv: str) -> None:

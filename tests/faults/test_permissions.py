@@ -1,0 +1,163 @@
+"""Files and folders without permission: a message and exit code 2, or a run that does without its caches."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.models import build_tagger
+from support.processes import cpu_environment
+
+SETPRIV = shutil.which("setpriv")
+# Permissions count for root, too, once it has no capabilities.
+UNPRIVILEGED = [SETPRIV, "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+COMMAND = [sys.executable, "-c", "from m2v_finetune.cli import main; main()"]
+pytestmark = pytest.mark.skipif(
+    os.geteuid() == 0 and SETPRIV is None,
+    reason="permissions do not count for root; needs setpriv (util-linux)",
+)
+
+
+def m2v(*words, **variables):
+    return subprocess.run(
+        [*UNPRIVILEGED, *COMMAND, *map(str, words)],
+        env=cpu_environment(COLUMNS="1000", HF_HUB_OFFLINE="1", **variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def forbidden(path, mode=0o555):
+    """Make a folder without permission to write, or what else the mode says."""
+    path.mkdir()
+    path.chmod(mode)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def permissions_at_the_end(tmp_path):
+    """Let pytest delete what the test left."""
+    yield
+    for folder, _, _ in os.walk(tmp_path):
+        Path(folder).chmod(0o755)
+
+
+@pytest.fixture
+def probe(small_manifest):
+    """The words of a short run."""
+    return [
+        "train",
+        "tagging",
+        f"--data.source={small_manifest}",
+        "--backbone.source=random-small",
+        "--data.window_seconds=1",
+        "--training.epochs=2",
+        "--data.num_workers=0",
+    ]
+
+
+def losses(folder):
+    """What a run logged of its training, as text."""
+    return (folder / "metrics.jsonl").read_text()
+
+
+def test_a_run_is_the_same_without_a_cache_that_cannot_be_written_and_reads_one_that_is_whole(
+    probe, tmp_path
+):
+    cache, unwritable = tmp_path / "cache", forbidden(tmp_path / "unwritable")
+    done = m2v(*probe, f"--run.output_dir={tmp_path}/with", f"--cache.folder={cache}")
+    assert done.returncode == 0, done.stderr
+    done = m2v(
+        *probe,
+        f"--run.output_dir={tmp_path}/without",
+        XDG_CACHE_HOME=str(unwritable),
+        HOME=str(unwritable),
+        HF_HOME=str(unwritable / "hf"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("goes on without the cache") == 1
+    assert f"no right to write to {unwritable}" in done.stderr
+    assert "--cache.folder" in done.stderr
+    assert losses(tmp_path / "without") == losses(tmp_path / "with")
+    for folder, _, files in os.walk(cache):
+        for name in files:
+            (Path(folder) / name).chmod(0o444)
+        Path(folder).chmod(0o555)
+    done = m2v(*probe, f"--run.output_dir={tmp_path}/reading", f"--cache.folder={cache}")
+    assert done.returncode == 0, done.stderr
+    assert "without the cache" not in done.stderr
+    assert "Cached" not in done.stderr
+    assert losses(tmp_path / "reading") == losses(tmp_path / "with")
+
+
+@pytest.fixture
+def place(request, tmp_path):
+    """A place where nothing can be made."""
+    if request.param == "file":
+        path = tmp_path / "file"
+        path.write_text("of somebody")
+        return path
+    return forbidden(tmp_path / "folder", 0o555 if request.param == "unwritable" else 0)
+
+
+@pytest.mark.parametrize("place", ["unwritable", "unreadable", "file"], indirect=True)
+@pytest.mark.parametrize("what", ["run", "convert", "init"])
+def test_a_place_that_takes_nothing_is_named(what, place, probe, small_manifest):
+    commands = {
+        "run": [*probe, "--cache.use=off", f"--run.output_dir={place}/run"],
+        "convert": ["data", "convert", small_manifest, "--processes=1"],
+        "init": ["init", "tagging", place / "mine"],
+    }
+    done = m2v(*commands[what], M2V_CACHE=str(place))
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert str(place) in done.stderr
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "model"
+    build_tagger().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "what", ["weights", "settings", "folder", "audio", "manifest", "config", "output"]
+)
+def test_what_cannot_be_read_is_named(what, model, small_manifest, tmp_path):
+    music = Path(json.loads(small_manifest.read_text().splitlines()[0])["path"])
+    audio = tmp_path / f"song{music.suffix}"
+    shutil.copyfile(music, audio)
+    own = tmp_path / "model"
+    shutil.copytree(model, own)
+    manifest, config = tmp_path / "songs.jsonl", tmp_path / "settings.yaml"
+    shutil.copyfile(small_manifest, manifest)
+    config.write_text("training: {epochs: 1}\n")
+    path = {
+        "weights": own / "model.safetensors",
+        "settings": own / "config.json",
+        "folder": own,
+        "audio": audio,
+        "manifest": manifest,
+        "config": config,
+        "output": tmp_path / "output",
+    }[what]
+    if what == "output":
+        forbidden(path)
+    else:
+        path.chmod(0)
+    words = ["predict", own, audio]
+    if what == "output":
+        words.append(f"--output={path}/said.csv")
+    elif what == "manifest":
+        words = ["evaluate", own, manifest]
+    elif what == "config":
+        words = ["train", "tagging", f"--config={config}"]
+    done = m2v(*words)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert str(path) in done.stderr
