@@ -29,8 +29,8 @@ def test_a_run_resumes_with_what_may_change(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     folder.create(may)
     assert (folder.config.read_bytes(), folder.environment.read_bytes()) == written
-    assert "Going on with another setting: training.epochs was 20, now 99." in caplog.text
-    assert "Going on with another setting: run.keep_checkpoints was 2, now 1." in caplog.text
+    assert "Resuming with another setting: training.epochs was 20, now 99." in caplog.text
+    assert "Resuming with another setting: run.keep_checkpoints was 2, now 1." in caplog.text
     assert "run.output_dir" not in caplog.text
     # The next time goes on with them too.
     words = shlex.split(folder.resume_command())
