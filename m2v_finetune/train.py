@@ -84,7 +84,8 @@ def config_class(task: str) -> type[Any]:
     if task not in TASKS:
         raise UserError(
             f"There is no task '{task}' to train. Name one first: {', '.join(TASKS)}, or {PRETRAIN}. "
-            "Settings follow, as in: m2v train tagging --data.source songs.csv"
+            "Settings follow, as in: m2v train tagging --data.source songs.csv",
+            code="task-unknown",
         )
     return recipe_config(TASK_SETTINGS[task])
 
@@ -128,7 +129,8 @@ def train_task(
     if config.data.features is not None and not issubclass(task_class, ClipTask):
         raise UserError(
             f"data.features gives one vector for a whole clip, and {task_class.name} needs frames. It serves "
-            "tasks with one answer for a track."
+            "tasks with one answer for a track.",
+            code="settings-conflict",
         )
     with Run.open(config, task=task_class.name) as run:
         # Tracks, their splits, their labels.

@@ -25,7 +25,7 @@ from m2v_finetune.audio.windows import draw_generator
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.errors import NotCachedError, UserError
+from m2v_finetune.errors import AudioError, NotCachedError, UserError
 
 # Pauses before a file is tried again.
 RETRY_PAUSES_SECONDS = (0.2, 1.0)
@@ -160,7 +160,7 @@ class OrderedWindows(Protocol):
     def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, ...]]: ...
 
 
-class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
+class ReadableTracks(Dataset[tuple[int, Any, AudioError | None]]):
     """Windows of tracks in order, each with the error if it could not be read.
 
     Attributes:
@@ -171,12 +171,12 @@ class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
     def __init__(self, windows: OrderedWindows, *, num_workers: int) -> None:
         self.windows = windows
         self.worker_status = _WorkerStatus(num_workers)
-        self._bad: dict[int, str] = {}
+        self._bad: dict[int, AudioError] = {}
 
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, index: int) -> tuple[int, Any, str | None]:
+    def __getitem__(self, index: int) -> tuple[int, Any, AudioError | None]:
         """Return the number of the window, the inputs of the model, and the error, if any."""
         number, _ = self.windows.locations[index]
         if number not in self._bad:
@@ -184,7 +184,9 @@ class ReadableTracks(Dataset[tuple[int, Any, str | None]]):
             try:
                 return *_with_retries(lambda: self.windows[index]), None
             except (UserError, OSError) as error:
-                self._bad[number] = f"{self.windows.tracks[number].track.origin}: {error}"
+                origin = self.windows.tracks[number].track.origin
+                code = error.code if isinstance(error, UserError) else None
+                self._bad[number] = AudioError(f"{origin}: {error}", code=code)
             finally:
                 self.worker_status.write(-1)
         return index, None, self._bad[number]
@@ -298,8 +300,8 @@ def _collate_windows(items: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 
 def _collate_tracks(
-    items: Sequence[tuple[int, Any, str | None]],
-) -> tuple[Tensor, list[Tensor], dict[int, str]]:
+    items: Sequence[tuple[int, Any, AudioError | None]],
+) -> tuple[Tensor, list[Tensor], dict[int, AudioError]]:
     read = [(index, parts) for index, parts, problem in items if problem is None]
     bad = {index: problem for index, _, problem in items if problem is not None}
     if not read:

@@ -92,8 +92,7 @@ def score_windows(
         timeout_seconds=timeout_seconds,
     )
     for indices, parts, bad in read_batches(loader):
-        rows: dict[int, NDArray[np.float32] | AudioError]
-        rows = {index: AudioError(why) for index, why in bad.items()}
+        rows: dict[int, NDArray[np.float32] | AudioError] = dict(bad)
         if len(indices):
             outputs = model.micro_batcher.run(run, parts)
             if variation is not None:

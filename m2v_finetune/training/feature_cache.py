@@ -265,8 +265,10 @@ class FeatureCache:
         with progress_bar(accelerator) as bar:
             task = bar.add_task(title, total=len(windows))
             for indices, parts, bad in read_batches(loader):
-                for index, why in bad.items():
-                    bad_tracks[windows.sampled_windows[windows.rows[index]].checked.track.id] = why
+                for index, error in bad.items():
+                    bad_tracks[windows.sampled_windows[windows.rows[index]].checked.track.id] = str(
+                        error
+                    )
                 if len(indices):
                     samples, label_transform = parts
                     rows = [windows.rows[index] for index in indices.tolist()]
@@ -278,7 +280,8 @@ class FeatureCache:
                     except torch.OutOfMemoryError as error:
                         raise UserError(
                             f"Caching ran out of memory with {batch_size} windows at once. Lower "
-                            "training.eval_batch_size. What is cached already stays."
+                            "training.eval_batch_size. What is cached already stays.",
+                            code="cache-out-of-memory",
                         ) from error
                     values = features.float().cpu().numpy()
                     names = [windows.sampled_windows[row].checked.track.origin for row in rows]
@@ -298,7 +301,8 @@ class FeatureCache:
         if missing:
             raise UserError(
                 f"{missing} windows that other processes cached are not in {store.folder} here. Choose a "
-                "folder that all machines share by --cache.folder."
+                "folder that all machines share by --cache.folder.",
+                code="cache-not-shared",
             )
 
 
@@ -419,7 +423,8 @@ def _without(
 ) -> tuple[None, TrainingWindows, str]:
     if config.cache.use == "on":
         raise UserError(
-            f"cache.use is 'on', but nothing can be cached: {why}. {advice or 'Set it to auto.'}"
+            f"cache.use is 'on', but nothing can be cached: {why}. {advice or 'Set it to auto.'}",
+            code="cache-impossible",
         )
     return None, windows, f"not used: {why}. {advice}".strip()
 
@@ -529,7 +534,8 @@ def _open(store: FeatureStore) -> BinaryIO:
         raise UserError(
             f"The disk of {store.folder.parent} has {_megabytes(free)} free; the cache needs "
             f"{_megabytes(store.num_bytes)}. Free some, choose another disk by --cache.folder, or set "
-            "cache.use to off."
+            "cache.use to off.",
+            code="cache-disk-full",
         )
     if lock_file is not None:
         lock_file.close()
@@ -559,7 +565,8 @@ def _in_precision(values: Any, dtype: str, names: Sequence[str]) -> Any:
     if not np.isfinite(cast_values).all():
         raise UserError(
             f"Hidden states of up to {np.abs(values).max():.4g} do not fit into float16, which ends at "
-            "65504. Set cache.precision to float32."
+            "65504. Set cache.precision to float32.",
+            code="cache-precision",
         )
     return cast_values
 

@@ -89,7 +89,8 @@ def evaluate_test(
             )
     except DataError as fault:
         raise UserError(
-            f"{fault}\nTraining is done, and saved. Go on with:\n  {folder.resume_command()}"
+            f"{fault}\nTraining is done, and saved. Go on with:\n  {folder.resume_command()}",
+            code="data-unreadable",
         ) from fault
     lost = trainer.run.bad_tracks.found.get("test", {})
     test = [checked for checked in test if checked.track.id not in lost]

@@ -90,5 +90,6 @@ class Run:
             raise UserError(
                 f"Training is done, and saved, but its results cannot be written to {self.folder.path}: "
                 f"{error.strerror}. Results, pictures and model take up to {results_bytes(model):,} bytes. "
-                f"Free them, then resume with:\n  {self.folder.resume_command()}"
+                f"Free them, then resume with:\n  {self.folder.resume_command()}",
+                code="run-folder-disk",
             ) from error

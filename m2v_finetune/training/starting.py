@@ -31,7 +31,8 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
     if unknown:
         raise UserError(
             f"training.trackers has {', '.join(unknown)}, which Accelerate does not know. It knows "
-            f"{', '.join(legal)}."
+            f"{', '.join(legal)}.",
+            code="settings-trackers",
         )
     _refuse_sharding()
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
@@ -40,7 +41,8 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
         raise UserError(
             f"{started} processes were started, but they would train as {state.num_processes}, each by "
             "itself. On CPU set ACCELERATE_USE_CPU=true: ACCELERATE_USE_CPU=true torchrun --standalone "
-            f"--nproc_per_node {started} recipes/{task}.py ..."
+            f"--nproc_per_node {started} recipes/{task}.py ...",
+            code="processes-apart",
         )
     start_logging(is_main_process=state.is_main_process)
     # One process decides: the name of a new folder holds the time.
@@ -48,7 +50,7 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
     problem = _lock(folder) if state.is_main_process else None
     [folder, problem] = broadcast_object_list([folder, problem])
     if problem:
-        raise UserError(problem)
+        raise UserError(problem, code="run-folder-in-use")
     accelerator = Accelerator(
         mixed_precision=choose_precision(
             config.training.mixed_precision,

@@ -364,7 +364,7 @@ def test_files_in_backticks_exist() -> None:
 def test_settings_in_the_text_exist() -> None:
     sections: dict[str, set[str]] = {}
     for name in (*TASKS, "pretrain"):
-        # Types are classes here: config.py and the recipes do not postpone annotations.
+        # Types are classes here: config and the recipes do not postpone annotations.
         for section in config_class(name).__dataclass_fields__.values():
             keys = sections.setdefault(section.name, set())
             keys.update(section.type.__dataclass_fields__)

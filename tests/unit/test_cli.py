@@ -427,7 +427,7 @@ def test_a_model_whose_answer_is_not_finite_is_refused(
     tensors[name] = torch.full_like(tensors[name], torch.nan)
     save_file(tensors, broken / "model.safetensors")
     outcome = m2v("predict", broken, SONG)
-    assert_refused(outcome, f"What the model says of {SONG} is not finite", "damaged")
+    assert_refused(outcome, f"The model output for {SONG} is not finite", "Check the model weights")
 
 
 @pytest.mark.parametrize(

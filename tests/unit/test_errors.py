@@ -1,7 +1,10 @@
 """How a command ends: exit codes, one message, no traceback, whatever became of its streams."""
 
+import ast
 import errno
 import os
+import pickle
+import re
 import subprocess
 import sys
 
@@ -187,3 +190,29 @@ def test_codes(raised, code):
     with pytest.raises(SystemExit) as ended:
         run_command(end)
     assert ended.value.code == code
+
+
+def test_every_error_has_a_code(repository):
+    """A code in lower case words wherever an error is made; that of `UserError` itself is none."""
+    missing, malformed = [], []
+    for path in sorted((repository / "m2v_finetune").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                continue
+            if not node.func.id.endswith("Error"):
+                continue
+            codes = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+            where = f"{path.name}:{node.lineno}"
+            if not codes and node.func.id == "UserError":
+                missing.append(where)
+            for code in codes:
+                is_text = isinstance(code, ast.Constant) and isinstance(code.value, str)
+                if is_text and not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", code.value):
+                    malformed.append(f"{where} {code.value}")
+    assert missing == []
+    assert malformed == []
+
+
+def test_a_code_survives_another_process():
+    error = pickle.loads(pickle.dumps(UserError("message", code="audio-silent")))
+    assert (str(error), error.code) == ("message", "audio-silent")

@@ -409,9 +409,9 @@ def ogg_checksum(page: bytes) -> int:
 def test_ogg_without_its_first_page_is_refused(tmp_path):
     content = FILES["vorbis"]
     second = content.index(b"OggS", 4)
-    assert_refused(tmp_path / "a", content[second:], "does not begin with its first page")
+    assert_refused(tmp_path / "a", content[second:], "does not start with its first page")
     third = content.index(b"OggS", second + 4)
-    assert_refused(tmp_path / "b", content[third:] + content, "does not begin with its first page")
+    assert_refused(tmp_path / "b", content[third:] + content, "does not start with its first page")
 
 
 def test_parts_of_other_learning_rates_or_channels_are_refused(tmp_path):

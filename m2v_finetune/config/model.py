@@ -1,0 +1,157 @@
+"""Settings of the model: backbone, head and tuning."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from m2v_finetune.config.ranges import at_least, in_range, positive
+from m2v_finetune.errors import UserError
+
+TuningMethod = Literal[
+    "probe",
+    "lora",
+    "dora",
+    "ia3",
+    "bitfit",
+    "layernorm",
+    "adapter",
+    "ssf",
+    "top_layers",
+    "full",
+]
+LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout", "lora_targets")
+TUNING_SETTINGS: dict[TuningMethod, tuple[str, ...]] = {
+    "probe": (),
+    "lora": LORA_SETTINGS,
+    "dora": LORA_SETTINGS,
+    "ia3": (),
+    "bitfit": (),
+    "layernorm": (),
+    "adapter": ("adapter_size",),
+    "ssf": (),
+    "top_layers": ("num_top_layers",),
+    "full": ("train_conv_encoder",),
+}
+"""What each method of tuning uses of `TuningConfig`, beside its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """The pre-trained network, and how its layers are combined.
+
+    Args:
+        source: One of the names that `m2v backbones` lists, a Hub id, or a local folder.
+        revision: Branch, tag or commit of a Hub id; the default branch if not given.
+        num_layers: Keep only the first n transformer layers (Ding and Lerch keep 6 of 12); all if not
+            given.
+        layer_weighting: ``softmax`` learns a convex combination of all hidden states (SUPERB);
+            ``conv1d`` learns any linear combination with an offset (music2vec's model card); ``last``
+            takes the network's output; a number takes that hidden state (0 is the input of the first
+            layer), and the layers above it are not computed.
+        spec_augment: Mask spans of frames while training, with the probabilities of the checkpoint.
+    """
+
+    source: str = "music2vec-v1"
+    revision: str | None = None
+    num_layers: int | None = None
+    layer_weighting: Literal["softmax", "conv1d", "last"] | int = "softmax"
+    spec_augment: bool = False
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.num_layers is not None:
+            at_least("backbone.num_layers", self.num_layers, 1)
+        if isinstance(self.layer_weighting, int):
+            at_least("backbone.layer_weighting", self.layer_weighting, 0)
+            if self.num_layers is not None and self.layer_weighting > self.num_layers:
+                raise UserError(
+                    f"backbone.layer_weighting takes hidden state {self.layer_weighting}, but "
+                    f"backbone.num_layers keeps the states 0 to {self.num_layers}.",
+                    code="settings-conflict",
+                )
+
+    @property
+    def layers_in_use(self) -> int | None:
+        """Number of transformer layers that are computed; None for all."""
+        if isinstance(self.layer_weighting, int):
+            return self.layer_weighting
+        return self.num_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """What reads the weighted hidden states.
+
+    Args:
+        pooling: How a window's frames become one vector: ``mean``, ``mean_std`` (mean and standard
+            deviation), or ``attention`` (a learned weighted mean).
+        kind: ``mlp`` has one hidden layer, as the published probes; ``linear`` has none.
+        hidden_size: Width of the hidden layer of ``mlp``.
+        dropout: Dropout probability before each linear layer.
+        standardize: Bring each number that the layers read to mean 0 and deviation 1 over the training
+            windows, as measured in one pass before training: what a frozen backbone says of different
+            music often differs little beside its mean.
+    """
+
+    pooling: Literal["mean", "mean_std", "attention"] = "mean"
+    kind: Literal["mlp", "linear"] = "mlp"
+    hidden_size: int = 512
+    dropout: float = 0.2
+    standardize: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        at_least("head.hidden_size", self.hidden_size, 1)
+        in_range("head.dropout", self.dropout, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig:
+    """What of the backbone learns; the other settings belong to some methods only.
+
+    Args:
+        method: ``probe`` keeps the backbone frozen; ``lora`` and ``dora`` learn low-rank updates; ``ia3``
+            scales of keys, values and feed-forward activations; ``bitfit`` the biases; ``layernorm`` the
+            LayerNorms; ``adapter`` small networks behind attention and feed-forward blocks; ``ssf`` scales
+            and shifts of all layers' outputs; ``top_layers`` the last transformer layers; ``full`` all
+            weights. docs/tuning.md compares them.
+        r: Rank of the updates of ``lora`` and ``dora``.
+        lora_alpha: Their scale; an update is multiplied by lora_alpha / r.
+        lora_dropout: Dropout probability before them.
+        lora_targets: Linear layers that get an update: those of ``attention`` (q, k, v, out), of the
+            ``feed_forward`` blocks, or ``all`` of them (best in Ding and Lerch, arXiv 2411.19371).
+        adapter_size: Width of the bottleneck of ``adapter`` (16 in Ding and Lerch).
+        num_top_layers: How many transformer layers ``top_layers`` trains; a quarter of a network's layers
+            reached 90 % of the quality of all, on text (Lee et al., arXiv 1911.03090).
+        train_conv_encoder: Whether ``full`` trains the convolutional encoder too. If not given, where the
+            backbone is small (fewer than 20 million parameters).
+    """
+
+    method: TuningMethod = "probe"
+    r: int = 2
+    lora_alpha: float = 4.0
+    lora_dropout: float = 0.0
+    lora_targets: Literal["attention", "feed_forward", "all"] = "all"
+    adapter_size: int = 16
+    num_top_layers: int = 3
+    train_conv_encoder: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges, and that the method uses what was set."""
+        at_least("tuning.r", self.r, 1)
+        positive("tuning.lora_alpha", self.lora_alpha)
+        in_range("tuning.lora_dropout", self.lora_dropout, 0.0, 1.0)
+        at_least("tuning.adapter_size", self.adapter_size, 1)
+        at_least("tuning.num_top_layers", self.num_top_layers, 1)
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.name not in self.used() and value != setting.default:
+                users = [name for name, used in TUNING_SETTINGS.items() if setting.name in used]
+                raise UserError(
+                    f"tuning.{setting.name} is {value}, which tuning.method {self.method} does not use. "
+                    f"Remove it, or set tuning.method to {' or '.join(users)}.",
+                    code="settings-conflict",
+                )
+
+    def used(self) -> dict[str, Any]:
+        """Return the method and the settings that it uses."""
+        return {name: getattr(self, name) for name in ("method", *TUNING_SETTINGS[self.method])}

@@ -1,0 +1,61 @@
+"""Checks of numbers in settings, and amounts of memory."""
+
+import math
+import re
+
+from m2v_finetune.errors import UserError
+
+BYTES_OF_UNIT = {"": 1, "b": 1, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
+LEAST_BYTES = 10**6
+"""Of memory given as a plain number."""
+
+
+def parse_bytes(name: str, text: str) -> int:
+    """Return the bytes that a size says: ``11GB`` is 11e9, ``11GiB`` is 11 * 2**30, a number is itself.
+
+    Raises:
+        UserError: It is no size, or zero, or a number of less than a million bytes, as of one who meant
+            gigabytes; ``name`` says where it stood.
+
+    >>> [parse_bytes("", text) for text in ("11GB", "1.5 GiB", "8e9")]
+    [11000000000, 1610612736, 8000000000]
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE]\+?\d+)?)\s*([a-zA-Z]*)\s*", text)
+    unit = None if match is None else BYTES_OF_UNIT.get(match[2].lower())
+    size = 0.0 if match is None or unit is None else float(match[1]) * unit
+    number = round(size) if math.isfinite(size) else 0
+    if number <= 0:
+        raise UserError(
+            f"{name} is '{text}', which is no amount of memory. Write it as 11GB (decimal), 10GiB (binary) "
+            "or 8e9 (bytes).",
+            code="settings-range",
+        )
+    if match is not None and not match[2] and number < LEAST_BYTES:
+        raise UserError(
+            f"{name} is '{text}', which is {number} bytes. Did you mean {text.strip()}GB? A number without a "
+            "unit is bytes.",
+            code="settings-range",
+        )
+    return number
+
+
+def at_least(name: str, value: int, lowest: int) -> None:
+    """Raise `UserError` where a number is below its lowest value."""
+    if value < lowest:
+        raise UserError(f"{name} is {value}; it must be at least {lowest}.", code="settings-range")
+
+
+def positive(name: str, value: float) -> None:
+    """Raise `UserError` where a number is not above 0, or not finite."""
+    if not 0 < value < math.inf:
+        raise UserError(
+            f"{name} is {value}; it must be above 0, and finite.", code="settings-range"
+        )
+
+
+def in_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise `UserError` where a number is below its lowest value, or not below its highest."""
+    if not low <= value < high:
+        raise UserError(
+            f"{name} is {value}; it must be at least {low} and below {high}.", code="settings-range"
+        )
