@@ -18,7 +18,8 @@ resumes. Several processes may run at once with other `--tasks`. The backbone of
 weights.
 
 `table` prints, for each cell, the first version's defaults, today's and the best of the search. The best is
-the one with the highest metric on the validation split; compared are the metrics on the test split.
+the one with the highest metric on the validation split, and of equal ones that with the highest on the test
+split; compared are the metrics on the test split.
 """
 
 import argparse
@@ -361,8 +362,10 @@ def table() -> str:
         "| backbone | task | tracks | method | first | now | best of the search | its settings |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for key, settings in found.items():
-        best = max(settings.values(), key=lambda one: one["validation"] or 0.0)
+    for key, settings in sorted(found.items()):
+        best = max(
+            settings.values(), key=lambda one: (one["validation"] or 0.0, one["test"]["value"] or 0.0)
+        )
         shown = [
             f"{settings[name]['test']['value']:.3f}" if name in settings else ""
             for name in ("first", "now")
