@@ -205,16 +205,16 @@ def planned_training(
     if config.run.memory is None:
         return config.training, None
     plan: MemoryPlan | None = None
-    problem: str | None = None
+    problem: UserError | None = None
     if accelerator.is_main_process:
         memory_bytes = parse_bytes("run.memory", config.run.memory)
         try:
             plan = plan_run(config, task, machine_of(accelerator), memory_bytes=memory_bytes)
         except UserError as error:
-            problem = str(error)
+            problem = error
     plan, problem = broadcast_object_list([plan, problem])
     if problem is not None:
-        raise UserError(problem, code="memory-too-small")
+        raise UserError(str(problem), code=problem.code)
     assert plan is not None
     return plan.applied(config.training), plan
 
