@@ -604,7 +604,7 @@ def test_what_evaluation_takes_is_reported_where_it_is_more_than_a_step():
         planned = replace(config, training=replace(config.training, eval_batch_size=size))
         plan = plan_run(planned, TASK, GPU, memory_bytes=2 * 10**9)
         assert plan.eval_peak == expected == plan_run(planned, TASK, GPU).eval_peak
-        assert ("judging" in plan.summary()) == (expected is not None)
+        assert ("evaluation" in plan.summary()) == (expected is not None)
 
 
 def test_all_changes_together_are_counted_once():
@@ -628,7 +628,7 @@ def test_all_changes_together_are_counted_once():
         "--optimizer.name",
         "--tuning.method",
     ]
-    assert f"they take {gigabytes(peak)}. Take a card" in plan.refusal()
+    assert f"they take {gigabytes(peak)}. Take a GPU" in plan.refusal()
     enough = replace(plan, memory_bytes=room(peak)).refusal()
     assert f"all together take {gigabytes(peak)}, which fits: {plan.combined.setting}." in enough
     some = max(one.peak_bytes for one in plan.changes)

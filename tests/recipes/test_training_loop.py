@@ -460,8 +460,8 @@ def test_out_of_memory_continues_in_smaller_batches_as_if_it_had_started_so(
         record.getMessage() for record in caplog.records if "out of memory" in record.message
     ]
     assert [text[:48] for text in message] == [
-        "Step 1 ran out of memory with batches of 8. Goin",
-        "Step 1 ran out of memory with batches of 4. Goin",
+        "Step 1 ran out of memory with batches of 8. Cont",
+        "Step 1 ran out of memory with batches of 4. Cont",
     ]
     assert "batches of 2, 4 of them accumulated: a total batch of 8 as before" in message[1]
     small = build_trainer(data, tmp_path / "small", batch=2, accumulation=4, **options)
