@@ -364,7 +364,8 @@ def table() -> str:
     ]
     for key, settings in sorted(found.items()):
         best = max(
-            settings.values(), key=lambda one: (one["validation"] or 0.0, one["test"]["value"] or 0.0)
+            settings.values(),
+            key=lambda one: (one["validation"] or 0.0, one["test"]["value"] or 0.0),
         )
         shown = [
             f"{settings[name]['test']['value']:.3f}" if name in settings else ""

@@ -191,7 +191,9 @@ def test_a_file_that_turns_unreadable_before_the_first_step_stops_the_run(music,
     track = music["train"][[index for batch in stopped.batches for _, index in batch][-1]]
     whole = track.path.read_bytes()
     at_batch(stopped, 3, lambda: track.path.write_bytes(whole[:3000]))
-    with raises("data-unreadable", f"{track.origin}: {track.path}: ", "--run.resume auto"):
+    with raises(
+        "tracks-no-longer-readable", f"{track.origin}: {track.path}: ", "--run.resume auto"
+    ):
         stopped.fit()
     assert find_checkpoint(stopped.run.folder.checkpoints) is None
 

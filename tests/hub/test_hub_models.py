@@ -408,7 +408,7 @@ def assert_is_safe(
     reply: Reply, *, folder: Path, repo_id: str, me: Client, server: HubServer
 ) -> None:
     """Assert that a run whose push failed kept its model, and that the advice in its message works."""
-    assert f"The trained model is safe in {folder / 'model'}" in reply.message
+    assert f"The trained model is saved in {folder / 'model'}" in reply.message
     command = f"m2v push {folder / 'model'} {repo_id}"
     assert command in reply.message
     results = json.loads((folder / "results.json").read_text())
@@ -554,7 +554,7 @@ def test_a_pretrained_backbone_is_pushed_and_comes_back(
     recipe = REPOSITORY / "recipes" / "pretrain.py"
     reply = me.run(RUN_RECIPE, *arguments, program=recipe)
     fault.remaining = 0
-    assert f"The backbone is safe in {folder / 'model'}" in reply.message
+    assert f"The backbone is saved in {folder / 'model'}" in reply.message
     command = f"m2v push {folder / 'model'} me/backbone"
     assert command in reply.message
     pushed = me.m2v(*command.split()[1:])
