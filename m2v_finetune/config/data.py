@@ -33,9 +33,9 @@ class DataConfig:
             tasks with an output for each frame or a stem.
         windows_per_track: Number of random windows of a track in one training epoch. Default: enough for an
             epoch of 32 optimiser steps, so 1 for large data sets.
-        num_variants: Number of different windows of a track in a run, with their augmentation. They
-            alternate, and are the same for every seed. Default: no limit; with the feature cache 4, or as
-            many as fit in a track up to 16 (docs/performance.md).
+        num_variants: Number of different windows of a track in a run, with their augmentation. They take
+            turns, and are the same for every seed. Default: no limit; with the feature cache 4, or as many
+            as fit in a track up to 16 (docs/performance.md).
         num_workers: Number of worker processes that read audio, for each training process.
         on_bad_track: Policy for tracks whose audio, label or annotation cannot be used. At the start,
             ``stop`` lists all of them and ends; ``skip`` continues without them and counts them in
