@@ -116,7 +116,7 @@ class Run:
         has_started = not (self.folder / "metrics.jsonl").exists()
         while process.is_alive():
             # What a killed process logged after its checkpoint is there until the next one cuts it off.
-            has_started = has_started or "Going on" in self.log.read_text(encoding="utf-8")
+            has_started = has_started or "Resuming after" in self.log.read_text(encoding="utf-8")
             if has_started and self._last_step() >= wanted:
                 return
             time.sleep(0.002)

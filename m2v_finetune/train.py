@@ -1,9 +1,9 @@
-"""One run, from its settings to a published model: `m2v train`, and the recipes that show no wiring.
+"""Complete run, from its settings to a published model: `m2v train`, and the short recipes.
 
     m2v train tagging --data.source songs.csv
     accelerate launch -m m2v_finetune.train tagging --data.source songs.csv
 
-recipes/tagging.py, beats.py, separation.py and pretrain.py show the same steps for one flow of data each, to
+recipes/tagging.py, beats.py, separation.py and pretrain.py show the same steps, each for one kind of data, to
 be read and changed.
 """
 
@@ -59,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train a task, or pre-train, with the settings of a command line.
 
     Args:
-        argv: Name of the task, then settings; those of the process if None.
+        argv: Name of the task, then settings. Default: the command line of the process.
 
     Raises:
-        UserError: There is no such task, or something in settings, data or machine must be fixed.
+        UserError: There is no such task, or settings, data or machine must be fixed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else ""
@@ -83,7 +83,7 @@ def config_class(task: str) -> type[Any]:
         return PretrainingConfig
     if task not in TASKS:
         raise UserError(
-            f"There is no task '{task}' to train. Name one first: {', '.join(TASKS)}, or {PRETRAIN}. "
+            f"There is no task '{task}'. The first argument is a task: {', '.join(TASKS)}, or {PRETRAIN}. "
             "Settings follow, as in: m2v train tagging --data.source songs.csv",
             code="task-unknown",
         )
@@ -91,10 +91,10 @@ def config_class(task: str) -> type[Any]:
 
 
 def read_config(task: str, argv: Sequence[str]) -> Any:
-    """Read the settings of a task from a command line; those of its quickstart if that names no data.
+    """Read the settings of a task from a command line; without data, those of its quickstart.
 
     Args:
-        task: Such as ``tagging``, or ``pretrain``.
+        task: Name of a task, such as ``tagging``, or ``pretrain``.
         argv: Settings, as ``--section.key value`` and ``--config FILE``.
 
     Raises:
@@ -111,25 +111,25 @@ def read_config(task: str, argv: Sequence[str]) -> Any:
 def train_task(
     config: RecipeConfig, task_class: type[Task], *, is_search: bool = False
 ) -> Mapping[str, Any]:
-    """Build the parts, train, evaluate the test tracks once, publish.
+    """Build the model, train it, evaluate the test tracks once, and publish.
 
     Args:
-        config: All settings; the section ``task`` is the task's.
-        task_class: The task.
-        is_search: End with the metrics of the validation split: the test tracks are not evaluated, nothing is
-            published. The same run, resumed without it, does only these.
+        config: All settings, with the section ``task``.
+        task_class: Class of the task.
+        is_search: Whether the run ends after validation, without test evaluation and publishing. The same
+            run, resumed without it, does only these.
 
     Returns:
-        The content of results.json.
+        Content of results.json.
 
     Raises:
-        UserError: Something in settings, data or machine must be fixed.
+        UserError: Settings, data or machine must be fixed.
         Stopped: A signal arrived; a checkpoint was saved.
     """
     if config.data.features is not None and not issubclass(task_class, ClipTask):
         raise UserError(
-            f"data.features gives one vector for a whole clip, and {task_class.name} needs frames. It serves "
-            "tasks with one answer for a track.",
+            f"data.features gives one vector per clip, but {task_class.name} needs frames. Use it for tasks "
+            "with one prediction per track.",
             code="settings-conflict",
         )
     with Run.open(config, task=task_class.name) as run:
@@ -151,7 +151,7 @@ def train_task(
         task, splits = check_run_tracks(tracks_by_split, task_class, config, run)
         config = complete_settings(config, splits["train"], num_processes=run.num_processes)
 
-        # Model, and the windows that it is trained on.
+        # Model and training windows.
         model = _build_model(config, task, splits)
         if config.data.features is None and task.sample_rate is None:
             splits = with_run_copies(splits, model.backbone.sample_rate, run)
@@ -164,7 +164,7 @@ def train_task(
         )
         reads_audio = config.data.features is None and cache is None
 
-        # Training; the weights of the best epoch by the metric of validation tracks are kept.
+        # Training; the weights of the best epoch on the validation tracks are kept.
         trainer = Trainer(
             model,
             cache.training_windows() if cache else windows,
@@ -215,16 +215,16 @@ def train_task(
 
 
 def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
-    """Build the parts, pre-train, publish the backbone.
+    """Build student and teacher, pre-train, and publish the backbone.
 
     Args:
         config: All settings.
 
     Returns:
-        The content of results.json.
+        Content of results.json.
 
     Raises:
-        UserError: Something in settings, data or machine must be fixed, or the representations collapsed.
+        UserError: Settings, data or machine must be fixed, or the representations collapsed.
         Stopped: A signal arrived; a checkpoint was saved.
     """
     with Run.open(config, task=PRETRAIN) as run:
@@ -244,7 +244,7 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
         )
         splits = check_run_audio(tracks_by_split, config.data, run)
 
-        # Student, head and teacher; random windows with random masks, and some that stay the same.
+        # Student, head and teacher; random windows with random masks, and fixed ones for validation.
         model = PretrainingModel(
             start_backbone(config.backbone),
             config.pretrain,
@@ -291,7 +291,7 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
 
 
 def _build_model(config: RecipeConfig, task: Task, splits: Splits) -> TaskModel:
-    """Return a new model on a backbone, or on vectors that were computed elsewhere."""
+    """Return a new model on a backbone, or on precomputed vectors."""
     if config.data.features is None:
         assert config.data.window_seconds is not None
         return TaskModel.build(

@@ -2,8 +2,8 @@
 
     accelerate launch recipes/pretrain.py
 
-runs the quickstart: a small backbone with random weights learns from the music that ships, offline,
-in a few minutes on two CPU cores. Your own music, going on from music2vec:
+runs the quickstart: it trains a small backbone from random weights on the included music, offline,
+in a few minutes on two CPU cores. Your own music, continuing from music2vec:
 
     accelerate launch recipes/pretrain.py --data.source my-music --backbone.source music2vec-v1
 
@@ -57,7 +57,7 @@ def main() -> None:
         )
         splits = check_run_audio(tracks_by_split, config.data, run)
 
-        # Student, head and teacher; random windows with random masks, and some that stay the same.
+        # Student, head and teacher; random windows with random masks, and fixed ones for validation.
         model = PretrainingModel(
             start_backbone(config.backbone),
             config.pretrain,

@@ -62,7 +62,7 @@ def main() -> None:
     config = parse_recipe(
         Config, sys.argv[1:], description=__doc__, quickstart=config_file("tagging")
     )
-    if config.data.features is not None:  # vectors computed elsewhere have no backbone
+    if config.data.features is not None:  # precomputed vectors have no backbone
         train_task(config, Tagging)
         return
     with Run.open(config, task="tagging") as run:

@@ -15,38 +15,39 @@ WINDOW_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The music, its windows, and what to do with files that cannot be read.
+    """Settings of the data: source, splits, windows, and the policy for files that cannot be read.
 
     Args:
-        source: A manifest (.csv or .jsonl), a folder that holds one, a folder with one folder per
-            label, a Hub data set id, or what ships: ``quickstart`` (clips of music), ``quickstart-stems``
-            (those with stems), ``quickstart-notes`` (single notes) or ``quickstart-voices`` (singing).
-        features: A folder of vectors that were computed elsewhere, one ``<clip>.npy`` a clip; the probe
-            reads them in place of audio, and backbone and windows do not count (docs/benchmarking.md).
-        group_columns: When the data have no split and one is made: tracks that share a value of the
-            first of these columns that exists stay on one side.
-        validation_fraction: Share of groups in the validation split, when one is made.
-        test_fraction: Share of groups in the test split, when one is made.
-        window_seconds: Length of a window, the input of the model. If not given: 5, or less where more than
-            a tenth of the training tracks are shorter, so that few are padded; but at least 1.
-        hop_seconds: Distance of windows when a whole track is evaluated; by the task if not given:
-            window_seconds, or half of it where there is an output for each frame or a stem.
-        windows_per_track: Random windows of a track in one epoch of training. If not given: as many as
-            make an epoch of 32 optimiser steps, so 1 for large data sets.
-        num_variants: Number of different windows of a track, with their augmentation, in a whole run; they
-            take turns, and are the same for every seed. If not given, each window is drawn anew, but where
-            the cache is used there are 4, or as many as a track holds up to 16 (docs/performance.md).
-        num_workers: Processes that read audio, for each training process.
-        on_bad_track: What to do about tracks whose audio, label or annotation cannot be used. At the
-            beginning, ``stop`` lists all of them and ends; ``skip`` goes on without them and counts them in
-            results.json. During training, ``stop`` saves a checkpoint and ends; ``skip`` lets other windows
-            take their places.
-        max_bad_fraction: Under ``skip``, the run ends where more than this share of a split's tracks is lost
-            during training, or of a Hub data set's audio files cannot be fetched: a drive may be missing.
-        timeout_seconds: The run ends where a worker gives no batch for so long, or where the check of all
-            files at the beginning finishes none; 0 waits for ever. Without workers, training is not watched.
-        allow_outside: Let relative paths of a manifest lead out of its folder. Those of a data set of the
-            Hub never may.
+        source: Manifest (.csv or .jsonl), folder with a manifest, folder with one folder per label, Hub
+            data set id, or included data set: ``quickstart`` (music clips), ``quickstart-stems`` (the same
+            with stems), ``quickstart-notes`` (single notes) or ``quickstart-voices`` (singing).
+        features: Folder of precomputed vectors, one ``<clip>.npy`` per clip. The probe reads them in place
+            of audio; backbone and windows have no effect (docs/benchmarking.md).
+        group_columns: Columns that group tracks when the run splits the data. Tracks with the same value in
+            the first existing column stay in the same split.
+        validation_fraction: Share of groups in the validation split, if the run splits the data.
+        test_fraction: Share of groups in the test split, if the run splits the data.
+        window_seconds: Length of a window, the input of the model. Default: 5, or less if more than a tenth
+            of the training tracks are shorter, so that few are padded; but at least 1.
+        hop_seconds: Distance between windows in evaluation. Default: window_seconds, or half of it for
+            tasks with an output for each frame or a stem.
+        windows_per_track: Number of random windows of a track in one training epoch. Default: enough for an
+            epoch of 32 optimiser steps, so 1 for large data sets.
+        num_variants: Number of different windows of a track in a run, with their augmentation. They take
+            turns, and are the same for every seed. Default: no limit; with the feature cache 4, or as many
+            as fit in a track up to 16 (docs/performance.md).
+        num_workers: Number of worker processes that read audio, for each training process.
+        on_bad_track: Policy for tracks whose audio, label or annotation cannot be used. At the start,
+            ``stop`` lists all of them and ends; ``skip`` continues without them and counts them in
+            results.json. During training, ``stop`` saves a checkpoint and ends; ``skip`` replaces their
+            windows by others.
+        max_bad_fraction: Largest share of unreadable tracks under ``skip``. The run ends if more of a
+            split's tracks become unreadable during training, or more of a Hub data set's audio files
+            cannot be downloaded: a drive may be missing.
+        timeout_seconds: Time limit for a worker's batch, and for the next file in the check at the start;
+            the run ends after it. 0 for no limit. Without workers, there is no limit in training.
+        allow_outside: Whether relative paths of a manifest may leave its folder. Those of a Hub data set
+            never may.
     """
 
     source: str
@@ -66,7 +67,7 @@ class DataConfig:
 
     @property
     def max_failing_fraction(self) -> float:
-        """Share of a Hub data set's audio files that a run may start without."""
+        """Largest share of missing audio files of a Hub data set at the start of a run."""
         return self.max_bad_fraction if self.on_bad_track == "skip" else 0.0
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class DataConfig:
             if self.hop_seconds > window_seconds:
                 raise UserError(
                     f"data.hop_seconds is {self.hop_seconds}, more than data.window_seconds "
-                    f"({window_seconds}): music between windows would never be heard. "
+                    f"({window_seconds}): the model would skip music between windows. "
                     "Set it to at most the window.",
                     code="settings-conflict",
                 )
@@ -98,7 +99,7 @@ class DataConfig:
             value = getattr(self, name)
             if not 0.0 < value < 1.0:
                 raise UserError(
-                    f"data.{name} is {value}; it must lie between 0 and 1.", code="settings-range"
+                    f"data.{name} is {value}; it must be between 0 and 1.", code="settings-range"
                 )
         if self.validation_fraction + self.test_fraction >= 1.0:
             raise UserError(
@@ -110,16 +111,18 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """What the frozen part of the network says of each window, computed once and kept on the disk.
+    """Disk cache for the output of the frozen layers.
 
     Args:
-        use: ``auto`` keeps the hidden states of a probe's frozen backbone, where they fit in max_size;
-            ``on`` also, where upper layers or adapters learn, the state from which these go on; ``off``
-            computes all in each epoch.
-        folder: Where; ``m2v-finetune`` in the user's folder of caches if not given. Runs with the same
-            backbone, audio and windows share what is there.
-        precision: ``float32`` is what would be computed again, to rounding; ``float16`` takes half of it.
-        max_size: Of the folder, such as ``20GB``: what was not used for longest is deleted to make room.
+        use: ``auto`` caches the hidden states of a probe's frozen backbone if they fit in max_size; ``on``
+            also caches the output of the frozen layers below trainable layers or adapters; ``off``
+            computes the features in each epoch.
+        folder: Folder of the cache. Default: ``m2v-finetune`` in the user's cache folder. Runs with the
+            same backbone, audio and windows share cached features.
+        precision: Precision of cached features. ``float32`` equals uncached features, to rounding;
+            ``float16`` halves the size.
+        max_size: Largest size of the folder, such as ``20GB``. The least recently used features are
+            deleted to free space.
     """
 
     use: Literal["auto", "on", "off"] = "auto"
@@ -134,10 +137,10 @@ class CacheConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """Changes of the training windows that leave their labels true.
+    """Augmentation of the training windows, with valid labels.
 
     Args:
-        transforms: Applied in order, each a name with its parameters, such as
+        transforms: Transforms in order, each a name with its parameters, such as
             ``{name: gain, p: 0.5, min_gain_db: -6, max_gain_db: 6}``; docs/augmentation.md lists them.
     """
 
@@ -146,27 +149,28 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MusicConfig:
-    """Music without labels, its windows, and what to do with files that cannot be read.
+    """Settings of unlabelled music: source, splits, windows, and the policy for unreadable files.
 
     Args:
-        source: A folder of audio files, a manifest (.csv or .jsonl), a folder that holds one, a Hub data
-            set id, or what ships, such as ``quickstart``. Labels are not read. Where the data bring
-            splits, ``train`` is learned from, ``validation`` is held out, and ``test`` is not heard.
-        group_columns: When the data have no split and one is made: tracks that share a value of the
-            first of these columns that exists stay on one side.
-        validation_fraction: Share of groups that are held out, when a split is made.
-        window_seconds: What the model hears at once.
-        windows_per_track: Random windows of a track in one epoch, and of a track that is held out.
-        num_workers: Processes that read audio, for each training process.
-        on_bad_track: What to do about files that cannot be read. At the beginning, ``stop`` lists all of them
-            and ends; ``skip`` goes on without them and counts them in results.json. During training, ``stop``
-            saves a checkpoint and ends; ``skip`` lets other windows take their places.
-        max_bad_fraction: Under ``skip``, the run ends where more than this share of a split's tracks is lost
-            during training, or of a Hub data set's audio files cannot be fetched: a drive may be missing.
-        timeout_seconds: The run ends where a worker gives no batch for so long, or where the check of all
-            files at the beginning finishes none; 0 waits for ever. Without workers, training is not watched.
-        allow_outside: Let relative paths of a manifest lead out of its folder. Those of a data set of the
-            Hub never may.
+        source: Folder of audio files, manifest (.csv or .jsonl), folder with a manifest, Hub data set id, or
+            included data set such as ``quickstart``. Labels are not read. If the data have splits, the run
+            trains on ``train``, holds out ``validation``, and does not read ``test``.
+        group_columns: Columns that group tracks when the run splits the data. Tracks with the same value in
+            the first existing column stay in the same split.
+        validation_fraction: Share of held-out groups, if the run splits the data.
+        window_seconds: Length of a window, the input of the model.
+        windows_per_track: Number of random windows of a track in one epoch, and of a held-out track.
+        num_workers: Number of worker processes that read audio, for each training process.
+        on_bad_track: Policy for files that cannot be read. At the start, ``stop`` lists all of them and
+            ends; ``skip`` continues without them and counts them in results.json. During training, ``stop``
+            saves a checkpoint and ends; ``skip`` replaces their windows by others.
+        max_bad_fraction: Largest share of unreadable tracks under ``skip``. The run ends if more of a
+            split's tracks become unreadable during training, or more of a Hub data set's audio files
+            cannot be downloaded: a drive may be missing.
+        timeout_seconds: Time limit for a worker's batch, and for the next file in the check at the start;
+            the run ends after it. 0 for no limit. Without workers, there is no limit in training.
+        allow_outside: Whether relative paths of a manifest may leave its folder. Those of a Hub data set
+            never may.
     """
 
     source: str
@@ -182,7 +186,7 @@ class MusicConfig:
 
     @property
     def max_failing_fraction(self) -> float:
-        """Share of a Hub data set's audio files that a run may start without."""
+        """Largest share of missing audio files of a Hub data set at the start of a run."""
         return self.max_bad_fraction if self.on_bad_track == "skip" else 0.0
 
     def __post_init__(self) -> None:
@@ -198,6 +202,6 @@ class MusicConfig:
             )
         if not 0.0 < self.validation_fraction < 1.0:
             raise UserError(
-                f"data.validation_fraction is {self.validation_fraction}; it must lie between 0 and 1.",
+                f"data.validation_fraction is {self.validation_fraction}; it must be between 0 and 1.",
                 code="settings-range",
             )

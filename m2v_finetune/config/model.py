@@ -31,23 +31,23 @@ TUNING_SETTINGS: dict[TuningMethod, tuple[str, ...]] = {
     "top_layers": ("num_top_layers",),
     "full": ("train_conv_encoder",),
 }
-"""What each method of tuning uses of `TuningConfig`, beside its name."""
+"""Settings of `TuningConfig` for each tuning method, beside its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """The pre-trained network, and how its layers are combined.
+    """Settings of the pre-trained network and of its layer weighting.
 
     Args:
-        source: One of the names that `m2v backbones` lists, a Hub id, or a local folder.
-        revision: Branch, tag or commit of a Hub id; the default branch if not given.
-        num_layers: Keep only the first n transformer layers (Ding and Lerch keep 6 of 12); all if not
-            given.
-        layer_weighting: ``softmax`` learns a convex combination of all hidden states (SUPERB);
-            ``conv1d`` learns any linear combination with an offset (music2vec's model card); ``last``
-            takes the network's output; a number takes that hidden state (0 is the input of the first
-            layer), and the layers above it are not computed.
-        spec_augment: Mask spans of frames while training, with the probabilities of the checkpoint.
+        source: Name from `m2v backbones`, Hub id, or local folder.
+        revision: Branch, tag or commit of a Hub id. Default: the default branch.
+        num_layers: Number of transformer layers, from the first (6 of 12 in Ding and Lerch). Default: all.
+        layer_weighting: Combination of the hidden states. ``softmax`` trains a convex combination of all of
+            them (SUPERB); ``conv1d`` trains any linear combination with an offset (music2vec's model
+            card); ``last`` selects the network's output; a number selects that hidden state (0 is the
+            input of the first layer), and the layers above it are not computed.
+        spec_augment: Whether spans of frames are masked in training, with the probabilities of the
+            checkpoint.
     """
 
     source: str = "music2vec-v1"
@@ -64,7 +64,7 @@ class BackboneConfig:
             at_least("backbone.layer_weighting", self.layer_weighting, 0)
             if self.num_layers is not None and self.layer_weighting > self.num_layers:
                 raise UserError(
-                    f"backbone.layer_weighting takes hidden state {self.layer_weighting}, but "
+                    f"backbone.layer_weighting selects hidden state {self.layer_weighting}, but "
                     f"backbone.num_layers keeps the states 0 to {self.num_layers}.",
                     code="settings-conflict",
                 )
@@ -79,17 +79,18 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """What reads the weighted hidden states.
+    """Settings of the head on the weighted hidden states.
 
     Args:
-        pooling: How a window's frames become one vector: ``mean``, ``mean_std`` (mean and standard
-            deviation), or ``attention`` (a learned weighted mean).
-        kind: ``mlp`` has one hidden layer, as the published probes; ``linear`` has none.
-        hidden_size: Width of the hidden layer of ``mlp``.
+        pooling: Pooling of a window's frames into one vector: ``mean``, ``mean_std`` (mean and standard
+            deviation), or ``attention`` (a trained weighted mean).
+        kind: Network of the head. ``mlp`` has one hidden layer, as the published probes; ``linear`` has
+            none.
+        hidden_size: Size of the hidden layer of ``mlp``.
         dropout: Dropout probability before each linear layer.
-        standardize: Bring each number that the layers read to mean 0 and deviation 1 over the training
-            windows, as measured in one pass before training: what a frozen backbone says of different
-            music often differs little beside its mean.
+        standardize: Whether each input feature of the head is standardised to mean 0 and standard
+            deviation 1 over the training windows, measured in one pass before training. Features of a
+            frozen backbone often vary little between tracks, compared with their mean.
     """
 
     pooling: Literal["mean", "mean_std", "attention"] = "mean"
@@ -106,24 +107,24 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig:
-    """What of the backbone learns; the other settings belong to some methods only.
+    """Trainable parameters of the backbone; most settings apply to some methods only.
 
     Args:
-        method: ``probe`` keeps the backbone frozen; ``lora`` and ``dora`` learn low-rank updates; ``ia3``
-            scales of keys, values and feed-forward activations; ``bitfit`` the biases; ``layernorm`` the
-            LayerNorms; ``adapter`` small networks behind attention and feed-forward blocks; ``ssf`` scales
-            and shifts of all layers' outputs; ``top_layers`` the last transformer layers; ``full`` all
-            weights. docs/tuning.md compares them.
+        method: Tuning method. ``probe`` keeps the backbone frozen; ``lora`` and ``dora`` train low-rank
+            updates; ``ia3`` scales of keys, values and feed-forward activations; ``bitfit`` the biases;
+            ``layernorm`` the LayerNorms; ``adapter`` small networks after attention and feed-forward
+            blocks; ``ssf`` scales and shifts of all layers' outputs; ``top_layers`` the last transformer
+            layers; ``full`` all weights. docs/tuning.md compares them.
         r: Rank of the updates of ``lora`` and ``dora``.
-        lora_alpha: Their scale; an update is multiplied by lora_alpha / r.
-        lora_dropout: Dropout probability before them.
-        lora_targets: Linear layers that get an update: those of ``attention`` (q, k, v, out), of the
+        lora_alpha: Scale of these updates: each is multiplied by lora_alpha / r.
+        lora_dropout: Dropout probability before these updates.
+        lora_targets: Linear layers with an update: those of ``attention`` (q, k, v, out), of the
             ``feed_forward`` blocks, or ``all`` of them (best in Ding and Lerch, arXiv 2411.19371).
-        adapter_size: Width of the bottleneck of ``adapter`` (16 in Ding and Lerch).
-        num_top_layers: How many transformer layers ``top_layers`` trains; a quarter of a network's layers
-            reached 90 % of the quality of all, on text (Lee et al., arXiv 1911.03090).
-        train_conv_encoder: Whether ``full`` trains the convolutional encoder too. If not given, where the
-            backbone is small (fewer than 20 million parameters).
+        adapter_size: Bottleneck size of ``adapter`` (16 in Ding and Lerch).
+        num_top_layers: Number of transformer layers that ``top_layers`` trains. A quarter of a network's
+            layers reached 90 % of the quality of all, on text (Lee et al., arXiv 1911.03090).
+        train_conv_encoder: Whether ``full`` trains the convolutional encoder too. Default: only in a small
+            backbone (fewer than 20 million parameters).
     """
 
     method: TuningMethod = "probe"
@@ -136,7 +137,7 @@ class TuningConfig:
     train_conv_encoder: bool | None = None
 
     def __post_init__(self) -> None:
-        """Check ranges, and that the method uses what was set."""
+        """Check ranges, and that the method uses all given settings."""
         at_least("tuning.r", self.r, 1)
         positive("tuning.lora_alpha", self.lora_alpha)
         in_range("tuning.lora_dropout", self.lora_dropout, 0.0, 1.0)

@@ -12,15 +12,14 @@ from m2v_finetune.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class StartConfig:
-    """What pre-training starts from: a checkpoint, or the architecture of one.
+    """Initial weights of pre-training: a checkpoint, or random ones for an architecture.
 
     Args:
-        source: One of the names that `m2v backbones` lists, a Hub id, or a local folder: its weights go
-            on learning, and what is made has its licence.
-        revision: Branch, tag or commit of a Hub id; the default branch if not given.
-        architecture: In place of source, a config.json or a folder that holds one: the weights begin at
-            random.
-        licence: SPDX identifier of what is made from an architecture, such as ``apache-2.0``.
+        source: Name from `m2v backbones`, Hub id, or local folder. Training continues from its weights, and
+            the new backbone has its licence.
+        revision: Branch, tag or commit of a Hub id. Default: the default branch.
+        architecture: config.json, or a folder with one, in place of source. The initial weights are random.
+        licence: SPDX identifier for the new backbone of an architecture, such as ``apache-2.0``.
     """
 
     source: str | None = None
@@ -29,7 +28,7 @@ class StartConfig:
     licence: str | None = None
 
     def __post_init__(self) -> None:
-        """Check what belongs to a start."""
+        """Check that the settings fit the kind of initial weights."""
         if self.source is None and self.revision is not None:
             raise UserError(
                 f"backbone.revision is '{self.revision}', but nothing is loaded from the Hub.",
@@ -37,40 +36,39 @@ class StartConfig:
             )
         if self.source is not None and self.licence is not None:
             raise UserError(
-                f"backbone.licence is '{self.licence}', but what is made from {self.source} has its "
-                "licence. Remove it.",
+                f"backbone.licence is '{self.licence}', but a backbone that continues from {self.source} has "
+                "its licence. Remove it.",
                 code="settings-conflict",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """The objective: masks, targets, and how the teacher follows.
+    """Settings of the objective: masks, targets, and the moving average of the teacher.
 
     Defaults are those of data2vec for audio (arXiv 2202.03555).
 
     Args:
-        mask_probability: Share of a window's frames that the masked spans would cover if none
-            overlapped; at 0.65 with spans of 10 about half of the frames are masked.
+        mask_probability: Share of a window's frames that the masked spans would cover without overlaps. At
+            0.65 with spans of 10, about half of the frames are masked.
         mask_span_frames: Length of a masked span.
-        num_target_layers: Targets are the mean of the feed-forward outputs of so many of the highest
-            layers.
-        teacher_averages: ``layers``: the teacher's transformer layers are moving averages, and its conv
-            encoder and positional convolutions are the student's own; ``all``: all its weights are
-            moving averages.
-        train_conv_encoder: Let the conv encoder learn too; without, it stays as it began.
+        num_target_layers: Number of layers, from the last, whose mean feed-forward output is the target.
+        teacher_averages: Weights of the teacher that are moving averages. ``layers``: the transformer
+            layers; conv encoder and positional convolutions are shared with the student. ``all``: all
+            weights.
+        train_conv_encoder: Whether the conv encoder is trainable, not frozen.
         ema_start: Decay of the moving average at the first step.
         ema_end: Decay from ema_ramp_steps on.
-        ema_ramp_steps: Optimiser steps in which the decay rises linearly.
-        min_target_variance: The run stops where the variance of targets over the frames of a window, of
-            1 for one normalised layer, falls below.
-        min_prediction_variance: The same for predictions.
-        watch_after_steps: Optimiser steps before the run may stop so.
+        ema_ramp_steps: Number of optimiser steps in which the decay rises linearly.
+        min_target_variance: Floor of the variance of targets over the frames of a window (1 for one
+            normalised layer). The run stops below it.
+        min_prediction_variance: Floor of the variance of predictions. The run stops below it.
+        watch_after_steps: Number of optimiser steps before these floors apply.
 
-    Source: data2vec's code (fairseq, examples/data2vec/models/data2vec_audio.py) stops where the deviation,
-    the root of the variance, is below 0.1 for targets or 0.01 for predictions, after 5000 steps; the
-    floors here are the squares. It takes the deviation over the masked frames of a batch, and here the
-    variance is over those of a window, so that music that only differs between windows counts as the same.
+    Source: data2vec's code (fairseq, examples/data2vec/models/data2vec_audio.py) stops if the standard
+    deviation is below 0.1 for targets or 0.01 for predictions, after 5000 steps; the floors here are the
+    squares. It measures over the masked frames of a batch. Here the variance is over those of a window, so
+    that constant features within each window count as collapsed.
     """
 
     mask_probability: float = 0.65
@@ -113,17 +111,16 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
-    """The settings of a pre-training run.
+    """Settings of a pre-training run.
 
     Args:
-        data: The music.
-        backbone: What the run starts from.
-        pretrain: The objective.
-        optimizer: Rates and their course; both rates are 5e-4 if not given.
-        training: How long and in which portions; no epoch is called the best, so there is no early
-            stopping.
-        run: Where the run goes and how it repeats.
-        publish: What goes to the Hub: the whole backbone.
+        data: Music.
+        backbone: Initial weights.
+        pretrain: Objective.
+        optimizer: Optimiser and learning-rate schedule; the default of both peak rates is 5e-4.
+        training: Epochs and batches. No epoch is the best, so there is no early stopping.
+        run: Run folder, seed and checkpoints.
+        publish: Upload of the complete backbone to the Hub.
     """
 
     data: MusicConfig
@@ -135,12 +132,12 @@ class PretrainingConfig:
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:
-        """Check that there is one start, and what has no meaning here."""
+        """Check that one kind of initial weights is given, and that no setting is meaningless here."""
         if (self.backbone.source is None) == (self.backbone.architecture is None):
             raise UserError(
                 f"backbone.source is {self.backbone.source!r} and backbone.architecture is "
-                f"{self.backbone.architecture!r}. Give one: a checkpoint to go on from, such as "
-                "music2vec-v1, or a config.json to begin at random.",
+                f"{self.backbone.architecture!r}. Give one: a checkpoint to continue from, such "
+                "as music2vec-v1, or a config.json for random initial weights.",
                 code="settings-conflict",
             )
         if self.publish.weights == "trained":

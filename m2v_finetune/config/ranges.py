@@ -7,15 +7,19 @@ from m2v_finetune.errors import UserError
 
 BYTES_OF_UNIT = {"": 1, "b": 1, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
 LEAST_BYTES = 10**6
-"""Of memory given as a plain number."""
+"""Least size that is given without a unit."""
 
 
 def parse_bytes(name: str, text: str) -> int:
-    """Return the bytes that a size says: ``11GB`` is 11e9, ``11GiB`` is 11 * 2**30, a number is itself.
+    """Return a size in bytes: ``11GB`` is 11e9, ``11GiB`` is 11 * 2**30, and ``8e9`` is 8e9.
+
+    Args:
+        name: Name of the setting, for messages.
+        text: Value of the setting.
 
     Raises:
-        UserError: It is no size, or zero, or a number of less than a million bytes, as of one who meant
-            gigabytes; ``name`` says where it stood.
+        UserError: The text is not a size, or the size is zero, or it has no unit and is below a million
+            bytes, so that gigabytes were probably meant.
 
     >>> [parse_bytes("", text) for text in ("11GB", "1.5 GiB", "8e9")]
     [11000000000, 1610612736, 8000000000]
@@ -26,8 +30,8 @@ def parse_bytes(name: str, text: str) -> int:
     number = round(size) if math.isfinite(size) else 0
     if number <= 0:
         raise UserError(
-            f"{name} is '{text}', which is no amount of memory. Write it as 11GB (decimal), 10GiB (binary) "
-            "or 8e9 (bytes).",
+            f"{name} is '{text}', which is not an amount of memory. Write it as 11GB (decimal), 10GiB "
+            "(binary) or 8e9 (bytes).",
             code="settings-range",
         )
     if match is not None and not match[2] and number < LEAST_BYTES:
@@ -40,13 +44,13 @@ def parse_bytes(name: str, text: str) -> int:
 
 
 def at_least(name: str, value: int, lowest: int) -> None:
-    """Raise `UserError` where a number is below its lowest value."""
+    """Raise `UserError` if a number is below its lowest value."""
     if value < lowest:
         raise UserError(f"{name} is {value}; it must be at least {lowest}.", code="settings-range")
 
 
 def positive(name: str, value: float) -> None:
-    """Raise `UserError` where a number is not above 0, or not finite."""
+    """Raise `UserError` if a number is not above 0, or not finite."""
     if not 0 < value < math.inf:
         raise UserError(
             f"{name} is {value}; it must be above 0, and finite.", code="settings-range"
@@ -54,7 +58,7 @@ def positive(name: str, value: float) -> None:
 
 
 def in_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise `UserError` where a number is below its lowest value, or not below its highest."""
+    """Raise `UserError` if a number is below its lowest value, or not below its highest."""
     if not low <= value < high:
         raise UserError(
             f"{name} is {value}; it must be at least {low} and below {high}.", code="settings-range"

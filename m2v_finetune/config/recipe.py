@@ -10,19 +10,19 @@ from m2v_finetune.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
-    """The settings that every recipe has; each recipe adds the section ``task`` of its own.
+    """Settings of every recipe; each recipe adds its section ``task``.
 
     Args:
-        data: The music.
-        backbone: The pre-trained network.
-        head: What reads its hidden states.
-        tuning: What of the backbone learns.
-        augmentation: Changes of the training windows.
-        cache: What is computed once and kept.
-        optimizer: Rates and their course.
-        training: How long and in which portions.
-        run: Where the run goes and how it repeats.
-        publish: What goes to the Hub.
+        data: Data set, splits and windows.
+        backbone: Pre-trained network.
+        head: Head on its hidden states.
+        tuning: Trainable parameters of the backbone.
+        augmentation: Augmentation of the training windows.
+        cache: Feature cache.
+        optimizer: Optimiser and learning-rate schedule.
+        training: Epochs and batches.
+        run: Run folder, seed and checkpoints.
+        publish: Upload to the Hub.
     """
 
     data: DataConfig
@@ -37,13 +37,13 @@ class RecipeConfig:
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:
-        """Check what vectors in place of audio forbid."""
+        """Check that the settings fit vectors, if these are given in place of audio."""
         if self.data.features is None:
             return
         if self.run.memory is not None:
             raise UserError(
-                f"run.memory is '{self.run.memory}', which divides batches of audio, and data.features gives "
-                "vectors, which take next to nothing. Remove one of them.",
+                f"run.memory is '{self.run.memory}', which divides batches of audio, but data.features gives "
+                "vectors, which need very little memory. Remove one of them.",
                 code="settings-conflict",
             )
         refused = {

@@ -14,19 +14,19 @@ OnNonfinite = Literal["skip", "stop"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """What changes the weights, its rates and their course: linear warm-up, then a cosine to zero.
+    """Optimiser and learning-rate schedule: linear warm-up, then a cosine to zero.
 
     Args:
-        name: ``adamw``; ``adamw_8bit`` keeps its two moments in 8 bits and ``paged_adamw_8bit`` lets them
-            move to the machine's memory where the card's is full (both by bitsandbytes, on NVIDIA
-            cards); ``adafactor`` keeps sums of rows and columns of the second moment, and no first.
-        learning_rate: Peak rate of head and layer weights; by the tuning method if not given.
-        backbone_learning_rate: Peak rate of the backbone's trained weights; by the tuning method if not
-            given.
-        layer_decay: Each transformer layer's rate is that of the layer above times this.
-        weight_decay: Decoupled weight decay of matrices; vectors (biases, norms, layer weights) get none.
-        warmup_ratio: Share of all steps in which the rate rises from zero.
-        max_grad_norm: Gradients are scaled down to this total norm.
+        name: Optimiser. ``adamw``; ``adamw_8bit`` stores its two moments in 8 bits, and
+            ``paged_adamw_8bit`` moves them to host memory if GPU memory is full (both from bitsandbytes,
+            on NVIDIA GPUs); ``adafactor`` stores row and column sums of the second moment, and no first.
+        learning_rate: Peak learning rate of head and layer weights. Default: by the tuning method.
+        backbone_learning_rate: Peak learning rate of the backbone's trainable parameters. Default: by the
+            tuning method.
+        layer_decay: Factor between the learning rates of a transformer layer and of the layer above it.
+        weight_decay: Decoupled weight decay of matrices; vectors (biases, norms, layer weights) have none.
+        warmup_ratio: Share of steps in which the learning rate rises from zero.
+        max_grad_norm: Largest total norm of the gradients, which are clipped to it.
     """
 
     name: OptimizerName = "adamw"
@@ -59,27 +59,26 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long and in which portions.
+    """Epochs, batches, precision and logging of training.
 
     Args:
-        epochs: Passes over the training tracks.
-        per_device_batch_size: Windows that one device sees at once.
-        gradient_accumulation_steps: Batches whose gradients make one optimiser step; the total batch is
+        epochs: Number of passes over the training tracks.
+        per_device_batch_size: Batch size of one device, in windows.
+        gradient_accumulation_steps: Number of batches for one optimiser step. The total batch size is
             per_device_batch_size x this x the number of processes.
-        eval_batch_size: Windows at once when tracks are judged.
-        mixed_precision: ``auto`` takes bf16 where the card computes in it, fp16 with loss scaling on
-            older cards, and no mixed precision on CPU.
-        gradient_checkpointing: Recompute activations in the backward pass instead of keeping them: of
-            each transformer layer, and of the conv encoder where it learns.
-        compile: Compile the transformer layers by torch.compile: slower for the first steps, faster
-            afterwards. Dropout then draws other numbers; all else is the same to rounding.
-        early_stopping_patience: End after this many epochs without a better validation metric, from the
-            first one on. If not given: 5, but no run ends before half of its epochs are over.
-        on_nonfinite: What follows a step whose loss or gradients are not finite, so that it changes no
-            weight: ``skip`` counts it and goes on (but not after 20 in a row); ``stop`` saves a checkpoint
-            and ends.
-        log_every_steps: Optimiser steps between two lines of metrics.jsonl.
-        trackers: Trackers of Accelerate by name beside TensorBoard, such as ``wandb``.
+        eval_batch_size: Batch size of evaluation, in windows.
+        mixed_precision: Precision of training. ``auto`` selects bf16 if the GPU supports it, fp16 with
+            loss scaling on older GPUs, and no mixed precision on CPU.
+        gradient_checkpointing: Whether activations are recomputed in the backward pass to save memory:
+            those of each transformer layer, and of the conv encoder if it is trainable.
+        compile: Whether torch.compile compiles the transformer layers: slower in the first steps, faster
+            after them. Dropout then draws other numbers; other results are the same to rounding.
+        early_stopping_patience: Number of epochs without a better validation metric after which training
+            ends. Default: 5, but no run ends in the first half of its epochs.
+        on_nonfinite: Policy for a step whose loss or gradients are not finite; it updates no weight.
+            ``skip`` counts it and continues, up to 20 in a row; ``stop`` saves a checkpoint and ends.
+        log_every_steps: Number of optimiser steps between two lines of metrics.jsonl.
+        trackers: Names of trackers of Accelerate beside TensorBoard, such as ``wandb``.
     """
 
     epochs: int = 20
@@ -110,19 +109,20 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where the run goes and how it repeats.
+    """Run folder, seed, memory and checkpoints.
 
     Args:
-        output_dir: The run folder, new or empty; ``runs/<task>-<date>-<time>`` if not given.
+        output_dir: Run folder, new or empty. Default: ``runs/<task>-<date>-<time>``.
         seed: Seed of weights, windows, order, augmentation and intervals.
-        resume: ``auto`` goes on from the last checkpoint in output_dir, if there is one; ``never``
-            refuses a folder that is not empty.
-        memory: What each device has, such as ``11GB``, ``10GiB`` or ``8e9`` (GB are decimal, GiB binary):
-            the total batch is divided so that the planned peak fits, with more accumulation of smaller
-            batches. If not given, batches are as the settings say.
-        checkpoint_every_steps: Optimiser steps between two checkpoints within an epoch; there is one at
-            the end of each epoch too. So many steps are lost at most where a run dies.
-        keep_checkpoints: How many stay on the disk; the older ones serve where the last one is damaged.
+        resume: Whether to resume. ``auto`` resumes from the last checkpoint in output_dir, if there is one;
+            ``never`` refuses a folder that is not empty.
+        memory: Memory of each device, such as ``11GB``, ``10GiB`` or ``8e9`` (GB are decimal, GiB binary).
+            The run divides the total batch so that the planned peak fits, with more gradient accumulation
+            of smaller batches. Default: batches of the settings.
+        checkpoint_every_steps: Number of optimiser steps between two checkpoints within an epoch; each
+            epoch also ends with one. A run that dies loses at most this many steps.
+        keep_checkpoints: Number of checkpoints on the disk. A run resumes from an older one if the last is
+            invalid.
     """
 
     output_dir: str | None = None
@@ -146,16 +146,15 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishConfig:
-    """What goes to the Hugging Face Hub, if anything does.
+    """Upload of the model to the Hugging Face Hub.
 
     Args:
-        repo_id: Repository to push the model to, such as ``me/my-tagger``; nothing is pushed if not
-            given.
-        private: Create the repository as a private one.
-        weights: ``trained`` saves only what was trained and names the backbone it belongs to; ``all``
-            saves the whole network, with what was added merged into its weights where it can be; ``auto``
-            is ``trained`` where anyone can get the backbone by its name and it was not fully trained, else
-            ``all``.
+        repo_id: Repository for the model, such as ``me/my-tagger``. Default: no upload.
+        private: Whether a new repository is private.
+        weights: Weights in the model folder. ``trained`` saves only trained parameters and the name of the
+            backbone; ``all`` saves the complete network, with added parameters merged into its weights if
+            possible; ``auto`` is ``trained`` if the backbone is publicly available by its name and was not
+            fully trained, else ``all``.
     """
 
     repo_id: str | None = None
@@ -166,6 +165,6 @@ class PublishConfig:
         """Check the form of the repository's name."""
         if self.repo_id is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id):
             raise UserError(
-                f"publish.repo_id is '{self.repo_id}'; it has the form user/name, such as me/my-tagger.",
+                f"publish.repo_id is '{self.repo_id}'; its form is user/name, such as me/my-tagger.",
                 code="settings-range",
             )

@@ -60,12 +60,12 @@ def _backbone_used(results: Mapping[str, Any], card_data: Mapping[str, Any]) -> 
 
 def _windows(results: Mapping[str, Any]) -> str:
     training = results["training"]
-    per_track, versions = training["windows_per_track"], training["num_drawn_versions"]
+    per_track, num_variants = training["windows_per_track"], training["num_variants"]
     is_random = training["num_longer_tracks"] > 0
     noun = "clip" if is_of_vectors(results) else "window"
     drawn = f"{counted(per_track, f'random {noun}' if is_random else noun)} of a track in an epoch"
-    if versions is not None and is_random:
-        drawn += f", drawn {counted(versions, 'time')}, in turns"
+    if num_variants is not None and is_random:
+        drawn += f", drawn {counted(num_variants, 'time')}, in turns"
     if is_of_vectors(results):
         return f"{drawn}; the prediction for a track is made from all its clips"
     shorter = training["num_shorter_tracks"]

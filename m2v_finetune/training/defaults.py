@@ -1,4 +1,4 @@
-"""Settings that are not given, chosen from the training tracks.
+"""Defaults of settings that depend on the training tracks.
 
 benchmarks/defaults.py compares them with other settings (docs/defaults.md).
 """
@@ -17,25 +17,25 @@ from m2v_finetune.tuning import is_small
 
 MIN_WINDOW_SECONDS = 1.0
 SHORT_TRACKS = 0.1
-"""Share of the training tracks that may be shorter than a window, and are padded."""
+"""Largest share of training tracks that are shorter than a window, and padded."""
 STEPS_PER_EPOCH = 32
-"""Least optimiser steps of an epoch."""
+"""Least number of optimiser steps of an epoch."""
 NUM_VARIANTS = (4, 16)
-"""Least and most different windows of a track where the feature cache is used."""
+"""Least and largest number of different windows of a track with the feature cache."""
 
 
 def complete_settings(
     config: RecipeConfig, tracks: Sequence[CheckedTrack], *, num_processes: int
 ) -> RecipeConfig:
-    """Return the settings with length and number of training windows, and the trainable part, filled in.
+    """Return the settings with defaults for training windows and trainable parameters.
 
     Args:
         config: All settings.
-        tracks: The training tracks, at least one.
-        num_processes: Number of processes that train.
+        tracks: Training tracks, at least one.
+        num_processes: Number of training processes.
 
     Raises:
-        UserError: ``data.hop_seconds`` is longer than the window that was chosen.
+        UserError: ``data.hop_seconds`` is longer than the default window.
     """
     data, training = config.data, config.training
     if data.window_seconds is None and data.features is None:
@@ -49,7 +49,7 @@ def complete_settings(
 
 
 def complete_tuning(config: RecipeConfig) -> RecipeConfig:
-    """Return the settings with ``tuning.train_conv_encoder`` filled in, by the size of the backbone.
+    """Return the settings with the default of ``tuning.train_conv_encoder`` for the backbone's size.
 
     Raises:
         UserError: The backbone cannot be found.
@@ -63,10 +63,10 @@ def complete_tuning(config: RecipeConfig) -> RecipeConfig:
 
 
 def choose_window_seconds(tracks: Sequence[CheckedTrack]) -> float:
-    """Return the longest window in seconds that few tracks are too short for.
+    """Return the longest window, in seconds, that only few tracks are shorter than.
 
     Args:
-        tracks: The training tracks, at least one.
+        tracks: Training tracks, at least one.
 
     Returns:
         A multiple of 0.1 from `MIN_WINDOW_SECONDS` to `WINDOW_SECONDS`.
@@ -79,7 +79,7 @@ def choose_window_seconds(tracks: Sequence[CheckedTrack]) -> float:
 
 
 def choose_windows_per_track(num_tracks: int, total_batch_size: int) -> int:
-    """Return the windows of a track in an epoch of at least `STEPS_PER_EPOCH` optimiser steps.
+    """Return the number of windows per track for an epoch of at least `STEPS_PER_EPOCH` optimiser steps.
 
     >>> [choose_windows_per_track(num_tracks, 16) for num_tracks in (60, 300, 3000)]
     [9, 2, 1]
@@ -88,10 +88,10 @@ def choose_windows_per_track(num_tracks: int, total_batch_size: int) -> int:
 
 
 def choose_num_variants(tracks: Sequence[CheckedTrack], window_seconds: float) -> int:
-    """Return the number of different windows of a track that the feature cache holds.
+    """Return the number of different windows of a track in the feature cache.
 
     Args:
-        tracks: The training tracks, at least one.
+        tracks: Training tracks, at least one.
         window_seconds: Length of a window.
     """
     duration = statistics.median(checked.audio.duration_seconds for checked in tracks)

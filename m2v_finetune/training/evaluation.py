@@ -1,4 +1,4 @@
-"""Judging whole tracks, on one process or many."""
+"""Evaluation of tracks, on one process or many."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,10 +21,10 @@ from m2v_finetune.training.signals import Interruptible
 from m2v_finetune.variation import OutputVariation
 
 NUM_ORDERS = 5
-"""Orders in which predictions are given to other tracks, to find the level of chance."""
+"""Number of permutations of the predictions over tracks, to estimate the level of chance."""
 TOO_LITTLE_MEMORY = (
-    "Judging ran out of memory with a single window at once. Take shorter windows (data.window_seconds) or "
-    "fewer layers (backbone.num_layers)."
+    "Evaluation ran out of memory with a batch of a single window. Set shorter windows "
+    "(data.window_seconds) or fewer layers (backbone.num_layers)."
 )
 
 
@@ -42,36 +42,35 @@ def evaluate_tracks(
     interruptible: Interruptible = nullcontext,
     variation: OutputVariation | None = None,
 ) -> list[Any]:
-    """Return what the task found out about each track, in their order, on every process.
+    """Return the evaluation of each track, in their order, on every process.
 
-    A track that cannot be read any more is left out, where ``bad_track_policy`` allows that; it is then in
+    A track that can no longer be read is left out if ``bad_track_policy`` allows that; it is then in
     ``bad_track_policy.found``.
 
-    Each track is judged by exactly one process, over all its windows, by the task's own `predict` and
-    `evaluate_track`. The tracks are judged as their windows come, so that one track's windows are held at a
-    time.
+    Exactly one process evaluates a track, over all its windows, by the task's `predict` and
+    `evaluate_track`. It keeps the scores of one track at a time.
 
     Args:
-        model: On the process's device, not wrapped.
-        tracks: The tracks of a split.
-        accelerator: Knows the processes.
-        batch_size: Windows at once.
-        num_workers: Processes that read audio.
-        bar: Shows how many tracks are done.
-        bad_track_policy: What to do about tracks that can no longer be read; to stop if None.
-        split: That of the tracks.
-        inputs: What reads a window, in place of the task.
-        interruptible: Inside of it a signal raises `Stopped`.
-        variation: Counts the outputs of the head, those of all processes.
+        model: Model on the process's device, not wrapped.
+        tracks: Tracks of a split.
+        accelerator: Accelerator of the run.
+        batch_size: Batch size in windows.
+        num_workers: Number of worker processes that read audio.
+        bar: Progress bar of the tracks.
+        bad_track_policy: Policy for tracks that can no longer be read; the default is to stop.
+        split: Split of the tracks.
+        inputs: Function that reads a window, in place of the task.
+        interruptible: Context in which a signal raises `Stopped`.
+        variation: Statistics of the head's outputs, updated with those of all processes.
 
     Returns:
-        What `Task.evaluate_track` returned, one for each track.
+        Results of `Task.evaluate_track`, one for each track.
 
     Raises:
-        Stopped: A process got a signal; the same on every process.
-        DataError: A track cannot be read any more, a worker failed, or a single window does not fit in
+        Stopped: A process received a signal; the same on every process.
+        DataError: A track can no longer be read, a worker failed, or a single window does not fit into
             memory.
-        NotFiniteError: The model's scores of a track are not finite.
+        NotFiniteError: The model output for a track is not finite.
     """
     evaluated, _ = evaluate_with_chance(
         model,
@@ -91,14 +90,14 @@ def evaluate_tracks(
 
 
 def chance_orders(num_tracks: int, *, seed: int) -> list[list[int]]:
-    """Return orders in which no track keeps its place, at most `NUM_ORDERS`.
+    """Return permutations that move every track, at most `NUM_ORDERS`.
 
     Args:
         num_tracks: Number of tracks.
-        seed: Decides the orders.
+        seed: Seed of the orders.
 
     Returns:
-        For each order the number of the other track, by the number of the track.
+        Permutations: the index of the other track for each track.
 
     >>> chance_orders(2, seed=0)
     [[1, 0]]
@@ -129,15 +128,15 @@ def evaluate_with_chance(
 ) -> tuple[list[Any], list[list[Any]]]:
     """Compare each prediction with the labels of its track, and with those of other tracks.
 
-    Arguments and errors are those of `evaluate_tracks`; ``orders`` is what `chance_orders` returned.
+    Arguments and errors are those of `evaluate_tracks`; ``orders`` is the result of `chance_orders`.
 
     Returns:
-        What `Task.evaluate_track` returned for each track with its own labels; and, for each order, with the
+        Results of `Task.evaluate_track` for each track with its own labels; and, for each order, with the
         labels of the other track.
     """
     own = range(accelerator.process_index, len(tracks), accelerator.num_processes)
     windows = model.track_windows([tracks[i] for i in own], inputs=inputs)
-    bar_task = bar.add_task("Judging tracks", total=len(own))
+    bar_task = bar.add_task("Evaluating tracks", total=len(own))
     bad_track_policy = bad_track_policy or BadTrackPolicy()
     own_variation = None if variation is None else OutputVariation()
     rows = score_windows(

@@ -1,4 +1,4 @@
-"""What a run really did, as the loop knows it: settings may leave it open, or change on the way."""
+"""Facts of a finished training run. Its settings may leave some of them open, and a run may change them."""
 
 import math
 from typing import Any
@@ -9,17 +9,15 @@ from m2v_finetune.training.trainer import FitResult, Trainer
 
 
 def training_facts(trainer: Trainer[TaskModel], fitted: FitResult) -> dict[str, Any]:
-    """Return what results.json and the model card tell of the training, as plain data.
+    """Return the facts of the training for results.json and the model card, as plain data.
 
     Args:
-        trainer: After `Trainer.fit`.
-        fitted: What it returned.
+        trainer: Trainer after `Trainer.fit`.
+        fitted: Result of `Trainer.fit`.
     """
     model, accelerator, batches = trainer.model, trainer.accelerator, trainer.batches
     optimization = trainer.optimization
-    device_batch_size = (
-        trainer.steps.oom_retry.size
-    )  # less than in the settings where memory ran out
+    device_batch_size = trainer.steps.oom_retry.size  # less than in the settings if memory ran out
     return {
         "device": accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
@@ -44,7 +42,7 @@ def training_facts(trainer: Trainer[TaskModel], fitted: FitResult) -> dict[str, 
 
 
 def peak_learning_rates(trainer: Trainer[Any]) -> dict[str, float]:
-    """Return the highest rate of each part that is trained, ``backbone`` and the others by their names."""
+    """Return the highest learning rate of the trained ``backbone`` and of each other part, by name."""
     learning_rates: dict[str, float] = {}
     for group in trainer.optimizer.param_groups:
         part = "backbone" if group["name"].startswith("backbone") else group["name"].split(",")[0]
@@ -63,7 +61,7 @@ def _windows(trainer: Trainer[TaskModel]) -> dict[str, Any]:
     return {
         "window_seconds": trainer.model.window_seconds,
         "windows_per_track": windows.windows_per_track,
-        "num_drawn_versions": windows.num_variants,
+        "num_variants": windows.num_variants,
         "num_longer_tracks": sum(length > 0 for length in lengths),
         "num_shorter_tracks": sum(length < 0 for length in lengths),
     }

@@ -1,8 +1,8 @@
-"""What the frozen part of a network says of the windows of a run, computed once and kept.
+"""Feature cache of a run: the output of the frozen layers for each window, computed once.
 
-Of a probe these are the hidden states that its layer weighting uses; where something of the network
-learns, also the state from which what learns goes on. A run reads them in place of audio, for training
-and for judging; runs of the same backbone, audio and windows share them.
+For a probe, the features are the hidden states that its layer weighting uses. If layers of the backbone
+are trainable, they include the input of the first trainable layer. A run reads features in place of audio,
+in training and in evaluation. Runs with the same backbone, audio and windows share them.
 """
 
 import hashlib
@@ -48,19 +48,19 @@ from m2v_finetune.training.run_folder import free_bytes
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-"""To be raised where other code reads, augments or computes something else of the same settings."""
-# What of a network's settings changes nothing of what it computes.
+"""Raise it if a change of the code changes the features of the same settings."""
+# Settings of a network that do not affect its output.
 NAMES_OF_SETTINGS = ("_name_or_path", "architectures", "transformers_version", "dtype")
 
 
 class FeatureCache:
-    """The stored states of a run, by split.
+    """Cached features of a run, by split.
 
     Attributes:
-        windows: Of the training split, with as many versions as are stored.
-        stores: The arrays of each split.
-        num_bytes: Of all of them.
-        limit_bytes: Of all in the folder, those of other runs too.
+        windows: Windows of the training split, with the number of cached variants.
+        stores: Feature store of each split.
+        num_bytes: Size of all stores of the run.
+        limit_bytes: Largest size of all stores in the folder, including those of other runs.
     """
 
     def __init__(
@@ -76,18 +76,18 @@ class FeatureCache:
         about: Mapping[str, Any],
         augmentation: Mapping[str, Any] | None = None,
     ) -> None:
-        """Lay out what is stored; nothing is written.
+        """Plan the stores; nothing is written.
 
         Args:
-            model: Tuned and headed, with a frozen prefix.
-            windows: Of the training split.
-            splits: The tracks; those of ``train`` are in ``windows``.
-            folder: Holds a folder for each set of windows.
+            model: Model with tuning and head, and with frozen layers.
+            windows: Windows of the training split.
+            splits: Tracks by split; those of ``train`` are in ``windows``.
+            folder: Parent folder of the stores.
             dtype: ``float16`` or ``float32``.
-            limit_bytes: Of all in the folder.
-            num_workers: Number of processes that read audio, for each process.
-            about: What decides what is said of a window, beside audio, place and version; as JSON has it.
-            augmentation: What does of a window to train on, too.
+            limit_bytes: Largest size of all stores in the folder.
+            num_workers: Number of worker processes that read audio, for each process.
+            about: Plain data that determine the features of a window, with its audio, position and variant.
+            augmentation: Plain data of the augmentation, which also determine those of a training window.
         """
         assert isinstance(model.task, ClipTask | FrameTask)
         layout = model.feature_layout
@@ -126,7 +126,7 @@ class FeatureCache:
         self.num_workers = num_workers
 
     def training_windows(self) -> CachedWindows:
-        """Return what is trained on."""
+        """Return the training windows with cached features."""
         return CachedWindows(
             windows=self.windows,
             store=self.stores["train"],
@@ -134,7 +134,7 @@ class FeatureCache:
         )
 
     def inputs(self, split: str) -> Inputs:
-        """Return what reads a window of a split that is judged."""
+        """Return the function that reads the features of a window of a split, for evaluation."""
         return self.stores[split].inputs
 
     def fill(
@@ -144,19 +144,19 @@ class FeatureCache:
         *,
         batch_size: int,
     ) -> None:
-        """Compute what is missing or damaged, each process its share.
+        """Compute missing and damaged features; each process computes its share.
 
-        A computation that was interrupted goes on where it was.
+        An interrupted computation resumes.
 
         Args:
-            split: Whose windows.
-            run: Processes, and the policy for bad tracks.
-            batch_size: Windows of a batch.
+            split: Name of the split.
+            run: Run with its processes and its policy for bad tracks.
+            batch_size: Batch size in windows.
 
         Raises:
             DataError: A track cannot be read, or a worker failed.
-            UserError: The disk does not take what is written, memory ran out, the numbers do not fit the
-                precision, or the processes do not share the folder.
+            UserError: The disk refuses to write, memory ran out, features exceed the range of the precision,
+                or the processes do not share the folder.
         """
         store, accelerator, bad_track_policy = (
             self.stores[split],
@@ -175,7 +175,7 @@ class FeatureCache:
                 if error.errno not in DISK_ERRORS:
                     raise
                 failure = _cannot_write(store, error)
-        gather_errors(accelerator, failure, {})  # which the others wait for
+        gather_errors(accelerator, failure, {})  # the other processes wait for it
         start_time = time.monotonic()
         share = range(accelerator.process_index, len(store.keys), accelerator.num_processes)
         is_done = store.is_done()
@@ -183,7 +183,7 @@ class FeatureCache:
         num_damaged = int(is_done[rows].sum())
         if num_damaged:
             logger.warning(
-                "%s is damaged at %d of its windows, which are computed again.",
+                "%s has damaged features of %d windows. They are computed again.",
                 store.folder,
                 num_damaged,
             )
@@ -200,14 +200,14 @@ class FeatureCache:
                 batch_size=batch_size,
                 num_workers=self.num_workers,
                 timeout_seconds=bad_track_policy.timeout_seconds,
-                title=f"Caching what the network says ({split})",
+                title=f"Caching features ({split})",
             )
         except WorkerError as error:
             failure = str(error)
         except FileNotFoundError as error:
             failure = (
-                f"{error.filename} is gone: something deleted it while this run wrote to it. Begin again, "
-                "by the same command with --run.resume auto."
+                f"{error.filename} was deleted while this run wrote to it. Start again with the same "
+                "command and --run.resume auto."
             )
         except OSError as error:
             if error.errno not in DISK_ERRORS:
@@ -230,14 +230,13 @@ class FeatureCache:
         )
         if deleted:
             logger.info(
-                "Deleted %d of the oldest sets of cached states in %s: with this run's they would take more "
-                "than cache.max_size.",
+                "Deleted the %d least recently used feature caches in %s, to keep within cache.max_size.",
                 len(deleted),
                 folder,
             )
         if not is_enough:
             logger.warning(
-                "%s will take more than cache.max_size: other runs are using the rest of it.",
+                "%s will exceed cache.max_size: other runs are using the other caches in it.",
                 folder,
             )
 
@@ -252,7 +251,7 @@ class FeatureCache:
         timeout_seconds: float,
         title: str,
     ) -> dict[str, str]:
-        """Compute and write windows; return the tracks that cannot be read, and why."""
+        """Compute and write features; return the reasons for tracks that cannot be read, by id."""
         model, bad_tracks = self.model.eval(), {}
         if not windows.rows:
             return {}
@@ -279,8 +278,8 @@ class FeatureCache:
                             )
                     except torch.OutOfMemoryError as error:
                         raise UserError(
-                            f"Caching ran out of memory with {batch_size} windows at once. Lower "
-                            "training.eval_batch_size. What is cached already stays.",
+                            f"Caching ran out of memory with a batch of {batch_size} windows. Lower "
+                            "training.eval_batch_size. Features that are already cached stay.",
                             code="cache-out-of-memory",
                         ) from error
                     values = features.float().cpu().numpy()
@@ -292,7 +291,7 @@ class FeatureCache:
         return bad_tracks
 
     def _check_shared(self, store: FeatureStore, bad_tracks: Mapping[str, str]) -> None:
-        """Raise `UserError` where other processes wrote to a disk that this one does not see."""
+        """Raise `UserError` if other processes wrote to a disk that this one cannot access."""
         missing = sum(
             key[0] not in bad_tracks
             for key, is_done in zip(store.keys, store.is_done(), strict=True)
@@ -300,8 +299,8 @@ class FeatureCache:
         )
         if missing:
             raise UserError(
-                f"{missing} windows that other processes cached are not in {store.folder} here. Choose a "
-                "folder that all machines share by --cache.folder.",
+                f"{missing} windows that other processes cached are not in {store.folder} on this machine. "
+                "Choose a folder that all machines share with --cache.folder.",
                 code="cache-not-shared",
             )
 
@@ -314,24 +313,24 @@ def plan_cache(
     *,
     mixed_precision: str,
 ) -> tuple[FeatureCache | None, TrainingWindows, str]:
-    """Decide whether a run uses the cache, from its settings and data alone.
+    """Decide whether a run uses the feature cache, from its settings and data alone.
 
-    So a run that goes on decides the same. Where the cache cannot be written, a run does without, on the
-    windows that it would have with it: it gives the same, also if it goes on where the cache can be written.
+    So a resumed run decides the same. If the cache cannot be written, a run trains without it, on the same
+    windows: its results are the same, even if it resumes on a machine that can write the cache.
 
     Args:
         config: All settings.
-        model: Tuned and headed.
-        windows: Of the training split.
-        splits: The tracks.
-        mixed_precision: That the network computes in.
+        model: Model with tuning and head.
+        windows: Windows of the training split.
+        splits: Tracks by split.
+        mixed_precision: Mixed precision of the network.
 
     Returns:
-        The cache, or None; the windows to train on without it; and a line for the first log, empty where
-        there is nothing to say.
+        The cache, or None; the training windows without it; and a line for the run summary, which may be
+        empty.
 
     Raises:
-        UserError: ``cache.use`` is ``on`` and nothing can be kept, or it does not fit.
+        UserError: ``cache.use`` is ``on`` and nothing can be cached, or the cache does not fit.
     """
     settings = config.cache
     layout = model.feature_layout
@@ -343,7 +342,7 @@ def plan_cache(
     if not isinstance(model.task, ClipTask | FrameTask):
         return _without(config, windows, f"{model.task.name} needs the waveform of the mixture")
     if layout is None:
-        return _without(config, windows, "all of the network learns")
+        return _without(config, windows, "no layer of the backbone is frozen")
     num_variants = 1
     if windows.is_random:
         assert config.data.windows_per_track is not None
@@ -377,8 +376,8 @@ def plan_cache(
             config,
             windows,
             f"it would take {_megabytes(cache.num_bytes)}, and cache.max_size is {settings.max_size}",
-            "Raise cache.max_size, set cache.precision to float16, take shorter windows or fewer "
-            "data.num_variants, or a head that averages over time (head.pooling mean).",
+            "Raise cache.max_size, set cache.precision to float16, shorten the windows, lower "
+            "data.num_variants, or average over time in the head (head.pooling mean).",
         )
     if why := _of_any_process(_why_unusable(cache, folder)):
         return _without_folder(in_variants, why)
@@ -389,13 +388,13 @@ def cache_folder(folder: str | None) -> Path:
     """Return the folder of the setting ``cache.folder``.
 
     Raises:
-        NoHomeError: It is in a home folder that nobody knows.
+        NoHomeError: It is in an unknown home folder.
     """
     return caches_folder() if folder is None else expand_home(folder)
 
 
 def _why_unusable(cache: FeatureCache, folder: Path) -> str | None:
-    """Return why this process can neither write the cache nor find all of it there, if so."""
+    """Return the reason why this process cannot write the cache; None if it can, or if it is complete."""
     no_folder = why_unwritable(folder)
     for store in cache.stores.values():
         if (why := no_folder or store.why_unwritable()) and not store.is_complete():
@@ -404,15 +403,15 @@ def _why_unusable(cache: FeatureCache, folder: Path) -> str | None:
 
 
 def _of_any_process(why: str | None) -> str | None:
-    """Return the first reason that a process has, the same on each; every process has to call this."""
+    """Return the first reason of any process, the same on each; every process has to call this."""
     return next((one for one in gather_object([why]) if one is not None), None)
 
 
 def _without_folder(windows: TrainingWindows, why: str) -> tuple[None, TrainingWindows, str]:
-    """Go on without the cache, whose folder cannot be written, and say so."""
+    """Return the plan without a cache, as its folder cannot be written, and warn."""
     logger.warning(
-        "The run goes on without the cache, and computes in each epoch what the network says: %s. To have "
-        "it computed once, name a folder that can be written by --cache.folder.",
+        "The run continues without the cache and computes the features in each epoch: %s. To cache them, "
+        "name a folder with write access by --cache.folder.",
         why,
     )
     return None, windows, f"not used: {why}"
@@ -431,16 +430,16 @@ def _without(
 
 def _described(cache: FeatureCache, layout: FeatureLayout, num_variants: int) -> str:
     what = (
-        "the conv encoder's features"
+        "output of the conv encoder"
         if layout.depth == CONV_ENCODER
-        else f"hidden state {layout.depth}, from which the layers above go on"
+        else f"hidden state {layout.depth}, the input of the layers above"
         if layout.start_frames
         else "hidden states of the frozen backbone"
     )
     count = sum(len(one.keys) for one in cache.stores.values())
     drawn = (
-        f"{num_variants} drawn versions of the training windows, which take turns (more by "
-        "--data.num_variants give more variety); "
+        f"{num_variants} variants of the training windows, which take turns (set "
+        "--data.num_variants for more); "
         if cache.windows.is_random
         else ""
     )
@@ -472,18 +471,18 @@ def _augmentation(config: RecipeConfig, model: TaskModel) -> dict[str, Any] | No
     return {
         "transforms": transforms,
         "files": _files_named(transforms),
-        # A task says how labels follow a transform, and so what of it may be drawn.
+        # A task defines the transform of its labels, and so the allowed augmentation.
         "task": model.task.to_dict(),
     }
 
 
 def _as_json(content: Any) -> Any:
-    """Return plain data as JSON gives it back: tuples are lists, and keys are text."""
+    """Return plain data after a round trip through JSON: tuples are lists, and keys are text."""
     return json.loads(json.dumps(content))
 
 
 def _files_named(transforms: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the identities of the files, such as impulse responses, that transforms name."""
+    """Return the identities of the files in the settings of transforms, such as impulse responses."""
     named = [Path(value) for one in transforms for value in one.values() if isinstance(value, str)]
     files = [
         file
@@ -502,7 +501,7 @@ def _all_windows(windows: TrainingWindows) -> Iterable[SampledWindow]:
 
 
 def _identities(tracks: Sequence[CheckedTrack], sample_rate: int) -> dict[str, str]:
-    """Return what tells the audio of each track, by its id, from all other; empty where it is gone."""
+    """Return the identity of the audio of each track, by its id; empty if its file is gone."""
 
     def identity(checked: CheckedTrack) -> str:
         resampled = checked.resampled
@@ -511,7 +510,7 @@ def _identities(tracks: Sequence[CheckedTrack], sample_rate: int) -> dict[str, s
                 return f"{file_identity(resampled.path)} x {resampled.scale}"
             return file_identity(checked.track.path)
         except OSError:
-            return ""  # as will be noticed when it is read
+            return ""  # reading it will report it
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         found = pool.map(identity, tracks)
@@ -519,21 +518,21 @@ def _identities(tracks: Sequence[CheckedTrack], sample_rate: int) -> dict[str, s
 
 
 def _open(store: FeatureStore) -> BinaryIO:
-    """Make the files where they are missing, or not what they should be; return what holds them."""
+    """Create the files if they are missing or invalid; return the open lock file."""
     lock_file = None
     with suppress(FileNotFoundError):
-        lock_file = store.lock()  # first, so that nothing deletes them after they were looked at
+        lock_file = store.lock()  # first, so that nothing deletes them after the validation
     problem = store.validate()
     if problem is None and lock_file is not None:
         store.touch()
         return lock_file
     if store.folder.exists():
-        logger.warning("%s: all of it is computed again.", problem)
+        logger.warning("%s: all features are computed again.", problem)
     free = free_bytes(store.folder)
     if free < store.num_bytes:
         raise UserError(
             f"The disk of {store.folder.parent} has {_megabytes(free)} free; the cache needs "
-            f"{_megabytes(store.num_bytes)}. Free some, choose another disk by --cache.folder, or set "
+            f"{_megabytes(store.num_bytes)}. Free some, choose another disk with --cache.folder, or set "
             "cache.use to off.",
             code="cache-disk-full",
         )
@@ -545,8 +544,8 @@ def _open(store: FeatureStore) -> BinaryIO:
 
 def _cannot_write(store: FeatureStore, error: OSError) -> str:
     return (
-        f"{store.folder} cannot be written: {error.strerror}. Free space, or choose another disk by "
-        "--cache.folder; what is there already stays."
+        f"{store.folder} cannot be written: {error.strerror}. Free space, or choose another disk with "
+        "--cache.folder. Features that are already there stay."
     )
 
 
@@ -554,8 +553,8 @@ def _in_precision(values: Any, dtype: str, names: Sequence[str]) -> Any:
     """Return values in the precision of the store.
 
     Raises:
-        NotFiniteError: They hold nan or infinity.
-        UserError: They do not fit into float16.
+        NotFiniteError: A value is nan or infinite.
+        UserError: A value exceeds the range of float16.
     """
     is_finite = np.isfinite(values).all(axis=(1, 2))
     if not is_finite.all():
@@ -564,8 +563,8 @@ def _in_precision(values: Any, dtype: str, names: Sequence[str]) -> Any:
         cast_values = values.astype(dtype)
     if not np.isfinite(cast_values).all():
         raise UserError(
-            f"Hidden states of up to {np.abs(values).max():.4g} do not fit into float16, which ends at "
-            "65504. Set cache.precision to float32.",
+            f"Hidden states of up to {np.abs(values).max():.4g} exceed 65504, the limit of float16. Set "
+            "cache.precision to float32.",
             code="cache-precision",
         )
     return cast_values

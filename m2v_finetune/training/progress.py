@@ -1,4 +1,4 @@
-"""The progress bar of a run: one, on standard error, on the main process."""
+"""Progress bar of a run, on standard error of the main process."""
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -6,7 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def progress_bar(accelerator: Accelerator) -> Progress:
-    """Return a bar that counts steps or windows; entering it starts it."""
+    """Return a progress bar of steps, tracks or windows; its context starts it."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

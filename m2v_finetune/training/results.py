@@ -1,4 +1,4 @@
-"""The end of a run: the test split, judged once."""
+"""Results of a run: evaluation of the test split, and results.json."""
 
 import csv
 import logging
@@ -49,22 +49,21 @@ def evaluate_test(
     seed: int,
     inputs: Inputs | None = None,
 ) -> tuple[dict[str, Any], list[Any], list[CheckedTrack]]:
-    """Judge the tracks of the test split with the best weights; write results.json and predictions.csv.
+    """Evaluate the test split with the best weights; write results.json and predictions.csv.
 
     Args:
-        trainer: After `Trainer.fit`.
-        fitted: What it returned.
+        trainer: Trainer after `Trainer.fit`.
+        fitted: Result of `Trainer.fit`.
         test: Tracks of the test split.
-        dataset: What is known of the data.
-        seed: Of the bootstrap.
-        inputs: What reads the windows of the test tracks, in place of the task.
+        dataset: Name and licence of the data.
+        seed: Seed of the bootstrap.
+        inputs: Function that reads the windows of the test tracks, in place of the task.
 
     Returns:
-        The content of results.json, what the task found out about each track, and the tracks: those that
-        could still be read.
+        Content of results.json, evaluation of each readable track, and these tracks.
 
     Raises:
-        UserError: A track cannot be read any more, or a worker failed.
+        UserError: A track can no longer be read, or a worker failed.
     """
     model, folder = trainer.model, trainer.run.folder
     start_time = time.monotonic()
@@ -81,7 +80,7 @@ def evaluate_test(
                 bad_track_policy=trainer.run.bad_tracks,
                 split="test",
                 inputs=inputs,
-                # The stems of a track are made while they are compared, and only once.
+                # Not in separation: its stems are computed during the comparison, and only once.
                 orders=chance_orders(len(test), seed=seed)
                 if isinstance(model.task, ClipTask | FrameTask)
                 else (),
@@ -89,7 +88,7 @@ def evaluate_test(
             )
     except DataError as fault:
         raise UserError(
-            f"{fault}\nTraining is done, and saved. Go on with:\n  {folder.resume_command()}",
+            f"{fault}\nTraining is done, and saved. Resume with:\n  {folder.resume_command()}",
             code="data-unreadable",
         ) from fault
     lost = trainer.run.bad_tracks.found.get("test", {})
@@ -152,7 +151,7 @@ def _signs(
     value: Mapping[str, float | None],
     chance: float | None,
 ) -> list[str]:
-    """Return the signs that a run did not learn."""
+    """Return the signs of failed training."""
     task = trainer.model.task
     return find_signs(
         RunFacts(
@@ -172,7 +171,7 @@ def _signs(
 
 
 def write_validation(trainer: Trainer[TaskModel], fitted: FitResult) -> dict[str, Any]:
-    """Write to results.json what validation says of a run whose test tracks are not judged; return it."""
+    """Write the validation metrics of a run without test evaluation to results.json; return its content."""
     task = trainer.model.task
     results = {
         "task": task.name,
@@ -198,14 +197,14 @@ def write_pretraining(
     dataset: DatasetInfo,
     is_new: bool,
 ) -> dict[str, Any]:
-    """Write to results.json what a pre-training run made, and return it.
+    """Write results.json of a pre-training run, and return its content.
 
     Args:
-        trainer: After `Trainer.fit`.
-        fitted: What it returned.
-        splits: The tracks that were heard and those that were held out.
-        dataset: What is known of the data.
-        is_new: Whether it began from random weights.
+        trainer: Trainer after `Trainer.fit`.
+        fitted: Result of `Trainer.fit`.
+        splits: Training tracks and held-out tracks.
+        dataset: Name and licence of the data.
+        is_new: Whether the initial weights were random.
     """
     backbone = trainer.model.backbone
     results = {
@@ -244,13 +243,13 @@ def write_pretraining(
 
 
 def warn_of_collapse(model: PretrainingModel, fitted: FitResult, config: PretrainConfig) -> None:
-    """Warn where the representations of held-out music hardly vary over the time of a window."""
+    """Warn if the representations of held-out music hardly vary over the time of a window."""
     found = model.below_floors(fitted.best_values)
     if found:
         logger.warning(
-            "On the music that is held out, over the time of a window: %s. Too few steps were taken to learn "
-            "anything, or the representations have collapsed. A run is stopped for that only after "
-            "pretrain.watch_after_steps (%d); this one took %d.",
+            "Held-out music, over the time of a window: %s. The run had too few steps, or the "
+            "representations have collapsed. A run stops for a collapse only after "
+            "pretrain.watch_after_steps (%d); this one had %d.",
             found,
             config.watch_after_steps,
             fitted.num_steps,
@@ -258,7 +257,7 @@ def warn_of_collapse(model: PretrainingModel, fitted: FitResult, config: Pretrai
 
 
 def skipped_tracks(bad_track_policy: BadTrackPolicy) -> dict[str, Any]:
-    """Return how many tracks of each split were left out, and which of them were lost during the run."""
+    """Return the number of left-out tracks of each split, and the ids of those lost during the run."""
     return {
         "num_skipped_tracks": {
             split: bad_track_policy.num_lost(split) for split in bad_track_policy.num_tracks
@@ -270,7 +269,7 @@ def skipped_tracks(bad_track_policy: BadTrackPolicy) -> dict[str, Any]:
 def output_variation(
     model: TaskModel, variation: OutputVariation, *, num_tracks: int
 ) -> dict[str, Any]:
-    """Return how much the outputs of a head vary over tracks; warn where that is hardly at all."""
+    """Return the variation of the head's outputs over tracks; warn if they hardly vary."""
     hardly_vary = outputs_hardly_vary(variation, num_tracks=num_tracks)
     if hardly_vary:
         logger.warning(
@@ -288,7 +287,7 @@ def output_variation(
 def measure(
     model: TaskModel, tracks: Sequence[CheckedTrack], *, batch_size: int = 16, seed: int = 0
 ) -> dict[str, Any]:
-    """Return the metrics of a trained model on labelled tracks, as results.json has them."""
+    """Return the metrics of a trained model on labelled tracks, in the format of results.json."""
     accelerator = Accelerator()
     variation = OutputVariation()
     with progress_bar(accelerator) as bar:
@@ -316,16 +315,16 @@ def log_results(results: Mapping[str, Any]) -> None:
             "Test %s of %d tracks: %s",
             results["metric_names"][name],
             results["num_tracks"],
-            "none, as these tracks do not give it a value"
+            "not defined for these tracks"
             if entry["value"] is None
             else f"{entry['value']:.4f} (95 % interval {entry['low']:.4f} to {entry['high']:.4f})",
         )
     if results.get("labels_left_out"):
-        logger.info("Labels that count in no mean: %s", listed(results["labels_left_out"]))
+        logger.info("Labels left out of the means: %s", listed(results["labels_left_out"]))
     weights = " ".join(f"{weight:.3f}" for weight in results["layer_weights"])
     logger.info("Layer weights, from the input of the first layer up: %s", weights)
     if results["warnings"]:
-        logger.warning("The run may not have learned. %s", " ".join(results["warnings"]))
+        logger.warning("Training may have failed. %s", " ".join(results["warnings"]))
 
 
 def listed(names: Sequence[str], limit: int = 20) -> str:
@@ -341,10 +340,10 @@ def listed(names: Sequence[str], limit: int = 20) -> str:
 def write_predictions(
     path: Path, tracks: Sequence[CheckedTrack], rows: Sequence[Mapping[str, str | float]]
 ) -> None:
-    """Write one line a track: its id and what the task says in `Task.prediction_row`."""
+    """Write one line for each track: its id and its `Task.prediction_row`."""
 
     def write(unfinished: Path) -> None:
-        # Bytes of a name that are no UTF-8 are shown as in JSON.
+        # Bytes of a name that are not UTF-8 are escaped as in JSON.
         with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["id", *rows[0]])

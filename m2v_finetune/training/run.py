@@ -19,13 +19,13 @@ from m2v_finetune.training.starting import start
 
 @dataclass(kw_only=True)
 class Run:
-    """One run, new or resumed; `Run.open` starts it.
+    """New or resumed run; `Run.open` starts it.
 
     Attributes:
         accelerator: Device, precision and processes.
-        folder: The run folder.
-        settings: Seed, and number and distance of checkpoints.
-        bad_tracks: What to do about tracks that cannot be read, and which ones were found.
+        folder: Run folder.
+        settings: Seed, and number and interval of checkpoints.
+        bad_tracks: Policy for tracks that cannot be read, with those found so far.
     """
 
     accelerator: Accelerator
@@ -38,7 +38,7 @@ class Run:
     def open(cls, config: AnyRecipeConfig, *, task: str) -> Iterator["Run"]:
         """Start the processes and choose the run folder; nothing is written yet.
 
-        Inside the block a signal ends the run with a message, and so does another process that died.
+        Within the block, a signal or the death of another process ends the run with a message.
 
         Args:
             config: All settings.
@@ -81,7 +81,7 @@ class Run:
 
     @contextmanager
     def writing_results(self, model: TaskModel) -> Iterator[None]:
-        """Explain a disk that fills up after training: nothing is lost."""
+        """Turn disk errors after training into a `UserError`: the trained weights are saved."""
         try:
             yield
         except OSError as error:

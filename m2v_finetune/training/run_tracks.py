@@ -1,4 +1,4 @@
-"""The tracks of a run: those whose audio and labels can be used, and the windows to train on."""
+"""Tracks of a run: checks of their audio and labels, and the training windows."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -30,19 +30,19 @@ logger = logging.getLogger(__name__)
 def check_run_tracks(
     splits: Mapping[str, Sequence[Track]], task_class: type[Task], config: RecipeConfig, run: Run
 ) -> tuple[Task, Splits]:
-    """Make the task from the labels, and check labels and audio of all tracks.
+    """Build the task from the labels, and check labels and audio of all tracks.
 
-    Under ``data.on_bad_track skip`` tracks that cannot be used are left out and counted. A mistake in labels
-    is reported before any audio is read. A resumed run has the tracks that it started with.
+    Under ``data.on_bad_track skip``, tracks that cannot be used are left out and counted. Errors in labels
+    are reported before any audio is read. A resumed run keeps its initial tracks.
 
     Args:
-        splits: The tracks by split.
-        task_class: The task.
-        config: All settings; the section ``task`` is the task's.
-        run: The run; it is told which tracks are left.
+        splits: Tracks by split.
+        task_class: Class of the task.
+        config: All settings, with the section ``task``.
+        run: Run, whose policy for bad tracks gets the numbers of tracks.
 
     Raises:
-        UserError: Lists the tracks that cannot be used.
+        UserError: Tracks cannot be used; the message lists them.
     """
     task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
     is_strict = config.data.on_bad_track == "stop" and not run.has_checkpoint
@@ -54,14 +54,14 @@ def check_run_tracks(
     usable, num_skipped = _usable_audio(splits, config.data, run)
     labelled = usable
     if not is_strict:
-        # A resumed run has all the tracks that it started with.
+        # A resumed run keeps all of its initial tracks.
         policy: OnBadTrack = "stop" if run.has_checkpoint else config.data.on_bad_track
         labelled = labelled_tracks(task, usable, on_bad_track=policy)
     num_lost = {
         name: number + len(usable[name]) - len(labelled[name])
         for name, number in num_skipped.items()
     }
-    # On every process: one that sees another run folder may find no checkpoint, and others wait for it here.
+    # On every process: one with another run folder may find no checkpoint, and others wait for it here.
     usable, num_skipped = usable_to_all(labelled, num_lost)
     _set_policy(run, usable, num_skipped)
     return task, usable
@@ -77,12 +77,12 @@ def check_run_audio(
 
 
 def with_run_copies(splits: Splits, sample_rate: int, run: Run) -> Splits:
-    """Let tracks be read from converted copies, where there are any; a resumed run reads the same ones.
+    """Return the tracks with their converted copies, if there are any; a resumed run reads the same ones.
 
     Args:
-        splits: The tracks by split.
-        sample_rate: Rate of the backbone in Hz.
-        run: The run.
+        splits: Tracks by split.
+        sample_rate: Sample rate of the backbone in Hz.
+        run: Run.
     """
     only = resampled_ids(run.folder.tracks) if run.has_checkpoint else None
     return {
@@ -92,7 +92,7 @@ def with_run_copies(splits: Splits, sample_rate: int, run: Run) -> Splits:
 
 
 def keep_run_tracks(splits: Splits, run: Run) -> None:
-    """Write to the run folder which tracks a new run has, so that a resumed run has the same."""
+    """Write the tracks of a new run to its folder, so that a resumed run has the same ones."""
     if run.is_main_process and not run.has_checkpoint:
         write_atomically(run.folder.tracks, lambda unfinished: save_checked(unfinished, splits))
 
@@ -103,12 +103,12 @@ def training_windows(
     """Return the random windows of the training tracks, with their augmentation.
 
     Args:
-        model: The model that is trained on them.
-        tracks: The training tracks.
+        model: Model to train.
+        tracks: Training tracks.
         config: All settings, completed.
 
     Raises:
-        UserError: An augmentation is unknown, or would make the labels wrong.
+        UserError: An augmentation is unknown, or invalidates the labels.
     """
     assert config.data.windows_per_track is not None
     task, grid = model.task, model.backbone.frame_grid
@@ -144,7 +144,7 @@ def training_windows(
 def _usable_audio(
     split: Mapping[str, Sequence[Track]], config: DataConfig | MusicConfig, run: Run
 ) -> tuple[Splits, dict[str, int]]:
-    """Check the audio files, or read vectors; a resumed run has the tracks that it started with."""
+    """Check the audio files, or read vectors; a resumed run keeps its initial tracks."""
     features = config.features if isinstance(config, DataConfig) else None
     is_moved = run.folder.is_moved(config.source)
     is_known = run.has_checkpoint and features is None
@@ -164,9 +164,7 @@ def _usable_audio(
         )
     if is_moved:
         require_same_files(run.folder.tracks, usable)
-        logger.info(
-            "The tracks of %s are those that the run started with elsewhere.", config.source
-        )
+        logger.info("The tracks of %s are the same as at the start of the run.", config.source)
         if is_known:
             usable, num_skipped = load_checked(run.folder.tracks, split)
     return usable_to_all(usable, num_skipped)

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1 end a run with a checkpoint; a second one, a second later, ends it at once."""
+"""Signal handling: SIGTERM, SIGINT and SIGUSR1 end a run with a checkpoint; a second one ends it at once."""
 
 import os
 import signal
@@ -11,29 +11,29 @@ from accelerate import Accelerator
 
 from m2v_finetune.errors import Stopped
 
-# SLURM sends the last one some time before a limit, if it is told to (--signal=USR1@300).
+# SLURM sends SIGUSR1 some time before a limit, if configured (--signal=USR1@300).
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-# Launchers pass on what the processes of a job were sent as well: this soon it is the same request.
+# A job's processes get a signal twice, also from their launcher: within this time it is the same request.
 SAME_REQUEST_SECONDS = 1.0
 Interruptible = Callable[[], AbstractContextManager[None]]
-"""Such as `StopRequest.interruptible`: inside of what it returns a signal raises `Stopped`."""
+"""Function such as `StopRequest.interruptible`: a signal raises `Stopped` within its context."""
 
 
 class StopRequest:
-    """Remembers the first signal, or raises `Stopped` where that loses nothing.
+    """Record of the first signal; in interruptible code it raises `Stopped` instead.
 
     Attributes:
-        number: Of the signal; SIGTERM until one arrives, as the one that another process got.
-        arrived: Whether one has arrived.
+        number: Number of the signal; SIGTERM until one arrives, for a signal to another process.
+        arrived: Whether a signal has arrived.
     """
 
     def __init__(self, advice: Callable[[], str] | None, *, announce: bool) -> None:
-        """Begin without a signal.
+        """Start without a signal.
 
         Args:
-            advice: Makes the message of `Stopped`, raised wherever the first signal arrives. Where it is
-                None, the first signal is remembered, but inside of `interruptible`.
-            announce: Print that the first signal was seen, where it is remembered.
+            advice: Function for the message of `Stopped`, which the first signal raises at once. If None, the
+                first signal is recorded, except within `interruptible`.
+            announce: Whether to print a message when the first signal is recorded.
         """
         self.number = int(signal.SIGTERM)
         self.arrived = False
@@ -44,9 +44,9 @@ class StopRequest:
         self._when = 0.0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal; the second one ends the process as if nothing handled it."""
+        """Handle a signal; the second one ends the process as without a handler."""
         if os.getpid() != self._process:
-            return  # a worker that reads audio: the process that started it tells it when to end
+            return  # a worker that reads audio: its parent process stops it
         now = time.monotonic()
         if self.arrived:
             if now - self._when > SAME_REQUEST_SECONDS:
@@ -63,7 +63,7 @@ class StopRequest:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Inside the block raise `Stopped` wherever the first signal arrives, or if it has arrived."""
+        """Raise `Stopped` in the block when the first signal arrives, or if it has already arrived."""
         self._is_interruptible = True
         try:
             if self.arrived:
@@ -73,7 +73,7 @@ class StopRequest:
             self._is_interruptible = False
 
     def is_set_on_any_process(self, accelerator: Accelerator) -> bool:
-        """Tell, the same on every process, whether any of them was asked to stop."""
+        """Return whether a process received a signal to stop, the same on every process."""
         if accelerator.num_processes == 1:
             return self.arrived
         if self.arrived:
@@ -88,11 +88,11 @@ class StopRequest:
 def stop_on_signals(
     advice: Callable[[], str] | None = None, *, announce: bool = True
 ) -> Iterator[StopRequest]:
-    """Handle the signals inside the block, and put the earlier handlers back after it.
+    """Handle the signals in the block, and restore the earlier handlers after it.
 
     Args:
-        advice: As of `StopRequest`: the first signal is remembered, or raises `Stopped` with this.
-        announce: As of `StopRequest`.
+        advice: Function for the message of `Stopped`, or None to record the first signal (`StopRequest`).
+        announce: Whether to print a message when the first signal is recorded.
     """
     request = StopRequest(advice, announce=announce)
     earlier = {number: signal.signal(number, request.handle) for number in SIGNALS}

@@ -1,4 +1,4 @@
-"""Numbers of parameters, and of bytes that a run writes."""
+"""Numbers of parameters, and sizes of a run's files."""
 
 from torch import nn
 
@@ -6,12 +6,12 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 
 BYTES_PER_NUMBER = 4
-# Plots, log, TensorBoard, predictions and settings, generously.
+# Plots, log, TensorBoard, predictions and settings: an upper estimate.
 OTHER_BYTES = 20_000_000
 
 
 def run_bytes(model: TaskModel, *, keep_checkpoints: int) -> int:
-    """Return about how many bytes a run writes: checkpoints, the model, and the rest."""
+    """Return the estimated size of a run's files: checkpoints, the model, and the rest."""
     trained = count_parameters(model, trained_only=True)
     num_saved = trained if model.is_adapter_enough() else count_parameters(model)
     checkpoints = _checkpoint_numbers(trained, trained=trained) * (keep_checkpoints + 1)
@@ -19,35 +19,35 @@ def run_bytes(model: TaskModel, *, keep_checkpoints: int) -> int:
 
 
 def results_bytes(model: TaskModel) -> int:
-    """Return about how many bytes a run writes after training."""
+    """Return the estimated size of the files that a run writes after training."""
     trained_only = model.is_adapter_enough()
     return BYTES_PER_NUMBER * count_parameters(model, trained_only=trained_only) + OTHER_BYTES
 
 
 def _checkpoint_numbers(saved: int, *, trained: int) -> int:
-    """Return the numbers in a checkpoint: what is saved and its best, and AdamW's two moments."""
+    """Return the number of values in a checkpoint: current and best weights, and AdamW's two moments."""
     return 2 * saved + 2 * trained
 
 
 def count_parameters(model: nn.Module, *, trained_only: bool = False) -> int:
-    """Return the number of weights, of all or of those that learn."""
+    """Return the number of parameters, of all or of the trainable ones."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained_only)
 
 
 def pretraining_bytes(model: PretrainingModel, *, keep_checkpoints: int) -> int:
-    """Return about how many bytes a pre-training run writes; its checkpoints hold the teacher too."""
+    """Return the estimated size of a pre-training run's files; its checkpoints include the teacher."""
     trained, total = count_parameters(model, trained_only=True), count_parameters(model)
     checkpoints = _checkpoint_numbers(total, trained=trained) * (keep_checkpoints + 1)
     return BYTES_PER_NUMBER * (checkpoints + trained) + OTHER_BYTES
 
 
 def gigabytes(number: int) -> str:
-    """Return bytes in decimal gigabytes, or megabytes where they are few, as text."""
+    """Return a size as text in decimal gigabytes, or in megabytes below 0.1 GB."""
     return f"{number / 1e9:.2f} GB" if number >= 10**8 else f"{number / 1e6:.1f} MB"
 
 
 def divisors(number: int) -> list[int]:
-    """Return the divisors of a number, the largest first.
+    """Return the divisors of a number in descending order.
 
     >>> divisors(12)
     [12, 6, 4, 3, 2, 1]

@@ -1,4 +1,4 @@
-"""Mean and deviation of what a head reads, over the windows of the first epoch."""
+"""Mean and standard deviation of the head's input features over the windows of the first epoch."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,8 +13,9 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.training.faults import gather_errors
 
 TOO_LITTLE_MEMORY = (
-    "Measuring what the head reads, before the first step, ran out of memory with a single window at once. "
-    "Take shorter windows (data.window_seconds) or fewer layers (backbone.num_layers)."
+    "Measuring the mean and standard deviation of the head's input, before the first step, ran out of memory "
+    "with a batch of a single window. Set shorter windows (data.window_seconds) or fewer layers "
+    "(backbone.num_layers)."
 )
 
 
@@ -26,22 +27,22 @@ def measure_standardization(
     bar: Progress,
     num_batches: int,
 ) -> None:
-    """Set mean and deviation of a model's `Standardization`, in place; without one do nothing.
+    """Set mean and standard deviation of a model's `Standardization` in place, if it has one.
 
-    The layer weights are those that training begins with. Every process sees what all have read, so all
-    come to the same. A deviation of 0 counts as 1.
+    The layer weights are the initial ones. Processes exchange their features, so the result is the same on
+    each. A standard deviation of 0 counts as 1.
 
     Source: scikit-learn's StandardScaler, as in the probes of jukemir.
 
     Args:
-        model: On the device; left in evaluation mode.
-        batches: What the model takes, and last the targets; this process's share of an epoch.
-        accelerator: Knows the precision and the processes.
-        bar: Shows how far it is.
-        num_batches: Of ``batches``.
+        model: Model on the device; it stays in evaluation mode.
+        batches: Inputs and targets of an epoch, the share of this process.
+        accelerator: Accelerator of the run.
+        bar: Progress bar.
+        num_batches: Number of batches.
 
     Raises:
-        DataError: On a process a single window does not fit in memory.
+        DataError: A single window does not fit into the memory of a process.
     """
     modules = [module for module in model.head.modules() if isinstance(module, Standardization)]
     if not modules:
@@ -54,13 +55,13 @@ def measure_standardization(
         captured["rows"] = read[0].double()
 
     def run_model(*inputs: Tensor) -> Tensor:
-        """Return what the head reads of windows, (batch, ..., size)."""
+        """Return the input features of the head, (batch, ..., size)."""
         with torch.inference_mode(), accelerator.autocast():
             model(*(part.to(accelerator.device, non_blocking=True) for part in inputs))
         return captured.pop("rows")
 
     hook = module.register_forward_pre_hook(keep)
-    task = bar.add_task("Measuring what the head reads", total=num_batches)
+    task = bar.add_task("Measuring the head's input", total=num_batches)
     model.eval()
     for *inputs, _ in batches:
         rows, failure = torch.empty(0), None
@@ -68,7 +69,9 @@ def measure_standardization(
             rows = model.micro_batcher.run(run_model, inputs).flatten(0, -2)
         except torch.OutOfMemoryError:
             failure = TOO_LITTLE_MEMORY
-        gather_errors(accelerator, failure, {})  # else the others would wait for this one's rows
+        gather_errors(
+            accelerator, failure, {}
+        )  # else the others would wait for rows of this process
         scaler.partial_fit(accelerator.gather(rows).cpu().numpy())
         bar.advance(task)
     hook.remove()

@@ -30,7 +30,7 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
     unknown = [name for name in config.training.trackers if name not in legal]
     if unknown:
         raise UserError(
-            f"training.trackers has {', '.join(unknown)}, which Accelerate does not know. It knows "
+            f"training.trackers has {', '.join(unknown)}, which Accelerate does not support. It supports "
             f"{', '.join(legal)}.",
             code="settings-trackers",
         )
@@ -45,7 +45,7 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
             code="processes-apart",
         )
     start_logging(is_main_process=state.is_main_process)
-    # One process decides: the name of a new folder holds the time.
+    # One process decides, as the name of a new folder contains the time.
     folder = choose_folder(config.run.output_dir, task=task, resume=config.run.resume)
     problem = _lock(folder) if state.is_main_process else None
     [folder, problem] = broadcast_object_list([folder, problem])
@@ -66,18 +66,19 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
 
 
 def _refuse_sharding() -> None:
-    """Raise `UserError` where Accelerate was told to shard the model, which is not done here."""
+    """Raise `UserError` if Accelerate is configured to shard the model, which is not supported."""
     for variable, name in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")):
         if parse_flag_from_env(f"ACCELERATE_USE_{variable}"):
             raise UserError(
-                f"Accelerate was told to shard the model by {name}. Each process holds the whole model here: "
-                "the largest checkpoint fits on one GPU of 11 GB. Use configs/accelerate/ddp.yaml.",
+                f"Accelerate is configured to shard the model by {name}. This is not supported: each process "
+                "has the complete model. The largest checkpoint fits on one GPU of 11 GB. Use "
+                "configs/accelerate/ddp.yaml.",
                 code="accelerate-sharding",
             )
 
 
 def _lock(folder: RunFolder) -> str | None:
-    """Return why a run may not go on in its folder; a new one is locked when it is made."""
+    """Lock an existing run folder; return the error if another run has it. `create` locks a new one."""
     try:
         if folder.is_a_run:
             folder.lock()
@@ -87,7 +88,7 @@ def _lock(folder: RunFolder) -> str | None:
 
 
 def start_logging(*, is_main_process: bool = True) -> None:
-    """Log to standard error: all of this program on the main process, only errors elsewhere."""
+    """Log to standard error: all messages of this package on the main process, only errors on others."""
     handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("m2v_finetune").setLevel(logging.INFO if is_main_process else logging.ERROR)

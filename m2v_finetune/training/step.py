@@ -1,4 +1,4 @@
-"""One optimiser step: all that happens on the device between two readings of data."""
+"""Optimiser step: forward and backward passes, exchange of gradients, and weight update."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,12 +16,12 @@ from m2v_finetune.training.optimization import allocate_optimizer_state
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one optimiser step did.
+    """Result of an optimiser step.
 
     Attributes:
-        losses: Of each batch, scalars on the device.
+        losses: Losses of the batches, scalars on the device.
         gradient_norm: Total norm of the gradients before clipping.
-        is_skipped: Whether the norm was not finite, so that no weight was changed.
+        is_skipped: Whether the norm was not finite, so that no weight was updated.
     """
 
     losses: list[Tensor]
@@ -30,11 +30,11 @@ class StepResult:
 
 
 class StepOutOfMemoryError(torch.OutOfMemoryError):
-    """A step ran out of memory, on this process or on another.
+    """Out-of-memory error of a step, on this process or on another.
 
     Attributes:
-        processes: Where, from 1.
-        is_undone: No weight has changed, so that the step can be taken again.
+        processes: Numbers of the processes that ran out of memory, from 1.
+        is_undone: Whether no weight was updated, so that the step can be repeated.
     """
 
     def __init__(self, processes: Sequence[int], *, is_undone: bool) -> None:
@@ -56,30 +56,29 @@ def take_step(
     read_norm: Callable[[Tensor], float] = float,
     num_processes: int = 1,
 ) -> StepResult:
-    """Change the weights once, by the mean gradient of some batches.
+    """Update the weights once, by the mean gradient of the batches.
 
-    Gradients do not outlive the step: it can be taken again, with other batches, where it raised.
+    Gradients are freed at the end: after an error the step can be repeated with other batches.
 
-    Processes exchange gradients once, after the last batch, and not within its backward pass: where one
-    runs out of memory in there, the others would wait for it. So all of them leave the step together.
+    Processes exchange gradients once, after the last batch, and not within its backward pass: if one ran
+    out of memory in it, the others would wait. So all of them leave the step together.
 
     Args:
-        model: A `TaskModel`, or what Accelerate made of it.
-        optimizer: Over its parameters.
-        batches: Each the model's inputs and, last, its targets, all on the model's device; they are
-            asked for one after the other.
-        loss: Of the model's outputs, in float32, and the targets.
-        gradient_accumulation_steps: How many batches there are.
-        max_grad_norm: Gradients are scaled down to this total norm.
-        scaler: Scales the loss up and gradients down again, for float16.
-        autocast: Surrounds each pass through the network; what Accelerate prepared has its own inside.
-        read_norm: Reads the gradient norm, the one synchronisation with the device. Tensors without
-            values, by which memory is planned, need another.
-        num_processes: That take the step together, each with its batches and its copy of the model; 1 where
-            a sharded model exchanges its gradients itself.
+        model: Model, such as a `TaskModel`, also as prepared by Accelerate.
+        optimizer: Optimiser of its parameters.
+        batches: Inputs and targets of each batch, on the model's device; read one after the other.
+        loss: Loss function of the model's outputs, in float32, and the targets.
+        gradient_accumulation_steps: Number of batches.
+        max_grad_norm: Largest total norm of the gradients, which are clipped to it.
+        scaler: Loss scaler, for float16.
+        autocast: Context of each forward pass; a model prepared by Accelerate has its own.
+        read_norm: Function that reads the gradient norm, the only synchronisation with the device. Memory
+            planning needs another one, as its tensors have no values.
+        num_processes: Number of processes in the step, each with its batches and its copy of the model; 1
+            if a sharded model exchanges its gradients itself.
 
     Raises:
-        StepOutOfMemoryError: Memory ran out; the same on every process, unless weights were being changed.
+        StepOutOfMemoryError: Memory ran out; the same on every process, unless weights were being updated.
     """
     losses = []
     device = next(model.parameters()).device
@@ -105,13 +104,13 @@ def take_step(
                 if not is_skipped:
                     if (
                         norm > max_grad_norm
-                    ):  # else it would pass over all gradients, to change none
+                    ):  # else clipping would process all gradients without effect
                         nn.utils.clip_grads_with_norm_(model.parameters(), max_grad_norm, total)
                     allocate_optimizer_state(optimizer)
             if not is_skipped:
                 _change_weights(optimizer)
         except Exception:
-            if scaler is not None:  # it would refuse to unscale again; its scale stays
+            if scaler is not None:  # resets it, as it refuses to unscale twice; its scale stays
                 scaler.update(scaler.get_scale())
             raise
         if scaler is not None:
@@ -123,7 +122,7 @@ def take_step(
 
 @contextmanager
 def _together(num_processes: int, device: torch.device) -> Iterator[None]:
-    """Let every process run out of memory where one does, so that none waits for another."""
+    """Raise an out-of-memory error of one process on all of them, so that none waits for another."""
     if num_processes == 1:
         try:
             with unified_out_of_memory():
@@ -131,7 +130,7 @@ def _together(num_processes: int, device: torch.device) -> Iterator[None]:
         except torch.OutOfMemoryError as error:
             raise StepOutOfMemoryError([_own_number()], is_undone=True) from error
         return
-    is_short = torch.zeros(num_processes, device=device)  # made before memory is short
+    is_short = torch.zeros(num_processes, device=device)  # allocated before memory runs out
     try:
         with unified_out_of_memory():
             yield
@@ -144,7 +143,7 @@ def _together(num_processes: int, device: torch.device) -> Iterator[None]:
 
 
 def _sum_gradients(model: nn.Module) -> None:
-    """Let every process have the sum of all gradients, in place: nothing is kept beside them."""
+    """Sum the gradients over all processes, in place, without further memory."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     for exchange in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
         exchange.wait()

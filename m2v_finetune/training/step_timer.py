@@ -1,22 +1,22 @@
-"""What share of the time of its steps a run waits for data."""
+"""Timer of steps, with the share of their time that a run waits for data."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-# More than this share of a run, and more than this in all, is worth an advice.
+# A longer wait than both, as a share and in total, is worth a warning.
 SIGNIFICANT_SHARE = 0.1
 SIGNIFICANT_SECONDS = 1.0
 
 
 @dataclass(kw_only=True)
 class DataWait:
-    """Time of some steps, and how much of it went by until their batches were there.
+    """Duration of steps, and their wait for data.
 
     Attributes:
-        waited_seconds: For batches, with the processes' agreement that all have theirs.
-        total_seconds: Of the whole steps.
+        waited_seconds: Wait for batches, and for other processes to have theirs.
+        total_seconds: Duration of the steps.
     """
 
     waited_seconds: float = 0.0
@@ -24,27 +24,27 @@ class DataWait:
 
     @property
     def share(self) -> float:
-        """From 0 to 1; 0 where no step was measured."""
+        """Share of the wait, from 0 to 1; 0 if no step was measured."""
         return self.waited_seconds / self.total_seconds if self.total_seconds else 0.0
 
     @property
     def is_significant(self) -> bool:
-        """Whether something should be done about it."""
+        """Whether the wait is worth a warning."""
         return self.share > SIGNIFICANT_SHARE and self.waited_seconds > SIGNIFICANT_SECONDS
 
 
 @dataclass(kw_only=True)
 class StepTimer:
-    """Measures steps by the clock of the process; nothing waits for the device on its account.
+    """Timer of steps by the clock of the process, without synchronisation with the device.
 
     A step ends when the norm of its gradients is read, which waits for the device anyway. The first step is
-    left out: in it workers start, and kernels are chosen or compiled.
+    left out: workers start in it, and kernels are selected or compiled.
 
     Attributes:
-        line: Of the steps since the last line of the log.
-        epoch: Of those of the epoch.
-        run: Of all since this process began.
-        first_seconds: What the first two steps took.
+        line: Wait of the steps since the last line of the log.
+        epoch: Wait of the steps of the epoch.
+        run: Wait of all steps since the start of the process.
+        first_seconds: Durations of the first two steps.
     """
 
     line: DataWait = field(default_factory=DataWait)
@@ -70,17 +70,17 @@ class StepTimer:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Measure the part of a step in which it waits."""
+        """Measure the wait of a step for its data."""
         start_time = time.perf_counter()
         yield
         self._waited_seconds += time.perf_counter() - start_time
 
     def take_line(self) -> DataWait:
-        """Return what was measured since this was last asked."""
+        """Return the wait since the last call, and reset it."""
         taken, self.line = self.line, DataWait()
         return taken
 
     def take_epoch(self) -> DataWait:
-        """Return what was measured in the epoch, which ends."""
+        """Return the wait of the epoch, and reset it."""
         taken, self.epoch = self.epoch, DataWait()
         return taken

@@ -1,4 +1,4 @@
-"""Summary of a run before it trains: model, data and cost; then its folder and trackers."""
+"""Run summary before training: model, data and cost; then the run folder and the trackers."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -39,17 +39,17 @@ def open_run(
     run_summary: Table,
     needed_bytes: int,
 ) -> None:
-    """Say what will train, on what, at which cost; then make the run folder and start the trackers.
+    """Print the run summary, create the run folder and start the trackers.
 
     Args:
         config: All settings.
-        trainer: About to run.
-        task: Names the run for trackers.
-        run_summary: What `describe` returned.
-        needed_bytes: About how many bytes the run writes.
+        trainer: Trainer before `Trainer.fit`.
+        task: Name of the run for trackers.
+        run_summary: Result of `describe` or `describe_pretraining`.
+        needed_bytes: Estimated size of all files of the run.
 
     Raises:
-        UserError: The disk is too full, or the folder cannot be made.
+        UserError: The disk is too full, or the folder cannot be created.
     """
     accelerator, folder = trainer.accelerator, trainer.run.folder
     if accelerator.is_main_process:
@@ -64,14 +64,14 @@ def open_run(
         for section, values in to_dict(config).items()
         for key, value in values.items()
     }
-    # What was logged after the checkpoint will be logged again: TensorBoard is told to forget it.
+    # Steps after the checkpoint are logged again, so TensorBoard has to purge them.
     next_step = 0 if trainer.checkpoint is None else step_of(trainer.checkpoint) + 1
     accelerator.init_trackers(
         task,
         config=flat,
         init_kwargs={
             "tensorboard": {"purge_step": next_step},
-            # The same run again; Weights & Biases leaves out the steps that it knows.
+            # The same run on resume; Weights & Biases skips steps that it already has.
             "wandb": {"id": folder.tracker_id(), "resume": "allow"},
         },
     )
@@ -79,11 +79,11 @@ def open_run(
 
 
 def _try_login(repo_id: str) -> None:
-    """Warn now, not after a night, if the Hub will not take the model; training goes on."""
+    """Warn before training if the Hub will not accept the model; training continues."""
     try:
         check_login(repo_id)
     except UserError as problem:
-        logger.warning("%s The run goes on; its model can be pushed later by `m2v push`.", problem)
+        logger.warning("%s The run continues. Push its model later with `m2v push`.", problem)
 
 
 def describe(
@@ -94,14 +94,14 @@ def describe(
     dataset: DatasetInfo,
     cache_note: str = "",
 ) -> Table:
-    """Return the first log as a table: what trains, on what data, at which cost.
+    """Return the run summary as a table: data, model, trainable parameters and cost.
 
     Args:
         config: All settings.
-        trainer: About to run.
-        splits: The tracks.
-        dataset: What is known of the data.
-        cache_note: What is said of the cache; nothing if empty.
+        trainer: Trainer before `Trainer.fit`.
+        splits: Tracks by split.
+        dataset: Name and licence of the data.
+        cache_note: Row for the feature cache; none if empty.
     """
     model, accelerator, batches = trainer.model, trainer.accelerator, trainer.batches
     backbone = model.backbone
@@ -122,7 +122,7 @@ def describe(
     table.add_column(overflow="fold")
 
     def row(name: str, text: str) -> None:
-        # As Text: titles and paths are the user's, and square brackets in them are no markup.
+        # As Text: square brackets in the user's titles and paths are not markup.
         table.add_row(name, Text(text))
 
     licence = f", {dataset.licence}" if dataset.licence else ""
@@ -135,14 +135,14 @@ def describe(
     if is_of_vectors:
         row(
             "vectors",
-            f"{backbone.source}, computed elsewhere: {backbone.hidden_size} numbers a clip, standardised by "
-            f"the training clips; {len(trainer.loader.dataset)} an epoch",  # type: ignore[arg-type]
+            f"{backbone.source}, precomputed: {backbone.hidden_size} numbers per clip, standardised over the "
+            f"training clips; {len(trainer.loader.dataset)} per epoch",  # type: ignore[arg-type]
         )
     else:
         row(
             "windows",
             f"{model.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
-            f"{backbone.frame_rate} Hz; {len(trainer.loader.dataset)} an epoch"  # type: ignore[arg-type]
+            f"{backbone.frame_rate} Hz; {len(trainer.loader.dataset)} per epoch"  # type: ignore[arg-type]
             + (f"; {padded} tracks are shorter and padded with silence" if padded else "")
             + _resampled_note(splits),
         )
@@ -151,16 +151,16 @@ def describe(
             f"{backbone.source} ({backbone.licence or 'licence unknown'}), {backbone.num_layers} layers, "
             f"{backbone.sample_rate} Hz; {_weights_note(backbone.source)}LayerDrop off, "
             f"SpecAugment {'on' if backbone.spec_augment else 'off'}, "
-            f"windows {'normalised' if backbone.normalize else 'as they are'}",
+            f"windows {'normalised' if backbone.normalize else 'not normalised'}",
         )
     row(
         "tuning",
-        f"{model.tuning.method} ({describe_tuning(model.tuning)}); peak rates "
+        f"{model.tuning.method} ({describe_tuning(model.tuning)}); peak learning rates "
         + ", ".join(f"{part} {rate:g}" for part, rate in learning_rates.items()),
     )
     row(
-        "learning",
-        f"{trained:,} of {total:,} weights learn ({100 * trained / total:.2f} %): "
+        "trainable",
+        f"{trained:,} of {total:,} parameters are trainable ({100 * trained / total:.2f} %): "
         + ", ".join(f"{part} {count:,}" for part, count in model.trained_parts().items()),
     )
     row(
@@ -177,7 +177,7 @@ def describe(
         f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {trainer.total_steps} "
         f"steps, on {accelerator.device} in {_precision_name(accelerator.mixed_precision)}"
         f"{', layers compiled' if config.training.compile else ''}"
-        f", by {config.optimizer.name}; "
+        f", with {config.optimizer.name}; "
         f"up to {run_bytes(model, keep_checkpoints=config.run.keep_checkpoints) / 1e6:,.0f} MB on disk",
     )
     row("run folder", str(trainer.run.folder.path))
@@ -191,11 +191,11 @@ def describe_pretraining(
     splits: Mapping[str, Sequence[CheckedTrack]],
     dataset: DatasetInfo,
 ) -> Table:
-    """Return the first log of a pre-training run as a table."""
+    """Return the run summary of a pre-training run as a table."""
     model, accelerator, batches = trainer.model, trainer.accelerator, trainer.batches
     backbone, objective = model.backbone, config.pretrain
     initial_weights = (
-        "random weights" if config.backbone.source is None else "its weights go on learning"
+        "random weights" if config.backbone.source is None else "continues from its weights"
     )
     licence = f", {dataset.licence}" if dataset.licence else ""
     needed_bytes = pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints)
@@ -209,10 +209,10 @@ def describe_pretraining(
             f"{name} {len(own)} tracks ({_amount(own, 'h')})" for name, own in splits.items()
         ),
         "windows": f"{config.data.window_seconds:g} s, {backbone.num_frames(model.window_samples)} frames at "
-        f"{backbone.frame_rate} Hz; {num_windows} an epoch" + _resampled_note(splits),
+        f"{backbone.frame_rate} Hz; {num_windows} per epoch" + _resampled_note(splits),
         "backbone": f"{backbone.source} ({backbone.licence or 'licence unknown'}), {initial_weights}, "
         f"{backbone.num_layers} layers, {backbone.sample_rate} Hz; "
-        f"{count_parameters(backbone):,} weights, peak rates "
+        f"{count_parameters(backbone):,} parameters, peak learning rates "
         f"{', '.join(f'{rate:g}' for rate in learning_rates)}",
         "masks": f"spans of {objective.mask_span_frames} frames, probability "
         f"{objective.mask_probability:g}",
@@ -231,13 +231,13 @@ def describe_pretraining(
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, text in rows.items():
-        # As Text: titles and paths are the user's, and square brackets in them are no markup.
+        # As Text: square brackets in the user's titles and paths are not markup.
         table.add_row(name, Text(text))
     return table
 
 
 def _resampled_note(splits: Mapping[str, Sequence[CheckedTrack]]) -> str:
-    """Return how many tracks are read from what `m2v data convert` wrote; nothing where none is."""
+    """Return a note on the tracks that are read from converted copies; empty if there are none."""
     tracks = [checked for members in splits.values() for checked in members]
     num_resampled = sum(checked.resampled is not None for checked in tracks)
     return (
@@ -248,7 +248,7 @@ def _resampled_note(splits: Mapping[str, Sequence[CheckedTrack]]) -> str:
 
 
 def _amount(members: Sequence[CheckedTrack], unit: str) -> str:
-    """Return the length of tracks in hours; of tracks of vectors, where a clip is a second, in clips."""
+    """Return the length of tracks in hours, or in clips for vectors, where a clip counts as a second."""
     seconds = sum(checked.audio.duration_seconds for checked in members)
     return f"{seconds:.0f} clips" if unit == "clips" else f"{seconds / 3600:.2f} h"
 

@@ -112,7 +112,7 @@ def test_the_printed_command_resumes_with_two_processes(repository, small_manife
             rank.send_signal(signal.SIGTERM)
         launched.wait(timeout=120)
     *_, command_line = re.findall(
-        r"Go on with:\n(.*?--run.resume auto)", log.read_text(), re.DOTALL
+        r"Resume with:\n(.*?--run.resume auto)", log.read_text(), re.DOTALL
     )
     done_epochs = (folder / "metrics.jsonl").read_text().count("validation")
     command = f"{' '.join(command_line.split())} --training.epochs {done_epochs + 1}"

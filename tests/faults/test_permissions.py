@@ -79,7 +79,7 @@ def test_a_run_is_the_same_without_a_cache_that_cannot_be_written_and_reads_one_
         HF_HOME=str(unwritable / "hf"),
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("goes on without the cache") == 1
+    assert done.stderr.count("continues without the cache") == 1
     assert f"no right to write to {unwritable}" in done.stderr
     assert "--cache.folder" in done.stderr
     assert losses(tmp_path / "without") == losses(tmp_path / "with")

@@ -86,7 +86,7 @@ def test_a_run_resumes_with_music_that_was_renamed(recipe, tmp_path, splits, cac
     moved = initial | {"data__source": renamed, "run__output_dir": tmp_path / "there"}
     code, message = recipe("genre", **moved, training__epochs=2, run__resume="auto")
     assert code == 0, message
-    assert "are those that the run started with elsewhere" in message
+    assert "are the same as at the start of the run" in message
     assert "another setting: data.source was" in message
     for name in ("metrics.jsonl", "predictions.csv", "tracks.json"):
         assert (tmp_path / "there" / name).read_bytes() == (run / name).read_bytes(), name

@@ -196,7 +196,7 @@ def test_collapse_stops_the_run(pretrain, architecture):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "Give one: a checkpoint to go on from"),
+        ({}, "Give one: a checkpoint to continue from"),
         ({"backbone.source": "random-small", "backbone.licence": "mit"}, "has its licence"),
         ({"backbone.source": "random-small", "publish.weights": "trained"}, "whole backbone"),
         ({"backbone.source": "random-small", "pretrain.ema_end": 0.5}, "pretrain.ema_end is 0.5"),

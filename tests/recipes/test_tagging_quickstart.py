@@ -90,7 +90,7 @@ def test_the_run_summary_states_what_trains_on_what_at_which_cost(quickstart):
         "test 72 tracks",
         "music2vec-small",
         "probe (a probe on the frozen backbone)",
-        "weights learn",
+        "parameters are trainable",
         "LayerDrop off, SpecAugment off",
         "= 8",
         "240 steps",
@@ -191,5 +191,5 @@ def test_a_signal_saves_and_states_how_to_resume(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert metrics.read_text().startswith(before)
-    assert "Going on after step" in done.stderr
+    assert "Resuming after step" in done.stderr
     assert (folder / "results.json").is_file()

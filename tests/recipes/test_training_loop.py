@@ -564,7 +564,7 @@ def test_a_window_that_cannot_be_evaluated_ends_the_run(where, data, tmp_path):
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
     patterns = {
         "before": "before the first step, ran",
-        "judging": r"Judging (.|\n)*after step 4 of 4",
+        "judging": r"Evaluation (.|\n)*after step 4 of 4",
     }
     with pytest.raises(UserError, match=patterns[where]):
         loop.fit()

@@ -183,7 +183,7 @@ def test_plan_of_what_cannot_be_planned(m2v: M2v, tmp_path: Path) -> None:
     shutil.copy(PLAN_CONFIG, elsewhere)
     assert_refused(m2v("plan", "--config", str(elsewhere)), "Name one by --task", "tagging")
     assert m2v(*PLAN, "--training.mixed_precision", "bf16").code == 0
-    assert_refused(m2v(*PLAN, "--memory", "lots"), "no amount of memory", "11GB")
+    assert_refused(m2v(*PLAN, "--memory", "lots"), "not an amount of memory", "11GB")
     assert_refused(m2v(*PLAN, "--memory", "11"), "11 bytes. Did you mean 11GB?")
     assert_refused(m2v(*PLAN, "--tuning.metod", "lora"), "tuning.method")
     missing = tmp_path / "nowhere" / "mine.yaml"

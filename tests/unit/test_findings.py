@@ -40,7 +40,7 @@ def test_a_run_that_learned_has_no_sign() -> None:
         ({"losses": NOISE}, "loss", ["backbone_learning_rate to 0.0003", "learning_rate to 0.003"]),
         (
             {"value": {"low": 0.05, "high": 0.2}},
-            "holds",
+            "includes",
             ["tuning.method to probe", "training tracks"],
         ),
         ({"value": {"low": 0.01, "high": 0.05}}, "below", ["tuning.method to probe"]),

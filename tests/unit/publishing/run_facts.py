@@ -34,7 +34,7 @@ def training_facts(config: RecipeConfig, **changes: Any) -> dict[str, Any]:
         "spec_augment": False,
         "window_seconds": config.data.window_seconds,
         "windows_per_track": 1,
-        "num_drawn_versions": None,
+        "num_variants": None,
         "num_longer_tracks": 100,
         "num_shorter_tracks": 0,
         **changes,

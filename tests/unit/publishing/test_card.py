@@ -382,7 +382,7 @@ class TestText:
             ({"stopped_early": False}, "Length", "at most 20; 80"),
             ({"num_longer_tracks": 0}, "Windows", "; 1 window of a track"),
             ({"num_shorter_tracks": 1}, "Windows", "1 training track padded"),
-            ({"num_drawn_versions": 4}, "Windows", "drawn 4 times, in turns"),
+            ({"num_variants": 4}, "Windows", "drawn 4 times, in turns"),
             ({"layer_weighting": "last"}, "Peak", "0.001 for the head"),
             ({"spec_augment": True}, "Augmentation", "SpecAugment"),
         ],
