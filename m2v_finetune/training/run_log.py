@@ -1,4 +1,4 @@
-"""Log of a run: metrics.jsonl, trackers, progress bar, and advice where data is slow."""
+"""Log of a run: metrics.jsonl, trackers, progress bar, and advice for slow data loading."""
 
 import logging
 import math
@@ -72,7 +72,7 @@ class RunLog:
 
         Args:
             progress: Progress after the step.
-            loss: Mean loss; nan where all steps were skipped.
+            loss: Mean loss; nan if all steps were skipped.
             gradient_norm: Norm of the last step.
             metrics: Further means.
             learning_rates: Learning rate of each group of parameters.
@@ -103,7 +103,7 @@ class RunLog:
         Args:
             progress: Progress after the epoch.
             values: The metrics.
-            metric_names: Their names for people.
+            metric_names: Human-readable names of the metrics.
             is_best: Whether the epoch is the best so far by a metric.
         """
         self._write(
@@ -138,7 +138,7 @@ class RunLog:
         """Warn of metrics that the validation tracks do not define."""
         if selection is not None and math.isnan(values[selection]):
             logger.warning(
-                "%s is not defined for the validation tracks, so no epoch is the best: the last one is kept. "
+                "%s is not defined for the validation tracks, so no epoch is the best: the last one is used. "
                 "Give the validation split more tracks.",
                 metric_names[selection],
             )
