@@ -27,11 +27,11 @@ class MemoryPlan:
     """Planned memory of a run.
 
     Attributes:
-        machine: The machine.
-        configured: The split of the settings.
+        machine: Machine of the run.
+        configured: Split of the settings.
         peak: Its peak by part.
         memory_bytes: Available memory; None if it is not given.
-        chosen: The split with the largest batch that fits; None if none fits, or the available memory is not
+        chosen: Split with the largest batch that fits; None if none fits, or the available memory is not
             given. The total batch is that of the settings.
         chosen_peak: Its peak by part.
         smallest_peak: Peak of batches of one window, if nothing fits.
@@ -144,8 +144,8 @@ def plan_run(
 
     Args:
         config: All settings; a task's own are in ``task``.
-        task: The task; None for pre-training.
-        machine: The machine.
+        task: Task; None for pre-training.
+        machine: Machine of the run.
         memory_bytes: Available memory; if None, no split is chosen.
 
     Raises:

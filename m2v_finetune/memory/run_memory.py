@@ -42,7 +42,7 @@ class RunMemory:
     """Peaks of a run at any split; each batch size is counted once.
 
     Attributes:
-        machine: The machine.
+        machine: Machine of the run.
     """
 
     def __init__(self, config: AnyRecipeConfig, task: Task | None, machine: Machine) -> None:

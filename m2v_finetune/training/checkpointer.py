@@ -28,14 +28,14 @@ class Checkpointer:
     """Saves a run and resumes it.
 
     Args:
-        model: The model.
+        model: Model of the run.
         optimizer: Its optimizer.
         accelerator: Loss scaler and processes.
-        folder: The run folder.
+        folder: Run folder.
         num_kept: Number of checkpoints that stay.
 
     Attributes:
-        last: The newest checkpoint; None before the first.
+        last: Newest checkpoint; None before the first.
 
     Raises:
         UserError: The folder has checkpoints, and all are damaged.

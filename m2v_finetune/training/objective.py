@@ -62,7 +62,7 @@ class Objective(ABC):
             interruptible: Context in which a signal raises `Stopped`.
 
         Raises:
-            Stopped: A process got a signal; the same on every process.
+            Stopped: A process received a signal; the same on every process.
             NotFiniteError: The outputs of the model are not finite.
             DataError: Data can no longer be read.
         """

@@ -54,7 +54,7 @@ class PlannedMemory(Protocol):
 
 
 class OutOfMemoryRetry:
-    """Takes steps in batches that fit in memory, at first of the size in the settings.
+    """Retry of steps in smaller batches; the first batch size is that of the settings.
 
     Args:
         training: Settings of batches.

@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes the lines of a run on the main process.
+    """Log of a run, written by the main process.
 
     Args:
         accelerator: Trackers and processes.
-        folder: The run folder.
+        folder: Run folder.
         timer: Time of the steps.
         num_epochs: Epochs of the run.
         num_workers: Number of processes that read audio.
@@ -102,7 +102,7 @@ class RunLog:
 
         Args:
             progress: Progress after the epoch.
-            values: The metrics.
+            values: Metrics of the validation split.
             metric_names: Human-readable names of the metrics.
             is_best: Whether the epoch is the best so far by a metric.
         """
