@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Saves a run and resumes it.
+    """Saving and resuming of a run.
 
     Args:
         model: Model of the run.
