@@ -50,7 +50,7 @@ class Config(RecipeConfig):
     """All settings of a beat tracking run.
 
     Args:
-        task: The annotations.
+        task: Annotations.
     """
 
     task: BeatsConfig = field(default_factory=BeatsConfig)

@@ -48,7 +48,7 @@ class Config(RecipeConfig):
     """All settings of a separation run.
 
     Args:
-        task: The stems.
+        task: Stems.
     """
 
     task: SeparationConfig = field(default_factory=SeparationConfig)

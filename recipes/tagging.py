@@ -51,7 +51,7 @@ class Config(RecipeConfig):
     """All settings of a tagging run.
 
     Args:
-        task: The labels.
+        task: Labels.
     """
 
     task: TaggingConfig = field(default_factory=TaggingConfig)

@@ -10,7 +10,7 @@ from m2v_finetune.errors import UserError
 OnBadTrack = Literal["stop", "skip"]
 
 WINDOW_SECONDS = 5.0
-"""Longest window where ``data.window_seconds`` is not given: the context of MERT (arXiv 2306.00107)."""
+"""Largest default of ``data.window_seconds``: the context of MERT (arXiv 2306.00107)."""
 
 
 @dataclass(frozen=True, kw_only=True)

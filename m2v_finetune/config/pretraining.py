@@ -142,6 +142,6 @@ class PretrainingConfig:
             )
         if self.publish.weights == "trained":
             raise UserError(
-                "publish.weights is 'trained', but pre-training changes the whole backbone. Set it to auto.",
+                "publish.weights is 'trained', but pre-training trains all of the backbone. Set it to auto.",
                 code="settings-conflict",
             )

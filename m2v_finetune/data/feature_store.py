@@ -125,7 +125,7 @@ class FeatureStore:
                 raise
 
     def why_unwritable(self) -> str | None:
-        """Return the reason why this process cannot write or make the files; None where it can."""
+        """Return the reason why this process cannot write or create the files; None if it can."""
         for name in self.arrays:
             path = self.folder / name
             if os.path.exists(path) and not os.access(path, os.W_OK):  # noqa: PTH110 (Path raises)
@@ -356,7 +356,7 @@ def evict_unused(
 
 def _delete_unless_locked(folder: Path) -> bool:
     """Delete a feature cache unless a run has locked it; return whether it is gone."""
-    # What another run deleted at the same moment is gone too.
+    # Another run may have deleted it at the same moment.
     with suppress(FileNotFoundError), (folder / SUMS_FILE).open("r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,1 +1,1 @@
-"""Memory of a run, planned before it starts: counted on tensors without values."""
+"""Memory planning of a run before it starts, on tensors without values."""

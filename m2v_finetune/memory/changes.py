@@ -1,4 +1,4 @@
-"""Settings that take less memory than those of a run."""
+"""Changes of a run's settings that reduce its memory."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +26,11 @@ SMALLER_OPTIMIZERS: tuple[OptimizerName, ...] = ("adafactor", "adamw_8bit")
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Setting that takes less memory.
+    """Change of a setting that reduces memory.
 
     Attributes:
-        setting: Words of the command line.
-        peak_bytes: Peak with it, at a batch of one window.
+        setting: Command-line options.
+        peak_bytes: Peak after the change, for a batch of one window.
         saved_bytes: Reduction of the peak.
     """
 
@@ -42,7 +42,7 @@ class Change:
 def smaller_settings(
     config: AnyRecipeConfig, task: Task | None, machine: Machine, *, before: int
 ) -> Iterator[Change]:
-    """Yield the settings whose peak at a batch of one window is below ``before``."""
+    """Yield the changes whose peak for a batch of one window is below ``before``."""
     for setting, change in _settings(config, machine).items():
         try:
             peak = _one_window_bytes(change(config), task, machine)
@@ -60,9 +60,9 @@ def combine_changes(
     *,
     before: int,
 ) -> Change | None:
-    """Return several changes as one; None where there is only one.
+    """Return several changes as one; None if there is only one.
 
-    Of several optimizers the first is used, which keeps the least.
+    Of several optimisers the first is used, which has the smallest state.
     """
     chosen: dict[str, str] = {}
     for change in changes:
@@ -87,7 +87,7 @@ def _one_window_bytes(config: AnyRecipeConfig, task: Task | None, machine: Machi
 def _settings(
     config: AnyRecipeConfig, machine: Machine
 ) -> dict[str, Callable[[Any], AnyRecipeConfig]]:
-    """Return settings that may take less, as words of the command line, each with its change."""
+    """Return changes that may reduce memory, by their command-line options."""
 
     def changed(section: str, **values: Any) -> Callable[[Any], AnyRecipeConfig]:
         return lambda one: replace(one, **{section: replace(getattr(one, section), **values)})
@@ -133,7 +133,7 @@ def _settings(
 
 
 def _as_words(section: str, before: TuningConfig, after: TuningConfig) -> str:
-    """Return the changes of a section as they are written on the command line, the method first."""
+    """Return the changes of a section as command-line options, the method first."""
     changed = {
         field.name: json.dumps(getattr(after, field.name)).strip('"')
         for field in fields(after)
@@ -143,7 +143,7 @@ def _as_words(section: str, before: TuningConfig, after: TuningConfig) -> str:
 
 
 def num_layers(config: RecipeConfig) -> int:
-    """Return the number of transformer layers of a run; 0 where the layer weighting forbids to halve it."""
+    """Return the number of transformer layers of a run; 0 if the layer weighting forbids to halve it."""
     if isinstance(config.backbone.layer_weighting, int):
         return 0
     if config.backbone.num_layers is not None:

@@ -1,7 +1,7 @@
-"""One step of a run, counted on tensors without values.
+"""Memory of one step of a run, counted on tensors without values.
 
-The model is built by the code that trains it, the step is `step.take_step`, the optimiser that of
-`build_optimizer`; `counting` notes what they allocate.
+Model, step and optimiser are those of training (`step.take_step`, `build_optimizer`); `counting` records
+their allocations.
 """
 
 import math
@@ -32,12 +32,12 @@ DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a run is planned for.
+    """Machine of a planned run.
 
     Attributes:
-        on_gpu: A CUDA card; else a CPU.
+        on_gpu: Whether the device is a CUDA GPU, not a CPU.
         precision: Mixed precision of the run.
-        num_processes: Devices that share a total batch.
+        num_processes: Number of devices that share a total batch.
     """
 
     on_gpu: bool
@@ -46,34 +46,32 @@ class Machine:
 
 
 class CountedRun:
-    """A run's model, whose steps are counted.
+    """Model of a run, to count the memory of its steps.
 
     Args:
         config: All settings.
-        task: What is learned; None for pre-training, whose settings say it.
-        machine: Where.
+        task: Task; None for pre-training.
+        machine: Machine of the run.
     """
 
     def __init__(self, config: AnyRecipeConfig, task: Task | None, machine: Machine) -> None:
         self._config = config
         self._machine = machine
         self._fake_tensors = FakeTensorMode(allow_non_fake_inputs=True)
-        # Built on "meta", as PEFT moves what it makes, which fake tensors do not bear.
+        # Built on "meta": PEFT moves its new parameters, which fake tensors do not support.
         model = model_without_weights(config, task)
         with self._fake():
             self._model = model.to_empty(device="cpu")
 
     def step(self, batch_size: int, *, limit_bytes: float = math.inf) -> Timeline:
-        """Count an optimiser step of one batch.
-
-        What it is counted for: the step after others, so the optimiser has its moments.
+        """Count an optimiser step of one batch, after earlier steps: the optimiser has its moments.
 
         Args:
-            batch_size: Windows of the batch.
-            limit_bytes: Where more lives, the rest need not be counted.
+            batch_size: Batch size in windows.
+            limit_bytes: Limit of live bytes at which the count ends.
 
         Raises:
-            LimitExceededError: More lives.
+            LimitExceededError: The limit is exceeded.
         """
         recorder = FakeRecorder(limit_bytes=limit_bytes)
         model = self._model.train()
@@ -95,7 +93,7 @@ class CountedRun:
         return self._timeline(recorder)
 
     def evaluation(self, batch_size: int, *, limit_bytes: float = math.inf) -> Timeline:
-        """Count a forward pass for judging between steps; arguments and errors as `step`'s."""
+        """Count a forward pass of evaluation, between steps; arguments and errors are those of `step`."""
         recorder = FakeRecorder(limit_bytes=limit_bytes)
         model = self._model.train()
         with self._fake():
@@ -118,7 +116,7 @@ class CountedRun:
 
     @contextmanager
     def _fake(self) -> Iterator[None]:
-        """Let tensors have no values, and on a card keep what it would keep."""
+        """Use tensors without values, and on a GPU the memory of its kernels."""
         with self._fake_tensors, GpuKernels(on_gpu=self._machine.on_gpu):
             yield
 
@@ -135,15 +133,15 @@ def record_step(
     max_grad_norm: float,
     **others: Any,
 ) -> None:
-    """Take an optimiser step, and tell a recorder which storages are what.
+    """Take an optimiser step, and record the part of each storage.
 
     Args:
-        recorder: Is active.
-        model: In training mode.
-        optimizer: Of its parameters.
-        batch: Inputs, and last targets.
-        max_grad_norm: As `step.take_step` takes it.
-        others: As `step.take_step` takes them.
+        recorder: Active recorder.
+        model: Model in training mode.
+        optimizer: Optimiser of its parameters.
+        batch: Inputs and targets.
+        max_grad_norm: Argument of `step.take_step`.
+        others: Further arguments of `step.take_step`.
     """
     _note_all(recorder, model, batch)
     hooks = [
@@ -181,7 +179,12 @@ def _note_all(recorder: StorageRecorder, model: nn.Module, batch: Sequence[Tenso
 def model_without_weights(
     config: AnyRecipeConfig, task: Task | None
 ) -> TaskModel | PretrainingModel:
-    """Return the model of a run on PyTorch's device "meta", in training mode; arguments as `CountedRun`'s."""
+    """Return the model of a run on PyTorch's device "meta", in training mode.
+
+    Args:
+        config: All settings.
+        task: Task; None for pre-training.
+    """
     with torch.device("meta"):
         model: TaskModel | PretrainingModel
         if isinstance(config, PretrainingConfig):
@@ -197,7 +200,7 @@ def _task_model(config: RecipeConfig, task: Task) -> TaskModel:
     assert config.data.window_seconds is not None
     return TaskModel.build(
         task=task,
-        # SpecAugment's masks are drawn by their values; they take a thousandth of the windows.
+        # SpecAugment's masks need values; they take a thousandth of the memory of the windows.
         backbone=replace(config.backbone, spec_augment=False),
         head=config.head,
         tuning=config.tuning,
@@ -218,7 +221,7 @@ def _pretraining_model(config: PretrainingConfig) -> PretrainingModel:
 
 
 def _empty_batch(model: TaskModel | PretrainingModel, batch_size: int) -> list[Tensor]:
-    """Return inputs and targets of so many windows."""
+    """Return inputs and targets of a batch, without values."""
     if isinstance(model, PretrainingModel):
         num_frames = model.backbone.num_frames(model.window_samples)
         masks = [torch.empty(batch_size, num_frames, dtype=torch.bool) for _ in range(2)]
@@ -245,11 +248,11 @@ def _optimizer(
 
 
 class EightBitMoments(torch.optim.Optimizer):
-    """What AdamW of bitsandbytes keeps, without its kernels, which need a card.
+    """State of AdamW of bitsandbytes, without its kernels, which need a GPU.
 
-    Two moments of a byte a number with a scale for each 256, in float32 for tensors of less than 4096
-    numbers; nothing on the card where they are paged, as they move there by need. Source: bitsandbytes,
-    Optimizer2State (min_8bit_size, blocksize).
+    There are two moments with one byte per number and a scale for each 256; they are float32 for tensors of
+    less than 4096 numbers. Paged moments count as nothing: they move to the GPU on demand. Source:
+    bitsandbytes, Optimizer2State (min_8bit_size, blocksize).
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, is_paged: bool) -> None:
@@ -257,7 +260,7 @@ class EightBitMoments(torch.optim.Optimizer):
         self.is_paged = is_paged
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Make the moments, the first time."""
+        """Allocate the moments in the first step."""
         for group in self.param_groups:
             for one in group["params"]:
                 if not self.state[one] and not self.is_paged:

@@ -1,8 +1,8 @@
-"""Counting the bytes of tensors over a piece of training, on real tensors or on fake ones.
+"""Count of the bytes of tensors over a part of training, on real or fake tensors.
 
-Every storage that an operation makes is noted with its size, and again when it dies; what lives at the
-worst moment is the peak. Fake tensors (`torch._subclasses.fake_tensor.FakeTensorMode`) have shapes and
-lifetimes but no memory, so that a step of a large model is counted in seconds, on any machine.
+Each storage is recorded when it is allocated and when it is freed. The largest sum of live storages is the
+peak. Fake tensors (`torch._subclasses.fake_tensor.FakeTensorMode`) have shapes and lifetimes but no memory,
+so that a step of a large model is counted in seconds, on any machine.
 """
 
 import math
@@ -20,27 +20,27 @@ from torch.utils._pytree import tree_leaves
 Part = Literal["weights", "gradients", "optimizer", "activations", "workspace"]
 PARTS: tuple[Part, ...] = ("weights", "gradients", "optimizer", "activations", "workspace")
 BLOCK_BYTES = 512
-"""Blocks of the CUDA allocator are multiples of it. Source: kMinBlockSize of CUDACachingAllocator."""
+"""Block size of the CUDA allocator. Source: kMinBlockSize of CUDACachingAllocator."""
 
 
 class LimitExceededError(Exception):
-    """More lives than was asked about."""
+    """Live storages exceed the limit of the count."""
 
 
 class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes when each storage is made and dies, while it is the active mode.
+    """Recorder of the allocation and release of each storage, while it is the active mode.
 
-    Storages are numbered as they are made. Which of them die between two that are made has no order.
+    Time is counted in allocations. Storages freed between two allocations have no order.
 
     Args:
-        limit_bytes: `LimitExceededError` is raised as soon as more lives.
+        limit_bytes: Limit of live bytes; beyond it `LimitExceededError` is raised.
 
     Attributes:
-        sizes: Bytes of each storage.
-        ends: How many storages had been made when each one died; None while it lives.
-        parts: What a storage is, where that was said.
-        backward_starts: For each backward pass, how many storages had been made before it.
-        living_bytes: Of the storages that live now.
+        sizes: Size of each storage in bytes.
+        ends: Number of allocations before the release of each storage; None while it is live.
+        parts: Part of a storage, if known.
+        backward_starts: Number of allocations before each backward pass.
+        living_bytes: Size of all live storages.
     """
 
     def __init__(self, *, limit_bytes: float = math.inf) -> None:
@@ -58,7 +58,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation and note what it made."""
+        """Run an operation and record its storages."""
         # The number of the running backward pass, -1 outside of any.
         backward = torch._C._current_graph_task_id()
         if backward > self._last_backward:
@@ -75,7 +75,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def note(self, tensor: Tensor, part: Part | None = None) -> None:
-        """Note a tensor's storage, unless it is known, and what it is."""
+        """Record a tensor's storage, unless it is known, and its part."""
         storage = tensor.untyped_storage()
         address = storage._cdata
         number = self._numbers.get(address)
@@ -97,13 +97,13 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.living_bytes -= self.sizes[number]
 
     def timeline(self, *, block_bytes: int = 1) -> "Timeline":
-        """Return what was recorded.
+        """Return the recorded storages.
 
-        Where nothing else was said: what was made in a forward pass and lived when its backward pass began
-        is an activation, all else workspace.
+        Storages without a part are activations if they were allocated in a forward pass and live at the
+        start of its backward pass; the others are workspace.
 
         Args:
-            block_bytes: Sizes are rounded up to multiples of it.
+            block_bytes: Block size; sizes are rounded up to multiples of it.
         """
         count = len(self.sizes)
         starts = np.arange(count)
@@ -113,16 +113,16 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             parts[(starts < backward) & (ends >= backward)] = PARTS.index("activations")
         for number, part in self.parts.items():
             parts[number] = PARTS.index(part)
-        # What a first step makes for the optimiser is there all along in every later one.
+        # State that the optimiser allocates in its first step is live in all of every later step.
         starts[parts == PARTS.index("optimizer")] = 0
-        # Blocks are whole, as the allocator gives them.
+        # The allocator rounds up to blocks.
         sizes = np.array(self.sizes, dtype=np.int64)
         sizes = -(-sizes // block_bytes) * block_bytes
         return Timeline(starts=starts, ends=ends, sizes=sizes, parts=parts)
 
 
 class FakeRecorder(StorageRecorder):  # type: ignore[no-untyped-call]
-    """Of fake tensors, which have no values: what reads a number from one reads a 1."""
+    """Recorder of fake tensors, which have no values: every number read from one is 1."""
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation, unless it reads a number."""
@@ -135,13 +135,13 @@ class FakeRecorder(StorageRecorder):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """The storages of a step in the order of their lives.
+    """Storages of a step, with their lifetimes.
 
     Attributes:
-        starts: How many storages were made before each one, (storages,).
-        ends: How many were made before it died, (storages,).
-        sizes: Bytes of each, (storages,).
-        parts: Index in `PARTS` of each, (storages,).
+        starts: Number of allocations before that of each storage, (storages,).
+        ends: Number of allocations before its release, (storages,).
+        sizes: Size in bytes, (storages,).
+        parts: Index in `PARTS`, (storages,).
     """
 
     starts: NDArray[np.int64]
@@ -150,9 +150,9 @@ class Timeline:
     parts: NDArray[np.int64]
 
     def accumulating(self) -> "Timeline":
-        """Return the step's last batch, where others came before: their gradients are there all along.
+        """Return the timeline of the last of several accumulated batches.
 
-        To each of them the new one is added, and dies.
+        The gradients of earlier batches are live in all of it. Each new gradient is added to them and freed.
         """
         is_gradient = self.parts == PARTS.index("gradients")
         starts, ends = self.starts.copy(), self.ends
@@ -166,10 +166,7 @@ class Timeline:
         )
 
     def peak(self) -> dict[Part, int]:
-        """Return the bytes that live at the worst moment, by part.
-
-        Where several moments are the worst, it is the first.
-        """
+        """Return the live bytes at the peak, by part; of several peaks the first."""
         changes = np.zeros(max(self.ends) + 1, dtype=np.int64)
         np.add.at(changes, self.starts, self.sizes)
         np.add.at(changes, self.ends, -self.sizes)

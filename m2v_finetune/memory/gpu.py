@@ -1,7 +1,7 @@
-"""What a CUDA card does otherwise than a CPU, where it matters for memory.
+"""Memory of CUDA kernels that differ from those of a CPU.
 
-Fake tensors of a CUDA device cannot be differentiated where PyTorch was built without CUDA. So a step is
-counted on fake CPU tensors, and what is chosen by the device is chosen here as a card would.
+Fake tensors of a CUDA device cannot be differentiated if PyTorch was built without CUDA. So a step is
+counted on fake CPU tensors, and this module selects the kernels of a GPU.
 """
 
 from typing import Any
@@ -14,9 +14,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 CUBLAS_WORKSPACE_BYTES = 2 * 4096 * 1024 + 8 * 16 * 1024
-"""What matrix products hold between calls, 8.5 MB. Source: PyTorch's CUDA semantics, "cuBLAS workspaces": by
-default :4096:2:16:8, in KiB. That is of cards other than Hopper's, which hold 33.6 MB (:4096:8): the
-difference is not counted."""
+"""Workspace of cuBLAS between calls, 8.5 MB. Source: PyTorch's CUDA semantics, "cuBLAS workspaces": by
+default :4096:2:16:8, in KiB. On Hopper GPUs it is 33.6 MB (:4096:8); the difference is not counted."""
 
 FLOAT32_FUNCTIONS = frozenset(
     {
@@ -36,21 +35,21 @@ FLOAT32_FUNCTIONS = frozenset(
         *("softplus", "sum", "vector_norm"),
     }
 )
-"""What autocast computes in float32 on CUDA and as it comes on CPU, of what networks here may use. Source:
-PyTorch's automatic mixed precision package, "CUDA Ops that can autocast to float32"."""
+"""Functions of these networks that autocast runs in float32 on CUDA, but not on CPU. Source: PyTorch's
+automatic mixed precision package, "CUDA Ops that can autocast to float32"."""
 
 
 class GpuKernels(TorchFunctionMode):
-    """Lets functions of CPU tensors keep what those of CUDA tensors would keep.
+    """Mode in which functions of CPU tensors save the same tensors for backward as those of CUDA tensors.
 
-    - Attention is the memory-efficient kernel, which every card since 2014 has (FlashAttention keeps the
-      same); on CPU, attention with dropout keeps a square matrix.
-    - Dropout keeps a mask of one byte a number; on CPU it keeps the numbers of the mask.
-    - Autocast gives `FLOAT32_FUNCTIONS` float32.
+    - Attention is the memory-efficient kernel, which every GPU since 2014 supports (FlashAttention saves the
+      same); on CPU, attention with dropout saves a square matrix.
+    - Dropout saves a mask of one byte per number; on CPU it saves the mask in the precision of its input.
+    - Autocast runs `FLOAT32_FUNCTIONS` in float32.
 
     Args:
-        on_gpu: Without, all is left as a CPU does it, but for what fake tensors cannot do: `torch.istft`
-            reads its window's values, so its parts are called.
+        on_gpu: Whether to use the kernels of a GPU. In both cases `torch.istft` is replaced by its parts, as
+            it reads the values of its window, which fake tensors do not have.
     """
 
     def __init__(self, *, on_gpu: bool = True) -> None:
@@ -60,12 +59,12 @@ class GpuKernels(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Call a function as a card would."""
+        """Call a function with the kernel of a GPU."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if func is Tensor.backward:
-            # Inside a function the mode is off, but checkpointed layers run again in here; so the engine is
-            # called directly, as torch.autograd.backward would end up here again.
+            # The mode is off within a function, but checkpointed layers are recomputed here. So the engine is
+            # called directly: torch.autograd.backward would call this function again.
             with self:
                 return _engine_run_backward(
                     (args[0],),
@@ -120,7 +119,7 @@ def _attention(
 
 
 def _istft(input: Tensor, n_fft: int, hop_length: int, *, window: Tensor, length: int) -> Tensor:
-    """Add the frames of spectrograms (batch, frequencies, columns) at their places."""
+    """Overlap-add the frames of spectrograms (batch, frequencies, columns)."""
     frames = torch.fft.irfft(input, n_fft, dim=-2) * window[:, None]
     full_shape = (1, n_fft + hop_length * (input.shape[-1] - 1))
     added = F.fold(frames, full_shape, (1, n_fft), stride=(1, hop_length)).flatten(1)

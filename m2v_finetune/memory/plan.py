@@ -1,7 +1,7 @@
-"""Memory that a run will take, before it takes it, and the batches that fit.
+"""Memory plan of a run, and the batches that fit.
 
-Not counted are the CUDA context, the work space of cuDNN, and fragmented memory that the allocator cannot
-use. `run_memory.spare_bytes` is reserved for these.
+The plan does not count the CUDA context, the workspace of cuDNN, and fragmented memory.
+`run_memory.spare_bytes` is reserved for these.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,19 +27,19 @@ class MemoryPlan:
     """Planned memory of a run.
 
     Attributes:
-        machine: The machine.
-        configured: The split of the settings.
+        machine: Machine of the run.
+        configured: Split of the settings.
         peak: Its peak by part.
         memory_bytes: Available memory; None if it is not given.
-        chosen: The split with the largest batch that fits; None if none fits, or the available memory is not
+        chosen: Split with the largest batch that fits; None if none fits, or the available memory is not
             given. The total batch is that of the settings.
         chosen_peak: Its peak by part.
-        smallest_peak: Peak of batches of one window, where nothing fits.
+        smallest_peak: Peak of batches of one window, if nothing fits.
         eval_batch_size: Batch size of evaluation: that of the settings, or one that fits.
-        eval_peak: Peak of evaluation by part, where its batches are larger than those of a step; else None,
-            as it then takes less than a step.
-        changes: Settings that take less, where nothing fits.
-        combined: All of them together, where no single one is enough.
+        eval_peak: Peak of evaluation by part, if its batches are larger than those of a step; else None, as
+            it then takes less than a step.
+        changes: Changes of settings that reduce memory, if nothing fits.
+        combined: All changes together, if no single one is enough.
     """
 
     machine: Machine
@@ -56,7 +56,7 @@ class MemoryPlan:
 
     @property
     def peak_bytes(self) -> int:
-        """Of a step by the split that is used: the chosen one, or that of the settings."""
+        """Peak of a step with the chosen split, or with that of the settings."""
         return sum((self.chosen_peak or self.peak).values())
 
     def applied(self, training: TrainingConfig) -> TrainingConfig:
@@ -75,7 +75,7 @@ class MemoryPlan:
         )
 
     def summary(self) -> str:
-        """Return the plan in a line, for the first log of a run."""
+        """Return the plan in one line, for the run summary."""
         peak = ", ".join(
             f"{part} {gigabytes(size)}" for part, size in (self.chosen_peak or self.peak).items()
         )
@@ -102,19 +102,19 @@ class MemoryPlan:
         elif combined is not None and self.has_memory(combined.peak_bytes):
             advice = (
                 f"No single change is enough; all together take {gigabytes(combined.peak_bytes)}, which "
-                f"fits: {combined.setting}. Some of them may do."
+                f"fits: {combined.setting}. Some of them may be enough."
             )
         elif combined is not None:
             advice = (
                 f"Not even all changes together are enough ({combined.setting}): they take "
-                f"{gigabytes(combined.peak_bytes)}. Take a GPU with more memory, or halve windows and "
+                f"{gigabytes(combined.peak_bytes)}. Use a GPU with more memory, or halve windows and "
                 "layers again."
             )
         else:
-            advice = "No setting takes less: take a GPU with more memory."
+            advice = "No setting takes less: use a GPU with more memory."
         return (
-            f"Even one window at a time takes {gigabytes(least)}, and "
-            f"{gigabytes(spare_bytes(least, self.machine))} have to be free beside it; the memory is "
+            f"Even a batch of one window takes {gigabytes(least)}, and "
+            f"{gigabytes(spare_bytes(least, self.machine))} must be free beside it; the memory is "
             f"{gigabytes(self.memory_bytes or 0)}. {advice}"
         )
 
@@ -144,9 +144,9 @@ def plan_run(
 
     Args:
         config: All settings; a task's own are in ``task``.
-        task: The task; None for pre-training.
-        machine: The machine.
-        memory_bytes: Available memory; without it no split is chosen.
+        task: Task; None for pre-training.
+        machine: Machine of the run.
+        memory_bytes: Available memory; if None, no split is chosen.
 
     Raises:
         UserError: The optimiser does not run on the machine.
@@ -195,9 +195,9 @@ def plan_run(
 def planned_training(
     config: AnyRecipeConfig, task: Task | None, accelerator: Accelerator
 ) -> tuple[TrainingConfig, MemoryPlan | None]:
-    """Return the batches of a run, and their plan where ``run.memory`` is set.
+    """Return the batches of a run, and their plan if ``run.memory`` is set.
 
-    One process counts, and all have its plan.
+    The main process plans for all.
 
     Raises:
         UserError: Nothing fits, or the optimiser does not run on the machine; the same on every process.
@@ -231,8 +231,8 @@ def _largest(
 ) -> Split | None:
     """Return the split with the largest batch that fits, or None.
 
-    Memory that is not kept from step to step grows almost linearly with the batch, which is the first guess.
-    The result was counted, and so was the next larger split, which does not fit.
+    The first guess is linear in the batch, but for weights, gradients and optimiser. Then the result is
+    counted, and so is the next larger split, which does not fit.
     """
     of_configured = memory.peak(configured)
     kept = sum(of_configured[part] for part in ("weights", "gradients", "optimizer"))
@@ -256,7 +256,7 @@ def _largest(
 def _eval_batch_size(memory: RunMemory, configured: int, trained: int, memory_bytes: int) -> int:
     """Return the batch size of evaluation: that of the settings, halved until it fits.
 
-    A batch of a step always fits, as a step keeps more.
+    The batch of a step always fits, as a step takes more memory.
 
     Args:
         memory: Memory of the run.

@@ -1,4 +1,4 @@
-"""A memory plan as tables and sentences for people."""
+"""Human-readable tables of a memory plan."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ from m2v_finetune.training.sizes import gigabytes
 
 MEANING: dict[Part, str] = {
     "weights": "parameters and buffers, in float32",
-    "gradients": "of what learns, in float32",
-    "optimizer": "moments and what else the optimiser keeps",
-    "activations": "what forward keeps for backward, the windows and half-precision weights included",
-    "workspace": "all else: intermediate results, layers computed again, cuBLAS",
+    "gradients": "of trainable parameters, in float32",
+    "optimizer": "moments and other state of the optimiser",
+    "activations": "tensors saved for the backward pass, with windows and half-precision weights",
+    "workspace": "other tensors: intermediate results, recomputed layers, cuBLAS",
 }
 
 
 def show_plan(plan: MemoryPlan, *, assumed: str = "") -> Group:
-    """Return the plan as tables and sentences for people.
+    """Return the plan as tables and sentences.
 
-    Where nothing fits, why is said by `MemoryPlan.refusal`.
+    If nothing fits, `MemoryPlan.refusal` has the reason.
     """
     machine = plan.machine
     split, peak = plan.chosen or plan.configured, plan.chosen_peak or plan.peak
@@ -37,21 +37,21 @@ def show_plan(plan: MemoryPlan, *, assumed: str = "") -> Group:
     table.add_column("part")
     for name in columns:
         table.add_column(name, justify="right")
-    table.add_column("what it is")
+    table.add_column("content")
     for part in PARTS:
         table.add_row(part, *(gigabytes(peak[part]) for peak in columns.values()), MEANING[part])
     table.add_section()
     table.add_row(
-        "peak", *(gigabytes(sum(peak.values())) for peak in columns.values()), "at its worst moment"
+        "peak", *(gigabytes(sum(peak.values())) for peak in columns.values()), "largest sum"
     )
     lines = [
-        f"Counted for {'a CUDA card' if machine.on_gpu else 'a CPU'} in "
+        f"Counted for {'a CUDA GPU' if machine.on_gpu else 'a CPU'} in "
         f"{'float32' if machine.precision == 'no' else machine.precision}.{assumed}",
     ]
     if plan.eval_peak is not None:
         peak_bytes = sum(plan.eval_peak.values())
         lines.append(
-            f"Judging {plan.eval_batch_size} windows at once takes {gigabytes(peak_bytes)} between steps."
+            f"Evaluation with a batch size of {plan.eval_batch_size} takes {gigabytes(peak_bytes)}."
         )
     if plan.chosen is not None:
         lines.append(_verdict(plan, plan.chosen))
@@ -66,15 +66,15 @@ def _verdict(plan: MemoryPlan, chosen: Split) -> str:
     spare = gigabytes(spare_bytes(plan.peak_bytes, plan.machine))
     total = chosen.batch_size * chosen.accumulation * plan.machine.num_processes
     return (
-        f"In {gigabytes(plan.memory_bytes)} fits, with {spare} to spare: "
+        f"These settings fit in {gigabytes(plan.memory_bytes)}, with {spare} reserved: "
         f"--training.per_device_batch_size {chosen.batch_size} "
         f"--training.gradient_accumulation_steps {chosen.accumulation} "
-        f"--training.eval_batch_size {plan.eval_batch_size} (a total batch of {total}, as the settings say)."
+        f"--training.eval_batch_size {plan.eval_batch_size} (the total batch of {total} stays)."
     )
 
 
 def _changes_table(plan: MemoryPlan) -> Table:
-    table = Table(title="What would take less, one window at a time", title_justify="left")
+    table = Table(title="Settings that take less, with a batch of one window", title_justify="left")
     table.add_column("setting")
     table.add_column("saves", justify="right")
     table.add_column("peak", justify="right")

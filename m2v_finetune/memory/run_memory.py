@@ -10,9 +10,9 @@ from m2v_finetune.memory.gpu import CUBLAS_WORKSPACE_BYTES
 from m2v_finetune.tasks import Task
 
 MARGIN = 0.1
-"""Share of a planned peak that has to be free beside it: peaks are planned to within a tenth."""
+"""Share of a planned peak that must be free beside it: peaks are planned to within a tenth."""
 CONTEXT_BYTES = 500 * 10**6
-"""Memory of CUDA itself on a GPU, where a tenth of the peak is less. A usual size, not measured here."""
+"""Least free memory on a GPU, for CUDA itself. A usual size, not measured here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,8 @@ class Split:
     """Batch size and accumulation of one process.
 
     Attributes:
-        batch_size: Windows of a batch.
-        accumulation: Batches of a step.
+        batch_size: Number of windows of a batch.
+        accumulation: Number of batches of a step.
     """
 
     batch_size: int
@@ -29,7 +29,7 @@ class Split:
 
 
 def spare_bytes(peak_bytes: int, machine: Machine) -> int:
-    """Return the memory that has to be free beside a planned peak."""
+    """Return the memory that must be free beside a planned peak."""
     return max(math.ceil(MARGIN * peak_bytes), CONTEXT_BYTES if machine.on_gpu else 0)
 
 
@@ -42,7 +42,7 @@ class RunMemory:
     """Peaks of a run at any split; each batch size is counted once.
 
     Attributes:
-        machine: The machine.
+        machine: Machine of the run.
     """
 
     def __init__(self, config: AnyRecipeConfig, task: Task | None, machine: Machine) -> None:
@@ -60,7 +60,7 @@ class RunMemory:
         return sum(self.peak(split).values())
 
     def step_fits(self, split: Split, memory_bytes: int) -> bool:
-        """Return whether an optimizer step fits; counting ends where it does not."""
+        """Return whether an optimiser step fits; the count ends early if it does not."""
         try:
             timeline = self._step(split, limit_bytes=self._limit_bytes(memory_bytes))
         except LimitExceededError:

@@ -89,7 +89,7 @@ class Teacher(nn.Module):
         ):
             is_averaged = self.averages == "all" or name.startswith(in_layers)
             (averaged if is_averaged else copied).append((own, its))
-        # Each list at once: a few kernels of a GPU, not one for each weight.
+        # One call for each list: a few GPU kernels, not one for each weight.
         own_weights, its_weights = zip(*averaged, strict=True)
         torch._foreach_lerp_(own_weights, its_weights, 1.0 - decay)
         for own, its in copied:

@@ -40,15 +40,15 @@ class Progress:
     """Progress of a run.
 
     Attributes:
-        epoch: Complete epochs, their validation included; also the number, from 0, of the current epoch.
-        step_in_epoch: Optimiser steps of the current epoch.
-        step: Optimiser steps of the run.
+        epoch: Number of complete epochs with validation; also the index, from 0, of the current epoch.
+        step_in_epoch: Number of optimiser steps of the current epoch.
+        step: Number of optimiser steps of the run.
         best_values: Validation metrics of the best epoch so far; empty before the first.
-        best_epoch: The epoch that reached it, from 1.
-        epochs_without_improvement: Since then.
-        num_skipped_steps: Of `step`, those that changed no weight, as their gradients were not finite.
-        skipped_in_a_row: Number of the last steps that were skipped.
-        bad_tracks: Reasons of the tracks that were skipped since the start, by split and id.
+        best_epoch: Number of the best epoch, from 1.
+        epochs_without_improvement: Number of epochs since the best one.
+        num_skipped_steps: Number of steps that updated no weight, as their gradients were not finite.
+        skipped_in_a_row: Number of skipped steps since the last update.
+        bad_tracks: Reasons for tracks skipped since the start, by split and id.
     """
 
     epoch: int = 0
@@ -69,7 +69,7 @@ class RunState:
     Attributes:
         progress: Progress of the run.
         best: Trained tensors of the best epoch so far, on the CPU; empty before the first.
-        unlogged_losses: Of this process, since the last logged step.
+        unlogged_losses: Losses of this process since the last logged step.
         metrics_bytes: Length of metrics.jsonl.
         total_steps: Length of the learning-rate schedule.
         seconds: Duration of the run until now.
@@ -99,7 +99,7 @@ def save_checkpoint(
     Args:
         folder: ``checkpoints/`` of the run.
         model: Not wrapped.
-        optimizer: The torch optimiser.
+        optimizer: Optimiser of the run.
         accelerator: Loss scaler and processes.
         run: State of the run.
         keep: Number of checkpoints that stay. Each has the best weights of its time, so none are lost.

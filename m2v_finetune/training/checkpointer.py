@@ -1,4 +1,4 @@
-"""Checkpoints of one run: saved, resumed from, and explained where the disk refuses to write."""
+"""Checkpoints of a run: saving, resuming, and messages for disk errors."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -25,17 +25,17 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Saves a run and resumes it.
+    """Saving and resuming of a run.
 
     Args:
-        model: The model.
+        model: Model of the run.
         optimizer: Its optimizer.
         accelerator: Loss scaler and processes.
-        folder: The run folder.
+        folder: Run folder.
         num_kept: Number of checkpoints that stay.
 
     Attributes:
-        last: The newest checkpoint; None before the first.
+        last: Newest checkpoint; None before the first.
 
     Raises:
         UserError: The folder has checkpoints, and all are damaged.
@@ -58,7 +58,7 @@ class Checkpointer:
         self.last: Path | None = find_common_checkpoint(folder.checkpoints)
 
     def resume(self) -> RunState | None:
-        """Load the last checkpoint, and cut the log behind it; None where the run starts at step 0."""
+        """Load the last checkpoint, and cut the log after it; None if the run starts at step 0."""
         is_main = self.accelerator.is_main_process
         if is_main:
             tidy(self.folder.checkpoints, self.last)

@@ -273,7 +273,7 @@ def explain_lost_rank(accelerator: Accelerator) -> Iterator[None]:
             raise
         raise UserError(
             f"Process {accelerator.process_index} of {accelerator.num_processes} stops: another one is gone "
-            f"({str(error).splitlines()[0]}). Its own messages, or the system's log (out of memory?), say "
-            "why. The last checkpoint is complete.",
+            f"({str(error).splitlines()[0]}). The reason is in its own messages or in the system's "
+            "log (out of memory?). The last checkpoint is complete.",
             code="process-lost",
         ) from error

@@ -26,17 +26,17 @@ from m2v_finetune.training.standardization import measure_standardization
 
 
 class Objective(ABC):
-    """Loss and validation of a run, and what else happens at its steps."""
+    """Loss, validation and step callbacks of a run."""
 
     @property
     @abstractmethod
     def metric_names(self) -> Mapping[str, str]:
-        """Names of the validation metrics for people."""
+        """Human-readable names of the validation metrics."""
 
     @property
     @abstractmethod
     def selection_metric(self) -> str | None:
-        """Metric that decides the best epoch; None where the last epoch is the best."""
+        """Metric that selects the best epoch; None if the last epoch is the best."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Objective(ABC):
             interruptible: Context in which a signal raises `Stopped`.
 
         Raises:
-            Stopped: A process got a signal; the same on every process.
+            Stopped: A process received a signal; the same on every process.
             NotFiniteError: The outputs of the model are not finite.
             DataError: Data can no longer be read.
         """
@@ -114,10 +114,10 @@ class Objective(ABC):
 
 @dataclass(frozen=True)
 class TaskObjective(Objective):
-    """The loss of a task, and its metrics of whole tracks.
+    """Loss of a task, and its metrics over tracks.
 
     Attributes:
-        model: The model that is trained.
+        model: Model to train.
         validation: Tracks of the validation split.
         inputs: Function that reads a window; that of the task if None.
     """
@@ -128,7 +128,7 @@ class TaskObjective(Objective):
 
     @property
     def metric_names(self) -> Mapping[str, str]:
-        """Names for people."""
+        """Human-readable names of the validation metrics."""
         return self.model.task.metric_names
 
     @property
@@ -183,7 +183,7 @@ class PretrainingObjective(Objective):
     """The loss at masked frames; validation is the same loss on windows and masks that never change.
 
     Attributes:
-        model: The model that is trained.
+        model: Model to train.
         validation: Windows of the validation split.
     """
 
@@ -192,7 +192,7 @@ class PretrainingObjective(Objective):
 
     @property
     def metric_names(self) -> Mapping[str, str]:
-        """Names for people."""
+        """Human-readable names of the validation metrics."""
         return self.model.metric_names
 
     @property
@@ -281,5 +281,5 @@ class PretrainingObjective(Objective):
         return self.model.pop_metrics()
 
     def check_collapse(self, metrics: Mapping[str, float], *, num_updates: int) -> None:
-        """Stop where the representations have collapsed."""
+        """Raise `UserError` if the representations have collapsed."""
         self.model.check_collapse(metrics, num_updates=num_updates)

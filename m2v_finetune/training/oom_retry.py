@@ -21,8 +21,8 @@ TakeStep = Callable[[Iterator[list[Tensor]], int], StepResult]
 """Function that takes an optimiser step over batches, from the batches and their number."""
 
 ADVICE = (
-    "`m2v plan` lists what needs less: gradient checkpointing, fewer layers, shorter windows, another "
-    "tuning.method."
+    "`m2v plan` lists settings that need less: gradient checkpointing, fewer layers, shorter windows, "
+    "another tuning.method."
 )
 
 
@@ -54,7 +54,7 @@ class PlannedMemory(Protocol):
 
 
 class OutOfMemoryRetry:
-    """Takes steps in batches that fit in memory, at first of the size in the settings.
+    """Retry of steps in smaller batches; the first batch size is that of the settings.
 
     Args:
         training: Settings of batches.

@@ -167,7 +167,7 @@ class RunFolder:
             ) from error
 
     def _check_same(self, config: AnyRecipeConfig, *, num_processes: int) -> None:
-        """Raise `UserError` if settings or processes differ in what a resume may not change."""
+        """Raise `UserError` if settings or processes differ that a resume may not change."""
         try:
             processes_then = _count(json.loads(self.environment.read_bytes())["num_processes"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

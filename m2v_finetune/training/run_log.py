@@ -1,4 +1,4 @@
-"""Log of a run: metrics.jsonl, trackers, progress bar, and advice where data is slow."""
+"""Log of a run: metrics.jsonl, trackers, progress bar, and advice for slow data loading."""
 
 import logging
 import math
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes the lines of a run on the main process.
+    """Log of a run, written by the main process.
 
     Args:
         accelerator: Trackers and processes.
-        folder: The run folder.
+        folder: Run folder.
         timer: Time of the steps.
         num_epochs: Epochs of the run.
         num_workers: Number of processes that read audio.
@@ -72,7 +72,7 @@ class RunLog:
 
         Args:
             progress: Progress after the step.
-            loss: Mean loss; nan where all steps were skipped.
+            loss: Mean loss; nan if all steps were skipped.
             gradient_norm: Norm of the last step.
             metrics: Further means.
             learning_rates: Learning rate of each group of parameters.
@@ -102,8 +102,8 @@ class RunLog:
 
         Args:
             progress: Progress after the epoch.
-            values: The metrics.
-            metric_names: Their names for people.
+            values: Metrics of the validation split.
+            metric_names: Human-readable names of the metrics.
             is_best: Whether the epoch is the best so far by a metric.
         """
         self._write(
@@ -138,7 +138,7 @@ class RunLog:
         """Warn of metrics that the validation tracks do not define."""
         if selection is not None and math.isnan(values[selection]):
             logger.warning(
-                "%s is not defined for the validation tracks, so no epoch is the best: the last one is kept. "
+                "%s is not defined for the validation tracks, so no epoch is the best: the last one is used. "
                 "Give the validation split more tracks.",
                 metric_names[selection],
             )

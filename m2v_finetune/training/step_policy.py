@@ -1,4 +1,4 @@
-"""Optimizer steps of a run: read, taken, repeated where memory runs out, explained where not finite."""
+"""Optimiser steps of a run, with retries after out-of-memory errors and reports of non-finite gradients."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class StepPolicy:
-    """Takes optimizer steps over batches that it reads.
+    """Policy of optimiser steps: data, retries, and steps that are not finite.
 
     Args:
         model: On its device.
@@ -32,7 +32,7 @@ class StepPolicy:
         accelerator: Precision and processes.
         training: Batches, and the policy for gradients that are not finite.
         optimization: Clipping of gradients.
-        plan: Planned memory, if it was asked for.
+        plan: Planned memory, if ``run.memory`` is set.
 
     Attributes:
         oom_retry: Batch size that fits into memory.
@@ -111,8 +111,8 @@ class StepPolicy:
         """Log the batches and tracks of a step whose gradients are not finite.
 
         Raises:
-            DataError: training.on_nonfinite is ``stop``. Under float16 that counts only where a loss is not
-                finite: gradients that overflow are how the loss scale is found.
+            DataError: training.on_nonfinite is ``stop``. Under float16 that counts only if a loss is not
+                finite: the loss scale is found by gradients that overflow.
         """
         is_loss, batches = self.reader.not_finite(result.losses)
         message = f"The {'loss' if is_loss else 'gradient'} of step {number} is not finite"

@@ -49,7 +49,7 @@ class FitResult:
 
     Attributes:
         best_epoch: Epoch whose weights the model has now, from 1.
-        best_values: Its metrics of the validation tracks; nan where one was never defined.
+        best_values: Its metrics of the validation tracks; nan if one was never defined.
         num_epochs: Epochs of training.
         num_steps: Optimizer steps.
         num_skipped_steps: Steps among them whose gradients were not finite, so that no weight changed.
@@ -65,21 +65,21 @@ class FitResult:
 
 
 class Trainer(Generic[Model]):
-    """Trains until the epochs are done or validation no longer improves, and keeps the best weights.
+    """Training loop with validation, early stopping, checkpoints, and selection of the best weights.
 
     Every epoch ends with validation. At the end the model has the weights of the epoch with the highest
-    `selection_metric` of the objective, or those of the last epoch where there is no such metric. A run whose
-    folder has a checkpoint resumes from it, to the bit.
+    `selection_metric` of the objective, or those of the last epoch if there is no such metric. If the run
+    folder has a checkpoint, the run resumes from it, to the bit.
 
     Args:
-        model: Tuned, with its head; moved to the run's device.
+        model: Model with tuning and head; moved to the run's device.
         windows: Windows of the training split.
         objective: Loss and validation.
         run: Processes, folder, seed and policy for bad tracks.
         training: Epochs, batches, early stopping.
         optimization: Optimizer and learning-rate schedule.
         num_workers: Number of processes that read audio.
-        plan: Planned memory, if it was asked for.
+        plan: Planned memory, if ``run.memory`` is set.
 
     Attributes:
         batches: Order of the windows.
@@ -246,7 +246,7 @@ class Trainer(Generic[Model]):
                 self._save()
 
     def _train_step(self, batches: Iterator[list[torch.Tensor]]) -> StepResult:
-        """Take a step; where that is impossible, save the run before it and stop."""
+        """Take a step; if it fails, save the run before it and stop."""
         try:
             return self.steps.take(
                 batches,

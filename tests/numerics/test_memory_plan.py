@@ -405,7 +405,7 @@ def test_what_takes_less_in_pretraining(networks):
         "--optimizer.name adafactor",
         "--optimizer.name adamw_8bit",
     ]
-    with pytest.raises(UserError, match="Even one window at a time takes"):
+    with pytest.raises(UserError, match="Even a batch of one window takes"):
         plan.applied(config.training)
 
 
@@ -557,7 +557,9 @@ def test_what_to_switch_on_where_nothing_fits():
     shorter = replace(config, data=replace(config.data, window_seconds=0.5))
     expected = RunMemory(shorter, TASK, GPU).peak_bytes(Split(batch_size=1, accumulation=2))
     assert found["--data.window_seconds 0.5"].peak_bytes == expected
-    with pytest.raises(UserError, match=r"Even one window at a time takes .* --tuning.method lora"):
+    with pytest.raises(
+        UserError, match=r"Even a batch of one window takes .* --tuning.method lora"
+    ):
         plan.applied(config.training)
     assert plan_run(config, TASK, GPU).changes == ()
 

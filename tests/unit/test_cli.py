@@ -162,7 +162,7 @@ def test_plan(m2v: M2v) -> None:
     for part in ("weights", "gradients", "optimizer", "activations", "workspace", "peak"):
         assert part in message
     assert (
-        "Counted for a CUDA card in fp16. 50 labels are assumed, as the data name them." in message
+        "Counted for a CUDA GPU in fp16. 50 labels are assumed, as the data name them." in message
     )
     assert "--training.per_device_batch_size 4 --training.gradient_accumulation_steps 1" in message
 
@@ -173,8 +173,8 @@ def test_plan_of_pretraining(m2v: M2v) -> None:
     done = m2v("plan", "--config", str(config), "--memory", "1GB", *settings)
     assert done.code == 0
     message = " ".join(done.stdout.split())
-    assert "Counted for a CUDA card in fp16. Judging 16 windows at once takes" in message
-    assert "In 1.00 GB fits" in message
+    assert "Counted for a CUDA GPU in fp16. Evaluation with a batch size of 16 takes" in message
+    assert "These settings fit in 1.00 GB" in message
     assert "--training.per_device_batch_size 2 --training.gradient_accumulation_steps 1" in message
 
 
@@ -193,8 +193,8 @@ def test_plan_of_what_cannot_be_planned(m2v: M2v, tmp_path: Path) -> None:
 def test_a_plan_of_what_does_not_fit_ends_as_an_error(m2v: M2v) -> None:
     done = m2v(*PLAN, "--memory", "2MB")
     assert done.code == 2
-    assert "What would take less, one window at a time" in done.stdout
-    assert done.stderr.startswith("error: Even one window at a time takes")
+    assert "Settings that take less, with a batch of one window" in done.stdout
+    assert done.stderr.startswith("error: Even a batch of one window takes")
 
 
 def test_check_of_good_data(m2v: M2v, songs: Path) -> None:
