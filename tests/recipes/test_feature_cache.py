@@ -520,7 +520,9 @@ def test_auto_leaves_what_is_trainable_alone(recipe, computed, tmp_path):
     auto = CacheConfig(folder=str(tmp_path / "cache"))
     recipe("lora", tuning=TuningConfig(method="lora"), cache=auto, epochs=1)
     assert computed == []
-    with pytest.raises(UserError, match="nothing can be cached: no layer of the backbone is frozen"):
+    with pytest.raises(
+        UserError, match="nothing can be cached: no layer of the backbone is frozen"
+    ):
         recipe(
             "full",
             tuning=TuningConfig(method="full", train_conv_encoder=True),
