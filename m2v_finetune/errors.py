@@ -14,27 +14,27 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, TextIO
 
-# A disk that was mounted read-only, or files and folders of somebody else.
+# A read-only disk, or files and folders of another user.
 ACCESS_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM)
-# Those; no space, a quota, a file over the limit, or a disk that is broken.
+# Also no space, a quota, a file over the limit, or a broken disk.
 DISK_ERRORS = (*ACCESS_ERRORS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-# Names that no disk takes: too long, below a file, or a link that leads to itself.
+# Names that no disk accepts: too long, below a file, or a link to itself.
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
 BROKEN_PIPE_CODE = 128 + signal.SIGPIPE
 
 
 class UserError(Exception):
-    """Something the user can put right.
+    """Error that the user can fix.
 
-    The message states the value that was found, its place, the legal values and the remedy.
+    The message states the value that was found, its location, the legal values and the remedy.
 
     Args:
-        message: For people; its wording may change.
+        message: Human-readable text; its wording may change.
         code: Name of the kind of error, such as ``manifest-duplicate-path``, for programs and tests; that of
             the class if None.
 
     Attributes:
-        code: Lower case words joined by hyphens, the first one naming the subject.
+        code: Lower-case words joined by hyphens, the first one naming the subject.
     """
 
     code = "user-error"
@@ -50,17 +50,17 @@ class UserError(Exception):
 
 
 class AudioError(UserError):
-    """An audio file that cannot be used: missing, empty, unreadable or truncated."""
+    """Audio file that cannot be used: missing, empty, unreadable or truncated."""
 
     code = "audio-unreadable"
 
 
 class NotCachedError(AudioError):
-    """A window of which nothing is stored, as its track could not be read."""
+    """Window without cached features, as its track could not be read."""
 
 
 class Stopped(Exception):  # noqa: N818 (it is no error)
-    """A signal asked the run to stop; what it was doing is saved.
+    """A signal stopped the run; its progress is saved.
 
     Attributes:
         signal_number: The signal.
@@ -74,20 +74,20 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
 def run_command(command: Callable[[], None]) -> NoReturn:
     """Run a command and end the process with its exit code.
 
-    0 done; 2 a `UserError`, or a disk that does not take or give a file, printed as one message without a
-    traceback; 130 stopped by SIGINT; 143 stopped by SIGTERM, or by SIGUSR1, which asks for the same; 141
-    where nobody reads standard output any more, as of ``| head -1``; any other exception is a bug, keeps its
+    0 done; 2 a `UserError`, or a file that cannot be written or read, printed as one message without a
+    traceback; 130 stopped by SIGINT; 143 stopped by SIGTERM, or by SIGUSR1, which does the same; 141
+    if the reader of standard output is gone, as of ``| head -1``; any other exception is a bug, keeps its
     traceback and gives 1.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # What a terminal cannot show, such as a file name that is no UTF-8, is no reason to stop.
+            # A terminal may not show a file name that is not UTF-8; this must not stop a command.
             stream.reconfigure(errors="backslashreplace")
     code: int | str | None = 0
     try:
         command()
     except UserError as error:
-        _tell(f"error: {error}")
+        _report(f"error: {error}")
         code = 2
     except BrokenPipeError:
         if not _is_unread():
@@ -96,10 +96,10 @@ def run_command(command: Callable[[], None]) -> NoReturn:
     except OSError as error:
         if error.errno not in DISK_ERRORS and not (error.filename and error.errno in NAME_ERRORS):
             raise
-        _tell(f"error: {_explain(error)}")
+        _report(f"error: {_explain(error)}")
         code = 2
     except Stopped as stopped:
-        _tell(str(stopped))
+        _report(str(stopped))
         code = 130 if stopped.signal_number == signal.SIGINT else 143
     except KeyboardInterrupt:
         code = 130
@@ -112,28 +112,28 @@ def run_command(command: Callable[[], None]) -> NoReturn:
 def _explain(error: OSError) -> str:
     what = error.filename or "Standard output, or a file,"
     if error.errno in ACCESS_ERRORS:
-        advice = "Whose is it (ls -l)? Get the right to it, or name another place."
+        advice = "Check its owner and permissions (ls -l), or name another location."
     elif error.errno in NAME_ERRORS:
-        advice = "Name another place."
+        advice = "Name another location."
     else:
-        advice = "Free space, or mind the disk."
+        advice = "Free space, or check the disk."
     return (
-        f"{what} cannot be written or read: {error.strerror}. {advice} What a run had saved is whole: "
-        "--run.resume auto with its --run.output_dir goes on from there."
+        f"{what} cannot be written or read: {error.strerror}. {advice} If this was a training "
+        "run, its checkpoints are valid: resume with its --run.output_dir and --run.resume auto."
     )
 
 
-def _tell(message: str) -> None:
+def _report(message: str) -> None:
     try:
         print(message, file=sys.stderr, flush=True)  # noqa: T201
-    except OSError:  # nobody reads it
+    except OSError:  # its reader is gone
         _drop(sys.stderr)
 
 
 def _flush() -> int:
-    """Write what is left of standard output; return the exit code where that cannot be, else 0.
+    """Write the rest of standard output; return the exit code of a failure, else 0.
 
-    Python would do it later, and print what it then says of it.
+    Otherwise Python does it later, and prints a failure itself.
     """
     try:
         if sys.stdout is not None:
@@ -143,22 +143,22 @@ def _flush() -> int:
         return BROKEN_PIPE_CODE
     except OSError as error:
         _drop(sys.stdout)
-        _tell(f"error: {_explain(error)}")
+        _report(f"error: {_explain(error)}")
         return 2
     return 0
 
 
 def _drop(stream: TextIO) -> None:
-    """Let what a stream still holds go nowhere."""
+    """Discard the unwritten text of a stream."""
     with suppress(OSError, ValueError):  # there is no file behind it
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_unread() -> bool:
-    """Tell whether the reader of standard output is gone."""
+    """Return whether the reader of standard output is gone."""
     poll = select.poll()
     try:
-        poll.register(sys.stdout, 0)  # errors are told without being asked for
+        poll.register(sys.stdout, 0)  # errors are always reported
     except (OSError, ValueError):  # there is no file behind it
         return False
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
