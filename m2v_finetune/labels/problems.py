@@ -29,7 +29,7 @@ class LabelError(UserError):
 
 
 def read_each(read: Callable[[Path], T], paths: Iterable[Path]) -> list[T]:
-    """Read many annotation files, and report the problems of all of them at once.
+    """Read many annotation files, and report the problems of all of them together.
 
     Args:
         read: A reader of this package that takes a path, such as `chords.read_lab`.
@@ -107,7 +107,7 @@ def parse_seconds(cell: str) -> float:
     try:
         seconds = float(cell)
     except ValueError as error:
-        raise ValueError(f"'{cell}' is no number of seconds") from error
+        raise ValueError(f"'{cell}' is not a number of seconds") from error
     if not math.isfinite(seconds):
         raise ValueError(f"the time {cell} is not finite")
     if seconds < 0:
