@@ -85,7 +85,7 @@ def first_frame(file: ByteFile, start: int) -> int | None:
 
 
 def _is_chain(block: bytes, location: int, *, ends: bool) -> bool:
-    """Return True if frames of one stream follow each other from a place on.
+    """Return True if frames of one stream follow each other from a position on.
 
     Args:
         block: Bytes of the file.
@@ -140,7 +140,7 @@ def read_header(content: bytes, frame: Frame) -> Header | None:
 
 
 def walk(file: ByteFile, position: int) -> Iterator[tuple[int, Frame, Header | None]]:
-    """Yield the place of each frame, the frame, and its header, while they follow each other."""
+    """Yield the position of each frame, the frame, and its header, while they follow each other."""
     block_start, block = position, b""
     stream = None
     while True:

@@ -1,4 +1,4 @@
-"""Bytes of a file, the parts of it that are decoded, and tags that are no sound."""
+"""Bytes of a file, the parts of it that are decoded, and tags, which are not audio."""
 
 import io
 import os
@@ -69,9 +69,9 @@ class Part:
     Attributes:
         start: First byte, after those that ``head`` replaces.
         stop: Byte after the last.
-        head: Bytes that come before those of the file: a header that states what is there.
+        head: Bytes that come before those of the file: a header that states the content.
         is_file: The decoder may be given the file itself, as it is.
-        samples_start: First byte of the samples or packets, counted in what the decoder is given.
+        samples_start: First byte of the samples or packets, counted in the decoder's input.
         samples_stop: Byte after their last; None if the structure does not state it.
         missing_bytes: Bytes of samples that the header states and the file does not have.
         rest_bytes: Bytes that follow the samples and are neither tags nor chunks.
@@ -92,7 +92,7 @@ class Part:
 
     @property
     def num_bytes(self) -> int:
-        """Length of what the decoder is given."""
+        """Length of the decoder's input."""
         return len(self.head) + self.stop - self.start
 
 
@@ -100,7 +100,7 @@ class PartFile(io.RawIOBase):
     """A part of a file as a file.
 
     Args:
-        path: The whole file.
+        path: The complete file.
         part: Part to read.
     """
 
@@ -141,7 +141,7 @@ class PartFile(io.RawIOBase):
         return len(content)
 
     def close(self) -> None:
-        """Close the whole file."""
+        """Close the complete file."""
         self._file.close()
         super().close()
 
