@@ -186,7 +186,7 @@ def check_splits(
     show_progress: bool = True,
     skip_option: str | None = SKIP_OPTION,
 ) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
-    """Check the files of all splits at once, and that no file is in two of them.
+    """Check the files of all splits, and that no file is in two of them.
 
     Returns:
         The usable tracks, and the number of skipped ones, by split.

@@ -1,4 +1,4 @@
-"""Folders whose names are labels or splits: ``<label>/<file>``, or ``<split>/<label>/<file>``."""
+"""Folders named by labels or splits: ``<label>/<file>``, or ``<split>/<label>/<file>``."""
 
 import logging
 import re
@@ -32,7 +32,7 @@ LAYOUTS = (
     "and then all folders beside them are splits; or there are labels alone, such as jazz/song.mp3. Move the "
     "folders, or write a manifest, which may have labels of any name"
 )
-# What a name is divided at, as the Hub does. Source: `datasets.data_files.NON_WORDS_CHARS`.
+# Separators within a name, as on the Hub. Source: `datasets.data_files.NON_WORDS_CHARS`.
 _NO_WORD = re.compile(r"[-._ 0-9]+")
 
 
@@ -71,7 +71,7 @@ def read_label_folders(
     missing: Sequence[str] = (),
     is_foreign: bool = False,
 ) -> list[Track]:
-    """Make a track of each audio file; what is not read is counted and named in the log.
+    """Make a track of each audio file; other files are counted and named in the log.
 
     Args:
         folder: Folder to search.

@@ -271,7 +271,7 @@ def read_dataset_info(folder: Path, *, name: str) -> DatasetInfo:
         content = json.loads(path.read_text(encoding="utf-8"))
         info = DatasetInfo(**{key: value for key, value in content.items() if value is not None})
         if not all(isinstance(value, str) for value in asdict(info).values()):
-            raise ValueError("a value is no text")
+            raise ValueError("a value is not text")
         return info
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         legal = ", ".join(field.name for field in fields(DatasetInfo))

@@ -29,9 +29,9 @@ from m2v_finetune.errors import AudioError, NotCachedError, UserError
 
 # Pauses before a file is tried again.
 RETRY_PAUSES_SECONDS = (0.2, 1.0)
-# How many other items are tried in place of one that cannot be read.
+# Number of other items that are tried instead of an unreadable one.
 MAX_REPLACEMENTS = 16
-# Time for the operating system to report a worker whose connection broke.
+# Time for the operating system to report a worker with a broken connection.
 HANDOVER_SECONDS = 5.0
 
 Read = TypeVar("Read")
@@ -98,7 +98,7 @@ class _WorkerStatus:
 
 
 class ReadableWindows(Dataset[tuple[Any, ...]]):
-    """Windows for training; where a track cannot be read, another window takes its place.
+    """Windows for training; another window replaces one that cannot be read.
 
     Which one is drawn from (seed, epoch, index), so that it depends on which files can be read alone.
 

@@ -126,8 +126,8 @@ def with_resampled(
     Args:
         tracks: In any order, which stays.
         sample_rate: Sample rate of the backbone, in Hz.
-        only: Ids of the tracks whose copy may be read; all if None. A resumed run reads the same files as at
-            its start.
+        only: Ids of the tracks with a copy that may be read; all if None. A resumed run reads the same files
+            as at its start.
     """
     try:
         folder = resampled_folder(sample_rate)
@@ -135,10 +135,10 @@ def with_resampled(
             return list(tracks)
         next(folder.iterdir(), None)
     except FileNotFoundError:
-        pass  # of a run that goes on: its copies are gone, as is said below
+        pass  # of a resumed run: its copies are gone, which is reported below
     except (NoHomeError, OSError) as error:
         logger.warning(
-            "Converted copies are not looked for, and the files themselves are read: %s. Their folder can "
+            "Converted copies are not used, and the original files are read: %s. Their folder can "
             "be named by the environment variable %s.",
             error,
             CACHE_VARIABLE,

@@ -31,7 +31,7 @@ def read_rows(path: Path, *, path_columns: Sequence[str]) -> list[tuple[int, dic
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".jsonl"):
         raise UserError(
-            f"{path} is no manifest: the name must end in .csv or .jsonl.",
+            f"{path} is not a manifest: the name must end in .csv or .jsonl.",
             code="manifest-unknown-format",
         )
     try:

@@ -74,7 +74,7 @@ def load_tracks(
         f"There is no data at '{printable(source)}'.{did_you_mean(path.absolute())} Give a .csv or "
         ".jsonl manifest, a folder that holds one "
         f"({', '.join(MANIFEST_NAMES)}), a folder with one folder per label, a Hub data set id "
-        f"(user/name), or what ships: {', '.join(QUICKSTARTS)}.",
+        f"(user/name), or included data: {', '.join(QUICKSTARTS)}.",
         code="data-not-found",
     )
 

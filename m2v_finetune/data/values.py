@@ -23,9 +23,9 @@ def is_missing(value: Any) -> bool:
 
 
 def as_text(value: str | int | float) -> str:
-    """Return text, a number or a boolean as text: booleans as JSON has them, whole numbers without a point.
+    """Return text, a number or a boolean as text: booleans as in JSON, integers without a point.
 
-    A column of whole numbers becomes one of floats where a table has a gap in it, so 1.0 is 1.
+    A column of integers becomes one of floats if a table has a gap in it, so 1.0 is 1.
 
     >>> [as_text(value) for value in ("1", 1, 1.0, 0.5, True, " a ")]
     ['1', '1', '1', '0.5', 'true', ' a ']

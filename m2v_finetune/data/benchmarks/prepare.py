@@ -181,7 +181,7 @@ def prepare_benchmark(
 
 
 def fetch_all(remote_files: Sequence[RemoteFile], root: Path) -> None:
-    """Fetch several files at once; see `fetch`.
+    """Fetch several files in parallel; see `fetch`.
 
     Raises:
         UserError: Lists every file that could not be had.
@@ -200,14 +200,14 @@ def fetch_all(remote_files: Sequence[RemoteFile], root: Path) -> None:
             problem_list(
                 "Label files are missing or wrong",
                 problems,
-                "Files that are in place and right are kept; run the same command again.",
+                "Valid files are kept; run the same command again.",
             ),
             code="benchmark-download-failed",
         )
 
 
 def fetch(remote: RemoteFile, root: Path) -> Path:
-    """Return the file's place below a root, after fetching it unless it is there already.
+    """Return the file's path below a root, after fetching it unless it is there already.
 
     The content is complete and checked before the name exists, so an interrupted transfer leaves
     nothing behind.
