@@ -69,7 +69,7 @@ class Key(Classification):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Key":
-        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
+        """Rebuild the task from the result of `to_dict`; raise ValueError if it is not valid."""
         task = super().from_dict(settings)
         if task.labels != KEYS:
             raise ValueError(f"its labels are not the {len(KEYS)} keys in their order")
