@@ -161,7 +161,7 @@ class Augmentation:
         Args:
             samples: Waveform (num_samples,), or several signals (signals, num_samples), which
                 get the same transforms; not changed.
-            generator: The only source of randomness (see `windows.draw_generator`).
+            generator: Only source of randomness (see `windows.draw_generator`).
 
         Returns:
             The augmented samples, of the same shape, and the transform for labels.

@@ -48,7 +48,7 @@ _RESAMPLER_MARGIN_SAMPLES = 256
 
 
 class ExcerptError(AudioError, ValueError):
-    """An excerpt that is not inside the track: a mistake of the caller, or a file that has changed."""
+    """Excerpt that is not inside the track: a mistake of the caller, or a file that has changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,7 @@ def inspect_audio(path: Path) -> AudioInfo:
     The end is read because a damaged file may be shorter than its header states.
 
     Args:
-        path: The file.
+        path: File.
 
     Returns:
         Layout of the file. `num_frames` counts the frames that can be decoded.
@@ -111,7 +111,7 @@ def read_audio(path: Path, *, sample_rate: int) -> NDArray[np.float32]:
     """Read a complete file.
 
     Args:
-        path: The file.
+        path: File.
         sample_rate: Wanted rate in Hz.
 
     Returns:
@@ -132,7 +132,7 @@ def read_excerpt(
     """Read a part of a file, without decoding the samples before it.
 
     Args:
-        path: The file.
+        path: File.
         sample_rate: Wanted rate in Hz; positions count at this rate.
         start_sample: First sample, from 0.
         num_samples: Number of samples, at least 1.
@@ -161,7 +161,7 @@ def read_channels(
     """Read a part of a file with its channels.
 
     Args:
-        path: The file.
+        path: File.
         sample_rate: Wanted rate in Hz; positions count at this rate.
         start_sample: First sample, from 0.
         num_samples: Number of samples, at least 1.
@@ -241,12 +241,12 @@ def resample(samples: NDArray[np.float32], from_rate: int, to_rate: int) -> NDAr
 
 
 class _LastFile(threading.local):
-    """The file that a thread has open.
+    """File that a thread has open.
 
     Attributes:
         key: Process (a forked one shares the position in the file, and must open its own), path, and
             the file's state; empty for none.
-        sound: The open file.
+        sound: Open file.
     """
 
     key: tuple[Any, ...] = ()

@@ -25,16 +25,16 @@ _BLOCK_BYTES = 1 << 20
 
 
 class DecodedSound:
-    """The decoded sound of a file.
+    """Decoded sound of a file.
 
     Args:
-        path: The file.
-        parts: The files that it holds, one after the other.
+        path: File.
+        parts: Files that it holds, one after the other.
         downmix: Keep the mean of the channels alone.
 
     Raises:
         AudioError: ffmpeg is missing, or cannot decode the file.
-        UserError: The disk does not take the decoded sound.
+        UserError: The decoded audio cannot be written.
     """
 
     def __init__(self, path: Path, parts: Sequence[Part], *, downmix: bool) -> None:
@@ -54,7 +54,7 @@ class DecodedSound:
             if error.errno not in DISK_ERRORS:
                 raise
             raise UserError(
-                f"{path}: {folder} does not take its decoded sound ({error.strerror}): free space there, set "
+                f"{path}: {folder} cannot store its decoded audio ({error.strerror}): free space there, set "
                 "the environment variable TMPDIR to a folder with more, or convert the file to FLAC.",
                 code="audio-no-disk-space",
             ) from error

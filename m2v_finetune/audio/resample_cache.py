@@ -41,10 +41,10 @@ _BLOCK_SECONDS = 300
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResampledAudio:
-    """A copy that can be read.
+    """Copy that can be read.
 
     Attributes:
-        path: The file.
+        path: File.
         sample_rate: Its rate in Hz.
         scale: Factor for its samples.
     """
@@ -176,7 +176,7 @@ def write_resampled(
     exist.
 
     Args:
-        path: The original.
+        path: Original.
         audio: Result of `decode.inspect_audio`.
         sample_rate: Sample rate of the copy, in Hz.
         file_format: FLAC takes about half the space of WAV; WAV is read faster.

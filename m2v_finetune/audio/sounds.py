@@ -49,7 +49,7 @@ def mean_of_channels(frames: Frames) -> Frames:
 
 
 class Sound(Protocol):
-    """An open audio file.
+    """Open audio file.
 
     Attributes:
         sample_rate: Rate in Hz.
@@ -81,10 +81,10 @@ class Sound(Protocol):
 
 
 class LibsndfileSound:
-    """A file, or a part of one, that libsndfile decodes.
+    """File, or a part of one, that libsndfile decodes.
 
     Args:
-        path: The file.
+        path: File.
         part: Part of the file.
 
     Raises:
@@ -288,7 +288,7 @@ class JoinedSound:
     """Several sounds as one; one of them is open at a time.
 
     Args:
-        path: The file.
+        path: File.
         parts: Parts of the file.
 
     Raises:

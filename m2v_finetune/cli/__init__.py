@@ -1,4 +1,4 @@
-"""The command `m2v` and its subcommands.
+"""Command `m2v` and its subcommands.
 
 Heavy imports are inside the subcommands, so that `--help` and errors appear immediately.
 """

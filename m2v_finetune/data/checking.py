@@ -28,10 +28,10 @@ TIMEOUT_SECONDS = 300.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedTrack:
-    """A track whose audio can be read.
+    """Track whose audio can be read.
 
     Attributes:
-        track: The track.
+        track: Track.
         audio: Rate, length and channels of its file.
         resampled: Resampled copy that the windows of the backbone are read from, if any.
     """

@@ -32,7 +32,7 @@ CLIPS_COLUMN = "clips"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class VectorTrack(CheckedTrack):
-    """A track with its vectors. Its ``audio`` has one sample a second for each clip.
+    """Track with its vectors. Its ``audio`` has one sample a second for each clip.
 
     Attributes:
         vectors: (clips, size), finite.
@@ -47,7 +47,7 @@ def read_vector_splits(
     """Read the vectors of all tracks, as `check_splits` does for audio.
 
     Args:
-        splits: The tracks.
+        splits: Tracks.
         folder: Folder with the files of the clips.
         on_bad_track: ``stop``, or continue without tracks that have a bad file.
 

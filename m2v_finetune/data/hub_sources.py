@@ -37,7 +37,7 @@ def read_hub_dataset(
     Args:
         repo_id: ``user/name``.
         label_column: Column of the labels, as in `read_label_folders`.
-        max_failing_fraction: The share of the audio files that may fail to be fetched.
+        max_failing_fraction: Share of the audio files that may fail to download.
 
     Returns:
         The tracks, and the facts about the data set.

@@ -42,7 +42,7 @@ class Layout:
 
     Attributes:
         depth: Folders above all others, such as ``data``, that mean nothing.
-        splits: The split that each folder below them names; none where they name labels.
+        splits: Split that each folder below them names; none where they name labels.
         has_labels: True if the next folder names a label.
     """
 
@@ -75,7 +75,7 @@ def read_label_folders(
 
     Args:
         folder: Folder to search.
-        label_column: The column under which labels are filed; None where none are needed: then audio may
+        label_column: Column under which labels are filed; None where none are needed: then audio may
             be at any depth.
         missing: Files that should be there; they are tracks like the others.
         is_foreign: True for a data set of the Hub, where a file may have several names.

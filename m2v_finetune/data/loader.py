@@ -33,7 +33,7 @@ Augment = Callable[[Array], tuple[Array, LabelTransform]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """A stretch of a track, the input of a model.
+    """Segment of a track, the input of a model.
 
     Attributes:
         start_sample: Start in the track, at the rate of the grid.
@@ -118,10 +118,10 @@ VARIANTS_SEED = 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampledWindow:
-    """A window of a training track, with its augmentation.
+    """Window of a training track, with its augmentation.
 
     Attributes:
-        checked: The track.
+        checked: Track.
         window: Position in the track.
         augment: Augmentation of its waveform, or None.
         variant: Name of the augmentation draw; empty without.
@@ -143,7 +143,7 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
     """Random windows of the training tracks, addressed by (epoch, index).
 
     Attributes:
-        tracks: The training tracks.
+        tracks: Training tracks.
         example: Function of the task that reads a window.
         grid: Sample rate, and positions of the frames of a window.
         window_samples: Length of a window.
@@ -213,7 +213,7 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
 
 @dataclass(kw_only=True)
 class TrainingBatches:
-    """The batches of one process in one epoch, as lists of (epoch, index).
+    """Batches of one process in one epoch, as lists of (epoch, index).
 
     The items of an epoch are shuffled by (seed, epoch) and cut into total batches; a total batch is
     the content of one optimiser step. Within it each process takes its share, in
@@ -227,7 +227,7 @@ class TrainingBatches:
         process_index: This process.
         num_processes: All processes.
         seed: Decides the order, with the epoch.
-        epoch: The epoch to iterate over.
+        epoch: Epoch to iterate over.
         first_step: Optimiser steps of that epoch that are already done (a resumed run).
     """
 
@@ -273,7 +273,7 @@ class TrackWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
     """All windows of some tracks in order, for the evaluation of complete tracks.
 
     Attributes:
-        tracks: The tracks.
+        tracks: Tracks.
         inputs: Function of the task that reads a window.
         locations: Number of the track, and position in it, of each window. The last window of a track is
             shifted back so that it ends where the track ends.
@@ -292,7 +292,7 @@ class TrackWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
         """Lay out the windows.
 
         Args:
-            tracks: The tracks.
+            tracks: Tracks.
             inputs: Function of the task that reads a window.
             grid: Sample rate, and positions of the frames of a window.
             window_samples: Length of a window.

@@ -17,7 +17,7 @@ def path_problem(written: str, folder: Path, rule: PathRule) -> str | None:
     """Return the problem of a path of a manifest that leads out of its folder against the rule.
 
     Args:
-        written: The path as the manifest has it.
+        written: Path as the manifest has it.
         folder: Folder of the manifest.
         rule: Rule for the path.
 

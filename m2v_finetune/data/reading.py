@@ -38,7 +38,7 @@ Read = TypeVar("Read")
 
 
 class WorkerError(UserError):
-    """A worker that reads audio died, or returned no batch before the timeout."""
+    """Worker that reads audio died, or returned no batch before the timeout."""
 
     code = "worker-died"
 
@@ -89,7 +89,7 @@ class _WorkerStatus:
 
     @property
     def pids(self) -> list[int]:
-        """The workers that have read something."""
+        """Workers that have returned a batch."""
         return [int(pid) for pid in self.rows[:, 0] if pid > 0]
 
     def read_by(self, pids: Sequence[int]) -> list[int]:
@@ -147,7 +147,7 @@ class OrderedWindows(Protocol):
 
     @property
     def tracks(self) -> Sequence[CheckedTrack]:
-        """The tracks."""
+        """Tracks."""
         ...
 
     @property

@@ -82,7 +82,7 @@ def resample_tracks(
     Raises:
         UserError: The disk is too full, the folder cannot be made, another conversion writes there, or a
             process died.
-        OSError: The disk does not take a copy.
+        OSError: A copy cannot be written.
     """
     start_time = time.monotonic()
     kept: list[ResampledRecord] = []
@@ -124,7 +124,7 @@ def with_resampled(
     """Set the resampled copies of tracks that have one, and warn of tracks that changed since.
 
     Args:
-        tracks: In any order, which stays.
+        tracks: Tracks in any order, which is kept.
         sample_rate: Sample rate of the backbone, in Hz.
         only: Ids of the tracks with a copy that may be read; all if None. A resumed run reads the same files
             as at its start.

@@ -1,4 +1,4 @@
-"""The rows of a manifest's file, CSV or JSONL, with their line numbers."""
+"""Rows of a manifest's file, CSV or JSONL, with their line numbers."""
 
 import csv
 import json

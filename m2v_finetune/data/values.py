@@ -1,4 +1,4 @@
-"""The values of a manifest's columns: missing values, and conversion to text.
+"""Values of a manifest's columns: missing values, and conversion to text.
 
 A CSV gives text, a JSONL or a table of the Hub numbers, booleans and lists too. One rule holds for labels,
 groups and ids: a value is missing only if it is absent, null or blank, and it is compared as text.

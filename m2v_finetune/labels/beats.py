@@ -22,7 +22,7 @@ _POSITION = re.compile(r"(\d{1,3})(?:\.0*)?", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Beats:
-    """The beats of a track.
+    """Beats of a track.
 
     Attributes:
         times_seconds: (beats,), at least 0, strictly increasing; empty without beats.

@@ -1,4 +1,4 @@
-"""The 24 major and minor keys: their names, the spellings of data sets, and transposition."""
+"""24 major and minor keys: their names, the spellings of data sets, and transposition."""
 
 import re
 

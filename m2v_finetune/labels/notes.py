@@ -48,7 +48,7 @@ class Notes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Event:
-    """A message of a note or of the sustain pedal; `track` and `number` count from 1."""
+    """Message of a note or of the sustain pedal; `track` and `number` count from 1."""
 
     tick: int
     track: int
@@ -225,7 +225,7 @@ def write_midi(path: Path, notes: Notes, *, program: int = 0) -> None:
     pitch is struck again ends there.
 
     Args:
-        path: The file to write.
+        path: File to write.
         notes: In any order.
         program: General MIDI's instrument, from 0 (piano) to 127.
 

@@ -131,7 +131,7 @@ def open_output(
 
 
 class OneFile:
-    """A file to which results are appended."""
+    """File to which results are appended."""
 
     def __init__(
         self, output: Path, files: Sequence[Path], rendering: Rendering, record: Record
@@ -210,7 +210,7 @@ class OneFile:
 
 
 class FilesInFolder:
-    """A file, or folder, for each piece of music, by its name."""
+    """File, or folder, for each piece of music, by its name."""
 
     def __init__(self, folder: Path, files: Sequence[Path], kind: str, suffix: str) -> None:
         """Make the folder, unless it is there.

@@ -71,9 +71,9 @@ class Record:
     """Record of an output, locked by this process.
 
     Attributes:
-        output: The output, for messages.
-        path: The record.
-        file: The record, open.
+        output: Path of the output, for messages.
+        path: Path of the record.
+        file: Open file of the record.
         entries: Its lines, without the header.
         line_ends: Ends of the header and of each entry.
     """
@@ -217,7 +217,7 @@ def checksums(path: Path, ends: Sequence[int]) -> tuple[int, list[int]]:
     """Return the size of a file, 0 if there is none, and its CRC-32 up to each position inside it.
 
     Args:
-        path: The file.
+        path: File.
         ends: Positions, ascending.
     """
     found: list[int] = []

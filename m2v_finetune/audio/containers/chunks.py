@@ -34,7 +34,7 @@ class _Style:
         align: Chunks start at multiples of it.
         data: Start of the name of the chunk with the samples.
         overhead: Bytes in the size of that chunk beside the samples.
-        counts_header: The size of a chunk counts its name and size too.
+        counts_header: True if the size of a chunk includes its name and size.
     """
 
     first: int = 12

@@ -27,7 +27,7 @@ def find_container(path: Path, _version: tuple[int, ...]) -> Container:
     """Look at the structure of a file.
 
     Args:
-        path: The file, which is not empty.
+        path: File, which is not empty.
         _version: Value that changes with the file.
 
     Raises:

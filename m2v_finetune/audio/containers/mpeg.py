@@ -45,7 +45,7 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
     """Return the streams that a file holds, one after the other.
 
     Args:
-        file: The file.
+        file: File.
         first: Offset of the first frame.
 
     Raises:
@@ -113,7 +113,7 @@ class _Stretch:
     Attributes:
         start: Offset of the first frame.
         stop: Offset after the last.
-        first: The first frame.
+        first: First frame.
         header: Counts of its header, if it has one.
         num_frames: Number of frames that hold sound.
         seconds_before: Length of the audio before it, for messages.
@@ -184,7 +184,7 @@ def _part(file: ByteFile, stretch: _Stretch, num_following: int) -> Part:
     """Return a stretch with a header that counts its frames.
 
     Args:
-        file: The file.
+        file: File.
         stretch: Stretch of frames.
         num_following: Frames that follow it after a gap, up to the next header: its own may count them.
     """

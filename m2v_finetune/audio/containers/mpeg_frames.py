@@ -90,7 +90,7 @@ def _is_chain(block: bytes, location: int, *, ends: bool) -> bool:
     Args:
         block: Bytes of the file.
         location: Offset of the first frame.
-        ends: The file ends with the block; then fewer frames are enough, and the last may be cut.
+        ends: True if the file ends with the block; then fewer frames are enough, and the last may be cut.
     """
     stream, is_first = None, location == 0
     for number in range(_CHAIN):
@@ -113,7 +113,7 @@ class Header:
         num_frames: Frames after the one that holds it, or None.
         num_bytes: Bytes from that one on, or None.
         location: Offset of the word in its frame.
-        is_vbri: It is Fraunhofer's.
+        is_vbri: True for a header of Fraunhofer's.
     """
 
     num_frames: int | None

@@ -18,7 +18,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 class ByteFile:
-    """A file that is read at offsets, without a position.
+    """File that is read at offsets, without a position.
 
     Attributes:
         path: Its path.
@@ -70,7 +70,7 @@ class Part:
         start: First byte, after those that ``head`` replaces.
         stop: Byte after the last.
         head: Bytes that come before those of the file: a header that states the content.
-        is_file: The decoder may be given the file itself, as it is.
+        is_file: True if the decoder can read the file itself.
         samples_start: First byte of the samples or packets, counted in the decoder's input.
         samples_stop: Byte after their last; None if the structure does not state it.
         missing_bytes: Bytes of samples that the header states and the file does not have.
@@ -97,10 +97,10 @@ class Part:
 
 
 class PartFile(io.RawIOBase):
-    """A part of a file as a file.
+    """Part of a file as a file.
 
     Args:
-        path: The complete file.
+        path: Complete file.
         part: Part to read.
     """
 
@@ -176,7 +176,7 @@ def strip_tags(file: ByteFile, start: int, *, strip_zeros: bool = True) -> int:
     """Return the offset after the last byte that is not of a tag at the end (ID3v1, APEv2, Lyrics3), or zero.
 
     Args:
-        file: The file.
+        file: File.
         start: Start of the sound; the result is not before it.
         strip_zeros: True if zeros count as padding: samples may be zero.
     """

@@ -1,4 +1,4 @@
-"""The label files of jukemir, which hold splits and labels of several data sets in one format.
+"""Label files of jukemir, which hold splits and labels of several data sets in one format.
 
 A file is a JSON object of clips by identifier. A clip has ``split``, its label ``y`` and ``extra``,
 its metadata in the data set.

@@ -67,7 +67,7 @@ are not complete."""
 
 @dataclass(frozen=True, kw_only=True)
 class TagSet:
-    """One of the tag sets, with the counts that its label files must have.
+    """Tag set, with the counts of its label files.
 
     Attributes:
         name: Name of the set in its label files.
