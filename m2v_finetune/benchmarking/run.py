@@ -98,7 +98,7 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class _ProbeConfig(RecipeConfig):
-    """A recipe's settings, whatever its task."""
+    """Settings of a recipe, for any task."""
 
     task: Any = field(default=None)
 

@@ -168,7 +168,7 @@ def separation_scores(
         As `SeparationAccumulator.scores`.
 
     Raises:
-        ValueError: As `SeparationAccumulator.add`.
+        ValueError: Errors of `SeparationAccumulator.add`.
     """
     accumulator = SeparationAccumulator(stems, sample_rate_hz=sample_rate_hz)
     accumulator.add(references, estimates)

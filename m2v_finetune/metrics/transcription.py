@@ -114,7 +114,7 @@ def frame_scores(reference_roll: ArrayLike, estimated_roll: ArrayLike) -> dict[s
 def piano_roll(
     intervals: ArrayLike, pitches: ArrayLike, *, frame_rate_hz: float, num_frames: int
 ) -> NDArray[np.bool_]:
-    """Which of the 88 piano keys sound at the times of frames, by the notes' own times.
+    """Return which of the 88 piano keys sound at the times of frames, by the exact times of the notes.
 
     Args:
         intervals: (notes, 2) onsets and offsets in seconds.

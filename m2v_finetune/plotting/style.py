@@ -1,4 +1,4 @@
-"""The look that all pictures share.
+"""Style of all plots.
 
 Figures are built without pyplot, so nothing global is changed and no display is needed.
 """

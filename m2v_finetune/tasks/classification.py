@@ -45,7 +45,7 @@ class ClassificationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(ClipTask):
-    """One class of many for a track.
+    """Classification: one class of many for a track.
 
     Attributes:
         labels: Classes, in the order of the logits.

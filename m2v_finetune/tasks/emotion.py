@@ -46,7 +46,7 @@ class EmotionConfig:
 
     @property
     def label_column(self) -> str:
-        """The first column."""
+        """First column."""
         return self.target_columns[0]
 
 
@@ -135,7 +135,7 @@ class Emotion(ClipTask):
 
     @property
     def label_column(self) -> str:
-        """The first column."""
+        """First column."""
         return self.labels[0]
 
     @property

@@ -160,7 +160,7 @@ class FrameTask(ABC):
         """Return a head with an output vector for each frame.
 
         Raises:
-            UserError: The settings request a pooling of frames, which this head has not.
+            UserError: The settings request a pooling of frames, which this head does not have.
         """
         if config.pooling != HeadConfig().pooling:
             raise UserError(

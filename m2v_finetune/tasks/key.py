@@ -28,7 +28,7 @@ class KeyConfig:
     """Settings of the key labels.
 
     Args:
-        label_column: The column with a track's key, such as ``A minor``, ``Bb major`` or ``F#:min``.
+        label_column: Column with a track's key, such as ``A minor``, ``Bb major`` or ``F#:min``.
     """
 
     label_column: str = "key"
@@ -36,7 +36,7 @@ class KeyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Key(Classification):
-    """The key of a track. All 24 are classes, whichever occur."""
+    """Key of a track. All 24 are classes, whichever occur."""
 
     name: ClassVar[str] = "key"
     selection_metric: ClassVar[str] = "mirex_score"

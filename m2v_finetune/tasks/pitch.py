@@ -32,7 +32,7 @@ class PitchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Pitch(Classification):
-    """The pitch of a note, of NSynth's 112 (MIDI 9 to 120) or of one's own."""
+    """Pitch of a note, of NSynth's 112 (MIDI 9 to 120) or your own."""
 
     name: ClassVar[str] = "pitch"
     metric_names: ClassVar[Mapping[str, str]] = {

@@ -78,7 +78,7 @@ class TranscriptionConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TranscriptionPrediction:
-    """The notes of a track.
+    """Notes of a track.
 
     Attributes:
         onsets_seconds: (notes,), ascending.
