@@ -117,7 +117,7 @@ class LibsndfileSound:
             self.path.open("rb", buffering=0) if as_file else PartFile(self.path, self.part)
         )
         self._is_file = as_file
-        # By number, so that nothing of its name matters: neither a suffix, nor bytes that are no UTF-8.
+        # By number, so that nothing of its name matters: neither a suffix, nor bytes that are not UTF-8.
         source = self._file.fileno() if as_file else self._file
         try:
             self._sound: Any = soundfile.SoundFile(source, closefd=False)

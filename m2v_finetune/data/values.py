@@ -65,7 +65,7 @@ def label_text(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text that any file and terminal takes: bytes of a file name that are no UTF-8 are written out.
+    r"""Return text that any file and terminal takes: bytes of a file name that are not UTF-8 are escaped.
 
     >>> printable(b"caf\xe9.wav".decode(errors="surrogateescape")), printable("café")
     ('caf\\udce9.wav', 'café')

@@ -1,7 +1,7 @@
 """Percentile bootstrap intervals over tracks of any statistic that can be written with weights.
 
 One resample draws as many tracks as there are, with replacement. A statistic is a function of how
-often each track was drawn, for many resamples at once, so that an interval of a mean, a median or a
+often each track was drawn, for many resamples together, so that an interval of a mean, a median or a
 macro F1 is a few matrix products.
 """
 
@@ -17,7 +17,7 @@ Counts of one each give the value of the tracks themselves.
 """
 
 _CHUNK_WEIGHTS = 2**18
-"""Weights (resamples x tracks) in memory at once: 1 MiB, so that they stay in the CPU cache."""
+"""Weights (resamples x tracks) in memory together: 1 MiB, so that they stay in the CPU cache."""
 
 
 def bootstrap_interval(
