@@ -117,8 +117,8 @@ def _explain(error: OSError) -> str:
     else:
         advice = "Free space, or check the disk."
     return (
-        f"{what} cannot be written or read: {error.strerror}. {advice} Saved files of a run are complete: "
-        "resume it by --run.resume auto with its --run.output_dir."
+        f"{what} cannot be written or read: {error.strerror}. {advice} If this was a training "
+        "run, its checkpoints are valid: resume with its --run.output_dir and --run.resume auto."
     )
 
 

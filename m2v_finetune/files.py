@@ -1,4 +1,4 @@
-"""Files that are written whole, or not at all, and by one process."""
+"""Atomic writes of files, and locks of one process."""
 
 import fcntl
 import logging
@@ -16,13 +16,13 @@ UNFINISHED = ".{name}.part"
 
 
 class NoHomeError(UserError):
-    """A path below a home folder that nobody knows, as in a container without one."""
+    """Path below an unknown home folder, as in a container without one."""
 
     code = "home-unknown"
 
 
 def caches_folder() -> Path:
-    """Return the folder of what can be computed again: below ``$XDG_CACHE_HOME``, else ``~/.cache``.
+    """Return the folder for caches: below ``$XDG_CACHE_HOME``, else ``~/.cache``.
 
     Raises:
         NoHomeError: There is neither.
@@ -40,20 +40,20 @@ def expand_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise NoHomeError(
-            f"{path} cannot be found, as its home folder is not known. Set HOME, or name a path without ~."
+            f"{path} cannot be found, as its home folder is unknown. Set HOME, or name a path without ~."
         ) from error
 
 
 def why_unwritable(folder: Path) -> str | None:
-    """Return why files cannot be made in a folder, which may not exist yet; None where they can.
+    """Return why files cannot be written in a folder, which may not exist yet; None if they can.
 
-    Nothing is made, and a disk may still refuse what is written later.
+    Nothing is written, and a later write may still fail.
     """
     try:
         parents = (folder.absolute(), *folder.absolute().parents)
         there = next(parent for parent in parents if os.path.lexists(parent))
         if not there.is_dir():
-            return f"{there} is no folder"
+            return f"{there} is not a folder"
     except OSError as error:
         return f"{folder}: {error.strerror}"
     if os.statvfs(there).f_flag & os.ST_RDONLY:
@@ -64,7 +64,7 @@ def why_unwritable(folder: Path) -> str | None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary name, flush what it made, and give it its name: all or nothing.
+    """Call ``write`` with a temporary name, flush the result, and rename it: all or nothing.
 
     Args:
         path: A file, which is replaced if it is there, or a folder, which must not be.
@@ -137,18 +137,18 @@ def flush_folder(folder: Path) -> None:
 
 
 def lock(path: Path) -> int:
-    """Hold a file for this process alone, until it is closed or the process ends, however it ends.
+    """Lock a file for this process, until it is closed or the process ends, also after a kill.
 
-    Of the process, not of the file: workers that outlive it for seconds do not hold it.
+    The lock belongs to the process, not to the file: workers that outlive it for seconds have no lock.
 
     Args:
-        path: Made if needed; its content says who holds it, and means nothing where none does.
+        path: Lock file, created if needed; its content names the process, and is ignored without a lock.
 
     Returns:
         The descriptor to close.
 
     Raises:
-        BlockingIOError: Another process holds it; `strerror` says which.
+        BlockingIOError: Another process has the lock; `strerror` names it.
         OSError: The file cannot be written.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

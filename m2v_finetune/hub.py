@@ -30,7 +30,7 @@ from m2v_finetune.errors import UserError
 logger = logging.getLogger(__name__)
 
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN."
-# The client repeats most requests itself, but not its first question, what a repository holds.
+# The client repeats most requests itself, but not its first one, for the content of a repository.
 RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
 NUM_THREADS = 8
@@ -90,8 +90,8 @@ def download_checkpoint(
         repo_id: ``user/name``.
         revision: Branch, tag or commit; the default branch if not given.
         files: Files to fetch beside weights.
-        weights: Formats, the best first. Each is the name of a file that tells that the format is there, and
-            patterns of the files that belong to it.
+        weights: Formats, the best first. Each is the name of a file that shows the format, and
+            patterns of its files.
 
     Raises:
         UserError: Errors of `download_snapshot`.
@@ -115,7 +115,7 @@ def download_dataset(
     Args:
         repo_id: ``user/name``.
         ignore_patterns: Do not fetch files that match one of these.
-        is_audio: Tells of the path of a file whether it is a track, without which the others have a meaning.
+        is_audio: Function that returns True for the path of a track; the other files are useful without it.
         max_failing_fraction: The share of the audio files that may fail, each after several tries.
 
     Returns:
@@ -197,7 +197,7 @@ def _too_many_failing(repo_id: str, failing: dict[str, str], *, max_failing: int
     listed = "\n".join(f"  - {path}: {why}" for path, why in sorted(failing.items()))
     return (
         f"Could not fetch {len(failing)} audio files of {repo_id}, and data.max_bad_fraction allows "
-        f"{max_failing}:\n{listed}\nTry again later, what was fetched stays; or raise data.max_bad_fraction."
+        f"{max_failing}:\n{listed}\nTry again later, fetched files are kept; or raise data.max_bad_fraction."
     )
 
 
@@ -217,7 +217,7 @@ def _is_of_the_moment(error: Exception) -> bool:
     """Return True if a server failed in a way that may pass."""
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
     if isinstance(cause, TransportError):
-        return not isinstance(cause, ConnectError)  # which most often is no network at all
+        return not isinstance(cause, ConnectError)  # most often there is no network
     return isinstance(cause, HfHubHTTPError) and (
         cause.response.status_code == 429 or cause.response.status_code >= 500
     )
@@ -271,7 +271,7 @@ def explained(doing: str) -> Iterator[None]:
     except (HTTPError, HFValidationError, LocalTokenNotFoundError, *UNREACHABLE) as error:
         raise UserError(f"Could not {doing}: {_explanation(error)}", code=_code(error)) from error
     except RuntimeError as error:
-        # The client wraps what fails while a large file is uploaded.
+        # The client wraps errors in the upload of a large file.
         if not isinstance(error.__cause__, HTTPError):
             raise
         cause = error.__cause__

@@ -38,7 +38,7 @@ def parse_recipe(
 
     Raises:
         UserError: An unknown key, a value of the wrong type or out of range, a missing file.
-        SystemExit: ``--help`` or ``--print_config`` was asked for.
+        SystemExit: ``--help`` or ``--print_config`` was given.
     """
     files, options = _config_files(argv)
     if not files and not any(o.split("=")[0] in ("--data", "--data.source") for o in options):
@@ -98,7 +98,7 @@ def save_config(config: AnyRecipeConfig, path: Path) -> None:
 
 
 def _config_files(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Return the files of ``--config`` and all other words, so that options win wherever they stand."""
+    """Return the files of ``--config`` and all other words, so that options win at every position."""
     files: list[Path] = []
     options: list[str] = []
     words = iter(argv)
@@ -118,13 +118,13 @@ def _config_files(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def _check_config_file(path: Path) -> None:
-    """Refuse a file that is no plain YAML mapping, before anything is built of it.
+    """Refuse a file that is not a plain YAML mapping, before it is parsed into objects.
 
-    Aliases are refused because a few lines of them can stand for gigabytes.
+    Aliases are refused because a few lines of them can expand to gigabytes.
     """
     if not path.is_file():
         raise UserError(
-            f"There is no file of settings at {path}. Give a YAML file to --config.",
+            f"There is no settings file at {path}. Give a YAML file to --config.",
             code="config-not-found",
         )
     try:
@@ -168,7 +168,7 @@ def _refuse_null(settings: dict[str, Any], config_class: type[Any]) -> None:
 
 
 def _readable(message: str) -> str:
-    """Say in plain words what jsonargparse says in those of Python."""
+    """Return a message of jsonargparse in plain words, without Python types."""
     message = re.sub(
         r"Group '([\w.]+)' does not accept option '([\w.]+)'", r"There is no key '\1.\2'", message
     )
@@ -178,7 +178,7 @@ def _readable(message: str) -> str:
 
 
 def _quotes(message: str) -> str:
-    """Say how to write a word or number that YAML does not read as text, where text was expected."""
+    """Return advice on how to write a word or number that YAML does not read as text."""
     if re.search(
         r"Expected str\. Got value: (?:True|False|None|[-+.\d]+(?:[eE][-+]?\d+)?)$", message, re.M
     ):

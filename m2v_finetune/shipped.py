@@ -110,7 +110,7 @@ def config_file(task: str, name: str = QUICKSTART) -> Path:
 
 
 def find_file(path: Path) -> Path:
-    """Return a path as it is, or, if nothing is there, what ships under it.
+    """Return a path as it is, or, if it does not exist, the included file of this name.
 
     Docs and configs name files such as ``configs/pretrain/small``. Outside the checkout these are read from
     the wheel.

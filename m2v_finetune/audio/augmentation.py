@@ -161,7 +161,7 @@ class Augmentation:
         Args:
             samples: Waveform (num_samples,), or several signals (signals, num_samples), which
                 get the same transforms; not changed.
-            generator: The only source of randomness (see `windows.draw_generator`).
+            generator: Only source of randomness (see `windows.draw_generator`).
 
         Returns:
             The augmented samples, of the same shape, and the transform for labels.
@@ -199,7 +199,7 @@ def build_augmentation(
         sample_rate: Sample rate of the windows in Hz.
         allowed_effects: Effects that leave the labels of the task valid.
         transformed_effects: Effects for which the labels of the task are transformed (`LabelTransform`).
-            A pitch shift among them is in whole semitones.
+            A pitch shift among them is an integer number of semitones.
         task: Name of the task, for messages.
 
     Returns:
@@ -289,7 +289,7 @@ def _check_values(
     legal_text: str,
     sample_rate: int,
 ) -> None:
-    """Check what audiomentations does not check everywhere: types and ranges."""
+    """Check types and ranges, which audiomentations does not check everywhere."""
     for key, value in values.items():
         default = defaults[key]
         if default is inspect.Parameter.empty:

@@ -1,17 +1,16 @@
-"""Read audio files: mono float32 at the rate of the backbone, whole or by excerpt.
+"""Read audio files: mono float32 at the rate of the backbone, complete or an excerpt.
 
 libsndfile (through soundfile) decodes WAV, FLAC, MP3, Ogg Vorbis, Opus, AIFF and more; soxr resamples.
-MP4/M4A, AAC, WMA and WebM go through an `ffmpeg` on the PATH, which decodes the whole file: convert a data
-set of such files once. `containers` compares what a header states with what the file holds.
+MP4/M4A, AAC, WMA and WebM go through an `ffmpeg` on the PATH, which decodes the complete file: convert a data
+set of such files once. `containers` compares the header of a file with its content.
 
-An excerpt equals the same slice of the whole file. Three things make it so: positions are exact
+An excerpt equals the same slice of the complete file, for three reasons: positions are exact
 rationals, so that the resampler starts on the same phase; a margin around the excerpt fills the
 resampler's filter; and decoders start early enough to settle after a seek.
 
-The file that was read last stays open, as the next window is often of the same one: in an MP3 of an hour
-the way to a window takes longer than the window, and ffmpeg would decode all of it again. Threads and
-worker processes have one each, and a file that has changed is opened again, so they may call these
-functions at will.
+The last file stays open, as the next window is often of the same file: in an MP3 of an hour a seek takes
+longer than reading a window, and ffmpeg would decode all of it again. Each thread and worker process has
+its own open file, and a changed file is opened again, so all of them may call these functions.
 """
 
 import math
@@ -43,13 +42,13 @@ from m2v_finetune.audio.sounds import (
 from m2v_finetune.errors import AudioError
 
 # Samples on either side of an excerpt for soxr's HQ filter, at the slower of the two rates.
-# Measured on white noise at nine pairs of rates: an excerpt differs from the whole file by up to
+# Measured on white noise at nine pairs of rates: an excerpt differs from the complete file by up to
 # 7e-5 with 64, 1e-6 with 128 and float32 rounding (2e-7) with 192 or more.
 _RESAMPLER_MARGIN_SAMPLES = 256
 
 
 class ExcerptError(AudioError, ValueError):
-    """An excerpt that is not inside the track: a mistake of the caller, or a file that has changed."""
+    """Excerpt that is not inside the track: a mistake of the caller, or a file that has changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,13 +87,13 @@ class AudioInfo:
 def inspect_audio(path: Path) -> AudioInfo:
     """Read the header and the end of an audio file.
 
-    The end is read because headers promise what a damaged file does not hold.
+    The end is read because a damaged file may be shorter than its header states.
 
     Args:
-        path: The file.
+        path: File.
 
     Returns:
-        Its layout. `num_frames` counts what can be decoded.
+        Layout of the file. `num_frames` counts the frames that can be decoded.
 
     Raises:
         AudioError: The file is missing, empty, unreadable, no audio, truncated, of unknown
@@ -109,10 +108,10 @@ def inspect_audio(path: Path) -> AudioInfo:
 
 
 def read_audio(path: Path, *, sample_rate: int) -> NDArray[np.float32]:
-    """Read a whole file.
+    """Read a complete file.
 
     Args:
-        path: The file.
+        path: File.
         sample_rate: Wanted rate in Hz.
 
     Returns:
@@ -133,7 +132,7 @@ def read_excerpt(
     """Read a part of a file, without decoding the samples before it.
 
     Args:
-        path: The file.
+        path: File.
         sample_rate: Wanted rate in Hz; positions count at this rate.
         start_sample: First sample, from 0.
         num_samples: Number of samples, at least 1.
@@ -162,7 +161,7 @@ def read_channels(
     """Read a part of a file with its channels.
 
     Args:
-        path: The file.
+        path: File.
         sample_rate: Wanted rate in Hz; positions count at this rate.
         start_sample: First sample, from 0.
         num_samples: Number of samples, at least 1.
@@ -206,7 +205,7 @@ def _read_part(
                 "earlier one back.",
                 code="audio-excerpt-outside",
             )
-        # Frame i * ratio.numerator is exactly sample i * ratio.denominator, for whole i.
+        # Frame i * ratio.numerator is exactly sample i * ratio.denominator, for integer i.
         ratio = Fraction(sound.sample_rate, sample_rate)
         margin_samples = (
             0 if ratio == 1 else math.ceil(_RESAMPLER_MARGIN_SAMPLES * max(Fraction(1), 1 / ratio))
@@ -242,12 +241,12 @@ def resample(samples: NDArray[np.float32], from_rate: int, to_rate: int) -> NDAr
 
 
 class _LastFile(threading.local):
-    """The file that a thread has open.
+    """File that a thread has open.
 
     Attributes:
-        key: The process (one that was forked shares the place in the file, and must open its own), path, and
-            what changes with the file; empty for none.
-        sound: The open file.
+        key: Process (a forked one shares the position in the file, and must open its own), path, and
+            the file's state; empty for none.
+        sound: Open file.
     """
 
     key: tuple[Any, ...] = ()
@@ -298,7 +297,7 @@ def _open_sound(path: Path, version: tuple[int, ...], *, downmix: bool) -> Sound
 
 
 def _require_file(path: Path) -> os.stat_result:
-    """Return the status of a regular file (or of what a link leads to) that can be read and is not empty."""
+    """Return the status of a regular file (or of the target of a link) that can be read and is not empty."""
     try:
         status = path.stat()  # before it is opened: opening a pipe waits for its writer
         if not stat.S_ISREG(status.st_mode):

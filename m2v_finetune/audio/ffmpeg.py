@@ -1,8 +1,8 @@
 """M4A, MP4, AAC, WMA, Matroska and WebM, decoded by the program ffmpeg.
 
-ffmpeg cannot seek in these to an exact sample, so a file is decoded whole, once, as a stream: mixed down here
-where only the mean is read, and kept in memory up to 64 MiB, beyond that in a temporary file without a name,
-which is gone when the process ends, however it ends.
+ffmpeg cannot seek in these to an exact sample, so the complete file is decoded once, as a stream. It is mixed
+down if only the mean is read, and kept in memory up to 64 MiB, else in a temporary file without a name.
+The system deletes this file when the process ends, also after a kill.
 """
 
 import os
@@ -25,16 +25,16 @@ _BLOCK_BYTES = 1 << 20
 
 
 class DecodedSound:
-    """The decoded sound of a file.
+    """Decoded sound of a file.
 
     Args:
-        path: The file.
-        parts: The files that it holds, one after the other.
+        path: File.
+        parts: Files that it holds, one after the other.
         downmix: Keep the mean of the channels alone.
 
     Raises:
-        AudioError: There is no ffmpeg, or it cannot decode the file.
-        UserError: The disk does not take the decoded sound.
+        AudioError: ffmpeg is missing, or cannot decode the file.
+        UserError: The decoded audio cannot be written.
     """
 
     def __init__(self, path: Path, parts: Sequence[Part], *, downmix: bool) -> None:
@@ -54,7 +54,7 @@ class DecodedSound:
             if error.errno not in DISK_ERRORS:
                 raise
             raise UserError(
-                f"{path}: {folder} does not take its decoded sound ({error.strerror}): free space there, set "
+                f"{path}: {folder} cannot store its decoded audio ({error.strerror}): free space there, set "
                 "the environment variable TMPDIR to a folder with more, or convert the file to FLAC.",
                 code="audio-no-disk-space",
             ) from error
@@ -69,7 +69,7 @@ class DecodedSound:
             )
 
     def _decode(self, source: str) -> None:
-        """Append the sound of a source to what was decoded."""
+        """Append the audio of a source to the decoded audio."""
         ffmpeg = shutil.which("ffmpeg")
         if ffmpeg is None:
             raise AudioError(
@@ -106,7 +106,7 @@ class DecodedSound:
             messages.seek(0)
             text = messages.read(_BLOCK_BYTES).decode(errors="replace")
             lines = text.strip().splitlines()
-        # ffmpeg exits with 0 after it has skipped what it could not decode.
+        # ffmpeg exits with 0 after it has skipped packets that it could not decode.
         if lines:
             others = _other_decoders(ffmpeg, source)
             lines = [line for line in lines if not line.startswith(others)]
@@ -143,7 +143,7 @@ class DecodedSound:
             self.num_frames += len(frames)
 
     def read(self, start: int, stop: int) -> Frames:
-        """Read frames start to stop, (frames, channels), or (frames, 1) of what was mixed down."""
+        """Read frames start to stop, (frames, channels), or (frames, 1) of mixed-down audio."""
         num_channels = 1 if self.is_downmixed else self.num_channels
         num_frames = max(0, min(stop, self.num_frames) - start)
         frames = np.empty((num_frames, num_channels), np.float32)
@@ -158,7 +158,7 @@ class DecodedSound:
         return self.num_frames
 
     def close(self) -> None:
-        """Delete what was decoded."""
+        """Delete the decoded audio."""
         self._samples.close()
 
 

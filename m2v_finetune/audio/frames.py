@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class FrameGrid:
-    """The frames that a stack of strided convolutions makes of audio.
+    """Frames of a stack of strided convolutions.
 
     Frame j of a window sees the samples ``stride_samples * j`` to ``stride_samples * j +
     receptive_field_samples - 1`` of it. Its time is the centre of those, which is half a sample

@@ -1,12 +1,12 @@
-"""Copies of audio files, mono and at the rate of a backbone, to be read in place of the originals.
+"""Cache of resampled audio: mono copies of audio files at the sample rate of a backbone.
 
 A copy is FLAC or WAV of 16 bits in a folder of its own (`resampled_folder`), named by a hash of the
-original's path. A record beside it names the original: size, time of change, SHA-256. So a copy is
-found by whoever knows the path of the original, and is not used once that has changed.
+original's path. A record beside it names the original: size, time of change, SHA-256. So the path of
+the original is enough to find its copy, and a copy is not used after the original has changed.
 
 Samples are divided by a power of two so that the loudest is between a half and full scale, and rounded to
-the nearest of 65536 steps, without dither: what is read is at most 2**-16 of that power away from the
-original, MP3s beyond full scale are not clipped, and quiet tracks lose nothing. The record holds the power,
+the nearest of 65536 steps, without dither: samples differ from the original by at most 2**-16 of that
+power, MP3s beyond full scale are not clipped, and quiet tracks lose nothing. The record holds the power,
 and `ResampledAudio.read_excerpt` multiplies by it.
 """
 
@@ -41,10 +41,10 @@ _BLOCK_SECONDS = 300
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResampledAudio:
-    """A copy that can be read.
+    """Copy that can be read.
 
     Attributes:
-        path: The file.
+        path: File.
         sample_rate: Its rate in Hz.
         scale: Factor for its samples.
     """
@@ -176,18 +176,18 @@ def write_resampled(
     exist.
 
     Args:
-        path: The original.
+        path: Original.
         audio: Result of `decode.inspect_audio`.
         sample_rate: Sample rate of the copy, in Hz.
         file_format: FLAC takes about half the space of WAV; WAV is read faster.
-        verify: Compare checksums of original and copy, not size and time of change alone.
+        verify: True to compare checksums of original and copy, not only size and time of change.
 
     Returns:
-        What is known of the copy, and whether it was written now.
+        Record of the copy, and whether it was written now.
 
     Raises:
         AudioError: The original cannot be decoded.
-        OSError: The disk does not take the copy.
+        OSError: The copy cannot be written.
     """
     known = read_record(path, sample_rate)
     if known is not None and known.format == file_format and known.has_file(path, sample_rate):
@@ -199,7 +199,7 @@ def write_resampled(
                 known = replace(known, mtime_ns=path.stat().st_mtime_ns)
                 _write_record(path, sample_rate, known)
             return known, False
-    status = path.stat()  # first: what changes from here on is noticed later
+    status = path.stat()  # first, so that a later change is noticed
     samples = _decode(path, audio, sample_rate)
     scale = _scale(samples)
     rounded = np.rint(samples * np.float32(_FULL_SCALE / scale))
@@ -226,7 +226,7 @@ def write_resampled(
 
 
 def _decode(path: Path, audio: AudioInfo, sample_rate: int) -> NDArray[np.float32]:
-    """Return the whole track, (num_samples,), decoded piece by piece."""
+    """Return the complete track, (num_samples,), decoded in chunks."""
     num_samples = audio.num_samples(sample_rate)
     samples = np.empty(num_samples, dtype=np.float32)
     for start in range(0, num_samples, _BLOCK_SECONDS * sample_rate):

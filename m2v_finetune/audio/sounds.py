@@ -49,7 +49,7 @@ def mean_of_channels(frames: Frames) -> Frames:
 
 
 class Sound(Protocol):
-    """An open audio file.
+    """Open audio file.
 
     Attributes:
         sample_rate: Rate in Hz.
@@ -81,10 +81,10 @@ class Sound(Protocol):
 
 
 class LibsndfileSound:
-    """A file, or a part of one, that libsndfile decodes.
+    """File, or a part of one, that libsndfile decodes.
 
     Args:
-        path: The file.
+        path: File.
         part: Part of the file.
 
     Raises:
@@ -117,7 +117,7 @@ class LibsndfileSound:
             self.path.open("rb", buffering=0) if as_file else PartFile(self.path, self.part)
         )
         self._is_file = as_file
-        # By number, so that nothing of its name matters: neither a suffix, nor bytes that are no UTF-8.
+        # By number, so that nothing of its name matters: neither a suffix, nor bytes that are not UTF-8.
         source = self._file.fileno() if as_file else self._file
         try:
             self._sound: Any = soundfile.SoundFile(source, closefd=False)
@@ -138,7 +138,7 @@ class LibsndfileSound:
         self._position = 0
 
     def _check_length(self) -> None:
-        """Compare the decoder's length with what the container holds."""
+        """Compare the decoder's length with the content of the container."""
         sound, part = self._sound, self.part
         if sound.frames == 0 and not part.missing_bytes:
             raise AudioError(
@@ -171,11 +171,11 @@ class LibsndfileSound:
                 code="audio-trailing-data",
             )
         if self._is_seekable and not has_packets:
-            sound.seek(sound.frames)  # the decoder is then where the samples end
+            sound.seek(sound.frames)  # the decoder is then at the end of the samples
             self._check_all_is_read()
 
     def _check_all_is_read(self) -> None:
-        """Raise if sound follows the place in the file up to which the decoder has read."""
+        """Raise if audio follows the decoder's position in the file."""
         if self.part.samples_stop is None:
             return
         location = (
@@ -210,7 +210,7 @@ class LibsndfileSound:
     def read(self, start: int, stop: int) -> Frames:
         """Read frames start to stop, (frames, channels); fewer where the file ends early."""
         is_behind = not self._is_seekable and start < self._position
-        # libsndfile 1.2.2 seeks to wrong places in Ogg after the end was read.
+        # libsndfile 1.2.2 seeks to wrong positions in Ogg after the end was read.
         if is_behind or (self._was_read and self._sound.format == "OGG"):
             self.close()
             self._open(as_file=self._is_file)
@@ -275,11 +275,11 @@ class LibsndfileSound:
 
 
 def refuse_unknown(path: Path) -> NoReturn:
-    """Raise for a file whose structure is not known, by libsndfile's reason if it does not read it."""
+    """Raise for a file of unknown structure, with libsndfile's reason if it cannot read the file."""
     LibsndfileSound(path, Part(start=0, stop=path.stat().st_size, is_file=True)).close()
     raise AudioError(
-        f"{path}: a format whose header is not compared with what the file holds, so that lost sound would "
-        "not be noticed. Convert it to WAV or FLAC, for example with: sox FILE NEW.wav",
+        f"{path}: unsupported format: its header cannot be compared with its content, so truncated audio "
+        "would not be noticed. Convert it to WAV or FLAC, for example with: sox FILE NEW.wav",
         code="audio-unsupported-format",
     )
 
@@ -288,7 +288,7 @@ class JoinedSound:
     """Several sounds as one; one of them is open at a time.
 
     Args:
-        path: The file.
+        path: File.
         parts: Parts of the file.
 
     Raises:
@@ -338,7 +338,7 @@ class JoinedSound:
         return np.concatenate(pieces)
 
     def count_frames(self) -> int:
-        """Return the length; raises where a part does not hold what it should."""
+        """Return the length; raise if a part is shorter or longer than stated."""
         for number, (start, stop) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
             found = self._part(number).count_frames()
             if found < stop - start:

@@ -104,10 +104,10 @@ def pad_to_window(samples: NDArray[np.float32], window_samples: int) -> NDArray[
 
 
 def draw_generator(seed: int, epoch: int, track_id: str, purpose: str) -> np.random.Generator:
-    """Random generator for one draw about one track in one epoch.
+    """Return the random generator for one draw of one track in one epoch.
 
-    It depends on its arguments alone, so neither the number of workers nor their order can change
-    a run, and a resumed run draws what the uninterrupted one would have drawn.
+    It depends only on its arguments, so neither the number of workers nor their order can change
+    a run, and a resumed run draws the same as an uninterrupted one.
 
     Args:
         seed: Seed of the run.

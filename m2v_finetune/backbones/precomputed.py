@@ -1,4 +1,4 @@
-"""Stand-in for a backbone whose vectors were computed elsewhere."""
+"""Stand-in for a backbone, for precomputed vectors."""
 
 from collections.abc import Iterator
 from fractions import Fraction

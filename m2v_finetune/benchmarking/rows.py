@@ -28,7 +28,7 @@ OWN_SPLIT = "The published probes score chunks of 3 s, by another split."
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A task on a data set.
+    """Task on a data set.
 
     Attributes:
         task: Class of the task.

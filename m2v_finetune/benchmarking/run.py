@@ -1,4 +1,4 @@
-"""Benchmark of a backbone: the published probe protocol on every task whose data are available.
+"""Benchmark of a backbone: the published probe protocol on every task with available data.
 
 For each row, the learning rate is searched on validation with the first seed. Then each seed is run with
 the best rate, and evaluated on the test tracks. The best run of the search is that of the first seed, so
@@ -98,7 +98,7 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class _ProbeConfig(RecipeConfig):
-    """A recipe's settings, whatever its task."""
+    """Settings of a recipe, for any task."""
 
     task: Any = field(default=None)
 
@@ -119,7 +119,7 @@ def run_benchmark(
     epochs: int | None = None,
     num_workers: int = NUM_WORKERS,
 ) -> dict[str, Any]:
-    """Run all rows whose data are available; write and print their table.
+    """Run all rows with available data; write and print their table.
 
     Runs have folders of their own below `BenchmarkSettings.folder`. A finished run is not repeated, an
     interrupted one resumes.

@@ -54,7 +54,8 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
     ]
     if content["has_random_weights"]:
         notes.insert(
-            0, "RANDOM WEIGHTS: this backbone was never trained, so its numbers are no benchmark."
+            0,
+            "RANDOM WEIGHTS: this backbone was never trained, so its numbers are not a benchmark.",
         )
     notes += [f"{entry['name']}: {entry['note']}" for entry in content["rows"] if entry["note"]]
     return notes

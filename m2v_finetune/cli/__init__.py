@@ -1,6 +1,6 @@
-"""The command `m2v`: what one does beside training.
+"""Command `m2v` and its subcommands.
 
-Heavy imports stand inside the subcommands, so that `--help` and errors come at once.
+Heavy imports are inside the subcommands, so that `--help` and errors appear immediately.
 """
 
 import argparse
@@ -11,18 +11,18 @@ from m2v_finetune.cli import data, models, planning, predict, starting, train
 from m2v_finetune.errors import run_command
 
 DESCRIPTION = """\
-  m2v train tagging --data.source songs.csv  train, as recipes/tagging.py does
-  m2v configs                                the settings that ship
-  m2v init tagging my-tagger                 copy a recipe and its settings, to change them
-  m2v backbones                              what loads by a short name
-  m2v data prepare magnatagatune --root DIR  make a benchmark ready to train on
-  m2v data check songs.csv                   look at every file of your own data
-  m2v data convert songs.csv                 decode it once, so that training waits less for data
-  m2v plan --config FILE --memory 11GB       what a run will take, and the batches that fit
-  m2v predict MODEL song.mp3                 what a model says of music files
-  m2v evaluate MODEL songs.csv               the metrics of a model on labelled tracks
-  m2v push runs/tagging-.../model me/tagger  put a trained model on the Hub
-  m2v benchmark --backbone X --root DIR      probe a backbone on every task, beside published numbers
+  m2v train tagging --data.source songs.csv  train a task, like recipes/tagging.py
+  m2v configs                                list the included settings
+  m2v init tagging my-tagger                 copy a recipe and its settings to edit
+  m2v backbones                              list the backbones with a short name
+  m2v data prepare magnatagatune --root DIR  prepare a benchmark data set
+  m2v data check songs.csv                   check every audio file of a data set
+  m2v data convert songs.csv                 resample it once, so that training reads faster
+  m2v plan --config FILE --memory 11GB       plan memory: the batch sizes that fit
+  m2v predict MODEL song.mp3                 run a model on audio files
+  m2v evaluate MODEL songs.csv               compute the metrics of a model on labelled tracks
+  m2v push runs/tagging-.../model me/tagger  upload a trained model to the Hub
+  m2v benchmark --backbone X --root DIR      probe a backbone on every task, next to published results
 """
 
 

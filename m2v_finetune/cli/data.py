@@ -15,66 +15,73 @@ def add_commands(commands: Commands) -> None:
     data_commands = data.add_subparsers(required=True, metavar="COMMAND")
     prepare = data_commands.add_parser(
         "prepare",
-        help="fetch the labels of a benchmark, check its audio, write its manifest",
-        description="Audio has to be fetched by hand; the command says from where, and where to put it.",
+        help="download the labels of a benchmark, check its audio, write its manifest",
+        description="You download the audio yourself; the command names its source and its folder.",
     )
-    prepare.add_argument("name", help="such as gtzan; any other word lists all")
+    prepare.add_argument(
+        "name", help="name of the data set, such as gtzan; any other word lists all"
+    )
     prepare.add_argument("--root", type=Path, required=True, help="folder of the data set")
     prepare.add_argument(
-        "--on-bad-track", choices=["stop", "skip"], default="stop", help="(default: %(default)s)"
+        "--on-bad-track",
+        choices=["stop", "skip"],
+        default="stop",
+        help="policy for files that cannot be read (default: %(default)s)",
     )
     prepare.add_argument(
         "--without-audio",
         action="store_true",
-        help="write the manifest from the labels alone, for vectors that were computed elsewhere "
+        help="write the manifest from the labels alone, for precomputed vectors "
         "(--data.features of a recipe)",
     )
     prepare.set_defaults(command=_prepare)
-    check = data_commands.add_parser("check", help="look at every audio file of a data source")
+    check = data_commands.add_parser("check", help="check every audio file of a data source")
     check.add_argument("source", help="manifest, folder or Hub id, as --data.source of a recipe")
     check.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
     check.set_defaults(command=_check)
     convert = data_commands.add_parser(
         "convert",
-        help="decode a set once, so that recipes wait less for data",
+        help="resample a data set once, so that training reads faster",
         description="Writes a mono copy of every file at the rate of a backbone, with checksums, to "
         "~/.cache/m2v-finetune/audio (or below the folder that the environment variable M2V_CACHE names). "
-        "Recipes find the copies by themselves, and read the file itself where it has changed since. Your "
-        "files are only read. Stop it whenever you like: the same command goes on. Delete the folder "
-        "to be rid of the copies.",
-        epilog="Worth it for MP3, Ogg and M4A, and for anything that is not at the backbone's rate. "
+        "Recipes find the copies, and read the original of a file that has changed since. Your "
+        "files are not changed. You can stop it at any time: the same command resumes. To remove the copies, "
+        "delete the folder.",
+        epilog="Useful for MP3, Ogg and M4A, and for files at another sample rate than the backbone's. "
         "Separation reads stereo at its own rate, and uses no copies.",
     )
     convert.add_argument("source", help="manifest, folder or Hub id, as --data.source of a recipe")
     convert.add_argument(
         "--backbone",
         default="music2vec-v1",
-        help="whose rate the copies have, as --backbone.source of a recipe: a name that `m2v backbones` "
-        "lists, a folder or a Hub id (default: %(default)s)",
+        help="backbone that sets the sample rate of the copies, as --backbone.source of a recipe: a "
+        "name from `m2v backbones`, a folder or a Hub id (default: %(default)s)",
     )
     convert.add_argument(
         "--format",
         choices=["flac", "wav"],
         default="flac",
-        help="both of 16 bits; flac takes about half the space, wav is read faster (default: %(default)s)",
+        help="file format, 16 bits; flac takes about half the space, wav is faster to read "
+        "(default: %(default)s)",
     )
     convert.add_argument(
         "--processes",
         type=count,
         default=os.cpu_count() or 1,
-        help="that decode side by side (default: one for each core, %(default)s)",
+        help="number of processes (default: one for each core, %(default)s)",
     )
     convert.add_argument(
         "--on-bad-track",
         choices=["stop", "skip"],
         default="stop",
-        help="what to do about files that cannot be read: list them all and stop, or convert the others "
+        help="policy for files that cannot be read: list them all and stop, or convert the others "
         "(default: %(default)s)",
     )
     convert.add_argument(
         "--verify",
         action="store_true",
-        help="compare checksums of files and copies, not sizes and dates alone, and write again what differs",
+        help="compare checksums of files and copies, not only sizes and dates, and rewrite "
+        "copies that differ",
     )
     convert.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
     convert.set_defaults(command=_convert)
@@ -128,7 +135,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     def stop(number: int, frame: object) -> None:
         raise Stopped(
-            number, "Stopped. The copies that are written stay; the same command goes on."
+            number, "Stopped. The copies that were written are complete; the same command resumes."
         )
 
     signal.signal(signal.SIGINT, stop)
@@ -168,9 +175,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         on_bad_track=arguments.on_bad_track,
         skip_option="--on-bad-track skip",
     )
-    print(
-        "Recipes with a backbone of this rate read the copies by themselves; their first log says so."
-    )
+    print("Recipes with a backbone of this rate use the copies, and report it at the start.")
 
 
 def _rate_of(backbone: str) -> int:

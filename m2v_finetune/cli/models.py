@@ -1,4 +1,4 @@
-"""`m2v backbones`, `evaluate` and `push`: what there is to load, and what is done with a trained model."""
+"""`m2v backbones`, `evaluate` and `push`: list backbones, evaluate and upload models."""
 
 import argparse
 import json
@@ -12,10 +12,12 @@ from m2v_finetune.errors import UserError
 
 def add_commands(commands: Commands) -> None:
     """Add `backbones`, `evaluate` and `push` to the parser's subcommands."""
-    backbones = commands.add_parser("backbones", help="list what loads by a short name")
+    backbones = commands.add_parser("backbones", help="list the backbones with a short name")
     backbones.set_defaults(command=_backbones)
 
-    evaluate = commands.add_parser("evaluate", help="measure a model on labelled tracks")
+    evaluate = commands.add_parser(
+        "evaluate", help="compute the metrics of a model on labelled tracks"
+    )
     evaluate.add_argument("model", help=MODEL_HELP)
     evaluate.add_argument("source", help="manifest, folder or Hub id with the labels")
     evaluate.add_argument(
@@ -27,11 +29,11 @@ def add_commands(commands: Commands) -> None:
     evaluate.set_defaults(command=_evaluate)
 
     push = commands.add_parser(
-        "push", help="put a trained model, or a pre-trained backbone, on the Hugging Face Hub"
+        "push", help="upload a trained model, or a pre-trained backbone, to the Hugging Face Hub"
     )
-    push.add_argument("folder", type=Path, help="model/ of a run")
-    push.add_argument("repo_id", help="such as me/my-tagger")
-    push.add_argument("--private", action="store_true", help="if the repository is created")
+    push.add_argument("folder", type=Path, help="folder model/ of a run")
+    push.add_argument("repo_id", help="repository, such as me/my-tagger")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
     push.set_defaults(command=_push)
 
 
@@ -52,8 +54,8 @@ def _backbones(arguments: argparse.Namespace) -> None:
     console = TableConsole()
     console.print(table)
     console.print(
-        "The two small ones ship, the others are on the Hub under m-a-p/. Any other HuBERT, wav2vec 2.0 or "
-        "data2vec audio checkpoint loads by its Hub id or folder."
+        "The two small ones are included, the others are on the Hub under m-a-p/. Any other HuBERT, "
+        "wav2vec 2.0 or data2vec audio checkpoint loads by its Hub id or folder."
     )
 
 
@@ -91,7 +93,7 @@ def _push(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"There is no folder {arguments.folder}. Name model/ of a run.", code="model-not-found"
         )
-    # Only what is whole is pushed.
+    # Only a valid model is uploaded.
     if is_backbone(arguments.folder):
         load_backbone(arguments.folder)
     else:

@@ -15,8 +15,8 @@ def add_commands(commands: Commands) -> None:
     """Add `plan` and `benchmark` to the parser's subcommands."""
     plan = commands.add_parser(
         "plan",
-        help="the memory that a run will take, and the batches that fit",
-        description="Counts one optimiser step on tensors without values: no card, no data and no weights "
+        help="plan the memory of a run, and the batch sizes that fit",
+        description="Counts one optimiser step on tensors without values: no GPU, no data and no weights "
         "are needed. Settings of the recipe may follow, such as --tuning.method full.",
     )
     plan.add_argument(
@@ -24,54 +24,62 @@ def add_commands(commands: Commands) -> None:
         type=Path,
         action="append",
         required=True,
-        help="as of a recipe; may be repeated",
+        help="settings file, as of a recipe; may be repeated",
     )
     plan.add_argument(
-        "--task", help="such as tagging, or pretrain; by default the name of the last file's folder"
+        "--task",
+        help="name of the task, such as tagging, or pretrain; by default the name of the last file's folder",
     )
     plan.add_argument(
         "--memory",
-        help="of each device, such as 11GB (decimal), 10GiB (binary) or 8e9; by default run.memory of the "
-        "settings",
+        help="memory of each device, such as 11GB (decimal), 10GiB (binary) or 8e9; by default "
+        "run.memory of the settings",
     )
     plan.add_argument(
-        "--device", choices=["cuda", "cpu"], default="cuda", help="(default: %(default)s)"
+        "--device",
+        choices=["cuda", "cpu"],
+        default="cuda",
+        help="device of the run (default: %(default)s)",
     )
     plan.add_argument(
         "--processes",
         type=count,
         default=1,
-        help="that share a total batch (default: %(default)s)",
+        help="number of processes that share a total batch (default: %(default)s)",
     )
     plan.set_defaults(command=_plan, takes_settings=True)
 
     benchmark = commands.add_parser(
         "benchmark",
-        help="probe a backbone on every task whose data are there, beside published numbers",
-        description="Runs the published probe protocol on each data set that `m2v data prepare` made ready. "
-        "Stop it whenever you like: the same command goes on. docs/benchmarking.md says more.",
+        help="probe a backbone on every task with prepared data, next to published results",
+        description="Runs the published probe protocol on each data set that `m2v data prepare` prepared. "
+        "You can stop it at any time: the same command resumes. See docs/benchmarking.md.",
     )
     benchmark.add_argument(
         "--backbone",
         required=True,
-        help="as --backbone.source of a recipe; with --features the name of the vectors, such as jukebox",
+        help="backbone, as --backbone.source of a recipe; with --features the name of the vectors, "
+        "such as jukebox",
     )
     benchmark.add_argument(
         "--root",
         type=Path,
         required=True,
-        help="holds a folder for each data set, with its manifests",
+        help="folder with a subfolder for each data set and its manifests",
     )
     benchmark.add_argument(
         "--features",
         type=Path,
-        help="read vectors that were computed elsewhere, in DATA_SET/BACKBONE/CLIP.npy below this folder",
+        help="folder of precomputed vectors, DATA_SET/BACKBONE/CLIP.npy, to read in place of audio",
     )
     benchmark.add_argument(
-        "--tasks", nargs="+", metavar="TASK", help="only these, such as genre key"
+        "--tasks", nargs="+", metavar="TASK", help="tasks to run, such as genre key (default: all)"
     )
     benchmark.add_argument(
-        "--seeds", type=count, default=3, help="runs by the best rate (default: %(default)s)"
+        "--seeds",
+        type=count,
+        default=3,
+        help="number of runs with the best learning rate (default: %(default)s)",
     )
     benchmark.add_argument(
         "--output", type=Path, help="folder of runs and tables (default: benchmarks-BACKBONE)"
@@ -112,12 +120,12 @@ def _plan(arguments: argparse.Namespace) -> None:
         quickstart=Path(),
     )
     if is_task and config.data.window_seconds is None:
-        # The longest that is chosen: shorter tracks make it less.
+        # The longest default; shorter tracks reduce it.
         config = replace(config, data=replace(config.data, window_seconds=WINDOW_SECONDS))
     if is_task:
         config = complete_tuning(config)
     on_gpu = arguments.device == "cuda"
-    # Of cards that compute in float16 only, unless the settings ask for bfloat16, which takes the same.
+    # GPUs with float16 only, unless the settings choose bfloat16, which needs the same memory.
     capability = BF16_CAPABILITY if config.training.mixed_precision == "bf16" else (7, 5)
     machine = Machine(
         on_gpu=on_gpu,

@@ -26,33 +26,38 @@ def add_commands(commands: Commands) -> None:
     predict = commands.add_parser(
         "predict",
         help="run a model on audio files",
-        description="Prints what the model says of each track, or writes it in the formats of its task: "
-        ".beats, .lab, MIDI, WAV. Each result is written when it is there: stop it whenever you like, the "
-        "same command goes on.",
+        description="Prints the prediction for each track, or writes it in the formats of the task: "
+        ".beats, .lab, MIDI, WAV. Each result is written as soon as it is computed. You can stop the "
+        "command at any time: the same command resumes.",
     )
     predict.add_argument("model", help=MODEL_HELP)
     predict.add_argument("files", nargs="+", type=Path, help="music files of any length")
     predict.add_argument(
-        "--timeline", action="store_true", help="also what is said of each window of the track"
+        "--timeline",
+        action="store_true",
+        help="also output the prediction for each window of the track",
     )
     predict.add_argument(
         "--format",
         help="text (the default, unless the name of --output ends in .csv, .json or .jsonl), json or csv are "
-        "printed; a model may have others, such as beats, lab, midi or wav, which are written to files",
+        "printed; some tasks have other formats, such as beats, lab, midi or wav, which are written to files",
     )
     predict.add_argument(
-        "--top", type=count, default=10, help="labels to show in text (default: %(default)s)"
+        "--top",
+        type=count,
+        default=10,
+        help="number of labels to show in text (default: %(default)s)",
     )
     predict.add_argument(
         "--output",
         type=Path,
-        help="a new file for what would be printed; for formats with files of their own, their folder",
+        help="new file for the printed output; for formats that are written to files, their folder",
     )
     predict.add_argument(
         "--on-bad-file",
         choices=["stop", "skip"],
         default="stop",
-        help="what to do about files that cannot be read: stop at the first, or go on without them and list "
+        help="policy for files that cannot be read: stop at the first, or continue without them and list "
         "them at the end (default: %(default)s)",
     )
     predict.set_defaults(command=_predict)
@@ -62,7 +67,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     output: Path | None = arguments.output
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(
-            f"There is no folder {output.parent} for --output. Make it first.",
+            f"There is no folder {output.parent} for --output. Create it first.",
             code="output-no-parent",
         )
     if arguments.on_bad_file == "stop":
@@ -91,13 +96,13 @@ def _predict(arguments: argparse.Namespace) -> None:
             on_bad_file=arguments.on_bad_file,
         )
     if done.num_resumed:
-        warn(f"{done.num_resumed} of {len(arguments.files)} files were done before.")
+        warn(f"{done.num_resumed} of {len(arguments.files)} files were already done.")
     if done.failed:
         warn(
             problem_list(
                 f"Of {len(arguments.files)} files, these cannot be read and have no result",
                 done.failed,
-                "Repair them, and predict them by another command.",
+                "Repair them, and predict them with another command.",
                 limit=None,
             )
         )
@@ -128,14 +133,14 @@ def _check_files(files: Sequence[Path]) -> None:
             problem_list(
                 "Files that cannot be read",
                 problems,
-                "Repair them, or leave them out; --on-bad-file skip does.",
+                "Repair them, or leave them out with --on-bad-file skip.",
             ),
             code="predict-unreadable-files",
         )
 
 
 def _format(arguments: argparse.Namespace, model: "TaskModel") -> str:
-    """Return the format that is asked for, by its name or by that of the output."""
+    """Return the requested format, by its name or by the suffix of the output."""
     formats = model.task.formats
     suffix = "" if arguments.output is None else arguments.output.suffix.lower()
     kind: str = arguments.format or FORMAT_OF_SUFFIX.get(suffix) or next(iter(formats))

@@ -1,4 +1,4 @@
-"""`m2v configs` and `m2v init`: list the configs that ship, and copy a recipe to change it."""
+"""`m2v configs` and `m2v init`: list the included settings, and copy a recipe to edit."""
 
 import argparse
 import re
@@ -13,25 +13,31 @@ from m2v_finetune import shipped
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `configs` and `init` to the parser's subcommands."""
-    configs = commands.add_parser("configs", help="list the settings that ship")
+    configs = commands.add_parser("configs", help="list the included settings")
     configs.add_argument(
-        "task", nargs="?", help="such as tagging, or pretrain (default: every recipe)"
+        "task",
+        nargs="?",
+        help="name of the task, such as tagging, or pretrain (default: every recipe)",
     )
     configs.set_defaults(command=_configs)
 
     init = commands.add_parser(
         "init",
-        help="copy a recipe and its settings, to change them",
-        description="Writes TASK.py and TASK.yaml. Nothing is overwritten.",
+        help="copy a recipe and its settings to edit",
+        description="Writes TASK.py and TASK.yaml. Existing files are not overwritten.",
     )
-    init.add_argument("task", help="such as tagging, or pretrain")
+    init.add_argument("task", help="name of the task, such as tagging, or pretrain")
     init.add_argument(
-        "folder", nargs="?", type=Path, default=Path(), help="made if needed (default: this folder)"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        help="destination, created if needed (default: this folder)",
     )
     init.add_argument(
         "--config",
         default=shipped.QUICKSTART,
-        help="the settings to copy, by a name that `m2v configs TASK` lists (default: %(default)s)",
+        help="settings to copy, a name from `m2v configs TASK` (default: %(default)s)",
     )
     init.set_defaults(command=_init)
 
@@ -47,7 +53,7 @@ def _configs(arguments: argparse.Namespace) -> None:
     console.print(table)
     console.out(
         "Train with one of them: give a recipe --config configs/TASK/CONFIG.yaml\n"
-        "Copy a recipe with one, to change both: m2v init TASK FOLDER --config CONFIG\n"
+        "Copy a recipe and its settings to edit: m2v init TASK FOLDER --config CONFIG\n"
         f"The files are in {shipped.shipped_folder('configs')}",
         highlight=False,
     )
@@ -58,10 +64,10 @@ def _init(arguments: argparse.Namespace) -> None:
     train = f"accelerate launch {shlex.join([str(recipe), '--config', str(config)])}"
     prepare = re.search(r"^# +(m2v data prepare .+)$", config.read_text("utf-8"), re.MULTILINE)
     if prepare:
-        commands = f"Make its data ready:\n  {prepare[1]}\nTrain:\n  {train}"
+        commands = f"Prepare its data:\n  {prepare[1]}\nTrain:\n  {train}"
     else:
         commands = (
-            f"Train on data that ship:\n  {train}\n"
+            f"Train on the included data:\n  {train}\n"
             f"Train on your own:\n  {train} --data.source songs.csv"
         )
     Console().out(f"Wrote {recipe} and {config}.\n{commands}", highlight=False)

@@ -11,7 +11,7 @@ def add_commands(commands: Commands) -> None:
     train = commands.add_parser(
         "train",
         help="train a task: m2v train tagging --data.source songs.csv",
-        # The settings of each task have a help of their own.
+        # Each task has its own help for its settings.
         add_help=False,
     )
     train.add_argument("words", nargs=argparse.REMAINDER)

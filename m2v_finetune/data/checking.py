@@ -28,10 +28,10 @@ TIMEOUT_SECONDS = 300.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedTrack:
-    """A track whose audio can be read.
+    """Track whose audio can be read.
 
     Attributes:
-        track: The track.
+        track: Track.
         audio: Rate, length and channels of its file.
         resampled: Resampled copy that the windows of the backbone are read from, if any.
     """
@@ -186,7 +186,7 @@ def check_splits(
     show_progress: bool = True,
     skip_option: str | None = SKIP_OPTION,
 ) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
-    """Check the files of all splits at once, and that no file is in two of them.
+    """Check the files of all splits, and that no file is in two of them.
 
     Returns:
         The usable tracks, and the number of skipped ones, by split.

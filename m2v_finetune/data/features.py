@@ -1,7 +1,7 @@
-"""Vectors that were computed elsewhere, in place of audio: one ``.npy`` file a clip.
+"""Precomputed vectors in place of audio: one ``.npy`` file a clip.
 
 The layout is that of jukemir's archives: a folder with ``<clip>.npy``, float32 of one size. A track has
-the clips that its manifest lists in the column ``clips``; without it, the one that is named as its id.
+the clips that its manifest lists in the column ``clips``; without it, the clip with the name of its id.
 
 Source: Castellon et al. 2021, "Codified audio language modeling learns useful representations for music
 information retrieval"; p-lambda/jukemir (``probe/__init__.py`` for the layout).
@@ -32,7 +32,7 @@ CLIPS_COLUMN = "clips"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class VectorTrack(CheckedTrack):
-    """A track whose vectors were read. Its ``audio`` has one sample a second for each clip.
+    """Track with its vectors. Its ``audio`` has one sample a second for each clip.
 
     Attributes:
         vectors: (clips, size), finite.
@@ -47,7 +47,7 @@ def read_vector_splits(
     """Read the vectors of all tracks, as `check_splits` does for audio.
 
     Args:
-        splits: The tracks.
+        splits: Tracks.
         folder: Folder with the files of the clips.
         on_bad_track: ``stop``, or continue without tracks that have a bad file.
 
@@ -55,7 +55,7 @@ def read_vector_splits(
         The tracks with vectors, and the number of skipped ones, by split.
 
     Raises:
-        UserError: There is no such folder; a file is missing, no such vector, of another size than most,
+        UserError: The folder is missing; a file is missing, not such a vector, of another size than most,
             or not finite, and ``on_bad_track`` is ``stop``; or no track is left in a split. All are listed.
     """
     if not folder.is_dir():

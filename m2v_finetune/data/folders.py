@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from m2v_finetune.data.values import printable
 
 AUDIO_SUFFIXES = {".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"}
-# Of the system, not of the user; the first may be entered by nobody but root.
+# Folders of the system; only root may enter the first.
 SYSTEM_FOLDERS = {"lost+found", "System Volume Information", "$RECYCLE.BIN", "__MACOSX"}
 MAX_NAMES = 5
 """Names in a line that counts many."""
@@ -24,7 +24,7 @@ MAX_SUFFIX_LENGTH = 6
 
 
 def is_audio(path: str | PurePath) -> bool:
-    """Return True for the path of an audio file in its folder; hidden files (``._song.mp3``) are no audio."""
+    """Return True for the path of an audio file in its folder; hidden files (``._a.mp3``) are not audio."""
     path = PurePath(path)
     return path.suffix.lower() in AUDIO_SUFFIXES and not any(map(_is_hidden, path.parts))
 
@@ -68,14 +68,14 @@ def find_audio(folder: Path, *, read_elsewhere: Iterable[str] = ()) -> FolderCon
 
     Args:
         folder: Folder to search.
-        read_elsewhere: Names of files in it, such as ``dataset.json``, that are no audio and are read all the
-            same.
+        read_elsewhere: Names of files in it, such as ``dataset.json``, that are not audio but
+            are read elsewhere.
     """
     return _Search(folder, frozenset(read_elsewhere)).run()
 
 
 class _Search:
-    """Looks through a folder: first all that is in it, then what its links lead to, one after the other."""
+    """Search of a folder: first its content, then the targets of its links, one after the other."""
 
     def __init__(self, folder: Path, read_elsewhere: frozenset[str]) -> None:
         self.folder = folder

@@ -37,7 +37,7 @@ def read_hub_dataset(
     Args:
         repo_id: ``user/name``.
         label_column: Column of the labels, as in `read_label_folders`.
-        max_failing_fraction: The share of the audio files that may fail to be fetched.
+        max_failing_fraction: Share of the audio files that may fail to download.
 
     Returns:
         The tracks, and the facts about the data set.
@@ -77,7 +77,7 @@ def _licence(written: Any) -> str:
 
 
 def _from_tables(repo_id: str) -> list[Track]:
-    """Read a data set whose tables hold the audio; the other columns become the tracks' columns.
+    """Read a data set with audio embedded in its tables; the other columns become the tracks' columns.
 
     The audio is written to files once, in the cache of data sets, so that excerpts of it are read by
     seeking like those of any other file. The id of a track is its own column ``id``, else the name of its
@@ -128,7 +128,7 @@ def _track_name(own_id: Any, audio_path: str | None, number: int) -> str:
     """
     if isinstance(own_id, str | int | float) and not is_missing(own_id):
         return as_text(own_id)
-    # A path of somebody's machine, or into an archive in the cache of this one: zip://a.wav::/cache/b
+    # A path of another machine, or into an archive in the cache of this one: zip://a.wav::/cache/b
     name = (audio_path or "").split("::")[0].removeprefix("zip://")
     name = PurePosixPath(name).name if name.startswith("/") else name
     return str(number) if is_missing(name) else name
@@ -155,7 +155,7 @@ def _audio_file(audio: dict[str, Any], cache: Path) -> str:
     content: bytes | None = audio["bytes"]
     if content is None:
         raise UserError(
-            f"A table names the audio file '{audio['path']}' in place of holding it. Files outside of a data "
+            f"A table names the audio file '{audio['path']}' but does not embed it. Files outside of a data "
             "set of the Hub are not read.",
             code="hub-outside-file",
         )

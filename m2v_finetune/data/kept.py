@@ -96,11 +96,11 @@ def load_checked(
 
 
 def require_same_files(path: Path, splits: Mapping[str, Sequence[CheckedTrack]]) -> None:
-    """Check that the tracks which `save_checked` wrote are still there, with the same files.
+    """Check that the tracks of `save_checked` still exist, with the same files.
 
     Args:
         path: File that it wrote.
-        splits: The tracks as they are now; what is new among them does not matter.
+        splits: Current tracks; new ones among them do not matter.
 
     Raises:
         UserError: The file is damaged; or lists the tracks that are gone, in another split, or of another
@@ -155,7 +155,7 @@ def _known(path: Path) -> Known:
             for kept in members.values()
             for number in asdict(kept.audio).values()
         ):
-            raise ValueError("the length of a track is no number")
+            raise ValueError("the length of a track is not a number")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _damaged(path, error) from error
     return known

@@ -1,4 +1,4 @@
-"""Folders whose names are labels or splits: ``<label>/<file>``, or ``<split>/<label>/<file>``."""
+"""Folders named by labels or splits: ``<label>/<file>``, or ``<split>/<label>/<file>``."""
 
 import logging
 import re
@@ -32,7 +32,7 @@ LAYOUTS = (
     "and then all folders beside them are splits; or there are labels alone, such as jazz/song.mp3. Move the "
     "folders, or write a manifest, which may have labels of any name"
 )
-# What a name is divided at, as the Hub does. Source: `datasets.data_files.NON_WORDS_CHARS`.
+# Separators within a name, as on the Hub. Source: `datasets.data_files.NON_WORDS_CHARS`.
 _NO_WORD = re.compile(r"[-._ 0-9]+")
 
 
@@ -42,7 +42,7 @@ class Layout:
 
     Attributes:
         depth: Folders above all others, such as ``data``, that mean nothing.
-        splits: The split that each folder below them names; none where they name labels.
+        splits: Split that each folder below them names; none where they name labels.
         has_labels: True if the next folder names a label.
     """
 
@@ -71,11 +71,11 @@ def read_label_folders(
     missing: Sequence[str] = (),
     is_foreign: bool = False,
 ) -> list[Track]:
-    """Make a track of each audio file; what is not read is counted and named in the log.
+    """Make a track of each audio file; other files are counted and named in the log.
 
     Args:
         folder: Folder to search.
-        label_column: The column under which labels are filed; None where none are needed: then audio may
+        label_column: Column under which labels are filed; None where none are needed: then audio may
             be at any depth.
         missing: Files that should be there; they are tracks like the others.
         is_foreign: True for a data set of the Hub, where a file may have several names.

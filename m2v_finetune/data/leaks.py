@@ -21,7 +21,7 @@ def file_key(path: Path) -> Hashable:
 
 
 def leaking_tracks(tracks: Sequence[Track], files: Sequence[Hashable]) -> Mapping[str, str]:
-    """Return the tracks whose file is in another split too, but those of the split in which it stays.
+    """Return the tracks with a file that is also in another split, except in the split that keeps it.
 
     Args:
         tracks: Tracks of all splits.

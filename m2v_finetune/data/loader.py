@@ -1,4 +1,4 @@
-"""Windows of tracks as tensors, in batches whose content depends on the seed and the epoch alone.
+"""Windows of tracks as tensors, in batches that depend only on the seed and the epoch.
 
 Neither the number of workers, nor the number of processes, nor how a total batch is divided between
 them changes which windows an optimiser step sees.
@@ -33,7 +33,7 @@ Augment = Callable[[Array], tuple[Array, LabelTransform]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """A stretch of a track, the input of a model.
+    """Segment of a track, the input of a model.
 
     Attributes:
         start_sample: Start in the track, at the rate of the grid.
@@ -62,7 +62,7 @@ class Window:
 
 
 def read_window(checked: CheckedTrack, window: Window) -> Array:
-    """Read one window of a track, padded with zeros only if the whole track is shorter.
+    """Read one window of a track, padded with zeros only if the complete track is shorter.
 
     It is read from the track's converted copy, where there is one at the rate of the window's grid.
 
@@ -118,10 +118,10 @@ VARIANTS_SEED = 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampledWindow:
-    """A window of a training track, with its augmentation.
+    """Window of a training track, with its augmentation.
 
     Attributes:
-        checked: The track.
+        checked: Track.
         window: Position in the track.
         augment: Augmentation of its waveform, or None.
         variant: Name of the augmentation draw; empty without.
@@ -143,7 +143,7 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
     """Random windows of the training tracks, addressed by (epoch, index).
 
     Attributes:
-        tracks: The training tracks.
+        tracks: Training tracks.
         example: Function of the task that reads a window.
         grid: Sample rate, and positions of the frames of a window.
         window_samples: Length of a window.
@@ -151,7 +151,7 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
         augmentation: Applied to each window, or None.
         seed: Seed that, with epoch, track and number of the window, decides its position.
         num_variants: Number of different windows of a track, with their augmentation, in all epochs; they
-            take turns. They are the same for every seed, so that runs can share what was computed of them.
+            take turns. They are the same for every seed, so that runs can share their cached features.
             Each window is drawn anew, by the seed, if None.
     """
 
@@ -213,12 +213,12 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
 
 @dataclass(kw_only=True)
 class TrainingBatches:
-    """The batches of one process in one epoch, as lists of (epoch, index).
+    """Batches of one process in one epoch, as lists of (epoch, index).
 
     The items of an epoch are shuffled by (seed, epoch) and cut into total batches; a total batch is
     the content of one optimiser step. Within it each process takes its share, in
-    ``gradient_accumulation_steps`` batches. What is left over at the end of an epoch is not used in it;
-    where the items fill no total batch, they are repeated to fill one.
+    ``gradient_accumulation_steps`` batches. The rest at the end of an epoch is not used in it;
+    if the items do not fill a total batch, they are repeated to fill one.
 
     Attributes:
         num_items: Items of an epoch.
@@ -227,7 +227,7 @@ class TrainingBatches:
         process_index: This process.
         num_processes: All processes.
         seed: Decides the order, with the epoch.
-        epoch: The epoch to iterate over.
+        epoch: Epoch to iterate over.
         first_step: Optimiser steps of that epoch that are already done (a resumed run).
     """
 
@@ -270,10 +270,10 @@ class TrainingBatches:
 
 
 class TrackWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
-    """All windows of some tracks in order, for the evaluation of whole tracks.
+    """All windows of some tracks in order, for the evaluation of complete tracks.
 
     Attributes:
-        tracks: The tracks.
+        tracks: Tracks.
         inputs: Function of the task that reads a window.
         locations: Number of the track, and position in it, of each window. The last window of a track is
             shifted back so that it ends where the track ends.
@@ -292,12 +292,12 @@ class TrackWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
         """Lay out the windows.
 
         Args:
-            tracks: The tracks.
+            tracks: Tracks.
             inputs: Function of the task that reads a window.
             grid: Sample rate, and positions of the frames of a window.
             window_samples: Length of a window.
             hop_samples: Distance of windows.
-            on_frames: Start windows at frames of one grid over the whole track.
+            on_frames: Start windows at frames of one grid over the complete track.
         """
         self.tracks = tracks
         self.inputs = inputs

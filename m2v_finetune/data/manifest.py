@@ -1,4 +1,4 @@
-"""The manifest: one line a track, as CSV or JSONL (docs/data-formats.md).
+"""Manifest: one line a track, as CSV or JSONL (docs/data-formats.md).
 
 Only two columns mean something here: ``path`` (or ``file_name``), and ``split``, which may be
 absent. Every other column is kept as it was written, and belongs to the task that reads it.
@@ -30,7 +30,7 @@ MAX_LISTED_PROBLEMS = 50
 
 
 class RowError(ValueError):
-    """A row of a manifest that cannot be a track.
+    """Row of a manifest that cannot be a track.
 
     Attributes:
         code: Kind of the error, as of a `UserError`.
@@ -43,12 +43,12 @@ class RowError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Track:
-    """One music file, with its split and its columns in the manifest.
+    """Music file, with its split and its columns in the manifest.
 
     Attributes:
         id: Unique name of the track, printable; the path as the manifest writes it, unless there is a
             column ``id``.
-        path: The audio file, absolute.
+        path: Audio file, absolute.
         split: ``train``, ``validation``, ``test``, or None where the manifest has no split.
         columns: All other columns, by name; from a CSV every value is a string.
         origin: Source of the track, for messages, such as ``songs.csv:12``.
@@ -135,7 +135,7 @@ def tracks_from_rows(
     Args:
         rows: Line number and columns.
         folder: Base of relative paths.
-        name: The manifest's name, for messages.
+        name: Name of the manifest, for messages.
         path_rule: Rule for paths.
 
     Raises:
@@ -262,7 +262,7 @@ def read_dataset_info(folder: Path, *, name: str) -> DatasetInfo:
     """Read ``dataset.json`` of a folder; without one, only the name is known.
 
     Raises:
-        UserError: The file is no JSON object of text, or has a key that `DatasetInfo` does not know.
+        UserError: The file is not a JSON object of text, or has a key that `DatasetInfo` does not know.
     """
     path = folder / DATASET_INFO_NAME
     if not path.is_file():
@@ -271,7 +271,7 @@ def read_dataset_info(folder: Path, *, name: str) -> DatasetInfo:
         content = json.loads(path.read_text(encoding="utf-8"))
         info = DatasetInfo(**{key: value for key, value in content.items() if value is not None})
         if not all(isinstance(value, str) for value in asdict(info).values()):
-            raise ValueError("a value is no text")
+            raise ValueError("a value is not text")
         return info
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         legal = ", ".join(field.name for field in fields(DatasetInfo))

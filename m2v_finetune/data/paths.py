@@ -17,7 +17,7 @@ def path_problem(written: str, folder: Path, rule: PathRule) -> str | None:
     """Return the problem of a path of a manifest that leads out of its folder against the rule.
 
     Args:
-        written: The path as the manifest has it.
+        written: Path as the manifest has it.
         folder: Folder of the manifest.
         rule: Rule for the path.
 
@@ -54,7 +54,7 @@ def did_you_mean(path: Path) -> str:
     backslashes, ``~``, ``file://`` and ``%20`` are understood.
 
     Args:
-        path: Absolute, with what was written at its end.
+        path: Absolute path that ends with the written text.
     """
     if os.path.lexists(path):
         return ""
@@ -71,7 +71,7 @@ def _readings(text: str) -> Iterator[str]:
         yield text.replace("\\", "/")
     _, mark, rest = text.partition("/~")
     if mark:
-        yield os.path.expanduser(f"~{rest}")  # noqa: PTH111 (Path raises where there is no such home)
+        yield os.path.expanduser(f"~{rest}")  # noqa: PTH111 (Path raises if there is no such home)
     _, mark, rest = text.partition("/file:")
     if mark:
         yield unquote(f"/{rest.lstrip('/')}")

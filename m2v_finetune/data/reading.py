@@ -29,16 +29,16 @@ from m2v_finetune.errors import AudioError, NotCachedError, UserError
 
 # Pauses before a file is tried again.
 RETRY_PAUSES_SECONDS = (0.2, 1.0)
-# How many other items are tried in place of one that cannot be read.
+# Number of other items that are tried instead of an unreadable one.
 MAX_REPLACEMENTS = 16
-# Time for the operating system to report a worker whose connection broke.
+# Time for the operating system to report a worker with a broken connection.
 HANDOVER_SECONDS = 5.0
 
 Read = TypeVar("Read")
 
 
 class WorkerError(UserError):
-    """A worker that reads audio died, or returned no batch before the timeout."""
+    """Worker that reads audio died, or returned no batch before the timeout."""
 
     code = "worker-died"
 
@@ -89,7 +89,7 @@ class _WorkerStatus:
 
     @property
     def pids(self) -> list[int]:
-        """The workers that have read something."""
+        """Workers that have returned a batch."""
         return [int(pid) for pid in self.rows[:, 0] if pid > 0]
 
     def read_by(self, pids: Sequence[int]) -> list[int]:
@@ -98,7 +98,7 @@ class _WorkerStatus:
 
 
 class ReadableWindows(Dataset[tuple[Any, ...]]):
-    """Windows for training; where a track cannot be read, another window takes its place.
+    """Windows for training; another window replaces one that cannot be read.
 
     Which one is drawn from (seed, epoch, index), so that it depends on which files can be read alone.
 
@@ -147,7 +147,7 @@ class OrderedWindows(Protocol):
 
     @property
     def tracks(self) -> Sequence[CheckedTrack]:
-        """The tracks."""
+        """Tracks."""
         ...
 
     @property

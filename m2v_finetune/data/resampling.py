@@ -82,7 +82,7 @@ def resample_tracks(
     Raises:
         UserError: The disk is too full, the folder cannot be made, another conversion writes there, or a
             process died.
-        OSError: The disk does not take a copy.
+        OSError: A copy cannot be written.
     """
     start_time = time.monotonic()
     kept: list[ResampledRecord] = []
@@ -124,10 +124,10 @@ def with_resampled(
     """Set the resampled copies of tracks that have one, and warn of tracks that changed since.
 
     Args:
-        tracks: In any order, which stays.
+        tracks: Tracks in any order, which is kept.
         sample_rate: Sample rate of the backbone, in Hz.
-        only: Ids of the tracks whose copy may be read; all if None. A resumed run reads the same files as at
-            its start.
+        only: Ids of the tracks with a copy that may be read; all if None. A resumed run reads the same files
+            as at its start.
     """
     try:
         folder = resampled_folder(sample_rate)
@@ -135,10 +135,10 @@ def with_resampled(
             return list(tracks)
         next(folder.iterdir(), None)
     except FileNotFoundError:
-        pass  # of a run that goes on: its copies are gone, as is said below
+        pass  # of a resumed run: its copies are gone, which is reported below
     except (NoHomeError, OSError) as error:
         logger.warning(
-            "Converted copies are not looked for, and the files themselves are read: %s. Their folder can "
+            "Converted copies are not used, and the original files are read: %s. Their folder can "
             "be named by the environment variable %s.",
             error,
             CACHE_VARIABLE,

@@ -1,4 +1,4 @@
-"""The rows of a manifest's file, CSV or JSONL, with their line numbers."""
+"""Rows of a manifest's file, CSV or JSONL, with their line numbers."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def read_rows(path: Path, *, path_columns: Sequence[str]) -> list[tuple[int, dic
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".jsonl"):
         raise UserError(
-            f"{path} is no manifest: the name must end in .csv or .jsonl.",
+            f"{path} is not a manifest: the name must end in .csv or .jsonl.",
             code="manifest-unknown-format",
         )
     try:

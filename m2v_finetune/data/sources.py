@@ -34,10 +34,10 @@ def load_tracks(
     Args:
         source: A manifest, a folder with a manifest, a folder with one folder per label, a Hub data set
             id, or the name of a set that ships, such as ``quickstart``.
-        label_column: The column under which labels taken from folder names are filed; None where no
+        label_column: Column under which labels taken from folder names are filed; None where no
             labels are needed: then a folder may hold its audio at any depth.
         allow_outside: Let relative paths of a manifest of one's own lead out of its folder.
-        max_failing_fraction: The share of the audio files of a Hub data set that may fail to be fetched.
+        max_failing_fraction: Share of the audio files of a Hub data set that may fail to download.
             Their tracks are returned like the others; the check of the audio reports the missing files.
 
     Returns:
@@ -74,7 +74,7 @@ def load_tracks(
         f"There is no data at '{printable(source)}'.{did_you_mean(path.absolute())} Give a .csv or "
         ".jsonl manifest, a folder that holds one "
         f"({', '.join(MANIFEST_NAMES)}), a folder with one folder per label, a Hub data set id "
-        f"(user/name), or what ships: {', '.join(QUICKSTARTS)}.",
+        f"(user/name), or included data: {', '.join(QUICKSTARTS)}.",
         code="data-not-found",
     )
 

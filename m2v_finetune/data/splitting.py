@@ -27,7 +27,7 @@ def split_tracks(
 
     Args:
         tracks: All with a split, or all without.
-        group_columns: The first of these columns that any track fills is the group: tracks that share a value
+        group_columns: Columns; the first one that any track fills is the group: tracks that share a value
             of it, read as labels are, get the same split. A track without a value is a group of its own.
         validation_fraction: Share of groups.
         test_fraction: Share of groups; None for no test split, and to leave out one that the data bring.

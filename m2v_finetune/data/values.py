@@ -1,4 +1,4 @@
-"""The values of a manifest's columns: missing values, and conversion to text.
+"""Values of a manifest's columns: missing values, and conversion to text.
 
 A CSV gives text, a JSONL or a table of the Hub numbers, booleans and lists too. One rule holds for labels,
 groups and ids: a value is missing only if it is absent, null or blank, and it is compared as text.
@@ -23,9 +23,9 @@ def is_missing(value: Any) -> bool:
 
 
 def as_text(value: str | int | float) -> str:
-    """Return text, a number or a boolean as text: booleans as JSON has them, whole numbers without a point.
+    """Return text, a number or a boolean as text: booleans as in JSON, integers without a point.
 
-    A column of whole numbers becomes one of floats where a table has a gap in it, so 1.0 is 1.
+    A column of integers becomes one of floats if a table has a gap in it, so 1.0 is 1.
 
     >>> [as_text(value) for value in ("1", 1, 1.0, 0.5, True, " a ")]
     ['1', '1', '1', '0.5', 'true', ' a ']
@@ -65,7 +65,7 @@ def label_text(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text that any file and terminal takes: bytes of a file name that are no UTF-8 are written out.
+    r"""Return text that any file and terminal takes: bytes of a file name that are not UTF-8 are escaped.
 
     >>> printable(b"caf\xe9.wav".decode(errors="surrogateescape")), printable("café")
     ('caf\\udce9.wav', 'café')

@@ -5,12 +5,12 @@ runs through each beat at one tempo and the tempo may change at beats. Between b
 decided, so the search goes from beat to beat: its state is (frame of a beat, interval to the next
 one), and the frames between are a difference of cumulative sums. That is the same best path as over
 all positions in a beat, at a fraction of the work. The second step counts: given the beats, which
-are downbeats. The published model does both at once; apart they are simpler and faster, at the price
+are downbeats. The published model does both together; separate steps are simpler and faster, at the price
 that downbeats cannot correct beats.
 
 Source: Krebs, Böck and Widmer, "An Efficient State-Space Model for Joint Tempo and Meter Tracking",
 ISMIR 2015; Böck, Krebs and Widmer, "Joint Beat and Downbeat Tracking with Recurrent Neural Networks",
-ISMIR 2016. The constants below are the defaults of madmom, except where they say so.
+ISMIR 2016. The constants below are the defaults of madmom, except where stated.
 """
 
 import math
@@ -64,7 +64,7 @@ def decode_beats(
         the downbeat; both of shape (beats,). No beats where no frame reaches `ACTIVITY_THRESHOLD`.
 
     Raises:
-        ValueError: No whole interval of the grid lies between the slowest and the fastest tempo.
+        ValueError: No interval of the grid is between the slowest and the fastest tempo.
     """
     frames = track_beats(beat_probabilities, frame_rate, min_bpm=min_bpm, max_bpm=max_bpm)
     positions = refine_peaks(beat_probabilities, frames)
@@ -76,7 +76,7 @@ def decode_beats(
 def track_beats(
     probabilities: NDArray[np.floating], frame_rate: Fraction, *, min_bpm: float, max_bpm: float
 ) -> NDArray[np.intp]:
-    """Return the frames of the beats, ascending, shape (beats,); `decode_beats` says the rest."""
+    """Return the frames of the beats, ascending, shape (beats,); see `decode_beats`."""
     active = np.flatnonzero(probabilities >= ACTIVITY_THRESHOLD)
     if not len(active):
         return np.zeros(0, dtype=np.intp)
@@ -85,11 +85,11 @@ def track_beats(
     intervals = _intervals(frame_rate * factor, min_bpm, max_bpm)
     steps = np.arange((last - first) * factor + 1) / factor
     fine = np.interp(steps, np.arange(last - first + 1), probabilities[first : last + 1])
-    # Silence as long as a beat, so that the first beat begins in the track and not before it.
+    # Silence as long as a beat, so that the first beat starts in the track and not before it.
     silence = _beat_steps(int(intervals[-1]))
     beats = []
     for start, interval in _best_beats(np.pad(fine, (silence, 0)), intervals):
-        # The beat lies in the first part of its interval; the peak there says where.
+        # The beat is at the peak in the first part of its interval.
         low, end = start - silence, start - silence + _beat_steps(interval)
         if end > 0:
             low = max(0, low)
@@ -150,7 +150,7 @@ def _intervals(grid_rate: Fraction, min_bpm: float, max_bpm: float) -> NDArray[n
     longest = math.floor(60 * grid_rate / Fraction(min_bpm))
     if longest < shortest:
         raise ValueError(
-            f"no beat interval of whole steps of {float(1 / grid_rate):.3g} s lies between "
+            f"no beat interval of integer steps of {float(1 / grid_rate):.3g} s is between "
             f"min_bpm={min_bpm} and max_bpm={max_bpm}; widen the range"
         )
     return np.arange(shortest, longest + 1)
@@ -164,10 +164,10 @@ def _beat_steps(interval: int) -> int:
 def _best_beats(
     probabilities: NDArray[np.float64], intervals: NDArray[np.intp]
 ) -> list[tuple[int, int]]:
-    """Return (step at which it begins, interval) of each beat on the best path, in order.
+    """Return (start step, interval) of each beat on the best path, in order.
 
-    The track may start and end anywhere in a beat, all places being equally likely; a beat that
-    begins before the track is not returned.
+    The track may start and end anywhere in a beat, all positions are equally likely; a beat that
+    starts before the track is not returned.
 
     Args:
         probabilities: Probability of a beat at each step of the grid, shape (steps,).
@@ -180,7 +180,7 @@ def _best_beats(
     # Row: interval of the next beat; column: of the one before.
     log_change = np.log(change / change.sum(axis=0))
 
-    # A longest interval before and after the track says nothing; steps count from its begin.
+    # The longest interval before and after the track has no evidence; steps count from its start.
     margin = int(intervals[-1])
     end = margin + len(probabilities)
     clipped = np.clip(probabilities, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
@@ -195,13 +195,13 @@ def _best_beats(
         )
         return scores
 
-    # best[step % margin, i]: the best path up to a beat of interval i that begins at the step. Only
-    # the last longest interval of it is needed. Zeros: paths begin before the track.
+    # best[step % margin, i]: the best path up to a beat of interval i that starts at the step. Only
+    # the last longest interval of it is needed. Zeros: paths start before the track.
     best = np.zeros((margin, len(intervals)))
     came_from = np.empty(
         (len(probabilities), len(intervals)), dtype=np.min_scalar_type(len(intervals))
     )
-    # Within a shortest interval no beat follows another, so these steps are taken at once.
+    # Within a shortest interval no beat follows another, so these steps are computed together.
     for first in range(margin, end, int(intervals[0])):
         steps = np.arange(first, min(end, first + int(intervals[0])))
         starts = steps[:, None] - intervals

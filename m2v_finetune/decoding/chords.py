@@ -11,7 +11,7 @@ def decode_chords(
     *,
     self_transition: float,
 ) -> list[tuple[float, float, int]]:
-    """Return the most likely sequence of chords under a model in which they last.
+    """Return the most likely sequence of chords under a model in which chords last.
 
     A hidden Markov model with one state a class: from a frame to the next the chord stays with
     probability `self_transition`, and changes to each other one with the same probability.
@@ -24,7 +24,7 @@ def decode_chords(
 
     Returns:
         Segments (start in seconds, end in seconds, class), in order. They tile the track from 0 to
-        `duration_seconds`; between frames of different classes the border lies half-way. Neighbours
+        `duration_seconds`; between frames of different classes the border is half-way. Neighbours
         have different classes.
 
     Raises:

@@ -1,7 +1,7 @@
-"""One track out of overlapping windows: frame scores, and audio.
+"""Aggregation of overlapping windows into one track: frame scores, and audio.
 
-Both cross-fade with a triangle over each window, because what lies near a window's border was seen
-with little context. The weights of the windows at one place are divided by their sum, so windows
+Both cross-fade with a triangle over each window, because frames near a window's border have
+little context. The weights of the windows at one position are divided by their sum, so windows
 that agree come out as they are, whatever their overlap.
 """
 
@@ -30,7 +30,7 @@ class FrameJoiner:
     """Joins the frame scores of windows on the frames of their track.
 
     Windows start on the grid of frames: frame j of a window that starts at frame f is frame f + j
-    of the track. Windows may come in any order; what is kept is two sums for the track's frames.
+    of the track. Windows may come in any order; only two sums for the track's frames are kept.
 
     Args:
         num_frames: Frames of the track. A window may reach beyond them, as that of a padded track
@@ -64,7 +64,7 @@ class FrameJoiner:
         uncovered = np.flatnonzero(self._weight == 0)
         if len(uncovered):
             raise ValueError(
-                f"{len(uncovered)} of {len(self._weight)} frames lie in no window, the first one is "
+                f"{len(uncovered)} of {len(self._weight)} frames are in no window, the first one is "
                 f"{uncovered[0]}; add windows that cover every frame"
             )
         return self._sum / self._weight
@@ -73,8 +73,8 @@ class FrameJoiner:
 class OverlapAdd:
     """Joins windows of audio into a track of any length, chunk by chunk.
 
-    Windows come in ascending order of their starts, so what lies before the start of the newest one
-    is finished. It is given back at once, and no more than the rest of one window is kept.
+    Windows come in ascending order of their starts, so audio before the start of the newest one
+    is finished. It is returned immediately, and at most the rest of one window is kept.
 
     >>> join = OverlapAdd(num_samples=6)
     >>> [join.add(start, np.ones((1, 1, 4))).shape[-1] for start in (0, 2)]
@@ -94,7 +94,7 @@ class OverlapAdd:
         self._weight: NDArray[np.floating] = np.zeros(0, dtype=np.float32)
 
     def add(self, start_sample: int, window: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Add one window and return what is finished by it.
+        """Add one window and return the audio that it completes.
 
         Args:
             start_sample: Start of the window in the track, not before the start of the last one.

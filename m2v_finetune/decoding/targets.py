@@ -1,8 +1,8 @@
 """Training targets: events at the exact times of frames. The inverse of decoding.
 
 Times are never rounded before they meet the frames of a window: an event belongs to the frame whose
-centre is nearest, and a stretch to the frames whose centres lie in it. Windows of one track whose
-starts lie on the grid therefore agree on every frame that they share.
+centre is nearest, and a segment to the frames whose centres are in it. Windows of one track whose
+starts are on the grid therefore agree on every frame that they share.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def beat_targets(
 
     Args:
         times_seconds: Beats of the track, or downbeats; those outside the window have no effect on
-            it, except by a neighbour that lies inside.
+            it, except by a neighbour inside.
         frame_times_seconds: Times of the window's frames, evenly spaced, at least two.
         width_frames: Neighbours on each side that count as half a beat; 0 for none.
 
@@ -100,8 +100,8 @@ def note_targets(
 
     Returns:
         The onset roll, 1 at the frame nearest to each onset, and the frame roll, 1 from there to the
-        last frame whose centre lies before the offset; each of shape (frames, num_pitches). A note
-        has at least the frame of its onset; one that began before the window has no onset in it.
+        last frame whose centre is before the offset; each of shape (frames, num_pitches). A note
+        has at least the frame of its onset; one that started before the window has no onset in it.
 
     Source: the two targets of Hawthorne et al., "Onsets and Frames", arXiv 1710.11153; their onsets
     last 32 ms, which is one of their frames.

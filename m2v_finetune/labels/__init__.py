@@ -1,6 +1,6 @@
-"""Annotations: keys, chords, beats and notes, and the files that hold them.
+"""Annotations of keys, chords, beats and notes, and their files.
 
 `keys` and `chords` name the classes, `chords`, `beats` and `notes` read and write `.lab`, `.beats` and
-MIDI files, and `problems` lists what is wrong in them. Times are seconds as annotated, never rounded
+MIDI files, and `problems` lists their errors. Times are seconds as annotated, never rounded
 to frames. NumPy arrays throughout, no torch. Import from these modules.
 """

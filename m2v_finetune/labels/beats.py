@@ -13,8 +13,8 @@ from m2v_finetune.labels.problems import LabelError, parse_seconds, read_rows, s
 # None of 5,556 files of CPJKU's beat_this_annotations (14 data sets) has a 0, or bars without a 1.
 COUNTED_FROM_0 = "; if bars are counted from 0 here, add 1 to every position: 1 is the downbeat"
 NO_DOWNBEATS = (
-    "from here on bars begin anew, but no beat has the position 1, which is the downbeat; write positions "
-    "that count from 1, or times alone where downbeats are not known"
+    "new bars start from here, but no beat has the position 1, which is the downbeat; write positions "
+    "that count from 1, or only times if downbeats are unknown"
 )
 # "1" or, as some files write it, "1.0"; no metre has more beats than three digits hold.
 _POSITION = re.compile(r"(\d{1,3})(?:\.0*)?", re.ASCII)
@@ -22,12 +22,12 @@ _POSITION = re.compile(r"(\d{1,3})(?:\.0*)?", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Beats:
-    """The beats of a track.
+    """Beats of a track.
 
     Attributes:
-        times_seconds: (beats,), at least 0, strictly increasing; empty where nothing has a beat.
-        positions: (beats,), the position of each beat in its bar, 1 being the downbeat; None where
-            the annotation has times only, so that its downbeats are not known.
+        times_seconds: (beats,), at least 0, strictly increasing; empty without beats.
+        positions: (beats,), the position of each beat in its bar, 1 is the downbeat; None if the
+            annotation has only times, so downbeats are unknown.
     """
 
     times_seconds: NDArray[np.float64]
@@ -35,7 +35,7 @@ class Beats:
 
     @property
     def downbeats_seconds(self) -> NDArray[np.float64] | None:
-        """Times of the beats at position 1, (downbeats,); None where positions are not known."""
+        """Times of the beats at position 1, (downbeats,); None if positions are unknown."""
         return None if self.positions is None else self.times_seconds[self.positions == 1]
 
 
@@ -44,12 +44,12 @@ def read_beats(path: Path) -> Beats:
 
     Cells are separated by white space, as a tab in CPJKU's beat_this_annotations or a space in
     Ballroom; files of one column, such as SMC's, have no positions. Blank lines and lines that
-    begin with ``#`` are skipped. A file without a line is that of a track without beats.
+    start with ``#`` are skipped. An empty file is valid, for a track without beats.
 
     Raises:
-        LabelError: The file cannot be read; or lists all lines with a time that is no finite number
-            of seconds from 0 or not after the last line's time, a position that is no whole number
-            from 1 to 999, or with other cells than the first line has; or its positions pass over the
+        LabelError: The file cannot be read; or lists all lines with a time that is not a finite number
+            of seconds from 0 or not after the last line's time, a position that is not an integer
+            from 1 to 999, or with another number of cells than the first line; or its positions have no
             downbeat.
     """
     rows = read_rows(path)
@@ -129,7 +129,7 @@ def _parse_rows(rows: Sequence[tuple[int, list[str]]]) -> tuple[Beats, list[tupl
             else:
                 hint = COUNTED_FROM_0 if match else ""
                 problems.append(
-                    (line, f"the position '{cells[1]}' is no whole number from 1 to 999{hint}")
+                    (line, f"the position '{cells[1]}' is not an integer from 1 to 999{hint}")
                 )
     beats = Beats(
         times_seconds=np.array(times, dtype=np.float64),

@@ -1,7 +1,7 @@
 """Chord annotations: ``.lab`` files of Harte's labels, and the 25 classes of major/minor recognition.
 
 Source of the grammar: Harte, Sandler, Abdallah and Gomez, "Symbolic representation of musical chords",
-ISMIR 2005, as `mir_eval.chord` implements it. What mir_eval cannot encode is no chord here.
+ISMIR 2005, as `mir_eval.chord` implements it. A label that mir_eval cannot encode is not a chord here.
 """
 
 import functools
@@ -48,16 +48,16 @@ def read_lab(path: Path) -> list[Segment]:
     """Read a ``.lab`` file as Isophonics, Billboard and MIREX write them: start, end, label.
 
     Cells are separated by white space; blank lines and lines that start with ``#`` are skipped.
-    A gap between segments is legal and stays a gap: what sounds there is not annotated.
+    A gap between segments is valid and stays a gap: the music there is not annotated.
 
     Returns:
         At least one segment, in order of time, without overlaps.
 
     Raises:
         LabelError: The file cannot be read or holds no segment; or lists all lines without exactly
-            three cells, with a time that is no finite number of seconds from 0, an end that is not
-            after its start, a start before the last line's start or end, or a label that is no
-            chord.
+            three cells, with a time that is not a finite number of seconds from 0, an end that is not
+            after its start, a start before the last line's start or end, or a label that is not
+            a chord.
     """
     segments, problems = _parse_rows(read_rows(path))
     if problems:
@@ -119,7 +119,7 @@ def to_majmin(label: str) -> str | None:
     ['D#:min', 'C:maj', None, 'N', None]
 
     Raises:
-        ValueError: The label is no chord.
+        ValueError: The label is not a chord.
     """
     if label == NO_CHORD:
         return NO_CHORD
@@ -140,7 +140,7 @@ def transpose_chord(label: str, semitones: int) -> str:
     'F:min7/b3'
 
     Raises:
-        ValueError: The label is no chord.
+        ValueError: The label is not a chord.
     """
     if label in (NO_CHORD, UNKNOWN_CHORD):
         return label
@@ -154,16 +154,16 @@ def _encode(label: str) -> tuple[int, NDArray[np.int64]]:
     For ``X`` the pitches are -1.
 
     Raises:
-        ValueError: The label is no chord.
+        ValueError: The label is not a chord.
     """
-    # Imported where it is needed: it takes seconds, and names and formats alone do without it.
+    # Imported here because it takes seconds; names and formats do not need it.
     from mir_eval import chord
 
     try:
         root, intervals, _ = chord.encode(label)
     except chord.InvalidChordException as error:
         raise ValueError(
-            f"'{label}' is no chord ({error}); legal are N, X, and labels such as C:maj, Bb:7, "
+            f"'{label}' is not a chord ({error}); valid are N, X, and labels such as C:maj, Bb:7, "
             "F#:min7/b3"
         ) from error
     return root, intervals

@@ -1,4 +1,4 @@
-"""The 24 major and minor keys: their names, the spellings of data sets, and transposition."""
+"""24 major and minor keys: their names, the spellings of data sets, and transposition."""
 
 import re
 
@@ -24,7 +24,7 @@ def parse_key(text: str) -> str:
     """Return the one of `KEYS` that a text names.
 
     The tonic is a letter in either case with at most one accidental; the mode is ``major``,
-    ``maj`` or ``M``, ``minor``, ``min`` or ``m``; a colon, white space or nothing lies between.
+    ``maj`` or ``M``, ``minor``, ``min`` or ``m``; a colon, white space or nothing is between.
     A tonic alone is refused, since some data sets mean major by it and some keep the mode elsewhere.
 
     >>> [parse_key(text) for text in ("Bb major", "A#min", "F#:min", "c minor", "Db maj", "Ebm")]
@@ -72,7 +72,7 @@ def transpose_key(key: str, semitones: int) -> str:
 
 
 def _reason(text: str) -> str:
-    """Say why a text that `parse_key` does not read is no key."""
+    """Return the reason why `parse_key` rejects a text."""
     if _SEVERAL.search(text) or len(_KEY.findall(text)) > 1:
         return "names more than one key"
     if _TONIC_ALONE.fullmatch(text):

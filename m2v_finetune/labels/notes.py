@@ -48,7 +48,7 @@ class Notes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Event:
-    """A message of a note or of the sustain pedal; `track` and `number` count from 1."""
+    """Message of a note or of the sustain pedal; `track` and `number` count from 1."""
 
     tick: int
     track: int
@@ -66,13 +66,13 @@ class _Event:
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """What can sound one note at a time: a pitch of a channel of a track."""
+        """Voice with one note at a time: a pitch of a channel of a track."""
         return self.track, self.message.channel, self.message.note
 
 
 @dataclass(kw_only=True, slots=True)
 class _Sounding:
-    """A note that has begun; `awaits_release_of_last` says that it cut off one that was still pressed."""
+    """Open note; `awaits_release_of_last` is True if it cut off one that was still pressed."""
 
     onset: _Event
     is_pressed: bool = True
@@ -164,7 +164,7 @@ def read_midi(
     Raises:
         LabelError: The file is missing, is no MIDI file, is of format 2, or counts time in SMPTE
             frames; or lists all notes outside `pitch_range`, or all notes where none lasts, with their time
-            and the track and event that begin them, both counted from 1.
+            and the track and event of their onsets, both counted from 1.
     """
     midi = _load(path)
     clock = _clock(midi)
@@ -199,7 +199,7 @@ def read_midi(
         for onset, _ in pairs
         if pitch_range and not pitch_range[0] <= onset.message.note <= pitch_range[1]
     ]
-    if not pairs:  # a file in which no note lasts is no annotation
+    if not pairs:  # a file without a note of positive length is not an annotation
         problems += left_out
     if problems:
         raise LabelError(
@@ -225,12 +225,12 @@ def write_midi(path: Path, notes: Notes, *, program: int = 0) -> None:
     pitch is struck again ends there.
 
     Args:
-        path: The file to write.
+        path: File to write.
         notes: In any order.
         program: General MIDI's instrument, from 0 (piano) to 127.
 
     Raises:
-        ValueError: The notes are not what `Notes` says, or two begin at one tick with one pitch;
+        ValueError: The notes are not valid `Notes`, or two of one pitch start at one tick;
             nothing is written.
     """
     _check(notes)
@@ -317,7 +317,7 @@ def _clock(midi: mido.MidiFile) -> Callable[[int], float]:
                 changes.append((tick, message.tempo))
     changes.sort(key=lambda change: change[0])
     ticks = [tick for tick, _ in changes]
-    # Time at each change, as a whole number of microseconds x ticks a quarter: nothing is rounded.
+    # Time at each change, as an integer number of microseconds x ticks a quarter: nothing is rounded.
     elapsed = [0]
     for (tick, tempo), next_tick in zip(changes, ticks[1:], strict=False):
         elapsed.append(elapsed[-1] + (next_tick - tick) * tempo)
@@ -331,7 +331,7 @@ def _clock(midi: mido.MidiFile) -> Callable[[int], float]:
 
 
 def _check(notes: Notes) -> None:
-    """Raise ValueError where notes are not what `Notes` says."""
+    """Raise ValueError if notes are not valid `Notes`."""
     arrays = (notes.onsets_seconds, notes.offsets_seconds, notes.pitches, notes.velocities)
     if len({array.shape for array in arrays}) != 1 or notes.pitches.ndim != 1:
         raise ValueError(f"notes need four arrays (notes,), not {[a.shape for a in arrays]}")

@@ -29,11 +29,11 @@ class LabelError(UserError):
 
 
 def read_each(read: Callable[[Path], T], paths: Iterable[Path]) -> list[T]:
-    """Read many annotation files, and report the problems of all of them at once.
+    """Read many annotation files, and report the problems of all of them together.
 
     Args:
         read: A reader of this package that takes a path, such as `chords.read_lab`.
-        paths: The files.
+        paths: Files.
 
     Returns:
         Results of `read`, in the order of `paths`.
@@ -79,7 +79,7 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def split_rows(text: str) -> list[tuple[int, list[str]]]:
-    r"""The numbered rows of `read_rows`, from text.
+    r"""Numbered rows of `read_rows`, from text.
 
     >>> split_rows("0.5 1\n\n# a comment\n1.0 2\n")
     [(1, ['0.5', '1']), (4, ['1.0', '2'])]
@@ -89,7 +89,7 @@ def split_rows(text: str) -> list[tuple[int, list[str]]]:
 
 
 def unreadable(path: Path, reason: str) -> LabelError:
-    """The error for a file that cannot be read at all."""
+    """Error for a file that cannot be read at all."""
     return LabelError(
         "An annotation cannot be read",
         [f"{path}: {reason}"],
@@ -99,7 +99,7 @@ def unreadable(path: Path, reason: str) -> LabelError:
 
 
 def parse_seconds(cell: str) -> float:
-    """A time in seconds, finite and at least 0.
+    """Time in seconds, finite and at least 0.
 
     Raises:
         ValueError: The cell is something else; the message names it.
@@ -107,7 +107,7 @@ def parse_seconds(cell: str) -> float:
     try:
         seconds = float(cell)
     except ValueError as error:
-        raise ValueError(f"'{cell}' is no number of seconds") from error
+        raise ValueError(f"'{cell}' is not a number of seconds") from error
     if not math.isfinite(seconds):
         raise ValueError(f"the time {cell} is not finite")
     if seconds < 0:

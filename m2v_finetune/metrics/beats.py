@@ -70,8 +70,8 @@ def tempo_scores(reference_bpm: float, estimated_bpm: float) -> dict[str, float]
     Transactions on Audio, Speech, and Language Processing 14(5), 2006.
 
     Args:
-        reference_bpm: The true tempo in beats a minute; nan if it is unknown.
-        estimated_bpm: The estimated tempo in beats a minute; nan if there is none.
+        reference_bpm: True tempo in beats a minute; nan if it is unknown.
+        estimated_bpm: Estimated tempo in beats a minute; nan if there is none.
 
     Returns:
         `tempo_accuracy_1`: 1 if the estimate is within 4 % of the true tempo, else 0.
@@ -90,7 +90,7 @@ def tempo_scores(reference_bpm: float, estimated_bpm: float) -> dict[str, float]
 
 
 def tempo_from_beats(times: ArrayLike) -> float:
-    """The tempo of beats in beats a minute: 60 over the median interval.
+    """Tempo of beats in beats a minute: 60 over the median interval.
 
     Args:
         times: (beats,) times in seconds, strictly increasing.

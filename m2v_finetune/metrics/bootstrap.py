@@ -15,7 +15,7 @@ from m2v_finetune.metrics.intervals import percentiles, resample_counts
 
 @dataclass(frozen=True, kw_only=True)
 class _Ranking:
-    """The tracks of one label from the highest score to the lowest, cut into segments.
+    """Tracks of one label from the highest score to the lowest, cut into segments.
 
     Both metrics change only where a positive track is. A segment is therefore either the set of
     tracks that share one score, at least one of them positive (a *positive segment*), or a longest
@@ -224,7 +224,7 @@ def _label_values(
     """ROC-AUC and average precision of one label in each resample.
 
     Args:
-        ranking: The label's.
+        ranking: Ranking of the label.
         counts: (resamples, tracks), how often each track is in each resample.
 
     Returns:

@@ -43,7 +43,7 @@ def chord_scores(
         where none counts, and `majmin_seconds` and `root_seconds`, the time that counts.
 
     Raises:
-        mir_eval.chord.InvalidChordException: A label is no chord.
+        mir_eval.chord.InvalidChordException: A label is not a chord.
 
     Example:
         >>> chord_scores([[0, 2], [2, 4]], ["C:maj", "A:min"], [[0, 3], [3, 4]], ["C:maj", "A:maj"])

@@ -1,4 +1,4 @@
-"""The base of the package's `evaluate.Metric` modules."""
+"""Base of the package's `evaluate.Metric` modules."""
 
 import tempfile
 

@@ -1,7 +1,7 @@
 """Percentile bootstrap intervals over tracks of any statistic that can be written with weights.
 
 One resample draws as many tracks as there are, with replacement. A statistic is a function of how
-often each track was drawn, for many resamples at once, so that an interval of a mean, a median or a
+often each track was drawn, for many resamples together, so that an interval of a mean, a median or a
 macro F1 is a few matrix products.
 """
 
@@ -17,7 +17,7 @@ Counts of one each give the value of the tracks themselves.
 """
 
 _CHUNK_WEIGHTS = 2**18
-"""Weights (resamples x tracks) in memory at once: 1 MiB, so that they stay in the CPU cache."""
+"""Weights (resamples x tracks) in memory together: 1 MiB, so that they stay in the CPU cache."""
 
 
 def bootstrap_interval(
@@ -84,11 +84,11 @@ def resample_counts(
 
 
 def percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    """The two quantiles that enclose the middle share of the values.
+    """Two quantiles that enclose the middle share of the values.
 
     Args:
         values: (resamples,) values of a statistic; nan ones are left out.
-        confidence: The middle share, in (0, 1).
+        confidence: Middle share, in (0, 1).
 
     Returns:
         The low and the high quantile, nan where no value is left.
@@ -107,7 +107,7 @@ def percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, 
 
 
 def mean_of_tracks(values: ArrayLike, weights: ArrayLike | None = None) -> Statistic:
-    """The mean over tracks, weighted if weights are given.
+    """Mean over tracks, weighted if weights are given.
 
     Args:
         values: (tracks,) values; a nan one is left out, with its weight.
@@ -129,7 +129,7 @@ def mean_of_tracks(values: ArrayLike, weights: ArrayLike | None = None) -> Stati
 
 
 def median_of_tracks(values: ArrayLike) -> Statistic:
-    """The median over tracks, the mean of the two middle ones where their number is even.
+    """Median over tracks, the mean of the two middle ones where their number is even.
 
     Args:
         values: (tracks,) values; a nan one is left out.
@@ -154,7 +154,7 @@ def median_of_tracks(values: ArrayLike) -> Statistic:
 
 
 def mean_of_statistics(statistics: Sequence[Statistic]) -> Statistic:
-    """The mean of several statistics of the same resample; those that are nan in it are left out."""
+    """Mean of several statistics of the same resample; those that are nan in it are left out."""
 
     def statistic(counts: NDArray[np.int32]) -> NDArray[np.float64]:
         values = np.stack([single(counts) for single in statistics])

@@ -39,8 +39,8 @@ def key_relation(reference: int, estimate: int) -> str:
     """Name how an estimated key relates to the reference.
 
     Args:
-        reference: The true key, 0 to 23.
-        estimate: The estimated key, 0 to 23.
+        reference: True key, 0 to 23.
+        estimate: Estimated key, 0 to 23.
 
     Returns:
         A name in `KEY_RELATION_SCORES`: "correct"; "fifth" (same mode, a perfect fifth above);

@@ -39,7 +39,7 @@ def pitch_report(
     Args:
         references: (tracks,) integer indices of the true classes.
         scores: (tracks, classes), finite; the higher, the likelier.
-        pitches: The MIDI number of each class, each once, in the order of the columns.
+        pitches: MIDI number of each class, each once, in the order of the columns.
         seed: Seed of the bootstrap.
 
     Returns:
@@ -48,7 +48,7 @@ def pitch_report(
         whole octaves away from it.
 
     Raises:
-        ValueError: As `multiclass_report`.
+        ValueError: Errors of `multiclass_report`.
     """
     report = multiclass_report(references, scores, [str(pitch) for pitch in pitches], seed=seed)
     classes, score_array = check_classes_and_scores(references, scores)

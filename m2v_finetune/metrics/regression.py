@@ -175,7 +175,7 @@ def _r2(reference: NDArray[np.float64], values: NDArray[np.float64]) -> Statisti
         mean = counts @ centred / counts.sum(axis=1)
         sum_of_squares = counts @ centred**2
         variation = sum_of_squares - counts.sum(axis=1) * mean**2
-        variation[variation < 1e-12 * sum_of_squares] = 0.0  # what rounding leaves of none
+        variation[variation < 1e-12 * sum_of_squares] = 0.0  # rounding errors of zero
         return 1 - ratio(counts @ squared_errors, variation)
 
     return statistic

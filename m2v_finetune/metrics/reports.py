@@ -15,7 +15,7 @@ def none_if_nan(value: float) -> float | None:
 
 
 def with_interval(statistic: Statistic, num_tracks: int, *, seed: int) -> dict[str, float | None]:
-    """The value of a statistic and its 95 % bootstrap interval over tracks.
+    """Value of a statistic and its 95 % bootstrap interval over tracks.
 
     Args:
         statistic: Statistic of counts of draws (`m2v_finetune.metrics.intervals`).
@@ -39,7 +39,7 @@ def mean_report(
     """Report the mean over tracks of scores that each track has by itself.
 
     Args:
-        per_track: The scores of each track by name. A score that a track does not have is nan, such
+        per_track: Scores of each track by name. A score that a track does not have is nan, such
             as that of downbeats where none are annotated.
         names: Names of the scores to report.
         seed: Seed of the bootstrap.

@@ -149,7 +149,7 @@ class SeparationAccumulator:
         )
         target_energy = (1 + along_reference) ** 2 * self._true_energy
         rest_energy = self._error_energy - along_reference * self._error_dot_true
-        rest_energy[rest_energy < 1e-14 * self._error_energy] = 0.0  # what rounding leaves of none
+        rest_energy[rest_energy < 1e-14 * self._error_energy] = 0.0  # rounding errors of zero
         return _decibels(target_energy, rest_energy)
 
 
@@ -168,7 +168,7 @@ def separation_scores(
         As `SeparationAccumulator.scores`.
 
     Raises:
-        ValueError: As `SeparationAccumulator.add`.
+        ValueError: Errors of `SeparationAccumulator.add`.
     """
     accumulator = SeparationAccumulator(stems, sample_rate_hz=sample_rate_hz)
     accumulator.add(references, estimates)

@@ -114,7 +114,7 @@ def frame_scores(reference_roll: ArrayLike, estimated_roll: ArrayLike) -> dict[s
 def piano_roll(
     intervals: ArrayLike, pitches: ArrayLike, *, frame_rate_hz: float, num_frames: int
 ) -> NDArray[np.bool_]:
-    """Which of the 88 piano keys sound at the times of frames, by the notes' own times.
+    """Return which of the 88 piano keys sound at the times of frames, by the exact times of the notes.
 
     Args:
         intervals: (notes, 2) onsets and offsets in seconds.
@@ -138,7 +138,7 @@ def piano_roll(
     if bad.size > 0:
         highest = LOWEST_PIANO_PITCH + NUM_PIANO_PITCHES - 1
         raise ValueError(
-            f"The pitch {bad[0]} is no piano key; they go from {LOWEST_PIANO_PITCH} to {highest}."
+            f"The pitch {bad[0]} is not a piano key; they go from {LOWEST_PIANO_PITCH} to {highest}."
         )
     frame_times = np.arange(num_frames) / frame_rate_hz
     starts, stops = np.searchsorted(frame_times, times).T
@@ -161,7 +161,9 @@ def _check_notes(
     if len(midi_numbers) != len(times):
         raise ValueError(f"{len(times)} intervals for {len(midi_numbers)} pitches of notes.")
     if midi_numbers.size > 0 and midi_numbers.dtype.kind not in "iu":
-        raise ValueError(f"Pitches of type {midi_numbers.dtype}: they must be whole MIDI numbers.")
+        raise ValueError(
+            f"Pitches of type {midi_numbers.dtype}: they must be integer MIDI numbers."
+        )
     return times, midi_numbers.astype(np.intp)
 
 

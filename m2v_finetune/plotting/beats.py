@@ -45,7 +45,7 @@ def plot_beats(
 
     Args:
         waveform: (samples,).
-        sample_rate: In Hz.
+        sample_rate: Sample rate, in Hz.
         frame_times: (frames,), the centres of the frames.
         beat_activation: (frames,), probabilities in [0, 1].
         downbeat_activation: (frames,), probabilities in [0, 1].
@@ -53,7 +53,7 @@ def plot_beats(
         estimated_downbeats: (downbeats,).
         reference_beats: (beats,), those that were annotated, downbeats among them; None for none.
         reference_downbeats: (downbeats,); None for none.
-        path: The PNG file; its folder is made if needed.
+        path: PNG file; its folder is created if needed.
         start_seconds: Start of the plot.
         title: Title, such as the name of the track.
     """

@@ -62,14 +62,14 @@ def plot_chords(
     Args:
         estimated: Segments in the order of time, with labels as mir_eval reads them, such as
             ``C:maj``, ``F#:min`` or ``N``.
-        reference: Those that were annotated; None for none.
+        reference: Annotated segments; None for none.
         probabilities: (frames, chords), in [0, 1]; None for none.
         frame_times: (frames,), the centres of the frames in seconds, evenly spaced; needed with
             ``probabilities``.
-        path: The PNG file; its folder is made if needed.
+        path: PNG file; its folder is created if needed.
         names: (chords,), the columns of ``probabilities``.
         start_seconds: Start of the plot.
-        end_seconds: Where it ends; None for the end of the estimated segments.
+        end_seconds: End of the plot; None for the end of the estimated segments.
         title: Title, such as the name of the track.
     """
     figure = chords_figure(

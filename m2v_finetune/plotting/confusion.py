@@ -1,4 +1,4 @@
-"""Which class was taken for which."""
+"""Confusion matrix of classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +44,7 @@ def plot_confusion(
         confusion: (classes, classes), counts; rows are the true classes, columns predictions. A row without
             counts is drawn grey.
         labels: (classes,), names in the order of the rows.
-        path: The PNG file; its folder is made if needed.
+        path: PNG file; its folder is created if needed.
         title: Title, such as the name of the task.
     """
     save(confusion_figure(confusion, labels, title=title), path)

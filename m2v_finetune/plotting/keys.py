@@ -49,7 +49,7 @@ def plot_key_errors(confusion: NDArray[np.integer], path: Path) -> None:
     Args:
         confusion: (24, 24), tracks by true key (rows) and estimated key (columns). A key's index is
             its pitch class, plus 12 if it is minor: 0 is C major, 9 A major, 21 A minor.
-        path: The PNG file; its folder is made if needed.
+        path: PNG file; its folder is created if needed.
     """
     save(key_errors_figure(confusion), path)
 

@@ -1,4 +1,4 @@
-"""A metric of each label."""
+"""Metric of each label."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -35,10 +35,10 @@ def plot_per_label(
     """Draw a metric of each label, highest first, with the number of tracks behind it.
 
     Args:
-        per_label: By label, the metric and, if it was counted, a number whose key begins with
+        per_label: For each label, the metric and, if it was counted, a number with a key that starts with
             ``num_``, such as ``num_positive``. Labels whose metric is None are named below the picture. Of
             more than 200 labels the 50 best and the 50 worst are drawn, and the title states this.
-        path: The PNG file; its folder is made if needed.
+        path: PNG file; its folder is created if needed.
         metric: Key of the metric; ``roc_auc`` gets a line at chance, 0.5.
         name: Human-readable name, such as ``ROC-AUC``.
     """

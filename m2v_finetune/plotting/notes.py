@@ -1,4 +1,4 @@
-"""A piano roll: which notes were found, missed and made up."""
+"""Piano roll of correct, missed and extra notes."""
 
 from pathlib import Path
 
@@ -47,11 +47,11 @@ def plot_piano_roll(
     each note is matched once.
 
     Args:
-        estimated: The estimated notes.
-        reference: The annotated ones; None for none.
-        path: The PNG file; its folder is made if needed.
+        estimated: Estimated notes.
+        reference: Annotated notes; None for none.
+        path: PNG file; its folder is created if needed.
         start_seconds: Start of the plot.
-        end_seconds: Where it ends.
+        end_seconds: End of the plot.
         title: Title, such as the name of the track.
     """
     figure = piano_roll_figure(

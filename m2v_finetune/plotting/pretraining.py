@@ -24,9 +24,9 @@ def plot_pretraining(metrics_jsonl: Path, path: Path, *, floors: Mapping[str, fl
     """Draw the loss, and the variance of targets and predictions over time, over the steps of a run.
 
     Args:
-        metrics_jsonl: The run's ``metrics.jsonl``.
-        path: The PNG file; its folder is made if needed.
-        floors: Of ``target_variance`` and ``prediction_variance``: below them a run stops.
+        metrics_jsonl: File ``metrics.jsonl`` of the run.
+        path: PNG file; its folder is created if needed.
+        floors: Lower limits of ``target_variance`` and ``prediction_variance``; below them a run stops.
     """
     with metrics_jsonl.open(encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
@@ -39,8 +39,8 @@ def pretraining_figure(
     """Return the figure of `plot_pretraining`.
 
     Args:
-        lines: Those of metrics.jsonl.
-        floors: As for `plot_pretraining`.
+        lines: Lines of metrics.jsonl.
+        floors: Limits, as for `plot_pretraining`.
     """
     logged = [line for line in lines if "loss" in line]
     evaluated = [line for line in lines if "validation" in line]

@@ -39,7 +39,7 @@ def plot_regression(
         references: (tracks, targets), in the data's own units.
         predictions: (tracks, targets), in the same units.
         names: (targets,).
-        path: The PNG file; its folder is made if needed.
+        path: PNG file; its folder is created if needed.
     """
     save(regression_figure(references, predictions, names), path)
 

@@ -38,9 +38,9 @@ def plot_layer_weights(
 
     Args:
         weights: (num_hidden_states,); the first is that of the input of the first transformer layer.
-        path: The PNG file; its folder is made if needed.
+        path: PNG file; its folder is created if needed.
         backbone: Name, Hub id or folder of the backbone; its last part is shown.
-        kind: The layer weighting: ``softmax``, ``conv1d``, ``last``, or the number of a hidden state.
+        kind: Layer weighting: ``softmax``, ``conv1d``, ``last``, or the number of a hidden state.
     """
     save(layer_weights_figure(weights, backbone=backbone, kind=kind), path)
 
@@ -51,8 +51,8 @@ def plot_training(
     """Draw the training loss and the validation metrics over the steps of a run.
 
     Args:
-        metrics_jsonl: The run's ``metrics.jsonl``.
-        path: The PNG file; its folder is made if needed.
+        metrics_jsonl: File ``metrics.jsonl`` of the run.
+        path: PNG file; its folder is created if needed.
         metric_names: Human-readable names of the validation metrics; their keys are shown if None.
     """
     with metrics_jsonl.open(encoding="utf-8") as file:
@@ -93,7 +93,7 @@ def training_figure(
     """Return the figure of `plot_training`.
 
     Args:
-        lines: Those of metrics.jsonl: some with ``loss``, and one with ``validation`` for each epoch.
+        lines: Lines of metrics.jsonl: some with ``loss``, and one with ``validation`` for each epoch.
         metric_names: Human-readable names of the validation metrics.
     """
     logged = [line for line in lines if "loss" in line]

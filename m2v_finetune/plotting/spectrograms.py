@@ -41,11 +41,11 @@ def plot_separation(
 
     Args:
         mixture: (samples,).
-        stems: By name, (samples,) each.
-        sample_rate: In Hz.
-        path: The PNG file; its folder is made if needed.
+        stems: Waveforms by name, (samples,) each.
+        sample_rate: Sample rate, in Hz.
+        path: PNG file; its folder is created if needed.
         start_seconds: Start of the plot.
-        end_seconds: Where it ends; None for the end of the mixture. Ten seconds show the most.
+        end_seconds: End of the plot; None for the end of the mixture. Ten seconds show the most detail.
         title: Title, such as the name of the track.
     """
     figure = separation_figure(

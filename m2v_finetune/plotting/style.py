@@ -1,4 +1,4 @@
-"""The look that all pictures share.
+"""Style of all plots.
 
 Figures are built without pyplot, so nothing global is changed and no display is needed.
 """
@@ -20,7 +20,7 @@ from m2v_finetune.files import write_atomically
 
 WIDTH_INCHES = 8.0
 DPI = 120
-# Colours that the colour-blind can tell apart, with a marker each. Source: Okabe and Ito, "Color
+# Colours that colour-blind readers can distinguish, with a marker each. Source: Okabe and Ito, "Color
 # Universal Design" (2008).
 BLUE, ORANGE = "#0072B2", "#D55E00"
 GREEN, PURPLE, SKY, YELLOW = "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
@@ -117,7 +117,7 @@ def legend_above(axes: Axes, **options: Any) -> None:
 
 
 def style_colorbar(bar: Colorbar, name: str) -> None:
-    """Style a colour bar and write beside it what it measures."""
+    """Style a colour bar and write its unit beside it."""
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=10, color=GREY, labelcolor=INK)
     bar.set_label(name, fontsize=11, color=INK)
@@ -136,7 +136,7 @@ def ink_on(color: Any) -> str:
 
 def shortened(label: str) -> str:
     """Return a label in one line that can be drawn, cut where it is too long for a picture."""
-    # Bytes of a file name that are no UTF-8 have no glyph, and control characters none that is seen.
+    # Bytes of a file name that are not UTF-8 have no glyph, and control characters no visible one.
     text = " ".join(label.split()).encode(errors="backslashreplace").decode()
     text = "".join(character if character.isprintable() else "\ufffd" for character in text)
     over = len(text) > MAX_LABEL_CHARACTERS
@@ -144,7 +144,7 @@ def shortened(label: str) -> str:
 
 
 def without_math(legend: Legend) -> None:
-    """Let names in a legend be drawn as they are: a dollar sign is no formula."""
+    """Draw names in a legend without formulas: a dollar sign is text."""
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -153,7 +153,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file, atomically; its folder is created if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        # An emoji is drawn as a box, which is no news for who started the run.
+        # An emoji is drawn as a box; the user does not need a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         write_atomically(
             path, lambda unfinished: figure.savefig(unfinished, format="png", facecolor="white")

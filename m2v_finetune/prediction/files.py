@@ -1,4 +1,4 @@
-"""Predicting music files one after the other, into an output that is whole at every moment."""
+"""Prediction of music files one after the other, into an output that is valid at every moment."""
 
 import hashlib
 import json
@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from m2v_finetune import __version__
 from m2v_finetune.data.manifest import problem_list
@@ -52,7 +54,8 @@ def predict_files(
 
     Raises:
         UserError: A file cannot be read and ``on_bad_file`` is ``stop``, or none can; or the output exists
-            and is not an unfinished one of this command, or cannot be written. What is written is whole.
+            and is not an unfinished one of this command, or cannot be written; or one
+            window does not fit in memory. Results that were written before are complete.
         Stopped: A signal arrived; the same.
     """
     require_audio_input(model)
@@ -75,7 +78,7 @@ def _predict(
     def progress() -> str:
         num_done = num_computed + num_resumed
         if num_done == 0:
-            destination.finish()  # of which nothing is left
+            destination.finish()  # it leaves no files
             return "Nothing was written."
         return f"{num_done} of {len(files)} files are done{destination.where()}"
 
@@ -96,6 +99,10 @@ def _predict(
                         f"{why}\n{progress()} To leave out what cannot be read: --on-bad-file skip.",
                         code=error.code,
                     ) from error
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"{_out_of_memory(model, path)} {progress()}", code="predict-out-of-memory"
+                ) from error
     except Stopped as stopped:
         raise Stopped(stopped.signal_number, f"Stopped. {progress()}") from None
     destination.finish()
@@ -106,6 +113,21 @@ def _predict(
         )
     return PredictedFiles(
         num_computed=num_computed, num_resumed=num_resumed, failed=failed, variation=variation
+    )
+
+
+def _out_of_memory(model: TaskModel, path: Path) -> str:
+    """Return a message that a single window does not fit in memory, with the remedies."""
+    if next(model.parameters()).device.type == "cuda":
+        where, remedy = (
+            "GPU memory",
+            "Use a GPU with more memory, or the CPU: set CUDA_VISIBLE_DEVICES=''.",
+        )
+    else:
+        where, remedy = "memory", "Use a machine with more memory."
+    return (
+        f"{path}: a single window of {model.window_seconds:g} s does not fit in {where}. {remedy} The length "
+        "of the window is the model's: one that was trained with a shorter --data.window_seconds needs less."
     )
 
 

@@ -17,7 +17,7 @@ from m2v_finetune.prediction.record import (
     Record,
     checksums,
     disk_errors,
-    write_whole,
+    write_all,
 )
 from m2v_finetune.tasks import Prediction
 
@@ -56,14 +56,14 @@ class Output(Protocol):
 
         Raises:
             AudioError: The music file, which may be read while the result is written, is damaged.
-            UserError: The disk does not take it. What was written before is whole.
+            UserError: The result cannot be written. Results that were written before are complete.
         """
 
     def finish(self) -> None:
-        """Finish; where nothing was written, leave nothing."""
+        """Finish, and delete an output without results."""
 
     def where(self) -> str:
-        """Return the end of a sentence that says how many files are done."""
+        """Return the end of a message about the number of finished files."""
 
 
 @dataclass
@@ -80,14 +80,14 @@ class Printed:
     def put(self, path: Path, prediction: Prediction) -> None:
         """Print a result."""
         text = self.rendering.render(prediction, path, is_first=self.is_first)
-        print(text, end="", flush=True)  # noqa: T201 (it is what was asked for)
+        print(text, end="", flush=True)  # noqa: T201 (the output of the command)
         self.is_first = False
 
     def finish(self) -> None:
         """Do nothing."""
 
     def where(self) -> str:
-        """Return the end of a sentence that says how many files are done."""
+        """Return the end of a message about the number of finished files."""
         return "."
 
 
@@ -131,22 +131,22 @@ def open_output(
 
 
 class OneFile:
-    """A file to which results are appended."""
+    """File to which results are appended."""
 
     def __init__(
         self, output: Path, files: Sequence[Path], rendering: Rendering, record: Record
     ) -> None:
-        """Open a new file, or an unfinished one, without what was only written in part.
+        """Open a new file, or an unfinished one, without a result that was only written in part.
 
         Raises:
-            UserError: It is not what was written to it, has results of other files, or cannot be written.
+            UserError: The file was changed, has results of other files, or cannot be written.
         """
         self.rendering = rendering
         self.output = output
         self.record = record
         entries = record.entries
         record.require_named((entry.file for entry in entries), files)
-        record.keep(self._num_whole())
+        record.keep(self._num_complete())
         self.end = entries[-1].end if entries else 0
         self.checksum = entries[-1].checksum if entries else 0
         self.done = Counter(entry.file for entry in entries)
@@ -155,22 +155,22 @@ class OneFile:
             self.file = os.fdopen(number, "wb", buffering=0)
             self._cut()
 
-    def _num_whole(self) -> int:
+    def _num_complete(self) -> int:
         """Return the number of results that are complete and of unchanged files, from the first on.
 
         Raises:
-            UserError: The file is not what was written to it.
+            UserError: The file was changed.
         """
         entries = self.record.entries
         size, found = checksums(self.output, [entry.end for entry in entries])
-        whole = entries[: len(found)]
-        # Behind what is whole is a part of the next result, if that was begun.
+        complete = entries[: len(found)]
+        # Part of the next result may follow the complete ones.
         is_more_legal = len(found) < len(entries)
-        is_more = size > (whole[-1].end if whole else 0)
-        if found != [entry.checksum for entry in whole] or (is_more and not is_more_legal):
+        is_more = size > (complete[-1].end if complete else 0)
+        if found != [entry.checksum for entry in complete] or (is_more and not is_more_legal):
             raise UserError(self.record.refusal("its content has changed"), code="output-changed")
-        changed = (number for number, one in enumerate(whole) if one.is_of_changed_file())
-        return next(changed, len(whole))
+        changed = (number for number, one in enumerate(complete) if one.is_of_changed_file())
+        return next(changed, len(complete))
 
     def take_done(self, path: Path) -> bool:
         """Return True if an earlier command finished a music file."""
@@ -179,12 +179,12 @@ class OneFile:
     def put(self, path: Path, prediction: Prediction) -> None:
         """Append a result."""
         text = self.rendering.render(prediction, path, is_first=self.end == 0)
-        content = text.encode(errors="backslashreplace")  # of a file name that is no UTF-8
+        content = text.encode(errors="backslashreplace")  # of a file name that is not UTF-8
         end, checksum = self.end + len(content), zlib.crc32(content, self.checksum)
         try:
             with disk_errors(self.output):
                 self.record.add(Entry.of(path, end=end, checksum=checksum))
-                write_whole(self.file, content)
+                write_all(self.file, content)
         except UserError:
             with suppress(OSError):
                 self._cut()
@@ -205,12 +205,12 @@ class OneFile:
             self.record.finish()
 
     def where(self) -> str:
-        """Return the end of a sentence that says how many files are done."""
-        return f", in {self.output}. The same command goes on from there."
+        """Return the end of a message about the number of finished files."""
+        return f", in {self.output}. The same command resumes."
 
 
 class FilesInFolder:
-    """A file, or folder, for each piece of music, by its name."""
+    """File, or folder, for each piece of music, by its name."""
 
     def __init__(self, folder: Path, files: Sequence[Path], kind: str, suffix: str) -> None:
         """Make the folder, unless it is there.
@@ -243,10 +243,10 @@ class FilesInFolder:
             folder.mkdir(exist_ok=True)
 
     def resume(self, record: Record) -> None:
-        """Find what an unfinished command wrote.
+        """Find the results of an unfinished command.
 
         Raises:
-            UserError: A file of somebody else would be overwritten, or it has results of other files.
+            UserError: Another file would be overwritten, or the record has results of other files.
         """
         self.record = record
         entries = record.entries
@@ -282,25 +282,25 @@ class FilesInFolder:
         return _take(self.done, path)
 
     def put(self, path: Path, prediction: Prediction) -> None:
-        """Write a result under another name, and give it its own when it is whole."""
+        """Write a result under another name, and rename it when it is complete."""
         destination = self._destination(path)
         with disk_errors(destination):
             self.record.add(Entry.of(path))
             write_atomically(
                 destination, lambda unfinished: prediction.write(self.kind, unfinished)
             )
-        print(destination, flush=True)  # noqa: T201 (what was written is the command's answer)
+        print(destination, flush=True)  # noqa: T201 (the output of the command)
 
     def finish(self) -> None:
-        """Delete the record, and the folder if it was made for nothing."""
+        """Delete the record, and the folder if it is new and empty."""
         with disk_errors(self.folder):
             self.record.finish()
             if self.is_made and not any(self.folder.iterdir()):
                 self.folder.rmdir()
 
     def where(self) -> str:
-        """Return the end of a sentence that says how many files are done."""
-        return f", in {self.folder}. The same command goes on from there."
+        """Return the end of a message about the number of finished files."""
+        return f", in {self.folder}. The same command resumes."
 
 
 def _take(done: Counter[str], path: Path) -> bool:

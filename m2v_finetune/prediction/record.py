@@ -1,13 +1,13 @@
-"""The record of an output that is not finished: what is done, and how much of the output that is.
+"""Record of an unfinished output: the finished files, and the length of their results.
 
-It is beside the output, or in the folder that results are written to, while not all of them are. Its first
-line names the model and options; then it has a line for each music file, written before the result:
+It is beside the output, or in the folder of the results, until all are written. Its first line names the
+model and options; then it has a line for each music file, written before the result:
 
     {"model": "9f2c...", "version": "0.1.0", "format": "csv", "timeline": false, "top": 10}
     {"file": "one.wav", "num_bytes": 88244, "mtime_ns": 1764380000000000000, "end": 61, "checksum": 36322339}
 
-So a result of which only a part was written is known and cut off, and an output that was changed since is
-refused. An output without a record is finished, or not of this program.
+So a result that was only written in part is found and cut off, and an output that was changed since is
+refused. An output without a record is finished, or of another program.
 """
 
 import fcntl
@@ -29,12 +29,12 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A line of a record: a music file whose result is written, or being written.
+    """Line of a record: a music file whose result is written, or being written.
 
     Attributes:
-        file: The music file, as it was typed.
+        file: Name of the music file, as it was typed.
         num_bytes: Its size.
-        mtime_ns: When it was last changed, in nanoseconds.
+        mtime_ns: Time of its last change, in nanoseconds.
         end: Length of the output with the result, in bytes; 0 where the result has a file of its own.
         checksum: CRC-32 of the output up to there; 0 where the result has a file of its own.
     """
@@ -68,12 +68,12 @@ class Entry:
 
 @dataclass
 class Record:
-    """The record of an output, held by this process alone.
+    """Record of an output, locked by this process.
 
     Attributes:
-        output: The output, for messages.
-        path: The record.
-        file: The record, open.
+        output: Path of the output, for messages.
+        path: Path of the record.
+        file: Open file of the record.
         entries: Its lines, without the header.
         line_ends: Ends of the header and of each entry.
     """
@@ -118,10 +118,10 @@ class Record:
             yield record
 
     def _read(self, lines: Sequence[bytes], header: Mapping[str, object]) -> None:
-        """Read lines as far as they are legal.
+        """Read lines as far as they are valid.
 
         Raises:
-            UserError: They are no record, or that of other options.
+            UserError: The lines are not a record, or one of other options.
         """
         try:
             then = json.loads(lines[0])
@@ -143,13 +143,13 @@ class Record:
             try:
                 entry = Entry(**json.loads(line))
             except (ValueError, TypeError, RecursionError):
-                break  # a disk that lost what was written last
+                break  # a disk lost the last writes
             end += len(line)
             self.entries.append(entry)
             self.line_ends.append(end)
 
     def keep(self, num_entries: int) -> None:
-        """Forget all entries but the first ones, and what cannot be read behind them."""
+        """Delete all entries but the first ones, and unreadable lines after them."""
         if not self.line_ends:  # a new record
             return
         del self.entries[num_entries:]
@@ -163,14 +163,14 @@ class Record:
         self._append(asdict(entry))
 
     def _append(self, content: Mapping[str, object]) -> None:
-        write_whole(self.file, (json.dumps(content) + "\n").encode())
+        write_all(self.file, (json.dumps(content) + "\n").encode())
 
     def finish(self) -> None:
         """Delete the record: the output is finished."""
         self.path.unlink()
 
     def require_named(self, done: Iterable[str], files: Sequence[Path]) -> None:
-        """Raise `UserError` where a file is done that the command does not name."""
+        """Raise `UserError` if the record has a file that the command does not name."""
         others = Counter(done) - Counter(map(str, files))
         if others:
             other = next(iter(others))
@@ -202,11 +202,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(file: BinaryIO, content: bytes) -> None:
-    """Write all of some bytes to an unbuffered file.
+def write_all(file: BinaryIO, content: bytes) -> None:
+    """Write all bytes to an unbuffered file.
 
     Raises:
-        OSError: The disk does not take them; some may be written.
+        OSError: They cannot be written; some may be.
     """
     left = memoryview(content)
     while left:
@@ -214,11 +214,11 @@ def write_whole(file: BinaryIO, content: bytes) -> None:
 
 
 def checksums(path: Path, ends: Sequence[int]) -> tuple[int, list[int]]:
-    """Return the size of a file, 0 if there is none, and its CRC-32 up to each place that lies inside.
+    """Return the size of a file, 0 if there is none, and its CRC-32 up to each position inside it.
 
     Args:
-        path: The file.
-        ends: The places, ascending.
+        path: File.
+        ends: Positions, ascending.
     """
     found: list[int] = []
     if not path.exists():

@@ -92,7 +92,7 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
         if backbone["is_new"]
         else f"from `{source}`"
         + (f" at `{backbone['revision']}`" if backbone["revision"] else "")
-        + ", whose licence it has"
+        + ", and has the same licence"
     )
     held_out = results["validation"]
     is_on_cpu = results["device"] == "cpu"

@@ -1,4 +1,4 @@
-"""The model card of a run, rendered from the run's own files.
+"""Model card of a run, rendered from the run's own files.
 
 A card is public, so it shows little of the machine: only the last part of a local path, only versions
 and hardware of the environment, and never the command line.
@@ -208,7 +208,7 @@ def _label_table(results: Mapping[str, Any]) -> str:
 def _layers(results: Mapping[str, Any]) -> str:
     weights = results["layer_weights"]
     if is_of_vectors(results):
-        return "The input of the head are the vectors themselves: there are no layers to weight."
+        return "The vectors are the input of the head, so there are no layers to weight."
     kind = results["training"]["layer_weighting"]
     states = f"{len(weights)} hidden states (0 is the input of the first transformer layer)"
     if kind not in ("softmax", "conv1d"):
@@ -225,8 +225,8 @@ def _layers(results: Mapping[str, Any]) -> str:
 def _usage(results: Mapping[str, Any], repo_id: str | None) -> str:
     if is_of_vectors(results):
         return (
-            "The input of the model are vectors that were computed elsewhere, so `m2v predict` cannot run "
-            "it on music files. It serves to compare such vectors with backbones."
+            "The inputs of the model are precomputed vectors, so `m2v predict` cannot run it on music files. "
+            "It is for comparing such vectors with backbones."
         )
     model = repo_id or MODEL_PLACEHOLDER
     shown = TASKS[results["task"]].usage_example

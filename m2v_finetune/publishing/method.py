@@ -187,7 +187,7 @@ def backbone_link(results: Mapping[str, Any], card_data: Mapping[str, Any]) -> s
 
 
 def is_of_vectors(results: Mapping[str, Any]) -> bool:
-    """Return whether the input of the model are vectors computed elsewhere."""
+    """Return whether the inputs of the model are precomputed vectors."""
     return results["backbone"].get("vector_size") is not None
 
 

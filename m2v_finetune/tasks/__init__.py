@@ -1,4 +1,4 @@
-"""One module a task: its labels, head, loss, track aggregation, metrics and predictions."""
+"""Tasks, one module each: labels, head, loss, track aggregation, metrics and predictions."""
 
 from typing import Any
 

@@ -52,12 +52,12 @@ class BeatsConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BeatsPrediction:
-    """The beats of a track.
+    """Beats of a track.
 
     Attributes:
         times_seconds: (beats,), ascending.
         positions: (beats,), in the bar; 1 is the downbeat.
-        tempo_bpm: Of the median interval; nan for fewer than two beats.
+        tempo_bpm: Tempo of the median interval; nan for fewer than two beats.
         frame_times_seconds: (frames,).
         activations: (frames, 2), the probabilities of a beat and of a downbeat.
     """

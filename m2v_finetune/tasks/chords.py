@@ -60,10 +60,11 @@ class ChordsConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChordsPrediction:
-    """The chords of a track.
+    """Chords of a track.
 
     Attributes:
-        segments: From 0 to the end of the track, without gaps; labels are those of `labels.chords.CHORDS`.
+        segments: Segments from 0 to the end of the track, without gaps, with labels of
+            `labels.chords.CHORDS`.
         frame_times_seconds: (frames,).
         probabilities: (frames, 25), of each chord.
     """
@@ -94,7 +95,7 @@ class ChordsPrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class ChordRecognition(FrameTask):
-    """One of 25 chords at each frame, decoded to segments.
+    """Chord recognition: one of 25 chords at each frame, decoded to segments.
 
     Attributes:
         label_column: Column of the manifest.

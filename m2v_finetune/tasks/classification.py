@@ -45,7 +45,7 @@ class ClassificationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(ClipTask):
-    """One class of many for a track.
+    """Classification: one class of many for a track.
 
     Attributes:
         labels: Classes, in the order of the logits.
@@ -112,7 +112,7 @@ class Classification(ClipTask):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
+        """Rebuild the task from the result of `to_dict`; raise ValueError if it is not valid."""
         column = settings["label_column"]
         if not isinstance(column, str):
             raise ValueError(f"its label_column is {column!r}, not a name")

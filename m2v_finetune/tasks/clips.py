@@ -66,7 +66,7 @@ class ClipPrediction:
 
     @property
     def label(self) -> str:
-        """The label of highest score."""
+        """Label of highest score."""
         return self.top(1)[0][0]
 
     def render(self, kind: str, *, path: Path, top: int, timeline: bool, is_first: bool) -> str:

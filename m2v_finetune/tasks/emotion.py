@@ -46,7 +46,7 @@ class EmotionConfig:
 
     @property
     def label_column(self) -> str:
-        """The first column."""
+        """First column."""
         return self.target_columns[0]
 
 
@@ -116,7 +116,7 @@ class Emotion(ClipTask):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Emotion":
-        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
+        """Rebuild the task from the result of `to_dict`; raise ValueError if it is not valid."""
         labels = saved_labels(settings["labels"])
         means, stds = (tuple(map(float, settings[key])) for key in ("means", "stds"))
         is_finite = all(map(math.isfinite, means + stds))
@@ -135,7 +135,7 @@ class Emotion(ClipTask):
 
     @property
     def label_column(self) -> str:
-        """The first column."""
+        """First column."""
         return self.labels[0]
 
     @property

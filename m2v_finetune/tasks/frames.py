@@ -84,7 +84,7 @@ class FrameTask(ABC):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """Rebuild the task from what `to_dict` returned; raise KeyError or ValueError if it is not valid."""
+        """Rebuild the task from the result of `to_dict`; raise KeyError or ValueError if it is not valid."""
         if not isinstance(settings["label_column"], str):
             raise ValueError(f"its label_column is {settings['label_column']!r}, not a name")
         return cls(**{field.name: settings[field.name] for field in fields(cast(Any, cls))})
@@ -160,7 +160,7 @@ class FrameTask(ABC):
         """Return a head with an output vector for each frame.
 
         Raises:
-            UserError: The settings request a pooling of frames, which this head has not.
+            UserError: The settings request a pooling of frames, which this head does not have.
         """
         if config.pooling != HeadConfig().pooling:
             raise UserError(

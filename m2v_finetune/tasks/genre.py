@@ -21,7 +21,7 @@ class GenreConfig(ClassificationConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Genre(Classification):
-    """The genre of a track, of GTZAN's ten or of one's own."""
+    """Genre of a track, of GTZAN's ten or your own."""
 
     name: ClassVar[str] = "genre"
 

@@ -21,7 +21,7 @@ class InstrumentConfig(ClassificationConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Instrument(Classification):
-    """The instrument of a recording of one, such as NSynth's eleven families."""
+    """Instrument of a recording of one, such as NSynth's eleven families."""
 
     name: ClassVar[str] = "instrument"
 

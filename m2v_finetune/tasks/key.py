@@ -28,7 +28,7 @@ class KeyConfig:
     """Settings of the key labels.
 
     Args:
-        label_column: The column with a track's key, such as ``A minor``, ``Bb major`` or ``F#:min``.
+        label_column: Column with a track's key, such as ``A minor``, ``Bb major`` or ``F#:min``.
     """
 
     label_column: str = "key"
@@ -36,7 +36,7 @@ class KeyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Key(Classification):
-    """The key of a track. All 24 are classes, whichever occur."""
+    """Key of a track. All 24 are classes, whichever occur."""
 
     name: ClassVar[str] = "key"
     selection_metric: ClassVar[str] = "mirex_score"
@@ -69,7 +69,7 @@ class Key(Classification):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Key":
-        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
+        """Rebuild the task from the result of `to_dict`; raise ValueError if it is not valid."""
         task = super().from_dict(settings)
         if task.labels != KEYS:
             raise ValueError(f"its labels are not the {len(KEYS)} keys in their order")

@@ -32,7 +32,7 @@ class PitchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Pitch(Classification):
-    """The pitch of a note, of NSynth's 112 (MIDI 9 to 120) or of one's own."""
+    """Pitch of a note, of NSynth's 112 (MIDI 9 to 120) or your own."""
 
     name: ClassVar[str] = "pitch"
     metric_names: ClassVar[Mapping[str, str]] = {
@@ -49,7 +49,7 @@ class Pitch(Classification):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Pitch":
-        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
+        """Rebuild the task from the result of `to_dict`; raise ValueError if it is not valid."""
         task = super().from_dict(settings)
         if not set(task.labels) <= set(map(str, MIDI_PITCHES)):
             raise ValueError(f"its labels are {list(task.labels)}, not MIDI numbers")

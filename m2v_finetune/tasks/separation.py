@@ -196,7 +196,7 @@ class Separation:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Separation":
-        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
+        """Rebuild the task from the result of `to_dict`; raise ValueError if it is not valid."""
         return cls(
             stems=saved_labels(settings["stems"]),
             label_column=str(settings["label_column"]),

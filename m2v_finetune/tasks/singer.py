@@ -21,7 +21,7 @@ class SingerConfig(ClassificationConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Singer(Classification):
-    """The singer of a recording, such as VocalSet's twenty.
+    """Singer of a recording, such as VocalSet's twenty.
 
     The score is of the whole recording, not of its chunks: MARBLE's published figures differ in this.
     """

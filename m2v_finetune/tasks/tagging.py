@@ -148,7 +148,7 @@ class Tagging(ClipTask):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Tagging":
-        """Rebuild the task from what `to_dict` returned; raise ValueError if it is not valid."""
+        """Rebuild the task from the result of `to_dict`; raise ValueError if it is not valid."""
         return cls(
             labels=saved_labels(settings["labels"]), label_column=str(settings["label_column"])
         )

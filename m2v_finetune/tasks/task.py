@@ -96,7 +96,7 @@ class Task(Protocol):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Task":
-        """Rebuild the task from what `to_dict` returned; raise ValueError or KeyError if it is not valid."""
+        """Rebuild the task from the result of `to_dict`; raise ValueError or KeyError if it is not valid."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that are saved with a model: plain data, with ``name``."""

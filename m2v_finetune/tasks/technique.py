@@ -21,7 +21,7 @@ class TechniqueConfig(ClassificationConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Technique(Classification):
-    """The singing technique of a recording, such as VocalSet's ten.
+    """Singing technique of a recording, such as VocalSet's ten.
 
     The score is of the whole recording, not of its chunks: MARBLE's published figures differ in this.
     """

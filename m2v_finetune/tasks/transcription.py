@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 LOWEST, HIGHEST = PIANO_PITCHES
 NUM_PITCHES = HIGHEST - LOWEST + 1
-# Own choice: an onset is one frame of a note, and few pitches are active at once.
+# Own choice: an onset is one frame of a note, and few pitches are active simultaneously.
 POSITIVE_WEIGHT = 4.0
 # Own choice: a note is decoded from the centre of its first frame to the end of its last one, so this
 # leaves out notes of one frame at 50 Hz and of two at 75 Hz.
@@ -78,7 +78,7 @@ class TranscriptionConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TranscriptionPrediction:
-    """The notes of a track.
+    """Notes of a track.
 
     Attributes:
         onsets_seconds: (notes,), ascending.

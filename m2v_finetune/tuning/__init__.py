@@ -1,4 +1,4 @@
-"""Tuning methods: which parameters of a backbone are trainable, what is added to it, learning rates."""
+"""Tuning methods: the trainable parameters of a backbone, added modules, learning rates."""
 
 from m2v_finetune.tuning.default_rates import Rates, default_rates, is_small
 from m2v_finetune.tuning.learning_rates import parameter_groups

@@ -147,7 +147,7 @@ def test_from_a_checkpoint_with_its_licence(pretrain):
     )
     assert 0 < moved < 0.01
     card = (folder / "model" / "README.md").read_text()
-    assert "from `random-small`, whose licence it has" in card
+    assert "from `random-small`, and has the same licence" in card
 
 
 def load_trained(folder):

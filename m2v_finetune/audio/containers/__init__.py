@@ -1,6 +1,6 @@
-"""Structure of audio files: where the sound of a file starts and ends, whatever its header states.
+"""Structure of audio files: start and end of the audio in a file, independent of its header.
 
-Decoders believe headers. Each module here reads the structure of some containers, cheaply where it agrees
-with the header and thoroughly where it does not, and returns the parts of the file that are to be decoded
-one after the other. `find` chooses the module. This file stays empty.
+Decoders trust headers. Each module here reads the structure of some containers, quickly if it agrees with
+the header and thoroughly if not, and returns the parts of the file to decode, one after the other. `find`
+chooses the module. This file stays empty.
 """

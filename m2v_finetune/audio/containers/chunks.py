@@ -34,7 +34,7 @@ class _Style:
         align: Chunks start at multiples of it.
         data: Start of the name of the chunk with the samples.
         overhead: Bytes in the size of that chunk beside the samples.
-        counts_header: The size of a chunk counts its name and size too.
+        counts_header: True if the size of a chunk includes its name and size.
     """
 
     first: int = 12
@@ -89,7 +89,7 @@ def kind(head: bytes) -> bytes | None:
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64"):
         return head[:4] if head[8:12] == b"WAVE" else None
     if head[:4] == b"riff":
-        # Source: Wave64, the GUID of the whole file.
+        # Source: Wave64, the GUID of the complete file.
         return b"riff" if head[4:12] == b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb" else None
     if head[:4] in (b"caff", b".snd", b"dns."):
         return head[:4]
@@ -115,7 +115,7 @@ def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
     name = kind(file.read(start, 12))
     assert name is not None
     samples = _samples(file, start, name)
-    if samples is None:  # the decoder reports what is missing
+    if samples is None:  # the decoder reports the missing samples
         return Part(start=start, stop=file.size, is_file=start == 0), file.size
     available = file.size - samples.start
     if samples.stated > available:
@@ -127,7 +127,7 @@ def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
         following = _following(file, name, start, after)
         is_last = following == file.size
         if is_last or kind(file.read(following, 12)) is not None:
-            # libsndfile 1.2.2 takes what follows the samples of these for samples.
+            # libsndfile 1.2.2 reads the bytes after the samples of these as samples.
             reads_on = name in (b"riff", b"NIST", b".snd", b"dns.") and samples_stop < file.size
             is_right = samples_stop == samples.start + samples.stated and name != b"BW64"
             if start == 0 and is_last and is_right and not reads_on:
@@ -226,7 +226,7 @@ def _nist_samples(file: ByteFile, start: int) -> _Samples | None:
 
 
 def _known(stated: int, size_bytes: int) -> int:
-    """Return a stated size, or `_UNKNOWN` for what programs write that cannot know it.
+    """Return a stated size, or `_UNKNOWN` for the placeholder of programs that cannot know it.
 
     sox states 0x7F000000 or 0x7FFFF000, arecord 0x80000000, ffmpeg and most others 0xFFFFFFFF, each with or
     without the size of the header; 64 bits are all ones, or the largest signed number.

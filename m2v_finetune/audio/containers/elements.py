@@ -30,7 +30,7 @@ def is_head(head: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Element:
-    """An element at the top of a file.
+    """Element at the top of a file.
 
     Attributes:
         start: Offset of its first byte.

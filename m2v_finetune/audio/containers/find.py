@@ -22,12 +22,12 @@ class Container:
     needs_ffmpeg: bool = False
 
 
-@lru_cache(maxsize=4096)  # the structure of a file is looked at once while it stays the same
+@lru_cache(maxsize=4096)  # the structure of an unchanged file is read once
 def find_container(path: Path, _version: tuple[int, ...]) -> Container:
     """Look at the structure of a file.
 
     Args:
-        path: The file, which is not empty.
+        path: File, which is not empty.
         _version: Value that changes with the file.
 
     Raises:

@@ -121,7 +121,7 @@ def _last_sample(file: ByteFile, stream: _Stream, stop: int) -> int | None:
 
 
 def _counts_upwards(file: ByteFile, stream: _Stream, stop: int) -> bool:
-    """Return True if the first frames after a few places of the file have ever higher numbers."""
+    """Return True if the first frames after a few positions of the file have ever higher numbers."""
     spread = (stop - stream.first) // _NUM_PROBES
     locations = [stream.first + spread * probe for probe in range(_NUM_PROBES)]
     before = -1
@@ -147,7 +147,7 @@ def _headers(block: bytes, stream: _Stream) -> Iterator[tuple[int, int]]:
 
 
 def _parse(header: bytes, stream: _Stream) -> tuple[int, int] | None:
-    """Return first sample and length of a frame; None if the bytes are no header."""
+    """Return first sample and length of a frame; None if the bytes are not a header."""
     if len(header) < 6 or header[3] >> 4 > 10 or header[3] & 1:
         return None
     size_code, rate_code = header[2] >> 4, header[2] & 15

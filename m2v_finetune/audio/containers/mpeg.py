@@ -45,7 +45,7 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
     """Return the streams that a file holds, one after the other.
 
     Args:
-        file: The file.
+        file: File.
         first: Offset of the first frame.
 
     Raises:
@@ -113,10 +113,10 @@ class _Stretch:
     Attributes:
         start: Offset of the first frame.
         stop: Offset after the last.
-        first: The first frame.
+        first: First frame.
         header: Counts of its header, if it has one.
         num_frames: Number of frames that hold sound.
-        seconds_before: Length of what comes before it, for messages.
+        seconds_before: Length of the audio before it, for messages.
     """
 
     start: int
@@ -184,7 +184,7 @@ def _part(file: ByteFile, stretch: _Stretch, num_following: int) -> Part:
     """Return a stretch with a header that counts its frames.
 
     Args:
-        file: The file.
+        file: File.
         stretch: Stretch of frames.
         num_following: Frames that follow it after a gap, up to the next header: its own may count them.
     """
@@ -223,9 +223,9 @@ def _part(file: ByteFile, stretch: _Stretch, num_following: int) -> Part:
 def _info_frames(header: bytes, num_frames: int, num_bytes: int) -> bytes:
     """Make frames to come before a stream without a header: an Info header, and a frame of silence.
 
-    Decoders cut 529 samples, which the decoder of MPEG itself takes, where there is such a header; ffmpeg
-    and libsndfile cut nothing where there is none. So that all of the stream is kept, the silence is what is
-    cut: its samples are 529 more than the delay that the header states.
+    With such a header, decoders cut 529 samples, the delay of the MPEG decoder; without it, ffmpeg and
+    libsndfile cut nothing. To keep all of the stream, the silence is cut: it has 529 samples more than the
+    delay in the header.
 
     Args:
         header: Header of a frame of the stream.

@@ -85,12 +85,12 @@ def first_frame(file: ByteFile, start: int) -> int | None:
 
 
 def _is_chain(block: bytes, location: int, *, ends: bool) -> bool:
-    """Return True if frames of one stream follow each other from a place on.
+    """Return True if frames of one stream follow each other from a position on.
 
     Args:
         block: Bytes of the file.
         location: Offset of the first frame.
-        ends: The file ends with the block; then fewer frames are enough, and the last may be cut.
+        ends: True if the file ends with the block; then fewer frames are enough, and the last may be cut.
     """
     stream, is_first = None, location == 0
     for number in range(_CHAIN):
@@ -113,7 +113,7 @@ class Header:
         num_frames: Frames after the one that holds it, or None.
         num_bytes: Bytes from that one on, or None.
         location: Offset of the word in its frame.
-        is_vbri: It is Fraunhofer's.
+        is_vbri: True for a header of Fraunhofer's.
     """
 
     num_frames: int | None
@@ -140,7 +140,7 @@ def read_header(content: bytes, frame: Frame) -> Header | None:
 
 
 def walk(file: ByteFile, position: int) -> Iterator[tuple[int, Frame, Header | None]]:
-    """Yield the place of each frame, the frame, and its header, while they follow each other."""
+    """Yield the position of each frame, the frame, and its header, while they follow each other."""
     block_start, block = position, b""
     stream = None
     while True:

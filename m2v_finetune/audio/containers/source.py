@@ -1,4 +1,4 @@
-"""Bytes of a file, the parts of it that are decoded, and tags that are no sound."""
+"""Bytes of a file, the parts of it that are decoded, and tags, which are not audio."""
 
 import io
 import os
@@ -18,7 +18,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 class ByteFile:
-    """A file that is read at offsets, without a position.
+    """File that is read at offsets, without a position.
 
     Attributes:
         path: Its path.
@@ -69,9 +69,9 @@ class Part:
     Attributes:
         start: First byte, after those that ``head`` replaces.
         stop: Byte after the last.
-        head: Bytes that come before those of the file: a header that states what is there.
-        is_file: The decoder may be given the file itself, as it is.
-        samples_start: First byte of the samples or packets, counted in what the decoder is given.
+        head: Bytes that come before those of the file: a header that states the content.
+        is_file: True if the decoder can read the file itself.
+        samples_start: First byte of the samples or packets, counted in the decoder's input.
         samples_stop: Byte after their last; None if the structure does not state it.
         missing_bytes: Bytes of samples that the header states and the file does not have.
         rest_bytes: Bytes that follow the samples and are neither tags nor chunks.
@@ -92,15 +92,15 @@ class Part:
 
     @property
     def num_bytes(self) -> int:
-        """Length of what the decoder is given."""
+        """Length of the decoder's input."""
         return len(self.head) + self.stop - self.start
 
 
 class PartFile(io.RawIOBase):
-    """A part of a file as a file.
+    """Part of a file as a file.
 
     Args:
-        path: The whole file.
+        path: Complete file.
         part: Part to read.
     """
 
@@ -141,7 +141,7 @@ class PartFile(io.RawIOBase):
         return len(content)
 
     def close(self) -> None:
-        """Close the whole file."""
+        """Close the complete file."""
         self._file.close()
         super().close()
 
@@ -176,7 +176,7 @@ def strip_tags(file: ByteFile, start: int, *, strip_zeros: bool = True) -> int:
     """Return the offset after the last byte that is not of a tag at the end (ID3v1, APEv2, Lyrics3), or zero.
 
     Args:
-        file: The file.
+        file: File.
         start: Start of the sound; the result is not before it.
         strip_zeros: True if zeros count as padding: samples may be zero.
     """

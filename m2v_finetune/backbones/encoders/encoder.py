@@ -31,7 +31,7 @@ output pre-training predicts.
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """A family of networks: how it computes hidden states, and which of its modules has which role.
+    """Family of networks: how it computes hidden states, and which of its modules has which role.
 
     All fields are facts about classes of transformers. Functions take the network first. Names are those
     of `named_modules`, from the network for its parts and from a layer for `roles`.

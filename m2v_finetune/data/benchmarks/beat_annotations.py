@@ -78,12 +78,12 @@ _HOMEPAGE = "https://github.com/CPJKU/beat_this_annotations"
 
 @dataclass(frozen=True, kw_only=True)
 class FoldedSet:
-    """A data set with eight published folds.
+    """Data set with eight published folds.
 
     Attributes:
         name: Its folder in the annotations, and the name of the benchmark.
         num_tracks: Tracks in all folds.
-        audio_name: From the name of an annotation to that of its audio, both without suffix.
+        audio_name: Function from the name of an annotation to that of its audio, both without suffix.
     """
 
     name: str
@@ -109,7 +109,7 @@ def gtzan_manifests(root: Path, counts: Mapping[str, int] = gtzan.COUNTS) -> dic
         counts: Tracks that each split must have.
 
     Raises:
-        UserError: The lists have not the published counts, or a track has no annotation.
+        UserError: The lists do not have the published counts, or a track has no annotation.
     """
     folder = _unpacked(root, "gtzan")
     found = []

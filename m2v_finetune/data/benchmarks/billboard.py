@@ -5,14 +5,14 @@ songs, since some songs were in more than one slot. A song is one track here, wi
 one of its slots.
 
 Chords are those of ``full.lab``, as the annotators wrote them. Reducing them to major and minor is
-left to the task, which also leaves out what has no such class.
+left to the task, which also leaves out chords without such a class.
 
 **The sides are not those of published results.** The test side is every song with a slot above 1,000,
-which are the songs that MIREX 2012 tested on and the only published division. What is left is divided
+which are the songs that MIREX 2012 tested on and the only published division. The rest is divided
 by a hash of the artist, about one in ten for validation; this is the project's own. A song is on one
 side only, an artist may have other songs in the test.
 
-The audio is not distributed, and has to be one's own.
+The audio is not distributed, so you need your own.
 
 Source: Burgoyne et al. 2011 and the page of the data set (slots, songs, MIREX, licence); mirdata,
 ``billboard.py`` (addresses, MD5 sums, layout). Checked against them, not against the archive.
@@ -152,7 +152,7 @@ def _read_index(path: Path) -> dict[str, tuple[str, str]]:
             }
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is no index of McGill Billboard: it must have the columns id, artist and title "
+            f"{path} is not an index of McGill Billboard: it must have the columns id, artist and title "
             f"({error}). Delete it, and it is fetched again.",
             code="benchmark-labels-malformed",
         ) from error

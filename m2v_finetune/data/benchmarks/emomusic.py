@@ -70,7 +70,7 @@ def rows(root: Path, counts: Mapping[str, int] = COUNTS) -> list[Row]:
         the file.
 
     Raises:
-        UserError: The label file has not the published counts.
+        UserError: The label file does not have the published counts.
     """
     found = []
     for uid, clip in read_labels(root, LABELS).items():

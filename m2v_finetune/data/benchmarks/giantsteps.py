@@ -88,7 +88,7 @@ def rows(root: Path, counts: Mapping[str, int] = COUNTS) -> list[Row]:
         names of its pieces), and ``artist`` where it is known (not for the test), in the order of the file.
 
     Raises:
-        UserError: The label file has not the published counts, or a key that is none of the 24.
+        UserError: The label file does not have the published counts, or a key that is none of the 24.
     """
     found = []
     uids: dict[int, list[str]] = {}

@@ -82,7 +82,7 @@ def rows(root: Path, counts: Mapping[str, int] = COUNTS) -> list[Row]:
         in the order of the file.
 
     Raises:
-        UserError: The label file has not the published counts.
+        UserError: The label file does not have the published counts.
     """
     found = []
     for uid, clip in read_labels(root, LABELS).items():

@@ -1,7 +1,7 @@
-"""The label files of jukemir, which hold splits and labels of several data sets in one format.
+"""Label files of jukemir, which hold splits and labels of several data sets in one format.
 
 A file is a JSON object of clips by identifier. A clip has ``split``, its label ``y`` and ``extra``,
-what the data set itself says of it.
+its metadata in the data set.
 
 Source: Castellon et al. 2021, "Codified audio language modeling learns useful representations for
 music information retrieval"; p-lambda/jukemir, folder ``metadata`` (MIT licence).
@@ -23,7 +23,7 @@ _FOLDER_URL = (
 
 
 def label_file(name: str, *, sha256: str) -> RemoteFile:
-    """Return the address of a label file, and its place ``labels/NAME.json.gz``."""
+    """Return the address of a label file, and its location ``labels/NAME.json.gz``."""
     return RemoteFile(
         url=f"{_FOLDER_URL}{name}.json.gz", path=f"labels/{name}.json.gz", sha256=sha256
     )

@@ -67,7 +67,7 @@ are not complete."""
 
 @dataclass(frozen=True, kw_only=True)
 class TagSet:
-    """One of the tag sets, with the counts that its label files must have.
+    """Tag set, with the counts of its label files.
 
     Attributes:
         name: Name of the set in its label files.
@@ -82,7 +82,7 @@ class TagSet:
     num_tags: int
 
     def label_path(self, split: str) -> str:
-        """Return the place of a split's label file, relative to the root."""
+        """Return the path of a split's label file, relative to the root."""
         return f"labels/autotagging_{self.name}-{split}.tsv"
 
 
@@ -183,7 +183,7 @@ def _split_rows(path: Path, split: str, prefix: str) -> list[Row]:
     advice = "Delete it, and it is fetched again."
     if not lines or lines[0].split("\t") != HEADER:
         raise UserError(
-            f"{path} does not start with the columns {', '.join(HEADER)}, so it is no label file "
+            f"{path} does not start with the columns {', '.join(HEADER)}, so it is not a label file "
             f"of MTG-Jamendo. {advice}",
             code="benchmark-labels-malformed",
         )

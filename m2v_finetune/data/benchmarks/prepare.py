@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """A label file at a public address.
+    """Label file at a public address.
 
     Attributes:
         url: ``https`` address that names one version for good, such as one with a commit.
@@ -60,7 +60,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """A public data set as `prepare_benchmark` needs it.
+    """Public data set as `prepare_benchmark` needs it.
 
     Attributes:
         info: Facts for the model card.
@@ -84,10 +84,10 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedManifest:
-    """A manifest that was written.
+    """Manifest that was written.
 
     Attributes:
-        path: The file.
+        path: File.
         num_tracks: Tracks in it.
         num_skipped: Tracks of the official list left out of it because their audio or a label is bad.
     """
@@ -109,7 +109,7 @@ def prepare_benchmark(
     Bad tracks are also listed in ``bad-tracks.tsv`` in the root: a line has path and problem.
 
     Args:
-        benchmark: The data set.
+        benchmark: Data set.
         root: Its folder, made when it does not exist.
         on_bad_track: ``stop`` writes no manifest while a track is missing or damaged or has a wrong
             label; ``skip`` writes the manifests without these tracks, but none that would be empty.
@@ -181,7 +181,7 @@ def prepare_benchmark(
 
 
 def fetch_all(remote_files: Sequence[RemoteFile], root: Path) -> None:
-    """Fetch several files at once; see `fetch`.
+    """Fetch several files in parallel; see `fetch`.
 
     Raises:
         UserError: Lists every file that could not be had.
@@ -200,14 +200,14 @@ def fetch_all(remote_files: Sequence[RemoteFile], root: Path) -> None:
             problem_list(
                 "Label files are missing or wrong",
                 problems,
-                "Files that are in place and right are kept; run the same command again.",
+                "Valid files are kept; run the same command again.",
             ),
             code="benchmark-download-failed",
         )
 
 
 def fetch(remote: RemoteFile, root: Path) -> Path:
-    """Return the file's place below a root, after fetching it unless it is there already.
+    """Return the file's path below a root, after fetching it unless it is there already.
 
     The content is complete and checked before the name exists, so an interrupted transfer leaves
     nothing behind.
@@ -309,9 +309,9 @@ def unpack(
     Args:
         archive: A tar file, compressed or not.
         folder: Folder for the content; an existing folder is left as it is.
-        inside: The folder of the archive to unpack; all of it if empty.
-        max_bytes: The most that may be unpacked.
-        max_entries: The most files, folders and links that the archive may have, unpacked or not.
+        inside: Folder of the archive to unpack; all of it if empty.
+        max_bytes: Largest size to unpack.
+        max_entries: Largest number of files, folders and links in the archive, unpacked or not.
 
     Raises:
         UserError: The archive is damaged, names files outside the folder, is too large, or has no

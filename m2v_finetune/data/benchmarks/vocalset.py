@@ -6,10 +6,10 @@ Two manifests, in which a file is a track and is scored as one:
 - ``technique.jsonl``: those of the ten techniques of the published task, `TECHNIQUES`.
 
 **The splits are not those of published results, and numbers are not comparable with them.** No list of
-files is published. What is: the test singers of the technique task (f2, f8, m3, m5, m10), and they are
+files is published, only the test singers of the technique task (f2, f8, m3, m5, m10). They are
 the test side here. All else is drawn here by a hash of the recording's name, the same everywhere, in
 the shares of MARBLE: for singers a test side of 20 per cent, and in both tasks a validation side of 40
-per cent of what is not test. So no recording is on two sides; singers are new in the test of the
+per cent of the rest. So no recording is on two sides; singers are new in the test of the
 technique task and known in its validation. MARBLE also scores chunks of 3 seconds, not recordings.
 
 The singer is taken from the folder, because some 30 files have no singer in their name, and

@@ -1,4 +1,4 @@
-"""The data that ships, with exact labels: clips, single notes and voices; see README.md."""
+"""Included data with exact labels: clips, single notes and voices; see README.md."""
 
 from pathlib import Path
 

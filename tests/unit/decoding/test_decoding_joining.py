@@ -76,7 +76,7 @@ def test_a_frame_in_no_window_is_an_error():
     joiner = FrameJoiner(5, 1)
     joiner.add(0, np.zeros((2, 1)))
     joiner.add(4, np.zeros((1, 1)))
-    with pytest.raises(ValueError, match="2 of 5 frames lie in no window, the first one is 2"):
+    with pytest.raises(ValueError, match="2 of 5 frames are in no window, the first one is 2"):
         joiner.result()
 
 

@@ -96,16 +96,16 @@ def test_formats_of_the_field_are_read(
 
 
 BAD_LINES = [
-    ("six\t1", "'six' is no number of seconds"),
+    ("six\t1", "'six' is not a number of seconds"),
     ("nan\t1", "nan is not finite"),
     ("inf\t1", "inf is not finite"),
     ("-6.0\t1", "-6.0 is negative"),
     ("5.0\t1", "the time 5.0 is not after 5.0 of line 1"),
     ("4.9\t1", "the time 4.9 is not after 5.0 of line 1"),
-    ("6.0\t-1", "the position '-1' is no whole number"),
-    ("6.0\t1.5", "the position '1.5' is no whole number"),
-    ("6.0\tone", "the position 'one' is no whole number"),
-    ("6.0\t99999999999999999999", "is no whole number from 1 to 999"),
+    ("6.0\t-1", "the position '-1' is not an integer"),
+    ("6.0\t1.5", "the position '1.5' is not an integer"),
+    ("6.0\tone", "the position 'one' is not an integer"),
+    ("6.0\t99999999999999999999", "is not an integer from 1 to 999"),
     ("6.0\t0", "add 1 to every position"),
     ("6.0\t0.0", "add 1 to every position"),
     ("6.0", "1 cells instead of time and position, as in line 1"),

@@ -91,9 +91,9 @@ def test_majmin_of_known_labels(label: str, chord: str | None) -> None:
 @pytest.mark.parametrize("label", ["", "H:maj", "C:major", "c:maj", "C maj", "C:maj/", "C:aug7"])
 def test_what_is_no_chord_is_refused(label: str) -> None:
     for use in (to_majmin, lambda text: transpose_chord(text, 1)):
-        with pytest.raises(ValueError, match="legal are N, X") as caught:
+        with pytest.raises(ValueError, match="valid are N, X") as caught:
             use(label)
-        assert f"'{label}' is no chord" in str(caught.value)
+        assert f"'{label}' is not a chord" in str(caught.value)
 
 
 @quick
@@ -163,8 +163,8 @@ def test_formats_of_the_field_are_read(tmp_path: Path) -> None:
 BAD_LINES = [
     ("1.0 2.0", "2 cells instead of start, end and label"),
     ("1.0 2.0 C:maj oops", "4 cells"),
-    ("1,0 2.0 C:maj", "'1,0' is no number of seconds"),
-    ("1.0 two C:maj", "'two' is no number of seconds"),
+    ("1,0 2.0 C:maj", "'1,0' is not a number of seconds"),
+    ("1.0 two C:maj", "'two' is not a number of seconds"),
     ("nan 2.0 C:maj", "nan is not finite"),
     ("1.0 inf C:maj", "inf is not finite"),
     ("-1.0 2.0 C:maj", "-1.0 is negative"),
@@ -172,7 +172,7 @@ BAD_LINES = [
     ("10.0 10.0 C:maj", "the end 10.0 is not after the start 10.0"),
     ("1.0 12.0 C:maj", "the start 1.0 is before the start 5.0 of line 1"),
     ("9.5 12.0 C:maj", "the start 9.5 is before the end 10.0 of line 1"),
-    ("10.0 12.0 C:major", "'C:major' is no chord"),
+    ("10.0 12.0 C:major", "'C:major' is not a chord"),
 ]
 
 

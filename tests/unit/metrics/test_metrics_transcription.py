@@ -88,7 +88,7 @@ def test_ten_thousand_notes_need_no_square_of_memory():
     ("intervals", "pitches", "message"),
     [
         ([[0.0, 1.0]], [60, 61], "1 intervals for 2 pitches"),
-        ([[0.0, 1.0]], [60.5], "whole MIDI numbers"),
+        ([[0.0, 1.0]], [60.5], "integer MIDI numbers"),
         ([[1.0, 1.0]], [60], "strictly positive"),
         ([[-1.0, 1.0]], [60], "Negative"),
         ([0.0, 1.0], [60, 61], "n-by-2"),
@@ -158,5 +158,5 @@ def test_piano_roll_is_true_from_onset_up_to_offset():
 
 @pytest.mark.parametrize("pitch", [20, 109])
 def test_piano_roll_refuses_what_is_no_key(pitch):
-    with pytest.raises(ValueError, match=f"The pitch {pitch} is no piano key"):
+    with pytest.raises(ValueError, match=f"The pitch {pitch} is not a piano key"):
         piano_roll([[0.0, 1.0]], [pitch], frame_rate_hz=50.0, num_frames=50)

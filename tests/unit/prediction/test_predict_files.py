@@ -138,6 +138,29 @@ def test_what_was_computed_before_a_damaged_file_is_kept_and_not_computed_again(
     assert not record_of(output).exists()
 
 
+@pytest.mark.parametrize("on_bad_file", ["stop", "skip"])
+def test_a_window_that_does_not_fit_in_memory(tagger, songs, tmp_path, computed, on_bad_file):
+    run(tagger, songs, tmp_path / "complete.csv")
+    computed.clear()
+
+    def refuse(module, inputs):
+        if len(computed) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = tagger.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
+    output = tmp_path / "out.csv"
+    try:
+        with raises("predict-out-of-memory", "song-2.wav: ", "0.5 s", "2 of 5", output):
+            run(tagger, songs, output, on_bad_file=on_bad_file)
+    finally:
+        hook.remove()
+        tagger.micro_batcher.size = None
+    assert [row[0] for row in rows(output)[1:]] == [str(path) for path in songs[:2]]
+    done = run(tagger, songs, output)
+    assert (done.num_computed, done.num_resumed) == (3, 2)
+    assert output.read_bytes() == (tmp_path / "complete.csv").read_bytes()
+
+
 @pytest.mark.parametrize("bad", [[0], [3], [4], [1, 2], [0, 1, 2, 3]])
 def test_skip_resumes_and_lists_what_failed(tagger, songs, tmp_path, bad):
     run(tagger, [one for number, one in enumerate(songs) if number not in bad], tmp_path / "good")

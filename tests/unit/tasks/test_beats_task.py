@@ -79,7 +79,7 @@ def test_every_bad_annotation_is_listed_with_file_and_line(tmp_path):
         assert "cannot be used (6)" in message
         for problem in (
             f"{tmp_path}/a.beats:2: the time 0.4 is not after 0.5 of line 1",
-            f"{tmp_path}/a.beats:4: 'soon' is no number",
+            f"{tmp_path}/a.beats:4: 'soon' is not a number",
             f"{tmp_path}/b.beats:2: the position 'first'",
             f"{tmp_path}/b.beats:3: 1 cells instead of time and position",
             f"songs.csv:4: there is no file {tmp_path}/gone.beats",

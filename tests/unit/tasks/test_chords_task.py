@@ -59,8 +59,8 @@ def test_every_bad_annotation_is_listed_with_file_and_line(tmp_path):
     for problem in (
         f"{tmp_path}/a.lab:2: the start 1.5 is before the end 2.0 of line 1",
         f"{tmp_path}/a.lab:3: the end 2.5 is not after the start 3.0",
-        f"{tmp_path}/b.lab:2: 'H:maj' is no chord",
-        f"{tmp_path}/b.lab:3: 'C:wrong' is no chord",
+        f"{tmp_path}/b.lab:2: 'H:maj' is not a chord",
+        f"{tmp_path}/b.lab:3: 'C:wrong' is not a chord",
         f"{tmp_path}/empty.lab: no segment",
         f"songs.csv:6: there is no file {tmp_path}/gone.lab",
         "songs.csv:7: no path in the column 'chords', but ''",

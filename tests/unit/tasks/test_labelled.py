@@ -50,7 +50,7 @@ CELLS = {
     ),
     "chords": (
         {"chords": "good.lab"},
-        {"chords": [("bad.lab", "is no chord"), ("empty.lab", "no segment"), (None, "no path")]},
+        {"chords": [("bad.lab", "is not a chord"), ("empty.lab", "no segment"), (None, "no path")]},
     ),
     "transcription": (
         {"notes": "good.mid"},
