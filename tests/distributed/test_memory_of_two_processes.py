@@ -12,7 +12,7 @@ import runpy, sys
 import torch
 from accelerate import PartialState
 from m2v_finetune.backbones import Backbone
-from m2v_finetune.training import plan
+from m2v_finetune.memory import plan
 
 # How many windows it holds in a forward pass that learns, in a backward pass, and where nothing learns;
 # the second only from the second step on, when there are pieces of two.

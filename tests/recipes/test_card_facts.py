@@ -141,7 +141,7 @@ def test_clips_shorter_than_a_window_with_spec_augment(train):
     assert rows["Windows"].startswith(
         "10 s; 1 window of a track in an epoch; 16 training tracks padded with silence; "
     )
-    assert rows["Augmentation"] == "SpecAugment as the checkpoint's config has it"
+    assert rows["Augmentation"] == "SpecAugment as in the checkpoint's config"
     assert rows["Length"].startswith("1 epoch of at most 1; 2 steps; ")
     assert rows["Tuning"].startswith("LoRA, rank 2")
     assert "pre-training" not in text.split("## Limits")[1].split("##")[0]  # it had none

@@ -138,7 +138,7 @@ def test_numbers_that_never_change(recipes: Recipes) -> None:
     labels = {"arousal": [0.1] * 8, "valence": range(8)}
     message = recipes.refuses("emotion", labels)
     assert "All training tracks have the same arousal" in message
-    assert "Leave it out of task.target_columns" in message
+    assert "Remove it from task.target_columns" in message
 
 
 def test_columns_of_numbers_that_nobody_has(recipes: Recipes) -> None:

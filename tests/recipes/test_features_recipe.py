@@ -200,7 +200,7 @@ def test_a_run_needs_no_audio_and_states_what_it_read(run, features, split):
     assert not (run / "plots" / "layer_weights.png").exists()
     card = (run / "model" / "README.md").read_text()
     assert f"`vectors in pooled` ({size:,} numbers a clip, computed elsewhere)" in card
-    assert "`m2v predict` cannot give it music" in card
+    assert "`m2v predict` cannot run it on music files" in card
     assert "the backbone `vectors" not in card
     assert "(plots/layer_weights.png)" not in card
     assert "a probe on them" in card
@@ -246,7 +246,7 @@ def test_the_model_states_why_it_takes_no_audio(command, run, manifest, capsys):
         main([command, str(run / "model"), given])
     assert ended.value.code == 2
     message = capsys.readouterr().err
-    assert "This model cannot hear a music file: it was trained on vectors" in message
+    assert "This model does not read audio files: it was trained on vectors" in message
     assert "vectors in pooled" in message
 
 
