@@ -55,7 +55,7 @@ def test_a_damaged_checkpoint_and_a_full_disk_lose_nothing(straight, settings, t
     assert limited.finish(limit_bytes=100_000) == 2, run.log.read_text()
     log = "".join(run.log.read_text().split())  # lines are broken anywhere
     for expected in (
-        f"A checkpoint is damaged and not used: {last}: {STATE_FILE} does not have the SHA-256 of manifest.json",
+        f"A checkpoint is damaged and not used: {last}: {STATE_FILE} does not have the SHA-256 of",
         "error: The checkpoint after step",
         f"bytes and cannot be written to {run.folder}: File too large. Its disk has",
         f"The checkpoint after step {step_of(before)} is complete. Fix the disk, then resume with:",
