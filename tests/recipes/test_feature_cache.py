@@ -412,7 +412,7 @@ def test_what_is_damaged_is_named_and_computed_again(damage, recipe, computed, c
         assert sum(computed) == 1
     else:
         assert str(path) in message
-        assert "allofitiscomputedagain" in message
+        assert "allfeaturesarecomputedagain" in message
         assert 0 < sum(computed) == len(good) < total
     np.testing.assert_allclose(states(folder), good, rtol=0, atol=1e-5)
 
@@ -508,12 +508,12 @@ def test_a_run_beyond_the_limit_is_reported(recipe, manifest, capsys, tmp_path):
     small = CacheConfig(use="on", folder=str(tmp_path / "cache"), max_size=f"{2e-6 * size:.3f}MB")
     other = with_data(manifest, window_seconds=0.9)
     recipe("second", data=other, epochs=1, cache=small)
-    assert "will take more than cache.max_size" in " ".join(capsys.readouterr().err.split())
+    assert "will exceed cache.max_size" in " ".join(capsys.readouterr().err.split())
     for file in lock_files:
         file.close()
     gc.collect()
     recipe("third", data=with_data(manifest, window_seconds=0.8), epochs=1, cache=small)
-    assert "will take more than cache.max_size" not in capsys.readouterr().err
+    assert "will exceed cache.max_size" not in capsys.readouterr().err
 
 
 def test_auto_leaves_what_is_trainable_alone(recipe, computed, tmp_path):

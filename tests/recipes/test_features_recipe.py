@@ -297,6 +297,6 @@ def test_settings_that_vectors_forbid_are_named(changes, named, tmp_path):
 
 def test_a_task_of_frames_refuses_vectors(manifest, features, tmp_path):
     config = recipe_config(manifest, features, tmp_path / "run")
-    with pytest.raises(UserError, match=r"data\.features .* and beats needs frames"):
+    with pytest.raises(UserError, match=r"data\.features .* but beats needs frames"):
         train_task(config, BeatTracking)
     assert not (tmp_path / "run").exists()

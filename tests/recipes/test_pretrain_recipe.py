@@ -198,7 +198,7 @@ def test_collapse_stops_the_run(pretrain, architecture):
     [
         ({}, "Give one: a checkpoint to continue from"),
         ({"backbone.source": "random-small", "backbone.licence": "mit"}, "has its licence"),
-        ({"backbone.source": "random-small", "publish.weights": "trained"}, "whole backbone"),
+        ({"backbone.source": "random-small", "publish.weights": "trained"}, "publish.weights"),
         ({"backbone.source": "random-small", "pretrain.ema_end": 0.5}, "pretrain.ema_end is 0.5"),
         ({"backbone.source": "random-small", "pretrain.num_target_layers": 9}, "has 4 transformer"),
     ],
@@ -223,7 +223,7 @@ def test_a_run_too_short_to_be_stopped_states_what_it_ends_with(pretrain, archit
     log = " ".join(capfd.readouterr().err.split())
     assert f"variance of targets {found:.3g} (at least 2)" in log
     assert "or the representations have collapsed" in log
-    assert "pretrain.watch_after_steps (1000); this one took 4." in log
+    assert "pretrain.watch_after_steps (1000); this one had 4." in log
 
 
 def test_the_teacher_is_updated_by_steps_that_changed_the_student(
