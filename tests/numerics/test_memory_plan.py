@@ -630,7 +630,7 @@ def test_all_changes_together_are_counted_once():
         "--optimizer.name",
         "--tuning.method",
     ]
-    assert f"they take {gigabytes(peak)}. Take a GPU" in plan.refusal()
+    assert f"they take {gigabytes(peak)}. Use a GPU" in plan.refusal()
     enough = replace(plan, memory_bytes=room(peak)).refusal()
     assert f"all together take {gigabytes(peak)}, which fits: {plan.combined.setting}." in enough
     some = max(one.peak_bytes for one in plan.changes)
