@@ -252,7 +252,7 @@ def test_problems_of_many_files_are_listed_together(tmp_path: Path) -> None:
         ((0.0, 1e-8, "N"), "the end 0.0 is not after"),
         ((0.0, float("nan"), "N"), "not finite"),
         ((0.0, 1.0, "C major"), "4 cells"),
-        ((0.0, 1.0, "H:maj"), "no chord"),
+        ((0.0, 1.0, "H:maj"), "not a chord"),
     ],
 )
 def test_what_could_not_be_read_is_not_written(
