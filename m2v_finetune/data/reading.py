@@ -274,7 +274,9 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
         # The worker died while it handed a batch over: this process notices the broken connection before
         # the signal. Tracks that cannot be read never arrive here, see `ReadableWindows`.
         death = _SigchldGuard.install().await_death(HANDOVER_SECONDS)
-        raise _worker_error(death or error, loader) from error
+        if death is None:  # all workers live: a fault of the program
+            raise
+        raise _worker_error(death, loader) from error
 
 
 def _with_retries(read: Callable[[], Read]) -> Read:

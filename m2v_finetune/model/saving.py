@@ -22,7 +22,6 @@ from m2v_finetune.config import HeadConfig, TuningConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_files
 from m2v_finetune.hub import download_snapshot, is_repo_id, upload_folder
-from m2v_finetune.micro_batching import unified_out_of_memory
 from m2v_finetune.model.metadata import LIBRARY_NAME, Weights, plain_card, saved_weights
 from m2v_finetune.tasks import TASKS, Task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
@@ -35,6 +34,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 MAX_LISTED_NAMES = 8
+FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,12 +171,23 @@ def _read_config(path: Path) -> tuple[SavedModel, Task]:
             )
         if saved.backbone.sample_rate <= 0:
             raise ValueError(f"its sample_rate is {saved.backbone.sample_rate}")
+        _check_head_size(saved, path.parent / WEIGHTS_FILE)
         return saved, TASKS[saved.task["name"]].from_dict(saved.task)
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not the config of an {LIBRARY_NAME} model ({type(error).__name__}: {error}).",
             code="model-config-damaged",
         ) from error
+
+
+def _check_head_size(saved: SavedModel, weights: Path) -> None:
+    """Raise ValueError where the hidden layer of a head is larger than all saved weights."""
+    if saved.head.kind == "mlp" and weights.is_file():
+        num_bytes = weights.stat().st_size
+        if saved.head.hidden_size * FLOAT32_BYTES > num_bytes:
+            raise ValueError(
+                f"its head has a hidden_size of {saved.head.hidden_size}, and its weights {num_bytes} bytes"
+            )
 
 
 def _from_json(kind: type[Any], content: Mapping[str, Any]) -> Any:
@@ -227,19 +238,12 @@ def _build(
             code="model-config-damaged",
         )
     backbone.check_window(round(saved.window_seconds * backbone.sample_rate))
-    try:
-        with unified_out_of_memory():
-            head = task.build_head(
-                saved.head, hidden_size=backbone.hidden_size, grid=backbone.frame_grid
-            )
-    except (MemoryError, RuntimeError) as error:  # sizes that no memory holds
-        raise UserError(
-            f"{path} describes a head that cannot be built: {error}", code="model-config-damaged"
-        ) from error
     return model_class(
         backbone=backbone,
         layer_weighting=LayerWeighting(kind, num_states),
-        head=head,
+        head=task.build_head(
+            saved.head, hidden_size=backbone.hidden_size, grid=backbone.frame_grid
+        ),
         head_config=saved.head,
         task=task,
         tuning=saved.tuning,

@@ -5,7 +5,6 @@ import pickle
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +30,11 @@ AnyModel = TaskModel | PretrainingModel
 
 FORMAT_VERSION = 1
 """Of the content of a checkpoint; another one is refused."""
+STATE_KEYS = {
+    *("format_version", "trained", "optimizer", "scaler", "processes", "progress"),
+    *("metrics_bytes", "total_steps", "seconds"),
+}
+"""Entries of the state file."""
 # Of a tensor in a file, and of random states, progress and manifest: generously.
 HEADER_BYTES, OTHER_BYTES = 512, 100_000
 
@@ -168,45 +172,49 @@ def load_checkpoint(
         UserError: Another version of the program wrote it, or it belongs to another model.
     """
     try:
-        state: dict[str, Any] = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
+        state = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
         best = load_file(path / BEST_FILE)
-        version = state["format_version"]
-        if version != FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format {version}, and the program reads {FORMAT_VERSION} here. Resume "
-                "with the version that wrote it.",
-                code="checkpoint-other-version",
-            )
-        own_shapes = {name: value.shape for name, value in model.trained_tensors().items()}
-        shapes = {name: value.shape for name, value in state["trained"].items()}
-        if shapes != own_shapes:
-            raise UserError(
-                f"{path} belongs to a model that trained other tensors. Resume with the settings of the run "
-                "(config.yaml in its folder).",
-                code="checkpoint-other-model",
-            )
-        model.load_state_dict(state["trained"], strict=False)
-        optimizer.load_state_dict(state["optimizer"])
-        if accelerator.scaler is not None and state["scaler"] is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
-        # With more processes than before, the new ones start from the first one's random state.
-        index = accelerator.process_index
-        own = state["processes"][index if index < len(state["processes"]) else 0]
-        set_random_state(own["random"])
-        return RunState(
-            progress=Progress(**state["progress"]),
-            best=best,
-            unlogged_losses=own["unlogged_losses"],
-            metrics_bytes=state["metrics_bytes"],
-            total_steps=state["total_steps"],
-            seconds=state["seconds"],
-        )
-    except (pickle.UnpicklingError, SafetensorError, EOFError, LookupError, ValueError) as error:
+    except (pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError) as error:
+        raise _other_version(path, str(error)) from error
+    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
+        raise _other_version(path, f"its format is not {FORMAT_VERSION}")
+    if state.keys() != STATE_KEYS:
+        raise _other_version(path, f"{STATE_FILE} has other entries")
+    own_shapes = {name: value.shape for name, value in model.trained_tensors().items()}
+    shapes = {name: value.shape for name, value in state["trained"].items()}
+    if shapes != own_shapes:
         raise UserError(
-            f"{path} cannot be resumed from: this version of the program did not write it ({error}). Resume "
-            "with the version that wrote it, or from another checkpoint.",
-            code="checkpoint-other-version",
-        ) from error
+            f"{path} belongs to a model that trained other tensors. Resume with the settings of the run "
+            "(config.yaml in its folder).",
+            code="checkpoint-other-model",
+        )
+    model.load_state_dict(state["trained"], strict=False)
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except ValueError as error:  # other groups of parameters
+        raise _other_version(path, str(error)) from error
+    if accelerator.scaler is not None and state["scaler"] is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    # With more processes than before, the new ones start from the first one's random state.
+    index = accelerator.process_index
+    own = state["processes"][index if index < len(state["processes"]) else 0]
+    set_random_state(own["random"])
+    return RunState(
+        progress=Progress(**state["progress"]),
+        best=best,
+        unlogged_losses=own["unlogged_losses"],
+        metrics_bytes=state["metrics_bytes"],
+        total_steps=state["total_steps"],
+        seconds=state["seconds"],
+    )
+
+
+def _other_version(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} cannot be resumed from: this version of the program did not write it ({reason}). Resume "
+        "with the version that wrote it, or from another checkpoint.",
+        code="checkpoint-other-version",
+    )
 
 
 def copy_trained(model: AnyModel) -> dict[str, Tensor]:

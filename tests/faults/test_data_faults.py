@@ -289,8 +289,17 @@ def test_a_network_drive_that_fails_for_a_moment_is_tried_again(music, tmp_path)
     assert len(calls) == 3
 
 
+def release_workers(loop, raised):
+    """Release dead workers, which torch would report to later tests of this process."""
+    while raised is not None:
+        traceback.clear_frames(raised.__traceback__)
+        raised = raised.__cause__ or raised.__context__
+    loop.loader._iterator = None
+    gc.collect()
+
+
 @pytest.mark.parametrize("how", ["dies", "hangs"])
-@pytest.mark.parametrize("where", ["training", "judging"])
+@pytest.mark.parametrize("where", ["training", "evaluation"])
 def test_a_worker_that_fails_is_named_with_its_track(music, tmp_path, how, where, monkeypatch):
     def fail():
         os.kill(os.getpid(), signal.SIGKILL) if how == "dies" else time.sleep(1000)
@@ -324,13 +333,7 @@ def test_a_worker_that_fails_is_named_with_its_track(music, tmp_path, how, where
     step = r"\d" if how == "dies" else "2" if where == "training" else "4"
     assert re.search(rf"Stopped after step {step} of 8, which is saved", message)
     assert find_checkpoint(loop.run.folder.checkpoints) == loop.checkpoint is not None
-    # This process goes on: let go of the dead workers, which torch would report to later tests.
-    raised = error.value
-    while raised is not None:
-        traceback.clear_frames(raised.__traceback__)
-        raised = raised.__cause__ or raised.__context__
-    loop.loader._iterator = None
-    gc.collect()
+    release_workers(loop, error.value)
 
 
 def make_not_finite(loop, track, what):
@@ -443,9 +446,19 @@ def test_a_worker_that_dies_while_it_hands_a_batch_over_is_named(music, tmp_path
         UserError, match=r"reads audio died.*DataLoader worker \(pid \d+\)"
     ) as error:
         loop.fit()
-    raised = error.value
-    while raised is not None:
-        traceback.clear_frames(raised.__traceback__)
-        raised = raised.__cause__ or raised.__context__
-    loop.loader._iterator = None
-    gc.collect()
+    release_workers(loop, error.value)
+
+
+def test_a_broken_connection_without_a_dead_worker_stays_a_fault_of_the_program(
+    music, tmp_path, monkeypatch
+):
+    """Nothing that the program itself breaks is called a worker that died."""
+    loop = build_trainer(music, tmp_path / "run", workers=1, seconds=5)
+    monkeypatch.setattr(reading, "HANDOVER_SECONDS", 0.2)
+
+    def broken(checked, window, augment):
+        raise EOFError("a bug")
+
+    object.__setattr__(loop.loader.dataset.windows, "example", broken)
+    with pytest.raises(EOFError, match="a bug"):
+        loop.fit()

@@ -553,7 +553,7 @@ def test_out_of_memory_outside_of_training_changes_no_result(data, tmp_path, cap
             assert one[name] == pytest.approx(other[name], abs=1e-5)
 
 
-@pytest.mark.parametrize("where", ["before", "judging"])
+@pytest.mark.parametrize("where", ["before", "evaluation"])
 def test_a_window_that_cannot_be_evaluated_ends_the_run(where, data, tmp_path):
     loop = build_trainer(data, tmp_path, method="probe", epochs=1)
 
@@ -564,7 +564,7 @@ def test_a_window_that_cannot_be_evaluated_ends_the_run(where, data, tmp_path):
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
     patterns = {
         "before": "before the first step, ran",
-        "judging": r"Evaluation (.|\n)*after step 4 of 4",
+        "evaluation": r"Evaluation (.|\n)*after step 4 of 4",
     }
     with pytest.raises(UserError, match=patterns[where]):
         loop.fit()

@@ -51,7 +51,9 @@ def write_changed(saved, folder, path, value):
         (["layer_weighting"], 99),
         (["layer_weighting"], 1.5),
         (["head", "hidden_size"], "8"),
+        (["head", "hidden_size"], 10**7),
         (["head", "hidden_size"], 10**15),
+        (["head", "hidden_size"], 10**30),
         (["head", "dropout"], "no"),
         (["head", "colour"], "red"),
         (["head"], []),
@@ -93,7 +95,9 @@ def test_a_key_without_a_default_must_be_there(saved, tmp_path):
         TaskModel.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("error", [TypeError, LookupError, AttributeError, ValueError])
+@pytest.mark.parametrize(
+    "error", [TypeError, LookupError, AttributeError, ValueError, RuntimeError]
+)
 def test_a_fault_of_the_program_is_not_called_a_damaged_config(saved, monkeypatch, error):
     def fail(*arguments, **named):
         raise error("a bug")
