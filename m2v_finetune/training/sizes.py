@@ -53,3 +53,8 @@ def divisors(number: int) -> list[int]:
     [12, 6, 4, 3, 2, 1]
     """
     return [size for size in range(number, 0, -1) if number % size == 0]
+
+
+def megabytes(num_bytes: int) -> str:
+    """Return bytes in decimal megabytes, as text."""
+    return f"{num_bytes / 1e6:,.1f} MB"
