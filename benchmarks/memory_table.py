@@ -34,12 +34,12 @@ from m2v_finetune.config import (
     BackboneConfig,
     DataConfig,
     HeadConfig,
-    MusicConfig,
     PretrainingConfig,
     RecipeConfig,
     StartConfig,
     TrainingConfig,
     TuningConfig,
+    UnlabelledDataConfig,
 )
 from m2v_finetune.memory.counted_step import Machine
 from m2v_finetune.memory.counting import BLOCK_BYTES, FakeRecorder
@@ -135,7 +135,7 @@ def planned(config: RecipeConfig | PretrainingConfig, task: Task | None) -> dict
 def pretraining_settings(checkpoint: str, seconds: float) -> PretrainingConfig:
     """Return the settings of pre-training."""
     return PretrainingConfig(
-        data=MusicConfig(source="none", window_seconds=seconds),
+        data=UnlabelledDataConfig(source="none", window_seconds=seconds),
         backbone=StartConfig(source=checkpoint),
         training=TrainingConfig(per_device_batch_size=TOTAL_BATCH_SIZE),
     )

@@ -55,6 +55,14 @@ class Standardization(nn.Module):
         return (features - self.mean) / self.std
 
 
+class Head(nn.Module):
+    """A network from weighted hidden states to the output of a task."""
+
+    def pre_pool(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield what `forward` needs of each hidden state (batch, frames, hidden_size); here all frames."""
+        return iter(hidden_states)
+
+
 class AttentionPooling(nn.Module):
     """Weighted mean over frames with trainable weights.
 
@@ -73,7 +81,7 @@ class AttentionPooling(nn.Module):
         return pooled
 
 
-class ClipHead(nn.Module):
+class ClipHead(Head):
     """Head with one vector of logits for a window: pooling over frames, then a linear layer or MLP.
 
     The MLP with one hidden layer of 512 and dropout is the published probe (MARBLE, arXiv 2306.10548).
@@ -137,7 +145,7 @@ class ClipHead(nn.Module):
         return pooled
 
 
-class FrameHead(nn.Module):
+class FrameHead(Head):
     """Head with logits for every frame: a linear layer or an MLP over the features of each frame.
 
     Args:
@@ -176,16 +184,12 @@ class FrameHead(nn.Module):
             assert isinstance(last, nn.Linear)
             nn.init.constant_(last.bias, math.log(prior / (1 - prior)))
 
-    def pre_pool(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Return the hidden states unchanged, with all frames."""
-        return iter(hidden_states)
-
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (batch, frames, num_outputs) from states (batch, frames, hidden_size)."""
         return self.layers(self.standardization(features))  # type: ignore[no-any-return]
 
 
-class MaskHead(nn.Module):
+class MaskHead(Head):
     """Head that separates a mixture by a mask of its spectrogram for each stem.
 
     The mixture's log magnitudes and the frames, interpolated to the times of the spectrogram, are
@@ -249,10 +253,6 @@ class MaskHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, num_stems * num_bins)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-
-    def pre_pool(self, hidden_states: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Return the hidden states unchanged, with all frames."""
-        return iter(hidden_states)
 
     def forward(self, features: Tensor, mixture: Tensor) -> Tensor:
         """Separate a mixture.

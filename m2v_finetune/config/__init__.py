@@ -9,8 +9,8 @@ from m2v_finetune.config.data import (
     AugmentationConfig,
     CacheConfig,
     DataConfig,
-    MusicConfig,
     OnBadTrack,
+    UnlabelledDataConfig,
 )
 from m2v_finetune.config.model import (
     LORA_SETTINGS,
@@ -45,7 +45,6 @@ __all__ = [
     "CacheConfig",
     "DataConfig",
     "HeadConfig",
-    "MusicConfig",
     "OnBadTrack",
     "OnNonfinite",
     "OptimizerConfig",
@@ -59,5 +58,6 @@ __all__ = [
     "TrainingConfig",
     "TuningConfig",
     "TuningMethod",
+    "UnlabelledDataConfig",
     "parse_bytes",
 ]

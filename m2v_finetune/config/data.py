@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from m2v_finetune.config.ranges import at_least, in_range, parse_bytes, positive
+from m2v_finetune.config.ranges import at_least, between_0_and_1, in_range, parse_bytes, positive
 from m2v_finetune.errors import UserError
 
 OnBadTrack = Literal["stop", "skip"]
@@ -14,28 +14,14 @@ WINDOW_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Settings of the data: source, splits, windows, and the policy for files that cannot be read.
+class TracksConfig:
+    """Settings of any tracks: their source, groups, and the policy for files that cannot be read.
 
     Args:
-        source: Manifest (.csv or .jsonl), folder with a manifest, folder with one folder per label, Hub
-            data set id, or included data set: ``quickstart`` (music clips), ``quickstart-stems`` (the same
-            with stems), ``quickstart-notes`` (single notes) or ``quickstart-voices`` (singing).
-        features: Folder of precomputed vectors, one ``<clip>.npy`` per clip. The probe reads them in place
-            of audio; backbone and windows have no effect (docs/benchmarking.md).
+        source: Folder of audio files, manifest (.csv or .jsonl), folder with a manifest, Hub data set id, or
+            included data set.
         group_columns: Columns that group tracks when the run splits the data. Tracks with the same value in
             the first existing column stay in the same split.
-        validation_fraction: Share of groups in the validation split, if the run splits the data.
-        test_fraction: Share of groups in the test split, if the run splits the data.
-        window_seconds: Length of a window, the input of the model. Default: 5, or less if more than a tenth
-            of the training tracks are shorter, so that few are padded; but at least 1.
-        hop_seconds: Distance between windows in evaluation. Default: window_seconds, or half of it for
-            tasks with an output for each frame or a stem.
-        windows_per_track: Number of random windows of a track in one training epoch. Default: enough for an
-            epoch of 32 optimiser steps, so 1 for large data sets.
-        num_variants: Number of different windows of a track in a run, with their augmentation. They take
-            turns, and are the same for every seed. Default: no limit; with the feature cache 4, or as many
-            as fit in a track up to 16 (docs/performance.md).
         num_workers: Number of worker processes that read audio, for each training process.
         on_bad_track: Policy for tracks whose audio, label or annotation cannot be used. At the start,
             ``stop`` lists all of them and ends; ``skip`` continues without them and counts them in
@@ -51,14 +37,7 @@ class DataConfig:
     """
 
     source: str
-    features: str | None = None
     group_columns: list[str] = field(default_factory=lambda: ["artist", "album"])
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.2
-    window_seconds: float | None = None
-    hop_seconds: float | None = None
-    windows_per_track: int | None = None
-    num_variants: int | None = None
     num_workers: int = 2
     on_bad_track: OnBadTrack = "stop"
     max_bad_fraction: float = 0.1
@@ -72,6 +51,50 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        at_least("data.num_workers", self.num_workers, 0)
+        in_range("data.max_bad_fraction", self.max_bad_fraction, 0.0, 1.0)
+        if not 0.0 <= self.timeout_seconds < math.inf:
+            raise UserError(
+                f"data.timeout_seconds is {self.timeout_seconds}; it must be at least 0.",
+                code="settings-range",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(TracksConfig):
+    """Settings of labelled tracks: source, splits, windows, and the policy for files that cannot be read.
+
+    Args:
+        source: Manifest (.csv or .jsonl), folder with a manifest, folder with one folder per label, Hub
+            data set id, or included data set: ``quickstart`` (music clips), ``quickstart-stems`` (the same
+            with stems), ``quickstart-notes`` (single notes) or ``quickstart-voices`` (singing).
+        features: Folder of precomputed vectors, one ``<clip>.npy`` per clip. The probe reads them in place
+            of audio; backbone and windows have no effect (docs/benchmarking.md).
+        validation_fraction: Share of groups in the validation split, if the run splits the data.
+        test_fraction: Share of groups in the test split, if the run splits the data.
+        window_seconds: Length of a window, the input of the model. Default: 5, or less if more than a tenth
+            of the training tracks are shorter, so that few are padded; but at least 1.
+        hop_seconds: Distance between windows in evaluation. Default: window_seconds, or half of it for
+            tasks with an output for each frame or a stem.
+        windows_per_track: Number of random windows of a track in one training epoch. Default: enough for an
+            epoch of 32 optimizer steps, so 1 for large data sets.
+        num_variants: Number of different windows of a track in a run, with their augmentation. They take
+            turns, and are the same for every seed. Default: no limit; with the feature cache 4, or as many
+            as fit in a track up to 16 (docs/performance.md).
+    """
+
+    source: str
+    features: str | None = None
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    window_seconds: float | None = None
+    hop_seconds: float | None = None
+    windows_per_track: int | None = None
+    num_variants: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
         if self.window_seconds is not None:
             positive("data.window_seconds", self.window_seconds)
         if self.hop_seconds is not None:
@@ -88,25 +111,40 @@ class DataConfig:
             at_least("data.windows_per_track", self.windows_per_track, 1)
         if self.num_variants is not None:
             at_least("data.num_variants", self.num_variants, 1)
-        at_least("data.num_workers", self.num_workers, 0)
-        in_range("data.max_bad_fraction", self.max_bad_fraction, 0.0, 1.0)
-        if not 0.0 <= self.timeout_seconds < math.inf:
-            raise UserError(
-                f"data.timeout_seconds is {self.timeout_seconds}; it must be at least 0.",
-                code="settings-range",
-            )
-        for name in ("validation_fraction", "test_fraction"):
-            value = getattr(self, name)
-            if not 0.0 < value < 1.0:
-                raise UserError(
-                    f"data.{name} is {value}; it must be between 0 and 1.", code="settings-range"
-                )
+        between_0_and_1("data.validation_fraction", self.validation_fraction)
+        between_0_and_1("data.test_fraction", self.test_fraction)
         if self.validation_fraction + self.test_fraction >= 1.0:
             raise UserError(
                 f"data.validation_fraction {self.validation_fraction} and data.test_fraction "
                 f"{self.test_fraction} leave nothing to train on. Their sum must be below 1.",
                 code="settings-range",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlabelledDataConfig(TracksConfig):
+    """Settings of unlabelled music: source, splits, windows, and the policy for unreadable files.
+
+    Args:
+        source: Folder of audio files, manifest (.csv or .jsonl), folder with a manifest, Hub data set id, or
+            included data set such as ``quickstart``. Labels are not read. If the data have splits, the run
+            trains on ``train``, holds out ``validation``, and does not read ``test``.
+        validation_fraction: Share of held-out groups, if the run splits the data.
+        window_seconds: Length of a window, the input of the model.
+        windows_per_track: Number of random windows of a track in one epoch, and of a held-out track.
+    """
+
+    source: str
+    validation_fraction: float = 0.05
+    window_seconds: float = 5.0
+    windows_per_track: int = 1
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        positive("data.window_seconds", self.window_seconds)
+        at_least("data.windows_per_track", self.windows_per_track, 1)
+        between_0_and_1("data.validation_fraction", self.validation_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,63 +183,3 @@ class AugmentationConfig:
     """
 
     transforms: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MusicConfig:
-    """Settings of unlabelled music: source, splits, windows, and the policy for unreadable files.
-
-    Args:
-        source: Folder of audio files, manifest (.csv or .jsonl), folder with a manifest, Hub data set id, or
-            included data set such as ``quickstart``. Labels are not read. If the data have splits, the run
-            trains on ``train``, holds out ``validation``, and does not read ``test``.
-        group_columns: Columns that group tracks when the run splits the data. Tracks with the same value in
-            the first existing column stay in the same split.
-        validation_fraction: Share of held-out groups, if the run splits the data.
-        window_seconds: Length of a window, the input of the model.
-        windows_per_track: Number of random windows of a track in one epoch, and of a held-out track.
-        num_workers: Number of worker processes that read audio, for each training process.
-        on_bad_track: Policy for files that cannot be read. At the start, ``stop`` lists all of them and
-            ends; ``skip`` continues without them and counts them in results.json. During training, ``stop``
-            saves a checkpoint and ends; ``skip`` replaces their windows by others.
-        max_bad_fraction: Largest share of unreadable tracks under ``skip``. The run ends if more of a
-            split's tracks become unreadable during training, or more of a Hub data set's audio files
-            cannot be downloaded: a drive may be missing.
-        timeout_seconds: Time limit for a worker's batch, and for the next file in the check at the start;
-            the run ends after it. 0 for no limit. Without workers, there is no limit in training.
-        allow_outside: Whether relative paths of a manifest may leave its folder. Those of a Hub data set
-            never may.
-    """
-
-    source: str
-    group_columns: list[str] = field(default_factory=lambda: ["artist", "album"])
-    validation_fraction: float = 0.05
-    window_seconds: float = 5.0
-    windows_per_track: int = 1
-    num_workers: int = 2
-    on_bad_track: OnBadTrack = "stop"
-    max_bad_fraction: float = 0.1
-    timeout_seconds: float = 300.0
-    allow_outside: bool = False
-
-    @property
-    def max_failing_fraction(self) -> float:
-        """Largest share of missing audio files of a Hub data set at the start of a run."""
-        return self.max_bad_fraction if self.on_bad_track == "skip" else 0.0
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        positive("data.window_seconds", self.window_seconds)
-        at_least("data.windows_per_track", self.windows_per_track, 1)
-        at_least("data.num_workers", self.num_workers, 0)
-        in_range("data.max_bad_fraction", self.max_bad_fraction, 0.0, 1.0)
-        if not 0.0 <= self.timeout_seconds < math.inf:
-            raise UserError(
-                f"data.timeout_seconds is {self.timeout_seconds}; it must be at least 0.",
-                code="settings-range",
-            )
-        if not 0.0 < self.validation_fraction < 1.0:
-            raise UserError(
-                f"data.validation_fraction is {self.validation_fraction}; it must be between 0 and 1.",
-                code="settings-range",
-            )

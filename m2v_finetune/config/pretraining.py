@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from m2v_finetune.config.data import MusicConfig
+from m2v_finetune.config.data import UnlabelledDataConfig
 from m2v_finetune.config.ranges import at_least, in_range
 from m2v_finetune.config.training import OptimizerConfig, PublishConfig, RunConfig, TrainingConfig
 from m2v_finetune.errors import UserError
@@ -123,7 +123,7 @@ class PretrainingConfig:
         publish: Upload of the complete backbone to the Hub.
     """
 
-    data: MusicConfig
+    data: UnlabelledDataConfig
     backbone: StartConfig = field(default_factory=StartConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -63,3 +63,9 @@ def in_range(name: str, value: float, low: float, high: float) -> None:
         raise UserError(
             f"{name} is {value}; it must be at least {low} and below {high}.", code="settings-range"
         )
+
+
+def between_0_and_1(name: str, value: float) -> None:
+    """Raise `UserError` if a fraction is not above 0 and below 1."""
+    if not 0.0 < value < 1.0:
+        raise UserError(f"{name} is {value}; it must be between 0 and 1.", code="settings-range")

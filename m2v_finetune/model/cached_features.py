@@ -57,7 +57,7 @@ def layout_features(model: "TaskModel") -> FeatureLayout | None:
     selected_layer = model.layer_weighting.selected_layer
     states = tuple(i for i in range(depth + 1) if selected_layer in (None, i))
     with torch.device("meta"):
-        [read] = model.head.pre_pool([torch.empty(1, num_frames, 1)])  # type: ignore[operator]
+        [read] = model.head.pre_pool([torch.empty(1, num_frames, 1)])
     frames_per_state = read.shape[1]
     start_frames = 0 if depth == backbone.num_layers else num_frames
     is_stored = depth in states and frames_per_state == num_frames
@@ -85,11 +85,12 @@ def compute_features(model: "TaskModel", waveforms: Tensor) -> Tensor:
     assert layout is not None
     assert isinstance(backbone, Backbone)
     conv_features = backbone.encode(backbone.prepare(waveforms))
-    state, stored = conv_features.transpose(1, 2), []
+    state = conv_features.transpose(1, 2)
+    stored: list[Tensor] = []
     below = islice(backbone.iterate_from(CONV_ENCODER, conv_features), layout.depth + 1)
     for number, state in enumerate(below):
         if number in layout.states:
-            stored += model.head.pre_pool([state])  # type: ignore[operator]
+            stored += model.head.pre_pool([state])
     if layout.has_own_start:
         stored.append(state)
     return torch.cat(stored, dim=1)
@@ -110,4 +111,4 @@ def states_from_features(model: "TaskModel", features: Tensor) -> Iterator[Tenso
         if layout.depth == CONV_ENCODER:
             start = start.transpose(1, 2)
         above = backbone.iterate_from(layout.depth, start)
-        yield from model.head.pre_pool(above)  # type: ignore[operator]
+        yield from model.head.pre_pool(above)

@@ -23,6 +23,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.features import read_vector
 from m2v_finetune.data.loader import Inputs, TrackWindows
 from m2v_finetune.errors import UserError
+from m2v_finetune.heads import Head
 from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.model import inference, metadata, saving
 from m2v_finetune.model.cached_features import (
@@ -61,7 +62,7 @@ class TaskModel(nn.Module):
         *,
         backbone: AnyBackbone,
         layer_weighting: LayerWeighting,
-        head: nn.Module,
+        head: Head,
         head_config: HeadConfig,
         task: Task,
         tuning: TuningConfig,
@@ -215,7 +216,7 @@ class TaskModel(nn.Module):
             return self.layer_weighting.checkpointed(
                 next(states), depth, self.backbone.iterate_from
             )
-        return self.layer_weighting(self.head.pre_pool(states))  # type: ignore[no-any-return, operator]
+        return self.layer_weighting(self.head.pre_pool(states))  # type: ignore[no-any-return]
 
     def _checkpointed_depth(self) -> int:
         """Return the number of the last frozen state that is recomputed for the layer weights' gradient.

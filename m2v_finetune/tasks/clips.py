@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from m2v_finetune.audio.augmentation import IDENTITY, Effect, LabelTransform
 from m2v_finetune.audio.frames import FrameGrid
@@ -20,7 +19,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import UserError
-from m2v_finetune.heads import ClipHead
+from m2v_finetune.heads import ClipHead, Head
 from m2v_finetune.tasks.task import ASSUMED_OUTPUTS, WindowScores
 
 Array = NDArray[np.float32]
@@ -155,7 +154,7 @@ class ClipTask(ABC):
     def targets(self, track: Track, label_transform: LabelTransform) -> Array:
         """Return the targets of any window of a track, after the label transform of augmentation."""
 
-    def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> nn.Module:
+    def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> Head:
         """Return a head with one output vector for each window."""
         return ClipHead(
             input_size=hidden_size,

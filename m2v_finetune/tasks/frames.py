@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from m2v_finetune.audio.augmentation import LabelTransform
 from m2v_finetune.audio.decode import inspect_audio
@@ -24,7 +23,7 @@ from m2v_finetune.data.paths import did_you_mean, path_problem
 from m2v_finetune.data.values import is_missing
 from m2v_finetune.decoding.joining import FrameJoiner
 from m2v_finetune.errors import AudioError, UserError
-from m2v_finetune.heads import FrameHead
+from m2v_finetune.heads import FrameHead, Head
 from m2v_finetune.labels.problems import LabelError
 from m2v_finetune.metrics.reports import mean_report
 from m2v_finetune.tasks.task import WindowScores
@@ -156,7 +155,7 @@ class FrameTask(ABC):
             The targets, (frames, ...).
         """
 
-    def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> nn.Module:
+    def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> Head:
         """Return a head with an output vector for each frame.
 
         Raises:

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.decode import AudioInfo, inspect_audio, read_channels, resample
@@ -28,7 +28,7 @@ from m2v_finetune.data.values import is_missing
 from m2v_finetune.decoding.joining import OverlapAdd
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.files import write_atomically
-from m2v_finetune.heads import MaskHead
+from m2v_finetune.heads import Head, MaskHead
 from m2v_finetune.metrics.separation import SeparationAccumulator, separation_report
 from m2v_finetune.tasks.clips import saved_labels
 from m2v_finetune.tasks.frames import as_json
@@ -293,7 +293,7 @@ class Separation:
             "expected (task.num_channels)"
         ]
 
-    def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> nn.Module:
+    def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> Head:
         """Return a head that masks the mixture's spectrogram.
 
         Raises:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.frames import FrameGrid
@@ -14,6 +14,7 @@ from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.heads import Head
 
 Array = NDArray[np.float32]
 ASSUMED_OUTPUTS = 50
@@ -127,7 +128,7 @@ class Task(Protocol):
             UserError: Lists, with file and line, every label that is unknown to this task.
         """
 
-    def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> nn.Module:
+    def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> Head:
         """Return a new head, from `heads`."""
 
     def describe_head(self, config: HeadConfig) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from m2v_finetune.audio.augmentation import build_augmentation
-from m2v_finetune.config import DataConfig, MusicConfig, OnBadTrack, RecipeConfig
+from m2v_finetune.config import DataConfig, OnBadTrack, RecipeConfig, UnlabelledDataConfig
 from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.kept import load_checked, require_same_files, resampled_ids, save_checked
@@ -68,7 +68,7 @@ def check_run_tracks(
 
 
 def check_run_audio(
-    splits: Mapping[str, Sequence[Track]], data: DataConfig | MusicConfig, run: Run
+    splits: Mapping[str, Sequence[Track]], data: DataConfig | UnlabelledDataConfig, run: Run
 ) -> Splits:
     """Check the audio of tracks without labels; otherwise as `check_run_tracks`."""
     usable, num_skipped = _usable_audio(splits, data, run)
@@ -142,7 +142,7 @@ def training_windows(
 
 
 def _usable_audio(
-    split: Mapping[str, Sequence[Track]], config: DataConfig | MusicConfig, run: Run
+    split: Mapping[str, Sequence[Track]], config: DataConfig | UnlabelledDataConfig, run: Run
 ) -> tuple[Splits, dict[str, int]]:
     """Check the audio files, or read vectors; a resumed run keeps its initial tracks."""
     features = config.features if isinstance(config, DataConfig) else None

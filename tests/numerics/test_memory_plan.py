@@ -22,7 +22,6 @@ from m2v_finetune.backbones.checkpoints import CHECKPOINTS
 from m2v_finetune.config import (
     BackboneConfig,
     DataConfig,
-    MusicConfig,
     OptimizerConfig,
     PretrainConfig,
     PretrainingConfig,
@@ -31,6 +30,7 @@ from m2v_finetune.config import (
     StartConfig,
     TrainingConfig,
     TuningConfig,
+    UnlabelledDataConfig,
 )
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
@@ -68,7 +68,7 @@ def settings(method="full", *, checkpointing=True, batch=4, accumulation=1, seco
 
 def pretraining_settings(source, *, averages="layers", checkpointing=True, accumulation=1):
     return PretrainingConfig(
-        data=MusicConfig(source="none", window_seconds=1.0),
+        data=UnlabelledDataConfig(source="none", window_seconds=1.0),
         backbone=StartConfig(source=str(source)),
         pretrain=PretrainConfig(num_target_layers=2, teacher_averages=averages),
         training=TrainingConfig(

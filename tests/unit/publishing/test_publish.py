@@ -15,12 +15,12 @@ from m2v_finetune.config import (
     BackboneConfig,
     DataConfig,
     HeadConfig,
-    MusicConfig,
     PretrainingConfig,
     PublishConfig,
     RecipeConfig,
     StartConfig,
     TuningConfig,
+    UnlabelledDataConfig,
 )
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.errors import Stopped
@@ -231,7 +231,7 @@ def test_a_pretrained_backbone_is_published_all_the_same(tmp_path, monkeypatch, 
     monkeypatch.setattr(of_backbone, "upload_model", lambda *a, **o: pushed.append(a) or "url")
     monkeypatch.setattr(of_backbone, "plot_pretraining", fail)
     config = PretrainingConfig(
-        data=MusicConfig(source="music"),
+        data=UnlabelledDataConfig(source="music"),
         backbone=StartConfig(source="random-small"),
         publish=PublishConfig(repo_id="me/backbone"),
     )
