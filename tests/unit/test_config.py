@@ -1,6 +1,6 @@
 """Settings: strict keys and types, ranges, the order of sources, and the way there and back."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -186,7 +186,8 @@ def test_help_states_what_every_key_means(parse, capsys, monkeypatch):
     seen = 0
     for section in fields(Config):
         part = getattr(config, section.name)
-        entries = type(part).__doc__.split("Args:")[1]
+        documented = [base.__doc__ for base in type(part).__mro__ if is_dataclass(base)]
+        entries = "".join(doc.split("Args:")[1] for doc in documented)
         for key in fields(part):
             meaning = (
                 entries.split(f"\n        {key.name}: ")[1].split("\n")[0].replace("``", "")[:40]
