@@ -27,7 +27,7 @@ from songs import SONG_RATE_HZ, environment, make_song
 from m2v_finetune.config import BackboneConfig
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe, recipe_config
-from m2v_finetune.tasks import TASK_SETTINGS, TASKS
+from m2v_finetune.tasks import TASKS
 
 RESULT = Path(__file__).parent / "results" / "long_prediction.json"
 SONG_SECONDS = 240.0
@@ -79,7 +79,7 @@ def write_long_file(path: Path, seconds: float) -> float:
 def measure(task_name: str, backbone: str, path: Path, seconds: float) -> dict[str, Any]:
     """Predict once."""
     config = parse_recipe(
-        recipe_config(TASK_SETTINGS[task_name]),
+        recipe_config(TASKS[task_name].settings_class),
         ["--data.source=quickstart"],
         description="",
         quickstart=Path(),

@@ -58,7 +58,7 @@ from m2v_finetune.data.loader import TrackWindows, Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.model import TaskModel
-from m2v_finetune.tasks import TASK_SETTINGS, TASKS, Task
+from m2v_finetune.tasks import TASKS, Task
 from m2v_finetune.training.optimization import (
     build_optimizer,
     learning_rate_factor,
@@ -336,7 +336,7 @@ class Music:
         self.backbone, self.work = backbone, data / "work"
         self.known_states: dict[str, dict[str, Tensor]] = {}
         folder = data / self.experiment.folder
-        settings = TASK_SETTINGS[task]()
+        settings = TASKS[task].settings_class()
         tracks, _ = load_tracks(str(folder), label_column=settings.label_column)
         splits = {
             name: [track for track in tracks if track.split == name]

@@ -23,29 +23,44 @@ Config = TypeVar("Config", bound=AnyRecipeConfig)
 
 
 def parse_recipe(
-    config_class: type[Config], argv: Sequence[str], *, description: str, quickstart: Path
+    config_class: type[Config],
+    argv: Sequence[str],
+    *,
+    description: str,
+    quickstart: Path | None = None,
+    recipe: str | Path | None = None,
+    prog: str | None = None,
 ) -> Config:
     """Read a recipe's settings: defaults, then each ``--config`` file, then ``--section.key value``.
 
-    When neither ``--config`` nor ``--data.source`` is given, the quickstart's file comes first. A file
-    ``configs/...`` that is not there from the working directory is the one that ships.
+    The first file is the one beside the recipe, ``tagging.yaml`` for ``tagging.py``, if there is one (`m2v
+    init` writes it). If there is none, and neither ``--config`` nor ``--data.source`` is given, it is that of
+    the quickstart. A file ``configs/...`` that is not there from the working directory is the one that ships.
 
     Args:
         config_class: A frozen dataclass of sections.
         argv: The command line without the program's name.
         description: Start of the text of ``--help``.
-        quickstart: The settings of the recipe's quickstart.
+        quickstart: The settings of the recipe's quickstart, if it has one.
+        recipe: The file of the recipe.
+        prog: Name of the program in ``--help``; that of the script if None.
 
     Raises:
         UserError: An unknown key, a value of the wrong type or out of range, a missing file.
         SystemExit: ``--help`` or ``--print_config`` was given.
     """
     files, options = _config_files(argv)
-    if not files and not any(o.split("=")[0] in ("--data", "--data.source") for o in options):
+    names_data = any(option.split("=")[0] in ("--data", "--data.source") for option in options)
+    beside = None if recipe is None else Path(recipe).with_suffix(".yaml")
+    if beside is not None and beside.is_file():
+        files = [beside, *files]
+    elif quickstart is not None and not files and not names_data:
         files = [quickstart]
     for file in files:
         _check_config_file(file)
-    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(
+        prog=prog, description=description, exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument(
         "--config", action="config", help="a YAML file of settings; may be repeated"
     )

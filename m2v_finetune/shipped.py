@@ -109,6 +109,12 @@ def config_file(task: str, name: str = QUICKSTART) -> Path:
     return files[name]
 
 
+def quickstart_file(task: str) -> Path | None:
+    """Return the settings of a task's quickstart; None for a task that ships none, such as one's own."""
+    path = shipped_folder("configs") / task / f"{QUICKSTART}.yaml"
+    return path if path.is_file() else None
+
+
 def find_file(path: Path) -> Path:
     """Return a path as it is, or, if it does not exist, the included file of this name.
 
@@ -130,7 +136,7 @@ def find_file(path: Path) -> Path:
 def copy_recipe(task: str, folder: Path, *, config: str = QUICKSTART) -> tuple[Path, Path]:
     """Copy a recipe and one of its configs, to be changed.
 
-    In the copies the commands of the comments name the copies.
+    The copied recipe reads the settings beside it. The comments of the copies name the copies.
 
     Args:
         task: Such as ``tagging``, or ``pretrain``.
@@ -157,8 +163,7 @@ def copy_recipe(task: str, folder: Path, *, config: str = QUICKSTART) -> tuple[P
         folder.mkdir(parents=True, exist_ok=True)
         for source, path in zip(sources, copies, strict=True):
             text = source.read_text(encoding="utf-8")
-            if path.suffix == ".yaml":  # the quickstart's comment needs no --config
-                text = text.replace(f"{task}.py\n", f"{task}.py --config {task}.yaml\n")
+            text = text.replace(f" --config configs/{task}/{config}.yaml", "")
             text = text.replace(f"configs/{task}/{config}.yaml", f"{task}.yaml")
             text = text.replace(f"recipes/{task}.py", f"{task}.py")
             with path.open("x", encoding="utf-8") as file:

@@ -25,8 +25,8 @@ from m2v_finetune.pretraining.model import PretrainingModel, start_backbone
 from m2v_finetune.pretraining.windows import FixedWindows, masked_windows
 from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.publishing.publish import publish
-from m2v_finetune.shipped import config_file
-from m2v_finetune.tasks import TASK_SETTINGS, TASKS, Task
+from m2v_finetune.shipped import quickstart_file
+from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
@@ -55,22 +55,23 @@ from m2v_finetune.training.trainer import Trainer
 PRETRAIN = "pretrain"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, *, recipe: str | Path | None = None) -> None:
     """Train a task, or pre-train, with the settings of a command line.
 
     Args:
         argv: Name of the task, then settings. Default: the command line of the process.
+        recipe: The file that calls this; settings beside it, of the same name, are read first.
 
     Raises:
         UserError: There is no such task, or settings, data or machine must be fixed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else ""
-    config = read_config(name, words[1:])
+    config = read_config(name, words[1:], recipe=recipe)
     if name == PRETRAIN:
         pretrain(config)
     else:
-        train_task(config, TASKS[name])
+        train_task(config, find_task(name))
 
 
 def config_class(task: str) -> type[Any]:
@@ -81,21 +82,16 @@ def config_class(task: str) -> type[Any]:
     """
     if task == PRETRAIN:
         return PretrainingConfig
-    if task not in TASKS:
-        raise UserError(
-            f"There is no task '{task}'. The first argument is a task: {', '.join(TASKS)}, or {PRETRAIN}. "
-            "Settings follow, as in: m2v train tagging --data.source songs.csv",
-            code="task-unknown",
-        )
-    return recipe_config(TASK_SETTINGS[task])
+    return recipe_config(find_task(task).settings_class)
 
 
-def read_config(task: str, argv: Sequence[str]) -> Any:
+def read_config(task: str, argv: Sequence[str], *, recipe: str | Path | None = None) -> Any:
     """Read the settings of a task from a command line; without data, those of its quickstart.
 
     Args:
         task: Name of a task, such as ``tagging``, or ``pretrain``.
         argv: Settings, as ``--section.key value`` and ``--config FILE``.
+        recipe: File of the recipe; settings beside it, of the same name, are read first.
 
     Raises:
         UserError: There is no such task, or a setting cannot be used.
@@ -104,7 +100,9 @@ def read_config(task: str, argv: Sequence[str]) -> Any:
         config_class(task),
         argv,
         description=f"Without --config and --data.source, `m2v train {task}` runs the quickstart.",
-        quickstart=config_file(task),
+        quickstart=quickstart_file(task),
+        recipe=recipe,
+        prog=None if recipe else f"m2v train {task}",
     )
 
 

@@ -8,7 +8,8 @@ in a few minutes on two CPU cores. Your own music, with music2vec:
     accelerate launch recipes/chords.py --data.source songs.csv
 
 A published benchmark: --config configs/chords/isophonics-probe.yaml. Settings come from their
-defaults, then each --config file, then --section.key value. The results are in the run folder.
+defaults, then the YAML file beside this one (`m2v init` writes it), then each --config file, then
+--section.key value. The results are in the run folder.
 
 m2v_finetune/train.py has the steps of the run, and recipes/beats.py shows them.
 """
@@ -19,4 +20,4 @@ from m2v_finetune.errors import run_command
 from m2v_finetune.train import main
 
 if __name__ == "__main__":
-    run_command(lambda: main(["chords", *sys.argv[1:]]))
+    run_command(lambda: main(["chords", *sys.argv[1:]], recipe=__file__))

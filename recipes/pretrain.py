@@ -7,8 +7,9 @@ in a few minutes on two CPU cores. Your own music, continuing from music2vec:
 
     accelerate launch recipes/pretrain.py --data.source my-music --backbone.source music2vec-v1
 
-The backbone is in the folder model/ of the run: give it to any recipe as --backbone.source. Settings
-come from their defaults, then each --config file, then --section.key value.
+The backbone is in the folder model/ of the run: give it to any recipe as --backbone.source. Settings come
+from their defaults, then the YAML file beside this one (`m2v init` writes it), then each --config file, then
+--section.key value.
 
 This file shows all steps of a pre-training run, to be read and changed. `m2v train pretrain` takes the same.
 """
@@ -24,7 +25,7 @@ from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.pretraining.model import PretrainingModel, start_backbone
 from m2v_finetune.pretraining.windows import FixedWindows, masked_windows
 from m2v_finetune.publishing.backbone import publish_backbone
-from m2v_finetune.shipped import config_file
+from m2v_finetune.shipped import quickstart_file
 from m2v_finetune.training.objective import PretrainingObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
 from m2v_finetune.training.results import warn_of_collapse, write_pretraining
@@ -38,7 +39,11 @@ from m2v_finetune.training.trainer import Trainer
 def main() -> None:
     """Read the settings, pre-train, publish the backbone."""
     config = parse_recipe(
-        Config, sys.argv[1:], description=__doc__, quickstart=config_file("pretrain")
+        Config,
+        sys.argv[1:],
+        description=__doc__,
+        quickstart=quickstart_file("pretrain"),
+        recipe=__file__,
     )
     with Run.open(config, task="pretrain") as run:
         # Tracks and their splits; no labels.

@@ -8,7 +8,8 @@ in a few minutes on two CPU cores. Your own music, with music2vec:
     accelerate launch recipes/separation.py --data.source songs.csv
 
 A published benchmark: --config configs/separation/musdb18-probe.yaml. Settings come from their
-defaults, then each --config file, then --section.key value. The results are in the run folder.
+defaults, then the YAML file beside this one (`m2v init` writes it), then each --config file, then
+--section.key value. The results are in the run folder.
 
 This file shows all steps of a run whose outputs are the waveforms of stems, to be read and changed.
 `m2v train separation` takes the same steps.
@@ -26,7 +27,7 @@ from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.publishing.publish import publish
-from m2v_finetune.shipped import config_file
+from m2v_finetune.shipped import quickstart_file
 from m2v_finetune.tasks.separation import Separation, SeparationConfig
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.objective import TaskObjective
@@ -57,7 +58,11 @@ class Config(RecipeConfig):
 def main() -> None:
     """Read the settings, train, evaluate, publish."""
     config = parse_recipe(
-        Config, sys.argv[1:], description=__doc__, quickstart=config_file("separation")
+        Config,
+        sys.argv[1:],
+        description=__doc__,
+        quickstart=quickstart_file("separation"),
+        recipe=__file__,
     )
     with Run.open(config, task="separation") as run:
         # Tracks and splits; stems and audio of every track are checked.

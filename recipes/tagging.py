@@ -8,7 +8,8 @@ in about two minutes on two CPU cores. Your own music, with music2vec:
     accelerate launch recipes/tagging.py --data.source songs.csv
 
 and a published benchmark: --config configs/tagging/magnatagatune-probe.yaml. Settings come from their
-defaults, then each --config file, then --section.key value. The results are in the run folder.
+defaults, then the YAML file beside this one (`m2v init` writes it), then each --config file, then
+--section.key value. The results are in the run folder.
 
 This file shows all steps of a run with one output for a track, to be read and changed. `m2v train tagging`
 takes the same steps.
@@ -21,14 +22,13 @@ from m2v_finetune.backbones import LayerWeighting, load_backbone
 from m2v_finetune.config import RecipeConfig
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
-from m2v_finetune.errors import run_command
+from m2v_finetune.errors import UserError, run_command
 from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.publishing.publish import publish
-from m2v_finetune.shipped import config_file
+from m2v_finetune.shipped import quickstart_file
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-from m2v_finetune.train import train_task
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
 from m2v_finetune.training.objective import TaskObjective
@@ -60,11 +60,18 @@ class Config(RecipeConfig):
 def main() -> None:
     """Read the settings, train, evaluate, publish."""
     config = parse_recipe(
-        Config, sys.argv[1:], description=__doc__, quickstart=config_file("tagging")
+        Config,
+        sys.argv[1:],
+        description=__doc__,
+        quickstart=quickstart_file("tagging"),
+        recipe=__file__,
     )
-    if config.data.features is not None:  # precomputed vectors have no backbone
-        train_task(config, Tagging)
-        return
+    if config.data.features is not None:
+        raise UserError(
+            "data.features gives vectors, which have no backbone. This file shows a run on audio: "
+            "`m2v train tagging` runs on vectors.",
+            code="settings-conflict",
+        )
     with Run.open(config, task="tagging") as run:
         # Tracks and splits; labels and audio of every track are checked.
         tracks, dataset = load_tracks(

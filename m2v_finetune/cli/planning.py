@@ -93,7 +93,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from m2v_finetune.memory.plan import plan_run
     from m2v_finetune.memory.plan_tables import show_plan
     from m2v_finetune.parsing import parse_recipe, recipe_config
-    from m2v_finetune.tasks import TASK_SETTINGS, TASKS
+    from m2v_finetune.tasks import TASKS
     from m2v_finetune.training.defaults import complete_tuning
     from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
 
@@ -112,7 +112,9 @@ def _plan(arguments: argparse.Namespace) -> None:
             code="task-unknown",
         )
     is_task = name in TASKS
-    config_class: type[Any] = recipe_config(TASK_SETTINGS[name]) if is_task else PretrainingConfig
+    config_class: type[Any] = (
+        recipe_config(TASKS[name].settings_class) if is_task else PretrainingConfig
+    )
     config = parse_recipe(
         config_class,
         [*(f"--config={file}" for file in files), *arguments.settings],

@@ -37,9 +37,18 @@ class RecipeConfig:
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:
-        """Check that the settings fit vectors, if these are given in place of audio."""
-        if self.data.features is None:
-            return
+        """Check that the sections fit together."""
+        if self.data.features is not None:
+            self._check_vectors()
+        elif self.backbone.spec_augment and self.tuning.method == "probe":
+            raise UserError(
+                "backbone.spec_augment masks the input of a trainable backbone, and a probe's backbone is "
+                "frozen. Switch it off, or choose another tuning.method.",
+                code="settings-conflict",
+            )
+
+    def _check_vectors(self) -> None:
+        """Check that the settings fit vectors in place of audio."""
         if self.run.memory is not None:
             raise UserError(
                 f"run.memory is '{self.run.memory}', which divides batches of audio, but data.features gives "

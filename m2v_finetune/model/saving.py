@@ -23,7 +23,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_files
 from m2v_finetune.hub import download_snapshot, is_repo_id, upload_folder
 from m2v_finetune.model.metadata import LIBRARY_NAME, Weights, plain_card, saved_weights
-from m2v_finetune.tasks import TASKS, Task
+from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _read_config(path: Path) -> tuple[SavedModel, Task]:
         if saved.backbone.sample_rate <= 0:
             raise ValueError(f"its sample_rate is {saved.backbone.sample_rate}")
         _check_head_size(saved, path.parent / WEIGHTS_FILE)
-        return saved, TASKS[saved.task["name"]].from_dict(saved.task)
+        return saved, find_task(saved.task["name"]).from_dict(saved.task)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not the config of an {LIBRARY_NAME} model ({type(error).__name__}: {error}).",

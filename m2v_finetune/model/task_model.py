@@ -22,7 +22,6 @@ from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.features import read_vector
 from m2v_finetune.data.loader import Inputs, TrackWindows
-from m2v_finetune.errors import UserError
 from m2v_finetune.heads import Head
 from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.model import inference, metadata, saving
@@ -112,12 +111,6 @@ class TaskModel(nn.Module):
         Raises:
             UserError: The backbone cannot be loaded, or a window is too short for it.
         """
-        if backbone.spec_augment and tuning.method == "probe":
-            raise UserError(
-                "backbone.spec_augment masks the input of a trainable backbone, and a probe's backbone is "
-                "frozen. Switch it off, or choose another tuning.method.",
-                code="settings-conflict",
-            )
         if with_weights:
             loaded = load_backbone(
                 backbone.source,

@@ -35,7 +35,7 @@ from m2v_finetune.publishing.text import (
     shown_number,
     table,
 )
-from m2v_finetune.tasks import TASKS
+from m2v_finetune.tasks import find_task
 from m2v_finetune.training.results import listed
 from m2v_finetune.training.run_folder import RunFolder, read_resumes
 
@@ -229,7 +229,7 @@ def _usage(results: Mapping[str, Any], repo_id: str | None) -> str:
             "It is for comparing such vectors with backbones."
         )
     model = repo_id or MODEL_PLACEHOLDER
-    shown = TASKS[results["task"]].usage_example
+    shown = find_task(results["task"]).usage_example
     return joined(
         [
             "On the command line:",

@@ -1,20 +1,21 @@
 """Tasks, one module each: labels, head, loss, track aggregation, metrics and predictions."""
 
-from typing import Any
+from importlib.metadata import entry_points
 
-from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
-from m2v_finetune.tasks.chords import ChordRecognition, ChordsConfig
-from m2v_finetune.tasks.emotion import Emotion, EmotionConfig
-from m2v_finetune.tasks.genre import Genre, GenreConfig
-from m2v_finetune.tasks.instrument import Instrument, InstrumentConfig
-from m2v_finetune.tasks.key import Key, KeyConfig
-from m2v_finetune.tasks.pitch import Pitch, PitchConfig
-from m2v_finetune.tasks.separation import Separation, SeparationConfig
-from m2v_finetune.tasks.singer import Singer, SingerConfig
-from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
+from m2v_finetune.errors import UserError
+from m2v_finetune.tasks.beats import BeatTracking
+from m2v_finetune.tasks.chords import ChordRecognition
+from m2v_finetune.tasks.emotion import Emotion
+from m2v_finetune.tasks.genre import Genre
+from m2v_finetune.tasks.instrument import Instrument
+from m2v_finetune.tasks.key import Key
+from m2v_finetune.tasks.pitch import Pitch
+from m2v_finetune.tasks.separation import Separation
+from m2v_finetune.tasks.singer import Singer
+from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.tasks.task import Prediction, Task
-from m2v_finetune.tasks.technique import Technique, TechniqueConfig
-from m2v_finetune.tasks.transcription import Transcription, TranscriptionConfig
+from m2v_finetune.tasks.technique import Technique
+from m2v_finetune.tasks.transcription import Transcription
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
@@ -34,20 +35,44 @@ TASKS: dict[str, type[Task]] = {
     )
 }
 
-TASK_SETTINGS: dict[str, type[Any]] = {
-    BeatTracking.name: BeatsConfig,
-    ChordRecognition.name: ChordsConfig,
-    Emotion.name: EmotionConfig,
-    Genre.name: GenreConfig,
-    Instrument.name: InstrumentConfig,
-    Key.name: KeyConfig,
-    Pitch.name: PitchConfig,
-    Separation.name: SeparationConfig,
-    Singer.name: SingerConfig,
-    Tagging.name: TaggingConfig,
-    Technique.name: TechniqueConfig,
-    Transcription.name: TranscriptionConfig,
-}
-"""The section ``task`` of each task's settings."""
+ENTRY_POINTS = "m2v_finetune.tasks"
 
-__all__ = ["TASKS", "TASK_SETTINGS", "Prediction", "Task"]
+
+def register_task(task_class: type[Task]) -> type[Task]:
+    """Add a task of one's own to `TASKS`, so that its models can be loaded; also a decorator.
+
+    An installed package need not call it: the entry point ``m2v_finetune.tasks`` of its pyproject.toml names
+    its tasks (docs/adding-a-task.md).
+
+    Raises:
+        UserError: Another task has the name.
+    """
+    known = TASKS.setdefault(task_class.name, task_class)
+    if known is not task_class:
+        raise UserError(
+            f"There is a task '{task_class.name}' already: {known.__module__}.{known.__name__}. Give yours "
+            "another name.",
+            code="task-exists",
+        )
+    return task_class
+
+
+def find_task(name: str) -> type[Task]:
+    """Return the task of a name: one of `TASKS`, or one that an installed package has as an entry point.
+
+    Raises:
+        UserError: There is no such task.
+    """
+    if name not in TASKS:
+        for entry_point in entry_points(group=ENTRY_POINTS, name=name):
+            register_task(entry_point.load())
+    if name not in TASKS:
+        raise UserError(
+            f"There is no task '{name}'. Choose one of: {', '.join(TASKS)}. A task of your own is known "
+            "where register_task was called, or where its package is installed (docs/adding-a-task.md).",
+            code="task-unknown",
+        )
+    return TASKS[name]
+
+
+__all__ = ["TASKS", "Prediction", "Task", "find_task", "register_task"]

@@ -108,6 +108,7 @@ class BeatTracking(FrameTask):
     """
 
     name: ClassVar[str] = "beats"
+    settings_class: ClassVar[type[Any]] = BeatsConfig
     selection_metric: ClassVar[str] = "f_measure"
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "beats": ".beats"}
     usage_example: ClassVar[str] = ".tempo_bpm"

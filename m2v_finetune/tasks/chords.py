@@ -102,6 +102,7 @@ class ChordRecognition(FrameTask):
     """
 
     name: ClassVar[str] = "chords"
+    settings_class: ClassVar[type[Any]] = ChordsConfig
     selection_metric: ClassVar[str] = "majmin"
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "lab": ".lab"}
     usage_example: ClassVar[str] = ".segments"

@@ -61,6 +61,7 @@ class Emotion(ClipTask):
     """
 
     name: ClassVar[str] = "emotion"
+    settings_class: ClassVar[type[Any]] = EmotionConfig
     selection_metric: ClassVar[str] = "r2"
     usage_example: ClassVar[str] = ".scores"
 

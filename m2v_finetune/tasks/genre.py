@@ -1,7 +1,7 @@
 """Genre: one of many for a track."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.tasks.classification import Classification, ClassificationConfig
@@ -24,6 +24,7 @@ class Genre(Classification):
     """Genre of a track, of GTZAN's ten or your own."""
 
     name: ClassVar[str] = "genre"
+    settings_class: ClassVar[type[Any]] = GenreConfig
 
     def allowed_effects(self) -> frozenset[Effect]:
         """Return all effects: none of them changes the genre."""

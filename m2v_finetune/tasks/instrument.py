@@ -1,7 +1,7 @@
 """Instrument: the family of the instrument that plays a note."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.tasks.classification import Classification, ClassificationConfig
@@ -24,6 +24,7 @@ class Instrument(Classification):
     """Instrument of a recording of one, such as NSynth's eleven families."""
 
     name: ClassVar[str] = "instrument"
+    settings_class: ClassVar[type[Any]] = InstrumentConfig
 
     def allowed_effects(self) -> frozenset[Effect]:
         """Return the effects that keep the sound of the instrument.

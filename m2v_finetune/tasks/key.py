@@ -39,6 +39,7 @@ class Key(Classification):
     """Key of a track. All 24 are classes, whichever occur."""
 
     name: ClassVar[str] = "key"
+    settings_class: ClassVar[type[Any]] = KeyConfig
     selection_metric: ClassVar[str] = "mirex_score"
     metric_names: ClassVar[Mapping[str, str]] = {
         "mirex_score": "weighted score",

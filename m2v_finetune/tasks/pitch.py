@@ -35,6 +35,7 @@ class Pitch(Classification):
     """Pitch of a note, of NSynth's 112 (MIDI 9 to 120) or your own."""
 
     name: ClassVar[str] = "pitch"
+    settings_class: ClassVar[type[Any]] = PitchConfig
     metric_names: ClassVar[Mapping[str, str]] = {
         "accuracy": "accuracy",
         "pitch_class_accuracy": "accuracy within an octave class",

@@ -157,6 +157,7 @@ class Separation:
     """
 
     name: ClassVar[str] = "separation"
+    settings_class: ClassVar[type[Any]] = SeparationConfig
     selection_metric: ClassVar[str] = "sdr"
     pipeline_tag: ClassVar[str] = "audio-to-audio"
     hop_fraction: ClassVar[float] = 0.5

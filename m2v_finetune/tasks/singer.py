@@ -1,7 +1,7 @@
 """Singer identification."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.tasks.classification import Classification, ClassificationConfig
@@ -27,6 +27,7 @@ class Singer(Classification):
     """
 
     name: ClassVar[str] = "singer"
+    settings_class: ClassVar[type[Any]] = SingerConfig
 
     def allowed_effects(self) -> frozenset[Effect]:
         """Return the effects that keep a voice as it is: a pitch shift would move its formants."""

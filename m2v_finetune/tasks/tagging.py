@@ -64,6 +64,7 @@ class Tagging(ClipTask):
     """
 
     name: ClassVar[str] = "tagging"
+    settings_class: ClassVar[type[Any]] = TaggingConfig
     selection_metric: ClassVar[str] = "roc_auc"
     metric_names: ClassVar[Mapping[str, str]] = {
         "roc_auc": "ROC-AUC",

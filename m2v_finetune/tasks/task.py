@@ -54,6 +54,7 @@ class Task(Protocol):
 
     Attributes:
         name: Key in `TASKS`, name of the recipe, prefix of a run folder's name.
+        settings_class: Class of the section ``task`` of the settings.
         selection_metric: Validation metric that selects the best epoch; higher is better.
         pipeline_tag: Name of the task on the Hub.
         hop_fraction: Hop between a track's windows, as a fraction of the window; a default.
@@ -65,6 +66,7 @@ class Task(Protocol):
     """
 
     name: ClassVar[str]
+    settings_class: ClassVar[type[Any]]
     selection_metric: ClassVar[str]
     pipeline_tag: ClassVar[str]
     hop_fraction: ClassVar[float]

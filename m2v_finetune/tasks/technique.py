@@ -1,7 +1,7 @@
 """Singing technique."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.tasks.classification import Classification, ClassificationConfig
@@ -27,6 +27,7 @@ class Technique(Classification):
     """
 
     name: ClassVar[str] = "technique"
+    settings_class: ClassVar[type[Any]] = TechniqueConfig
 
     def allowed_effects(self) -> frozenset[Effect]:
         """Return the effects that keep a technique as it is.

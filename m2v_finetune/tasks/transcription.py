@@ -136,6 +136,7 @@ class Transcription(FrameTask):
     """
 
     name: ClassVar[str] = "transcription"
+    settings_class: ClassVar[type[Any]] = TranscriptionConfig
     selection_metric: ClassVar[str] = "note_f1"
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "midi": ".mid"}
     usage_example: ClassVar[str] = ".pitches"

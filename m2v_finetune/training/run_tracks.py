@@ -13,9 +13,10 @@ from m2v_finetune.data.kept import load_checked, require_same_files, resampled_i
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.resampling import with_resampled
+from m2v_finetune.errors import UserError
 from m2v_finetune.files import expand_home, write_atomically
 from m2v_finetune.model import TaskModel
-from m2v_finetune.tasks import Task
+from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.labelled import labelled_tracks
 from m2v_finetune.training.faults import usable_to_all
@@ -42,8 +43,15 @@ def check_run_tracks(
         run: Run, whose policy for bad tracks gets the numbers of tracks.
 
     Raises:
-        UserError: Tracks cannot be used; the message lists them.
+        UserError: Tracks cannot be used; the message lists them. Or the task is unknown, so that its model
+            could not be loaded.
     """
+    if find_task(task_class.name) is not task_class:
+        raise UserError(
+            f"The task '{task_class.name}' is {find_task(task_class.name).__name__}, not "
+            f"{task_class.__name__}. Give yours another name.",
+            code="task-exists",
+        )
     task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
     is_strict = config.data.on_bad_track == "stop" and not run.has_checkpoint
     task = (

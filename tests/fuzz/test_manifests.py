@@ -21,7 +21,7 @@ from m2v_finetune.data.manifest import SPLIT_WORDS
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import UserError
-from m2v_finetune.tasks import TASK_SETTINGS, TASKS
+from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.labelled import labelled_tracks
 
 NUM_MANIFESTS = int(os.environ.get("M2V_FUZZ_INPUTS", "0")) or 200
@@ -176,7 +176,7 @@ def test_rows_of_any_values_end_in_a_result_or_a_message(music, suffix, caplog, 
 def run(path: Path, rows: list[dict], rng: random.Random, caplog) -> str:
     """Do what a run does before it trains, and judge it; return how it ended."""
     name = rng.choice(list(TASKS))
-    config = TASK_SETTINGS[name]()
+    config = TASKS[name].settings_class()
     policy = rng.choice(["stop", "skip"])
     seed = rng.randrange(100)
     try:

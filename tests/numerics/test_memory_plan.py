@@ -42,7 +42,7 @@ from m2v_finetune.memory.run_memory import RunMemory, Split, fits, spare_bytes
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe, recipe_config
 from m2v_finetune.pretraining.model import PretrainingModel
-from m2v_finetune.tasks import TASK_SETTINGS, TASKS
+from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.sizes import gigabytes
@@ -355,7 +355,7 @@ def test_the_plan_holds_for_other_networks_heads_and_optimizers(
         backbone=BackboneConfig(source=str(networks / architecture)),
         optimizer=OptimizerConfig(name=optimizer),
     )
-    assert_planned(config, TASKS[task].from_settings(TASK_SETTINGS[task]()))
+    assert_planned(config, TASKS[task].from_settings(TASKS[task].settings_class()))
 
 
 @pytest.mark.parametrize(
@@ -672,7 +672,7 @@ def test_every_task_states_the_shapes_of_its_examples():
     )
     window = Window(start_sample=0, num_samples=16000, grid=model.backbone.frame_grid)
     for name, task_class in TASKS.items():
-        task = task_class.from_settings(TASK_SETTINGS[name]())
+        task = task_class.from_settings(TASKS[name].settings_class())
         *inputs, targets = (torch.zeros(2, *shape) for shape in task.example_shapes(window))
         head = task.build_head(settings().head, hidden_size=8, grid=model.backbone.frame_grid)
         features = torch.zeros(2, model.backbone.num_frames(16000), 8)

@@ -13,7 +13,7 @@ from m2v_finetune.audio.decode import inspect_audio
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import UserError
-from m2v_finetune.tasks import TASK_SETTINGS, TASKS
+from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.labelled import labelled_tracks
 
 SECONDS = 2.0
@@ -151,7 +151,7 @@ def test_bad_labels_are_listed_or_left_out(name, folder, caplog):
         "validation": make(folder, [*columns, *good], split="validation"),
         "test": make(folder, [good[0], *columns, good[1]], split="test"),
     }
-    config = TASK_SETTINGS[name]()
+    config = TASKS[name].settings_class()
     tracks = {split: [one.track for one in members] for split, members in splits.items()}
     task = TASKS[name].from_training(config, tracks["train"])
     with pytest.raises(UserError) as raised:
@@ -184,7 +184,7 @@ def test_a_split_without_a_usable_label_is_refused(name, folder):
         "test": make(folder, [broken[0][0]], split="test"),
     }
     trained = [one.track for one in splits["train"]]
-    task = TASKS[name].from_training(TASK_SETTINGS[name](), trained)
+    task = TASKS[name].from_training(TASKS[name].settings_class(), trained)
     with pytest.raises(UserError, match="None of the 1 tracks of the split 'test'"):
         labelled_tracks(task, splits, on_bad_track="skip")
 
@@ -193,7 +193,7 @@ def test_a_split_without_a_usable_label_is_refused(name, folder):
 def test_a_column_that_nobody_has_is_refused_under_skip_too(name, folder):
     tracks = [one.track for one in make(folder, [{"other": 1}] * 2, split="train")]
     with pytest.raises(UserError, match="No track has a column"):
-        TASKS[name].from_training(TASK_SETTINGS[name](), tracks)
+        TASKS[name].from_training(TASKS[name].settings_class(), tracks)
 
 
 def test_unknown_tags_are_passed_over_where_that_is_set(folder, caplog):
@@ -201,7 +201,7 @@ def test_unknown_tags_are_passed_over_where_that_is_set(folder, caplog):
         "train": make(folder, [{"tags": "a"}, {"tags": "b"}], split="train"),
         "test": make(folder, [{"tags": "a;z"}, {"tags": {"a": 1}}], split="test"),
     }
-    config = replace(TASK_SETTINGS["tagging"](), ignore_unknown_labels=True)
+    config = replace(TASKS["tagging"].settings_class(), ignore_unknown_labels=True)
     task = TASKS["tagging"].from_training(config, [one.track for one in splits["train"]])
     left = labelled_tracks(task, splits, on_bad_track="skip")
     assert [one.track.id for one in left["test"]] == ["test-0"]
@@ -221,7 +221,7 @@ def test_left_out_notes_are_named_in_the_log(folder, caplog):
     splits = {
         "train": make(folder, [{"notes": "glitch.mid"}, {"notes": "good.mid"}], split="train")
     }
-    task = TASKS["transcription"].from_settings(TASK_SETTINGS["transcription"]())
+    task = TASKS["transcription"].from_settings(TASKS["transcription"].settings_class())
     labelled_tracks(task, splits, on_bad_track="stop")
     assert (
         "glitch.mid: track 1, event 2 (0.000 s): the note of pitch 60 is struck twice"

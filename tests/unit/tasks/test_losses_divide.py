@@ -5,7 +5,7 @@ import torch
 from support.frames import GRID
 
 from m2v_finetune.data.loader import Window
-from m2v_finetune.tasks import TASK_SETTINGS, TASKS
+from m2v_finetune.tasks import TASKS
 
 NUM_WINDOWS = 4
 
@@ -33,7 +33,7 @@ def draw_targets(name, shape, num_outputs):
 @pytest.mark.parametrize("name", TASKS)
 def test_the_loss_of_a_batch_is_the_mean_of_its_windows(name):
     torch.manual_seed(0)
-    task = TASKS[name].from_settings(TASK_SETTINGS[name]())
+    task = TASKS[name].from_settings(TASKS[name].settings_class())
     window = Window(start_sample=0, num_samples=16000, grid=GRID)
     *_, shape = task.example_shapes(window)
     targets = draw_targets(name, (NUM_WINDOWS, *shape), task.num_outputs)
