@@ -17,7 +17,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import write_atomically
+from m2v_finetune.files import json_number, write_atomically, write_json
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks.clips import ClipTask
@@ -28,7 +28,6 @@ from m2v_finetune.training.faults import BadTrackPolicy, DataError
 from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, logged_losses
 from m2v_finetune.training.optimization import peak_rates
 from m2v_finetune.training.progress import progress_bar
-from m2v_finetune.training.run_folder import json_number, write_json
 from m2v_finetune.training.sizes import count_parameters
 from m2v_finetune.training.trainer import FitResult, Trainer
 from m2v_finetune.variation import (

@@ -26,14 +26,13 @@ from m2v_finetune.data.feature_store import (
 from m2v_finetune.data.loader import Inputs, SampledWindow, TrainingWindows
 from m2v_finetune.data.reading import WorkerError, read_batches, track_loader
 from m2v_finetune.errors import DISK_ERRORS, UserError
-from m2v_finetune.files import why_unwritable
+from m2v_finetune.files import free_bytes, why_unwritable
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.training.faults import gather_errors
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run import Run
-from m2v_finetune.training.run_folder import free_bytes
 from m2v_finetune.training.sizes import megabytes
 
 logger = logging.getLogger(__name__)

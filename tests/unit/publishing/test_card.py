@@ -27,12 +27,13 @@ from m2v_finetune.config import (
 )
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.files import write_json
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import save_config
 from m2v_finetune.publishing.card import BACKBONE_CITATIONS, render_card
 from m2v_finetune.publishing.text import public_settings
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-from m2v_finetune.training.run_folder import describe_environment, write_json
+from m2v_finetune.training.environment import describe_environment
 
 CAPTIONS = {
     "layer_weights.png": "Weight of each hidden state",
