@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from m2v_finetune.training.run_folder import describe_environment
+from m2v_finetune.training.environment import describe_environment
 
 SONG_RATE_HZ = 44_100
 NUM_PARTIALS = 6

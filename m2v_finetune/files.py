@@ -1,12 +1,15 @@
-"""Atomic writes of files, and locks of one process."""
+"""Atomic writes of files, JSON, free space, and locks of one process."""
 
 import fcntl
+import json
 import logging
+import math
 import os
 import shutil
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from m2v_finetune.errors import UserError
 
@@ -61,6 +64,31 @@ def why_unwritable(folder: Path) -> str | None:
     if not os.access(there, os.W_OK | os.X_OK):
         return f"no right to write to {there}"
     return None
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes on the disk of a folder, which may not exist yet."""
+    parents = (folder.resolve(), *folder.resolve().parents)
+    return shutil.disk_usage(next(parent for parent in parents if parent.exists())).free
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # Bytes of a name that are not UTF-8 are escaped as in JSON.
+    encoded = text.encode(errors="backslashreplace")
+    write_atomically(path, lambda unfinished: unfinished.write_bytes(encoded))
+
+
+def append_json(path: Path, content: Any) -> None:
+    """Append JSON to a file, as one line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")
+
+
+def json_number(value: float) -> float | None:
+    """Return a number for JSON: None if it is not finite."""
+    return value if math.isfinite(value) else None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

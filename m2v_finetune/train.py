@@ -32,11 +32,10 @@ from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
+from m2v_finetune.training.pretraining_results import warn_of_collapse, write_pretraining
 from m2v_finetune.training.results import (
     evaluate_test,
     log_results,
-    warn_of_collapse,
-    write_pretraining,
     write_validation,
 )
 from m2v_finetune.training.run import Run

@@ -28,7 +28,7 @@ from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.shipped import quickstart_file
 from m2v_finetune.training.objective import PretrainingObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
-from m2v_finetune.training.results import warn_of_collapse, write_pretraining
+from m2v_finetune.training.pretraining_results import warn_of_collapse, write_pretraining
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_tracks import check_run_audio, keep_run_tracks, with_run_copies
 from m2v_finetune.training.sizes import pretraining_bytes

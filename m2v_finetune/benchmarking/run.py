@@ -37,10 +37,11 @@ from m2v_finetune.config import (
     TrainingConfig,
 )
 from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.files import write_json
 from m2v_finetune.publishing.method import is_random
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.train import train_task
-from m2v_finetune.training.run_folder import RunFolder, write_json
+from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.signals import stop_on_signals
 
 logger = logging.getLogger(__name__)

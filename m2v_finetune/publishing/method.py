@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from m2v_finetune.config import OptimizerName, TuningConfig
-from m2v_finetune.publishing.text import counted, escaped, public_settings, shown_duration, table
+from m2v_finetune.publishing.text import counted, escaped, public_settings, shown_duration
 from m2v_finetune.tuning import METHODS, describe_tuning
 
 OPTIMISERS: dict[OptimizerName, str] = {
@@ -16,16 +16,16 @@ OPTIMISERS: dict[OptimizerName, str] = {
 }
 
 
-def method_table(
+def method_rows(
     results: Mapping[str, Any],
     card_data: Mapping[str, Any],
     config: Mapping[str, Any],
     resumes: Sequence[Mapping[str, Any]],
-) -> str:
-    """Return a table of the training method, from the facts of the run rather than its settings."""
+) -> list[list[str]]:
+    """Return rows of name and value, in Markdown, from the facts of the run rather than its settings."""
     training = results["training"]
     trained, total = results["num_trained_parameters"], results["num_parameters"]
-    rows = [
+    return [
         ["Backbone", _backbone_used(results, card_data)],
         [
             "Tuning",
@@ -46,7 +46,6 @@ def method_table(
         ["Seed", str(config["run"]["seed"])],
         *([["Resumed", _resumed(resumes)]] if resumes else []),
     ]
-    return table(["Setting", "Value"], rows)
 
 
 def _backbone_used(results: Mapping[str, Any], card_data: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -22,29 +22,6 @@ def public_settings(value: Any) -> Any:
     if isinstance(value, str) and re.match(r"/|\\|~|\.\.|[A-Za-z]:[/\\]", value):
         return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
     return value
-
-
-def section(title: str, *parts: str) -> str:
-    """Return a section, or nothing if all its parts are empty."""
-    body = joined(parts)
-    return f"## {title}\n\n{body}" if body else ""
-
-
-def joined(parts: Sequence[str]) -> str:
-    """Return paragraphs, without the empty ones."""
-    return "\n\n".join(part for part in parts if part)
-
-
-def details(summary: str, body: str) -> str:
-    """Return a collapsed block."""
-    # Without the empty lines Markdown inside HTML stays as it is.
-    return f"<details>\n<summary>{summary}</summary>\n\n{body}\n\n</details>"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; cells are Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def fenced(text: str, language: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from m2v_finetune.errors import DISK_ERRORS, UserError
+from m2v_finetune.files import free_bytes
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint import (
@@ -19,7 +20,7 @@ from m2v_finetune.training.checkpoint import (
     save_checkpoint,
 )
 from m2v_finetune.training.checkpoint_files import find_common_checkpoint, step_of, tidy
-from m2v_finetune.training.run_folder import RunFolder, free_bytes
+from m2v_finetune.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

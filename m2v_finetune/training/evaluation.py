@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -28,67 +29,6 @@ TOO_LITTLE_MEMORY = (
 )
 
 
-def evaluate_tracks(
-    model: TaskModel,
-    tracks: Sequence[CheckedTrack],
-    *,
-    accelerator: Accelerator,
-    batch_size: int,
-    num_workers: int,
-    bar: Progress,
-    bad_track_policy: BadTrackPolicy | None = None,
-    split: str = "test",
-    inputs: Inputs | None = None,
-    interruptible: Interruptible = nullcontext,
-    variation: OutputVariation | None = None,
-) -> list[Any]:
-    """Return the evaluation of each track, in their order, on every process.
-
-    A track that can no longer be read is left out if ``bad_track_policy`` allows that; it is then in
-    ``bad_track_policy.found``.
-
-    Exactly one process evaluates a track, over all its windows, by the task's `predict` and
-    `evaluate_track`. It keeps the scores of one track at a time.
-
-    Args:
-        model: Model on the process's device, not wrapped.
-        tracks: Tracks of a split.
-        accelerator: Accelerator of the run.
-        batch_size: Batch size in windows.
-        num_workers: Number of worker processes that read audio.
-        bar: Progress bar of the tracks.
-        bad_track_policy: Policy for tracks that can no longer be read; the default is to stop.
-        split: Split of the tracks.
-        inputs: Function that reads a window, in place of the task.
-        interruptible: Context in which a signal raises `Stopped`.
-        variation: Statistics of the head's outputs, updated with those of all processes.
-
-    Returns:
-        Results of `Task.evaluate_track`, one for each track.
-
-    Raises:
-        Stopped: A process received a signal; the same on every process.
-        DataError: A track can no longer be read, a worker failed, or a single window does not fit into
-            memory.
-        NotFiniteError: The model output for a track is not finite.
-    """
-    evaluated, _ = evaluate_with_chance(
-        model,
-        tracks,
-        accelerator=accelerator,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        bar=bar,
-        bad_track_policy=bad_track_policy,
-        split=split,
-        inputs=inputs,
-        interruptible=interruptible,
-        variation=variation,
-        orders=(),
-    )
-    return evaluated
-
-
 def chance_orders(num_tracks: int, *, seed: int) -> list[list[int]]:
     """Return permutations that move every track, at most `NUM_ORDERS`.
 
@@ -111,7 +51,20 @@ def chance_orders(num_tracks: int, *, seed: int) -> list[list[int]]:
     return orders
 
 
-def evaluate_with_chance(
+@dataclass(frozen=True, kw_only=True)
+class TrackEvaluations:
+    """Results of `Task.evaluate_track` for the tracks of a split, in their order.
+
+    Attributes:
+        own: Results with the labels of the track itself, one for each track.
+        shuffled: For each order, the results with the labels of the other track.
+    """
+
+    own: list[Any]
+    shuffled: list[list[Any]]
+
+
+def evaluate_tracks(
     model: TaskModel,
     tracks: Sequence[CheckedTrack],
     *,
@@ -124,15 +77,35 @@ def evaluate_with_chance(
     inputs: Inputs | None = None,
     interruptible: Interruptible = nullcontext,
     variation: OutputVariation | None = None,
-    orders: Sequence[Sequence[int]],
-) -> tuple[list[Any], list[list[Any]]]:
-    """Compare each prediction with the labels of its track, and with those of other tracks.
+    orders: Sequence[Sequence[int]] = (),
+) -> TrackEvaluations:
+    """Return the evaluation of each track, the same on every process.
 
-    Arguments and errors are those of `evaluate_tracks`; ``orders`` is the result of `chance_orders`.
+    A track that can no longer be read is left out if ``bad_track_policy`` allows that; it is then in
+    ``bad_track_policy.found``.
 
-    Returns:
-        Results of `Task.evaluate_track` for each track with its own labels; and, for each order, with the
-        labels of the other track.
+    Exactly one process evaluates a track, over all its windows, by the task's `predict` and
+    `evaluate_track`. It keeps the scores of one track at a time.
+
+    Args:
+        model: Model on the process's device, not wrapped.
+        tracks: Tracks of a split.
+        accelerator: Accelerator of the run.
+        batch_size: Batch size in windows.
+        num_workers: Number of worker processes that read audio.
+        bar: Progress bar of the tracks.
+        bad_track_policy: Policy for tracks that can no longer be read; the default is to stop.
+        split: Split of the tracks.
+        inputs: Function that reads a window, in place of the task.
+        interruptible: Context in which a signal raises `Stopped`.
+        variation: Statistics of the head's outputs, updated with those of all processes.
+        orders: Result of `chance_orders`, to compare each prediction with the labels of other tracks too.
+
+    Raises:
+        Stopped: A process received a signal; the same on every process.
+        DataError: A track can no longer be read, a worker failed, or a single window does not fit into
+            memory.
+        NotFiniteError: The model output for a track is not finite.
     """
     own = range(accelerator.process_index, len(tracks), accelerator.num_processes)
     windows = model.track_windows([tracks[i] for i in own], inputs=inputs)
@@ -177,5 +150,7 @@ def evaluate_with_chance(
         for counted in gather_object([own_variation]):  # every process has one
             variation.merge(counted)
     in_order = [one for _, one in sorted(gather_object(evaluated), key=lambda pair: pair[0])]
-    by_order = [[one[1 + number] for one in in_order] for number in range(len(orders))]
-    return [one[0] for one in in_order], by_order
+    own_labels, *other_labels = (
+        [one[number] for one in in_order] for number in range(1 + len(orders))
+    )
+    return TrackEvaluations(own=own_labels, shuffled=other_labels)

@@ -175,7 +175,7 @@ class TaskObjective(Objective):
             inputs=self.inputs,
             interruptible=interruptible,
         )
-        return self.model.task.compute_metrics(evaluated)
+        return self.model.task.compute_metrics(evaluated.own)
 
 
 @dataclass(frozen=True)

@@ -12,23 +12,20 @@ from typing import Any
 from accelerate import Accelerator
 
 from m2v_finetune.backbones import PrecomputedBackbone
-from m2v_finetune.config import PretrainConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import write_atomically
+from m2v_finetune.files import json_number, write_atomically, write_json
 from m2v_finetune.model import TaskModel
-from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
-from m2v_finetune.training.evaluation import chance_orders, evaluate_tracks, evaluate_with_chance
+from m2v_finetune.training.evaluation import chance_orders, evaluate_tracks
 from m2v_finetune.training.facts import training_facts
 from m2v_finetune.training.faults import BadTrackPolicy, DataError
 from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, logged_losses
 from m2v_finetune.training.optimization import peak_rates
 from m2v_finetune.training.progress import progress_bar
-from m2v_finetune.training.run_folder import json_number, write_json
 from m2v_finetune.training.sizes import count_parameters
 from m2v_finetune.training.trainer import FitResult, Trainer
 from m2v_finetune.variation import (
@@ -70,7 +67,7 @@ def evaluate_test(
     variation = OutputVariation()
     try:
         with progress_bar(trainer.accelerator) as bar:
-            evaluated, shuffled = evaluate_with_chance(
+            evaluations = evaluate_tracks(
                 model,
                 test,
                 accelerator=trainer.accelerator,
@@ -91,6 +88,7 @@ def evaluate_test(
             f"{fault}\nTraining is done, and saved. Resume with:\n  {folder.resume_command()}",
             code="data-unreadable",
         ) from fault
+    evaluated = evaluations.own
     lost = trainer.run.bad_tracks.found.get("test", {})
     test = [checked for checked in test if checked.track.id not in lost]
     backbone = model.backbone
@@ -109,11 +107,7 @@ def evaluate_test(
         "selection_metric": model.task.selection_metric,
         "hop_seconds": model.hop_seconds,
         "head": model.task.describe_head(model.head_config),
-        "validation": {k: json_number(v) for k, v in fitted.best_values.items()},
-        "best_epoch": fitted.best_epoch,
-        "num_epochs": fitted.num_epochs,
-        "num_steps": fitted.num_steps,
-        "num_skipped_steps": fitted.num_skipped_steps,
+        **_describe_fit(fitted),
         "layer_weights": model.layer_weighting.weights().detach().cpu().tolist(),
         "num_trained_parameters": count_parameters(model, trained_only=True),
         "num_parameters": count_parameters(model),
@@ -134,7 +128,9 @@ def evaluate_test(
         "waiting_share": trainer.steps.timer.run.share,
     }
     metric = model.task.selection_metric
-    chance = chance_level(metric, [model.task.compute_metrics(order)[metric] for order in shuffled])
+    chance = chance_level(
+        metric, [model.task.compute_metrics(order)[metric] for order in evaluations.shuffled]
+    )
     results["metrics"][metric]["chance"] = chance
     results["warnings"] = _signs(trainer, fitted, results["metrics"][metric], chance)
     if trainer.accelerator.is_main_process:
@@ -170,6 +166,16 @@ def _signs(
     )
 
 
+def _describe_fit(fitted: FitResult) -> dict[str, Any]:
+    return {
+        "validation": {k: json_number(v) for k, v in fitted.best_values.items()},
+        "best_epoch": fitted.best_epoch,
+        "num_epochs": fitted.num_epochs,
+        "num_steps": fitted.num_steps,
+        "num_skipped_steps": fitted.num_skipped_steps,
+    }
+
+
 def write_validation(trainer: Trainer[TaskModel], fitted: FitResult) -> dict[str, Any]:
     """Write the validation metrics of a run without test evaluation to results.json; return its content."""
     task = trainer.model.task
@@ -178,82 +184,11 @@ def write_validation(trainer: Trainer[TaskModel], fitted: FitResult) -> dict[str
         "split": "validation",
         "metric_names": dict(task.metric_names),
         "selection_metric": task.selection_metric,
-        "validation": {k: json_number(v) for k, v in fitted.best_values.items()},
-        "best_epoch": fitted.best_epoch,
-        "num_epochs": fitted.num_epochs,
-        "num_steps": fitted.num_steps,
-        "num_skipped_steps": fitted.num_skipped_steps,
+        **_describe_fit(fitted),
     }
     if trainer.accelerator.is_main_process:
         write_json(trainer.run.folder.results, results)
     return results
-
-
-def write_pretraining(
-    trainer: Trainer[PretrainingModel],
-    fitted: FitResult,
-    *,
-    splits: Mapping[str, Sequence[CheckedTrack]],
-    dataset: DatasetInfo,
-    is_new: bool,
-) -> dict[str, Any]:
-    """Write results.json of a pre-training run, and return its content.
-
-    Args:
-        trainer: Trainer after `Trainer.fit`.
-        fitted: Result of `Trainer.fit`.
-        splits: Training tracks and held-out tracks.
-        dataset: Name and licence of the data.
-        is_new: Whether the initial weights were random.
-    """
-    backbone = trainer.model.backbone
-    results = {
-        "task": "pretrain",
-        "split": "validation",
-        "num_tracks": {name: len(members) for name, members in splits.items()},
-        **skipped_tracks(trainer.run.bad_tracks),
-        "hours": {
-            name: sum(checked.audio.duration_seconds for checked in members) / 3600
-            for name, members in splits.items()
-        },
-        "metric_names": dict(trainer.objective.metric_names),
-        "validation": {k: json_number(v) for k, v in fitted.best_values.items()},
-        "num_epochs": fitted.num_epochs,
-        "num_steps": fitted.num_steps,
-        "device": trainer.accelerator.device.type,
-        "total_batch_size": trainer.batches.total_batch_size,
-        "num_parameters": count_parameters(backbone),
-        "dataset": asdict(dataset),
-        "backbone": {
-            "source": backbone.source,
-            "revision": backbone.revision,
-            "licence": backbone.licence,
-            "is_new": is_new,
-            "num_layers": backbone.num_layers,
-            "hidden_size": backbone.hidden_size,
-            "sample_rate": backbone.sample_rate,
-            "frame_rate": float(backbone.frame_rate),
-        },
-        "seconds": {"training": fitted.seconds},
-        "waiting_share": trainer.steps.timer.run.share,
-    }
-    if trainer.accelerator.is_main_process:
-        write_json(trainer.run.folder.results, results)
-    return results
-
-
-def warn_of_collapse(model: PretrainingModel, fitted: FitResult, config: PretrainConfig) -> None:
-    """Warn if the representations of held-out music hardly vary over the time of a window."""
-    found = model.below_floors(fitted.best_values)
-    if found:
-        logger.warning(
-            "Held-out music, over the time of a window: %s. The run had too few steps, or the "
-            "representations have collapsed. A run stops for a collapse only after "
-            "pretrain.watch_after_steps (%d); this one had %d.",
-            found,
-            config.watch_after_steps,
-            fitted.num_steps,
-        )
 
 
 def skipped_tracks(bad_track_policy: BadTrackPolicy) -> dict[str, Any]:
@@ -291,7 +226,7 @@ def measure(
     accelerator = Accelerator()
     variation = OutputVariation()
     with progress_bar(accelerator) as bar:
-        evaluated = evaluate_tracks(
+        evaluations = evaluate_tracks(
             model.to(accelerator.device),
             tracks,
             accelerator=accelerator,
@@ -303,7 +238,7 @@ def measure(
     return {
         "task": model.task.name,
         "num_tracks": len(tracks),
-        **model.task.summarize(evaluated, seed=seed),
+        **model.task.summarize(evaluations.own, seed=seed),
         **output_variation(model, variation, num_tracks=len(tracks)),
     }
 

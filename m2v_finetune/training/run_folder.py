@@ -3,65 +3,26 @@
 import hashlib
 import json
 import logging
-import math
 import os
-import platform
 import shlex
-import shutil
 import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from m2v_finetune.config import AnyRecipeConfig
-from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import expand_home, lock, write_atomically
+from m2v_finetune.files import append_json, expand_home, lock, write_atomically, write_json
 from m2v_finetune.parsing import save_config, to_dict
+from m2v_finetune.training.environment import describe_environment, launcher
+from m2v_finetune.training.resume_settings import TotalBatch, allowed_changes, require_count
 
 logger = logging.getLogger(__name__)
 
-# Settings that may change on resume: they affect neither the data nor earlier steps.
-MAY_CHANGE = (
-    "run.output_dir",
-    "run.resume",
-    "run.memory",
-    "run.checkpoint_every_steps",
-    "run.keep_checkpoints",
-    "cache.folder",
-    "data.num_workers",
-    "data.on_bad_track",
-    "data.max_bad_fraction",
-    "data.timeout_seconds",
-    "training.epochs",
-    "training.early_stopping_patience",
-    "training.eval_batch_size",
-    "training.on_nonfinite",
-    "training.log_every_steps",
-    "training.trackers",
-)
-# Settings that may change if their product does not: a total batch does not depend on its division.
-SPLIT = ("per_device_batch_size", "gradient_accumulation_steps")
-TOTAL = "The total batch"
-SOURCE = "data.source"
-"""Setting that may change if it has the same tracks as at the start of the run."""
 LOCK_FILE = ".lock"
 """Name of the lock file of the process that trains in the run folder."""
-PACKAGES = (
-    "m2v-finetune",
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "numpy",
-    "soundfile",
-    "soxr",
-)
 
 
 class RunFolder:
@@ -117,10 +78,9 @@ class RunFolder:
         if not self.is_a_run or not self.tracks.is_file():
             return False
         try:
-            initial = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-            return bool(initial["data"]["source"] != source)
-        except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError):
-            return False  # it is invalid, which `create` reports
+            return bool(self._initial_settings()["data"]["source"] != source)
+        except (ValueError, KeyError):
+            return False  # the settings are invalid, which `create` reports
 
     def lock(self) -> None:
         """Lock the existing folder against other runs, until this process ends.
@@ -151,7 +111,7 @@ class RunFolder:
             UserError: The folder cannot be created, or has a run with other settings.
         """
         if self.is_a_run:
-            self._check_same(config, num_processes=num_processes)
+            self._resume(config, num_processes=num_processes)
             return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -166,73 +126,67 @@ class RunFolder:
                 code="run-folder-not-writable",
             ) from error
 
-    def _check_same(self, config: AnyRecipeConfig, *, num_processes: int) -> None:
-        """Raise `UserError` if settings or processes differ that a resume may not change."""
+    def _resume(self, config: AnyRecipeConfig, *, num_processes: int) -> None:
+        """Compare settings and processes with those at the start, and record the resume.
+
+        Raises:
+            UserError: The files of the run are invalid, or settings differ that a resume may not change.
+        """
         try:
-            processes_then = _count(json.loads(self.environment.read_bytes())["num_processes"])
+            initial_processes = require_count(
+                json.loads(self.environment.read_bytes())["num_processes"]
+            )
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.environment} is missing or invalid, so the run cannot resume ({error!r}).",
                 code="run-environment-unreadable",
             ) from error
         try:
-            initial = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-            if not isinstance(initial, dict) or not all(
-                isinstance(x, dict) for x in initial.values()
-            ):
-                raise ValueError("it has no settings")
-            then_batch = _batch(initial, processes_then)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            initial = self._initial_settings()
+            initial_batch = TotalBatch.of(initial, num_processes=initial_processes)
+        except ValueError as error:
             raise UserError(
                 f"{self.config} is invalid, so the run cannot resume ({error}).",
                 code="run-config-unreadable",
             ) from error
-        now = to_dict(config)
-        changed = {
-            f"{section}.{key}": (before, value)
-            for section, values in now.items()
-            for key, value in values.items()
-            if (before := initial.get(section, {}).get(key)) != value
-        }
-        now_batch = _batch(now, num_processes)
-        is_same_total = math.prod(then_batch) == math.prod(now_batch)
-        may_change = {*MAY_CHANGE, *(f"training.{name}" for name in SPLIT if is_same_total)}
-        if self.tracks.is_file():  # which the recipe has compared with the new source
-            may_change.add(SOURCE)
-        changes = {name: f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items()}
-        may = {name for name in changes if name in may_change or name.startswith("publish.")}
-        if not is_same_total:
-            changes[TOTAL] = f"{TOTAL} was {_product(then_batch)}, now {_product(now_batch)}"
-            windows, left = divmod(math.prod(then_batch), now_batch[1] * num_processes)
-            if not left:
-                changes[TOTAL] += f"; --training.per_device_batch_size {windows} restores it"
-        if changes.keys() - may:
-            raise UserError(
-                problem_list(
-                    f"The run in {self.path} started with other settings",
-                    [line for name, line in changes.items() if name not in may],
-                    f"Resume with its own, by --config {self.config}. Settings that may change: publish and "
-                    f"{', '.join(MAY_CHANGE)}; and {' and '.join(f'training.{name}' for name in SPLIT)}, "
-                    "if their product with the number of processes does not. If a folder was moved, "
-                    "a link with its old name (ln -s NEW OLD) lets the run resume with its own settings.",
-                ),
-                code="run-settings-changed",
-            )
-        may -= {"run.output_dir", "run.resume"}
-        self._changed = {name: value for name, (_, value) in changed.items() if name in may}
-        for name in self._changed:
-            logger.info("Resuming with another setting: %s.", changes[name])
+        current = to_dict(config)
+        changes = allowed_changes(
+            initial,
+            current,
+            initial_batch=initial_batch,
+            batch=TotalBatch.of(current, num_processes=num_processes),
+            # The recipe has compared the tracks with those of the new source.
+            may_source_change=self.tracks.is_file(),
+            config_file=self.config,
+        )
+        for change in changes:
+            logger.info("Resuming with another setting: %s.", change)
+        self._changed = {change.name: change.current for change in changes}
         line = {
             **describe_environment(num_processes=num_processes),
-            "changed": {name: list(changed[name]) for name in self._changed},
+            "changed": {change.name: [change.initial, change.current] for change in changes},
         }
-        with self.resumes.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_json(self.resumes, line)
+
+    def _initial_settings(self) -> dict[str, dict[str, Any]]:
+        """Return the settings at the start of the run.
+
+        Raises:
+            ValueError: The file is invalid.
+        """
+        try:
+            settings = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, RecursionError) as error:
+            raise ValueError(error) from error
+        if not isinstance(settings, dict) or not all(
+            isinstance(section, dict) for section in settings.values()
+        ):
+            raise ValueError("it has no settings")
+        return settings
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_json(self.metrics, line)
 
     def resume_command(self) -> str:
         """Return the command that resumes this run with its current settings."""
@@ -243,7 +197,7 @@ class RunFolder:
             **{name: _as_option(value) for name, value in self._changed.items()},
         }
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        return f"{_launcher()} {shlex.join([str(Path(sys.argv[0])), *words])}"
+        return f"{launcher()} {shlex.join([str(Path(sys.argv[0])), *words])}"
 
     def resume_advice(self) -> str:
         """Return the message for a run that was stopped outside of a step."""
@@ -272,44 +226,6 @@ class RunFolder:
                 found,
                 num_bytes,
             )
-
-
-def _launcher() -> str:
-    """Return the launcher that starts a script in the current number of processes."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes == 1:
-        return "accelerate launch --num_processes 1"
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-    device = "ACCELERATE_USE_CPU=true " if os.environ.get("ACCELERATE_USE_CPU") else ""
-    if here == processes:
-        return f"{device}torchrun --standalone --nproc_per_node {processes}"
-    # On each machine; the user knows the address of the first.
-    machines = f"--nnodes {processes // here} --rdzv_backend c10d --rdzv_endpoint HOST:29500"
-    return f"{device}torchrun {machines} --nproc_per_node {here}"
-
-
-def _batch(settings: dict[str, Any], num_processes: int) -> list[int]:
-    """Return the factors of the total batch, from settings as in config.yaml."""
-    training = settings.get("training", {})
-    return [*(_count(training.get(name)) for name in SPLIT), num_processes]
-
-
-def _count(value: Any) -> int:
-    """Return a number if it is at least 1.
-
-    Raises:
-        ValueError: The value is not such a number.
-    """
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} is not a number of batches or processes")
-    return value
-
-
-def _product(batch: Sequence[int]) -> str:
-    device, accumulated, processes = batch
-    return (
-        f"{device} windows x {accumulated} accumulated x {processes} processes = {math.prod(batch)}"
-    )
 
 
 def choose_folder(output_dir: str | None, *, task: str, resume: str) -> RunFolder:
@@ -366,62 +282,5 @@ def read_resumes(folder: RunFolder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in folder.resumes.read_text(encoding="utf-8").splitlines()]
 
 
-def require_space(folder: Path, needed_bytes: int) -> None:
-    """Check that a run's files will fit on the disk.
-
-    Args:
-        folder: Run folder, which may not exist yet.
-        needed_bytes: Estimated size of all files of the run.
-
-    Raises:
-        UserError: The disk has less space.
-    """
-    free = free_bytes(folder)
-    if free < needed_bytes:
-        raise UserError(
-            f"The disk of {folder} has {free / 1e6:,.0f} MB free; this run needs about "
-            f"{needed_bytes / 1e6:,.0f} MB for checkpoints and the model. Free some, or choose another disk "
-            "with --run.output_dir.",
-            code="disk-space-too-small",
-        )
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the free bytes on the disk of a folder, which may not exist yet."""
-    parents = (folder.resolve(), *folder.resolve().parents)
-    return shutil.disk_usage(next(parent for parent in parents if parent.exists())).free
-
-
-def json_number(value: float) -> float | None:
-    """Return a number for JSON: None if it is not finite."""
-    return value if math.isfinite(value) else None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON atomically."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda unfinished: _write_text(unfinished, text))
-
-
-def describe_environment(*, num_processes: int = 1) -> dict[str, Any]:
-    """Return versions, machine, processes and start of a run; no names of users, hosts or tokens."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "num_cpus": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "num_processes": num_processes,
-        "packages": {name: version(name) for name in PACKAGES},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
 def _as_option(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _write_text(path: Path, text: str) -> None:
-    # Bytes of a name that are not UTF-8 are escaped as in JSON.
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")

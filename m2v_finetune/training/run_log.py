@@ -9,8 +9,9 @@ from typing import Any
 from accelerate import Accelerator
 from rich.progress import Progress as ProgressBar
 
+from m2v_finetune.files import json_number
 from m2v_finetune.training.checkpoint import Progress
-from m2v_finetune.training.run_folder import RunFolder, json_number
+from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.step_timer import StepTimer
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,11 @@
-"""Numbers of parameters, and sizes of a run's files."""
+"""Numbers of parameters, sizes of a run's files, and the space for them."""
+
+from pathlib import Path
 
 from torch import nn
 
+from m2v_finetune.errors import UserError
+from m2v_finetune.files import free_bytes
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 
@@ -39,6 +43,26 @@ def pretraining_bytes(model: PretrainingModel, *, keep_checkpoints: int) -> int:
     trained, total = count_parameters(model, trained_only=True), count_parameters(model)
     checkpoints = _checkpoint_numbers(total, trained=trained) * (keep_checkpoints + 1)
     return BYTES_PER_NUMBER * (checkpoints + trained) + OTHER_BYTES
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Check that a run's files will fit on the disk.
+
+    Args:
+        folder: Run folder, which may not exist yet.
+        needed_bytes: Estimated size of all files of the run.
+
+    Raises:
+        UserError: The disk has less space.
+    """
+    free = free_bytes(folder)
+    if free < needed_bytes:
+        raise UserError(
+            f"The disk of {folder} has {free / 1e6:,.0f} MB free; this run needs about "
+            f"{needed_bytes / 1e6:,.0f} MB for checkpoints and the model. Free some, or choose another disk "
+            "with --run.output_dir.",
+            code="disk-space-too-small",
+        )
 
 
 def gigabytes(number: int) -> str:

@@ -23,8 +23,12 @@ from m2v_finetune.parsing import to_dict
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint_files import step_of
 from m2v_finetune.training.facts import peak_learning_rates
-from m2v_finetune.training.run_folder import require_space
-from m2v_finetune.training.sizes import count_parameters, pretraining_bytes, run_bytes
+from m2v_finetune.training.sizes import (
+    count_parameters,
+    pretraining_bytes,
+    require_space,
+    run_bytes,
+)
 from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.tuning import describe_tuning
 

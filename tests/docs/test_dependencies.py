@@ -19,9 +19,9 @@ GROUPS = {
     "benchmarks": [*RUNTIME, *EXTRAS["dev"]],
     "scripts": [*RUNTIME, *EXTRAS["dev"]],
 }
-NOT_IMPORTED = {
-    "tensorboard"
-}  # by the package itself: Accelerate does, for the tracker that is always on
+# By the package itself: Accelerate imports tensorboard, for the tracker that is always on, and
+# huggingface_hub Jinja2, for the model card.
+NOT_IMPORTED = {"tensorboard", "jinja2"}
 NOT_INSTALLED = {"bitsandbytes": "bitsandbytes"}  # where there is no card
 
 

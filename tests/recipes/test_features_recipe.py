@@ -140,7 +140,7 @@ def test_pooled_states_as_vectors_train_as_the_audio_does(
                 batch_size=8,
                 num_workers=0,
                 bar=bar,
-            )
+            ).own
     of_vectors, of_audio = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("vectors", "audio")

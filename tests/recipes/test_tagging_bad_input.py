@@ -29,7 +29,7 @@ from m2v_finetune.audio.augmentation import TRANSFORMS
 from m2v_finetune.backbones.checkpoints import SHIPPED_DIR
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.errors import UserError
-from m2v_finetune.training.run_folder import require_space
+from m2v_finetune.training.sizes import require_space
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tagging.py"
 SPLITS = ("train", "train", "train", "train", "validation", "validation", "test", "test")

@@ -11,7 +11,9 @@ import pytest
 from support.messages import raises
 
 from m2v_finetune.config import DataConfig, OptimizerConfig, RecipeConfig, RunConfig, TrainingConfig
-from m2v_finetune.training.run_folder import RunFolder, choose_folder, require_space, write_json
+from m2v_finetune.files import write_json
+from m2v_finetune.training.run_folder import RunFolder, choose_folder
+from m2v_finetune.training.sizes import require_space
 
 CONFIG = RecipeConfig(data=DataConfig(source="songs.csv"))
 

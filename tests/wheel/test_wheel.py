@@ -54,6 +54,7 @@ def test_the_wheel_has_package_configs_and_recipes_and_nothing_else(
     assert len(names) == len(set(names))
     for name in (
         "m2v_finetune/py.typed",
+        "m2v_finetune/publishing/model_card.md.jinja",
         "m2v_finetune/data/quickstart/manifest.jsonl",
         "m2v_finetune/backbones/music2vec_small/model.safetensors",
         "m2v_finetune/backbones/random_small/model.safetensors",

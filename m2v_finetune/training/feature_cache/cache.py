@@ -1,4 +1,4 @@
-"""The cache itself: one store for each split, and the computation of missing features."""
+"""The cache itself: one store for each split, filled where features are missing or damaged."""
 
 import hashlib
 import json
@@ -10,9 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
-from accelerate import Accelerator
 
 from m2v_finetune.data.checking import NUM_THREADS, CheckedTrack
 from m2v_finetune.data.feature_store import (
@@ -24,16 +22,15 @@ from m2v_finetune.data.feature_store import (
     unique_windows,
 )
 from m2v_finetune.data.loader import Inputs, SampledWindow, TrainingWindows
-from m2v_finetune.data.reading import WorkerError, read_batches, track_loader
+from m2v_finetune.data.reading import WorkerError
 from m2v_finetune.errors import DISK_ERRORS, UserError
-from m2v_finetune.files import why_unwritable
-from m2v_finetune.model import NotFiniteError, TaskModel
+from m2v_finetune.files import free_bytes, why_unwritable
+from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.training.faults import gather_errors
-from m2v_finetune.training.progress import progress_bar
+from m2v_finetune.training.feature_cache.computation import compute_features
 from m2v_finetune.training.run import Run
-from m2v_finetune.training.run_folder import free_bytes
 from m2v_finetune.training.sizes import megabytes
 
 logger = logging.getLogger(__name__)
@@ -123,13 +120,7 @@ class FeatureCache:
         """Return the function that reads the features of a window of a split, for evaluation."""
         return self.stores[split].inputs
 
-    def fill(
-        self,
-        split: str,
-        run: Run,
-        *,
-        batch_size: int,
-    ) -> None:
+    def fill(self, split: str, run: Run, *, batch_size: int) -> None:
         """Compute missing and damaged features; each process computes its share.
 
         An interrupted computation resumes.
@@ -144,11 +135,7 @@ class FeatureCache:
             UserError: The disk refuses to write, memory ran out, features exceed the range of the precision,
                 or the processes do not share the folder.
         """
-        store, accelerator, bad_track_policy = (
-            self.stores[split],
-            run.accelerator,
-            run.bad_tracks,
-        )
+        store, accelerator = self.stores[split], run.accelerator
         failure: str | None = None
         if accelerator.is_main_process:
             try:
@@ -175,7 +162,8 @@ class FeatureCache:
             )
         bad_tracks: dict[str, str] = {}
         try:
-            bad_tracks = self._compute(
+            bad_tracks = compute_features(
+                self.model,
                 store,
                 SampledWindows(
                     sampled_windows=self.sampled_windows[split],
@@ -185,7 +173,7 @@ class FeatureCache:
                 accelerator=accelerator,
                 batch_size=batch_size,
                 num_workers=self.num_workers,
-                timeout_seconds=bad_track_policy.timeout_seconds,
+                timeout_seconds=run.bad_tracks.timeout_seconds,
                 title=f"Caching features ({split})",
             )
         except WorkerError as error:
@@ -199,9 +187,9 @@ class FeatureCache:
             if error.errno not in DISK_ERRORS:
                 raise
             failure = _cannot_write(store, error)
-        bad_track_policy.take(split, gather_errors(accelerator, failure, bad_tracks))
+        run.bad_tracks.take(split, gather_errors(accelerator, failure, bad_tracks))
         accelerator.wait_for_everyone()
-        self._check_shared(store, bad_track_policy.found.get(split, {}))
+        _check_shared(store, run.bad_tracks.found.get(split, {}))
         own = torch.tensor(len(rows), device=accelerator.device)
         if computed := int(accelerator.reduce(own, reduction="sum")):
             seconds = time.monotonic() - start_time
@@ -224,70 +212,6 @@ class FeatureCache:
             logger.warning(
                 "%s will exceed cache.max_size: other runs are using the other caches in it.",
                 folder,
-            )
-
-    def _compute(
-        self,
-        store: FeatureStore,
-        windows: SampledWindows,
-        *,
-        accelerator: Accelerator,
-        batch_size: int,
-        num_workers: int,
-        timeout_seconds: float,
-        title: str,
-    ) -> dict[str, str]:
-        """Compute and write features; return the reasons for tracks that cannot be read, by id."""
-        model, bad_tracks = self.model.eval(), {}
-        if not windows.rows:
-            return {}
-        loader = track_loader(
-            windows,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            timeout_seconds=timeout_seconds,
-        )
-        with progress_bar(accelerator) as bar:
-            task = bar.add_task(title, total=len(windows))
-            for indices, parts, bad in read_batches(loader):
-                for index, error in bad.items():
-                    bad_tracks[windows.sampled_windows[windows.rows[index]].checked.track.id] = str(
-                        error
-                    )
-                if len(indices):
-                    samples, label_transform = parts
-                    rows = [windows.rows[index] for index in indices.tolist()]
-                    try:
-                        with torch.inference_mode(), accelerator.autocast():
-                            features = model.frozen_features(
-                                samples.to(accelerator.device, non_blocking=True)
-                            )
-                    except torch.OutOfMemoryError as error:
-                        raise UserError(
-                            f"Caching ran out of memory with a batch of {batch_size} windows. Lower "
-                            "training.eval_batch_size. Features that are already cached stay.",
-                            code="cache-out-of-memory",
-                        ) from error
-                    values = features.float().cpu().numpy()
-                    names = [windows.sampled_windows[row].checked.track.origin for row in rows]
-                    store.write(
-                        rows, _in_precision(values, store.dtype, names), label_transform.numpy()
-                    )
-                bar.advance(task, len(indices) + len(bad))
-        return bad_tracks
-
-    def _check_shared(self, store: FeatureStore, bad_tracks: Mapping[str, str]) -> None:
-        """Raise `UserError` if other processes wrote to a disk that this one cannot access."""
-        missing = sum(
-            key[0] not in bad_tracks
-            for key, is_done in zip(store.keys, store.is_done(), strict=True)
-            if not is_done
-        )
-        if missing:
-            raise UserError(
-                f"{missing} windows that other processes cached are not in {store.folder} on this machine. "
-                "Choose a folder that all machines share with --cache.folder.",
-                code="cache-not-shared",
             )
 
 
@@ -347,22 +271,16 @@ def _cannot_write(store: FeatureStore, error: OSError) -> str:
     )
 
 
-def _in_precision(values: Any, dtype: str, names: Sequence[str]) -> Any:
-    """Return values in the precision of the store.
-
-    Raises:
-        NotFiniteError: A value is nan or infinite.
-        UserError: A value exceeds the range of float16.
-    """
-    is_finite = np.isfinite(values).all(axis=(1, 2))
-    if not is_finite.all():
-        raise NotFiniteError(names[int(np.argmin(is_finite))])
-    with np.errstate(over="ignore"):
-        cast_values = values.astype(dtype)
-    if not np.isfinite(cast_values).all():
+def _check_shared(store: FeatureStore, bad_tracks: Mapping[str, str]) -> None:
+    """Raise `UserError` if other processes wrote to a disk that this one cannot access."""
+    missing = sum(
+        key[0] not in bad_tracks
+        for key, is_done in zip(store.keys, store.is_done(), strict=True)
+        if not is_done
+    )
+    if missing:
         raise UserError(
-            f"Hidden states of up to {np.abs(values).max():.4g} exceed 65504, the limit of float16. Set "
-            "cache.precision to float32.",
-            code="cache-precision",
+            f"{missing} windows that other processes cached are not in {store.folder} on this machine. "
+            "Choose a folder that all machines share with --cache.folder.",
+            code="cache-not-shared",
         )
-    return cast_values

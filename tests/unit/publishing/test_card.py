@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from jinja2 import Environment
+from jinja2.meta import find_undeclared_variables
 from markdown_it import MarkdownIt
 from run_facts import backbone_facts, training_facts
 
@@ -27,12 +29,13 @@ from m2v_finetune.config import (
 )
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.files import write_json
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import save_config
-from m2v_finetune.publishing.card import BACKBONE_CITATIONS, render_card
+from m2v_finetune.publishing.card import BACKBONE_CITATIONS, TEMPLATE, render_card
 from m2v_finetune.publishing.text import public_settings
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
-from m2v_finetune.training.run_folder import describe_environment, write_json
+from m2v_finetune.training.environment import describe_environment
 
 CAPTIONS = {
     "layer_weights.png": "Weight of each hidden state",
@@ -532,6 +535,37 @@ class TestText:
         for title, body in re.findall(r"^## (.+)\n\n(.*)$", text, re.MULTILINE):
             assert body, title
             assert not body.startswith("## "), title
+
+
+class TestTemplate:
+    def test_every_name_is_a_fact_and_every_fact_is_used(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Jinja renders a name that does not exist as nothing."""
+        given: dict[str, Any] = {}
+        from_template = ModelCard.from_template
+
+        def spy(*arguments: Any, **facts: Any) -> ModelCard:
+            given.update(facts)
+            return from_template(*arguments, **facts)
+
+        monkeypatch.setattr(ModelCard, "from_template", spy)
+        render(write_run(tmp_path))
+        tree = Environment(autoescape=True).parse(TEMPLATE.read_text(encoding="utf-8"))
+        assert find_undeclared_variables(tree) == given.keys() - {"template_path"} | {"card_data"}
+
+    def test_text_of_users_is_no_template(self, tmp_path: Path) -> None:
+        text = "{{ 600 * 7000 }} {% raw %} {# note #}"
+        value = {"roc_auc": 0.9, "average_precision": 0.4, "num_positive": 12}
+        folder = write_run(
+            tmp_path,
+            dataset=DatasetInfo(name=text, title=text, licence=text, citation=text),
+            per_label={text: value},
+            labels_left_out=[text],
+        )
+        card = render(folder)
+        assert card.text.count("{{ 600 \\* 7000 }} {% raw %} {# note #}") == 8
+        assert "4200000" not in card.text
 
 
 class TestPrivacy:

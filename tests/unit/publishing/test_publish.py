@@ -24,13 +24,14 @@ from m2v_finetune.config import (
 )
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.errors import Stopped
+from m2v_finetune.files import write_json
 from m2v_finetune.model import TaskModel
 from m2v_finetune.publishing import backbone as of_backbone
 from m2v_finetune.publishing import publish as publishing
 from m2v_finetune.publishing.publish import publish
 from m2v_finetune.tasks.clips import EvaluatedClip
 from m2v_finetune.tasks.genre import Genre
-from m2v_finetune.training.run_folder import RunFolder, write_json
+from m2v_finetune.training.run_folder import RunFolder
 
 ODD_NAMES = (
     "cost $5",
