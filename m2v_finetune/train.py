@@ -165,6 +165,7 @@ def train_task(
         trainer = Trainer(
             model,
             cache.training_windows() if cache else windows,
+            loss=task.loss,
             objective=TaskObjective(
                 model, splits["validation"], inputs=cache.inputs("validation") if cache else None
             ),
@@ -255,6 +256,7 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
         trainer = Trainer(
             model,
             windows["train"],
+            loss=model.loss,
             objective=PretrainingObjective(model, FixedWindows(masked=windows["validation"])),
             run=run,
             training=training,

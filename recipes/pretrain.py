@@ -76,6 +76,7 @@ def main() -> None:
         trainer = Trainer(
             model,
             windows["train"],
+            loss=model.loss,
             objective=PretrainingObjective(model, FixedWindows(masked=windows["validation"])),
             run=run,
             training=training,

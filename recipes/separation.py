@@ -116,6 +116,7 @@ def main() -> None:
         trainer = Trainer(
             model,
             windows,
+            loss=task.loss,
             objective=TaskObjective(model, splits["validation"]),
             run=run,
             training=training,

@@ -127,6 +127,7 @@ def main() -> None:
         trainer = Trainer(
             model,
             cache.training_windows() if cache else windows,
+            loss=task.loss,
             objective=TaskObjective(
                 model, splits["validation"], inputs=cache.inputs("validation") if cache else None
             ),

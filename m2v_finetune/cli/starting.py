@@ -24,7 +24,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     init = commands.add_parser(
         "init",
         help="copy a recipe and its settings to edit",
-        description="Writes TASK.py and TASK.yaml. Existing files are not overwritten.",
+        description="Writes TASK.py and TASK.yaml, which TASK.py reads. Existing files are not overwritten.",
     )
     init.add_argument("task", help="name of the task, such as tagging, or pretrain")
     init.add_argument(
@@ -61,7 +61,7 @@ def _configs(arguments: argparse.Namespace) -> None:
 
 def _init(arguments: argparse.Namespace) -> None:
     recipe, config = shipped.copy_recipe(arguments.task, arguments.folder, config=arguments.config)
-    train = f"accelerate launch {shlex.join([str(recipe), '--config', str(config)])}"
+    train = f"accelerate launch {shlex.join([str(recipe)])}"
     prepare = re.search(r"^# +(m2v data prepare .+)$", config.read_text("utf-8"), re.MULTILINE)
     if prepare:
         commands = f"Prepare its data:\n  {prepare[1]}\nTrain:\n  {train}"
@@ -70,4 +70,12 @@ def _init(arguments: argparse.Namespace) -> None:
             f"Train on the included data:\n  {train}\n"
             f"Train on your own:\n  {train} --data.source songs.csv"
         )
-    Console().out(f"Wrote {recipe} and {config}.\n{commands}", highlight=False)
+    shown = re.search(r"recipes/(\w+)\.py shows", recipe.read_text("utf-8"))
+    if shown:
+        commands += (
+            f"\n{recipe.name} calls the steps of the package. A file with all steps, to change them:\n"
+            f"  m2v init {shown[1]}"
+        )
+    Console().out(
+        f"Wrote {recipe}, and its settings {config}, which it reads.\n{commands}", highlight=False
+    )

@@ -3,7 +3,7 @@
 import json
 import pickle
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from m2v_finetune.training.checkpoint_files import (
     write_flushed,
 )
 from m2v_finetune.training.random_state import get_random_state, set_random_state
+from m2v_finetune.training.run_progress import Progress
 
 AnyModel = TaskModel | PretrainingModel
 
@@ -37,33 +38,6 @@ STATE_KEYS = {
 """Entries of the state file."""
 # Of a tensor in a file, and of random states, progress and manifest: generously.
 HEADER_BYTES, OTHER_BYTES = 512, 100_000
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Progress of a run.
-
-    Attributes:
-        epoch: Number of complete epochs with validation; also the index, from 0, of the current epoch.
-        step_in_epoch: Number of optimiser steps of the current epoch.
-        step: Number of optimiser steps of the run.
-        best_values: Validation metrics of the best epoch so far; empty before the first.
-        best_epoch: Number of the best epoch, from 1.
-        epochs_without_improvement: Number of epochs since the best one.
-        num_skipped_steps: Number of steps that updated no weight, as their gradients were not finite.
-        skipped_in_a_row: Number of skipped steps since the last update.
-        bad_tracks: Reasons for tracks skipped since the start, by split and id.
-    """
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
-    best_values: dict[str, float] = field(default_factory=dict)
-    best_epoch: int | None = None
-    epochs_without_improvement: int = 0
-    num_skipped_steps: int = 0
-    skipped_in_a_row: int = 0
-    bad_tracks: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

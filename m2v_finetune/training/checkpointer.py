@@ -13,7 +13,6 @@ from m2v_finetune.files import free_bytes
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint import (
-    Progress,
     RunState,
     checkpoint_bytes,
     load_checkpoint,
@@ -21,6 +20,7 @@ from m2v_finetune.training.checkpoint import (
 )
 from m2v_finetune.training.checkpoint_files import find_common_checkpoint, step_of, tidy
 from m2v_finetune.training.run_folder import RunFolder
+from m2v_finetune.training.run_progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +141,26 @@ class Checkpointer:
                 f"  {self.folder.resume_command()}",
                 code="run-folder-disk",
             ) from error
+
+    def stop_message(self, progress: Progress, *, total_steps: int) -> str:
+        """Return the message of a run that stops after it was saved."""
+        return (
+            f"Stopped after step {progress.step} of {total_steps}, which is saved. Resume with:\n"
+            f"  {self.folder.resume_command()}"
+        )
+
+    def not_finite_error(self, what: str, progress: Progress) -> UserError:
+        """Return the error of a run whose values are no longer finite.
+
+        Args:
+            what: Subject and verb of the message.
+            progress: Progress of the run.
+        """
+        return UserError(
+            f"{what} at step {progress.step}: training failed. Lower optimizer.learning_rate (and "
+            f"backbone_learning_rate), or set training.mixed_precision to 'no'. {self.note}",
+            code="training-not-finite",
+        )
 
     @property
     def note(self) -> str:

@@ -5,7 +5,8 @@ from typing import Any
 
 from m2v_finetune.data.feature_store import CachedWindows
 from m2v_finetune.model import TaskModel
-from m2v_finetune.training.trainer import FitResult, Trainer
+from m2v_finetune.training.run_progress import FitResult
+from m2v_finetune.training.trainer import Trainer
 
 
 def training_facts(trainer: Trainer[TaskModel], fitted: FitResult) -> dict[str, Any]:

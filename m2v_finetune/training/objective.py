@@ -1,4 +1,4 @@
-"""Objectives of the trainer: loss and validation of a task, and of pre-training."""
+"""Objectives of the trainer: validation of a task, and of pre-training."""
 
 import math
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ from m2v_finetune.training.standardization import measure_standardization
 
 
 class Objective(ABC):
-    """Loss, validation and step callbacks of a run."""
+    """Validation and step callbacks of a run; the loss is an argument of the trainer."""
 
     @property
     @abstractmethod
@@ -37,10 +37,6 @@ class Objective(ABC):
     @abstractmethod
     def selection_metric(self) -> str | None:
         """Metric that selects the best epoch; None if the last epoch is the best."""
-
-    @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of a batch."""
 
     @abstractmethod
     def evaluate(
@@ -114,7 +110,7 @@ class Objective(ABC):
 
 @dataclass(frozen=True)
 class TaskObjective(Objective):
-    """Loss of a task, and its metrics over tracks.
+    """Metrics of a task over tracks.
 
     Attributes:
         model: Model to train.
@@ -135,10 +131,6 @@ class TaskObjective(Objective):
     def selection_metric(self) -> str:
         """The task's metric."""
         return self.model.task.selection_metric
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the task's loss."""
-        return self.model.task.loss(outputs, targets)
 
     def start(
         self,
@@ -180,7 +172,7 @@ class TaskObjective(Objective):
 
 @dataclass(frozen=True)
 class PretrainingObjective(Objective):
-    """The loss at masked frames; validation is the same loss on windows and masks that never change.
+    """Validation of pre-training: its loss on windows and masks that never change.
 
     Attributes:
         model: Model to train.
@@ -199,10 +191,6 @@ class PretrainingObjective(Objective):
     def selection_metric(self) -> None:
         """None: the teacher changes, so the losses of two epochs cannot be compared."""
         return None
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the squared error at masked frames."""
-        return self.model.loss(outputs, targets)
 
     def evaluate(
         self,

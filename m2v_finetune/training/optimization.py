@@ -1,5 +1,6 @@
 """Optimiser and learning-rate schedule."""
 
+import logging
 import math
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,8 @@ from m2v_finetune.micro_batching import unified_out_of_memory
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tuning import Rates, default_rates, parameter_groups
+
+logger = logging.getLogger(__name__)
 
 # Source: data2vec (arXiv 2202.03555), the peak rate of its base model for audio.
 PRETRAINING_LEARNING_RATE = 5e-4
@@ -134,6 +137,31 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set each group's rate to its peak times ``factor``."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+def warn_of_new_schedule(step: int, *, old_steps: int, new_steps: int, warmup_ratio: float) -> None:
+    """Warn that the schedule of a resumed run has another length.
+
+    Args:
+        step: Number of steps before the resume.
+        old_steps: Steps of the schedule until now.
+        new_steps: Steps of the schedule from now on.
+        warmup_ratio: Share of warm-up steps.
+    """
+    old, new = (
+        learning_rate_factor(step, total_steps=total, warmup_ratio=warmup_ratio)
+        for total in (old_steps, new_steps)
+    )
+    logger.warning(
+        "The learning-rate schedule now spans %d steps (was %d): the multiplier at step %d changes from %.3g "
+        "to %.3g. The run will end with other weights than one that started with %d steps.",
+        new_steps,
+        old_steps,
+        step,
+        old,
+        new,
+        new_steps,
+    )
 
 
 def learning_rate_factor(step: int, *, total_steps: int, warmup_ratio: float) -> float:

@@ -1,10 +1,15 @@
-"""Choice of mixed precision by the hardware."""
+"""Choice of mixed precision by the hardware; models on their device in it."""
 
 from typing import Literal
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 
+from m2v_finetune.backbones import Backbone
 from m2v_finetune.errors import UserError
+from m2v_finetune.model import TaskModel
+from m2v_finetune.pretraining.model import PretrainingModel
 
 BF16_CAPABILITY = (8, 0)
 
@@ -47,3 +52,29 @@ def choose_precision(
 def gpu_capability() -> tuple[int, int] | None:
     """Return the compute capability of the current NVIDIA GPU, or None without one."""
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+
+
+def prepare_model(
+    model: TaskModel | PretrainingModel,
+    accelerator: Accelerator,
+    *,
+    gradient_checkpointing: bool,
+    compile_layers: bool,
+) -> None:
+    """Move a model to the device in its precision, with the same weights on every process.
+
+    Args:
+        model: The model.
+        accelerator: Device, precision and processes.
+        gradient_checkpointing: Whether the layers compute their activations again in the backward pass.
+        compile_layers: Whether torch compiles the layers.
+    """
+    model.backbone.gradient_checkpointing = gradient_checkpointing
+    if compile_layers:
+        assert isinstance(model.backbone, Backbone)  # vectors have no layers; settings refuse that
+        model.backbone.compile_layers()
+    # Gradients of processes are exchanged by `take_step`.
+    accelerator.prepare_model(model, evaluation_mode=True)
+    if accelerator.num_processes > 1:
+        for tensor in (*model.parameters(), *model.buffers()):
+            broadcast(tensor.data)

@@ -11,8 +11,9 @@ from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.files import json_number, write_json
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.results import skipped_tracks
+from m2v_finetune.training.run_progress import FitResult
 from m2v_finetune.training.sizes import count_parameters
-from m2v_finetune.training.trainer import FitResult, Trainer
+from m2v_finetune.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

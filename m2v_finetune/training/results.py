@@ -26,8 +26,9 @@ from m2v_finetune.training.faults import BadTrackPolicy, DataError
 from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, logged_losses
 from m2v_finetune.training.optimization import peak_rates
 from m2v_finetune.training.progress import progress_bar
+from m2v_finetune.training.run_progress import FitResult
 from m2v_finetune.training.sizes import count_parameters
-from m2v_finetune.training.trainer import FitResult, Trainer
+from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.variation import (
     OutputVariation,
     explain_constant_outputs,

@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from rich.progress import Progress as ProgressBar
 
 from m2v_finetune.files import json_number
-from m2v_finetune.training.checkpoint import Progress
 from m2v_finetune.training.run_folder import RunFolder
+from m2v_finetune.training.run_progress import Progress
 from m2v_finetune.training.step_timer import StepTimer
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ class RunLog:
         num_workers: Number of processes that read audio.
         reads_audio: Whether the steps read audio, so that advice on it helps.
         is_compiled: Whether the first step compiles layers.
+
+    Attributes:
+        losses: Losses of this process since the last line, one a step.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class RunLog:
         self._advises_on_wait = reads_audio
         self._reports_compilation = is_compiled
         self._bar: ProgressBar | None = None
+        self.losses: list[torch.Tensor] = []
 
     def start_bar(self, bar: ProgressBar, *, total_steps: int) -> None:
         """Show the steps of the run in a progress bar."""
@@ -64,21 +69,29 @@ class RunLog:
         self,
         progress: Progress,
         *,
-        loss: float,
         gradient_norm: float,
-        metrics: Mapping[str, float],
+        metrics: Mapping[str, torch.Tensor],
         learning_rates: Mapping[str, float],
-    ) -> None:
+    ) -> dict[str, float]:
         """Write the means since the last line.
 
         Args:
             progress: Progress after the step.
-            loss: Mean loss; nan if all steps were skipped.
             gradient_norm: Norm of the last step.
-            metrics: Further means.
+            metrics: Further means of this process, scalars.
             learning_rates: Learning rate of each group of parameters.
+
+        Returns:
+            ``metrics``, as means over the processes.
         """
-        values = {"loss": loss, "gradient_norm": gradient_norm, **metrics}
+        losses, self.losses = self.losses, []
+        none = torch.tensor(math.nan, device=self.accelerator.device)  # all steps were skipped
+        mean = torch.stack(losses).mean() if losses else none
+        # One read from the device for all values.
+        means = self.accelerator.reduce(torch.stack([mean, *metrics.values()]), reduction="mean")
+        loss, *others = means.tolist()
+        all_metrics = dict(zip(metrics, others, strict=True))
+        values = {"loss": loss, "gradient_norm": gradient_norm, **all_metrics}
         line = {k: json_number(v) for k, v in values.items()}
         skipped = {"num_skipped_steps": progress.num_skipped_steps}
         # For trackers alone: metrics.jsonl of equal runs are equal, and their times are not.
@@ -90,6 +103,18 @@ class RunLog:
         )
         epoch = f"Epoch {progress.epoch + 1} of {self.num_epochs}, loss {loss:.4f}"
         self.update_bar(progress.step, epoch)
+        return all_metrics
+
+    def warn_skipped(self, progress: Progress, gradient_norm: float) -> None:
+        """Warn of a step that changed no weight."""
+        scaler = self.accelerator.scaler
+        logger.warning(
+            "Step %d changed no weight: its gradient norm is %s%s. Skipped so far: %d.",
+            progress.step,
+            gradient_norm,
+            "" if scaler is None else f", and the loss is now scaled by {scaler.get_scale():g}",
+            progress.num_skipped_steps,
+        )
 
     def log_epoch(
         self,

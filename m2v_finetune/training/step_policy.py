@@ -1,7 +1,7 @@
 """Optimiser steps of a run, with retries after out-of-memory errors and reports of non-finite gradients."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +27,8 @@ class StepPolicy:
     Args:
         model: On its device.
         optimizer: Optimizer of its trainable parameters.
-        objective: Loss.
+        loss: Loss function of outputs and targets.
+        objective: Callback before each step.
         reader: Reader of the training windows.
         accelerator: Precision and processes.
         training: Batches, and the policy for gradients that are not finite.
@@ -44,6 +45,7 @@ class StepPolicy:
         model: TaskModel | PretrainingModel,
         optimizer: torch.optim.Optimizer,
         *,
+        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         objective: Objective,
         reader: StepReader,
         accelerator: Accelerator,
@@ -53,6 +55,7 @@ class StepPolicy:
     ) -> None:
         self.model = model
         self.optimizer = optimizer
+        self.loss = loss
         self.objective = objective
         self.reader = reader
         self.accelerator = accelerator
@@ -100,7 +103,7 @@ class StepPolicy:
             self.model,
             self.optimizer,
             batches,
-            loss=self.objective.loss,
+            loss=self.loss,
             gradient_accumulation_steps=num_batches,
             max_grad_norm=self.optimization.max_grad_norm,
             scaler=self.accelerator.scaler,

@@ -1,17 +1,14 @@
 """The trainer of every recipe: epochs, steps, validation, and the best weights."""
 
 import logging
-import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
 
 import torch
-from accelerate.utils import broadcast
 
-from m2v_finetune.backbones import Backbone, PrecomputedBackbone
+from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.config import OptimizerConfig, TrainingConfig
 from m2v_finetune.data.feature_store import CachedWindows
 from m2v_finetune.data.loader import TrainingBatches, TrainingWindows
@@ -20,15 +17,21 @@ from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import MaskedWindows
-from m2v_finetune.training.checkpoint import Progress, copy_trained
+from m2v_finetune.training.checkpoint import copy_trained
 from m2v_finetune.training.checkpointer import Checkpointer
 from m2v_finetune.training.faults import DataError, StepReader
 from m2v_finetune.training.objective import Objective
 from m2v_finetune.training.oom_retry import OutOfMemoryRetryError, PlannedMemory
-from m2v_finetune.training.optimization import build_optimizer, learning_rate_factor
+from m2v_finetune.training.optimization import (
+    build_optimizer,
+    learning_rate_factor,
+    warn_of_new_schedule,
+)
+from m2v_finetune.training.precision import prepare_model
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_log import RunLog
+from m2v_finetune.training.run_progress import FitResult, Progress
 from m2v_finetune.training.signals import stop_on_signals
 from m2v_finetune.training.step import StepResult
 from m2v_finetune.training.step_policy import StepPolicy
@@ -37,31 +40,8 @@ logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=TaskModel | PretrainingModel)
 
-DEFAULT_PATIENCE = 5
-"""Epochs without a better validation metric; see `TrainingConfig.early_stopping_patience`."""
 # Float16's first loss scale, 65536, is halved by each: after twenty it is below a tenth.
 MAX_SKIPPED_IN_A_ROW = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """Result of training.
-
-    Attributes:
-        best_epoch: Epoch whose weights the model has now, from 1.
-        best_values: Its metrics of the validation tracks; nan if one was never defined.
-        num_epochs: Epochs of training.
-        num_steps: Optimizer steps.
-        num_skipped_steps: Steps among them whose gradients were not finite, so that no weight changed.
-        seconds: Duration, including earlier processes of the run until their last checkpoint.
-    """
-
-    best_epoch: int
-    best_values: dict[str, float]
-    num_epochs: int
-    num_steps: int
-    num_skipped_steps: int
-    seconds: float = field(compare=False)
 
 
 class Trainer(Generic[Model]):
@@ -74,7 +54,8 @@ class Trainer(Generic[Model]):
     Args:
         model: Model with tuning and head; moved to the run's device.
         windows: Windows of the training split.
-        objective: Loss and validation.
+        loss: Loss function of the model's outputs, in float32, and the targets; a mean over windows.
+        objective: Validation.
         run: Processes, folder, seed and policy for bad tracks.
         training: Epochs, batches, early stopping.
         optimization: Optimizer and learning-rate schedule.
@@ -100,6 +81,7 @@ class Trainer(Generic[Model]):
         model: Model,
         windows: TrainingWindows | CachedWindows | MaskedWindows,
         *,
+        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         objective: Objective,
         run: Run,
         training: TrainingConfig,
@@ -138,11 +120,17 @@ class Trainer(Generic[Model]):
             timeout_seconds=run.bad_tracks.timeout_seconds,
         )
         self.total_steps = training.epochs * self.batches.steps_per_epoch
-        self._prepare_model()
+        prepare_model(
+            model,
+            accelerator,
+            gradient_checkpointing=training.gradient_checkpointing,
+            compile_layers=training.compile,
+        )
         self.optimizer = build_optimizer(model, optimization)
         self.steps = StepPolicy(
             model,
             self.optimizer,
+            loss=loss,
             objective=objective,
             reader=StepReader(
                 self.loader, accelerator=accelerator, bad_track_policy=run.bad_tracks
@@ -171,7 +159,6 @@ class Trainer(Generic[Model]):
         )
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
-        self.losses: list[torch.Tensor] = []  # of the steps since the last line of the log
         self._earlier_seconds, self._start_time = 0.0, time.monotonic()
 
     @property
@@ -197,7 +184,7 @@ class Trainer(Generic[Model]):
             if self.checkpoint is None:
                 self._start()
             self.log.start_bar(self.bar, total_steps=self.total_steps)
-            while not self._is_finished():
+            while not progress.is_finished(self.training):
                 if progress.step_in_epoch < self.batches.steps_per_epoch:
                     self._train_epoch()
                 self._evaluate_epoch()
@@ -229,10 +216,12 @@ class Trainer(Generic[Model]):
                 result = self._train_step(batches)
             self.log.report_compilation()
             if not result.is_skipped:
-                self.objective.end_step(self._num_updates())
-            progress.step += 1
-            progress.step_in_epoch += 1
-            self._count(result)
+                self.objective.end_step(progress.num_updates)
+            progress.count_step(is_skipped=result.is_skipped)
+            if result.is_skipped:
+                self.log.warn_skipped(progress, result.gradient_norm)
+            else:  # steps have equal weight, whatever the number of their batches
+                self.log.losses.append(torch.stack(result.losses).mean())
             is_last = progress.step_in_epoch == self.batches.steps_per_epoch
             if is_last or progress.step % self.training.log_every_steps == 0:
                 self._log_step(result.gradient_norm)
@@ -251,7 +240,11 @@ class Trainer(Generic[Model]):
             return self.steps.take(
                 batches,
                 number=self.progress.step + 1,
-                learning_rate_factor=self._learning_rate_factor(self.total_steps),
+                learning_rate_factor=learning_rate_factor(
+                    self.progress.step,
+                    total_steps=self.total_steps,
+                    warmup_ratio=self.optimization.warmup_ratio,
+                ),
             )
         except DataError as fault:
             self._save_and_stop(fault)
@@ -260,52 +253,19 @@ class Trainer(Generic[Model]):
                 self._save_and_stop(error)
             raise UserError(f"{error} {self.checkpoints.note}", code=error.code) from error
 
-    def _count(self, result: StepResult) -> None:
-        """Keep the loss of a step, or count it as skipped.
-
-        Gradients are summed over processes before their norm is taken, so that all skip the same steps.
-        """
-        progress = self.progress
-        if not result.is_skipped:
-            # The mean of each step: steps have equal weight, whatever the number of their batches.
-            self.losses.append(torch.stack(result.losses).mean())
-            progress.skipped_in_a_row = 0
-            return
-        progress.num_skipped_steps += 1
-        progress.skipped_in_a_row += 1
-        scaler = self.accelerator.scaler
-        logger.warning(
-            "Step %d changed no weight: its gradient norm is %s%s. Skipped so far: %d.",
-            progress.step,
-            result.gradient_norm,
-            "" if scaler is None else f", and the loss is now scaled by {scaler.get_scale():g}",
-            progress.num_skipped_steps,
-        )
-
     def _log_step(self, gradient_norm: float) -> None:
-        is_defined = bool(self.losses)  # else all steps were skipped
-        none = torch.tensor(math.nan, device=self.accelerator.device)
-        mean = torch.stack(self.losses).mean() if is_defined else none
-        self.losses = []
-        own_metrics = self.objective.pop_metrics()
-        # One read from the device for all values.
-        means = self.accelerator.reduce(
-            torch.stack([mean, *own_metrics.values()]), reduction="mean"
-        )
-        loss, *others = means.tolist()
-        metrics = dict(zip(own_metrics, others, strict=True))
+        has_loss = bool(self.log.losses)  # else all steps were skipped
         with self.checkpoints.explain_disk_error("The log"):
-            self.log.log_step(
+            metrics = self.log.log_step(
                 self.progress,
-                loss=loss,
                 gradient_norm=gradient_norm,
-                metrics=metrics,
+                metrics=self.objective.pop_metrics(),
                 learning_rates={
                     group["name"]: group["lr"] for group in self.optimizer.param_groups
                 },
             )
-        if is_defined:
-            self.objective.check_collapse(metrics, num_updates=self._num_updates())
+        if has_loss:
+            self.objective.check_collapse(metrics, num_updates=self.progress.num_updates)
 
     def _evaluate_epoch(self) -> None:
         """Validate, keep the weights if they are the best, and end the epoch."""
@@ -313,19 +273,9 @@ class Trainer(Generic[Model]):
         values = self._validate()
         selection, names = objective.selection_metric, objective.metric_names
         self.log.warn_undefined(values, selection=selection, metric_names=names)
-        progress.epoch += 1
-        progress.step_in_epoch = 0
-        is_best = True
-        if selection is not None:
-            best = progress.best_values.get(selection, math.nan)
-            # An undefined metric (one class only) is kept until there is a defined one.
-            is_best = math.isnan(best) or values[selection] > best
+        is_best = progress.end_epoch(values, selection_metric=selection)
         if is_best:
-            progress.best_values, progress.best_epoch = values, progress.epoch
-            progress.epochs_without_improvement = 0
             self.best = copy_trained(self.model)
-        else:
-            progress.epochs_without_improvement += 1
         with self.checkpoints.explain_disk_error("The log"):
             self.log.log_epoch(
                 progress,
@@ -349,31 +299,7 @@ class Trainer(Generic[Model]):
             self._save_and_stop(fault)
         except NotFiniteError as error:
             message = "The output for the validation tracks is not finite"
-            raise self._failed(message) from error
-
-    def _is_finished(self) -> bool:
-        """Return whether training ends, by the settings, which may have changed since the last checkpoint."""
-        progress, training = self.progress, self.training
-        patience, first_epoch = training.early_stopping_patience, 0
-        if patience is None:
-            patience, first_epoch = DEFAULT_PATIENCE, math.ceil(training.epochs / 2)
-        is_patience_over = progress.epochs_without_improvement >= patience
-        return progress.epoch >= training.epochs or (
-            is_patience_over and progress.epoch >= first_epoch
-        )
-
-    def _prepare_model(self) -> None:
-        """Move the model to the device in its precision, the same on every process."""
-        backbone, accelerator = self.model.backbone, self.accelerator
-        backbone.gradient_checkpointing = self.training.gradient_checkpointing
-        if self.training.compile:
-            assert isinstance(backbone, Backbone)  # vectors have no layers; settings refuse that
-            backbone.compile_layers()
-        # Gradients of processes are exchanged by `take_step`.
-        accelerator.prepare_model(self.model, evaluation_mode=True)
-        if accelerator.num_processes > 1:
-            for tensor in (*self.model.parameters(), *self.model.buffers()):
-                broadcast(tensor.data)
+            raise self.checkpoints.not_finite_error(message, self.progress) from error
 
     def _start(self) -> None:
         """Measure the statistics of the training windows that a new run needs."""
@@ -404,31 +330,16 @@ class Trainer(Generic[Model]):
         self._earlier_seconds = resumed.seconds
         self.run.bad_tracks.found = self.progress.bad_tracks
         device = self.accelerator.device
-        self.losses = [torch.tensor(x, device=device) for x in resumed.unlogged_losses]
+        self.log.losses = [torch.tensor(x, device=device) for x in resumed.unlogged_losses]
         step = self.progress.step
         logger.info("Resuming after step %d of %d.", step, self.total_steps)
         if resumed.total_steps != self.total_steps:
-            logger.warning(
-                "The learning-rate schedule now spans %d steps (was %d): the multiplier at step %d changes "
-                "from %.3g to %.3g. The run will end with other weights than one that started with %d steps.",
-                self.total_steps,
-                resumed.total_steps,
+            warn_of_new_schedule(
                 step,
-                self._learning_rate_factor(resumed.total_steps),
-                self._learning_rate_factor(self.total_steps),
-                self.total_steps,
+                old_steps=resumed.total_steps,
+                new_steps=self.total_steps,
+                warmup_ratio=self.optimization.warmup_ratio,
             )
-
-    def _learning_rate_factor(self, total_steps: int) -> float:
-        return learning_rate_factor(
-            self.progress.step,
-            total_steps=total_steps,
-            warmup_ratio=self.optimization.warmup_ratio,
-        )
-
-    def _num_updates(self) -> int:
-        """Return the number of steps that changed the weights."""
-        return self.progress.step - self.progress.num_skipped_steps
 
     def _seconds(self) -> float:
         return self._earlier_seconds + time.monotonic() - self._start_time
@@ -438,7 +349,7 @@ class Trainer(Generic[Model]):
         self.checkpoints.save(
             self.progress,
             best=self.best,
-            unlogged_losses=self.losses,
+            unlogged_losses=self.log.losses,
             total_steps=self.total_steps,
             seconds=self._seconds(),
         )
@@ -450,28 +361,21 @@ class Trainer(Generic[Model]):
     def _stop(self, *, save: bool) -> NoReturn:
         if save:
             self._save()
-        raise Stopped(self.stop.number, self._stop_message())
+        raise Stopped(
+            self.stop.number,
+            self.checkpoints.stop_message(self.progress, total_steps=self.total_steps),
+        )
 
     def _save_and_stop(self, fault: UserError) -> NoReturn:
         self._save()
-        raise UserError(f"{fault}\n{self._stop_message()}", code=fault.code) from fault
+        raise UserError(
+            f"{fault}\n{self.checkpoints.stop_message(self.progress, total_steps=self.total_steps)}",
+            code=fault.code,
+        ) from fault
 
     def _stop_skipping(self) -> NoReturn:
         """Save the run before steps that changed no weight, and stop."""
         self.progress.skipped_in_a_row = 0  # a resumed run may try as many again
         self._save()
-        raise self._failed(f"The gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row are not finite")
-
-    def _failed(self, what: str) -> UserError:
-        return UserError(
-            f"{what} at step {self.progress.step}: training failed. Lower optimizer.learning_rate (and "
-            "backbone_learning_rate), or set training.mixed_precision to 'no'. "
-            f"{self.checkpoints.note}",
-            code="training-not-finite",
-        )
-
-    def _stop_message(self) -> str:
-        return (
-            f"Stopped after step {self.progress.step} of {self.total_steps}, which is saved. Resume with:\n"
-            f"  {self.run.folder.resume_command()}"
-        )
+        message = f"The gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row are not finite"
+        raise self.checkpoints.not_finite_error(message, self.progress)

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from m2v_finetune.config import HeadConfig, OptimizerConfig
 from m2v_finetune.micro_batching import MicroBatcher
-from m2v_finetune.training.checkpoint import Progress, RunState, load_checkpoint, save_checkpoint
+from m2v_finetune.training.checkpoint import RunState, load_checkpoint, save_checkpoint
 from m2v_finetune.training.checkpoint_files import STATE_FILE
 from m2v_finetune.training.optimization import (
     _bitsandbytes,
@@ -23,6 +23,7 @@ from m2v_finetune.training.optimization import (
     build_optimizer,
 )
 from m2v_finetune.training.precision import choose_precision
+from m2v_finetune.training.run_progress import Progress
 from m2v_finetune.training.step import StepOutOfMemoryError, take_step
 
 INITIAL_STATE = RunState(

@@ -20,8 +20,9 @@ from m2v_finetune.config import (
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging
-from m2v_finetune.training.checkpoint import Progress, RunState, load_checkpoint, save_checkpoint
+from m2v_finetune.training.checkpoint import RunState, load_checkpoint, save_checkpoint
 from m2v_finetune.training.optimization import build_optimizer
+from m2v_finetune.training.run_progress import Progress
 from m2v_finetune.tuning import METHODS, describe_tuning
 
 TASK = Tagging(labels=("drums", "flute", "minor"), label_column="tags")

@@ -86,6 +86,7 @@ def build_trainer(
             augmentation=None,
             seed=0,
         ),
+        loss=model.task.loss,
         objective=TaskObjective(model, splits["validation"]),
         run=Run(
             accelerator=accelerator or Accelerator(),

@@ -17,7 +17,6 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.files import UNFINISHED, write_atomically, write_files
 from m2v_finetune.training import checkpoint
 from m2v_finetune.training.checkpoint import (
-    Progress,
     RunState,
     checkpoint_bytes,
     copy_trained,
@@ -33,6 +32,7 @@ from m2v_finetune.training.checkpoint_files import (
     step_of,
     tidy,
 )
+from m2v_finetune.training.run_progress import Progress
 
 
 class Model(torch.nn.Linear):

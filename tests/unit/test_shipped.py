@@ -1,8 +1,11 @@
 """Recipes and configs that ship: found, and copied to be changed."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from m2v_finetune.errors import UserError
 from m2v_finetune.memory.counted_step import model_without_weights
@@ -99,15 +102,35 @@ def test_a_copy_is_the_same_run(task: str, tmp_path: Path, monkeypatch: pytest.M
         return read_config(task, argv).__dict__
 
     assert read("--config", str(config)) == read()
-    assert f"accelerate launch {task}.py --config {task}.yaml\n" in config.read_text()
+    assert read_config(task, [], recipe=recipe).__dict__ == read()
+    assert f"accelerate launch {task}.py\n" in config.read_text()
     text = recipe.read_text() + config.read_text()
     assert f"recipes/{task}.py" not in text
+
+
+@pytest.mark.parametrize("task", RECIPES)
+def test_a_copy_reads_the_settings_beside_it(
+    task: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also where a source of data is given, which takes the place of the quickstart's settings."""
+    recipe, config = copy_recipe(task, tmp_path)
+    settings = yaml.safe_load(config.read_text())
+    settings["training"]["epochs"] = -3
+    config.write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr(sys, "argv", [str(recipe), "--data.source", "songs.csv"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(recipe), run_name="__main__")
+    assert ended.value.code == 2
+    assert "training.epochs is -3" in capsys.readouterr().err
 
 
 def test_a_copied_benchmark_names_the_copies(tmp_path: Path) -> None:
     _, config = copy_recipe("genre", tmp_path, config="gtzan-lora")
     text = config.read_text()
-    assert "accelerate launch genre.py --config genre.yaml\n" in text
+    assert "accelerate launch genre.py\n" in text
     assert (
         text.split("\ndata:")[1]
         == config_file("genre", "gtzan-lora").read_text().split("\ndata:")[1]

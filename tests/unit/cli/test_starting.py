@@ -51,13 +51,15 @@ def test_configs_of_one_task(capsys: pytest.CaptureFixture[str]) -> None:
 def test_init_names_commands_that_run(capsys: pytest.CaptureFixture[str]) -> None:
     m2v("init", "key", "my own")
     commands = printed_commands(capsys.readouterr().out)
+    *commands, start = commands
+    assert start == "m2v init tagging"  # the file that shows the steps
     assert len(commands) == 2
     assert all(shlex.split(command)[:2] == ["accelerate", "launch"] for command in commands)
     # Training itself is tested with the wheel.
     sources = []
     for command in commands:
         recipe, *argv = shlex.split(command)[2:]
-        config = read_config(Path(recipe).stem, argv)
+        config = read_config(Path(recipe).stem, argv, recipe=recipe)
         sources.append(config.data.source)
     assert sources == ["quickstart", "songs.csv"]
 
@@ -66,7 +68,8 @@ def test_init_of_a_benchmark_names_its_data(capsys: pytest.CaptureFixture[str]) 
     m2v("init", "genre", "--config", "gtzan-lora")
     assert printed_commands(capsys.readouterr().out) == [
         "m2v data prepare gtzan --root data/gtzan",
-        "accelerate launch genre.py --config genre.yaml",
+        "accelerate launch genre.py",
+        "m2v init tagging",
     ]
     assert "method: lora" in Path("genre.yaml").read_text()
 
