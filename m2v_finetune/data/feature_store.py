@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from m2v_finetune.audio.augmentation import LabelTransform
+from m2v_finetune.audio.label_transform import LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import LoadWaveform, SampledWindow, TrainingWindows, Window
 from m2v_finetune.data.manifest import Track

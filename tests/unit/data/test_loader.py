@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.messages import raises
 
-from m2v_finetune.audio.augmentation import IDENTITY, Effect, build_augmentation
+from m2v_finetune.audio.augmentation import Effect, build_augmentation
 from m2v_finetune.audio.decode import inspect_audio, read_audio
 from m2v_finetune.audio.frames import FrameGrid
+from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import (
     TrackWindows,
