@@ -24,7 +24,8 @@ from m2v_finetune.data.feature_store import (
     unique_windows,
 )
 from m2v_finetune.data.loader import Inputs, SampledWindow, TrainingWindows
-from m2v_finetune.data.reading import WorkerError, read_batches, track_loader
+from m2v_finetune.data.reading import track_loader
+from m2v_finetune.data.workers import WorkerError, read_batches
 from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.files import why_unwritable
 from m2v_finetune.model import NotFiniteError, TaskModel

@@ -24,7 +24,8 @@ from m2v_finetune.data.loader import (
     read_window,
 )
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.data.reading import read_batches, track_loader, training_loader
+from m2v_finetune.data.reading import track_loader, training_loader
+from m2v_finetune.data.workers import read_batches
 
 RATE_HZ = 16_000
 WINDOW = 4_000
