@@ -14,15 +14,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from m2v_finetune.data.cached_windows import CachedWindows, SampledWindows, unique_windows
 from m2v_finetune.data.checking import NUM_THREADS, CheckedTrack
-from m2v_finetune.data.feature_store import (
-    CachedWindows,
-    FeatureStore,
-    SampledWindows,
-    evict_unused,
-    file_identity,
-    unique_windows,
-)
+from m2v_finetune.data.feature_store import FeatureStore, evict_unused
 from m2v_finetune.data.loader import Inputs, SampledWindow, TrainingWindows
 from m2v_finetune.data.reading import track_loader
 from m2v_finetune.data.workers import WorkerError, read_batches
@@ -32,6 +26,7 @@ from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.training.faults import gather_errors
+from m2v_finetune.training.feature_cache.keys import file_identity
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_folder import free_bytes
