@@ -23,7 +23,8 @@ from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import AudioError, UserError
-from m2v_finetune.tasks.separation import Separation, SeparationConfig, Stems, stem_path
+from m2v_finetune.tasks.separation import Separation, SeparationConfig, Stems
+from m2v_finetune.tasks.separation.stem_files import stem_path
 
 NAMES = ("vocals", "drums", "bass")
 
