@@ -19,8 +19,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from m2v_finetune.audio.augmentation import IDENTITY
 from m2v_finetune.audio.decode import read_audio
+from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.tasks.clips import EvaluatedClip
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig

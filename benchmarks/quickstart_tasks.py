@@ -33,7 +33,8 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.clips import ClipPrediction
 from m2v_finetune.tasks.emotion import Emotion
-from m2v_finetune.tasks.separation import Separation, Stems, stem_path
+from m2v_finetune.tasks.separation import Separation, Stems
+from m2v_finetune.tasks.separation.stem_files import stem_path
 
 REPOSITORY = Path(__file__).parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "quickstart_tasks.json"

@@ -30,15 +30,10 @@ from numpy.typing import NDArray
 
 from m2v_finetune.audio.containers.find import find_container
 from m2v_finetune.audio.containers.source import GET_AGAIN
-from m2v_finetune.audio.ffmpeg import DecodedSound
-from m2v_finetune.audio.sounds import (
-    TAIL_FRAMES,
-    JoinedSound,
-    LibsndfileSound,
-    Sound,
-    mean_of_channels,
-    refuse_unknown,
-)
+from m2v_finetune.audio.sounds.ffmpeg import DecodedSound
+from m2v_finetune.audio.sounds.joined import JoinedSound
+from m2v_finetune.audio.sounds.libsndfile import LibsndfileSound, refuse_unknown
+from m2v_finetune.audio.sounds.sound import TAIL_FRAMES, Sound, mean_of_channels
 from m2v_finetune.errors import AudioError
 
 # Samples on either side of an excerpt for soxr's HQ filter, at the slower of the two rates.

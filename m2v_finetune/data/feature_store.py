@@ -12,30 +12,25 @@ read is ever executed.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from m2v_finetune.audio.augmentation import LabelTransform
+from m2v_finetune.audio.label_transform import LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.loader import LoadWaveform, SampledWindow, TrainingWindows, Window
-from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import NotCachedError
 from m2v_finetune.files import why_unwritable
 
@@ -44,13 +39,10 @@ FEATURES_FILE = "features.npy"
 LABEL_TRANSFORMS_FILE = "label_transforms.npy"
 SUMS_FILE = "sums.npy"
 LABEL_TRANSFORM_FIELDS = [one.name for one in fields(LabelTransform)]
-END_BYTES = 65536
 IS_DONE = 1 << 32
 """Added to a checksum of 32 bits, so that no window that is done has a 0."""
 
 Array = NDArray[Any]
-Targets = Callable[[CheckedTrack, Window, LabelTransform], NDArray[np.float32]]
-"""Computes the targets of a window whose labels are transformed."""
 
 
 @dataclass(frozen=True)
@@ -222,103 +214,6 @@ class FeatureStore:
         return {name: value for name, value in vars(self).items() if name != "_maps"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampledWindows(Dataset[tuple[int, tuple[Tensor, ...]]]):
-    """Windows to compute features of, each once, for a `FeatureStore`.
-
-    Attributes:
-        sampled_windows: Windows with unique keys.
-        load_waveform: Function of the task that reads a window.
-        rows: Indices of the sampled windows to read, in order.
-    """
-
-    sampled_windows: Sequence[SampledWindow]
-    load_waveform: LoadWaveform
-    rows: Sequence[int]
-
-    @cached_property
-    def tracks(self) -> list[CheckedTrack]:
-        """The tracks, by the numbers of `locations`."""
-        return list(
-            {
-                self.sampled_windows[row].checked.track.id: self.sampled_windows[row].checked
-                for row in self.rows
-            }.values()
-        )
-
-    @cached_property
-    def locations(self) -> list[tuple[int, Window]]:
-        """Number of the track, and position in it, of each window."""
-        numbers = {checked.track.id: number for number, checked in enumerate(self.tracks)}
-        sampled_windows = [self.sampled_windows[row] for row in self.rows]
-        return [(numbers[sampled.checked.track.id], sampled.window) for sampled in sampled_windows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, ...]]:
-        """Return the number of the window, its waveform, and the transform of its labels, (5,), float64."""
-        sampled = self.sampled_windows[self.rows[index]]
-        samples, label_transform = self.load_waveform(
-            sampled.checked, sampled.window, sampled.augment
-        )
-        parts = (
-            torch.from_numpy(samples),
-            torch.tensor(astuple(label_transform), dtype=torch.float64),
-        )
-        return index, parts
-
-
-@dataclass(frozen=True, kw_only=True)
-class CachedWindows(Dataset[tuple[Tensor, ...]]):
-    """Windows of the training tracks with cached features, addressed by (epoch, index).
-
-    Attributes:
-        windows: Windows of the tracks.
-        store: Cache of their features.
-        targets: Function for the targets of a window.
-    """
-
-    windows: TrainingWindows
-    store: FeatureStore
-    targets: Targets
-
-    @property
-    def seed(self) -> int:
-        """Seed that decides which window replaces one that could not be read."""
-        return self.windows.seed
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def track_of(self, index: int) -> Track:
-        """Return the track of an item."""
-        return self.windows.track_of(index)
-
-    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return the features of a window, (rows, feature_size), and its targets."""
-        sampled = self.windows.sample(position)
-        features, label_transform = self.store.read(sampled.key)
-        targets = self.targets(sampled.checked, sampled.window, label_transform)
-        return torch.from_numpy(features), torch.from_numpy(targets)
-
-
-def file_identity(path: Path) -> str:
-    """Return a hash of a file, independent of its path: of size, time of change, and both its ends.
-
-    Reading whole files would cost more than the rest of an epoch from cached features. A file that is
-    written gets another time; files of one size and time, as they come from an archive, differ at their
-    ends.
-    """
-    status = path.stat()
-    digest = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode())
-    with path.open("rb") as file:
-        digest.update(file.read(END_BYTES))
-        file.seek(max(0, status.st_size - END_BYTES))
-        digest.update(file.read(END_BYTES))
-    return digest.hexdigest()
-
-
 def evict_unused(
     folder: Path, *, needed_bytes: int, limit_bytes: int, kept: Collection[Path]
 ) -> tuple[list[Path], bool]:
@@ -366,11 +261,6 @@ def _delete_unless_locked(folder: Path) -> bool:
             pass  # a disk without locks
         shutil.rmtree(folder)
     return True
-
-
-def unique_windows(sampled_windows: Iterable[SampledWindow]) -> list[SampledWindow]:
-    """Return each window once, in the order in which they first come."""
-    return list({sampled.key: sampled for sampled in sampled_windows}.values())
 
 
 def _checksum(features: Array, label_transform: Array) -> int:

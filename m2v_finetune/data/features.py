@@ -17,8 +17,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
 from m2v_finetune.audio.decode import AudioInfo
+from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.data.checking import CheckedTrack, stop_or_skip, usable_by_split
 from m2v_finetune.data.leaks import leaking_tracks
 from m2v_finetune.data.loader import Augment, Window

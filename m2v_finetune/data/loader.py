@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from m2v_finetune.audio.augmentation import IDENTITY, Augmentation, LabelTransform
+from m2v_finetune.audio.augmentation import Augmentation
 from m2v_finetune.audio.decode import read_excerpt
 from m2v_finetune.audio.frames import FrameGrid
+from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.audio.windows import (
     draw_generator,
     pad_to_window,

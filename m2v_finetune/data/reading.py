@@ -1,46 +1,31 @@
-"""Workers that read windows, with handling of unreadable files and dead workers.
+"""Windows read for a model, in this process or in workers, with the errors of unreadable files.
 
 A file that fails is read again after a pause, as network drives fail for moments. If it fails again, the
-problem is returned beside the batch, not raised, and the run acts on it. A worker that dies or hangs is a
-`WorkerError` with the track that it was reading, and is noticed while batches are read, never in the
-middle of a step.
+problem is returned beside the batch, not raised, and the run acts on it. `workers` has the errors of workers
+that die.
 """
 
-import os
-import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from m2v_finetune.audio.windows import draw_generator
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.workers import WorkerStatus
 from m2v_finetune.errors import AudioError, NotCachedError, UserError
 
 # Pauses before a file is tried again.
 RETRY_PAUSES_SECONDS = (0.2, 1.0)
 # Number of other items that are tried instead of an unreadable one.
 MAX_REPLACEMENTS = 16
-# Time for the operating system to report a worker with a broken connection.
-HANDOVER_SECONDS = 5.0
-
 Read = TypeVar("Read")
-
-
-class WorkerError(UserError):
-    """Worker that reads audio died, or returned no batch before the timeout."""
-
-    code = "worker-died"
 
 
 class Windows(Protocol):
@@ -73,30 +58,6 @@ class BatchInfo:
     bad_tracks: dict[str, str]
 
 
-class _WorkerStatus:
-    """Table of the item that each worker reads, in memory that is shared with the main process."""
-
-    def __init__(self, num_workers: int) -> None:
-        self.rows = torch.full((num_workers, 2), -1)
-        self.rows.share_memory_()  # type: ignore[no-untyped-call]
-
-    def write(self, item: int) -> None:
-        """Record the item that this worker reads; -1 for none. Does nothing outside a worker."""
-        worker = get_worker_info()
-        if worker is not None:
-            self.rows[worker.id, 0] = os.getpid()
-            self.rows[worker.id, 1] = item
-
-    @property
-    def pids(self) -> list[int]:
-        """Workers that have returned a batch."""
-        return [int(pid) for pid in self.rows[:, 0] if pid > 0]
-
-    def read_by(self, pids: Sequence[int]) -> list[int]:
-        """Return the items that these workers were reading."""
-        return [int(item) for pid, item in self.rows.tolist() if pid in pids and item >= 0]
-
-
 class ReadableWindows(Dataset[tuple[Any, ...]]):
     """Windows for training; another window replaces one that cannot be read.
 
@@ -109,7 +70,7 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
 
     def __init__(self, windows: Windows, *, num_workers: int) -> None:
         self.windows = windows
-        self.worker_status = _WorkerStatus(num_workers)
+        self.worker_status = WorkerStatus(num_workers)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -170,7 +131,7 @@ class ReadableTracks(Dataset[tuple[int, Any, AudioError | None]]):
 
     def __init__(self, windows: OrderedWindows, *, num_workers: int) -> None:
         self.windows = windows
-        self.worker_status = _WorkerStatus(num_workers)
+        self.worker_status = WorkerStatus(num_workers)
         self._bad: dict[int, AudioError] = {}
 
     def __len__(self) -> int:
@@ -205,7 +166,7 @@ def training_loader(
     timeout_seconds: float = 0,
     is_persistent: bool = True,
 ) -> DataLoader[Any]:
-    """Return batches of model inputs, targets and `BatchInfo`, to be read by `read_batches`.
+    """Return batches of model inputs, targets and `BatchInfo`, to be read by `workers.read_batches`.
 
     Args:
         windows: Windows to read.
@@ -230,7 +191,7 @@ def training_loader(
 def track_loader(
     windows: OrderedWindows, *, batch_size: int, num_workers: int, timeout_seconds: float = 0
 ) -> DataLoader[Any]:
-    """Return batches of windows in order, to be read by `read_batches`.
+    """Return batches of windows in order, to be read by `workers.read_batches`.
 
     Each is a triple: numbers of windows (B,), the inputs of the model, and a dict of the windows that
     could not be read, with the errors; the first two are of the other windows.
@@ -244,39 +205,6 @@ def track_loader(
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
-
-
-def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Yield the batches of a loader that was made here.
-
-    Raises:
-        WorkerError: A worker died, or took longer than the loader's timeout; the message has the track
-            that it was reading.
-    """
-    if loader.num_workers == 0:
-        yield from loader
-        return
-    try:
-        with _SigchldGuard.install().enabled():
-            batches = iter(loader)
-        guard = _SigchldGuard.install()
-        while True:
-            with guard.enabled():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
-            raise
-        raise _worker_error(error, loader) from error
-    except (ConnectionError, EOFError, FileNotFoundError) as error:
-        # The worker died while it handed a batch over: this process notices the broken connection before
-        # the signal. Tracks that cannot be read never arrive here, see `ReadableWindows`.
-        death = _SigchldGuard.install().await_death(HANDOVER_SECONDS)
-        if death is None:  # all workers live: a fault of the program
-            raise
-        raise _worker_error(death, loader) from error
 
 
 def _with_retries(read: Callable[[], Read]) -> Read:
@@ -314,80 +242,3 @@ def _collate_tracks(
 
 def _named(track: Track) -> str:
     return f"{track.origin} ({track.path})"
-
-
-def _worker_error(error: Exception, loader: DataLoader[Any]) -> WorkerError:
-    """Return the error that names the failed worker and its track; kill the other workers, which may hang."""
-    readable: Any = loader.dataset
-    worker_status: _WorkerStatus = readable.worker_status
-    is_timeout = "timed out" in str(error)
-    pids = (
-        worker_status.pids
-        if is_timeout
-        else [int(digits) for digits in re.findall(r"\d+", str(error))]
-    )
-    reading = readable.origins(worker_status.read_by(pids))
-    for pid in worker_status.pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    where = f" while it read {', '.join(reading)}" if reading else ", between two tracks"
-    if is_timeout:
-        return WorkerError(
-            f"A worker returned no audio for {loader.timeout:g} s{where}. Check the drive; if it is only "
-            "slow, raise data.timeout_seconds.",
-            code="worker-timeout",
-        )
-    return WorkerError(
-        f"A process that reads audio died{where} ({error}). The machine may be out of memory: lower "
-        "data.num_workers.",
-        code="worker-died",
-    )
-
-
-class _SigchldGuard:
-    """Lets torch's handler of dead workers raise only while a batch is awaited.
-
-    It would raise anywhere in the main thread: in the middle of an optimiser's step too.
-    """
-
-    def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
-        self.handler = handler
-        self.is_enabled = False
-
-    @classmethod
-    def install(cls) -> "_SigchldGuard":
-        """Put itself before the handler that torch set when the first workers started."""
-        handler = signal.getsignal(signal.SIGCHLD)
-        if isinstance(handler, cls):
-            return handler
-        if threading.current_thread() is not threading.main_thread() or not callable(handler):
-            return cls(lambda number, frame: None)
-        guard = cls(handler)
-        signal.signal(signal.SIGCHLD, guard)
-        return guard
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle the signal."""
-        if self.is_enabled:
-            self.handler(number, frame)
-
-    @contextmanager
-    def enabled(self) -> Iterator[None]:
-        """Let the handler raise for workers that die, or have died since the last time."""
-        self.is_enabled = True
-        try:
-            self.handler(signal.SIGCHLD, None)
-            yield
-        finally:
-            self.is_enabled = False
-
-    def await_death(self, seconds: float) -> RuntimeError | None:
-        """Return the error that torch raises of a dead worker, or None if none died within this time."""
-        end_time = time.monotonic() + seconds
-        while time.monotonic() < end_time:
-            try:
-                self.handler(signal.SIGCHLD, None)
-            except RuntimeError as error:
-                return error
-            time.sleep(0.05)
-        return None

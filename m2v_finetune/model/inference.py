@@ -15,7 +15,8 @@ from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import TrackWindows, Window
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.data.reading import read_batches, track_loader
+from m2v_finetune.data.reading import track_loader
+from m2v_finetune.data.workers import read_batches
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.variation import OutputVariation
 

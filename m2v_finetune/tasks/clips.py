@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from m2v_finetune.audio.augmentation import IDENTITY, Effect, LabelTransform
+from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.frames import FrameGrid
+from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from m2v_finetune.audio.augmentation import Effect, LabelTransform
+from m2v_finetune.audio.augmentation import Effect
+from m2v_finetune.audio.label_transform import LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, require_column
 from m2v_finetune.labels.keys import KEYS, parse_key, transpose_key

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
-from m2v_finetune.data.reading import WorkerError
+from m2v_finetune.data.workers import WorkerError
 from m2v_finetune.errors import AudioError, Stopped
 from m2v_finetune.model import TaskModel, score_windows, scored
 from m2v_finetune.training.faults import BadTrackPolicy, gather_errors

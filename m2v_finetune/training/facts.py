@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from m2v_finetune.data.feature_store import CachedWindows
+from m2v_finetune.data.cached_windows import CachedWindows
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.run_progress import FitResult
 from m2v_finetune.training.trainer import Trainer

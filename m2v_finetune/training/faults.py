@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from m2v_finetune.config import OnBadTrack
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import problem_list
-from m2v_finetune.data.reading import BatchInfo, WorkerError, read_batches
+from m2v_finetune.data.reading import BatchInfo
+from m2v_finetune.data.workers import WorkerError, read_batches
 from m2v_finetune.errors import Stopped, UserError
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
-from m2v_finetune.data.reading import WorkerError, read_batches, training_loader
+from m2v_finetune.data.reading import training_loader
+from m2v_finetune.data.workers import WorkerError, read_batches
 from m2v_finetune.errors import Stopped
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel

@@ -10,7 +10,7 @@ import torch
 
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.config import OptimizerConfig, TrainingConfig
-from m2v_finetune.data.feature_store import CachedWindows
+from m2v_finetune.data.cached_windows import CachedWindows
 from m2v_finetune.data.loader import TrainingBatches, TrainingWindows
 from m2v_finetune.data.reading import training_loader
 from m2v_finetune.errors import Stopped, UserError

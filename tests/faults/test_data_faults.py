@@ -29,7 +29,7 @@ from m2v_finetune.config import (
     TrainingConfig,
     TuningConfig,
 )
-from m2v_finetune.data import reading
+from m2v_finetune.data import reading, workers
 from m2v_finetune.data.checking import check_splits
 from m2v_finetune.data.kept import load_checked, save_checked
 from m2v_finetune.errors import UserError
@@ -209,8 +209,10 @@ def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
 ):
     runs = []
     whole = {}
-    for workers in (0, 2):
-        loop = build_trainer(music, tmp_path / str(workers), on_bad_track="skip", workers=workers)
+    for num_workers in (0, 2):
+        loop = build_trainer(
+            music, tmp_path / str(num_workers), on_bad_track="skip", workers=num_workers
+        )
         for track in (music["train"][3], music["train"][7], music["validation"][2]):
             whole.setdefault(track.path, track.path.read_bytes())
             track.path.write_bytes(b"RIFF")
@@ -220,7 +222,7 @@ def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
             "validation": 1,
         }
         runs.append(loop)
-        if workers == 0:
+        if num_workers == 0:
             for path, content in whole.items():
                 path.write_bytes(content)
     assert lines(tmp_path / "0") == lines(tmp_path / "2")
@@ -441,7 +443,7 @@ def test_a_worker_that_dies_while_it_hands_a_batch_over_is_named(music, tmp_path
         time.sleep(3)  # a batch is in the queue, and can no longer be fetched
         yield
 
-    monkeypatch.setattr(reading._SigchldGuard, "enabled", late)
+    monkeypatch.setattr(workers._SigchldGuard, "enabled", late)
     with pytest.raises(
         UserError, match=r"reads audio died.*DataLoader worker \(pid \d+\)"
     ) as error:
@@ -454,7 +456,7 @@ def test_a_broken_connection_without_a_dead_worker_stays_a_fault_of_the_program(
 ):
     """Nothing that the program itself breaks is called a worker that died."""
     loop = build_trainer(music, tmp_path / "run", workers=1, seconds=5)
-    monkeypatch.setattr(reading, "HANDOVER_SECONDS", 0.2)
+    monkeypatch.setattr(workers, "HANDOVER_SECONDS", 0.2)
 
     def broken(checked, window, augment):
         raise EOFError("a bug")

@@ -32,7 +32,7 @@ from m2v_finetune.config import (
     TuningConfig,
 )
 from m2v_finetune.data.checking import check_splits, check_tracks
-from m2v_finetune.data.feature_store import FeatureStore, evict_unused, file_identity
+from m2v_finetune.data.feature_store import FeatureStore, evict_unused
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.data.resampling import with_resampled
@@ -45,6 +45,7 @@ from m2v_finetune.tasks.key import Key, KeyConfig
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.train import train_task
 from m2v_finetune.training.feature_cache import plan_cache
+from m2v_finetune.training.feature_cache.keys import file_identity
 from m2v_finetune.training.run_tracks import training_windows
 from m2v_finetune.training.trainer import Trainer
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from support.frames import GRID
 
-from m2v_finetune.audio.augmentation import IDENTITY
+from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.audio.windows import window_starts
 from m2v_finetune.cli import main
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig

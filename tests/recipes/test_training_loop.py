@@ -21,7 +21,7 @@ from support.models import without_dropout
 from support.runs import read_metrics as lines
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from m2v_finetune.audio.augmentation import IDENTITY
+from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.config import (
     BackboneConfig,
     HeadConfig,

@@ -4,20 +4,24 @@ To add one, write a module with a ``BENCHMARK`` and name it here.
 """
 
 from m2v_finetune.data.benchmarks import (
-    beat_annotations,
+    ballroom,
     billboard,
     emomusic,
     giantsteps,
     gtzan,
+    gtzan_rhythm,
+    hainsworth,
     isophonics,
     maestro,
     magnatagatune,
     mtg_jamendo,
     musdb18,
     nsynth,
+    smc,
     vocalset,
 )
-from m2v_finetune.data.benchmarks.prepare import Benchmark, PreparedManifest, prepare_benchmark
+from m2v_finetune.data.benchmarks.benchmark import Benchmark
+from m2v_finetune.data.benchmarks.prepare import PreparedManifest, prepare_benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.info.name: benchmark
@@ -29,7 +33,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         emomusic.BENCHMARK,
         nsynth.BENCHMARK,
         vocalset.BENCHMARK,
-        *beat_annotations.BENCHMARKS,
+        gtzan_rhythm.BENCHMARK,
+        ballroom.BENCHMARK,
+        hainsworth.BENCHMARK,
+        smc.BENCHMARK,
         isophonics.BENCHMARK,
         billboard.BENCHMARK,
         maestro.BENCHMARK,

@@ -16,8 +16,8 @@ and the sum of the archive).
 from collections.abc import Mapping
 from pathlib import Path
 
+from m2v_finetune.data.benchmarks.benchmark import Benchmark, Row, require_counts
 from m2v_finetune.data.benchmarks.jukemir import SPLITS, label_file, read_labels
-from m2v_finetune.data.benchmarks.prepare import Benchmark, Row, require_counts
 from m2v_finetune.data.manifest import DatasetInfo
 
 INFO = DatasetInfo(

@@ -19,8 +19,8 @@ jukemir (the label file and the division by artist).
 from collections.abc import Mapping
 from pathlib import Path
 
+from m2v_finetune.data.benchmarks.benchmark import Benchmark, Row, require_counts
 from m2v_finetune.data.benchmarks.jukemir import SPLITS, label_file, read_labels
-from m2v_finetune.data.benchmarks.prepare import Benchmark, Row, require_counts
 from m2v_finetune.data.manifest import DatasetInfo, problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.labels.keys import parse_key

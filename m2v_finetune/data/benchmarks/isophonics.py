@@ -17,8 +17,9 @@ Information from Music Signals". Checked against them, not against the archives.
 import re
 from pathlib import Path
 
+from m2v_finetune.data.benchmarks.archives import unpack
+from m2v_finetune.data.benchmarks.benchmark import Benchmark, Row
 from m2v_finetune.data.benchmarks.label_checks import check_chords
-from m2v_finetune.data.benchmarks.prepare import Benchmark, Row, unpack
 from m2v_finetune.data.folders import AUDIO_SUFFIXES
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.errors import UserError

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from m2v_finetune.data.benchmarks.prepare import RemoteFile
+from m2v_finetune.data.benchmarks.benchmark import RemoteFile
 
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from m2v_finetune.audio.decode import inspect_audio
-from m2v_finetune.data.benchmarks.prepare import MISSING, Row
+from m2v_finetune.data.benchmarks.benchmark import MISSING, Row
 from m2v_finetune.errors import AudioError
 from m2v_finetune.labels.beats import read_beats
 from m2v_finetune.labels.chords import read_lab

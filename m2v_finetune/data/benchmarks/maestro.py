@@ -10,8 +10,8 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from m2v_finetune.data.benchmarks.benchmark import Benchmark, RemoteFile, Row, require_counts
 from m2v_finetune.data.benchmarks.label_checks import check_notes
-from m2v_finetune.data.benchmarks.prepare import Benchmark, RemoteFile, Row, require_counts
 from m2v_finetune.data.manifest import SPLITS, DatasetInfo
 from m2v_finetune.errors import UserError
 

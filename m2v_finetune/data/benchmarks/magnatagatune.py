@@ -14,8 +14,8 @@ useful representations for music information retrieval" (the label file and sums
 
 from pathlib import Path
 
+from m2v_finetune.data.benchmarks.benchmark import Benchmark, Row
 from m2v_finetune.data.benchmarks.jukemir import SPLITS, label_file, read_labels
-from m2v_finetune.data.benchmarks.prepare import Benchmark, Row
 from m2v_finetune.data.manifest import DatasetInfo
 
 INFO = DatasetInfo(

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2v_finetune.data.benchmarks.prepare import Benchmark, RemoteFile, Row
+from m2v_finetune.data.benchmarks.benchmark import Benchmark, RemoteFile, Row
 from m2v_finetune.data.manifest import SPLITS, DatasetInfo
 from m2v_finetune.errors import UserError
 

@@ -14,8 +14,8 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
+from m2v_finetune.data.benchmarks.benchmark import Benchmark, Row, require_counts
 from m2v_finetune.data.benchmarks.label_checks import check_stems
-from m2v_finetune.data.benchmarks.prepare import Benchmark, Row, require_counts
 from m2v_finetune.data.manifest import DatasetInfo, problem_list
 from m2v_finetune.errors import UserError
 

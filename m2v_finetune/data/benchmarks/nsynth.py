@@ -21,7 +21,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from m2v_finetune.data.benchmarks.prepare import Benchmark, Row, require_counts
+from m2v_finetune.data.benchmarks.benchmark import Benchmark, Row, require_counts
 from m2v_finetune.data.manifest import DatasetInfo, problem_list
 from m2v_finetune.errors import UserError
 

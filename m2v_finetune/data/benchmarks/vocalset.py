@@ -25,7 +25,7 @@ corrections in that script and in chrispla/mir_ref. Checked against them, not ag
 import hashlib
 from pathlib import Path
 
-from m2v_finetune.data.benchmarks.prepare import Benchmark, Row
+from m2v_finetune.data.benchmarks.benchmark import Benchmark, Row
 from m2v_finetune.data.manifest import DatasetInfo, problem_list
 from m2v_finetune.errors import UserError
 

@@ -12,17 +12,11 @@ from typing import Any, BinaryIO
 
 import torch
 
+from m2v_finetune.data.cached_windows import CachedWindows, SampledWindows, unique_windows
 from m2v_finetune.data.checking import NUM_THREADS, CheckedTrack
-from m2v_finetune.data.feature_store import (
-    CachedWindows,
-    FeatureStore,
-    SampledWindows,
-    evict_unused,
-    file_identity,
-    unique_windows,
-)
+from m2v_finetune.data.feature_store import FeatureStore, evict_unused
 from m2v_finetune.data.loader import Inputs, SampledWindow, TrainingWindows
-from m2v_finetune.data.reading import WorkerError
+from m2v_finetune.data.workers import WorkerError
 from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.files import free_bytes, why_unwritable
 from m2v_finetune.model import TaskModel
@@ -30,6 +24,7 @@ from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.training.faults import gather_errors
 from m2v_finetune.training.feature_cache.computation import compute_features
+from m2v_finetune.training.feature_cache.keys import file_identity
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.sizes import megabytes
 

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from m2v_finetune.data.feature_store import FeatureStore, SampledWindows
-from m2v_finetune.data.reading import read_batches, track_loader
+from m2v_finetune.data.cached_windows import SampledWindows
+from m2v_finetune.data.feature_store import FeatureStore
+from m2v_finetune.data.reading import track_loader
+from m2v_finetune.data.workers import read_batches
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.training.progress import progress_bar

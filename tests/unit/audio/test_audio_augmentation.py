@@ -15,14 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.messages import raises
 
-from m2v_finetune.audio import augmentation as augmentation_module
-from m2v_finetune.audio.augmentation import (
-    IDENTITY,
-    TRANSFORMS,
-    Effect,
-    LabelTransform,
-    build_augmentation,
-)
+from m2v_finetune.audio import label_transform
+from m2v_finetune.audio.augmentation import TRANSFORMS, Effect, build_augmentation
+from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.errors import AudioError
 
 SAMPLE_RATE = 16000
@@ -253,7 +248,7 @@ def test_importing_the_module_does_not_import_audiomentations():
 
 
 def test_examples_in_docstrings():
-    results = doctest.testmod(augmentation_module)
+    results = doctest.testmod(label_transform)
     assert (results.attempted, results.failed) == (3, 0)
 
 

@@ -265,7 +265,7 @@ def test_decoded_sound_leaves_nothing_behind_when_the_process_is_killed(tmp_path
     encode(tmp_path, "a.m4a", bursts(2.0, rate=RATE), "-c:a", "alac")
     program = f"""
 import sys, time
-from m2v_finetune.audio import ffmpeg
+from m2v_finetune.audio.sounds import ffmpeg
 ffmpeg._MAX_MEMORY_BYTES = 1000
 {PROGRAM}
 time.sleep(60)
@@ -289,7 +289,7 @@ def test_a_full_disk_is_named_with_what_to_do(tmp_path):
     encode(tmp_path, "a.m4a", bursts(3.0, rate=RATE), "-c:a", "alac")
     program = f"""
 import resource
-from m2v_finetune.audio import ffmpeg
+from m2v_finetune.audio.sounds import ffmpeg
 from m2v_finetune.errors import run_command
 ffmpeg._MAX_MEMORY_BYTES = 1000
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -20,15 +20,10 @@ import soundfile
 from support.messages import raises
 
 from m2v_finetune.data.benchmarks import BENCHMARKS, magnatagatune, mtg_jamendo, prepare_benchmark
-from m2v_finetune.data.benchmarks.prepare import (
-    BAD_TRACKS_NAME,
-    Benchmark,
-    RemoteFile,
-    check_files,
-    fetch,
-    fetch_all,
-    write_manifest,
-)
+from m2v_finetune.data.benchmarks.benchmark import Benchmark, RemoteFile
+from m2v_finetune.data.benchmarks.fetching import fetch, fetch_all
+from m2v_finetune.data.benchmarks.prepare import BAD_TRACKS_NAME, check_files
+from m2v_finetune.data.benchmarks.writing import write_manifest
 from m2v_finetune.data.manifest import SPLITS, read_dataset_info, read_manifest
 
 LABELS = b"clip\ttag\n"

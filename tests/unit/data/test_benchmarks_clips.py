@@ -27,7 +27,8 @@ from m2v_finetune.data.benchmarks import (
     prepare_benchmark,
     vocalset,
 )
-from m2v_finetune.data.benchmarks.prepare import RemoteFile, Row, fetch, require_counts
+from m2v_finetune.data.benchmarks.benchmark import RemoteFile, Row, require_counts
+from m2v_finetune.data.benchmarks.fetching import fetch
 from m2v_finetune.data.manifest import SPLITS, read_dataset_info, read_manifest
 from m2v_finetune.labels.keys import KEYS, parse_key
 

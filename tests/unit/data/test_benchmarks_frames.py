@@ -24,14 +24,18 @@ from m2v_finetune.data.benchmarks import (
     beat_annotations,
     billboard,
     gtzan,
+    gtzan_rhythm,
     isophonics,
     maestro,
     musdb18,
     prepare_benchmark,
 )
+from m2v_finetune.data.benchmarks.archives import unpack
 from m2v_finetune.data.benchmarks.beat_annotations import FoldedSet
+from m2v_finetune.data.benchmarks.benchmark import RemoteFile
+from m2v_finetune.data.benchmarks.fetching import fetch
 from m2v_finetune.data.benchmarks.label_checks import check_notes, check_stems
-from m2v_finetune.data.benchmarks.prepare import BAD_TRACKS_NAME, RemoteFile, fetch, unpack
+from m2v_finetune.data.benchmarks.prepare import BAD_TRACKS_NAME
 from m2v_finetune.data.manifest import SPLITS, read_dataset_info, read_manifest
 
 NAMES = {
@@ -319,7 +323,7 @@ def test_gtzan_rhythm_has_the_split_of_gtzan(tmp_path: Path) -> None:
     benchmark = dataclasses.replace(
         BENCHMARKS["gtzan-rhythm"],
         remote_files=(),
-        manifests=partial(beat_annotations.gtzan_manifests, counts=CLIP_COUNTS),
+        manifests=partial(gtzan_rhythm.manifests, counts=CLIP_COUNTS),
     )
     (prepared,) = prepare_benchmark(benchmark, tmp_path)
     tracks = {track.id: track for track in read_manifest(prepared.path)}
@@ -343,7 +347,7 @@ def test_gtzan_rhythm_asserts_the_official_counts(shared_dir: Path, tmp_path: Pa
     rows = gtzan.rows(tmp_path)
     tracks = [f"gtzan_{row['id'].replace('.', '_')}" for row in rows]
     write_beat_archive(tmp_path, "gtzan", tracks)
-    found = beat_annotations.gtzan_manifests(tmp_path)["manifest.jsonl"]
+    found = gtzan_rhythm.manifests(tmp_path)["manifest.jsonl"]
     assert Counter(row["split"] for row in found) == {"train": 443, "validation": 197, "test": 290}
 
 

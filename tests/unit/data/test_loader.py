@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.messages import raises
 
-from m2v_finetune.audio.augmentation import IDENTITY, Effect, build_augmentation
+from m2v_finetune.audio.augmentation import Effect, build_augmentation
 from m2v_finetune.audio.decode import inspect_audio, read_audio
 from m2v_finetune.audio.frames import FrameGrid
+from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import (
     TrackWindows,
@@ -23,7 +24,8 @@ from m2v_finetune.data.loader import (
     read_window,
 )
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.data.reading import read_batches, track_loader, training_loader
+from m2v_finetune.data.reading import track_loader, training_loader
+from m2v_finetune.data.workers import read_batches
 
 RATE_HZ = 16_000
 WINDOW = 4_000

@@ -18,7 +18,7 @@ from support.clip_tracks import (
 from support.messages import error_message, raises
 
 import m2v_finetune.tasks.classification as classification_module
-from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
+from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.tasks.genre import Genre, GenreConfig
 from m2v_finetune.tasks.instrument import Instrument, InstrumentConfig
 from m2v_finetune.tasks.singer import Singer, SingerConfig

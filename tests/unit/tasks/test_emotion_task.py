@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from support.clip_tracks import evaluated_clips, listed_problems, make_track
 from support.messages import raises
 
-from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
+from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.tasks.clips import ClipPrediction, WindowPrediction
 from m2v_finetune.tasks.emotion import Emotion, EmotionConfig

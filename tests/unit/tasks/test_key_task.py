@@ -15,7 +15,7 @@ from support.clip_tracks import (
 )
 from support.messages import raises
 
-from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
+from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.key import Key, KeyConfig
 

@@ -14,7 +14,7 @@ from support.clip_tracks import (
 )
 from support.messages import error_message, raises
 
-from m2v_finetune.audio.augmentation import IDENTITY, LabelTransform
+from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.tasks.pitch import Pitch, PitchConfig
 
 

@@ -15,14 +15,16 @@ import torch
 from support.frame_tracks import GRIDS, augment, checked_track, make_track, windows_of
 from support.messages import raises
 
-from m2v_finetune.audio.augmentation import IDENTITY, Effect
+from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.decode import AudioInfo, inspect_audio
+from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.audio.windows import window_starts
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import AudioError, UserError
-from m2v_finetune.tasks.separation import Separation, SeparationConfig, Stems, stem_path
+from m2v_finetune.tasks.separation import Separation, SeparationConfig, Stems
+from m2v_finetune.tasks.separation.stem_files import stem_path
 
 NAMES = ("vocals", "drums", "bass")
 

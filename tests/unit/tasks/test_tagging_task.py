@@ -14,8 +14,9 @@ from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 from support.frames import GRID
 from support.messages import error_message, raises
 
-from m2v_finetune.audio.augmentation import IDENTITY, Effect, LabelTransform
+from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.decode import inspect_audio, read_audio
+from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track

@@ -19,7 +19,8 @@ from support.frame_tracks import (
     with_scores,
 )
 
-from m2v_finetune.audio.augmentation import Effect, LabelTransform
+from m2v_finetune.audio.augmentation import Effect
+from m2v_finetune.audio.label_transform import LabelTransform
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError

@@ -1,37 +1,32 @@
-"""Separation: the stems of a mixture, by spectrogram masks computed from the backbone's features."""
+"""Task of separation: targets, loss, prediction and metrics of stems."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import soundfile
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Effect
-from m2v_finetune.audio.decode import AudioInfo, inspect_audio, read_channels, resample
+from m2v_finetune.audio.decode import resample
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.folders import AUDIO_SUFFIXES
 from m2v_finetune.data.loader import Augment, Window
 from m2v_finetune.data.manifest import Track, problem_list, require_column
-from m2v_finetune.data.paths import did_you_mean, path_problem
-from m2v_finetune.data.values import is_missing
 from m2v_finetune.decoding.joining import OverlapAdd
-from m2v_finetune.errors import AudioError, UserError
-from m2v_finetune.files import write_atomically
+from m2v_finetune.errors import UserError
 from m2v_finetune.heads import Head, MaskHead
 from m2v_finetune.metrics.separation import SeparationAccumulator, separation_report
 from m2v_finetune.tasks.clips import saved_labels
-from m2v_finetune.tasks.frames import as_json
+from m2v_finetune.tasks.separation.prediction import Stems
+from m2v_finetune.tasks.separation.settings import SeparationConfig
+from m2v_finetune.tasks.separation.stem_files import StemFiles
 from m2v_finetune.tasks.task import Prediction, WindowScores
 
 Array = NDArray[np.float32]
@@ -39,110 +34,6 @@ Array = NDArray[np.float32]
 SPECTRUM_SECONDS = 0.093
 OVERLAPPING_SPECTRA = 4
 SHOWN_SECONDS = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeparationConfig:
-    """Settings of the stems and of their format.
-
-    Args:
-        stems: Names of the stems, those of their files (without suffix) in a track's folder of stems.
-        label_column: Column with the path of that folder, relative to the manifest.
-        sample_rate: Sample rate of mixtures and stems, in Hz; files of another rate are resampled.
-        num_channels: Number of channels, 1 or 2; files are mixed down, or one channel is repeated.
-    """
-
-    stems: list[str] = field(default_factory=lambda: ["vocals", "drums", "bass", "other"])
-    label_column: str = "stems"
-    sample_rate: int = 44_100
-    num_channels: int = 2
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if len(self.stems) < 2 or len(set(self.stems)) < len(self.stems):
-            raise UserError(
-                f"task.stems is {self.stems}. Name two or more, without duplicates.",
-                code="stems-not-distinct",
-            )
-        if self.num_channels not in (1, 2):
-            raise UserError(
-                f"task.num_channels is {self.num_channels}; it must be 1 or 2.",
-                code="num-channels-illegal",
-            )
-        if self.sample_rate < 8000:
-            raise UserError(
-                f"task.sample_rate is {self.sample_rate}; it must be at least 8000 Hz.",
-                code="sample-rate-illegal",
-            )
-
-
-class Stems:
-    """Stems of a track, computed while they are read, so that a track of any length fits in memory.
-
-    They can be read once: by `chunks`, `write`, `arrays` or `render`.
-
-    Attributes:
-        names: Names of the stems.
-        sample_rate: Sample rate in Hz.
-        num_samples: Length of the track at that rate.
-    """
-
-    def __init__(
-        self, names: Sequence[str], *, sample_rate: int, num_samples: int, chunks: Iterator[Array]
-    ) -> None:
-        self.names = tuple(names)
-        self.sample_rate = sample_rate
-        self.num_samples = num_samples
-        self._chunks = chunks
-
-    def chunks(self) -> Iterator[Array]:
-        """Yield the stems from start to end, (stems, channels, samples) each time."""
-        return self._chunks
-
-    def arrays(self) -> dict[str, Array]:
-        """Return each stem, (channels, num_samples)."""
-        joined = np.concatenate(list(self.chunks()), axis=-1)
-        return dict(zip(self.names, joined, strict=True))
-
-    def render(self, kind: str, *, path: Path, top: int, timeline: bool, is_first: bool) -> str:
-        """Return the level of each stem, as human-readable text or as a line of JSON."""
-        energy, count = np.zeros(len(self.names)), 0
-        for chunk in self.chunks():
-            energy += np.square(chunk, dtype=np.float64).sum(axis=(1, 2))
-            count += chunk[0].size
-        levels = [10 * math.log10(max(one / count, 1e-12)) for one in energy]
-        if kind == "json":
-            named = dict(zip(self.names, (round(level, 2) for level in levels), strict=True))
-            return as_json({"path": str(path), "levels_db": named})
-        lines = [
-            f"  {level:7.1f} dB  {name}" for name, level in zip(self.names, levels, strict=True)
-        ]
-        return "\n".join([str(path), *lines]) + "\n"
-
-    def write(self, kind: str, destination: Path) -> None:
-        """Write a folder with one WAV file a stem, in 32-bit floating point, so that nothing clips."""
-        write_atomically(destination, self._write_stems)
-
-    def _write_stems(self, folder: Path) -> None:
-        folder.mkdir()
-        with ExitStack() as stack:
-            files: list[soundfile.SoundFile] = []
-            for chunk in self.chunks():
-                files = files or [
-                    stack.enter_context(self._new_file(folder, name, chunk.shape[1]))
-                    for name in self.names
-                ]
-                for file, stem in zip(files, chunk, strict=True):
-                    file.write(stem.T)
-
-    def _new_file(self, folder: Path, name: str, num_channels: int) -> soundfile.SoundFile:
-        return soundfile.SoundFile(
-            os.fsencode(folder / f"{name}.wav"),
-            "w",
-            samplerate=self.sample_rate,
-            channels=num_channels,
-            subtype="FLOAT",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +117,16 @@ class Separation:
         }
 
     @property
+    def files(self) -> StemFiles:
+        """Reader of the files of mixtures and stems."""
+        return StemFiles(
+            stems=self.stems,
+            label_column=self.label_column,
+            sample_rate=self.sample_rate,
+            num_channels=self.num_channels,
+        )
+
+    @property
     def num_outputs(self) -> int:
         """Number of stems."""
         return len(self.stems)
@@ -250,49 +151,7 @@ class Separation:
     def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
         """Return the problems of each track: every stem that is missing, unreadable, or of another length."""
         with ThreadPoolExecutor() as pool:
-            return list(pool.map(self._stem_problems, tracks))
-
-    def _stem_problems(self, track: Track) -> list[str]:
-        named = track.columns.get(self.label_column)
-        if not isinstance(named, str) or is_missing(named):
-            return [f"{track.origin}: no folder of stems in the column, but {named!r}"]
-        if outside := path_problem(named, track.folder, track.path_rule):
-            return [f"{track.origin}: {outside}"]
-        folder = track.folder / named
-        if not folder.is_dir():
-            hint = did_you_mean(folder.absolute())
-            return [f"{track.origin}: there is no folder of stems at {named!r}.{hint}"]
-        try:
-            mixture = inspect_audio(track.path)
-        except AudioError:
-            return []  # the check of the tracks' own files lists it, or skips the track
-        problems = self._channel_problems(track, track.path, mixture)
-        for stem in self.stems:
-            path = stem_path(folder, stem)
-            if path is None:
-                hint = did_you_mean((folder / f"{stem}.wav").absolute())
-                problems.append(f"{track.origin}: {folder} has no stem '{stem}'.{hint}")
-                continue
-            try:
-                audio = inspect_audio(path)
-            except AudioError as error:
-                problems.append(f"{track.origin}: {error}")
-                continue
-            if audio.num_samples(self.sample_rate) != mixture.num_samples(self.sample_rate):
-                problems.append(
-                    f"{track.origin}: {path} lasts {audio.duration_seconds:.4f} s, its mixture "
-                    f"{mixture.duration_seconds:.4f} s"
-                )
-            problems += self._channel_problems(track, path, audio)
-        return problems
-
-    def _channel_problems(self, track: Track, path: Path, audio: AudioInfo) -> list[str]:
-        if self.num_channels == 1 or audio.num_channels in (1, self.num_channels):
-            return []
-        return [
-            f"{track.origin}: {path} has {audio.num_channels} channels, where 1 or {self.num_channels} are "
-            "expected (task.num_channels)"
-        ]
+            return list(pool.map(self.files.problems, tracks))
 
     def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> Head:
         """Return a head that masks the mixture's spectrogram.
@@ -350,7 +209,7 @@ class Separation:
             `sample_rate`.
         """
         stems = np.stack(
-            [self._read_window(checked, path, window) for path in self._paths(checked)]
+            [self.files.read_window(checked, path, window) for path in self.files.paths(checked)]
         )
         if augment is not None:
             flat, _ = augment(stems.reshape(-1, stems.shape[-1]))
@@ -360,52 +219,18 @@ class Separation:
 
     def example_shapes(self, window: Window) -> tuple[tuple[int, ...], ...]:
         """Return the shapes of the backbone input, the mixture, and its stems."""
-        mixture = (self.num_channels, self._num_samples(window))
+        mixture = (self.num_channels, self.files.num_samples(window))
         return (window.num_samples,), mixture, (len(self.stems), *mixture)
 
     def inputs(self, checked: CheckedTrack, window: Window) -> tuple[Array, ...]:
         """Return the input of the backbone, and the mixture, as `example` does."""
-        mixture = self._read_window(checked, checked.track.path, window)
+        mixture = self.files.read_window(checked, checked.track.path, window)
         return self._backbone_input(mixture, window), mixture
 
     def _backbone_input(self, mixture: Array, window: Window) -> Array:
         """Return a mixture as input of the backbone: mono, at its sample rate."""
         waveform = resample(mixture.mean(axis=0), self.sample_rate, window.grid.sample_rate)
         return waveform[: window.num_samples]
-
-    def _read_window(self, checked: CheckedTrack, path: Path, window: Window) -> Array:
-        """Read a window of a track's mixture or stem, padded with zeros after its end."""
-        start = self._start_sample(window)
-        stop = min(start + self._num_samples(window), checked.audio.num_samples(self.sample_rate))
-        samples = self._read(path, start, stop)
-        return np.pad(samples, ((0, 0), (0, self._num_samples(window) - samples.shape[-1])))
-
-    def _read(self, path: Path, start: int, stop: int) -> Array:
-        """Read samples of a file at `sample_rate`, (channels, stop - start)."""
-        return read_channels(
-            path,
-            sample_rate=self.sample_rate,
-            start_sample=start,
-            num_samples=stop - start,
-            num_channels=self.num_channels,
-        )
-
-    def _num_samples(self, window: Window) -> int:
-        """Return the length of a window at `sample_rate`.
-
-        It has a few samples more than the window lasts. Starts of windows and lengths of tracks are
-        rounded at either rate, but windows must still touch and the last one must reach the end.
-        """
-        rate = window.grid.sample_rate
-        return -(-window.num_samples * self.sample_rate // rate) - (-self.sample_rate // rate) + 1
-
-    def _start_sample(self, window: Window) -> int:
-        return window.start_sample * self.sample_rate // window.grid.sample_rate
-
-    def _paths(self, checked: CheckedTrack) -> list[Path]:
-        """Return the files of the stems of a track that was checked."""
-        folder = checked.track.folder / str(checked.track.columns[self.label_column])
-        return [path for stem in self.stems if (path := stem_path(folder, stem)) is not None]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean absolute error of waveforms, both (batch, stems, channels, samples).
@@ -431,7 +256,7 @@ class Separation:
     def _joined(self, windows: WindowScores, num_samples: int) -> Iterator[Array]:
         join = OverlapAdd(num_samples=num_samples)
         for window, stems in windows:
-            finished = join.add(self._start_sample(window), stems)
+            finished = join.add(self.files.start_sample(window), stems)
             if finished.shape[-1]:
                 yield finished.astype(np.float32)
         yield join.finish().astype(np.float32)
@@ -440,12 +265,12 @@ class Separation:
         self, checked: CheckedTrack, prediction: Stems
     ) -> dict[str, dict[str, float]]:
         """Return SDR and SI-SDR of each stem, in dB, chunk by chunk."""
-        paths = self._paths(checked)
+        paths = self.files.paths(checked)
         accumulator = SeparationAccumulator(self.stems, sample_rate_hz=self.sample_rate)
         start = 0
         for chunk in prediction.chunks():
             stop = start + chunk.shape[-1]
-            reference = np.stack([self._read(path, start, stop) for path in paths])
+            reference = np.stack([self.files.read(path, start, stop) for path in paths])
             accumulator.add(reference, chunk)
             start = stop
         return accumulator.scores()
@@ -504,7 +329,7 @@ class Separation:
                 break
         stems = np.concatenate(shown, axis=-1)[:, :shown_samples]
         plot_separation(
-            self._read(checked.track.path, 0, shown_samples).mean(axis=0),
+            self.files.read(checked.track.path, 0, shown_samples).mean(axis=0),
             dict(zip(self.stems, stems, strict=True)),
             self.sample_rate,
             folder / "separation.png",
@@ -513,9 +338,3 @@ class Separation:
         return {
             "separation.png": "Spectrograms of the first seconds of a test track and of its predicted stems"
         }
-
-
-def stem_path(folder: Path, stem: str) -> Path | None:
-    """Return the audio file of a stem in a folder, whatever its suffix; None where there is none."""
-    found = (folder / f"{stem}{suffix}" for suffix in sorted(AUDIO_SUFFIXES))
-    return next((path for path in found if path.is_file()), None)

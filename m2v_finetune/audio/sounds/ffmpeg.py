@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 
 from m2v_finetune.audio.containers.source import GET_AGAIN, Part
-from m2v_finetune.audio.sounds import Frames, mean_of_channels
+from m2v_finetune.audio.sounds.sound import Frames, mean_of_channels
 from m2v_finetune.errors import DISK_ERRORS, AudioError, UserError
 
 _MAX_MEMORY_BYTES = 64 << 20

@@ -1,18 +1,11 @@
-"""Open audio files: one that libsndfile decodes, several joined in one, or one that ffmpeg has decoded.
-
-All are read by position, in frames of the file's own rate, with their channels.
-"""
+"""Audio that libsndfile decodes: a file, or a part of one."""
 
 import os
-from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
 from m2v_finetune.audio.containers.source import (
     GET_AGAIN,
@@ -21,6 +14,7 @@ from m2v_finetune.audio.containers.source import (
     PartFile,
     truncated,
 )
+from m2v_finetune.audio.sounds.sound import TAIL_FRAMES, Frames
 from m2v_finetune.errors import AudioError
 
 # Frames decoded and thrown away after a seek in a lossy file. An MPEG frame may use bits of
@@ -28,56 +22,10 @@ from m2v_finetune.errors import AudioError
 # frames). Without this, the first 750 frames after a seek were wrong in an MP3 of variable rate.
 _DECODER_SETTLING_FRAMES = 32768
 
-# The part of a file that is decoded at its end, to see that it is there.
-TAIL_FRAMES = 65536
-
 _BLOCK_FRAMES = 1 << 20
 
 # Two frames of GSM 06.10, as WAV and W64 hold them.
 _GSM_BLOCK_BYTES, _GSM_BLOCK_FRAMES = 65, 320
-
-Frames = NDArray[np.float32]
-
-
-def mean_of_channels(frames: Frames) -> Frames:
-    """Return (frames,) of (frames, channels): channel by channel, ten times as fast as `mean` along them."""
-    total: Frames = frames[:, 0].copy()
-    for channel in range(1, frames.shape[1]):
-        total += frames[:, channel]
-    total /= np.float32(frames.shape[1])
-    return total
-
-
-class Sound(Protocol):
-    """Open audio file.
-
-    Attributes:
-        sample_rate: Rate in Hz.
-        num_frames: Length in frames that the header states.
-        num_channels: Number of channels.
-        is_downmixed: Only the mean of the channels is read, as one channel.
-    """
-
-    sample_rate: int
-    num_frames: int
-    num_channels: int
-    is_downmixed: bool
-
-    def read(self, start: int, stop: int) -> Frames:
-        """Read frames start to stop, (frames, channels); fewer where the file ends early."""
-        ...
-
-    def count_frames(self) -> int:
-        """Return the number of frames that can be decoded, after a look at the end.
-
-        Raises:
-            AudioError: The file holds fewer than its header states, or more.
-        """
-        ...
-
-    def close(self) -> None:
-        """Close the file."""
-        ...
 
 
 class LibsndfileSound:
@@ -282,74 +230,3 @@ def refuse_unknown(path: Path) -> NoReturn:
         "would not be noticed. Convert it to WAV or FLAC, for example with: sox FILE NEW.wav",
         code="audio-unsupported-format",
     )
-
-
-class JoinedSound:
-    """Several sounds as one; one of them is open at a time.
-
-    Args:
-        path: File.
-        parts: Parts of the file.
-
-    Raises:
-        AudioError: A part cannot be decoded, or has another rate or other channels than the first.
-    """
-
-    is_downmixed = False
-
-    def __init__(self, path: Path, parts: Sequence[Part]) -> None:
-        self.path, self.parts = path, parts
-        self._open = LibsndfileSound(path, parts[0])
-        self._number = 0
-        self.sample_rate, self.num_channels = self._open.sample_rate, self._open.num_channels
-        lengths = []
-        for number in range(len(parts)):
-            one = self._part(number)
-            if (one.sample_rate, one.num_channels) != (self.sample_rate, self.num_channels):
-                one.close()
-                raise AudioError(
-                    f"{path}: {len(parts)} files joined in one: the first has {self.sample_rate} Hz and "
-                    f"{self.num_channels} channels, number {number + 1} has {one.sample_rate} Hz and "
-                    f"{one.num_channels}. Write it again with one rate: ffmpeg -i FILE NEW.flac",
-                    code="audio-joined-files",
-                )
-            lengths.append(one.num_frames)
-        self._starts = [0, *accumulate(lengths)]
-        self.num_frames = self._starts[-1]
-
-    def _part(self, number: int) -> LibsndfileSound:
-        """Open a part, unless it is open."""
-        if number != self._number:
-            self._open.close()
-            self._open, self._number = LibsndfileSound(self.path, self.parts[number]), number
-        return self._open
-
-    def read(self, start: int, stop: int) -> Frames:
-        """Read frames start to stop, (frames, channels); fewer where a part ends early."""
-        pieces = [np.empty((0, self.num_channels), np.float32)]
-        number = bisect_right(self._starts, start) - 1
-        while start < stop:
-            first, end = self._starts[number : number + 2]
-            chunk = self._part(number).read(start - first, min(stop, end) - first)
-            pieces.append(chunk)
-            if len(chunk) < min(stop, end) - start:
-                break
-            start, number = end, number + 1
-        return np.concatenate(pieces)
-
-    def count_frames(self) -> int:
-        """Return the length; raise if a part is shorter or longer than stated."""
-        for number, (start, stop) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
-            found = self._part(number).count_frames()
-            if found < stop - start:
-                raise truncated(
-                    self.path,
-                    f"file {number + 1} of {len(self.parts)} joined in it promises "
-                    f"{(stop - start) / self.sample_rate:.2f} s, and {found / self.sample_rate:.2f} s can be "
-                    "decoded",
-                )
-        return self.num_frames
-
-    def close(self) -> None:
-        """Close the file."""
-        self._open.close()
