@@ -32,7 +32,7 @@ class DataConfig:
         hop_seconds: Distance between windows in evaluation. Default: window_seconds, or half of it for
             tasks with an output for each frame or a stem.
         windows_per_track: Number of random windows of a track in one training epoch. Default: enough for an
-            epoch of 32 optimiser steps, so 1 for large data sets.
+            epoch of 32 optimizer steps, so 1 for large data sets.
         num_variants: Number of different windows of a track in a run, with their augmentation. They take
             turns, and are the same for every seed. Default: no limit; with the feature cache 4, or as many
             as fit in a track up to 16 (docs/performance.md).

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: trained and best weights, optimiser, loss scale, random states and progress."""
+"""Checkpoints of a run: trained and best weights, optimizer, loss scale, random states and progress."""
 
 import json
 import pickle
@@ -45,8 +45,8 @@ class Progress:
 
     Attributes:
         epoch: Number of complete epochs with validation; also the index, from 0, of the current epoch.
-        step_in_epoch: Number of optimiser steps of the current epoch.
-        step: Number of optimiser steps of the run.
+        step_in_epoch: Number of optimizer steps of the current epoch.
+        step: Number of optimizer steps of the run.
         best_values: Validation metrics of the best epoch so far; empty before the first.
         best_epoch: Number of the best epoch, from 1.
         epochs_without_improvement: Number of epochs since the best one.
@@ -68,7 +68,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """Content of a checkpoint beside model, optimiser, scaler and random states.
+    """Content of a checkpoint beside model, optimizer, scaler and random states.
 
     Attributes:
         progress: Progress of the run.
@@ -103,7 +103,7 @@ def save_checkpoint(
     Args:
         folder: ``checkpoints/`` of the run.
         model: Not wrapped.
-        optimizer: Optimiser of the run.
+        optimizer: Optimizer of the run.
         accelerator: Loss scaler and processes.
         run: State of the run.
         keep: Number of checkpoints that stay. Each has the best weights of its time, so none are lost.
@@ -164,7 +164,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> RunState:
-    """Restore model, optimiser, loss scale and random states from a checkpoint; return the rest.
+    """Restore model, optimizer, loss scale and random states from a checkpoint; return the rest.
 
     The files are as they were written: `find_checkpoint` compared their hashes.
 
@@ -226,7 +226,7 @@ def copy_trained(model: AnyModel) -> dict[str, Tensor]:
 
 
 def checkpoint_bytes(model: AnyModel, optimizer: torch.optim.Optimizer) -> int:
-    """Return an upper estimate of a checkpoint's size: trained tensors twice, the optimiser's state."""
+    """Return an upper estimate of a checkpoint's size: trained tensors twice, the optimizer's state."""
     of_optimizer = [
         value
         for state in optimizer.state.values()

@@ -113,7 +113,7 @@ def room(peak):
 
 
 def real_peak_bytes(config, task, *, autocast=nullcontext):
-    """Count what lives at the worst moment of a second optimiser step on real tensors."""
+    """Count what lives at the worst moment of a second optimizer step on real tensors."""
     model = real_model(config, task).train()
     model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
     optimizer = build_optimizer(model, config.optimizer)
@@ -151,7 +151,7 @@ def note_all(recorder, model, optimizer, batch):
 
 
 def real_evaluation_bytes(config, task):
-    """Count what lives at the worst moment of judging a batch after an optimiser step, on real tensors."""
+    """Count what lives at the worst moment of judging a batch after an optimizer step, on real tensors."""
     model = real_model(config, task).train()
     optimizer = build_optimizer(model, config.optimizer)
     [batch] = real_batches(config, model)
@@ -510,7 +510,7 @@ def test_the_largest_batch_that_fits_and_keeps_the_total():
 
 @pytest.mark.parametrize("configured", [(32, 1), (1, 32)])
 def test_no_larger_batch_would_fit(configured):
-    """Where the peak does not grow in a line: at small batches it is the optimiser's step."""
+    """Where the peak does not grow in a line: at small batches it is the optimizer's step."""
     batch, accumulation = configured
     config = settings(batch=batch, accumulation=accumulation, layers=4)
     memory = RunMemory(config, TASK, GPU)

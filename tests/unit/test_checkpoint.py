@@ -90,7 +90,7 @@ def test_another_model_is_refused(tmp_path):
         load(save(tmp_path, 1), size=99)
 
 
-@pytest.mark.parametrize("change", ["other version", "missing key", "another optimiser"])
+@pytest.mark.parametrize("change", ["other version", "missing key", "another optimizer"])
 def test_a_state_that_this_version_did_not_write_is_refused(tmp_path, change):
     path = save(tmp_path, 1)
     state = torch.load(path / STATE_FILE, weights_only=True)
