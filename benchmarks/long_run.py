@@ -37,7 +37,7 @@ class Sample:
     """The run at one moment.
 
     Attributes:
-        step: Optimiser steps done.
+        step: Optimizer steps done.
         main_bytes: Memory of the training process alone.
         worker_bytes: Memory of its workers alone, in all.
         open_files: File descriptors of all of them.

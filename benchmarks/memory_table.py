@@ -3,7 +3,7 @@
     python benchmarks/memory_table.py
 
 writes benchmarks/results/memory_table.json and the tables of docs/memory.md. Nothing is measured on a
-card: each number is counted from an optimiser step on tensors without values, as `m2v plan` does
+card: each number is counted from an optimizer step on tensors without values, as `m2v plan` does
 (`verify_memory.py` measures). Settings are the program's defaults, in float16 as an RTX 2080 Ti computes.
 
 The other program is `Data2VecAudioForSequenceClassification(use_weighted_layer_sum=True)` with the defaults

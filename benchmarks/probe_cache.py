@@ -148,7 +148,7 @@ def time_commands(
 
 
 def time_steps(backbone: str, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Return the seconds of each optimiser step, by side; the first two of each are not counted."""
+    """Return the seconds of each optimizer step, by side; the first two of each are not counted."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     num_layers = build_architecture(options.backbone).num_layers // 2

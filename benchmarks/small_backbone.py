@@ -15,7 +15,7 @@ the length of windows were set by hand on the validation split (`--split validat
 - `lora/WEIGHTS/SHARE` and `full/WEIGHTS/SHARE`: fine-tuning with SHARE percent of the training labels,
   the same for both weights.
 
-Layer weighting, heads, losses, tuning, optimiser, step and metrics are the package's, as its recipes use
+Layer weighting, heads, losses, tuning, optimizer, step and metrics are the package's, as its recipes use
 them. Around them there is a plain loop in place of the recipes': the windows lie at fixed places and stay
 in memory, and what a frozen backbone says of them is computed once.
 
@@ -520,7 +520,7 @@ def fit(
     steps: int,
     seed: int,
 ) -> None:
-    """Take optimiser steps; the rates rise and fall as in every recipe.
+    """Take optimizer steps; the rates rise and fall as in every recipe.
 
     Args:
         model: Tuned and headed.

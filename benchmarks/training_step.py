@@ -1,4 +1,4 @@
-"""Time an optimiser step beside the step of transformers' Trainer, in one process, in turns.
+"""Time an optimizer step beside the step of transformers' Trainer, in one process, in turns.
 
     python benchmarks/training_step.py [ROW ...] [--steps N] [--batch-size N] [--seconds S]
 
@@ -15,7 +15,7 @@ Rows, each with the same windows, precision and dropout on both sides, and no gr
 The network has the size of music2vec-v1 and RANDOM weights; `--backbone music2vec-small` is for trying
 the script. Both sides hold the same weights, and before any step their hidden states are asserted equal. The
 Trainer runs by itself, with its defaults; after each of its steps one is taken by this program. The first
-steps are kept apart: they make the optimiser's state, and compile what is compiled. On a CPU both sides
+steps are kept apart: they make the optimizer's state, and compile what is compiled. On a CPU both sides
 run in float32, and the time that the processor worked is given beside that of the clock, and judged by the
 goal. On an NVIDIA card they run in bfloat16, this program also with compiled layers, which are judged; of
 full fine-tuning the share of the card's own rate of matrix products is measured, and judged too.

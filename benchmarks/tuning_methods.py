@@ -4,7 +4,7 @@
 
 writes benchmarks/results/tuning_methods.json and the table of docs/tuning.md. Of each method, first:
 
-- CPU seconds of an optimiser step on one thread, the fastest of some, on noise of the quickstart's batch;
+- CPU seconds of an optimizer step on one thread, the fastest of some, on noise of the quickstart's batch;
 - peak memory of a step: the bytes of all tensors alive at once, counted as `m2v plan` counts them, but on
   real ones. It is no measure of the process, and what a kernel needs inside is not in it;
 
@@ -109,7 +109,7 @@ def build(config: RecipeConfig) -> TaskModel:
 
 
 def take_steps(config: RecipeConfig) -> dict[str, Any]:
-    """Return the weights that learn, and what an optimiser step needs."""
+    """Return the weights that learn, and what an optimizer step needs."""
     model = build(config)
     optimizer = build_optimizer(model, config.optimizer)
     batch_size = config.training.per_device_batch_size
@@ -119,7 +119,7 @@ def take_steps(config: RecipeConfig) -> dict[str, Any]:
     ]
     max_grad_norm = config.optimizer.max_grad_norm
     seconds = []
-    for _ in range(NUM_STEPS + 1):  # the first makes what the optimiser keeps
+    for _ in range(NUM_STEPS + 1):  # the first makes what the optimizer keeps
         start_time = time.process_time()
         take_step(model, optimizer, [batch], loss=model.task.loss, max_grad_norm=max_grad_norm)
         seconds.append(time.process_time() - start_time)

@@ -3,7 +3,7 @@
     python benchmarks/verify_memory.py [CHECKPOINT ...]
 
 For each cell of the table, a probe of frames and pre-training, in float16 and, where the card computes in
-it, bfloat16: two optimiser steps of the planned batches with random weights and random windows;
+it, bfloat16: two optimizer steps of the planned batches with random weights and random windows;
 `torch.cuda.max_memory_allocated` of the second is put beside the plan. Written to
 benchmarks/results/verify_memory.json with the card's name, cell by cell.
 Without an NVIDIA card it says so and ends with exit code 2.

@@ -16,7 +16,7 @@ def add_commands(commands: Commands) -> None:
     plan = commands.add_parser(
         "plan",
         help="plan the memory of a run, and the batch sizes that fit",
-        description="Counts one optimiser step on tensors without values: no GPU, no data and no weights "
+        description="Counts one optimizer step on tensors without values: no GPU, no data and no weights "
         "are needed. Settings of the recipe may follow, such as --tuning.method full.",
     )
     plan.add_argument(

@@ -59,11 +59,11 @@ class PretrainConfig:
         train_conv_encoder: Whether the conv encoder is trainable, not frozen.
         ema_start: Decay of the moving average at the first step.
         ema_end: Decay from ema_ramp_steps on.
-        ema_ramp_steps: Number of optimiser steps in which the decay rises linearly.
+        ema_ramp_steps: Number of optimizer steps in which the decay rises linearly.
         min_target_variance: Floor of the variance of targets over the frames of a window (1 for one
             normalised layer). The run stops below it.
         min_prediction_variance: Floor of the variance of predictions. The run stops below it.
-        watch_after_steps: Number of optimiser steps before these floors apply.
+        watch_after_steps: Number of optimizer steps before these floors apply.
 
     Source: data2vec's code (fairseq, examples/data2vec/models/data2vec_audio.py) stops if the standard
     deviation is below 0.1 for targets or 0.01 for predictions, after 5000 steps; the floors here are the
@@ -117,7 +117,7 @@ class PretrainingConfig:
         data: Music.
         backbone: Initial weights.
         pretrain: Objective.
-        optimizer: Optimiser and learning-rate schedule; the default of both peak rates is 5e-4.
+        optimizer: Optimizer and learning-rate schedule; the default of both peak rates is 5e-4.
         training: Epochs and batches. No epoch is the best, so there is no early stopping.
         run: Run folder, seed and checkpoints.
         publish: Upload of the complete backbone to the Hub.

@@ -19,7 +19,7 @@ class RecipeConfig:
         tuning: Trainable parameters of the backbone.
         augmentation: Augmentation of the training windows.
         cache: Feature cache.
-        optimizer: Optimiser and learning-rate schedule.
+        optimizer: Optimizer and learning-rate schedule.
         training: Epochs and batches.
         run: Run folder, seed and checkpoints.
         publish: Upload to the Hub.

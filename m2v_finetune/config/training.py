@@ -14,10 +14,10 @@ OnNonfinite = Literal["skip", "stop"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Optimiser and learning-rate schedule: linear warm-up, then a cosine to zero.
+    """Optimizer and learning-rate schedule: linear warm-up, then a cosine to zero.
 
     Args:
-        name: Optimiser. ``adamw``; ``adamw_8bit`` stores its two moments in 8 bits, and
+        name: Optimizer. ``adamw``; ``adamw_8bit`` stores its two moments in 8 bits, and
             ``paged_adamw_8bit`` moves them to host memory if GPU memory is full (both from bitsandbytes,
             on NVIDIA GPUs); ``adafactor`` stores row and column sums of the second moment, and no first.
         learning_rate: Peak learning rate of head and layer weights. Default: by the tuning method.
@@ -64,7 +64,7 @@ class TrainingConfig:
     Args:
         epochs: Number of passes over the training tracks.
         per_device_batch_size: Batch size of one device, in windows.
-        gradient_accumulation_steps: Number of batches for one optimiser step. The total batch size is
+        gradient_accumulation_steps: Number of batches for one optimizer step. The total batch size is
             per_device_batch_size x this x the number of processes.
         eval_batch_size: Batch size of evaluation, in windows.
         mixed_precision: Precision of training. ``auto`` selects bf16 if the GPU supports it, fp16 with
@@ -77,7 +77,7 @@ class TrainingConfig:
             ends. Default: 5, but no run ends in the first half of its epochs.
         on_nonfinite: Policy for a step whose loss or gradients are not finite; it updates no weight.
             ``skip`` counts it and continues, up to 20 in a row; ``stop`` saves a checkpoint and ends.
-        log_every_steps: Number of optimiser steps between two lines of metrics.jsonl.
+        log_every_steps: Number of optimizer steps between two lines of metrics.jsonl.
         trackers: Names of trackers of Accelerate beside TensorBoard, such as ``wandb``.
     """
 
@@ -119,7 +119,7 @@ class RunConfig:
         memory: Memory of each device, such as ``11GB``, ``10GiB`` or ``8e9`` (GB are decimal, GiB binary).
             The run divides the total batch so that the planned peak fits, with more gradient accumulation
             of smaller batches. Default: batches of the settings.
-        checkpoint_every_steps: Number of optimiser steps between two checkpoints within an epoch; each
+        checkpoint_every_steps: Number of optimizer steps between two checkpoints within an epoch; each
             epoch also ends with one. A run that dies loses at most this many steps.
         keep_checkpoints: Number of checkpoints on the disk. A run resumes from an older one if the last is
             invalid.

@@ -1,7 +1,7 @@
 """Windows of tracks as tensors, in batches that depend only on the seed and the epoch.
 
 Neither the number of workers, nor the number of processes, nor how a total batch is divided between
-them changes which windows an optimiser step sees.
+them changes which windows an optimizer step sees.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -217,19 +217,19 @@ class TrainingBatches:
     """Batches of one process in one epoch, as lists of (epoch, index).
 
     The items of an epoch are shuffled by (seed, epoch) and cut into total batches; a total batch is
-    the content of one optimiser step. Within it each process takes its share, in
+    the content of one optimizer step. Within it each process takes its share, in
     ``gradient_accumulation_steps`` batches. The rest at the end of an epoch is not used in it;
     if the items do not fill a total batch, they are repeated to fill one.
 
     Attributes:
         num_items: Items of an epoch.
         per_device_batch_size: Items of a batch.
-        gradient_accumulation_steps: Batches of one process in an optimiser step.
+        gradient_accumulation_steps: Batches of one process in an optimizer step.
         process_index: This process.
         num_processes: All processes.
         seed: Decides the order, with the epoch.
         epoch: Epoch to iterate over.
-        first_step: Optimiser steps of that epoch that are already done (a resumed run).
+        first_step: Optimizer steps of that epoch that are already done (a resumed run).
     """
 
     num_items: int
@@ -243,12 +243,12 @@ class TrainingBatches:
 
     @property
     def total_batch_size(self) -> int:
-        """Items of one optimiser step, over all processes."""
+        """Items of one optimizer step, over all processes."""
         return self.per_device_batch_size * self.gradient_accumulation_steps * self.num_processes
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch."""
+        """Optimizer steps of an epoch."""
         return max(1, self.num_items // self.total_batch_size)
 
     def __len__(self) -> int:

@@ -116,7 +116,7 @@ class WorkerStatus:
 class _SigchldGuard:
     """Lets torch's handler of dead workers raise only while a batch is awaited.
 
-    It would raise anywhere in the main thread: in the middle of an optimiser's step too.
+    It would raise anywhere in the main thread: in the middle of an optimizer's step too.
     """
 
     def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:

@@ -62,7 +62,7 @@ def combine_changes(
 ) -> Change | None:
     """Return several changes as one; None if there is only one.
 
-    Of several optimisers the first is used, which has the smallest state.
+    Of several optimizers the first is used, which has the smallest state.
     """
     chosen: dict[str, str] = {}
     for change in changes:

@@ -1,6 +1,6 @@
 """Memory of one step of a run, counted on tensors without values.
 
-Model, step and optimiser are those of training (`step.take_step`, `build_optimizer`); `counting` records
+Model, step and optimizer are those of training (`step.take_step`, `build_optimizer`); `counting` records
 their allocations.
 """
 
@@ -64,7 +64,7 @@ class CountedRun:
             self._model = model.to_empty(device="cpu")
 
     def step(self, batch_size: int, *, limit_bytes: float = math.inf) -> Timeline:
-        """Count an optimiser step of one batch, after earlier steps: the optimiser has its moments.
+        """Count an optimizer step of one batch, after earlier steps: the optimizer has its moments.
 
         Args:
             batch_size: Batch size in windows.
@@ -133,12 +133,12 @@ def record_step(
     max_grad_norm: float,
     **others: Any,
 ) -> None:
-    """Take an optimiser step, and record the part of each storage.
+    """Take an optimizer step, and record the part of each storage.
 
     Args:
         recorder: Active recorder.
         model: Model in training mode.
-        optimizer: Optimiser of its parameters.
+        optimizer: Optimizer of its parameters.
         batch: Inputs and targets.
         max_grad_norm: Argument of `step.take_step`.
         others: Further arguments of `step.take_step`.
@@ -240,7 +240,7 @@ def _autocast(machine: Machine) -> Any:
 def _optimizer(
     model: TaskModel | PretrainingModel, config: AnyRecipeConfig
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a run."""
+    """Return the optimizer of a run."""
     name = config.optimizer.name
     if name in ("adamw_8bit", "paged_adamw_8bit"):
         return EightBitMoments(model.parameters(), is_paged=name == "paged_adamw_8bit")

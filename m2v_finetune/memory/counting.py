@@ -113,7 +113,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             parts[(starts < backward) & (ends >= backward)] = PARTS.index("activations")
         for number, part in self.parts.items():
             parts[number] = PARTS.index(part)
-        # State that the optimiser allocates in its first step is live in all of every later step.
+        # State that the optimizer allocates in its first step is live in all of every later step.
         starts[parts == PARTS.index("optimizer")] = 0
         # The allocator rounds up to blocks.
         sizes = np.array(self.sizes, dtype=np.int64)

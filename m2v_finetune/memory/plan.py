@@ -149,7 +149,7 @@ def plan_run(
         memory_bytes: Available memory; if None, no split is chosen.
 
     Raises:
-        UserError: The optimiser does not run on the machine.
+        UserError: The optimizer does not run on the machine.
     """
     require_gpu(config.optimizer.name, is_on_gpu=machine.on_gpu)
     memory = RunMemory(config, task, machine)
@@ -200,7 +200,7 @@ def planned_training(
     The main process plans for all.
 
     Raises:
-        UserError: Nothing fits, or the optimiser does not run on the machine; the same on every process.
+        UserError: Nothing fits, or the optimizer does not run on the machine; the same on every process.
     """
     if config.run.memory is None:
         return config.training, None
@@ -231,7 +231,7 @@ def _largest(
 ) -> Split | None:
     """Return the split with the largest batch that fits, or None.
 
-    The first guess is linear in the batch, but for weights, gradients and optimiser. Then the result is
+    The first guess is linear in the batch, but for weights, gradients and optimizer. Then the result is
     counted, and so is the next larger split, which does not fit.
     """
     of_configured = memory.peak(configured)

@@ -13,7 +13,7 @@ from m2v_finetune.training.sizes import gigabytes
 MEANING: dict[Part, str] = {
     "weights": "parameters and buffers, in float32",
     "gradients": "of trainable parameters, in float32",
-    "optimizer": "moments and other state of the optimiser",
+    "optimizer": "moments and other state of the optimizer",
     "activations": "tensors saved for the backward pass, with windows and half-precision weights",
     "workspace": "other tensors: intermediate results, recomputed layers, cuBLAS",
 }

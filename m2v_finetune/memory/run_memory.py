@@ -52,15 +52,15 @@ class RunMemory:
         self._evaluations: dict[int, Timeline] = {}
 
     def peak(self, split: Split) -> dict[Part, int]:
-        """Return the bytes of an optimiser step at its peak, by part."""
+        """Return the bytes of an optimizer step at its peak, by part."""
         return self._peak(self._step(split, limit_bytes=math.inf))
 
     def peak_bytes(self, split: Split) -> int:
-        """Return the bytes of an optimiser step at its peak."""
+        """Return the bytes of an optimizer step at its peak."""
         return sum(self.peak(split).values())
 
     def step_fits(self, split: Split, memory_bytes: int) -> bool:
-        """Return whether an optimiser step fits; the count ends early if it does not."""
+        """Return whether an optimizer step fits; the count ends early if it does not."""
         try:
             timeline = self._step(split, limit_bytes=self._limit_bytes(memory_bytes))
         except LimitExceededError:

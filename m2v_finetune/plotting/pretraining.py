@@ -71,7 +71,7 @@ def pretraining_figure(
             write_beside(lower, floors[name], (6, 0), "floor", ha="left", color=color)
     lower.set_yscale("log")
     lower.set_ylabel("Variance over time")
-    lower.set_xlabel("Optimiser steps")
+    lower.set_xlabel("Optimizer steps")
     lower.set_xlim(0, 1.03 * steps[-1])
     lower.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
     lower.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

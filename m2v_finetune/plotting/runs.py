@@ -132,7 +132,7 @@ def training_figure(
         style = {"marker": marker, "markersize": 4.5} if is_short else {}
         lower.plot(ends, values, color=color, linewidth=1.8, label=name, **style)
     lower.set_ylabel("Validation")
-    lower.set_xlabel("Optimiser steps")
+    lower.set_xlabel("Optimizer steps")
     lower.set_xlim(0, 1.03 * ends[-1])
     lower.margins(y=0.12)
     lower.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))

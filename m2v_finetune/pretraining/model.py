@@ -140,7 +140,7 @@ class PretrainingModel(nn.Module):
         self._of_batches = []
 
     def end_step(self, num_updates: int) -> None:
-        """Update the teacher after an optimiser step of the student, and add the step's variances.
+        """Update the teacher after an optimizer step of the student, and add the step's variances.
 
         Args:
             num_updates: Number of earlier updates of the teacher.
@@ -167,7 +167,7 @@ class PretrainingModel(nn.Module):
 
         Args:
             metrics: Mean variances, by name.
-            num_updates: Number of optimiser steps of the student.
+            num_updates: Number of optimizer steps of the student.
 
         Raises:
             UserError: A variance is below its floor, and enough steps are done.

@@ -15,14 +15,14 @@ INSTANCE_NORM_EPSILON = 1e-5
 
 
 def ema_decay(step: int, *, start: float, end: float, ramp_steps: int) -> float:
-    """Return the decay of the moving average after an optimiser step.
+    """Return the decay of the moving average after an optimizer step.
 
     It rises linearly from ``start`` to ``end`` over ``ramp_steps``, then stays at ``end``.
 
     Source: data2vec (arXiv 2202.03555), section 3.3.
 
     Args:
-        step: Number of earlier optimiser steps.
+        step: Number of earlier optimizer steps.
         start: Decay at the first step.
         end: Decay from ``ramp_steps`` on.
         ramp_steps: Length of the ramp.

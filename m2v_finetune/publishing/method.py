@@ -8,7 +8,7 @@ from m2v_finetune.config import OptimizerName, TuningConfig
 from m2v_finetune.publishing.text import counted, escaped, public_settings, shown_duration
 from m2v_finetune.tuning import METHODS, describe_tuning
 
-OPTIMISERS: dict[OptimizerName, str] = {
+OPTIMIZERS: dict[OptimizerName, str] = {
     "adamw": "AdamW",
     "adamw_8bit": "AdamW with moments in 8 bits, of bitsandbytes",
     "paged_adamw_8bit": "paged AdamW with moments in 8 bits, of bitsandbytes",
@@ -38,7 +38,7 @@ def method_rows(
         ["Clips" if is_of_vectors(results) else "Windows", _windows(results)],
         ["Augmentation", _augmentation(training, config)],
         ["Peak learning rates", _learning_rates(training)],
-        ["Optimiser", _optimiser(training)],
+        ["Optimizer", _optimizer(training)],
         ["Batch", _batch(results)],
         ["Precision and device", _precision(training)],
         ["Length", _length(results)],
@@ -82,7 +82,7 @@ def _augmentation(training: Mapping[str, Any], config: Mapping[str, Any]) -> str
     return ", ".join(names) or "none"
 
 
-def _optimiser(training: Mapping[str, Any]) -> str:
+def _optimizer(training: Mapping[str, Any]) -> str:
     warmup, steps = training["num_warmup_steps"], training["num_scheduled_steps"]
     schedule = f"then half a cosine to zero at step {steps:,}"
     if warmup:
@@ -90,7 +90,7 @@ def _optimiser(training: Mapping[str, Any]) -> str:
     else:
         schedule = schedule.removeprefix("then ")
     return (
-        f"{OPTIMISERS[training['optimizer']]}, weight decay {training['weight_decay']:g} on matrices; "
+        f"{OPTIMIZERS[training['optimizer']]}, weight decay {training['weight_decay']:g} on matrices; "
         f"{schedule}; gradients clipped at norm {training['max_grad_norm']:g}"
     )
 

@@ -102,6 +102,7 @@ class FrameTask(ABC):
                 list(dict.fromkeys(problems)),  # tracks may share a file
                 "The column holds the path of a file, relative to the manifest's folder. Correct these "
                 "lines, or skip these tracks with --data.on_bad_track skip.",
+                code="labels-unusable",
             )
 
     def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: trained and best weights, optimiser, loss scale, random states and progress."""
+"""Checkpoints of a run: trained and best weights, optimizer, loss scale, random states and progress."""
 
 import json
 import pickle
@@ -42,7 +42,7 @@ HEADER_BYTES, OTHER_BYTES = 512, 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """Content of a checkpoint beside model, optimiser, scaler and random states.
+    """Content of a checkpoint beside model, optimizer, scaler and random states.
 
     Attributes:
         progress: Progress of the run.
@@ -77,7 +77,7 @@ def save_checkpoint(
     Args:
         folder: ``checkpoints/`` of the run.
         model: Not wrapped.
-        optimizer: Optimiser of the run.
+        optimizer: Optimizer of the run.
         accelerator: Loss scaler and processes.
         run: State of the run.
         keep: Number of checkpoints that stay. Each has the best weights of its time, so none are lost.
@@ -138,7 +138,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> RunState:
-    """Restore model, optimiser, loss scale and random states from a checkpoint; return the rest.
+    """Restore model, optimizer, loss scale and random states from a checkpoint; return the rest.
 
     The files are as they were written: `find_checkpoint` compared their hashes.
 
@@ -200,7 +200,7 @@ def copy_trained(model: AnyModel) -> dict[str, Tensor]:
 
 
 def checkpoint_bytes(model: AnyModel, optimizer: torch.optim.Optimizer) -> int:
-    """Return an upper estimate of a checkpoint's size: trained tensors twice, the optimiser's state."""
+    """Return an upper estimate of a checkpoint's size: trained tensors twice, the optimizer's state."""
     of_optimizer = [
         value
         for state in optimizer.state.values()

@@ -39,7 +39,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the number of optimiser steps before a checkpoint, from its name."""
+    """Return the number of optimizer steps before a checkpoint, from its name."""
     return int(checkpoint.name.rsplit("-", 1)[1])
 
 

@@ -19,7 +19,7 @@ MIN_WINDOW_SECONDS = 1.0
 SHORT_TRACKS = 0.1
 """Largest share of training tracks that are shorter than a window, and padded."""
 STEPS_PER_EPOCH = 32
-"""Least number of optimiser steps of an epoch."""
+"""Least number of optimizer steps of an epoch."""
 NUM_VARIANTS = (4, 16)
 """Least and largest number of different windows of a track with the feature cache."""
 
@@ -79,7 +79,7 @@ def choose_window_seconds(tracks: Sequence[CheckedTrack]) -> float:
 
 
 def choose_windows_per_track(num_tracks: int, total_batch_size: int) -> int:
-    """Return the number of windows per track for an epoch of at least `STEPS_PER_EPOCH` optimiser steps.
+    """Return the number of windows per track for an epoch of at least `STEPS_PER_EPOCH` optimizer steps.
 
     >>> [choose_windows_per_track(num_tracks, 16) for num_tracks in (60, 300, 3000)]
     [9, 2, 1]

@@ -165,7 +165,7 @@ def usable_to_all(
 
 
 class StepReader:
-    """Reader of the batches of optimiser steps, with the tracks of their windows.
+    """Reader of the batches of optimizer steps, with the tracks of their windows.
 
     Args:
         loader: Loader of `training_loader`.

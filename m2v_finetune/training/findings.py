@@ -28,10 +28,10 @@ class RunFacts:
         value: Selection metric of the test tracks, with ``low`` and ``high`` of its interval; None if it is
             not defined.
         chance: Level of chance of the metric; None if unknown.
-        best_step: Optimiser step of the best weights.
-        warmup_steps: Number of optimiser steps of the warm-up.
-        num_steps: Number of finished optimiser steps.
-        total_steps: Number of optimiser steps of the schedule.
+        best_step: Optimizer step of the best weights.
+        warmup_steps: Number of optimizer steps of the warm-up.
+        num_steps: Number of finished optimizer steps.
+        total_steps: Number of optimizer steps of the schedule.
         head: Settings of the head.
         tuning: Settings of the tuning.
         learning_rates: Peak learning rates.

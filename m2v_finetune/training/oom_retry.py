@@ -1,4 +1,4 @@
-"""Retry of an optimiser step in smaller batches after an out-of-memory error."""
+"""Retry of an optimizer step in smaller batches after an out-of-memory error."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from m2v_finetune.training.step import StepOutOfMemoryError, StepResult
 logger = logging.getLogger(__name__)
 
 TakeStep = Callable[[Iterator[list[Tensor]], int], StepResult]
-"""Function that takes an optimiser step over batches, from the batches and their number."""
+"""Function that takes an optimizer step over batches, from the batches and their number."""
 
 ADVICE = (
     "`m2v plan` lists settings that need less: gradient checkpointing, fewer layers, shorter windows, "

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule."""
+"""Optimizer and learning-rate schedule."""
 
 import logging
 import math
@@ -24,14 +24,14 @@ PRETRAINING_LEARNING_RATE = 5e-4
 def build_optimizer(
     model: TaskModel | PretrainingModel, config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """Return an optimiser over all trainable parameters; each group keeps its peak rate as ``peak_lr``.
+    """Return an optimizer over all trainable parameters; each group keeps its peak rate as ``peak_lr``.
 
     Args:
         model: Model on the training device.
-        config: Settings of the optimiser and its rates.
+        config: Settings of the optimizer and its rates.
 
     Raises:
-        UserError: The optimiser needs bitsandbytes or an NVIDIA GPU, and it is missing.
+        UserError: The optimizer needs bitsandbytes or an NVIDIA GPU, and it is missing.
     """
     learning_rates = peak_rates(model, config)
     groups = parameter_groups(
@@ -74,7 +74,7 @@ def with_pretraining_rates(config: OptimizerConfig) -> OptimizerConfig:
 
 
 def require_gpu(name: OptimizerName, *, is_on_gpu: bool) -> None:
-    """Raise `UserError` if an optimiser needs a GPU and there is none."""
+    """Raise `UserError` if an optimizer needs a GPU and there is none."""
     if name in ("adamw_8bit", "paged_adamw_8bit") and not is_on_gpu:
         raise UserError(
             f"optimizer.name is {name}, which needs an NVIDIA GPU, and this run has none. Set it to "
@@ -84,7 +84,7 @@ def require_gpu(name: OptimizerName, *, is_on_gpu: bool) -> None:
 
 
 def _bitsandbytes(name: OptimizerName) -> Any:
-    """Return the class of an optimiser of bitsandbytes."""
+    """Return the class of an optimizer of bitsandbytes."""
     try:
         import bitsandbytes
     except ImportError as error:
@@ -98,13 +98,13 @@ def _bitsandbytes(name: OptimizerName) -> Any:
 
 
 def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Allocate the state of a new optimiser, by a step with a learning rate of 0 whose moments are reset.
+    """Allocate the state of a new optimizer, by a step with a learning rate of 0 whose moments are reset.
 
-    An optimiser allocates the state of a weight when it first updates it: if memory runs out then, the
+    An optimizer allocates the state of a weight when it first updates it: if memory runs out then, the
     weights before it are changed. After this call, its first step allocates no more than this one did.
 
     Args:
-        optimizer: Optimiser whose parameters have finite gradients.
+        optimizer: Optimizer whose parameters have finite gradients.
 
     Raises:
         torch.OutOfMemoryError: The step does not fit; weights are unchanged, and there is no state.
@@ -165,13 +165,13 @@ def warn_of_new_schedule(step: int, *, old_steps: int, new_steps: int, warmup_ra
 
 
 def learning_rate_factor(step: int, *, total_steps: int, warmup_ratio: float) -> float:
-    """Return the learning-rate multiplier at an optimiser step.
+    """Return the learning-rate multiplier at an optimizer step.
 
     It rises linearly over the warm-up, reaching 1 at its end, then follows half a cosine to 0 at
     ``total_steps``. It is a function of the step alone, without scheduler state.
 
     Args:
-        step: Number of earlier optimiser steps.
+        step: Number of earlier optimizer steps.
         total_steps: Number of steps of the schedule.
         warmup_ratio: Share of warm-up steps.
     """

@@ -15,8 +15,8 @@ class Progress:
 
     Attributes:
         epoch: Number of complete epochs with validation; also the index, from 0, of the current epoch.
-        step_in_epoch: Number of optimiser steps of the current epoch.
-        step: Number of optimiser steps of the run.
+        step_in_epoch: Number of optimizer steps of the current epoch.
+        step: Number of optimizer steps of the run.
         best_values: Validation metrics of the best epoch so far; empty before the first.
         best_epoch: Number of the best epoch, from 1.
         epochs_without_improvement: Number of epochs since the best one.

@@ -1,4 +1,4 @@
-"""Optimiser step: forward and backward passes, exchange of gradients, and weight update."""
+"""Optimizer step: forward and backward passes, exchange of gradients, and weight update."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from m2v_finetune.training.optimization import allocate_optimizer_state
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """Result of an optimiser step.
+    """Result of an optimizer step.
 
     Attributes:
         losses: Losses of the batches, scalars on the device.
@@ -65,7 +65,7 @@ def take_step(
 
     Args:
         model: Model, such as a `TaskModel`, also as prepared by Accelerate.
-        optimizer: Optimiser of its parameters.
+        optimizer: Optimizer of its parameters.
         batches: Inputs and targets of each batch, on the model's device; read one after the other.
         loss: Loss function of the model's outputs, in float32, and the targets.
         gradient_accumulation_steps: Number of batches.

@@ -1,4 +1,4 @@
-"""Optimiser steps of a run, with retries after out-of-memory errors and reports of non-finite gradients."""
+"""Optimizer steps of a run, with retries after out-of-memory errors and reports of non-finite gradients."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class StepPolicy:
-    """Policy of optimiser steps: data, retries, and steps that are not finite.
+    """Policy of optimizer steps: data, retries, and steps that are not finite.
 
     Args:
         model: On its device.

@@ -17,7 +17,7 @@ def parameter_groups(
     layer_decay: float,
     weight_decay: float,
 ) -> list[dict[str, Any]]:
-    """Return parameter groups for a torch optimiser; every trainable parameter is in exactly one.
+    """Return parameter groups for a torch optimizer; every trainable parameter is in exactly one.
 
     Args:
         backbone: Backbone, whose parameters get ``backbone_learning_rate``, times ``layer_decay`` for each

@@ -18,6 +18,7 @@ GROUPS = {
     "tests": [*RUNTIME, *EXTRAS["dev"]],
     "benchmarks": [*RUNTIME, *EXTRAS["dev"]],
     "scripts": [*RUNTIME, *EXTRAS["dev"]],
+    "docs": [*RUNTIME, *EXTRAS["dev"]],
 }
 # By the package itself: Accelerate imports tensorboard, for the tracker that is always on, and
 # huggingface_hub Jinja2, for the model card.
@@ -54,7 +55,7 @@ def imported(folder: Path) -> dict[str, str]:
 def is_own(name: str) -> bool:
     if (REPOSITORY / name).is_dir():
         return True
-    folders = (REPOSITORY / "tests", REPOSITORY / "scripts", REPOSITORY / "benchmarks")
+    folders = [REPOSITORY / name for name in ("tests", "scripts", "benchmarks", "docs")]
     return any(
         path.stem == name and (path.suffix == ".py" or path.is_dir())
         for folder in folders

@@ -418,7 +418,7 @@ def test_reference_tables_are_current() -> None:
     for page in reference_tables.TABLES:
         text = page.read_text(encoding="utf-8")
         current = reference_tables.with_tables(page)
-        assert current == text, f"{page}: run python tests/docs/reference_tables.py"
+        assert current == text, f"{page}: run python docs/tables/reference_tables.py"
     assert len(reference_tables.TABLES) == 6
 
 

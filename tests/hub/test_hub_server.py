@@ -254,7 +254,7 @@ def test_writing_needs_a_token(hub: HubServer, tmp_path: Path) -> None:
     )
     assert who[0] == f"{ERRORS}.LocalTokenNotFoundError"
     assert create[0] == f"{ERRORS}.HfHubHTTPError"
-    assert "401 Unauthorized" in create[1]
+    assert "401" in create[1]
     assert push[0] == f"{ERRORS}.RepositoryNotFoundError"
     assert "Invalid username or password" in push[1]
     assert len(hub.repos["model", "me/tagger"].commits) == 1
@@ -291,7 +291,7 @@ def test_names_that_are_taken_or_of_others(hub: HubServer, tmp_path: Path) -> No
         "hub.create_repo('other/new')",
         "hub.upload_file(path_or_fileobj=b'x', path_in_repo='x.txt', repo_id='other/tagger')",
     )
-    assert "409 Conflict" in taken[1]
+    assert "409" in taken[1]
     assert "You don't have the rights to create a model under the namespace" in others[1]
     assert write[1].startswith("403 Forbidden")
     assert hub.repos["model", "other/tagger"].files() == {}

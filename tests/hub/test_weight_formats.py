@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ for source in sys.argv[1:]:
     try:
         print(json.dumps([source, load_backbone(source).fingerprint()]), flush=True)
     except UserError as error:
-        print(json.dumps([source, str(error)]), flush=True)
+        print(json.dumps([source, [error.code, str(error)]]), flush=True)
 """
 
 
@@ -83,7 +84,7 @@ REPOSITORIES = {
 }
 
 
-def load(hub: HubServer, home: Path, *sources: str, **variables: str) -> dict[str, str]:
+def load(hub: HubServer, home: Path, *sources: str, **variables: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", LOAD, *sources],
         env=os.environ | hub.environment(home) | variables,
@@ -123,8 +124,12 @@ def test_one_format_is_fetched_once(hub: HubServer, tmp_path: Path) -> None:
 def test_a_repository_without_weights_or_that_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("me/none", {name: (SMALL / name).read_bytes() for name in BESIDE})
     found = load(hub, tmp_path, "me/none", "me/nobody")
-    assert "has no weights" in found["me/none"]
-    assert "no such repository" in found["me/nobody"]
+    for source, code in {
+        "me/none": "checkpoint-missing-weights",
+        "me/nobody": "hub-not-found",
+    }.items():
+        assert found[source][0] == code
+        assert source.removeprefix("me/") in found[source][1]
 
 
 def write_folder(folder: Path, files) -> Path:

@@ -33,7 +33,6 @@ from m2v_finetune.config import (
     UnlabelledDataConfig,
 )
 from m2v_finetune.data.loader import Window
-from m2v_finetune.errors import UserError
 from m2v_finetune.memory.counted_step import CountedRun, Machine
 from m2v_finetune.memory.counting import LimitExceededError, StorageRecorder
 from m2v_finetune.memory.gpu import CUBLAS_WORKSPACE_BYTES, FLOAT32_FUNCTIONS, GpuKernels
@@ -113,7 +112,7 @@ def room(peak):
 
 
 def real_peak_bytes(config, task, *, autocast=nullcontext):
-    """Count what lives at the worst moment of a second optimiser step on real tensors."""
+    """Count what lives at the worst moment of a second optimizer step on real tensors."""
     model = real_model(config, task).train()
     model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
     optimizer = build_optimizer(model, config.optimizer)
@@ -151,7 +150,7 @@ def note_all(recorder, model, optimizer, batch):
 
 
 def real_evaluation_bytes(config, task):
-    """Count what lives at the worst moment of judging a batch after an optimiser step, on real tensors."""
+    """Count what lives at the worst moment of judging a batch after an optimizer step, on real tensors."""
     model = real_model(config, task).train()
     optimizer = build_optimizer(model, config.optimizer)
     [batch] = real_batches(config, model)
@@ -405,7 +404,7 @@ def test_what_takes_less_in_pretraining(networks):
         "--optimizer.name adafactor",
         "--optimizer.name adamw_8bit",
     ]
-    with pytest.raises(UserError, match="Even a batch of one window takes"):
+    with raises("memory-too-small", "--optimizer.name adafactor"):
         plan.applied(config.training)
 
 
@@ -510,7 +509,7 @@ def test_the_largest_batch_that_fits_and_keeps_the_total():
 
 @pytest.mark.parametrize("configured", [(32, 1), (1, 32)])
 def test_no_larger_batch_would_fit(configured):
-    """Where the peak does not grow in a line: at small batches it is the optimiser's step."""
+    """Where the peak does not grow in a line: at small batches it is the optimizer's step."""
     batch, accumulation = configured
     config = settings(batch=batch, accumulation=accumulation, layers=4)
     memory = RunMemory(config, TASK, GPU)
@@ -557,9 +556,7 @@ def test_what_to_switch_on_where_nothing_fits():
     shorter = replace(config, data=replace(config.data, window_seconds=0.5))
     expected = RunMemory(shorter, TASK, GPU).peak_bytes(Split(batch_size=1, accumulation=2))
     assert found["--data.window_seconds 0.5"].peak_bytes == expected
-    with pytest.raises(
-        UserError, match=r"Even a batch of one window takes .* --tuning.method lora"
-    ):
+    with raises("memory-too-small", "--tuning.method lora"):
         plan.applied(config.training)
     assert plan_run(config, TASK, GPU).changes == ()
 

@@ -1,4 +1,4 @@
-"""One optimiser step: float16, steps that are skipped, optimisers, compiled layers."""
+"""One optimizer step: float16, steps that are skipped, optimizers, compiled layers."""
 
 import math
 from dataclasses import replace

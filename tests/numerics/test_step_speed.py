@@ -1,4 +1,4 @@
-"""What keeps a step fast: one reading of the device, one kernel for the optimiser."""
+"""What keeps a step fast: one reading of the device, one kernel for the optimizer."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_a_step_of_pretraining_reads_the_device_once():
             model.start_step()
             step(model, optimizer, (random_batch(2)[0], masks, masks), model.loss)
             model.end_step(number)
-    # Beside the gradient norms: the optimiser's counters, which it makes once.
+    # Beside the gradient norms: the optimizer's counters, which it makes once.
     assert waits.names.count("_local_scalar_dense") == 2
     assert not set(waits.names) & {"nonzero", "masked_select", "is_nonzero"}
 

@@ -1,4 +1,4 @@
-"""The model card of real runs against what they did: the optimiser that stepped, the batches, the windows."""
+"""The model card of real runs against what they did: the optimizer that stepped, the batches, the windows."""
 
 import json
 import re
@@ -73,8 +73,8 @@ def test_a_probe_by_the_defaults(train):
         head=HeadConfig(kind="linear", standardize=True),
     )
     assert type(loop.optimizer).__name__ == "AdamW"
-    assert rows["Optimiser"].startswith("AdamW, weight decay 0.01")
-    assert "over 1 step, then half a cosine to zero at step 8" in rows["Optimiser"]
+    assert rows["Optimizer"].startswith("AdamW, weight decay 0.01")
+    assert "over 1 step, then half a cosine to zero at step 8" in rows["Optimizer"]
     assert rows["Windows"] == (
         "2 s; 1 random window of a track in an epoch, drawn 2 times, in turns; the prediction for a track is "
         "made from windows every 2 s"
@@ -107,9 +107,9 @@ def test_full_tuning_by_adafactor_resumed_with_more_epochs(train, tmp_path):
     longer = replace(training, epochs=2, per_device_batch_size=8, gradient_accumulation_steps=1)
     rows, text, loop = train(resume=True, training=longer, **settings)
     assert type(loop.optimizer).__name__ == "Adafactor"
-    assert rows["Optimiser"].startswith("Adafactor")
+    assert rows["Optimizer"].startswith("Adafactor")
     assert "AdamW" not in text
-    assert "; half a cosine to zero at step 8;" in rows["Optimiser"]
+    assert "; half a cosine to zero at step 8;" in rows["Optimizer"]
     assert rows["Windows"].startswith("1 s; 2 random windows of a track in an epoch; ")
     assert rows["Batch"] == "8 windows a step: 8 on a device"
     assert rows["Length"].startswith("2 epochs of at most 2; 8 steps; ")

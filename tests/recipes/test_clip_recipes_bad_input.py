@@ -101,7 +101,7 @@ def problems(message: str) -> list[str]:
 def test_keys_that_are_none(recipes: Recipes) -> None:
     keys = ["C major", "C dorian", "C major / A minor", "A minor", None, "F", "H minor", "Bb major"]
     message = recipes.refuses("key", {"key": keys})
-    assert "key is not one of the classes (5):" in message
+    assert "(5):" in message
     listed = problems(message)
     assert [problem.split(": ")[0] for problem in listed] == [
         f"songs.jsonl:{line}" for line in (2, 3, 5, 6, 7)
@@ -137,15 +137,17 @@ def test_numbers_that_are_none(recipes: Recipes) -> None:
 def test_numbers_that_never_change(recipes: Recipes) -> None:
     labels = {"arousal": [0.1] * 8, "valence": range(8)}
     message = recipes.refuses("emotion", labels)
-    assert "All training tracks have the same arousal" in message
-    assert "Remove it from task.target_columns" in message
+    assert "arousal" in message
+    assert "valence" not in message
+    assert "task.target_columns" in message
 
 
 def test_columns_of_numbers_that_nobody_has(recipes: Recipes) -> None:
     message = recipes.refuses(
         "emotion", {"arousal": range(8)}, "--task.target_columns", "[arousal, energy]"
     )
-    assert "No track has a column 'energy'. There are: arousal." in message
+    assert "'energy'" in message
+    assert ": arousal." in message
     assert "--task.target_columns" in message
 
 
@@ -158,16 +160,17 @@ def test_classes_that_no_training_track_has(recipes: Recipes) -> None:
         "songs.jsonl:7: one class is needed, found ''",
         "songs.jsonl:8: unknown class 'ska'",
     ]
-    assert "The classes are: jazz, rock." in message
+    assert ": jazz, rock." in message
 
 
 def test_classes_to_learn_that_nobody_has(recipes: Recipes) -> None:
     message = recipes.refuses(
         "singer", {"singer": ["f1", "m1"] * 4}, "--task.labels", "[f1, m1, m2, m3]"
     )
-    assert "Labels of task.labels that no training track has (2):" in message
+    assert "task.labels" in message
+    assert "(2):" in message
     assert problems(message) == ["m2", "m3"]
-    assert "The training tracks have: f1, m1." in message
+    assert ": f1, m1." in message
 
 
 def test_a_setting_of_another_task(recipes: Recipes) -> None:

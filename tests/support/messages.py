@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from m2v_finetune.errors import UserError
+from m2v_finetune.errors import UserError, run_command
 
 
 @contextmanager
@@ -18,6 +18,26 @@ def raises(code: str, *values: object) -> Iterator[pytest.ExceptionInfo[UserErro
     message = " ".join(str(raised.value).split())
     for value in values:
         assert str(value) in message
+
+
+def noting_run_command(codes: list[str | None]) -> Callable[[Callable[[], None]], None]:
+    """Return a `run_command` that appends the code of the `UserError` that ends a command, or None.
+
+    A command prints the message alone.
+    """
+
+    def run(command: Callable[[], None]) -> None:
+        def noted() -> None:
+            codes.append(None)
+            try:
+                command()
+            except UserError as error:
+                codes[-1] = error.code
+                raise
+
+        run_command(noted)
+
+    return run
 
 
 def error_message(call: Callable[..., Any], *arguments: Any, **named: Any) -> str:

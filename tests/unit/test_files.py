@@ -1,5 +1,6 @@
 """Files that are written whole, or not at all."""
 
+import errno
 import os
 import resource
 from contextlib import contextmanager
@@ -55,14 +56,15 @@ def test_a_model_that_the_disk_does_not_take_is_not_half_there(model, tmp_path, 
     with pytest.raises(SystemExit) as ended:
         run_command(save)
     assert ended.value.code == 2
-    message = f"error: {tmp_path / 'model' / 'model.safetensors'} cannot be written or read: File too large"
-    assert message in capsys.readouterr().err
+    [message] = capsys.readouterr().err.splitlines()
+    assert message.startswith(f"error: {tmp_path / 'model' / 'model.safetensors'} ")
+    assert os.strerror(errno.EFBIG) in message
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_earlier_model_stays_where_the_disk_does_not_take_a_new_one(tmp_path):
     write_files(tmp_path, {"weights": b"old", "config": b"old"})
-    with no_file_longer_than(1000), pytest.raises(OSError, match="File too large"):
+    with no_file_longer_than(1000), pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
         write_files(tmp_path, {"weights": b"new", "config": b"n" * 1001})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "weights": b"old",

@@ -197,8 +197,8 @@ def test_check_files_reports_missing_and_damaged(
     problems = check_files(paths)
     assert list(problems) == paths[1:]
     assert problems[paths[1]] == "missing"
-    assert problems[paths[2]].startswith("empty file (0 bytes)")
-    assert problems[paths[3]].startswith("no audio that can be read")
+    assert "0 bytes" in problems[paths[2]]
+    assert len(set(problems.values())) == 4
     assert "truncated" in problems[paths[4]]
     out, err = capfd.readouterr()
     assert out == ""
@@ -305,18 +305,14 @@ def test_bad_tracks_stop_are_listed_and_can_be_skipped(
     empty = tmp_path / "mp3" / CLIP_FILES[2]
     empty.parent.mkdir(parents=True)
     empty.touch()
-    with raises("benchmark-bad-tracks") as raised:
+    bad = ("mp3/0/b-30-59.mp3: ", "mp3/c/c-30-59.mp3: ")
+    values = (*bad, tmp_path / BAD_TRACKS_NAME, "manifest.jsonl: 2 of 3")
+    with raises("benchmark-bad-tracks", "(2)", *values) as raised:
         prepare_benchmark(small_magnatagatune, tmp_path)
-    message = str(raised.value)
-    assert "mp3/0/b-30-59.mp3: missing" in message
-    assert "mp3/c/c-30-59.mp3: empty file" in message
-    assert "mp3/f/a-30-59.mp3" not in message
-    assert str(tmp_path / BAD_TRACKS_NAME) in message
-    assert "manifest.jsonl: 2 of 3" in message
+    assert "mp3/f/a-30-59.mp3" not in str(raised.value)
     report = (tmp_path / BAD_TRACKS_NAME).read_text().splitlines()
-    assert report[0] == "mp3/0/b-30-59.mp3\tmissing"
-    assert report[1].startswith("mp3/c/c-30-59.mp3\tempty file")
-    assert len(report) == 2
+    assert [line.partition("\t")[0] + ": " for line in report] == list(bad)
+    assert all(line.partition("\t")[2] for line in report)
     assert not (tmp_path / "manifest.jsonl").exists()
 
     (prepared,) = prepare_benchmark(small_magnatagatune, tmp_path, on_bad_track="skip")

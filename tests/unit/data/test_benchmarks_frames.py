@@ -241,13 +241,16 @@ def test_bad_beats_are_listed_with_their_lines_and_counted(tmp_path: Path) -> No
     beats = tmp_path / "labels/beats/small/annotations/beats"
     beat_annotations.folded_manifests(tmp_path, SMALL)
     write(beats / "small_005.beats", BAD_BEATS)
-    with raises("benchmark-bad-tracks", "(3)") as raised:
+    values = (
+        "audio/000.wav: ",
+        f"audio/005.wav: {beats}/small_005.beats:3: ",
+        "0.75",
+        f"{beats}/small_005.beats:4: ",
+        "'x'",
+        "manifest.jsonl: 2 of 8",
+    )
+    with raises("benchmark-bad-tracks", "(3)", *values):
         prepare_benchmark(small_beats(), tmp_path)
-    message = str(raised.value)
-    assert "audio/000.wav: missing" in message
-    assert f"audio/005.wav: {beats}/small_005.beats:3: the time 0.75 is not after 1.0" in message
-    assert f"{beats}/small_005.beats:4: the position 'x'" in message
-    assert "manifest.jsonl: 2 of 8" in message
     report = (tmp_path / BAD_TRACKS_NAME).read_text().splitlines()
     assert [line.split("\t")[0] for line in report] == ["audio/000.wav", *2 * ["audio/005.wav"]]
     assert not (tmp_path / "manifest.jsonl").exists()
@@ -563,10 +566,9 @@ def test_bad_notes_are_listed_with_their_events(tmp_path: Path) -> None:
     assert [problem.split(": ")[0] for problem in check_notes(tmp_path, row)] == 2 * [str(midi)]
     midi.write_bytes(b"RIFF")
     (tmp_path / "maestro-v3.0.0/2004/c.midi").unlink()
-    with raises("benchmark-bad-tracks") as raised:
+    missing = tmp_path / "maestro-v3.0.0/2004/c.midi"
+    with raises("benchmark-bad-tracks", "(2)", f"b.wav: {midi}: ", f"c.wav: {missing}: "):
         prepare_benchmark(small_maestro(), tmp_path)
-    assert f"b.wav: {midi}" in str(raised.value)
-    assert f"c.wav: {tmp_path}/maestro-v3.0.0/2004/c.midi: " in str(raised.value)
     (prepared,) = prepare_benchmark(small_maestro(), tmp_path, on_bad_track="skip")
     assert (prepared.num_tracks, prepared.num_skipped) == (1, 2)
 
@@ -656,14 +658,15 @@ def test_stems_that_do_not_fit_are_all_listed(musdb_root: Path) -> None:
     write_audio(song / "other.wav", rate=16_000, channels=2)
     (song / "vocals.wav").unlink()
     write(musdb_root / FOLDERS[2] / "bass.wav", b"RIFF")
-    with raises("benchmark-bad-tracks", "(5)") as raised:
+    values = (
+        f"{song}/bass.wav: 3999 frames at 8000 Hz, 2 channels",
+        f"{song}/drums.wav: 4000 frames at 8000 Hz, 1 channels",
+        f"{song}/other.wav: 4000 frames at 16000 Hz",
+        f"{song}/vocals.wav: ",
+        f"{musdb_root / FOLDERS[2]}/bass.wav: ",
+    )
+    with raises("benchmark-bad-tracks", "(5)", *values):
         prepare_benchmark(small_musdb(), musdb_root)
-    message = str(raised.value)
-    assert f"{song}/bass.wav: 3999 frames at 8000 Hz, 2 channels; its mixture has 4000" in message
-    assert f"{song}/drums.wav: 4000 frames at 8000 Hz, 1 channels" in message
-    assert f"{song}/other.wav: 4000 frames at 16000 Hz" in message
-    assert f"{song}/vocals.wav: missing" in message
-    assert f"{musdb_root / FOLDERS[2]}/bass.wav: no audio that can be read" in message
     (prepared,) = prepare_benchmark(small_musdb(), musdb_root, on_bad_track="skip")
     assert (prepared.num_tracks, prepared.num_skipped) == (1, 2)
 

@@ -1,5 +1,6 @@
 """`m2v data check`, as it is typed: what is not read is named beside what is."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,13 +37,11 @@ def test_a_label_behind_a_link_counts_and_what_is_not_read_is_named(tmp_path):
         (music / name).touch()
     done = check(music)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "music: all 18 tracks can be read (0.00 h).\n"
-    for part in (
-        "3 files of 2 other suffixes not read: .mid (2), .txt (1)",
-        "1 audio file beside folders of labels not read: loose.wav",
-        "not entered: blues, a link to",
-    ):
-        assert f"{music}: {part}" in done.stderr
+    assert re.fullmatch(r"music: .* 18 .*\(0\.00 h\)\.\n", done.stdout)
+    lines = [line.partition(f"{music}: ")[2] for line in done.stderr.splitlines()]
+    gone = tmp_path / "drive" / "gone"
+    for pattern in (r"3 .* 2 .*: \.mid \(2\), \.txt \(1\)", "1 .*: loose.wav", f"blues.* {gone}"):
+        assert len([line for line in lines if re.search(pattern, line)]) == 1, pattern
 
 
 def test_one_file_in_two_splits_is_named(tmp_path):
@@ -53,4 +52,4 @@ def test_one_file_in_two_splits_is_named(tmp_path):
     (tmp_path / "songs.csv").write_text("\n".join(lines))
     done = check(tmp_path / "songs.csv")
     assert done.returncode == 2
-    assert "songs.csv:2: the file of 'a.wav' in train is that of 'd.wav' in test" in done.stderr
+    assert re.search("songs.csv:2: .*'a.wav' in train .*'d.wav' in test", done.stderr)

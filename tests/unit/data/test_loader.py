@@ -1,4 +1,4 @@
-"""Windows and batches: what an optimiser step sees depends on the seed and the epoch alone."""
+"""Windows and batches: what an optimizer step sees depends on the seed and the epoch alone."""
 
 from itertools import pairwise
 from pathlib import Path

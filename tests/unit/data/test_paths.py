@@ -11,7 +11,6 @@ from m2v_finetune.data.checking import check_tracks
 from m2v_finetune.data.manifest import tracks_from_rows
 from m2v_finetune.data.paths import did_you_mean
 from m2v_finetune.data.sources import load_tracks
-from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.beats import BeatTracking
 
 NFC, NFD = "Café.wav", unicodedata.normalize("NFD", "Café.wav")
@@ -76,12 +75,11 @@ def test_the_check_of_audio_and_of_annotations_hints(tmp_path, case):
     path = make(tmp_path, there)
     rows = [(2, {"path": written, "beats": written})]
     tracks = tracks_from_rows(rows, folder=tmp_path, name="songs.csv")
-    with raises("data-bad-tracks", f"Did you mean {str(path)!r}"):
+    values = ("songs.csv:2: ", tmp_path / written, repr(str(path)))
+    with raises("data-bad-tracks", *values):
         check_tracks(tracks, on_bad_track="stop", show_progress=False)
-    with pytest.raises(UserError) as raised:
+    with raises("labels-unusable", *values):
         BeatTracking(label_column="beats").check_labels(tracks)
-    assert f"songs.csv:2: there is no file {tmp_path / written}" in str(raised.value)
-    assert f"Did you mean {str(path)!r}" in str(raised.value)
 
 
 @pytest.mark.parametrize("written", ["Songs.csv", "songs.jsonl", "songs", "songs.csv "])
@@ -89,5 +87,5 @@ def test_a_source_hints(tmp_path, monkeypatch, written):
     make(tmp_path, "songs.csv")
     monkeypatch.chdir(tmp_path)
     for source in (written, str(tmp_path / written)):
-        with raises("data-not-found", f"Did you mean {str(tmp_path / 'songs.csv')!r}"):
+        with raises("data-not-found", repr(str(tmp_path / "songs.csv"))):
             load_tracks(source, label_column="tags")

@@ -196,7 +196,7 @@ def test_a_sound_that_is_there_is_not_written_again(composer: ModuleType, tmp_pa
     assert path.read_bytes() == first
     composer.write_sound(path, tone[::-1])
     assert path.read_bytes() != first
-    with pytest.raises(SystemExit, match=r"would clip: its peak is 1\.50"):
+    with pytest.raises(SystemExit, match=r"tone\.opus.* 1\.50"):
         composer.write_sound(path, 3 * tone)
 
 

@@ -1,6 +1,8 @@
 """Chord labels and `.lab` files."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import mir_eval
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.messages import raises
 
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.labels.chords import (
@@ -91,9 +94,8 @@ def test_majmin_of_known_labels(label: str, chord: str | None) -> None:
 @pytest.mark.parametrize("label", ["", "H:maj", "C:major", "c:maj", "C maj", "C:maj/", "C:aug7"])
 def test_what_is_no_chord_is_refused(label: str) -> None:
     for use in (to_majmin, lambda text: transpose_chord(text, 1)):
-        with pytest.raises(ValueError, match="valid are N, X") as caught:
+        with pytest.raises(ValueError, match=f"^'{label}' .*C:maj"):
             use(label)
-        assert f"'{label}' is not a chord" in str(caught.value)
 
 
 @quick
@@ -161,39 +163,39 @@ def test_formats_of_the_field_are_read(tmp_path: Path) -> None:
 
 
 BAD_LINES = [
-    ("1.0 2.0", "2 cells instead of start, end and label"),
-    ("1.0 2.0 C:maj oops", "4 cells"),
-    ("1,0 2.0 C:maj", "'1,0' is not a number of seconds"),
-    ("1.0 two C:maj", "'two' is not a number of seconds"),
-    ("nan 2.0 C:maj", "nan is not finite"),
-    ("1.0 inf C:maj", "inf is not finite"),
-    ("-1.0 2.0 C:maj", "-1.0 is negative"),
-    ("10.0 9.0 C:maj", "the end 9.0 is not after the start 10.0"),
-    ("10.0 10.0 C:maj", "the end 10.0 is not after the start 10.0"),
-    ("1.0 12.0 C:maj", "the start 1.0 is before the start 5.0 of line 1"),
-    ("9.5 12.0 C:maj", "the start 9.5 is before the end 10.0 of line 1"),
-    ("10.0 12.0 C:major", "'C:major' is not a chord"),
+    ("1.0 2.0", ["2 cells"]),
+    ("1.0 2.0 C:maj oops", ["4 cells"]),
+    ("1,0 2.0 C:maj", ["'1,0'"]),
+    ("1.0 two C:maj", ["'two'"]),
+    ("nan 2.0 C:maj", ["nan"]),
+    ("1.0 inf C:maj", ["inf"]),
+    ("-1.0 2.0 C:maj", ["-1.0"]),
+    ("10.0 9.0 C:maj", ["end 9.0", "start 10.0"]),
+    ("10.0 10.0 C:maj", ["end 10.0", "start 10.0"]),
+    ("1.0 12.0 C:maj", ["start 1.0", "start 5.0 of line 1"]),
+    ("9.5 12.0 C:maj", ["start 9.5", "end 10.0 of line 1"]),
+    ("10.0 12.0 C:major", ["'C:major'", "C:maj, "]),
 ]
 
 
-@pytest.mark.parametrize(("line", "what"), BAD_LINES)
+@pytest.mark.parametrize(("line", "values"), BAD_LINES)
 def test_every_kind_of_bad_line_is_named_with_file_and_line(
-    tmp_path: Path, line: str, what: str
+    tmp_path: Path, line: str, values: list[str]
 ) -> None:
     path = tmp_path / "a.lab"
     path.write_text(f"5.0 10.0 C:maj\n\n{line}\n", encoding="utf-8")
-    with pytest.raises(LabelError) as caught:
+    with raises("chords-bad-lines", "(1):") as caught:
         read_lab(path)
-    assert len(caught.value.problems) == 1
-    assert caught.value.problems[0].startswith(f"{path}:3: ")
-    assert what in caught.value.problems[0]
-    assert caught.value.problems[0] in str(caught.value)
+    [problem] = caught.value.problems
+    assert problem.startswith(f"{path}:3: ")
+    assert all(value in problem for value in values)
+    assert problem in str(caught.value)
 
 
 @quick
 @given(st.lists(st.sampled_from([None, *BAD_LINES[:9], BAD_LINES[-1]]), min_size=1, max_size=80))
 def test_no_bad_line_is_dropped(
-    tmp_path_factory: pytest.TempPathFactory, choice: list[tuple[str, str] | None]
+    tmp_path_factory: pytest.TempPathFactory, choice: list[tuple[str, list[str]] | None]
 ) -> None:
     path = tmp_path_factory.mktemp("lab") / "a.lab"
     path.write_text(
@@ -213,46 +215,44 @@ def test_no_bad_line_is_dropped(
 def test_all_problems_of_one_line_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "a.lab"
     path.write_text("x y H:maj\n", encoding="utf-8")
-    with pytest.raises(LabelError) as caught:
+    with raises("chords-bad-lines", "(3):", "'x'", "'y'", "'H:maj'") as caught:
         read_lab(path)
-    assert len(caught.value.problems) == 3
+    assert [problem.startswith(f"{path}:1: ") for problem in caught.value.problems] == [True] * 3
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.lab").write_text("\n# nothing\n", encoding="utf-8")
     (tmp_path / "latin.lab").write_bytes(b"0 1 C:maj # \xe9\n")
     (tmp_path / "folder.lab").mkdir()
-    for name, what in (
-        ("empty.lab", "no segment"),
-        ("latin.lab", "not UTF-8"),
-        ("folder.lab", "directory"),
-        ("missing.lab", "No such file"),
+    for name, code, value in (
+        ("empty.lab", "chords-empty", "label N"),
+        ("latin.lab", "labels-unreadable", "UTF-8"),
+        ("folder.lab", "labels-unreadable", os.strerror(errno.EISDIR)),
+        ("missing.lab", "labels-unreadable", os.strerror(errno.ENOENT)),
     ):
-        with pytest.raises(LabelError, match=what) as caught:
+        with raises(code, f"{tmp_path / name}: ", value):
             read_lab(tmp_path / name)
-        assert str(tmp_path / name) in str(caught.value)
 
 
 def test_problems_of_many_files_are_listed_together(tmp_path: Path) -> None:
     for name, text in (("a", "0 1 C:maj\n"), ("b", "0 1 H\n0 1 N\n"), ("c", "0 1\n")):
         (tmp_path / f"{name}.lab").write_text(text, encoding="utf-8")
     paths = [tmp_path / f"{name}.lab" for name in "abcd"]
-    with pytest.raises(LabelError) as caught:
+    with raises("labels-invalid", "(4):") as caught:
         read_each(read_lab, paths)
     locations = [problem.removeprefix(f"{tmp_path}/")[:7] for problem in caught.value.problems]
     assert locations == ["b.lab:1", "b.lab:2", "c.lab:1", "d.lab: "]
-    assert "(4)" in str(caught.value)
     assert read_each(read_lab, paths[:1]) == [read_lab(paths[0])]
 
 
 @pytest.mark.parametrize(
     ("segment", "what"),
     [
-        ((2.0, 1.0, "N"), "the end 1.0 is not after"),
-        ((0.0, 1e-8, "N"), "the end 0.0 is not after"),
-        ((0.0, float("nan"), "N"), "not finite"),
+        ((2.0, 1.0, "N"), "end 1.0 .*start 2.0"),
+        ((0.0, 1e-8, "N"), "end 0.0 .*start 0.0"),
+        ((0.0, float("nan"), "N"), "nan"),
         ((0.0, 1.0, "C major"), "4 cells"),
-        ((0.0, 1.0, "H:maj"), "not a chord"),
+        ((0.0, 1.0, "H:maj"), "'H:maj'"),
     ],
 )
 def test_what_could_not_be_read_is_not_written(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import mir_eval
@@ -88,39 +89,40 @@ def test_spellings_of_data_sets(text: str, key: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("C dorian", "the mode 'dorian'"),
-        ("A:mixolydian", "the mode 'mixolydian'"),
-        ("G other", "the mode 'other'"),
-        ("C harmonic minor", "the mode 'harmonic minor'"),
-        ("A minor / C major", "more than one key"),
-        ("A minor C major", "more than one key"),
-        ("A minor, C major", "more than one key"),
-        ("G minor/major", "more than one key"),
-        ("E / B / A minor", "more than one key"),
-        ("A/E major", "more than one key"),
-        ("A-A# minor", "more than one key"),
-        ("Bb", "names no mode; write 'Bb major' or 'Bb minor'"),
-        ("a", "names no mode"),
-        ("unknown", "names no key"),
-        ("atonal", "names no key"),
-        ("-", "names no key"),
-        ("", "names no key"),
-        ("X", "names no key"),
-        ("H minor", "names no key"),
-        ("B- major", "names no key"),
-        ("C## major", "names no key"),
-        ("Cmaj7", "names no key"),
+        ("C dorian", "'dorian'"),
+        ("A:mixolydian", "'mixolydian'"),
+        ("G other", "'other'"),
+        ("C harmonic minor", "'harmonic minor'"),
+        ("A minor / C major", "more than one"),
+        ("A minor C major", "more than one"),
+        ("A minor, C major", "more than one"),
+        ("G minor/major", "more than one"),
+        ("E / B / A minor", "more than one"),
+        ("A/E major", "more than one"),
+        ("A-A# minor", "more than one"),
+        ("Bb", "'Bb major' or 'Bb minor'"),
+        ("a", "'a major' or 'a minor'"),
+        ("unknown", "no key"),
+        ("atonal", "no key"),
+        ("-", "no key"),
+        ("", "no key"),
+        ("X", "no key"),
+        ("H minor", "no key"),
+        ("B- major", "no key"),
+        ("C## major", "no key"),
+        ("Cmaj7", "no key"),
     ],
 )
 def test_what_is_no_key_is_refused_with_a_reason(text: str, reason: str) -> None:
-    with pytest.raises(ValueError, match="from 'C major' to 'B minor'") as caught:
+    with pytest.raises(
+        ValueError, match=f"^'{re.escape(text)}' .*24 .*'C major'.*'B minor'"
+    ) as caught:
         parse_key(text)
-    assert str(caught.value).startswith(f"'{text}' ")
-    assert reason in str(caught.value)
+    assert reason in str(caught.value).partition(". ")[0]
 
 
 def test_transposing_no_key_is_refused() -> None:
-    with pytest.raises(ValueError, match="neither major nor minor"):
+    with pytest.raises(ValueError, match=r"'C dorian' .*'dorian'"):
         transpose_key("C dorian", 1)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.messages import raises
 
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.labels.notes import (
@@ -61,6 +62,12 @@ def save(
         midi.tracks.append(track)
     midi.save(path)
     return path
+
+
+def where(problem: str) -> tuple[str, int]:
+    """Return the location that a problem names, and the pitch of its note."""
+    location, _, what = problem.partition(": the note of pitch ")
+    return location, int(what.split()[0])
 
 
 def rows(notes: Notes) -> list[tuple[float, float, int]]:
@@ -257,17 +264,17 @@ def test_all_notes_that_cannot_be_used_are_listed(path: Path) -> None:
             (1700, "on", 50),
         ],
     )
-    with pytest.raises(LabelError) as caught:
+    with raises("notes-invalid", "(2):", "21 to 108") as caught:
         read_midi(path, sustain=False, pitch_range=PIANO_PITCHES)
-    assert list(caught.value.problems) == [
-        f"{path}: track 2, event 1 (0.000 s): the note of pitch 20 is outside the range 21 to 108",
-        f"{path}: track 2, event 5 (1.250 s): the note of pitch 109 is outside the range 21 to 108",
+    assert list(map(where, caught.value.problems)) == [
+        (f"{path}: track 2, event 1 (0.000 s)", 20),
+        (f"{path}: track 2, event 5 (1.250 s)", 109),
     ]
     notes = read_midi(path, sustain=False)
     assert notes.pitches.tolist() == [20, 109, 21, 108]
-    assert list(notes.left_out) == [
-        f"{path}: track 2, event 2 (0.100 s): the note of pitch 60 lasts no time",
-        f"{path}: track 2, event 11 (1.700 s): the note of pitch 50 lasts no time",
+    assert list(map(where, notes.left_out)) == [
+        (f"{path}: track 2, event 2 (0.100 s)", 60),
+        (f"{path}: track 2, event 11 (1.700 s)", 50),
     ]
 
 
@@ -288,7 +295,8 @@ def test_a_pitch_struck_twice_at_once_is_one_note(path: Path, case: str) -> None
     assert (notes.onsets_seconds[-1], notes.offsets_seconds[-1]) == (0.05, pytest.approx(0.15))
     assert len(notes) == 1 + case.startswith("after")
     assert len(notes.left_out) == 1 + case.startswith("three")
-    assert "is struck twice" in notes.left_out[0]
+    number = 2 + case.startswith("after")
+    assert where(notes.left_out[0]) == (f"{path}: track 1, event {number} (0.050 s)", 60)
 
 
 SILENT = {
@@ -311,13 +319,17 @@ def test_a_note_of_no_length_is_left_out_and_named(path: Path, case: str) -> Non
 
 def test_a_file_in_which_no_note_lasts_is_refused(path: Path) -> None:
     save(path, [(0, "on", 60), (0, "off", 60), (5, "on", 61), (5, "off", 61)])
-    with pytest.raises(LabelError, match=r"\(2\):\n.*track 1, event 1 .* lasts no time"):
+    with raises("notes-invalid", "(2):") as caught:
         read_midi(path, sustain=True)
+    assert list(map(where, caught.value.problems)) == [
+        (f"{path}: track 1, event 1 (0.000 s)", 60),
+        (f"{path}: track 1, event 3 (0.005 s)", 61),
+    ]
 
 
 def test_a_tempo_of_zero_leaves_no_time(path: Path) -> None:
     save(path, [(0, "tempo", 0), (0, "on", 60), (100, "off", 60)])
-    with pytest.raises(LabelError, match="lasts no time"):
+    with raises("notes-invalid", "(1):", f"{path}: track 1, event 2 (0.000 s)"):
         read_midi(path, sustain=False)
 
 
@@ -331,19 +343,21 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         track = b"\x00" + meta + b"\x00\xff\x2f\x00"
         (tmp_path / name).write_bytes(good[:14] + b"MTrk" + len(track).to_bytes(4, "big") + track)
     (tmp_path / "smpte.mid").write_bytes(good[:12] + bytes([256 - 25, 40]) + good[14:])
-    for name, what in (
-        ("missing.mid", "there is no such file"),
-        ("text.mid", "no standard MIDI file"),
-        ("empty.mid", "no standard MIDI file .it ends too early"),
-        ("cut.mid", "no standard MIDI file .it ends too early"),
-        ("key.mid", "no standard MIDI file .Could not decode key"),
-        ("tempo.mid", "no standard MIDI file .*out of range"),
-        ("format2.mid", "format 2"),
-        ("smpte.mid", "SMPTE"),
-    ):
-        with pytest.raises(LabelError, match=what) as caught:
+    for name, values in {
+        "missing.mid": [],
+        "text.mid": ["MIDI"],
+        "empty.mid": ["MIDI"],
+        "cut.mid": ["MIDI"],
+        "key.mid": ["MIDI", "Could not decode key"],  # what mido says
+        "tempo.mid": ["MIDI", "out of range"],
+        "format2.mid": ["format 2", "format 0 or 1"],
+        "smpte.mid": ["SMPTE"],
+    }.items():
+        with raises("labels-unreadable", "(1):", *values) as caught:
             read_midi(tmp_path / name, sustain=False)
-        assert caught.value.problems[0].startswith(f"{tmp_path / name}: ")
+        [problem] = caught.value.problems
+        assert problem.startswith(f"{tmp_path / name}: ")
+        assert all(value in problem for value in values)
 
 
 @settings(deadline=None, max_examples=100)
@@ -432,13 +446,13 @@ def test_a_note_too_short_for_a_tick_is_given_one(path: Path) -> None:
 @pytest.mark.parametrize(
     ("note", "what"),
     [
-        ((-0.1, 1.0, 60, 5), "onsets are finite and at least 0"),
-        ((float("nan"), 1.0, 60, 5), "onsets are finite"),
-        ((1.0, 1.0, 60, 5), "after their onset"),
-        ((1.0, float("inf"), 60, 5), "offsets are finite"),
-        ((0.0, 1.0, 128, 5), "pitches are 0 to 127"),
-        ((0.0, 1.0, 60, 0), "velocities are 1 to 127"),
-        ((0.5, 1.0, 60, 5), r"pitch 60 is struck twice at 0\.5000 s"),
+        ((-0.1, 1.0, 60, 5), r"^onsets .* 0.* \[1\]"),
+        ((float("nan"), 1.0, 60, 5), r"^onsets .* \[1\]"),
+        ((1.0, 1.0, 60, 5), r"^offsets .* \[1\]"),
+        ((1.0, float("inf"), 60, 5), r"^offsets .* \[1\]"),
+        ((0.0, 1.0, 128, 5), r"^pitches .* 0 to 127.* \[1\]"),
+        ((0.0, 1.0, 60, 0), r"^velocities .* 1 to 127.* \[1\]"),
+        ((0.5, 1.0, 60, 5), r"pitch 60 .* 0\.5000 s"),
     ],
 )
 def test_what_could_not_be_read_is_not_written(
@@ -456,7 +470,7 @@ def test_notes_of_unequal_length_are_refused(path: Path) -> None:
         pitches=np.array([60]),
         velocities=np.array([60]),
     )
-    with pytest.raises(ValueError, match="four arrays"):
+    with pytest.raises(ValueError, match=r"\(2,\), \(2,\), \(1,\), \(1,\)"):
         write_midi(path, notes)
 
 

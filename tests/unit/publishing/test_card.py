@@ -371,10 +371,10 @@ class TestText:
     @pytest.mark.parametrize(
         ("changes", "row", "expected"),
         [
-            ({"optimizer": "adafactor"}, "Optimiser", "Adafactor"),
-            ({"optimizer": "adamw_8bit"}, "Optimiser", "AdamW with moments in 8 bits"),
-            ({"optimizer": "paged_adamw_8bit"}, "Optimiser", "paged AdamW with moments in 8 bits"),
-            ({"num_warmup_steps": 0}, "Optimiser", "matrices; half a cosine to zero at step 120"),
+            ({"optimizer": "adafactor"}, "Optimizer", "Adafactor"),
+            ({"optimizer": "adamw_8bit"}, "Optimizer", "AdamW with moments in 8 bits"),
+            ({"optimizer": "paged_adamw_8bit"}, "Optimizer", "paged AdamW with moments in 8 bits"),
+            ({"num_warmup_steps": 0}, "Optimizer", "matrices; half a cosine to zero at step 120"),
             ({"mixed_precision": "fp16", "device": "cuda"}, "Precision", "(fp16), on CUDA"),
             ({"mixed_precision": "bf16"}, "Precision", "(bf16), on CPU"),
             (

@@ -89,7 +89,7 @@ def test_every_bad_annotation_is_listed_with_file_and_line(tmp_path):
         assert "good.beats" not in message
         assert "times.beats" not in message
     TASK.check_labels([tracks[1], tracks[5]])
-    with pytest.raises(UserError, match="No track has a column 'beats'"):
+    with raises("manifest-no-label-column", "'beats'"):
         TASK.check_labels([make_track(tmp_path)])
 
 

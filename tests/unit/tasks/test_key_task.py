@@ -16,7 +16,6 @@ from support.clip_tracks import (
 from support.messages import raises
 
 from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
-from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.key import Key, KeyConfig
 
 TONICS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
@@ -81,7 +80,7 @@ def test_every_track_without_exactly_one_key_is_listed_and_none_is_dropped():
 
 
 def test_a_missing_column_is_refused_with_those_that_exist():
-    with pytest.raises(UserError, match=r"No track has a column 'key'\. There are: tonality"):
+    with raises("manifest-no-label-column", "'key'", ": tonality"):
         build(make_splits("tonality", train=["C major"]))
 
 

@@ -22,7 +22,7 @@ from m2v_finetune.audio.windows import window_starts
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
-from m2v_finetune.errors import AudioError, UserError
+from m2v_finetune.errors import AudioError
 from m2v_finetune.tasks.separation import Separation, SeparationConfig, Stems
 from m2v_finetune.tasks.separation.stem_files import stem_path
 
@@ -114,7 +114,7 @@ def test_every_bad_stem_is_listed(tmp_path):
     assert "good-stems" not in message
     # Whatever its channels, a file can be mixed down to one.
     build().check_labels([tracks[5]])
-    with pytest.raises(UserError, match="No track has a column 'stems'"):
+    with raises("manifest-no-label-column", "'stems'"):
         build().check_labels([make_track(tmp_path)])
 
 

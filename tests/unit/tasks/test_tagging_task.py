@@ -20,7 +20,6 @@ from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import ClipPrediction, EvaluatedClip, WindowPrediction
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 
@@ -231,7 +230,7 @@ def test_labels_that_the_model_does_not_know_are_listed():
     assert "(2)" in message
     assert "songs.csv:6: unknown label 'polka'" in message
     assert "songs.csv:7: unknown label 'ska'" in message
-    with pytest.raises(UserError, match="has a column 'tags'"):
+    with raises("manifest-no-label-column", "'tags'"):
         task.check_labels(splits["train"][3:])
 
 

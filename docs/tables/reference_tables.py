@@ -1,6 +1,6 @@
 """The tables of the documentation that the package itself can tell.
 
-    python tests/docs/reference_tables.py
+    python docs/tables/reference_tables.py
 
 writes them into the pages of docs/ that have them; a test compares.
 """
@@ -23,7 +23,7 @@ from m2v_finetune.tasks.tagging import WORDS_CHANGED_BY
 from m2v_finetune.tasks.task import Task
 from m2v_finetune.tuning import METHODS, apply_tuning, describe_tuning
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[1]
 
 WHAT = {
     "gain": "louder or softer",
