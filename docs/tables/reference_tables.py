@@ -222,7 +222,7 @@ TABLES = {
         "tasks": task_tables.tasks_table,
         **{
             f"{what} of {name}": partial(table, name)
-            for name in task_tables.ORDER
+            for name in task_tables.TASKS
             for what, table in (
                 ("facts", task_tables.facts_table),
                 ("metrics", task_tables.metrics_table),

@@ -24,21 +24,6 @@ from m2v_finetune.train import config_class, read_config
 
 REPOSITORY = Path(__file__).parents[2]
 
-# How the documentation orders them: answers for a track, answers along its time, waveforms.
-ORDER = (
-    "tagging",
-    "genre",
-    "key",
-    "emotion",
-    "instrument",
-    "pitch",
-    "singer",
-    "technique",
-    "beats",
-    "chords",
-    "transcription",
-    "separation",
-)
 ANSWERS = {
     "tagging": "any number of labels, each with a probability",
     "genre": "one class of many",
@@ -99,7 +84,7 @@ def example_tasks() -> dict[str, Task]:
             **settings.get(name, {}),
             **({} if name == "emotion" else {"label_column": default_columns(name)[0]}),
         )
-        for name in ORDER
+        for name in TASKS
     }
 
 

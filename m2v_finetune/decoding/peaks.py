@@ -65,23 +65,3 @@ def times_at(
         frame_times_seconds: Times of the frames, shape (frames,).
     """
     return np.interp(positions, np.arange(len(frame_times_seconds)), frame_times_seconds)
-
-
-def peak_pick(
-    probabilities: NDArray[np.floating],
-    frame_times_seconds: NDArray[np.float64],
-    *,
-    threshold: float = 0.5,
-) -> NDArray[np.float64]:
-    """Return the times of the local maxima of an activation, finer than its frames.
-
-    Args:
-        probabilities: In [0, 1], shape (frames,).
-        frame_times_seconds: Times of the frames, shape (frames,).
-        threshold: Least probability of a peak.
-
-    Returns:
-        Times in seconds, ascending, shape (peaks,).
-    """
-    peaks = find_peaks(probabilities, threshold)
-    return times_at(refine_peaks(probabilities, peaks), frame_times_seconds)

@@ -1,13 +1,10 @@
 """Bad annotations: every one is listed with its file and line, and none is dropped."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from m2v_finetune.errors import UserError
-
-T = TypeVar("T")
 
 
 class LabelError(UserError):
@@ -26,36 +23,6 @@ class LabelError(UserError):
         listed = [f"  - {problem}" for problem in problems]
         super().__init__("\n".join([f"{title} ({len(problems)}):", *listed, advice]), code=code)
         self.problems = tuple(problems)
-
-
-def read_each(read: Callable[[Path], T], paths: Iterable[Path]) -> list[T]:
-    """Read many annotation files, and report the problems of all of them together.
-
-    Args:
-        read: A reader of this package that takes a path, such as `chords.read_lab`.
-        paths: Files.
-
-    Returns:
-        Results of `read`, in the order of `paths`.
-
-    Raises:
-        LabelError: At least one file has problems; those of all files are listed.
-    """
-    labels: list[T] = []
-    problems: list[str] = []
-    for path in paths:
-        try:
-            labels.append(read(path))
-        except LabelError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise LabelError(
-            "Annotations cannot be used",
-            problems,
-            "Correct these lines, or remove the tracks.",
-            code="labels-invalid",
-        )
-    return labels
 
 
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:

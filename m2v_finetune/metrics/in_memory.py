@@ -2,6 +2,7 @@
 
 import tempfile
 
+import datasets
 import evaluate
 
 SCIKIT_LEARN_CITATION = """\
@@ -14,6 +15,10 @@ SCIKIT_LEARN_CITATION = """\
   year={2011}
 }"""
 
+# float64 for classes too: an integer feature would cut 0.5 to 0 silently, while scikit-learn refuses it.
+INDEX = datasets.Value("float64")
+ROW = datasets.List(datasets.Value("float64"))
+
 
 class InMemoryMetric(evaluate.Metric):  # type: ignore[misc]
     """An `evaluate.Metric` that keeps its inputs in memory and writes no file."""
@@ -22,3 +27,21 @@ class InMemoryMetric(evaluate.Metric):  # type: ignore[misc]
         # evaluate makes its cache folder even for a metric that never writes there.
         with tempfile.TemporaryDirectory() as folder:
             super().__init__(keep_in_memory=True, cache_dir=folder)
+
+
+def metric_info(
+    description: str, *, inputs_description: str, feature: datasets.Value | datasets.List
+) -> evaluate.MetricInfo:
+    """Return the description of a metric of scikit-learn.
+
+    Args:
+        description: What it measures.
+        inputs_description: Its inputs and outputs.
+        feature: Type of a prediction, and of a reference.
+    """
+    return evaluate.MetricInfo(
+        description=description,
+        citation=SCIKIT_LEARN_CITATION,
+        inputs_description=inputs_description,
+        features=datasets.Features({"predictions": feature, "references": feature}),
+    )

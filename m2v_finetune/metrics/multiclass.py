@@ -9,13 +9,12 @@ the references)` of scikit-learn, whose default averages over the predicted clas
 from collections.abc import Sequence
 from typing import Any
 
-import datasets
 import evaluate
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from m2v_finetune.metrics.in_memory import SCIKIT_LEARN_CITATION, InMemoryMetric
+from m2v_finetune.metrics.in_memory import INDEX, InMemoryMetric, metric_info
 from m2v_finetune.metrics.intervals import Statistic, mean_of_tracks, ratio
 from m2v_finetune.metrics.reports import none_if_nan, with_interval
 
@@ -40,7 +39,11 @@ class Accuracy(InMemoryMetric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return _module_info("Share of the tracks whose predicted class is the true one.")
+        return metric_info(
+            "Share of the tracks whose predicted class is the true one.",
+            inputs_description=_INPUTS_DESCRIPTION,
+            feature=INDEX,
+        )
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         return {"accuracy": float(accuracy_score(references, predictions))}
@@ -61,7 +64,11 @@ class MacroF1(InMemoryMetric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return _module_info("Mean of the F1 of the classes that have a track in the references.")
+        return metric_info(
+            "Mean of the F1 of the classes that have a track in the references.",
+            inputs_description=_INPUTS_DESCRIPTION,
+            feature=INDEX,
+        )
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         classes = np.unique(references)
@@ -229,15 +236,3 @@ def _f1(hits: ArrayLike, num_positive: ArrayLike, num_predicted: ArrayLike) -> N
     positive = np.asarray(num_positive)
     f1 = ratio(2 * np.asarray(hits), positive + np.asarray(num_predicted))
     return np.where(positive > 0, f1, np.nan)
-
-
-def _module_info(description: str) -> evaluate.MetricInfo:
-    # float64 for indices too: an integer feature would cut 0.5 to 0 without a word, while
-    # scikit-learn refuses it.
-    index = datasets.Value("float64")
-    return evaluate.MetricInfo(
-        description=description,
-        citation=SCIKIT_LEARN_CITATION,
-        inputs_description=_INPUTS_DESCRIPTION,
-        features=datasets.Features({"predictions": index, "references": index}),
-    )

@@ -9,14 +9,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import datasets
 import evaluate
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from m2v_finetune.metrics.bootstrap import bootstrap_intervals, check_references_and_scores
-from m2v_finetune.metrics.in_memory import SCIKIT_LEARN_CITATION, InMemoryMetric
+from m2v_finetune.metrics.in_memory import ROW, InMemoryMetric, metric_info
 from m2v_finetune.metrics.reports import none_if_nan
 
 _INPUTS_DESCRIPTION = """
@@ -47,7 +46,11 @@ class MultilabelRocAuc(InMemoryMetric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return _module_info("Area under the ROC curve of each label, and its mean over labels.")
+        return metric_info(
+            "Area under the ROC curve of each label, and its mean over labels.",
+            inputs_description=_INPUTS_DESCRIPTION,
+            feature=ROW,
+        )
 
     def _compute(
         self, predictions: list[list[float]], references: list[list[float]]
@@ -77,7 +80,11 @@ class MultilabelAveragePrecision(InMemoryMetric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return _module_info("Average precision of each label, and its mean over labels.")
+        return metric_info(
+            "Average precision of each label, and its mean over labels.",
+            inputs_description=_INPUTS_DESCRIPTION,
+            feature=ROW,
+        )
 
     def _compute(
         self, predictions: list[list[float]], references: list[list[float]]
@@ -164,17 +171,6 @@ def multilabel_report(
         "per_label": per_label,
         "labels_left_out": [label for label in labels if per_label[label]["roc_auc"] is None],
     }
-
-
-def _module_info(description: str) -> evaluate.MetricInfo:
-    # float64 for references too: an integer feature would cut 0.5 to 0 without a word.
-    row = datasets.List(datasets.Value("float64"))
-    return evaluate.MetricInfo(
-        description=description,
-        citation=SCIKIT_LEARN_CITATION,
-        inputs_description=_INPUTS_DESCRIPTION,
-        features=datasets.Features({"predictions": row, "references": row}),
-    )
 
 
 def _values_of_labels(

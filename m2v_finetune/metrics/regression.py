@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import datasets
 import evaluate
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import r2_score, root_mean_squared_error
 
-from m2v_finetune.metrics.in_memory import SCIKIT_LEARN_CITATION, InMemoryMetric
+from m2v_finetune.metrics.in_memory import ROW, InMemoryMetric, metric_info
 from m2v_finetune.metrics.intervals import Statistic, mean_of_statistics, mean_of_tracks, ratio
 from m2v_finetune.metrics.reports import with_interval
 
@@ -39,7 +38,11 @@ class R2(InMemoryMetric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return _module_info("Coefficient of determination of each target, and its mean.")
+        return metric_info(
+            "Coefficient of determination of each target, and its mean.",
+            inputs_description=_INPUTS_DESCRIPTION,
+            feature=ROW,
+        )
 
     def _compute(
         self, predictions: list[list[float]], references: list[list[float]]
@@ -73,7 +76,11 @@ class RootMeanSquaredError(InMemoryMetric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return _module_info("Root mean squared error of each target, in the data's own units.")
+        return metric_info(
+            "Root mean squared error of each target, in the data's own units.",
+            inputs_description=_INPUTS_DESCRIPTION,
+            feature=ROW,
+        )
 
     def _compute(
         self, predictions: list[list[float]], references: list[list[float]]
@@ -191,13 +198,3 @@ def _root_mean_squared_error(
         return np.sqrt(mean_squared_error(counts))
 
     return statistic
-
-
-def _module_info(description: str) -> evaluate.MetricInfo:
-    row = datasets.List(datasets.Value("float64"))
-    return evaluate.MetricInfo(
-        description=description,
-        citation=SCIKIT_LEARN_CITATION,
-        inputs_description=_INPUTS_DESCRIPTION,
-        features=datasets.Features({"predictions": row, "references": row}),
-    )

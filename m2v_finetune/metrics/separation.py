@@ -153,28 +153,6 @@ class SeparationAccumulator:
         return _decibels(target_energy, rest_energy)
 
 
-def separation_scores(
-    references: ArrayLike, estimates: ArrayLike, stems: Sequence[str], *, sample_rate_hz: int
-) -> dict[str, dict[str, float]]:
-    """Scores of one track that fits into memory.
-
-    Args:
-        references: (stems, channels, samples) of the true stems.
-        estimates: (stems, channels, samples) of the estimated stems.
-        stems: Names of the stems, in order.
-        sample_rate_hz: Samples a second.
-
-    Returns:
-        As `SeparationAccumulator.scores`.
-
-    Raises:
-        ValueError: Errors of `SeparationAccumulator.add`.
-    """
-    accumulator = SeparationAccumulator(stems, sample_rate_hz=sample_rate_hz)
-    accumulator.add(references, estimates)
-    return accumulator.scores()
-
-
 def separation_report(
     per_track: Sequence[Mapping[str, Mapping[str, float]]], stems: Sequence[str], *, seed: int = 0
 ) -> dict[str, Any]:

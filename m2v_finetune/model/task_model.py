@@ -363,7 +363,3 @@ class TaskModel(nn.Module):
             weights: As for `save_pretrained`: a model with its base is no adapter.
         """
         return metadata.card_data(self, weights=weights)
-
-    def plain_card(self, *, weights: Weights = "auto") -> str:
-        """Return the card of a model that no recipe trained: licence and base."""
-        return metadata.plain_card(self, weights=weights)

@@ -20,20 +20,21 @@ from m2v_finetune.tasks.transcription import Transcription
 TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
+        Tagging,
+        Genre,
+        Key,
+        Emotion,
+        Instrument,
+        Pitch,
+        Singer,
+        Technique,
         BeatTracking,
         ChordRecognition,
-        Emotion,
-        Genre,
-        Instrument,
-        Key,
-        Pitch,
-        Separation,
-        Singer,
-        Tagging,
-        Technique,
         Transcription,
+        Separation,
     )
 }
+"""Tasks of the package by name, in the order of the documentation."""
 
 ENTRY_POINTS = "m2v_finetune.tasks"
 

@@ -45,7 +45,9 @@ class Benchmark:
         recipes: Names of the recipes that train on it, such as ``tagging``; so are their folders of
             configs.
         manifests: Reads the label files below a root and returns the rows of each manifest by file
-            name. A row has ``id``, ``path`` relative to the root, ``split`` and the label columns.
+            name. Where a file or folder is missing it raises FileNotFoundError, and `prepare_benchmark`
+            shows the instructions. A row has ``id``, ``path`` relative to the root, ``split`` and the
+            label columns.
         check_labels: Looks into the label files of one row, and returns all that is wrong with them,
             each with its file and line; None where labels are not in files of their own.
     """

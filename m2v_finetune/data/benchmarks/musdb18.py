@@ -87,15 +87,9 @@ def rows(
         ``stems`` (the folder) and ``artist``, by split and name.
 
     Raises:
-        UserError: There is no folder ``train`` or ``test``, a song for validation is missing, or the
-            counts are not the published ones.
+        FileNotFoundError: There is no folder ``train`` or ``test``.
+        UserError: A song for validation is missing, or the counts are not the published ones.
     """
-    for name in ("train", "test"):
-        if not (root / name).is_dir():
-            raise UserError(
-                f"There is no folder {root / name}.\n\n{INSTRUCTIONS.format(root=root)}",
-                code="benchmark-audio-missing",
-            )
     found = []
     for folder in sorted([*(root / "train").iterdir(), *(root / "test").iterdir()]):
         if not folder.is_dir() or folder.name.startswith("."):

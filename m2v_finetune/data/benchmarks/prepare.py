@@ -67,7 +67,14 @@ def prepare_benchmark(
     """
     title = benchmark.info.title
     fetch_all(benchmark.remote_files, root)
-    manifests = benchmark.manifests(root)
+    try:
+        manifests = benchmark.manifests(root)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{title} is not in {root}: there is no {error.filename}.\n\n"
+            + benchmark.instructions.format(root=root),
+            code="benchmark-audio-missing",
+        ) from error
     names = list(dict.fromkeys(row["path"] for rows in manifests.values() for row in rows))
     if with_audio and not any((root / name).is_file() for name in names):
         raise UserError(

@@ -5,8 +5,9 @@ import pytest
 import scipy.signal
 from hypothesis import given
 from hypothesis import strategies as st
+from support.frames import peak_times
 
-from m2v_finetune.decoding.peaks import find_peaks, peak_pick, refine_peaks
+from m2v_finetune.decoding.peaks import find_peaks, refine_peaks
 
 activations = st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]), min_size=1, max_size=30)
 
@@ -37,11 +38,11 @@ def test_an_event_between_two_frames_is_found_between_them():
     times = np.arange(10) * 0.02 + 0.0125
     activation = np.zeros(10)
     activation[3:7] = [0.25, 0.75, 0.75, 0.25]
-    assert peak_pick(activation, times) == pytest.approx([(times[4] + times[5]) / 2])
+    assert peak_times(activation, times) == pytest.approx([(times[4] + times[5]) / 2])
 
 
 def test_peaks_at_the_ends_and_below_the_threshold():
     times = np.arange(7) / 50
     activation = np.array([0.9, 0.1, 0.4, 0.1, 0.6, 0.1, 0.7])
-    assert peak_pick(activation, times).tolist() == times[[0, 4, 6]].tolist()
-    assert peak_pick(activation, times, threshold=0.3).tolist() == times[[0, 2, 4, 6]].tolist()
+    assert peak_times(activation, times).tolist() == times[[0, 4, 6]].tolist()
+    assert peak_times(activation, times, threshold=0.3).tolist() == times[[0, 2, 4, 6]].tolist()

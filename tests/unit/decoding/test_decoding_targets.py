@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.frames import GRID
+from support.frames import GRID, peak_times
 
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.decoding.beats import decode_beats
 from m2v_finetune.decoding.chords import decode_chords
 from m2v_finetune.decoding.notes import decode_notes
-from m2v_finetune.decoding.peaks import peak_pick
 from m2v_finetune.decoding.targets import (
     beat_targets,
     chord_targets,
@@ -65,7 +64,7 @@ def test_beat_targets_of_a_window_are_those_of_the_track_cut(grid, beats, first,
 @given(grid=grids, beats=events(0.08))
 def test_beats_come_back_from_their_targets(grid, beats):
     times = grid.times(800)
-    found = peak_pick(beat_targets(beats, times, width_frames=1), times)
+    found = peak_times(beat_targets(beats, times, width_frames=1), times)
     assert found.shape == beats.shape
     assert np.abs(found - beats).max() <= 0.5 / grid.frame_rate + 1e-9
 

@@ -13,7 +13,7 @@ from support.messages import raises
 
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.labels.beats import COUNTED_FROM_0, format_beats, read_beats
-from m2v_finetune.labels.problems import LabelError, read_each
+from m2v_finetune.labels.problems import LabelError
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -190,7 +190,8 @@ def test_beats_of_the_quickstart_have_the_tempo_and_metre_that_the_manifest_stat
     rows = [json.loads(line) for line in lines]
     paths = [QUICKSTART_DIR / row["beats"] for row in rows]
     assert len(paths) == 280
-    for row, path, beats in zip(rows, paths, read_each(read_beats, paths), strict=True):
+    for row, path in zip(rows, paths, strict=True):
+        beats = read_beats(path)
         assert beats.positions is not None
         assert 60 / np.diff(beats.times_seconds).mean() == pytest.approx(row["tempo_bpm"], rel=1e-5)
         assert beats.positions.max() == {"3/4": 3, "4/4": 4, "6/8": 2}[row["metre"]]

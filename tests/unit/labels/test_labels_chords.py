@@ -22,7 +22,7 @@ from m2v_finetune.labels.chords import (
     transpose_chord,
     write_lab,
 )
-from m2v_finetune.labels.problems import LabelError, read_each
+from m2v_finetune.labels.problems import LabelError
 
 ROOTS = [letter + accidental for letter in "CDEFGAB" for accidental in ("", "#", "b", "##", "bb")]
 QUALITIES = ["", *(f":{quality}" for quality in mir_eval.chord.QUALITIES if quality)]
@@ -234,17 +234,6 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
             read_lab(tmp_path / name)
 
 
-def test_problems_of_many_files_are_listed_together(tmp_path: Path) -> None:
-    for name, text in (("a", "0 1 C:maj\n"), ("b", "0 1 H\n0 1 N\n"), ("c", "0 1\n")):
-        (tmp_path / f"{name}.lab").write_text(text, encoding="utf-8")
-    paths = [tmp_path / f"{name}.lab" for name in "abcd"]
-    with raises("labels-invalid", "(4):") as caught:
-        read_each(read_lab, paths)
-    locations = [problem.removeprefix(f"{tmp_path}/")[:7] for problem in caught.value.problems]
-    assert locations == ["b.lab:1", "b.lab:2", "c.lab:1", "d.lab: "]
-    assert read_each(read_lab, paths[:1]) == [read_lab(paths[0])]
-
-
 @pytest.mark.parametrize(
     ("segment", "what"),
     [
@@ -268,7 +257,8 @@ def test_chords_of_the_quickstart_agree_with_mir_eval_and_are_written_to_the_byt
     lines = (QUICKSTART_DIR / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     paths = [QUICKSTART_DIR / json.loads(line)["chords"] for line in lines]
     assert len(paths) == 280
-    for path, segments in zip(paths, read_each(read_lab, paths), strict=True):
+    for path in paths:
+        segments = read_lab(path)
         intervals, labels = mir_eval.io.load_labeled_intervals(str(path), delimiter="\t")
         assert [[s.start_seconds, s.end_seconds] for s in segments] == intervals.tolist()
         assert [s.label for s in segments] == labels
