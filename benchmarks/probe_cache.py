@@ -1,4 +1,4 @@
-"""Time what the cache saves: a whole probing command, and a step from the cached frozen prefix.
+"""Time what the cache saves: a whole probing command, and a step from the cached features.
 
     python benchmarks/probe_cache.py [ROW ...] [--backbone NAME] [--tracks N] [--epochs N] [--repeats N]
 

@@ -20,7 +20,7 @@ PROBES = {
     "mfcc+deviation": "no network: mean and deviation of 20 MFCCs",
 }
 TRIED = {
-    ("shipped", "pretrained"): "music2vec-small, which ships: 2,736 steps, the conv encoder learns",
+    ("shipped", "pretrained"): "music2vec-small, which ships: 2,736 steps, conv encoder trained",
     ("bank_kept", "pretrained"): "1,368 steps, the bank of filters kept",
     ("slow_teacher", "pretrained"): "the same, from all four layers of a slower teacher",
     ("shipped", "start"): "the start",

@@ -175,7 +175,7 @@ SAVED_WHOLE = {"nothing": "as plain weights", "folded": "merged", "modules": "be
 def methods_table() -> str:
     """Every method of tuning: what learns on a network of music2vec-v1's size, rates, and merging."""
     lines = [
-        "| method | what learns | trained weights | rate: backbone | head | saved with `all` |",
+        "| method | trainable parts | trained weights | rate: backbone | head | saved with `all` |",
         "|---|---|---|---|---|---|",
     ]
     for name, method in METHODS.items():

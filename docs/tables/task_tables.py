@@ -287,6 +287,6 @@ def last_added() -> str:
 def file_diff(path: Path, before: list[str] | None, after: list[str]) -> list[str]:
     """Return the diff of a file, a new one where there was none before."""
     old = "/dev/null" if before is None else f"a/{path.as_posix()}"
-    return list(
-        difflib.unified_diff(before or [], after, old, f"b/{path.as_posix()}", n=2, lineterm="")
-    )
+    lines = difflib.unified_diff(before or [], after, old, f"b/{path.as_posix()}", n=2, lineterm="")
+    # Without line numbers, which other additions change.
+    return ["@@" if line.startswith("@@") else line for line in lines]

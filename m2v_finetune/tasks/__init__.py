@@ -42,19 +42,22 @@ ENTRY_POINTS = "m2v_finetune.tasks"
 def register_task(task_class: type[Task]) -> type[Task]:
     """Add a task of one's own to `TASKS`, so that its models can be loaded; also a decorator.
 
+    A class that is defined again, as in a notebook, takes the place of the earlier one.
+
     An installed package need not call it: the entry point ``m2v_finetune.tasks`` of its pyproject.toml names
     its tasks (docs/adding-a-task.md).
 
     Raises:
         UserError: Another task has the name.
     """
-    known = TASKS.setdefault(task_class.name, task_class)
-    if known is not task_class:
+    known = TASKS.get(task_class.name, task_class)
+    if (known.__module__, known.__qualname__) != (task_class.__module__, task_class.__qualname__):
         raise UserError(
             f"There is a task '{task_class.name}' already: {known.__module__}.{known.__name__}. Give yours "
             "another name.",
             code="task-exists",
         )
+    TASKS[task_class.name] = task_class
     return task_class
 
 
