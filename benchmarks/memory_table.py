@@ -34,9 +34,9 @@ from m2v_finetune.config import (
     BackboneConfig,
     DataConfig,
     HeadConfig,
+    InitialBackboneConfig,
     PretrainingConfig,
     RecipeConfig,
-    StartConfig,
     TrainingConfig,
     TuningConfig,
     UnlabelledDataConfig,
@@ -136,7 +136,7 @@ def pretraining_settings(checkpoint: str, seconds: float) -> PretrainingConfig:
     """Return the settings of pre-training."""
     return PretrainingConfig(
         data=UnlabelledDataConfig(source="none", window_seconds=seconds),
-        backbone=StartConfig(source=checkpoint),
+        backbone=InitialBackboneConfig(source=checkpoint),
         training=TrainingConfig(per_device_batch_size=TOTAL_BATCH_SIZE),
     )
 

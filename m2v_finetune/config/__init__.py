@@ -20,7 +20,11 @@ from m2v_finetune.config.model import (
     TuningConfig,
     TuningMethod,
 )
-from m2v_finetune.config.pretraining import PretrainConfig, PretrainingConfig, StartConfig
+from m2v_finetune.config.pretraining import (
+    InitialBackboneConfig,
+    ObjectiveConfig,
+    PretrainingConfig,
+)
 from m2v_finetune.config.ranges import parse_bytes
 from m2v_finetune.config.recipe import RecipeConfig
 from m2v_finetune.config.training import (
@@ -45,16 +49,16 @@ __all__ = [
     "CacheConfig",
     "DataConfig",
     "HeadConfig",
+    "InitialBackboneConfig",
+    "ObjectiveConfig",
     "OnBadTrack",
     "OnNonfinite",
     "OptimizerConfig",
     "OptimizerName",
-    "PretrainConfig",
     "PretrainingConfig",
     "PublishConfig",
     "RecipeConfig",
     "RunConfig",
-    "StartConfig",
     "TrainingConfig",
     "TuningConfig",
     "TuningMethod",

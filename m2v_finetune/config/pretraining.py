@@ -11,7 +11,7 @@ from m2v_finetune.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartConfig:
+class InitialBackboneConfig:
     """Initial weights of pre-training: a checkpoint, or random ones for an architecture.
 
     Args:
@@ -43,7 +43,7 @@ class StartConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class ObjectiveConfig:
     """Settings of the objective: masks, targets, and the moving average of the teacher.
 
     Defaults are those of data2vec for audio (arXiv 2202.03555).
@@ -124,8 +124,8 @@ class PretrainingConfig:
     """
 
     data: UnlabelledDataConfig
-    backbone: StartConfig = field(default_factory=StartConfig)
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    backbone: InitialBackboneConfig = field(default_factory=InitialBackboneConfig)
+    pretrain: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     run: RunConfig = field(default_factory=RunConfig)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from m2v_finetune.backbones import Backbone, init_backbone, load_backbone
-from m2v_finetune.config import PretrainConfig, StartConfig, TuningConfig
+from m2v_finetune.config import InitialBackboneConfig, ObjectiveConfig, TuningConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.pretraining.teacher import Teacher, ema_decay
@@ -17,7 +17,7 @@ TARGET_VARIANCE, PREDICTION_VARIANCE = "target_variance", "prediction_variance"
 STEP_METRICS = (TARGET_VARIANCE, PREDICTION_VARIANCE)
 
 
-def start_backbone(config: StartConfig) -> Backbone:
+def start_backbone(config: InitialBackboneConfig) -> Backbone:
     """Load the checkpoint that pre-training starts from, or draw random weights for an architecture.
 
     Raises:
@@ -51,7 +51,7 @@ class PretrainingModel(nn.Module):
     }
 
     def __init__(
-        self, backbone: Backbone, config: PretrainConfig, *, window_seconds: float
+        self, backbone: Backbone, config: ObjectiveConfig, *, window_seconds: float
     ) -> None:
         """Add head and teacher to a backbone.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from m2v_finetune.config import PretrainConfig
+from m2v_finetune.config import ObjectiveConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.files import json_number, write_json
@@ -71,7 +71,7 @@ def write_pretraining(
     return results
 
 
-def warn_of_collapse(model: PretrainingModel, fitted: FitResult, config: PretrainConfig) -> None:
+def warn_of_collapse(model: PretrainingModel, fitted: FitResult, config: ObjectiveConfig) -> None:
     """Warn if the representations of held-out music hardly vary over the time of a window."""
     found = model.below_floors(fitted.best_values)
     if found:

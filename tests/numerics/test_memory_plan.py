@@ -22,12 +22,12 @@ from m2v_finetune.backbones.checkpoints import CHECKPOINTS
 from m2v_finetune.config import (
     BackboneConfig,
     DataConfig,
+    InitialBackboneConfig,
+    ObjectiveConfig,
     OptimizerConfig,
-    PretrainConfig,
     PretrainingConfig,
     RecipeConfig,
     RunConfig,
-    StartConfig,
     TrainingConfig,
     TuningConfig,
     UnlabelledDataConfig,
@@ -68,8 +68,8 @@ def settings(method="full", *, checkpointing=True, batch=4, accumulation=1, seco
 def pretraining_settings(source, *, averages="layers", checkpointing=True, accumulation=1):
     return PretrainingConfig(
         data=UnlabelledDataConfig(source="none", window_seconds=1.0),
-        backbone=StartConfig(source=str(source)),
-        pretrain=PretrainConfig(num_target_layers=2, teacher_averages=averages),
+        backbone=InitialBackboneConfig(source=str(source)),
+        pretrain=ObjectiveConfig(num_target_layers=2, teacher_averages=averages),
         training=TrainingConfig(
             per_device_batch_size=4,
             gradient_accumulation_steps=accumulation,

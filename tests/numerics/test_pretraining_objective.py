@@ -13,7 +13,7 @@ from transformers import Data2VecAudioModel
 from m2v_finetune.audio.decode import AudioInfo
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.backbones import init_backbone, load_backbone
-from m2v_finetune.config import PretrainConfig
+from m2v_finetune.config import ObjectiveConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
@@ -57,7 +57,7 @@ def build(architecture, *, seed=0, **settings):
     with torch.no_grad():
         for parameter in backbone.network.encoder.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    config = PretrainConfig(**{"num_target_layers": 2, **settings})
+    config = ObjectiveConfig(**{"num_target_layers": 2, **settings})
     return PretrainingModel(backbone, config, window_seconds=SECONDS).train()
 
 
@@ -141,7 +141,7 @@ def test_every_family_is_pretrained(name, tmp_path):
     """Predictions and targets by transformers' own forward pass; then a step, and what it made."""
     reference = save_network(name, tmp_path / "start", **without_dropout())
     backbone = load_backbone(tmp_path / "start", spec_augment=True)
-    config = PretrainConfig(num_target_layers=2, ema_start=0.5, ema_end=0.5)
+    config = ObjectiveConfig(num_target_layers=2, ema_start=0.5, ema_end=0.5)
     model = PretrainingModel(backbone, config, window_seconds=SECONDS).train()
     waveforms, masks = draw_batch(model)
     input_values = backbone.prepare(waveforms)
@@ -414,9 +414,9 @@ def test_a_saved_backbone_loads_to_equal_states(architecture, tmp_path):
 def test_what_cannot_be_pretrained_is_refused(architecture, tmp_path):
     backbone = init_backbone(architecture, licence="")
     with raises("num-target-layers-out-of-range", "num_target_layers is 8", "has 3 "):
-        PretrainingModel(backbone, PretrainConfig(), window_seconds=1)
+        PretrainingModel(backbone, ObjectiveConfig(), window_seconds=1)
     with raises("window-too-short", "9 frames", "spans of 10"):
-        PretrainingModel(backbone, PretrainConfig(num_target_layers=1), window_seconds=0.2)
+        PretrainingModel(backbone, ObjectiveConfig(num_target_layers=1), window_seconds=0.2)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**SETTINGS, "mask_time_prob": 0.0}))
     with raises("spec-augment-without-masks", "mask_time_prob"):

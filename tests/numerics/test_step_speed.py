@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import (
+    ObjectiveConfig,
     OptimizerConfig,
-    PretrainConfig,
 )
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks.beats import BeatTracking
@@ -59,7 +59,7 @@ def test_a_step_reads_the_device_once(method):
 def test_a_step_of_pretraining_reads_the_device_once():
     torch.manual_seed(0)
     backbone = load_backbone("random-small", spec_augment=True)
-    model = PretrainingModel(backbone, PretrainConfig(num_target_layers=2), window_seconds=0.5)
+    model = PretrainingModel(backbone, ObjectiveConfig(num_target_layers=2), window_seconds=0.5)
     model.train()
     optimizer = build_optimizer(model, OptimizerConfig())
     masks = torch.from_numpy(np.arange(24) % 3 == 0).expand(2, -1)[:, : backbone.num_frames(8000)]

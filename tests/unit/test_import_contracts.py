@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-LIBRARIES = ("transformers", "peft", "accelerate", "audiomentations", "jsonargparse", "matplotlib")
+# One of each contract.
+LIBRARIES = (
+    "transformers",
+    "peft",
+    "accelerate",
+    "audiomentations",
+    "jsonargparse",
+    "matplotlib",
+    "soundfile",
+    "datasets",
+    "mir_eval",
+)
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
 
 

@@ -15,10 +15,10 @@ from m2v_finetune.config import (
     BackboneConfig,
     DataConfig,
     HeadConfig,
+    InitialBackboneConfig,
     PretrainingConfig,
     PublishConfig,
     RecipeConfig,
-    StartConfig,
     TuningConfig,
     UnlabelledDataConfig,
 )
@@ -233,7 +233,7 @@ def test_a_pretrained_backbone_is_published_all_the_same(tmp_path, monkeypatch, 
     monkeypatch.setattr(of_backbone, "plot_pretraining", fail)
     config = PretrainingConfig(
         data=UnlabelledDataConfig(source="music"),
-        backbone=StartConfig(source="random-small"),
+        backbone=InitialBackboneConfig(source="random-small"),
         publish=PublishConfig(repo_id="me/backbone"),
     )
     folder = RunFolder(tmp_path / "run")
