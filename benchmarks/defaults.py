@@ -145,7 +145,7 @@ SEARCH: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def prepare(root: Path) -> None:
-    """Compose music, notes and voices, and write the manifests."""
+    """Compose music, notes and voices, write the manifests, and save the backbone of published size."""
     compose = [sys.executable, str(REPOSITORY / "scripts" / "compose_labelled_music.py")]
     fonts = [SOUND_FONTS / "TimGM6mb.sf2", SOUND_FONTS / "MuseScore_General_Full.sf2"]
     train, validation = max(SIZES), max(NUM_VALIDATION.values())
@@ -161,6 +161,17 @@ def prepare(root: Path) -> None:
             check=True,
         )
     write_voices(root / "voices")
+    write_published_size(root / PUBLISHED_SIZE)
+
+
+def write_published_size(folder: Path) -> None:
+    """Save a backbone of music2vec's size with random weights (seed 0)."""
+    import torch
+    from transformers import Data2VecAudioConfig, Data2VecAudioModel, Wav2Vec2FeatureExtractor
+
+    torch.manual_seed(0)
+    Data2VecAudioModel(Data2VecAudioConfig()).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
 
 
 def write_voices(folder: Path) -> None:
