@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -38,6 +39,22 @@ NUM_THREADS = 8
 Fetched = TypeVar("Fetched")
 
 
+@dataclass(frozen=True, kw_only=True)
+class HubAccess:
+    """Access to the Hub for a download.
+
+    Attributes:
+        token: Token; that of the login if None, none if False.
+        local_files_only: Whether only earlier downloads are used.
+    """
+
+    token: str | bool | None = None
+    local_files_only: bool = False
+
+
+DEFAULT_ACCESS = HubAccess()
+
+
 def is_repo_id(source: str) -> bool:
     """Return True if a string has the form of a Hub id, ``user/name``."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
@@ -50,6 +67,7 @@ def download_snapshot(
     patterns: Sequence[str] | None = None,
     ignore_patterns: Sequence[str] | None = None,
     repo_type: Literal["model", "dataset"] = "model",
+    access: HubAccess = DEFAULT_ACCESS,
 ) -> Path:
     """Return the local folder of a repository, fetched now or earlier; its name is the commit.
 
@@ -59,6 +77,7 @@ def download_snapshot(
         patterns: Fetch only files that match one of these; all if not given.
         ignore_patterns: Do not fetch files that match one of these.
         repo_type: Models and data sets have names of their own.
+        access: Token, and whether to download.
 
     Raises:
         UserError: No such repository or revision, no access, no network, a failing server.
@@ -70,6 +89,8 @@ def download_snapshot(
         allow_patterns=list(patterns) if patterns else None,
         ignore_patterns=list(ignore_patterns) if ignore_patterns else None,
         repo_type=repo_type,
+        token=access.token,
+        local_files_only=access.local_files_only,
     )
     with explained(f"fetch {repo_id}" + (f" at {revision}" if revision else "")):
         return Path(_with_retries(fetch))
@@ -81,6 +102,7 @@ def download_checkpoint(
     revision: str | None = None,
     files: Sequence[str],
     weights: Sequence[Sequence[str]],
+    access: HubAccess = DEFAULT_ACCESS,
 ) -> Path:
     """Return the local folder of a checkpoint, fetched now or earlier, with its weights in one format.
 
@@ -92,12 +114,15 @@ def download_checkpoint(
         files: Files to fetch beside weights.
         weights: Formats, the best first. Each is the name of a file that shows the format, and
             patterns of its files.
+        access: Token, and whether to download.
 
     Raises:
         UserError: Errors of `download_snapshot`.
     """
     for one in weights:
-        folder = download_snapshot(repo_id, revision=revision, patterns=[*files, *one])
+        folder = download_snapshot(
+            repo_id, revision=revision, patterns=[*files, *one], access=access
+        )
         if (folder / one[0]).is_file():
             break
     return folder

@@ -7,13 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from m2v_finetune.audio.in_memory import AudioInput, audio_file
 from m2v_finetune.backbones.checkpoint_files import fingerprint, write_checkpoint
+from m2v_finetune.backbones.embedding import Pooled, embed_file, mean_of_state, mean_of_states
 from m2v_finetune.backbones.encoders import ENCODERS
+from m2v_finetune.config import WINDOW_SECONDS
 from m2v_finetune.errors import UserError
 
 NORMALIZE_EPSILON = 1e-7
@@ -173,6 +178,48 @@ class Backbone(nn.Module):
     def num_frames(self, num_samples: int) -> int:
         """Return the number of frames of a window of ``num_samples`` samples; 0 if it is too short."""
         return self.frame_grid.num_frames(num_samples)
+
+    def embed(
+        self,
+        audio: AudioInput,
+        *,
+        sample_rate: int | None = None,
+        layer: int | None = None,
+        pool: Pooled = "track",
+        window_seconds: float = WINDOW_SECONDS,
+        batch_size: int = 16,
+    ) -> NDArray[np.float32]:
+        """Return an embedding of a sound of any length: hidden states, averaged over time.
+
+        Args:
+            audio: Path; an array or tensor with ``sample_rate``; the audio of a row of `datasets`; or a file
+                object (`audio.in_memory.audio_file`).
+            sample_rate: Sample rate of an array, in Hz.
+            layer: Number of a hidden state, from 0 (the input of the first layer); all of them if None.
+            pool: ``track`` is the mean over time; ``windows`` the mean of each window.
+            window_seconds: Length of the windows, one after the other.
+            batch_size: Windows of a batch.
+
+        Returns:
+            (hidden_size,) with a layer, (num_hidden_states, hidden_size) without; for ``windows`` with the
+            windows as first dimension.
+
+        Raises:
+            AudioError: The file cannot be read.
+            UserError: ``audio`` is none of these, there is no such layer, or the windows are too short.
+        """
+        num_samples = round(window_seconds * self.sample_rate)
+        combine = mean_of_states if layer is None else mean_of_state(layer, self.num_hidden_states)
+        with audio_file(audio, sample_rate) as path:
+            return embed_file(
+                path,
+                self,
+                combine=combine,
+                window_samples=num_samples,
+                hop_samples=num_samples,
+                pool=pool,
+                batch_size=batch_size,
+            )
 
     def check_window(self, num_samples: int) -> None:
         """Raise `UserError` where a window is too short for the network or for its masks."""

@@ -17,7 +17,13 @@ from transformers import PreTrainedModel
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR, published_checkpoint
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_files
-from m2v_finetune.hub import download_checkpoint, download_snapshot, is_repo_id
+from m2v_finetune.hub import (
+    DEFAULT_ACCESS,
+    HubAccess,
+    download_checkpoint,
+    download_snapshot,
+    is_repo_id,
+)
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -36,7 +42,11 @@ MAX_LISTED_NAMES = 8
 
 
 def find_checkpoint(
-    source: str, revision: str | None, *, with_weights: bool
+    source: str,
+    revision: str | None,
+    *,
+    with_weights: bool,
+    access: HubAccess = DEFAULT_ACCESS,
 ) -> tuple[Path, str | None]:
     """Return the folder of a checkpoint, and its commit if it is on the Hub.
 
@@ -57,10 +67,14 @@ def find_checkpoint(
         files = (CONFIG_FILE, PREPROCESSOR_FILE)
         folder = (
             download_checkpoint(
-                repo_id, revision=revision, files=(*files, "README.md"), weights=WEIGHT_FORMATS
+                repo_id,
+                revision=revision,
+                files=(*files, "README.md"),
+                weights=WEIGHT_FORMATS,
+                access=access,
             )
             if with_weights
-            else download_snapshot(repo_id, revision=revision, patterns=files)
+            else download_snapshot(repo_id, revision=revision, patterns=files, access=access)
         )
         commit = folder.name
     else:

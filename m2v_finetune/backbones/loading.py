@@ -27,6 +27,7 @@ from m2v_finetune.backbones.checkpoints import published_checkpoint
 from m2v_finetune.backbones.encoders import ENCODERS
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import expand_home
+from m2v_finetune.hub import HubAccess
 
 
 def load_backbone(
@@ -35,6 +36,8 @@ def load_backbone(
     revision: str | None = None,
     num_layers: int | None = None,
     spec_augment: bool = False,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
 ) -> Backbone:
     """Load a pre-trained backbone, in float32 on the CPU and in evaluation mode.
 
@@ -43,12 +46,15 @@ def load_backbone(
         revision: Branch, tag or commit of a Hub id.
         num_layers: Number of transformer layers to keep, from the first; all if None.
         spec_augment: Masking of frames in training, by the mask settings of the checkpoint's config.
+        token: Token of the Hub; that of the login if None, none if False.
+        local_files_only: Whether to use earlier downloads alone.
 
     Raises:
         UserError: The source cannot be found or reached, is of another architecture, has a setting on that
             no released checkpoint uses, or its tensors do not match its config.
     """
-    folder, commit = find_checkpoint(str(source), revision, with_weights=True)
+    access = HubAccess(token=token, local_files_only=local_files_only)
+    folder, commit = find_checkpoint(str(source), revision, with_weights=True, access=access)
     settings = read_json(folder / CONFIG_FILE)
     published = published_checkpoint(str(source))
     network = build_network(settings, where=str(folder / CONFIG_FILE))

@@ -1,30 +1,36 @@
 """Inference of a `TaskModel` on the windows of tracks and on audio files."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
 from m2v_finetune.audio.decode import inspect_audio
-from m2v_finetune.backbones import PrecomputedBackbone
+from m2v_finetune.backbones import Backbone, PrecomputedBackbone
+from m2v_finetune.backbones.embedding import Pooled, embed_file, mean_of_state
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import TrackWindows, Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.reading import track_loader
 from m2v_finetune.data.workers import read_batches
 from m2v_finetune.errors import AudioError, UserError
+from m2v_finetune.tasks import Prediction
 from m2v_finetune.variation import OutputVariation
 
 if TYPE_CHECKING:
     from m2v_finetune.model.task_model import TaskModel
 
-ScoredWindow = tuple[int, Window, NDArray[np.float32] | AudioError]
-"""Number of a track, window of it, and the scores of the window or the reason why it cannot be read."""
+ScoredWindow = tuple[int, Window, "NDArray[np.float32] | AudioError | NotFiniteError"]
+"""Number of a track, window of it, and the scores of the window or the reason why it has none."""
 
 
 class NotFiniteError(UserError):
@@ -58,6 +64,7 @@ def score_windows(
     timeout_seconds: float = 0,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     variation: OutputVariation | None = None,
+    raises_not_finite: bool = True,
 ) -> Iterator[ScoredWindow]:
     """Yield the number of the track, the window and its scores, window after window.
 
@@ -72,6 +79,8 @@ def score_windows(
         timeout_seconds: Longest time of one of them for a batch; 0 for no limit.
         autocast: Context of each forward pass.
         variation: Counter of the outputs of the head.
+        raises_not_finite: Whether scores that hold nan or infinity raise an error; else the error takes
+            their place.
 
     Raises:
         NotFiniteError: The scores hold nan or infinity.
@@ -102,21 +111,33 @@ def score_windows(
             rows |= zip(indices.tolist(), scores, strict=True)
         for index, one in sorted(rows.items(), key=lambda pair: pair[0]):
             number, window = windows.locations[index]
-            if not isinstance(one, AudioError) and not np.isfinite(one).all():
-                raise NotFiniteError(windows.tracks[number].track.origin)
-            yield number, window, one
+            if isinstance(one, AudioError) or np.isfinite(one).all():
+                yield number, window, one
+                continue
+            error = NotFiniteError(windows.tracks[number].track.origin)
+            if raises_not_finite:
+                raise error
+            yield number, window, error
 
 
-def scored(rows: Iterable[ScoredWindow]) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+def scored(
+    rows: Iterable[ScoredWindow], resources: AbstractContextManager[Any] | None = None
+) -> Iterator[tuple[Window, NDArray[np.float32]]]:
     """Yield the windows of one track with their scores.
+
+    Args:
+        rows: Rows of `score_windows`.
+        resources: Resources that the rows need; released after the last one.
 
     Raises:
         AudioError: A window cannot be read.
+        NotFiniteError: The scores of a window are not finite.
     """
-    for _, window, scores in rows:
-        if isinstance(scores, AudioError):
-            raise scores
-        yield window, scores
+    with resources or nullcontext():
+        for _, window, scores in rows:
+            if isinstance(scores, UserError):
+                raise scores
+            yield window, scores
 
 
 def check_file(path: Path) -> CheckedTrack:
@@ -130,3 +151,66 @@ def check_file(path: Path) -> CheckedTrack:
         id=str(path), path=path, split=None, columns={}, origin=str(path), folder=path.parent
     )
     return CheckedTrack(track=track, audio=audio)
+
+
+def predict_many(
+    model: "TaskModel",
+    files: Sequence[Path],
+    *,
+    batch_size: int,
+    num_workers: int,
+    show_progress: bool,
+) -> "list[Prediction | UserError]":
+    """Return the predictions for files; see `TaskModel.predict_many`."""
+    require_audio_input(model)
+    results: dict[int, Prediction | UserError] = {}
+    checked: dict[int, CheckedTrack] = {}
+    for number, path in enumerate(files):
+        try:
+            checked[number] = check_file(path)
+        except AudioError as error:
+            results[number] = error
+    numbers = list(checked)
+    windows = model.track_windows(list(checked.values()))
+    with Progress(console=Console(stderr=True), disable=not show_progress) as bar:
+        bar_task = bar.add_task("Predicting", total=len(files), completed=len(results))
+        rows = score_windows(
+            model,
+            windows,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            raises_not_finite=False,
+        )
+        for position, of_track in groupby(rows, key=itemgetter(0)):
+            number = numbers[position]
+            try:
+                # A list: stems are computed while they are read.
+                scores = list(scored(of_track))
+                results[number] = model.task.predict(checked[number], iter(scores))
+            except (AudioError, NotFiniteError) as error:
+                results[number] = error
+            bar.advance(bar_task)
+    return [results[number] for number in range(len(files))]
+
+
+def embed(
+    model: "TaskModel", path: Path, *, layer: int | None, pool: Pooled, batch_size: int
+) -> NDArray[np.float32]:
+    """Return the embedding of a file; see `TaskModel.embed`."""
+    backbone = model.backbone
+    assert isinstance(backbone, Backbone)
+
+    def weighted(states: Iterable[Tensor]) -> Tensor:
+        combined: Tensor = model.layer_weighting(states)
+        return combined.mean(dim=1)
+
+    model.eval()
+    return embed_file(
+        path,
+        backbone,
+        combine=weighted if layer is None else mean_of_state(layer, backbone.num_hidden_states),
+        window_samples=model.window_samples,
+        hop_samples=model.hop_samples,
+        pool=pool,
+        batch_size=batch_size,
+    )

@@ -21,7 +21,7 @@ from m2v_finetune.backbones.precomputed import MODEL_TYPE
 from m2v_finetune.config import HeadConfig, TuningConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_files
-from m2v_finetune.hub import download_snapshot, is_repo_id, upload_folder
+from m2v_finetune.hub import HubAccess, download_snapshot, is_repo_id, upload_folder
 from m2v_finetune.model.metadata import LIBRARY_NAME, Weights, plain_card, saved_weights
 from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
@@ -127,7 +127,11 @@ def _describe(model: "TaskModel", weights: Literal["trained", "all"]) -> dict[st
 
 
 def load_model(
-    model_class: type["TaskModel"], source: str | Path, *, revision: str | None
+    model_class: type["TaskModel"],
+    source: str | Path,
+    *,
+    revision: str | None,
+    access: HubAccess,
 ) -> "TaskModel":
     """Load a model from a folder or the Hub; see `TaskModel.from_pretrained`."""
     folder = Path(source)
@@ -138,11 +142,14 @@ def load_model(
                 code="model-missing",
             )
         folder = download_snapshot(
-            str(source), revision=revision, patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+            str(source),
+            revision=revision,
+            patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE],
+            access=access,
         )
     path = folder / CONFIG_FILE
     saved, task = _read_config(path)
-    model = _build(model_class, saved, task, path)
+    model = _build(model_class, saved, task, path, access)
     _load_tensors(model, folder / WEIGHTS_FILE)
     card = folder / CARD_FILE
     model.card = card.read_text(encoding="utf-8") if card.is_file() else None
@@ -226,11 +233,11 @@ def _is_instance(value: Any, hint: Any) -> bool:
 
 
 def _build(
-    model_class: type["TaskModel"], saved: SavedModel, task: Task, path: Path
+    model_class: type["TaskModel"], saved: SavedModel, task: Task, path: Path, access: HubAccess
 ) -> "TaskModel":
     """Return the model that a config describes; its head, or all of it, has random weights."""
     is_standalone = saved.weights == "all"
-    backbone = _build_backbone(saved, path)
+    backbone = _build_backbone(saved, path, access)
     kind, num_states = saved.layer_weighting, backbone.num_hidden_states
     if isinstance(kind, int) and not 0 <= kind < num_states:
         raise UserError(
@@ -253,7 +260,7 @@ def _build(
     )
 
 
-def _build_backbone(saved: SavedModel, path: Path) -> AnyBackbone:
+def _build_backbone(saved: SavedModel, path: Path, access: HubAccess) -> AnyBackbone:
     of_backbone = saved.backbone
     if of_backbone.settings.get("model_type") == MODEL_TYPE:
         size = of_backbone.settings.get("hidden_size")
@@ -277,7 +284,11 @@ def _build_backbone(saved: SavedModel, path: Path) -> AnyBackbone:
             apply_tuning(backbone, saved.tuning)
         return backbone
     backbone = load_backbone(
-        of_backbone.source, revision=of_backbone.revision, num_layers=of_backbone.num_layers
+        of_backbone.source,
+        revision=of_backbone.revision,
+        num_layers=of_backbone.num_layers,
+        token=access.token,
+        local_files_only=access.local_files_only,
     )
     backbone.normalize = of_backbone.normalize
     if backbone.fingerprint() != of_backbone.fingerprint:

@@ -2,14 +2,18 @@
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from m2v_finetune.audio.in_memory import AudioInput, audio_file
 from m2v_finetune.backbones import (
     AnyBackbone,
     Backbone,
@@ -17,12 +21,15 @@ from m2v_finetune.backbones import (
     build_architecture,
     load_backbone,
 )
+from m2v_finetune.backbones.embedding import Pooled
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.features import read_vector
 from m2v_finetune.data.loader import Inputs, TrackWindows
+from m2v_finetune.errors import UserError
 from m2v_finetune.heads import Head
+from m2v_finetune.hub import HubAccess
 from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.model import inference, metadata, saving
 from m2v_finetune.model.cached_features import (
@@ -33,7 +40,7 @@ from m2v_finetune.model.cached_features import (
 )
 from m2v_finetune.model.metadata import Weights
 from m2v_finetune.tasks import Prediction, Task
-from m2v_finetune.tuning import apply_tuning, trained_parts
+from m2v_finetune.tuning import apply_tuning, merge_adapters, trained_parts
 from m2v_finetune.variation import OutputVariation
 
 
@@ -265,12 +272,20 @@ class TaskModel(nn.Module):
         )
 
     def predict(
-        self, path: str | Path, *, batch_size: int = 16, variation: OutputVariation | None = None
+        self,
+        audio: AudioInput,
+        *,
+        sample_rate: int | None = None,
+        batch_size: int = 16,
+        variation: OutputVariation | None = None,
     ) -> Prediction:
-        """Return the prediction for an audio file: for the whole track and along its time line.
+        """Return the prediction for a sound of any length: for the whole track and along its time line.
 
         Args:
-            path: A file of any length that soundfile reads, or ffmpeg where it is installed.
+            audio: Path of a file that soundfile reads, or ffmpeg where it is installed; an array or tensor,
+                (samples,) or (channels, samples), with ``sample_rate``; the audio of a row of `datasets`; or
+                a file object. All give the same answer for the same sound.
+            sample_rate: Sample rate of an array, in Hz.
             batch_size: Windows of a batch.
             variation: Counter of the outputs of the head.
 
@@ -279,11 +294,107 @@ class TaskModel(nn.Module):
 
         Raises:
             AudioError: The file cannot be read.
-            UserError: The model reads vectors in place of audio.
+            UserError: ``audio`` is none of these, or the model reads vectors in place of audio.
         """
         inference.require_audio_input(self)
-        checked = inference.check_file(Path(path))
-        return self.predict_track(checked, batch_size=batch_size, variation=variation)
+        with ExitStack() as resources:
+            checked = inference.check_file(resources.enter_context(audio_file(audio, sample_rate)))
+            rows = inference.score_windows(
+                self, self.track_windows([checked]), batch_size=batch_size, variation=variation
+            )
+            # Stems are computed while they are read, so the file lives as long as the rows.
+            return self.task.predict(checked, inference.scored(rows, resources.pop_all()))
+
+    def predict_many(
+        self,
+        files: Sequence[str | Path],
+        *,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        show_progress: bool = True,
+    ) -> list[Prediction | UserError]:
+        """Return the predictions for files, in batches that are filled across files.
+
+        Args:
+            files: Paths of audio files.
+            batch_size: Windows of a batch.
+            num_workers: Number of processes that read audio.
+            show_progress: Whether to show a progress bar.
+
+        Returns:
+            The result of each file, in order: a prediction as of `predict`, or the error that the file
+            cannot be read, or has no finite output. Stems of all files are kept in memory: separate
+            long files one after the other.
+
+        Raises:
+            UserError: The model reads vectors in place of audio.
+            WorkerError: A process that reads audio failed.
+        """
+        return inference.predict_many(
+            self,
+            [Path(file) for file in files],
+            batch_size=batch_size,
+            num_workers=num_workers,
+            show_progress=show_progress,
+        )
+
+    def embed(
+        self,
+        audio: AudioInput,
+        *,
+        sample_rate: int | None = None,
+        layer: int | None = None,
+        pool: Pooled = "track",
+        batch_size: int = 16,
+    ) -> NDArray[np.float32]:
+        """Return an embedding of a sound, over the windows of the model.
+
+        Args:
+            audio: As for `predict`.
+            sample_rate: As for `predict`.
+            layer: Number of a hidden state, from 0 (the input of the first layer); the weighted sum that the
+                head reads if None.
+            pool: ``track`` is the mean over time; ``windows`` the mean of each window.
+            batch_size: Windows of a batch.
+
+        Returns:
+            (hidden_size,) for ``track``, (windows, hidden_size) for ``windows``.
+
+        Raises:
+            AudioError: The file cannot be read.
+            UserError: There is no such layer, or errors of `predict`.
+        """
+        inference.require_audio_input(self)
+        with audio_file(audio, sample_rate) as path:
+            return inference.embed(self, path, layer=layer, pool=pool, batch_size=batch_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Label of each output; empty for tasks without labels, such as beats."""
+        return dict(enumerate(getattr(self.task, "labels", ())))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Output of each label."""
+        return {label: number for number, label in self.id2label.items()}
+
+    def num_parameters(self, *, trainable: bool = False) -> int:
+        """Return the number of parameters, or only of those that are trainable."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
+
+    def merge_and_unload(self) -> "TaskModel":
+        """Merge adapters into the weights where possible, in place; return the model.
+
+        The outputs stay the same, to rounding. It is saved with all its weights then.
+        """
+        merge_adapters(self.backbone)
+        self.base_fingerprint = None
+        return self
 
     def predict_track(
         self,
@@ -339,18 +450,30 @@ class TaskModel(nn.Module):
             return saving.upload_model(Path(folder), repo_id, private=private)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> "TaskModel":
-        """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode on the CPU.
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> "TaskModel":
+        """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
 
         Args:
             source: A folder, such as ``model/`` of a run, or a Hub id.
             revision: Branch, tag or commit of a Hub id.
+            device: Device of the weights.
+            token: Token of the Hub, also for the backbone; that of the login if None, none if False.
+            local_files_only: Whether to use earlier downloads alone.
 
         Raises:
             UserError: There is no such model, another program wrote it, or its weights do not match its
                 config or its backbone.
         """
-        return saving.load_model(cls, source, revision=revision)
+        access = HubAccess(token=token, local_files_only=local_files_only)
+        return saving.load_model(cls, source, revision=revision, access=access).to(device)
 
     def is_adapter_enough(self) -> bool:
         """Return whether others can rebuild the model from its trained weights and the backbone's name."""
