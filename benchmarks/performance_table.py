@@ -69,9 +69,9 @@ def table() -> str:
         ),
         ("a training step, full, conv encoder trained", "the same", of_step("conv")),
         ("a training step, LoRA, 6 of 12 layers kept", "PEFT on the whole of it", of_step("lora")),
-        ("the same from the cached features", "the same", of_step("stored")),
+        ("the same from cached features", "the same", of_step("stored")),
         (
-            "the same from the cached features",
+            "the same from cached features",
             "this program without it",
             f"{commands['lora']['times_as_fast']:.2f}",
         ),

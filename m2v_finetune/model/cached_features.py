@@ -13,7 +13,7 @@ from m2v_finetune.backbones import Backbone, PrecomputedBackbone
 from m2v_finetune.backbones.backbone import CONV_ENCODER
 
 if TYPE_CHECKING:
-    from m2v_finetune.model.task_model import TaskModel
+    from m2v_finetune.model.network import TaskNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class FeatureLayout:
         return self.num_rows > len(self.states) * self.frames_per_state
 
 
-def layout_features(model: "TaskModel") -> FeatureLayout | None:
+def layout_features(model: "TaskNetwork") -> FeatureLayout | None:
     """Return the layout of a model's cached features; None where no layer is frozen."""
     depth, backbone = model.backbone.frozen_depth, model.backbone
     if depth is None or isinstance(backbone, PrecomputedBackbone):
@@ -71,7 +71,7 @@ def layout_features(model: "TaskModel") -> FeatureLayout | None:
     )
 
 
-def compute_features(model: "TaskModel", waveforms: Tensor) -> Tensor:
+def compute_features(model: "TaskNetwork", waveforms: Tensor) -> Tensor:
     """Return the features of windows; nothing above the frozen layers is computed.
 
     Args:
@@ -96,7 +96,7 @@ def compute_features(model: "TaskModel", waveforms: Tensor) -> Tensor:
     return torch.cat(stored, dim=1)
 
 
-def states_from_features(model: "TaskModel", features: Tensor) -> Iterator[Tensor]:
+def states_from_features(model: "TaskNetwork", features: Tensor) -> Iterator[Tensor]:
     """Yield all hidden states, as the head reads them, from features (batch, rows, feature_size)."""
     layout, backbone = model.feature_layout, model.backbone
     assert layout is not None

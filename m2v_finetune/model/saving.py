@@ -179,12 +179,19 @@ def _read_config(path: Path) -> tuple[SavedModel, Task]:
         if saved.backbone.sample_rate <= 0:
             raise ValueError(f"its sample_rate is {saved.backbone.sample_rate}")
         _check_head_size(saved, path.parent / WEIGHTS_FILE)
-        return saved, find_task(saved.task["name"]).from_dict(saved.task)
+        return saved, _find_task(saved.task["name"], path).from_dict(saved.task)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not the config of an {LIBRARY_NAME} model ({type(error).__name__}: {error}).",
             code="model-config-damaged",
         ) from error
+
+
+def _find_task(name: str, path: Path) -> type[Task]:
+    try:
+        return find_task(name)
+    except UserError as error:
+        raise UserError(f"{path} is of another task. {error}", code=error.code) from error
 
 
 def _check_head_size(saved: SavedModel, weights: Path) -> None:

@@ -1,22 +1,18 @@
-"""`TaskModel`: backbone, layer weighting and task head, from waveforms to predictions of tracks."""
+"""`TaskModel`: from files and arrays to predictions of tracks; saving and loading."""
 
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from m2v_finetune.audio.in_memory import AudioInput, audio_file
 from m2v_finetune.backbones import (
-    AnyBackbone,
-    Backbone,
     PrecomputedBackbone,
     build_architecture,
     load_backbone,
@@ -28,68 +24,20 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.features import read_vector
 from m2v_finetune.data.loader import Inputs, TrackWindows
 from m2v_finetune.errors import UserError
-from m2v_finetune.heads import Head
 from m2v_finetune.hub import HubAccess
-from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.model import inference, metadata, saving
-from m2v_finetune.model.cached_features import (
-    FeatureLayout,
-    compute_features,
-    layout_features,
-    states_from_features,
-)
 from m2v_finetune.model.metadata import Weights
+from m2v_finetune.model.network import TaskNetwork
 from m2v_finetune.tasks import Prediction, Task
-from m2v_finetune.tuning import apply_tuning, merge_adapters, trained_parts
+from m2v_finetune.tuning import apply_tuning, merge_adapters
 from m2v_finetune.variation import OutputVariation
 
 
-class TaskModel(nn.Module):
-    """A backbone, the weighting of its layers, and the head of a task.
+class TaskModel(TaskNetwork):
+    """A trained model of a task: its network, with inference, saving and loading.
 
-    Attributes:
-        backbone: Network that yields hidden states, tuned by `tuning`; for vectors that were computed
-            elsewhere, their stand-in.
-        layer_weighting: Weighted sum of the hidden states.
-        head: Network from that sum to logits.
-        head_config: Settings of the head.
-        task: Meaning of the logits.
-        window_seconds: Length of a window.
-        hop_seconds: Distance of the windows of a track.
-        tuning: Settings of the tuning.
-        base_fingerprint: Hash of the backbone that the tuned weights belong to; None where the model has all
-            its weights.
-        card: Text of the model card, if there is one.
-        micro_batcher: Batch size that fits into memory outside of training.
+    Build a new one by `build`, load one by `from_pretrained`.
     """
-
-    def __init__(
-        self,
-        *,
-        backbone: AnyBackbone,
-        layer_weighting: LayerWeighting,
-        head: Head,
-        head_config: HeadConfig,
-        task: Task,
-        tuning: TuningConfig,
-        window_seconds: float,
-        hop_seconds: float | None,
-        base_fingerprint: str | None,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.layer_weighting = layer_weighting
-        self.head = head
-        self.head_config = head_config
-        self.task = task
-        self.tuning = tuning
-        self.window_seconds = window_seconds
-        self.hop_seconds = hop_seconds or window_seconds * task.hop_fraction
-        self.base_fingerprint = base_fingerprint
-        self.card: str | None = None
-        self.micro_batcher = MicroBatcher()
-        if isinstance(backbone, Backbone):
-            backbone.check_window(self.window_samples)
 
     @classmethod
     def build(
@@ -167,88 +115,6 @@ class TaskModel(nn.Module):
             hop_seconds=1.0,
             base_fingerprint=None,
         )
-
-    @property
-    def window_samples(self) -> int:
-        """Samples of a window at the backbone's rate."""
-        return round(self.window_seconds * self.backbone.sample_rate)
-
-    @property
-    def hop_samples(self) -> int:
-        """Samples from one window of a track to the next."""
-        return max(1, round(self.hop_seconds * self.backbone.sample_rate))
-
-    def train(self, mode: bool = True) -> "TaskModel":
-        """Set training mode; the layers below the first trainable one stay in evaluation mode.
-
-        So their output for a window is always the same, and can be cached.
-        """
-        super().train(mode)
-        for module in self.backbone.frozen_modules():
-            module.eval()
-        return self
-
-    def forward(self, inputs: Tensor, *others: Tensor) -> Tensor:
-        """Return the logits of windows.
-
-        Args:
-            inputs: Waveforms (batch, window_samples), mono at the backbone's rate, in [-1, 1]; or their
-                features from `frozen_features`, (batch, rows, feature_size), in any precision.
-            others: Further inputs of the task's head, such as the mixture to separate.
-
-        Returns:
-            (batch, task.num_outputs), or with frames (batch, frames, task.num_outputs), or stems.
-        """
-        is_cached = inputs.ndim == 3
-        weighted = self._weight_cached(inputs) if is_cached else self._weight_states(inputs)
-        return self.head(weighted, *others)  # type: ignore[no-any-return]
-
-    def _weight_cached(self, features: Tensor) -> Tensor:
-        """Return the weighted hidden states, (batch, frames, hidden_size), of cached features."""
-        return self.layer_weighting(states_from_features(self, features.float()))  # type: ignore[no-any-return]
-
-    def _weight_states(self, waveforms: Tensor) -> Tensor:
-        """Return the weighted hidden states, (batch, frames, hidden_size), as the head reads them."""
-        states = self.backbone.iterate_hidden_states(self.backbone.prepare(waveforms))
-        depth = self._checkpointed_depth()
-        if depth > 0:
-            assert isinstance(self.backbone, Backbone)
-            return self.layer_weighting.checkpointed(
-                next(states), depth, self.backbone.iterate_from
-            )
-        return self.layer_weighting(self.head.pre_pool(states))  # type: ignore[no-any-return]
-
-    def _checkpointed_depth(self) -> int:
-        """Return the number of the last frozen state that is recomputed for the layer weights' gradient.
-
-        0 where that saves no memory: a head that averages over time needs few numbers of each state.
-        """
-        is_checkpointing = self.backbone.gradient_checkpointing and self.training
-        layout, selected_layer = self.feature_layout, self.layer_weighting.selected_layer
-        if (
-            not is_checkpointing
-            or not torch.is_grad_enabled()
-            or layout is None
-            or selected_layer is not None
-        ):
-            return 0
-        return max(0, layout.depth) if layout.frames_per_state > 1 else 0
-
-    @cached_property
-    def feature_layout(self) -> FeatureLayout | None:
-        """Layout of the output of the frozen layers for a window; None where no layer is frozen."""
-        return layout_features(self)
-
-    def frozen_features(self, waveforms: Tensor) -> Tensor:
-        """Return the output of the frozen layers, an input of `forward` in place of the waveforms.
-
-        Args:
-            waveforms: (batch, window_samples), as `forward` takes them.
-
-        Returns:
-            (batch, rows, feature_size), laid out as `feature_layout` describes.
-        """
-        return compute_features(self, waveforms)
 
     def track_windows(
         self, tracks: Sequence[CheckedTrack], *, inputs: Inputs | None = None
@@ -369,11 +235,6 @@ class TaskModel(nn.Module):
             return inference.embed(self, path, layer=layer, pool=pool, batch_size=batch_size)
 
     @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return next(self.parameters()).device
-
-    @property
     def id2label(self) -> dict[int, str]:
         """Label of each output; empty for tasks without labels, such as beats."""
         return dict(enumerate(getattr(self.task, "labels", ())))
@@ -382,10 +243,6 @@ class TaskModel(nn.Module):
     def label2id(self) -> dict[str, int]:
         """Output of each label."""
         return {label: number for number, label in self.id2label.items()}
-
-    def num_parameters(self, *, trainable: bool = False) -> int:
-        """Return the number of parameters, or only of those that are trainable."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
 
     def merge_and_unload(self) -> "TaskModel":
         """Merge adapters into the weights where possible, in place; return the model.
@@ -408,21 +265,6 @@ class TaskModel(nn.Module):
             self, self.track_windows([checked]), batch_size=batch_size, variation=variation
         )
         return self.task.predict(checked, inference.scored(rows))
-
-    def trained_tensors(self) -> dict[str, Tensor]:
-        """Return the trainable parameters and the measured buffers of the head, by name."""
-        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        names |= {f"head.{name}" for name, _ in self.head.named_buffers()}
-        return {name: tensor for name, tensor in self.state_dict().items() if name in names}
-
-    def trained_parts(self) -> dict[str, int]:
-        """Return the number of trainable parameters of each part, from the input to the head."""
-        parts = trained_parts(self.backbone)
-        for name, module in (("layer weights", self.layer_weighting), ("head", self.head)):
-            count = sum(p.numel() for p in module.parameters() if p.requires_grad)
-            if count:
-                parts[name] = count
-        return parts
 
     def save_pretrained(self, folder: str | Path, *, weights: Weights = "auto") -> None:
         """Write config.json, model.safetensors and the model card.

@@ -68,6 +68,7 @@ NUM_BLOCKS = {
     "docs/memory.md": (1, 0, 0),
     "docs/pretraining.md": (3, 0, 0),
     "docs/publishing.md": (6, 0, 0),
+    "docs/python.md": (4, 0, 0),
     "docs/troubleshooting.md": (1, 0, 0),
 }
 STAND_INS = ("music2vec-v1", "MERT-v1-95M")

@@ -33,6 +33,8 @@ from transformers import (
     Wav2Vec2Model,
 )
 
+from m2v_finetune.backbones.checkpoints import SHIPPED_DIR
+
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "recipes" / "tagging.py"
 AUDIO = REPOSITORY / "m2v_finetune" / "data" / "quickstart" / "audio"
@@ -318,6 +320,48 @@ def test_every_method_comes_back_from_the_hub(
         else:
             assert same_tags == tags
             assert same_windows == windows
+
+
+LOAD_WITH_ACCESS = """
+import sys
+from m2v_finetune import TaskModel, load_backbone
+from m2v_finetune.errors import UserError
+
+model, backbone = sys.argv[1:]
+options = {
+    "local before": {"local_files_only": True},
+    "wrong token": {"token": "hf_wrong"},
+    "no token": {"token": False},
+    "local after": {"local_files_only": True},
+}
+answer = {}
+for name, given in options.items():
+    for load, source in ((TaskModel.from_pretrained, model), (load_backbone, backbone)):
+        try:
+            load(source, **given)
+            code = "loaded"
+        except UserError as error:
+            code = error.code
+        answer.setdefault(name, []).append(code)
+"""
+
+
+def test_token_and_local_files_are_those_of_the_call(
+    server: HubServer,
+    start_client: Callable[..., Client],
+    homes: Path,
+    pushed: dict[str, Any],
+) -> None:
+    """In a home that has downloaded nothing yet, whose user is not logged in."""
+    files = {path.name: path.read_bytes() for path in (SHIPPED_DIR / "random_small").iterdir()}
+    server.add_repo("me/access", files)
+    client = start_client(server.environment(homes / "other") | {"HF_TOKEN": ""})
+    assert client.ask(LOAD_WITH_ACCESS, "me/full-auto", "me/access") == {
+        "local before": ["hub-unreachable"] * 2,
+        "wrong token": ["hub-no-access"] * 2,
+        "no token": ["loaded"] * 2,
+        "local after": ["loaded"] * 2,
+    }
 
 
 def test_only_what_others_lack_is_pushed(server: HubServer, pushed: dict[str, Any]) -> None:

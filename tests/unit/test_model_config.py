@@ -41,7 +41,6 @@ def write_changed(saved, folder, path, value):
     ("path", "value"),
     [
         (["task"], None),
-        (["task", "name"], "dancing"),
         (["task", "labels"], 3),
         (["window_seconds"], "5"),
         (["window_seconds"], True),
@@ -77,6 +76,8 @@ def test_a_wrong_value_is_named(saved, tmp_path, path, value):
     ("path", "value", "code"),
     [
         (["format_version"], 99, "model-newer-version"),
+        (["task", "name"], "dancing", "task-unknown"),
+        (["task", "name"], 3, "task-unknown"),
         (["backbone", "fingerprint"], "0" * 64, "model-other-backbone"),
         (["head", "hidden_size"], 9, "model-weights-mismatch"),
     ],
