@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 
 from m2v_finetune.audio.containers.source import GET_AGAIN, Part
-from m2v_finetune.audio.sounds.sound import Frames, mean_of_channels
+from m2v_finetune.audio.sounds.sound import TAIL_FRAMES, Frames, mean_of_channels
 from m2v_finetune.errors import DISK_ERRORS, AudioError, UserError
 
 _MAX_MEMORY_BYTES = 64 << 20
@@ -153,9 +153,9 @@ class DecodedSound:
             content = content[self._samples.readinto(content) :]
         return frames
 
-    def count_frames(self) -> int:
-        """Return the length."""
-        return self.num_frames
+    def read_tail(self) -> tuple[int, Frames]:
+        """Return the length and the last frames."""
+        return self.num_frames, self.read(max(0, self.num_frames - TAIL_FRAMES), self.num_frames)
 
     def close(self) -> None:
         """Delete the decoded audio."""

@@ -197,16 +197,18 @@ class LibsndfileSound:
         frames: Frames = self._sound.read(num_frames, dtype="float32", always_2d=True)
         return frames
 
-    def count_frames(self) -> int:
-        """Return the number of frames that can be decoded, after a look at the end."""
+    def read_tail(self) -> tuple[int, Frames]:
+        """Return the number of frames that can be decoded, and the last ones."""
         first = max(0, self.num_frames - TAIL_FRAMES)
-        num_frames = first + len(self.read(first, self.num_frames))
+        tail = self.read(first, self.num_frames)
+        num_frames = first + len(tail)
         if num_frames < self.num_frames:
             num_frames = 0
-            while block := len(
-                self.read(num_frames, min(num_frames + _BLOCK_FRAMES, self.num_frames))
+            while len(
+                block := self.read(num_frames, min(num_frames + _BLOCK_FRAMES, self.num_frames))
             ):
-                num_frames += block
+                tail = block
+                num_frames += len(block)
         if num_frames == 0 or self.num_frames - num_frames > TOLERANCE_FRAMES:
             raise truncated(
                 self.path,
@@ -214,7 +216,7 @@ class LibsndfileSound:
                 f"{num_frames / self.sample_rate:.2f} s can be decoded",
             )
         self._check_all_is_read()
-        return num_frames
+        return num_frames, tail
 
     def close(self) -> None:
         """Close the file."""
