@@ -248,6 +248,17 @@ def test_chunks_behind_the_samples_are_no_sound(tmp_path):
     assert_whole(tmp_path / "b", aligned + chunk, mean_of(FILES["w64"]))
 
 
+@pytest.mark.parametrize("name", ["wav", "wav-float", "wav-extensible", "aiff", "w64", "caf"])
+def test_a_second_chunk_of_samples_is_named(name, tmp_path):
+    """libsndfile reports an internal error; others read the first alone."""
+    content = FILES[name]
+    marker, _, _ = SIZES[name]
+    path = tmp_path / "a"
+    path.write_bytes(content + content[content.index(marker) :])
+    with raises("audio-two-data-chunks", path, len(content)):
+        inspect_audio(path)
+
+
 def test_unknown_bytes_behind_the_samples_are_refused(tmp_path):
     for name in ("wav", "aiff", "w64", "au", "caf", "nist"):
         assert_refused(tmp_path / name, FILES[name] + JUNK, "bytes follow")
