@@ -79,6 +79,7 @@ class Part:
         rest_bytes: Bytes that follow the samples and are neither tags nor chunks.
         num_frames: Number of frames that there are; None where the decoder counts them.
         last_page_frame: Frame at which the last page of an Ogg stream starts.
+        max_drift_seconds: Deviation of the length from the timestamps that is no damage; None without any.
     """
 
     start: int
@@ -91,6 +92,7 @@ class Part:
     rest_bytes: int = 0
     num_frames: int | None = None
     last_page_frame: int | None = None
+    max_drift_seconds: float | None = None
 
     @property
     def num_bytes(self) -> int:
