@@ -33,7 +33,7 @@ from m2v_finetune.audio.containers.source import GET_AGAIN
 from m2v_finetune.audio.sounds.ffmpeg import DecodedSound
 from m2v_finetune.audio.sounds.joined import JoinedSound
 from m2v_finetune.audio.sounds.libsndfile import LibsndfileSound, refuse_unknown
-from m2v_finetune.audio.sounds.sound import TAIL_FRAMES, Sound, mean_of_channels
+from m2v_finetune.audio.sounds.sound import Frames, Sound, mean_of_channels
 from m2v_finetune.errors import AudioError
 
 # Samples on either side of an excerpt for soxr's HQ filter, at the slower of the two rates.
@@ -95,8 +95,8 @@ def inspect_audio(path: Path) -> AudioInfo:
             length, without a sample, or NaN or infinite at its end.
     """
     with _open(path) as sound:
-        num_frames = sound.count_frames()
-        _read_frames(path, sound, max(0, num_frames - TAIL_FRAMES), num_frames, downmix=True)
+        num_frames, tail = sound.read_tail()
+        _require_finite(path, tail, num_frames - len(tail), sound.sample_rate)
         return AudioInfo(
             sample_rate=sound.sample_rate, num_frames=num_frames, num_channels=sound.num_channels
         )
@@ -117,7 +117,10 @@ def read_audio(path: Path, *, sample_rate: int) -> NDArray[np.float32]:
         AudioError: Errors of `inspect_audio`, or the file holds NaN or infinite samples.
     """
     with _open(path) as sound:
-        samples = _read_frames(path, sound, 0, sound.count_frames(), downmix=True)
+        num_frames, _ = sound.read_tail()
+        samples = _read_frames(path, sound, 0, num_frames, downmix=True)
+        if len(samples) < num_frames:
+            raise _ended_early(path, len(samples) / sound.sample_rate)
         return resample(samples, sound.sample_rate, sample_rate)
 
 
@@ -319,15 +322,20 @@ def _read_frames(
 ) -> NDArray[np.float32]:
     """Read frames start to stop, (frames,) or (frames, channels); fewer where the file ends early."""
     frames = sound.read(start, stop)
+    _require_finite(path, frames, start, sound.sample_rate)
+    return mean_of_channels(frames) if downmix else frames
+
+
+def _require_finite(path: Path, frames: Frames, start: int, sample_rate: int) -> None:
+    """Refuse NaN and infinite samples in frames from ``start`` on."""
     is_finite = np.isfinite(frames)
     if not is_finite.all():
         bad_frame = start + int(np.argmin(is_finite.all(axis=1)))
         raise AudioError(
-            f"{path}: NaN or infinite samples, the first at {bad_frame / sound.sample_rate:.3f} s. "
+            f"{path}: NaN or infinite samples, the first at {bad_frame / sample_rate:.3f} s. "
             "Write the file again from its source, or remove it from the data.",
             code="audio-not-finite",
         )
-    return mean_of_channels(frames) if downmix else frames
 
 
 def _ended_early(path: Path, end_seconds: float) -> AudioError:

@@ -9,7 +9,15 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tag, skip_tags, strip_tags
+from m2v_finetune.audio.containers.source import (
+    GET_AGAIN,
+    ByteFile,
+    Part,
+    skip_tag,
+    skip_tags,
+    strip_tags,
+)
+from m2v_finetune.errors import AudioError
 
 _Order = Literal["little", "big"]
 
@@ -252,6 +260,12 @@ def _after_chunks(file: ByteFile, name: bytes, start: int, samples_stop: int) ->
         )
         if not is_name or kind(file.read(begin, 12)) is not None:
             break
+        if header.startswith(style.data):
+            raise AudioError(
+                f"{file.path}: two chunks of samples ({style.data.decode()}), the second at byte {begin}, "
+                f"where a file has one. Other programs read the first alone. {GET_AGAIN}",
+                code="audio-two-data-chunks",
+            )
         size = int.from_bytes(header[style.id_bytes :], style.byteorder)
         stop = begin + size + (0 if style.counts_header else len(header))
         if stop <= begin or stop > file.size:

@@ -17,9 +17,18 @@ _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _MAX_ASF_HEADER_BYTES = 1 << 16
+
+# Elements of files that are cut; others that end behind the file are something that was put behind it.
+_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"free", b"skip", b"uuid")
 _MAX_ELEMENTS = 1_000_000
 _FEW_BYTES = 4096
+
+# Less than a lost block: of Opus 20 ms, of AAC 21 ms at 48 kHz. Packets of ASF hold any number of blocks, the
+# last of which the next packet may complete.
+_MAX_DRIFT_SECONDS = 0.015
+_MAX_ASF_DRIFT_SECONDS = 0.1
 
 
 def is_head(head: bytes) -> bool:
@@ -70,7 +79,12 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
             code="audio-trailing-data",
         )
     return [
-        Part(start=begin, stop=stop, is_file=begin == 0 and len(starts) == 1)
+        Part(
+            start=begin,
+            stop=stop,
+            is_file=begin == 0 and len(starts) == 1,
+            max_drift_seconds=_MAX_ASF_DRIFT_SECONDS if head == _ASF else _MAX_DRIFT_SECONDS,
+        )
         for begin, stop in zip(starts, [*starts[1:], file.size], strict=True)
     ]
 
@@ -99,6 +113,8 @@ def _box(file: ByteFile, start: int) -> _Element | None:
         size = int.from_bytes(header[8:], "big")
     if size == 0:
         return _Element(start, file.size, name == b"ftyp")
+    if start + size > file.size and name not in _BOXES:
+        return None
     return _Element(start, start + size, name == b"ftyp") if size >= 8 else None
 
 
@@ -106,9 +122,10 @@ def _asf(file: ByteFile, start: int) -> _Element | None:
     """Read an object of ASF; of a stream written to a pipe the sizes after the header are wrong."""
     header = file.read(start, 24)
     size = int.from_bytes(header[16:], "little")
-    if size < 24:
-        return None
     opens = header[:16] == _ASF
+    is_other = start + size > file.size and not opens and header[:16] != _ASF_DATA
+    if size < 24 or is_other:
+        return None
     if opens:
         content = file.read(start, min(size, _MAX_ASF_HEADER_BYTES))
         flags = content.find(_ASF_PROPERTIES) + 88

@@ -2,8 +2,8 @@
 
 A file is one stream, or several joined by `cat`, by inserted advertisements, or by a recorder that writes in
 chunks. Each may start with a header that counts the frames of that one alone, so a decoder that believes
-the first reads the first alone. Where the first header counts the bytes that are there, that is all that is
-looked at; else every frame is.
+the first reads the first alone. A decoder passes over damaged frames, and the sound behind them moves towards
+the start. So the header of every frame is looked at, which takes a few milliseconds a minute.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from m2v_finetune.audio.containers.mpeg_frames import (
 )
 from m2v_finetune.audio.containers.source import (
     GET_AGAIN,
-    TOLERANCE_FRAMES,
+    ID3V1_BYTES,
     ByteFile,
     Part,
     skip_tag,
@@ -35,10 +35,6 @@ from m2v_finetune.errors import AudioError
 # Samples that a decoder of layer 3 is behind, and where LAME's delay is, after the version of LAME.
 _DECODER_DELAY = 529
 _LAME_DELAY_OFFSET = 21
-
-
-# Of a file up to this length every frame is looked at, which takes a millisecond.
-_SHORT_BYTES = 1 << 18
 
 
 def find_parts(file: ByteFile, first: int) -> list[Part]:
@@ -58,27 +54,11 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
     end = strip_tags(file, first)
     # libsndfile 1.2.2 finds the first frame where tags end, and nowhere else.
     begins = first == _end_of_tags(file, 0)
-    is_long = file.size - first > _SHORT_BYTES
-    if is_long and header and header.num_bytes and header.num_frames and not header.is_vbri:
-        stated_end = first + header.num_bytes
-        # A last frame may end with zeros, which count as padding here.
-        if stated_end - MAX_FRAME_BYTES <= end <= stated_end <= file.size:
-            if begins and _is_nearly_all(file, stated_end):
-                return [
-                    Part(
-                        start=0,
-                        stop=file.size,
-                        is_file=True,
-                        samples_start=first,
-                        samples_stop=stated_end,
-                    )
-                ]
-            return [Part(start=first, stop=stated_end, samples_stop=stated_end - first)]
     stretches = list(_stretches(file, first))
     parts = []
     for number, stretch in enumerate(stretches):
         following = takewhile(lambda other: other.header is None, stretches[number + 1 :])
-        part = _part(file, stretch, sum(other.num_frames for other in following))
+        part = _part(file, stretch, list(following))
         if stretch.num_frames > 0:  # else a header alone
             parts.append(part)
     if not parts:
@@ -152,9 +132,10 @@ def _after_gap(file: ByteFile, stop: int, seconds: float) -> int | None:
     """Return where frames continue after a gap; None if they do not.
 
     Raises:
-        AudioError: The gap is neither a tag nor the padding before another header.
+        AudioError: Frames may be lost: there are other bytes than tags, or than padding or a little junk
+            before another header.
     """
-    start = _end_of_tags(file, stop)
+    start = _skip_inner_tags(file, stop)
     following = first_frame(file, start)
     location = start
     while following is None and location < file.size:
@@ -165,14 +146,38 @@ def _after_gap(file: ByteFile, stop: int, seconds: float) -> int | None:
     _, frame, header = next(walk(file, following), (0, None, None))
     if frame is None:
         return None
-    is_padding = header is not None and skip_tags(file, start) == following
-    if following - start > MAX_JUNK_BYTES and not is_padding:
+    num_bytes = following - start
+    if header is not None:
+        is_whole = num_bytes <= MAX_JUNK_BYTES or skip_tags(file, start) == following
+    else:
+        is_whole = following == stop or _are_tags(file, stop, following)
+    if not is_whole:
         raise AudioError(
-            f"{file.path}: damaged: after {seconds:.2f} s there are {following - start} bytes that are "
+            f"{file.path}: damaged: after {seconds:.2f} s there are {num_bytes} bytes that are "
             f"no MPEG frames. {GET_AGAIN}",
             code="audio-damaged",
         )
     return following
+
+
+def _are_tags(file: ByteFile, start: int, stop: int) -> bool:
+    """Return True if tags fill a gap: those of the end of a file, and those of the start of the next one."""
+    if file.end_of_zeros(start) >= stop:  # in place of frames
+        return False
+    start = _skip_inner_tags(file, start)
+    starts_of_next = (at for at in file.find(b"ID3", start, stop) if skip_tags(file, at) == stop)
+    return any(strip_tags(file, start, stop=end) == start for end in (stop, *starts_of_next))
+
+
+def _skip_inner_tags(file: ByteFile, start: int) -> int:
+    """Return the offset after the tags at an offset, which may be the end of a joined file, with ID3v1."""
+    while True:
+        after = _end_of_tags(file, start)
+        if file.read(after, 3) == b"TAG":
+            after += ID3V1_BYTES
+        if after == start:
+            return start
+        start = after
 
 
 def _end_seconds(stretch: _Stretch) -> float:
@@ -180,27 +185,29 @@ def _end_seconds(stretch: _Stretch) -> float:
     return stretch.seconds_before + seconds
 
 
-def _part(file: ByteFile, stretch: _Stretch, num_following: int) -> Part:
+def _part(file: ByteFile, stretch: _Stretch, following: list[_Stretch]) -> Part:
     """Return a stretch with a header that counts its frames.
 
     Args:
         file: File.
         stretch: Stretch of frames.
-        num_following: Frames that follow it after a gap, up to the next header: its own may count them.
+        following: Those up to the next header: its own may count them.
     """
     header, frame = stretch.header, stretch.first
     length = stretch.num_frames * frame.num_samples
     if frame.stream[1] != 3:  # only layer 3 has such headers
         return Part(start=stretch.start, stop=stretch.stop, num_frames=length)
     if header is not None and header.num_frames is not None:
-        missing = (header.num_frames - stretch.num_frames - num_following) * frame.num_samples
-        if missing > TOLERANCE_FRAMES:
+        found = stretch.num_frames + sum(other.num_frames for other in following)
+        stop = following[-1].stop if following else stretch.stop
+        # Some count the frame of the header too: then all bytes are there.
+        has_bytes = header.is_vbri or stretch.start + (header.num_bytes or 0) <= stop
+        if header.num_frames - found > (1 if has_bytes else 0):
             raise truncated(
                 file.path,
-                f"its header promises {header.num_frames} frames, but {stretch.num_frames} are there, "
-                f"up to {_end_seconds(stretch):.2f} s",
+                f"its header promises {header.num_frames} frames, but {found} are there, "
+                f"up to {_end_seconds(following[-1] if following else stretch):.2f} s",
             )
-        # Some count the frame of the header too.
         if header.num_frames - stretch.num_frames in (0, 1) and not header.is_vbri:
             return Part(start=stretch.start, stop=stretch.stop)
     if header is None or header.is_vbri or header.num_frames is None or not header.num_bytes:

@@ -14,6 +14,8 @@ GET_AGAIN = "Get the file again, or remove it from the data."
 # How far the end of a file may be before the end that its header states: two MPEG frames.
 TOLERANCE_FRAMES = 2304
 
+ID3V1_BYTES = 128
+
 _BLOCK_BYTES = 1 << 20
 
 
@@ -77,6 +79,7 @@ class Part:
         rest_bytes: Bytes that follow the samples and are neither tags nor chunks.
         num_frames: Number of frames that there are; None where the decoder counts them.
         last_page_frame: Frame at which the last page of an Ogg stream starts.
+        max_drift_seconds: Deviation of the length from the timestamps that is no damage; None without any.
     """
 
     start: int
@@ -89,6 +92,7 @@ class Part:
     rest_bytes: int = 0
     num_frames: int | None = None
     last_page_frame: int | None = None
+    max_drift_seconds: float | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -156,7 +160,7 @@ def skip_tag(file: ByteFile, start: int) -> int:
     elif head[:8] == b"APETAGEX" and len(head) == 32:
         # Source: APEv2 specification: the size counts items and footer, not the header.
         stop = start + 32 + int.from_bytes(head[12:16], "little")
-    elif head[:3] == b"TAG" and file.size - start == 128:
+    elif head[:3] == b"TAG" and file.size - start == ID3V1_BYTES:
         stop = file.size
     else:
         return start
@@ -172,20 +176,24 @@ def skip_tags(file: ByteFile, start: int) -> int:
         start = after
 
 
-def strip_tags(file: ByteFile, start: int, *, strip_zeros: bool = True) -> int:
+def strip_tags(
+    file: ByteFile, start: int, *, stop: int | None = None, strip_zeros: bool = True
+) -> int:
     """Return the offset after the last byte that is not of a tag at the end (ID3v1, APEv2, Lyrics3), or zero.
 
     Args:
         file: File.
         start: Start of the sound; the result is not before it.
+        stop: The end; by default that of the file.
         strip_zeros: True if zeros count as padding: samples may be zero.
     """
-    stop = file.size
+    stop = file.size if stop is None else stop
     while stop > start:
-        tail = file.read(max(start, stop - 128), min(128, stop - start))
+        num_bytes = min(ID3V1_BYTES, stop - start)
+        tail = file.read(stop - num_bytes, num_bytes)
         before = stop
-        if len(tail) == 128 and tail[:3] == b"TAG":
-            stop -= 128
+        if len(tail) == ID3V1_BYTES and tail[:3] == b"TAG":
+            stop -= ID3V1_BYTES
         elif tail[-32:-24] == b"APETAGEX":
             footer = tail[-32:]
             has_header = footer[23] & 0x80

@@ -66,10 +66,10 @@ class JoinedSound:
             start, number = end, number + 1
         return np.concatenate(pieces)
 
-    def count_frames(self) -> int:
-        """Return the length; raise if a part is shorter or longer than stated."""
+    def read_tail(self) -> tuple[int, Frames]:
+        """Return the length and the last frames; raise if a part is shorter or longer than stated."""
         for number, (start, stop) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
-            found = self._part(number).count_frames()
+            found, tail = self._part(number).read_tail()
             if found < stop - start:
                 raise truncated(
                     self.path,
@@ -77,7 +77,7 @@ class JoinedSound:
                     f"{(stop - start) / self.sample_rate:.2f} s, and {found / self.sample_rate:.2f} s can be "
                     "decoded",
                 )
-        return self.num_frames
+        return self.num_frames, tail
 
     def close(self) -> None:
         """Close the file."""

@@ -39,8 +39,8 @@ class Sound(Protocol):
         """Read frames start to stop, (frames, channels); fewer where the file ends early."""
         ...
 
-    def count_frames(self) -> int:
-        """Return the number of frames that can be decoded, after a look at the end.
+    def read_tail(self) -> tuple[int, Frames]:
+        """Return the number of frames that can be decoded, and the last ones, (frames, channels).
 
         Raises:
             AudioError: The file holds fewer than its header states, or more.

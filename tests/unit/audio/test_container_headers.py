@@ -2,14 +2,19 @@
 
 import io
 import os
+import re
 import struct
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import soundfile
 from encoded_audio import RATE, bursts, encoded, ffmpeg, mean_of, needs, read_whole, run
+from support.messages import raises
 
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
+from m2v_finetune.audio.sounds.libsndfile import LibsndfileSound
 from m2v_finetune.errors import AudioError
 
 MONO = bursts(channels=1)
@@ -45,6 +50,7 @@ FILES = {
     "opus": encoded("OGG", "OPUS"),
     "mp3": encoded("MP3"),
 }
+JUNK_TAG = b"ID3\x04\x00\x00" + bytes([0, 0, 8, 0]) + bytes(1024)
 JUNK = np.random.default_rng(5).bytes(40_000)
 
 
@@ -242,6 +248,17 @@ def test_chunks_behind_the_samples_are_no_sound(tmp_path):
     assert_whole(tmp_path / "b", aligned + chunk, mean_of(FILES["w64"]))
 
 
+@pytest.mark.parametrize("name", ["wav", "wav-float", "wav-extensible", "aiff", "w64", "caf"])
+def test_a_second_chunk_of_samples_is_named(name, tmp_path):
+    """libsndfile reports an internal error; others read the first alone."""
+    content = FILES[name]
+    marker, _, _ = SIZES[name]
+    path = tmp_path / "a"
+    path.write_bytes(content + content[content.index(marker) :])
+    with raises("audio-two-data-chunks", path, len(content)):
+        inspect_audio(path)
+
+
 def test_unknown_bytes_behind_the_samples_are_refused(tmp_path):
     for name in ("wav", "aiff", "w64", "au", "caf", "nist"):
         assert_refused(tmp_path / name, FILES[name] + JUNK, "bytes follow")
@@ -412,6 +429,103 @@ def test_ogg_without_its_first_page_is_refused(tmp_path):
     assert_refused(tmp_path / "a", content[second:], "does not start with its first page")
     third = content.index(b"OggS", second + 4)
     assert_refused(tmp_path / "b", content[third:] + content, "does not start with its first page")
+
+
+def ogg_pages(content: bytes) -> list[bytes]:
+    """Return the pages of an Ogg file."""
+    starts = [match.start() for match in re.finditer(rb"OggS\0", content)]
+    return [content[start:stop] for start, stop in pairwise([*starts, len(content)])]
+
+
+def flipped(content: bytes, location: int) -> bytes:
+    """Return bytes of which one is inverted."""
+    changed = bytearray(content)
+    changed[location] ^= 0xFF
+    return bytes(changed)
+
+
+# Pages of an Ogg file, with the middle one damaged in one way.
+OGG_DAMAGE = {
+    "byte of sound": lambda pages, at: [*pages[:at], flipped(pages[at], 900), *pages[at + 1 :]],
+    "byte of a position": lambda pages, at: [*pages[:at], flipped(pages[at], 7), *pages[at + 1 :]],
+    "byte of a length": lambda pages, at: [*pages[:at], flipped(pages[at], 30), *pages[at + 1 :]],
+    "lost page": lambda pages, at: [*pages[:at], *pages[at + 1 :]],
+    "lost first page of sound": lambda pages, _: [*pages[:2], *pages[3:]],
+    "lost pages": lambda pages, at: [*pages[:at], *pages[at + 2 :]],
+    "page twice": lambda pages, at: [*pages[:at], pages[at], *pages[at:]],
+    "pages in another order": lambda pages, at: [
+        *pages[:at],
+        pages[at + 1],
+        pages[at],
+        *pages[at + 2 :],
+    ],
+    "zeros": lambda pages, at: [*pages[:at], bytes(len(pages[at])), *pages[at + 1 :]],
+    "hole": lambda pages, at: [*pages[:at], pages[at][:1000], pages[at][3000:], *pages[at + 1 :]],
+    "junk between pages": lambda pages, at: [*pages[:at], b"junk", *pages[at:]],
+}
+
+
+@pytest.mark.parametrize("damage", OGG_DAMAGE)
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_with_a_damaged_or_missing_page_is_refused(subtype, damage, tmp_path):
+    """libsndfile moves the sound behind it towards the start, and reports nothing."""
+    content = encoded("OGG", subtype, bursts(8.0))
+    pages = ogg_pages(content)
+    assert len(pages) >= 6
+    damaged = b"".join(OGG_DAMAGE[damage](pages, len(pages) // 2))
+    path = tmp_path / "a"
+    for changed in (damaged, damaged + content, content + damaged, JUNK_TAG + damaged):
+        path.write_bytes(changed)
+        for read in (
+            inspect_audio,
+            partial(read_audio, sample_rate=RATE),
+            partial(read_excerpt, sample_rate=RATE, start_sample=10 * RATE, num_samples=100),
+        ):
+            with raises("audio-damaged", path, "Ogg"):
+                read(path)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_cut_ogg_stream_before_another_is_refused(subtype, tmp_path):
+    content = encoded("OGG", subtype, bursts(8.0))
+    path = tmp_path / "a"
+    for first in (b"".join(ogg_pages(content)[:-1]), content[: len(content) // 2]):
+        path.write_bytes(first + content)
+        with raises("audio-damaged", path, "Ogg"):
+            inspect_audio(path)
+
+
+@pytest.mark.parametrize("num_missing", [1, 40_000, 100_000])
+def test_a_decoder_that_ends_early_is_no_shorter_sound(num_missing, tmp_path, monkeypatch):
+    """Whatever the container: at the tail all is there, and from the start it is not."""
+    path = tmp_path / "a"
+    path.write_bytes(encoded("WAV", "PCM_16", bursts(8.0)))
+    whole = inspect_audio(path)
+    read = LibsndfileSound.read
+
+    def read_less(sound: LibsndfileSound, start: int, stop: int) -> np.ndarray:
+        frames = read(sound, start, stop)
+        return frames if start > 0 else frames[: whole.num_frames - num_missing]
+
+    monkeypatch.setattr(LibsndfileSound, "read", read_less)
+    with raises("audio-truncated", path):
+        read_audio(path, sample_rate=RATE)
+    with raises("audio-truncated", path):
+        read_excerpt(path, sample_rate=RATE, start_sample=0, num_samples=whole.num_frames)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("name", ["wav", "mp3", "vorbis"])
+def test_the_tail_is_decoded_once_to_inspect_a_file(name, times, tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(FILES[name] * times)
+    calls = []
+    read = LibsndfileSound.read
+    monkeypatch.setattr(
+        LibsndfileSound, "read", lambda *arguments: calls.append(arguments) or read(*arguments)
+    )
+    inspect_audio(path)
+    assert len(calls) == times
 
 
 def test_parts_of_other_learning_rates_or_channels_are_refused(tmp_path):

@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from encoded_audio import bursts, decoded_by_ffmpeg, ffmpeg, needs, read_whole
+from encoded_audio import bursts, decoded_by_ffmpeg, encoded, ffmpeg, needs, read_whole
+from support.messages import raises
 
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_channels, read_excerpt
+from m2v_finetune.audio.sounds import ffmpeg as decoded
 from m2v_finetune.errors import AudioError
 
 pytestmark = needs("ffmpeg")
@@ -125,6 +128,118 @@ def test_other_bytes_behind_are_named(name, files, tmp_path):
         np.testing.assert_allclose(whole, by_ffmpeg(tmp_path, name, content), atol=1e-6)
 
 
+@pytest.mark.parametrize("other", ["noise", "text", "wav", "mp3"])
+@pytest.mark.parametrize("name", ["aac.m4a", "v2.wma", "opus.webm"])
+def test_another_file_behind_is_no_truncated_element(name, other, files, tmp_path):
+    others = {
+        "noise": np.random.default_rng(1).bytes(30_000),
+        "text": b"<html>not found</html>" * 1_000,
+        "wav": encoded("WAV", "PCM_16"),
+        "mp3": encoded("MP3"),
+    }
+    path = tmp_path / "a"
+    path.write_bytes(files[name][0] + others[other])
+    with raises("audio-trailing-data", path):
+        inspect_audio(path)
+
+
+@pytest.mark.parametrize("packets", ["eq(n,10)", "between(n,9,14)", "gte(n,6)*not(mod(n,7))"])
+@pytest.mark.parametrize(
+    "name", sorted({*FORMATS} - {"adts.aac", "v1.wma", "v2.wma", "pcm.mov", "dash.mp4"})
+)
+def test_lost_packets_are_refused(name, packets, files, tmp_path):
+    """Timestamps tell: what follows a lost packet would be too early. ffmpeg reports nothing."""
+    (tmp_path / name).write_bytes(files[name][0])
+    path = tmp_path / f"lost.{name}"
+    drop = f"noise=drop='{packets}'"
+    ffmpeg("-i", tmp_path / name, "-c", "copy", "-strict", "-2", "-bsf:a", drop, path)
+    for read in (
+        inspect_audio,
+        partial(read_audio, sample_rate=RATE),
+        partial(read_excerpt, sample_rate=RATE, start_sample=100, num_samples=100),
+    ):
+        with raises("audio-damaged", path, "aresample=async=1"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["v1.wma", "v2.wma"])
+def test_wma_that_lost_a_tenth_of_a_second_is_refused(name, files, tmp_path):
+    content = files[name][0]
+    noise = np.random.default_rng(0).bytes(5_000)
+    path = tmp_path / "a.wma"
+    path.write_bytes(content[:15_000] + noise + content[20_000:])
+    with raises("audio-damaged", path):
+        inspect_audio(path)
+    drop = "noise=drop='between(n,15,19)'"
+    (tmp_path / name).write_bytes(content)
+    ffmpeg("-y", "-i", tmp_path / name, "-c", "copy", "-bsf:a", drop, path)
+    with raises("audio-damaged", path, "aresample=async=1"):
+        inspect_audio(path)
+
+
+def test_the_remedy_for_lost_packets_keeps_the_times(files, tmp_path):
+    (tmp_path / "a.mka").write_bytes(files["flac.mka"][0])
+    drop = "noise=drop='eq(n,5)'"
+    ffmpeg("-i", tmp_path / "a.mka", "-c", "copy", "-bsf:a", drop, tmp_path / "b.mka")
+    remedy = "aresample=async=1:min_hard_comp=0.01"
+    ffmpeg("-i", tmp_path / "b.mka", "-af", remedy, tmp_path / "c.flac")
+    whole = read_audio(tmp_path / "a.mka", sample_rate=RATE)
+    fixed = read_audio(tmp_path / "c.flac", sample_rate=RATE)
+    assert abs(len(fixed) - len(whole)) < 0.002 * RATE
+    shift = np.argmax(np.correlate(fixed[-25_000:], whole[-20_000:-5_000], "valid"))
+    assert shift == pytest.approx(5_000, abs=0.002 * RATE)
+
+
+@pytest.mark.parametrize("name", ["flac.mka", "flac.mp4", "ac3.mka"])
+def test_one_changed_byte_in_a_codec_with_checksums_is_refused(name, tmp_path):
+    codec = name.split(".")[0]
+    content = encode(tmp_path, name, bursts(2.0, rate=RATE), "-c:a", codec, "-strict", "-2")
+    path = tmp_path / "a"
+    for share in (0.4, 0.6, 0.8):
+        changed = bytearray(content)
+        changed[int(share * len(content))] ^= 0xFF
+        path.write_bytes(changed)
+        with raises("audio-damaged", path):
+            inspect_audio(path)
+
+
+@pytest.mark.parametrize("codec", ["aac", "libopus", "flac"])
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+@pytest.mark.parametrize("delay", [0.5, 2.0])
+def test_sound_that_starts_later_than_the_picture(delay, container, codec, tmp_path):
+    """As a player plays it, silence comes first, so that times are those of the player."""
+    rate = 48_000
+    soundfile.write(tmp_path / "a.wav", bursts(2.0, rate=rate), rate)
+    path = tmp_path / f"a.{container}"
+    picture = ("-f", "lavfi", "-i", "testsrc=d=4:r=25:s=64x64")
+    delayed = ("-itsoffset", str(delay), "-i", tmp_path / "a.wav")
+    ffmpeg(*picture, *delayed, "-c:v", "mpeg4", "-c:a", codec, "-strict", "-2", path)
+    ffmpeg("-i", path, "-vn", "-af", "aresample=async=1:first_pts=0", tmp_path / "a.flac")
+    played = read_audio(tmp_path / "a.flac", sample_rate=rate)
+    whole = read_whole(path)
+    assert len(whole) == pytest.approx(len(played), abs=0.002 * rate)
+    start = int(delay * rate) - 1_100  # of AAC, the delay of the codec before it
+    assert not whole[:start].any()
+    at = start + 2_000
+    shift = np.argmax(
+        np.correlate(whole[at : at + 40_000], played[at + 5_000 : at + 35_000], "valid")
+    )
+    assert shift == pytest.approx(5_000, abs=0.002 * rate)
+    channels = read_channels(
+        path, sample_rate=rate, start_sample=at, num_samples=1_000, num_channels=2
+    )
+    np.testing.assert_allclose(channels.mean(axis=0), whole[at : at + 1_000], atol=1e-6)
+
+
+def test_silence_is_put_before_long_sound(tmp_path, monkeypatch):
+    """In blocks, also where it is longer or shorter than one."""
+    monkeypatch.setattr(decoded, "_BLOCK_FRAMES", 7_001)
+    for codec, delay in (("flac", 0.15), ("flac", 1.0)):
+        test_sound_that_starts_later_than_the_picture(delay, "mkv", codec, tmp_path)
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
 @pytest.mark.parametrize("share", [0.4, 0.8])
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_that_was_cut_is_refused(name, share, files, tmp_path):
@@ -226,6 +341,7 @@ def test_no_sound_at_all(tmp_path):
 
 PROGRAM = """
 import sys
+from functools import partial
 from pathlib import Path
 from m2v_finetune.audio.decode import inspect_audio, read_excerpt
 path = Path(sys.argv[1])

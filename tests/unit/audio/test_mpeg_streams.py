@@ -1,6 +1,7 @@
 """MP3s that were joined, padded, cut, or whose header counts something else than there is."""
 
 import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import soundfile
 from encoded_audio import bursts, decoded_by_ffmpeg, ffmpeg, lame, needs, read_whole
 from support.messages import raises
 
-from m2v_finetune.audio.containers import mpeg
-from m2v_finetune.audio.decode import inspect_audio, read_audio
+from m2v_finetune.audio.containers.mpeg_frames import parse_frame
+from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
 from m2v_finetune.errors import AudioError
 
 pytestmark = needs("lame", "ffmpeg")
@@ -166,19 +167,6 @@ def test_a_header_that_counts_other_bytes_alone(name, share, parts, tmp_path):
 
 
 @pytest.mark.parametrize("name", COUNTED)
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_long_file_whose_header_counts_fewer_frames_alone_is_refused(
-    name, share, parts, tmp_path, monkeypatch
-):
-    """Its bytes agree with the file, so that it is believed until the end is read."""
-    monkeypatch.setattr(mpeg, "_SHORT_BYTES", 0)
-    (tmp_path / "a.mp3").write_bytes(with_counts(parts[name], frames=share))
-    for read in (inspect_audio, lambda path: read_audio(path, sample_rate=RATE)):
-        with raises("audio-trailing-data", "a.mp3: "):
-            read(tmp_path / "a.mp3")
-
-
-@pytest.mark.parametrize("name", COUNTED)
 def test_a_header_that_counts_more_frames_is_refused(name, parts, tmp_path):
     (tmp_path / "a.mp3").write_bytes(with_counts(parts[name], frames=1.5))
     with raises("audio-truncated", "a.mp3: "):
@@ -260,11 +248,110 @@ def test_a_hole_is_named(parts, tmp_path):
             inspect_audio(path)
 
 
+def overwritten(content: bytes, start: int, other: bytes) -> bytes:
+    """Return bytes of which some are replaced."""
+    return content[:start] + other + content[start + len(other) :]
+
+
+NOISE = np.random.default_rng(0).bytes(5_000)
+DAMAGE = {
+    "hole": lambda content, at: content[:at] + content[at + 1_999 :],
+    "small hole": lambda content, at: content[:at] + content[at + 13 :],
+    "large hole": lambda content, at: content[:at] + content[at + 7_001 :],
+    "three holes": lambda content, at: b"".join(
+        content[start + 999 : start + at // 2] for start in range(-999, len(content), at // 2)
+    ),
+    "noise": lambda content, at: overwritten(content, at, NOISE),
+    "zeros": lambda content, at: overwritten(content, at, bytes(3_000)),
+    "frame header": lambda content, at: overwritten(
+        content, content.index(content[:2], at), bytes(1)
+    ),
+    "bit rate": lambda content, at: overwritten(
+        content, content.index(content[:2], at) + 2, bytes([content[2] ^ 0x30])
+    ),
+    "more bytes": lambda content, at: content[:at] + NOISE[:1_000] + content[at:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["first", "variable", "no header", "checked", "mp2"])
+def test_frames_that_continue_after_a_gap_are_refused(name, damage, parts, tmp_path):
+    """A decoder passes over the gap, and all that follows is too early."""
+    content = mp2(tmp_path) if name == "mp2" else parts[name]
+    damaged = DAMAGE[damage](content, len(content) // 2)
+    path = tmp_path / "a.mp3"
+    # Short, and so long that the share of the hole is small.
+    for changed in (damaged, damaged + content * 12, content * 12 + damaged):
+        path.write_bytes(changed)
+        for read in (
+            inspect_audio,
+            partial(read_audio, sample_rate=RATE),
+            partial(read_excerpt, sample_rate=RATE, start_sample=100, num_samples=100),
+        ):
+            with raises("audio-damaged", "a.mp3: "):
+                read(path)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 10])
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_header_that_counts_frames_that_are_missing_without_a_gap(
+    name, num_frames, parts, tmp_path
+):
+    """One frame less moves the sound behind it by 26 ms."""
+    content = parts[name]
+    frames = frame_starts(content)
+    middle = len(frames) // 2
+    path = tmp_path / "a.mp3"
+    path.write_bytes(content[: frames[middle]] + content[frames[middle + num_frames] :])
+    with raises("audio-truncated", f"promises {len(frames) - 1} frames"):
+        inspect_audio(path)
+
+
+def frame_starts(content: bytes) -> list[int]:
+    """Return the offset of each frame of an MP3 that starts with one."""
+    starts = [0]
+    while (frame := parse_frame(content[starts[-1] : starts[-1] + 4])) is not None:
+        starts.append(starts[-1] + frame.num_bytes)
+    return starts[:-1]
+
+
+APE_ITEMS = struct.pack("<2I", 900, 2) + b"Cover\0" + bytes(range(1, 226)) * 4
+APE_FOOTER = b"APETAGEX" + struct.pack("<4I8x", 2000, len(APE_ITEMS) + 32, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        b"",
+        ID3,
+        ID3 + bytes(2_000),
+        b"TAG" + bytes(125),
+        b"TAG" + b"x" * 125 + PICTURE,
+        APE_ITEMS + APE_FOOTER,
+        APE_ITEMS + APE_FOOTER + b"TAG" + b"x" * 125 + ID3,
+    ],
+    ids=["nothing", "ID3v2", "padded", "ID3v1", "ID3v1, ID3v2", "APEv2", "APEv2, ID3v1, ID3v2"],
+)
+@pytest.mark.parametrize("name", ["first", "no header", "variable, no header"])
+def test_frames_without_a_header_behind_tags_are_read(name, between, parts, tmp_path):
+    second = parts["no header"]
+    if between:
+        expected = np.concatenate([by_ffmpeg(tmp_path, parts[name]), by_ffmpeg(tmp_path, second)])
+    else:
+        expected = by_ffmpeg(tmp_path, parts[name] + second)
+    assert_is(tmp_path / "a.mp3", parts[name] + between + second, expected)
+
+
+def mp2(folder: Path) -> bytes:
+    """Return a file of layer 2."""
+    soundfile.write(folder / "a.wav", bursts(1.0, rate=RATE), RATE)
+    ffmpeg("-i", folder / "a.wav", "-b:a", "192k", folder / "a.mp2")
+    return (folder / "a.mp2").read_bytes()
+
+
 @pytest.mark.parametrize("times", [1, 3])
 def test_layer_2_has_no_header(times, tmp_path):
-    soundfile.write(tmp_path / "a.wav", bursts(1.0, rate=RATE), RATE)
-    ffmpeg("-i", tmp_path / "a.wav", "-b:a", "192k", tmp_path / "a.mp2")
-    content = (tmp_path / "a.mp2").read_bytes() * times
+    content = mp2(tmp_path) * times
     (tmp_path / "b.mp2").write_bytes(content)
     whole = read_whole(tmp_path / "b.mp2")
     expected = by_ffmpeg(tmp_path, content)
