@@ -2,7 +2,8 @@
 
 STREAMINFO counts the samples of one stream, 0 if the encoder wrote to a pipe. The last frame of the file has
 the number of its samples. Files that were joined by `cat` have frames that count anew: where a few frames,
-spread over the file, do not count upwards, each header is looked for.
+spread over the file, do not count upwards, each header is looked for. In each stream every frame has to go on
+where the one before ends: a frame that is missing or there twice would move all later sound.
 
 Source: RFC 9639, sections 8.2 and 9.1.
 """
@@ -10,7 +11,8 @@ Source: RFC 9639, sections 8.2 and 9.1.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from m2v_finetune.audio.containers.source import ByteFile, Part, strip_tags
+from m2v_finetune.audio.containers.source import GET_AGAIN, ByteFile, Part, strip_tags
+from m2v_finetune.errors import AudioError
 
 MAGIC = b"fLaC"
 _STREAMINFO = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
@@ -19,17 +21,20 @@ _WINDOW_BYTES = 1 << 16
 _MAX_HEADER_BYTES = 16
 
 
-def _checksums() -> tuple[int, ...]:
-    """Return the table of CRC-8 with the polynomial x^8 + x^2 + x + 1."""
+def _checksums(num_bits: int, polynomial: int) -> tuple[int, ...]:
+    """Return the table of a CRC, by its polynomial without the highest power."""
     table = []
-    for value in range(256):
+    for byte in range(256):
+        value = byte << (num_bits - 8)
         for _ in range(8):
-            value = (value << 1 ^ (0x07 if value & 0x80 else 0)) & 0xFF
+            is_carried = value >> (num_bits - 1)
+            value = (value << 1 ^ (polynomial if is_carried else 0)) & ((1 << num_bits) - 1)
         table.append(value)
     return tuple(table)
 
 
-_CRC8 = _checksums()
+_CRC8 = _checksums(8, 0x07)
+_CRC16 = _checksums(16, 0x8005)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
     if whole is None:
         return [Part(start=start, stop=file.size, is_file=start == 0)]
     if _last_sample(file, whole, stop) == whole.num_samples and _counts_upwards(file, whole, stop):
+        _require_each_frame_once(file, whole, stop)
         return [Part(start=start, stop=file.size, is_file=start == 0, samples_stop=stop - start)]
     starts = {
         location
@@ -77,7 +83,9 @@ def _part(file: ByteFile, start: int, stop: int, *, is_valid: bool) -> Part:
     """Return a stream with a header that counts its samples, if it counted fewer."""
     stream = _stream(file, start)
     assert stream is not None
-    found = _last_sample(file, stream, strip_tags(file, start) if is_valid else stop)
+    end = strip_tags(file, start) if is_valid else stop
+    _require_each_frame_once(file, stream, end)
+    found = _last_sample(file, stream, end)
     if found is None or 0 < found <= stream.num_samples:
         return Part(start=start, stop=stop, is_file=is_valid and start == 0)
     head = bytearray(file.read(start, 26))
@@ -118,6 +126,50 @@ def _last_sample(file: ByteFile, stream: _Stream, stop: int) -> int | None:
         if found is not None or begin == stream.first:
             return found
         window *= 16
+
+
+def _require_each_frame_once(file: ByteFile, stream: _Stream, stop: int) -> None:
+    """Raise `AudioError` where a frame is missing or there twice.
+
+    Other bytes look like a header once in some megabytes. They do not go on where a frame ends; a frame that
+    is there twice ends with its CRC-16.
+    """
+    first = next(_headers(file.read(stream.first, _MAX_HEADER_BYTES), stream), None)
+    if first is None:
+        return  # the decoder says what is wrong
+    expected, earlier, suspect = first[0], {}, None
+    for location in file.find(stream.sync, stream.first, stop):
+        header = _parse(file.read(location, _MAX_HEADER_BYTES), stream)
+        if header is None:
+            continue
+        sample, length = header
+        if sample == expected:
+            if suspect is not None and _crc16(file.read(suspect, location - suspect)) == 0:
+                raise _frame_error(file, suspect, "a frame is there twice")
+            earlier[sample] = location
+            expected, suspect = sample + length, None
+        elif sample in earlier:
+            suspect = location
+    if suspect is not None and _crc16(file.read(suspect, stop - suspect)) == 0:
+        raise _frame_error(file, suspect, "a frame is there twice")
+    last = _last_sample(file, stream, stop)
+    if last is not None and expected < last:
+        raise _frame_error(file, max(earlier.values()), "frames are missing after the one")
+
+
+def _frame_error(file: ByteFile, location: int, what: str) -> AudioError:
+    return AudioError(
+        f"{file.path}: damaged: in the FLAC stream, {what} at byte {location}. {GET_AGAIN}",
+        code="audio-damaged",
+    )
+
+
+def _crc16(content: bytes) -> int:
+    """Return the CRC-16 with the polynomial x^16 + x^15 + x^2 + 1; 0 for a frame with its checksum."""
+    checksum = 0
+    for byte in content:
+        checksum = (checksum << 8 & 0xFF00) ^ _CRC16[checksum >> 8 ^ byte]
+    return checksum
 
 
 def _counts_upwards(file: ByteFile, stream: _Stream, stop: int) -> bool:

@@ -3,7 +3,9 @@
 import io
 import os
 import re
+import shutil
 import struct
+import subprocess
 from functools import partial
 from itertools import pairwise
 
@@ -365,6 +367,37 @@ def test_flac_that_counts_no_samples_or_too_few(times, tmp_path):
             changed[21] &= 0xF0
             changed[22:26] = count.to_bytes(4, "big")
             assert_whole(tmp_path / f"{name} {count}", bytes(changed) * times, expected)
+
+
+@pytest.mark.parametrize("change", ["lost", "twice", "three twice", "swapped", "none"])
+def test_a_flac_frame_that_is_missing_or_there_twice(change, tmp_path):
+    """Its position is that of a packet of ffmpeg."""
+    if shutil.which("ffprobe") is None:
+        pytest.skip("needs ffprobe")
+    path = tmp_path / "a.flac"
+    whole = encoded("FLAC", "PCM_16", bursts(3.0))
+    path.write_bytes(whole)
+    listed = subprocess.run(
+        ["ffprobe", "-v", "error", "-show_entries", "packet=pos", "-of", "csv=p=0", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    a, b, c, d, *_ = (int(line.strip(",")) for line in listed.stdout.split()[1:])
+    path.write_bytes(
+        {
+            "lost": whole[:a] + whole[b:],
+            "twice": whole[:b] + whole[a:],
+            "three twice": whole[:d] + whole[a:],
+            "swapped": whole[:a] + whole[b:c] + whole[a:b] + whole[c:],
+            "none": whole,
+        }[change]
+    )
+    if change == "none":
+        assert inspect_audio(path).num_frames > 0
+        return
+    with raises("audio-damaged", path, "FLAC"):
+        inspect_audio(path)
 
 
 def test_flac_that_counts_too_many_samples_is_refused(tmp_path):
