@@ -240,5 +240,14 @@ def as_label(track: Track, column: str) -> str | None:
 
 
 def sort_labels(labels: Mapping[str, int]) -> tuple[str, ...]:
-    """Return labels in order: numbers by their value, then text."""
-    return tuple(sorted(labels, key=lambda x: (0, int(x), x) if x.isdecimal() else (1, 0, x)))
+    """Return labels in order: numbers by their value, then text.
+
+    >>> sort_labels({"10": 1, "9": 1, "a": 1, "09": 1})
+    ('09', '9', '10', 'a')
+    """
+
+    def order(label: str) -> tuple[bool, int, str, str]:
+        digits = label.lstrip("0") if label.isdecimal() else label
+        return (not label.isdecimal(), len(digits) if label.isdecimal() else 0, digits, label)
+
+    return tuple(sorted(labels, key=order))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -315,7 +316,9 @@ def _missing(track: Track, column: str) -> str | None:
     if outside := path_problem(written, track.folder, track.path_rule):
         return outside
     path = track.folder / written
-    return None if path.is_file() else f"there is no file {path}.{did_you_mean(path.absolute())}"
+    if os.path.isfile(path):  # noqa: PTH113 (false for names that are too long, too)
+        return None
+    return f"there is no file {path}.{did_you_mean(path.absolute())}"
 
 
 def as_json(content: Mapping[str, Any]) -> str:
