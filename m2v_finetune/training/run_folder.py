@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import yaml
 from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import expand_home, lock, write_atomically
+from m2v_finetune.files import expand_home, lock, parse_json, write_atomically
 from m2v_finetune.parsing import save_config, to_dict
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class RunFolder:
     def _check_same(self, config: AnyRecipeConfig, *, num_processes: int) -> None:
         """Raise `UserError` if settings or processes differ that a resume may not change."""
         try:
-            processes_then = _count(json.loads(self.environment.read_bytes())["num_processes"])
+            processes_then = _count(parse_json(self.environment.read_bytes())["num_processes"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.environment} is missing or invalid, so the run cannot resume ({error!r}).",
@@ -243,7 +244,7 @@ class RunFolder:
             **{name: _as_option(value) for name, value in self._changed.items()},
         }
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        return f"{_launcher()} {shlex.join([str(Path(sys.argv[0])), *words])}"
+        return f"{_launcher()} {shlex.join([*_program(), *words])}"
 
     def resume_advice(self) -> str:
         """Return the message for a run that was stopped outside of a step."""
@@ -272,6 +273,13 @@ class RunFolder:
                 found,
                 num_bytes,
             )
+
+
+def _program() -> list[str]:
+    """Return the words of this process's command before its settings, such as ``m2v train genre``."""
+    spec = sys.modules["__main__"].__spec__  # of python -m
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
+    return [*program, *takewhile(lambda word: not word.startswith("-"), sys.argv[1:])]
 
 
 def _launcher() -> str:
