@@ -48,6 +48,16 @@ def expand_home(path: str | Path) -> Path:
         ) from error
 
 
+def require_readable(path: Path) -> None:
+    """Open a file, so that libraries do not call one without permission missing or damaged.
+
+    Raises:
+        OSError: The file cannot be opened; it names the file.
+    """
+    with path.open("rb"):
+        pass
+
+
 def parse_json(
     text: str | bytes, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None
 ) -> Any:

@@ -53,6 +53,10 @@ from m2v_finetune.training.summary import describe, describe_pretraining, open_r
 from m2v_finetune.training.trainer import Trainer
 
 PRETRAIN = "pretrain"
+_FIRST_WORD = (
+    f"The first argument is a task: {', '.join(TASKS)}, or {PRETRAIN}. Settings follow, as in: m2v train "
+    "tagging --data.source songs.csv"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,10 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Name of the task, then settings. Default: the command line of the process.
 
     Raises:
-        UserError: There is no such task, or settings, data or machine must be fixed.
+        UserError: There is no task, or no such task, or settings, data or machine must be fixed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    name = words[0] if words else ""
+    if not words or words[0].startswith("-"):
+        raise UserError(f"No task was given. {_FIRST_WORD}", code="task-missing")
+    name = words[0]
     config = read_config(name, words[1:])
     if name == PRETRAIN:
         pretrain(config)
@@ -83,8 +89,7 @@ def config_class(task: str) -> type[Any]:
         return PretrainingConfig
     if task not in TASKS:
         raise UserError(
-            f"There is no task '{task}'. The first argument is a task: {', '.join(TASKS)}, or {PRETRAIN}. "
-            "Settings follow, as in: m2v train tagging --data.source songs.csv",
+            f"There is no task '{task}'. {_FIRST_WORD}",
             code="task-unknown",
         )
     return recipe_config(TASK_SETTINGS[task])

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR, published_checkpoint
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import parse_json, write_files
+from m2v_finetune.files import parse_json, require_readable, write_files
 from m2v_finetune.hub import download_checkpoint, download_snapshot, is_repo_id
 
 CONFIG_FILE = "config.json"
@@ -187,6 +187,7 @@ def _read_indexed(path: Path) -> dict[str, Tensor]:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    require_readable(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

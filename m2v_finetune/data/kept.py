@@ -157,7 +157,14 @@ def _known(path: Path) -> Known:
             for number in asdict(kept.audio).values()
         ):
             raise ValueError("the length of a track is not a number")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        FileNotFoundError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise _damaged(path, error) from error
     return known
 

@@ -162,7 +162,7 @@ class RunFolder:
             write_atomically(self.config, lambda unfinished: save_config(config, unfinished))
         except OSError as error:
             raise UserError(
-                f"The run folder {self.path} cannot be created ({error.strerror}). Choose another by "
+                f"The run folder {self.path} cannot be created ({error}). Choose another by "
                 "--run.output_dir.",
                 code="run-folder-not-writable",
             ) from error
@@ -171,7 +171,7 @@ class RunFolder:
         """Raise `UserError` if settings or processes differ that a resume may not change."""
         try:
             processes_then = _count(parse_json(self.environment.read_bytes())["num_processes"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.environment} is missing or invalid, so the run cannot resume ({error!r}).",
                 code="run-environment-unreadable",

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
+from support.messages import raises
 
 from m2v_finetune import __version__
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS
@@ -26,8 +27,10 @@ from m2v_finetune.data.checking import check_tracks
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.tagging import Tagging
+from m2v_finetune.train import main as train
 from m2v_finetune.training.results import measure
 from m2v_finetune.variation import MIN_STD, MIN_TRACKS
 
@@ -540,3 +543,12 @@ def test_push_of_what_is_no_model(m2v: M2v, tmp_path: Path) -> None:
 def test_push_to_what_is_no_repository(m2v: M2v, saved: Path) -> None:
     outcome = m2v("push", saved, "not a repository")
     assert_refused(outcome, "Could not push to not a repository")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [([], "task-missing"), (["--data.source", "x"], "task-missing"), (["jazz"], "task-unknown")],
+)
+def test_training_without_a_task_names_all_tasks(words, code):
+    with raises(code, *TASKS, "pretrain"):
+        train(words)
