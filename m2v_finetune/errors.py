@@ -16,8 +16,10 @@ from typing import NoReturn, TextIO
 
 # Read-only disks, and files and folders of another user.
 ACCESS_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM)
-# Also a full disk, an exceeded quota or file size, or a broken disk.
-DISK_ERRORS = (*ACCESS_ERRORS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# A full disk, or an exceeded quota or file size.
+FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Also a broken disk.
+DISK_ERRORS = (*ACCESS_ERRORS, *FULL_ERRORS, errno.EIO)
 # Invalid paths: too long, below a file, or a link to itself.
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
 BROKEN_PIPE_CODE = 128 + signal.SIGPIPE
@@ -110,16 +112,17 @@ def run_command(command: Callable[[], None]) -> NoReturn:
 
 def _explain(error: OSError) -> str:
     what = error.filename or "Standard output, or a file,"
+    advice = [disk_advice(error), *getattr(error, "__notes__", [])]
+    return f"{what} cannot be written or read: {error.strerror}. {' '.join(advice)}"
+
+
+def disk_advice(error: OSError) -> str:
+    """Return what to do about a path that a disk cannot write or read, or that its owner forbids."""
     if error.errno in ACCESS_ERRORS:
-        advice = "Check its owner (ls -l). Get access to it, or name another path."
-    elif error.errno in NAME_ERRORS:
-        advice = "Name another path."
-    else:
-        advice = "Free space, or check the disk."
-    return (
-        f"{what} cannot be written or read: {error.strerror}. {advice} If this was a training "
-        "run, its checkpoints are valid: resume with its --run.output_dir and --run.resume auto."
-    )
+        return "Check its owner (ls -l). Get access to it, or name another path."
+    if error.errno in NAME_ERRORS:
+        return "Name another path."
+    return "Free space." if error.errno in FULL_ERRORS else "Check the disk."
 
 
 def _print_error(message: str) -> None:

@@ -16,6 +16,8 @@ from m2v_finetune.errors import UserError
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".{name}.part"
+MAX_DIGITS = 1000
+"""Digits of an integer in JSON; Python converts no more than some thousand."""
 
 
 class NoHomeError(UserError):
@@ -45,6 +47,38 @@ def expand_home(path: str | Path) -> Path:
         raise NoHomeError(
             f"{path} cannot be found, as its home folder is unknown. Set HOME, or name a path without ~."
         ) from error
+
+
+def require_readable(path: Path) -> None:
+    """Open a file, so that libraries do not call one without permission missing or damaged.
+
+    Raises:
+        OSError: The file cannot be opened; it names the file.
+    """
+    with path.open("rb"):
+        pass
+
+
+def parse_json(
+    text: str | bytes, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
+    """Return the content of JSON.
+
+    Args:
+        text: JSON.
+        object_pairs_hook: Function that makes an object of its pairs, as of `json.loads`.
+
+    Raises:
+        ValueError: It is not JSON, or has an integer of too many digits; the message describes it.
+        RecursionError: It is nested too deep.
+    """
+    return json.loads(text, parse_int=_parse_int, object_pairs_hook=object_pairs_hook)
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"an integer of {len(digits):,} digits, which is too long")
+    return int(digits)
 
 
 def why_unwritable(folder: Path) -> str | None:

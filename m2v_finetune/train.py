@@ -26,7 +26,7 @@ from m2v_finetune.pretraining.windows import FixedWindows, masked_windows
 from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.publishing.publish import publish
 from m2v_finetune.shipped import quickstart_file
-from m2v_finetune.tasks import Task, find_task
+from m2v_finetune.tasks import TASKS, Task, find_task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
@@ -62,10 +62,16 @@ def main(argv: Sequence[str] | None = None, *, recipe: str | Path | None = None)
         recipe: The file that calls this; settings beside it, of the same name, are read first.
 
     Raises:
-        UserError: There is no such task, or settings, data or machine must be fixed.
+        UserError: There is no task, or no such task, or settings, data or machine must be fixed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    name = words[0] if words else ""
+    if not words or words[0].startswith("-"):
+        raise UserError(
+            f"No task was given. The first argument is a task: {', '.join(TASKS)}, or {PRETRAIN}. Settings "
+            "follow, as in: m2v train tagging --data.source songs.csv",
+            code="task-missing",
+        )
+    name = words[0]
     config = read_config(name, words[1:], recipe=recipe)
     if name == PRETRAIN:
         pretrain(config)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR, published_checkpoint
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import write_files
+from m2v_finetune.files import parse_json, require_readable, write_files
 from m2v_finetune.hub import (
     DEFAULT_ACCESS,
     HubAccess,
@@ -103,7 +103,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: It is not JSON, or not an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not JSON ({error}). Download or write it again.", code="json-unreadable"
@@ -201,6 +201,7 @@ def _read_indexed(path: Path) -> dict[str, Tensor]:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    require_readable(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

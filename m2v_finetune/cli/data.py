@@ -3,10 +3,20 @@
 import argparse
 import os
 import signal
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from m2v_finetune.cli.options import OUTSIDE_HELP, Commands, count
+from m2v_finetune.cli.options import OUTSIDE_HELP, Commands, count, warn
 from m2v_finetune.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from m2v_finetune.data.manifest import Track
+
+MAX_LABELS = 10
+"""Labels of a column that `m2v data check` names."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -126,6 +136,34 @@ def _check(arguments: argparse.Namespace) -> None:
         checked, _ = check_tracks(tracks, on_bad_track="stop", skip_option=None)
     hours = sum(item.audio.duration_seconds for item in checked) / 3600
     print(f"{dataset.name}: all {len(checked)} tracks can be read ({hours:.2f} h).")
+    _print_labels(tracks)
+
+
+def _print_labels(tracks: "Sequence[Track]") -> None:
+    """Print the labels in the columns of the tasks, and warn of one that every track has."""
+    from m2v_finetune.data.folders import count_of
+    from m2v_finetune.data.manifest import as_labels
+    from m2v_finetune.tasks import TASKS
+    from m2v_finetune.tasks.classification import Classification
+    from m2v_finetune.tasks.tagging import Tagging
+
+    for task in TASKS.values():
+        if not issubclass(task, Classification | Tagging):
+            continue
+        column = task.settings_class().label_column
+        counts: Counter[str] = Counter()
+        for track in tracks:
+            with suppress(ValueError):  # listed when a task is trained
+                counts.update(set(as_labels(track, column)))
+        if not counts:
+            continue
+        shown = [f"{label} ({count})" for label, count in counts.most_common(MAX_LABELS)]
+        more = f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
+        print(f"Column {column}: {count_of(len(counts), 'label')}: {', '.join(shown)}{more}.")
+        if len(counts) == 1 and counts.total() == len(tracks):
+            warn(
+                f"Every track has the label '{next(iter(counts))}': nothing can be learned from '{column}'."
+            )
 
 
 def _convert(arguments: argparse.Namespace) -> None:

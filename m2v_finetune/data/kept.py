@@ -9,6 +9,7 @@ from m2v_finetune.audio.decode import AudioInfo
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import parse_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +142,7 @@ def resampled_ids(path: Path) -> set[str]:
 def _known(path: Path) -> Known:
     """Return the content that `save_checked` wrote; UserError if it is invalid."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         known: Known = {
             split: {
                 name: KeptTrack(**{**kept, "audio": AudioInfo(**kept["audio"])})
@@ -156,7 +157,14 @@ def _known(path: Path) -> Known:
             for number in asdict(kept.audio).values()
         ):
             raise ValueError("the length of a track is not a number")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        FileNotFoundError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise _damaged(path, error) from error
     return known
 

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,34 +35,37 @@ LAYOUTS = (
 )
 # Separators within a name, as on the Hub. Source: `datasets.data_files.NON_WORDS_CHARS`.
 _NO_WORD = re.compile(r"[-._ 0-9]+")
+_NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# Words that change nothing beside the name of a split: ``train_set``, ``testData``, ``valset``.
+_SET_WORDS = ("dataset", "data", "set", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Meaning of the levels of folders.
+    """Meaning of the levels of folders, counted from 0.
 
     Attributes:
-        depth: Folders above all others, such as ``data``, that mean nothing.
-        splits: Split that each folder below them names; none where they name labels.
-        has_labels: True if the next folder names a label.
+        split_level: Level of the folders that name splits; None where there are none.
+        splits: Split that each of these folders names.
+        label_level: Level of the folders that name labels; None where no labels are needed.
     """
 
-    depth: int
+    split_level: int | None
     splits: Mapping[str, str]
-    has_labels: bool
+    label_level: int | None
 
     @property
-    def least_parts(self) -> int:
-        """Folders and file name of a track, at least."""
-        return self.depth + bool(self.splits) + self.has_labels + 1
+    def num_folders(self) -> int:
+        """Number of folders that a track is in, at least."""
+        return 1 + max(-1 if x is None else x for x in (self.split_level, self.label_level))
 
     def split(self, parts: Sequence[str]) -> str | None:
         """Return the split of a file, by its folders and name."""
-        return self.splits[parts[self.depth]] if self.splits else None
+        return None if self.split_level is None else self.splits[parts[self.split_level]]
 
     def label(self, parts: Sequence[str]) -> str | None:
         """Return the label of a file, by its folders and name."""
-        return parts[self.depth + bool(self.splits)] if self.has_labels else None
+        return None if self.label_level is None else parts[self.label_level]
 
 
 def read_label_folders(
@@ -81,16 +85,15 @@ def read_label_folders(
         is_foreign: True for a data set of the Hub, where a file may have several names.
 
     Raises:
-        UserError: There is no audio in such folders; folders have names of splits beside others; or a file
-            has names with different labels or splits, by links.
+        UserError: There is no audio in such folders; folders have names of splits beside others, or below
+            labels; or a file has names with different labels or splits, by links.
     """
     read_elsewhere = [DATASET_INFO_NAME, *(["README.md"] if is_foreign else [])]
     content = find_audio(folder, read_elsewhere=read_elsewhere)
     every = sorted({*missing, *(name for names in content.names.values() for name in names)})
-    layout = _layout(
-        [name.split("/") for name in every], folder, has_labels=label_column is not None
-    )
-    notes = content.notes()
+    files = [name.split("/") for name in every]
+    layout = _layout(files, folder, has_labels=label_column is not None)
+    notes = content.notes() + _refuse_splits_below(files, layout, folder)
     if not is_foreign:
         every, twice = _one_name_each(content, layout, folder)
         notes += twice
@@ -98,7 +101,7 @@ def read_label_folders(
     loose = []
     for name in every:
         parts = name.split("/")
-        if len(parts) < layout.least_parts:
+        if len(parts) <= layout.num_folders:
             loose.append(name)
             continue
         row: dict[str, Any] = {"path": name}
@@ -128,53 +131,128 @@ def read_label_folders(
 
 def _layout(files: Sequence[Sequence[str]], folder: Path, *, has_labels: bool) -> Layout:
     """Find out which folders name splits and which labels; UserError where that is ambiguous."""
-    top = {parts[0] for parts in files if len(parts) > 1}
-    depth = 0
-    if len(top) == 1 and not _splits_of(top):
-        inner = {parts[1] for parts in files if len(parts) > 2 + has_labels}
-        if len(set(_splits_of(inner).values())) > 1:
-            top, depth = inner, 1
-    splits = _splits_of(top)
-    others = sorted(top - splits.keys())
-    is_meant = any(name.strip().lower() in SPLIT_WORDS for name in splits)
-    if others and (is_meant or len(set(splits.values())) > 1):
+    level = _level_of_choice(files, 0)
+    splits = _splits_at(_names(files, level), folder)
+    if not splits:
+        return Layout(split_level=None, splits={}, label_level=level if has_labels else None)
+    if not has_labels:
+        return Layout(split_level=level, splits=splits, label_level=None)
+    label_level = _level_of_choice(files, level + 1)
+    labels = _names(files, label_level)
+    # Labels may have any names, but not where a level of splits may be meant.
+    if _splits_at(labels, folder) and _names(files, label_level + 1):
+        raise UserError(
+            f"In {printable(str(folder))} folders with names of splits ({some_of(sorted(labels))}) are in "
+            f"folders of splits ({some_of(sorted(splits))}), and hold more folders. {LAYOUTS}.",
+            code="folder-splits-below-splits",
+        )
+    return Layout(split_level=level, splits=splits, label_level=label_level)
+
+
+def _names(files: Sequence[Sequence[str]], level: int) -> set[str]:
+    """Return the names of the folders at a level."""
+    return {parts[level] for parts in files if len(parts) > level + 1}
+
+
+def _level_of_choice(files: Sequence[Sequence[str]], first: int) -> int:
+    """Return the level, from ``first``, below folders that hold all the others and no audio themselves.
+
+    Such a folder names no label. Where there is no level with several folders, it is the first.
+    """
+    level = first
+    while True:
+        names = _names(files, level)
+        if len(names) > 1 or any(map(_split_meant, names)):
+            return level
+        if not names or any(len(parts) == level + 2 for parts in files):
+            return first
+        level += 1
+
+
+def _splits_at(names: set[str], folder: Path) -> dict[str, str]:
+    """Return the splits that the folders of a level name; none where they name something else.
+
+    Raises:
+        UserError: Some of them name splits, and others do not.
+    """
+    splits = _splits_of(names)
+    others = sorted(names - splits.keys())
+    is_meant = any(map(_split_meant, splits)) or len(set(splits.values())) > 1
+    if others and is_meant:
         raise UserError(
             f"In {printable(str(folder))} folders with names of splits ({some_of(sorted(splits))}) are "
             f"beside others ({some_of(others)}). {LAYOUTS}.",
             code="folder-mixed-splits",
         )
-    if splits and not is_meant and len(set(splits.values())) == 1:
-        splits = {}  # one label with such a word in it, or several
-    if has_labels and not splits:
-        _refuse_splits_below_labels(files, folder)
-    return Layout(depth=depth, splits=splits, has_labels=has_labels)
+    return splits if is_meant else {}  # else labels with such a word in them
 
 
 def _splits_of(names: Collection[str]) -> dict[str, str]:
-    """Return the splits that folders name: by ``train`` and, as for the Hub, ``train_set`` or ``test-1``."""
+    """Return the splits that folders name: by ``train`` and, as for the Hub, ``my train`` or ``test-1``."""
     found = {}
     for name in names:
-        words = [word for word in _NO_WORD.split(name.strip().lower()) if word]
-        splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+        splits = {split for word in _words(name) if (split := _split_word(word))}
         if len(splits) == 1:
             found[name] = splits.pop()
     return found
 
 
-def _refuse_splits_below_labels(files: Sequence[Sequence[str]], folder: Path) -> None:
-    """Refuse ``jazz/train/song.mp3`` beside ``jazz/test/``, where the splits would be passed over."""
-    below: dict[str, set[str]] = {}
+@cache
+def _split_meant(name: str) -> str | None:
+    """Return the split that a folder names by its complete name; None where it may be something else.
+
+    >>> [_split_meant(name) for name in ("Train", "valset", "test_set 1", "evalData", "test tone")]
+    ['train', 'validation', 'test', 'test', None]
+    """
+    splits = {_split_word(word) for word in _words(name) if word not in _SET_WORDS}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def _words(name: str) -> list[str]:
+    words = _NO_WORD.split(_NEW_WORD.sub(" ", name.strip()).lower())
+    return [word for word in words if word]
+
+
+def _split_word(word: str) -> str | None:
+    found = (SPLIT_WORDS.get(word.removesuffix(end)) for end in ("", *_SET_WORDS))
+    return next((split for split in found if split), None)
+
+
+def _refuse_splits_below(files: Sequence[Sequence[str]], layout: Layout, folder: Path) -> list[str]:
+    """Refuse ``jazz/train/song.mp3`` beside ``jazz/test/``, where the splits would be passed over.
+
+    One folder of such a name, such as an album ``Test``, is not refused.
+
+    Returns:
+        A note on that folder.
+
+    Raises:
+        UserError: Folders at any depth below the labels have names of splits, beside others or not.
+    """
+    below: dict[tuple[str, ...], dict[str, str]] = {}
+    outer: dict[tuple[str, ...], str | None] = {}
     for parts in files:
-        if len(parts) > 2:
-            below.setdefault(parts[0], set()).add(parts[1])
-    for label, names in below.items():
-        splits = {SPLIT_WORDS.get(name.strip().lower()) for name in names}
-        if None not in splits and len(splits) > 1:
-            raise UserError(
-                f"In {printable(str(folder))} the folder {printable(label)} holds folders with names of "
-                f"splits ({some_of(sorted(names))}). {LAYOUTS}.",
-                code="folder-splits-below-labels",
-            )
+        for level in range(layout.num_folders, len(parts) - 1):
+            if split := _split_meant(parts[level]):
+                above = tuple(parts[:level])
+                below.setdefault(above, {})[parts[level]] = split
+                outer[above] = layout.split(parts)
+    found = {
+        above: names for above, names in below.items() if set(names.values()) != {outer[above]}
+    }
+    several = [above for above, names in found.items() if len(set(names.values())) > 1]
+    if layout.label_level is not None and len(found) > 1:
+        several = list(found)
+    if several:
+        names = {name for above in several for name in found[above]}
+        holders = some_of(["/".join(above) or "." for above in several])
+        raise UserError(
+            f"In {printable(str(folder))} folders ({holders}) hold folders with names of splits "
+            f"({some_of(sorted(names))}). {LAYOUTS}.",
+            code="folder-splits-below-labels",
+        )
+    lone = ["/".join([*above, name]) for above, names in found.items() for name in names]
+    return [f"{printable(name)} has the name of a split, and names none there" for name in lone]
 
 
 def _one_name_each(
@@ -192,7 +270,7 @@ def _one_name_each(
         if len(names) == 1:
             continue
         locations = [name.split("/") for name in names]
-        locations = [parts for parts in locations if len(parts) >= layout.least_parts]
+        locations = [parts for parts in locations if len(parts) > layout.num_folders]
         if len({(layout.split(parts), layout.label(parts)) for parts in locations}) > 1:
             problems.append(" and ".join(printable(name) for name in names))
         elif locations:
@@ -218,8 +296,9 @@ def _without_audio(content: FolderContent, layout: Layout) -> list[str]:
     of_audio = {
         above for names in content.names.values() for name in names for above in _above(name)
     }
-    level = layout.least_parts - 1
-    bare = {name for name in content.folders if name and name.count("/") < level} - of_audio
+    bare = {
+        name for name in content.folders if name and name.count("/") < layout.num_folders
+    } - of_audio
     return sorted(name for name in bare if not bare.intersection(_above(name)))
 
 

@@ -4,7 +4,6 @@ Only two columns mean something here: ``path`` (or ``file_name``), and ``split``
 absent. Every other column is kept as it was written, and belongs to the task that reads it.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,6 +14,7 @@ from m2v_finetune.data.paths import PathRule, path_problem
 from m2v_finetune.data.rows import read_rows
 from m2v_finetune.data.values import as_text, as_texts, is_missing, named, printable
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import parse_json
 
 SPLITS = ("train", "validation", "test")
 SPLIT_WORDS = {
@@ -139,16 +139,19 @@ def tracks_from_rows(
         path_rule: Rule for paths.
 
     Raises:
-        UserError: There is no row; or lists all rows without a path, with an unknown split, or, but in a
-            data set of the Hub, with a path or an id that another row has.
+        UserError: There is no row; or two columns have one name; or lists all rows without a path, with an
+            unknown split, or, but in a data set of the Hub, with a path or an id that another row has.
     """
+    rows = list(rows)
+    blank = _blank_namesakes([row for _, row in rows], name)
     tracks: list[Track] = []
     problems: list[tuple[str, str]] = []  # code and text
     seen_paths: dict[Path, Track] = {}
     seen_ids: dict[str, Track] = {}
     for line, row in rows:
+        own = {column: value for column, value in row.items() if column not in blank}
         try:
-            written, columns = _written_path(row, folder, path_rule)
+            written, columns = _written_path(own, folder, path_rule)
             track = _track(written, columns, f"{name}:{line}", folder, path_rule)
         except RowError as error:
             problems.append((error.code, f"{name}:{line}: {error}"))
@@ -183,6 +186,31 @@ def tracks_from_rows(
             code="manifest-partial-split",
         )
     return tracks
+
+
+def _blank_namesakes(rows: Sequence[Mapping[str, Any]], name: str) -> set[str]:
+    """Return columns without a value that have the name of another one, but for case and spaces around it.
+
+    Raises:
+        UserError: Such columns have values: only one of them would count.
+    """
+    columns = dict.fromkeys(column for row in rows for column in row)
+    namesakes: dict[str, list[str]] = {}
+    for column in columns:
+        namesakes.setdefault(column.strip().lower(), []).append(column)
+    blank: set[str] = set()
+    for members in namesakes.values():
+        if len(members) == 1:
+            continue
+        filled = [one for one in members if not all(is_missing(row.get(one)) for row in rows)]
+        if len(filled) > 1:
+            raise UserError(
+                f"{name} has the columns {' and '.join(map(repr, filled))}, which differ in upper and lower "
+                "case or in spaces only, and each has values. Remove or rename all but one.",
+                code="manifest-duplicate-column",
+            )
+        blank |= set(members) - set(filled or members[:1])
+    return blank
 
 
 def _written_path(
@@ -268,7 +296,7 @@ def read_dataset_info(folder: Path, *, name: str) -> DatasetInfo:
     if not path.is_file():
         return DatasetInfo(name=name)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         info = DatasetInfo(**{key: value for key, value in content.items() if value is not None})
         if not all(isinstance(value, str) for value in asdict(info).values()):
             raise ValueError("a value is not text")

@@ -1,13 +1,13 @@
 """Rows of a manifest's file, CSV or JSONL, with their line numbers."""
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from m2v_finetune.data.values import named
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import parse_json
 
 
 def read_rows(path: Path, *, path_columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
@@ -84,7 +84,7 @@ def _jsonl_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, object_pairs_hook=_named_once)
+                row = parse_json(line, object_pairs_hook=_named_once)
             except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"{path.name}:{number}: not JSON ({error}).", code="manifest-not-json"

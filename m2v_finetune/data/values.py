@@ -74,11 +74,9 @@ def printable(text: str) -> str:
 
 
 def named(columns: Collection[str], name: str) -> str | None:
-    """Return the column of a name, else the one that differs from it in upper and lower case alone.
+    """Return the column of a name, whatever its upper and lower case. A manifest has one (`manifest`).
 
-    >>> named(["Split", "tags"], "split"), named(["Split", "split"], "split"), named(["tags"], "split")
-    ('Split', 'split', None)
+    >>> named(["Split", "tags"], "split"), named(["tags"], "split")
+    ('Split', None)
     """
-    if name in columns:
-        return name
     return next((column for column in columns if column.strip().lower() == name.lower()), None)

@@ -20,7 +20,7 @@ from m2v_finetune.backbones.loading import build_network
 from m2v_finetune.backbones.precomputed import MODEL_TYPE
 from m2v_finetune.config import HeadConfig, TuningConfig
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import write_files
+from m2v_finetune.files import parse_json, require_readable, write_files
 from m2v_finetune.hub import HubAccess, download_snapshot, is_repo_id, upload_folder
 from m2v_finetune.model.metadata import LIBRARY_NAME, Weights, plain_card, saved_weights
 from m2v_finetune.tasks import Task, find_task
@@ -162,7 +162,7 @@ def _read_config(path: Path) -> tuple[SavedModel, Task]:
             f"{path.parent} holds no {CONFIG_FILE}, so it is no model.", code="model-missing"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         if content["library_name"] != LIBRARY_NAME:
             raise ValueError(f"its library_name is {content['library_name']!r}")
         if content["format_version"] > FORMAT_VERSION:
@@ -311,6 +311,7 @@ def _build_backbone(saved: SavedModel, path: Path, access: HubAccess) -> AnyBack
 def _load_tensors(model: "TaskModel", path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {path.name}.", code="model-missing")
+    require_readable(path)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:

@@ -139,6 +139,10 @@ class BeatTracking(FrameTask):
         """Return the last time in an annotation."""
         return float(annotation.times_seconds.max(initial=0.0))
 
+    def times_seconds(self, annotation: Beats) -> NDArray[np.float64]:
+        """Return the times of the beats, (beats,)."""
+        return annotation.times_seconds
+
     def frame_targets(
         self, track: Track, times_seconds: NDArray[np.float64], *, semitones: int
     ) -> NDArray[np.float32]:

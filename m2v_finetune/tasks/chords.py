@@ -128,6 +128,11 @@ class ChordRecognition(FrameTask):
         """Return the last time in an annotation."""
         return float(annotation[-1].end_seconds)
 
+    def times_seconds(self, annotation: list[Segment]) -> NDArray[np.float64]:
+        """Return the starts of the segments, and the end of the last one, (segments + 1,)."""
+        starts = [segment.start_seconds for segment in annotation]
+        return np.array([*starts, annotation[-1].end_seconds])
+
     def frame_targets(
         self, track: Track, times_seconds: NDArray[np.float64], *, semitones: int
     ) -> NDArray[np.float32]:

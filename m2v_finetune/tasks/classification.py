@@ -78,7 +78,7 @@ class Classification(ClipTask):
         """Make the task with the classes of the training tracks that have one.
 
         Raises:
-            UserError: The column, or a class of the config, is on no training track.
+            UserError: The column, or a class of the config, is on no training track; or there is one class.
         """
         column = config.label_column
         require_column(tracks, column)
@@ -91,6 +91,13 @@ class Classification(ClipTask):
             labels = tuple(label_text(str(label)) for label in config.labels)
         if in_training:
             check_label_names(labels, in_training, column=column)
+        if len(labels) == 1:
+            raise UserError(
+                f"The only class is '{labels[0]}' (task.labels, or the column '{column}' of the training "
+                "tracks), so there is nothing to learn. In folders, a class is the folder below the splits "
+                "or at the top; `m2v data check SOURCE` lists the labels that were found.",
+                code="labels-single-class",
+            )
         return cls(labels=labels, label_column=column)
 
     @classmethod
@@ -233,5 +240,14 @@ def as_label(track: Track, column: str) -> str | None:
 
 
 def sort_labels(labels: Mapping[str, int]) -> tuple[str, ...]:
-    """Return labels in order: numbers by their value, then text."""
-    return tuple(sorted(labels, key=lambda x: (0, int(x), x) if x.isdecimal() else (1, 0, x)))
+    """Return labels in order: numbers by their value, then text.
+
+    >>> sort_labels({"10": 1, "9": 1, "a": 1, "09": 1})
+    ('09', '9', '10', 'a')
+    """
+
+    def order(label: str) -> tuple[bool, int, str, str]:
+        digits = label.lstrip("0") if label.isdecimal() else label
+        return (not label.isdecimal(), len(digits) if label.isdecimal() else 0, digits, label)
+
+    return tuple(sorted(labels, key=order))

@@ -1,6 +1,8 @@
 """Base class of frame-level tasks: frame scores are joined over windows, then decoded."""
 
 import json
+import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.label_transform import LabelTransform
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.folders import MAX_NAMES
 from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window
 from m2v_finetune.data.manifest import Track, require_column
 from m2v_finetune.data.paths import did_you_mean, path_problem
@@ -29,8 +32,13 @@ from m2v_finetune.metrics.reports import mean_report
 from m2v_finetune.tasks.task import WindowScores
 
 Array = NDArray[np.float32]
-# Annotations of real data end a little after the audio, where silence was cut or a last chord rang on.
+# Annotations of real data end a little after the audio, where silence was cut or a last chord rang on: up to
+# this share of the audio, at least what rounding explains, and never more than some seconds.
+OVERHANG_SHARE = 0.05
+ROUNDING_SECONDS = 0.1
 OVERHANG_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
 
 
 class FrameTask(ABC):
@@ -108,21 +116,42 @@ class FrameTask(ABC):
     def label_problems(self, tracks: Sequence[Track]) -> list[list[str]]:
         """Return the problems of each track's annotation, with file and line.
 
-        An annotation that ends long after the audio belongs to another file, or is in another unit.
+        An annotation that ends long after the audio belongs to another file, or is in another unit. A
+        warning counts times that are only a little behind the end.
         """
         with ThreadPoolExecutor() as pool:
-            return list(pool.map(self._label_problems, tracks))
+            checked = list(pool.map(self._check_annotation, tracks))
+        late = [problem for _, problem in checked if problem]
+        if late:
+            logger.warning(
+                "%d of %d annotations have times behind the end of their audio. They are not trained on, and "
+                "evaluation counts them: %s",
+                len(late),
+                len(tracks),
+                "; ".join(late[:MAX_NAMES]) + ("; ..." if len(late) > MAX_NAMES else ""),
+            )
+        return [problems for problems, _ in checked]
 
-    def _label_problems(self, track: Track) -> list[str]:
+    def _check_annotation(self, track: Track) -> tuple[list[str], str | None]:
+        """Return the problems of an annotation, and a description of times a little behind the end."""
         if missing := _missing(track, self.label_column):
-            return [f"{track.origin}: {missing}"]
+            return [f"{track.origin}: {missing}"], None
         path = annotation_path(track, self.label_column)
         try:
             annotation = self.read(path)
+            duration = inspect_audio(track.path).duration_seconds
         except LabelError as error:
-            return list(error.problems)
-        overhang = _overhang(track, path, self.end_seconds(annotation))
-        return [overhang] if overhang else []
+            return list(error.problems), None
+        except AudioError:
+            return [], None  # the check of the audio lists it, or skips the track
+        times, end = self.times_seconds(annotation), self.end_seconds(annotation)
+        overhang = times.max(initial=0.0) - duration
+        allowed = max(ROUNDING_SECONDS, min(OVERHANG_SECONDS, OVERHANG_SHARE * duration))
+        behind = f"{np.count_nonzero(times > duration)} of {len(times)} times are behind the end"
+        if overhang > allowed or end > duration + OVERHANG_SECONDS:
+            ends = f"{path}: ends at {end:.3f} s, but {track.path} ends at {duration:.3f} s"
+            return [f"{ends}; {behind}"], None
+        return [], f"{path}: {behind}" if overhang > ROUNDING_SECONDS else None
 
     def annotation(self, track: Track) -> Any:
         """Return the annotation of a track."""
@@ -135,6 +164,10 @@ class FrameTask(ABC):
     @abstractmethod
     def end_seconds(self, annotation: Any) -> float:
         """Return the last time in an annotation."""
+
+    @abstractmethod
+    def times_seconds(self, annotation: Any) -> NDArray[np.float64]:
+        """Return the times in an annotation that are in the audio, (times,); not ends, which may ring on."""
 
     @property
     @abstractmethod
@@ -283,18 +316,9 @@ def _missing(track: Track, column: str) -> str | None:
     if outside := path_problem(written, track.folder, track.path_rule):
         return outside
     path = track.folder / written
-    return None if path.is_file() else f"there is no file {path}.{did_you_mean(path.absolute())}"
-
-
-def _overhang(track: Track, path: Path, end_seconds: float) -> str | None:
-    """Return a problem if an annotation ends after the audio, as it is of another file or in another unit."""
-    try:
-        duration = inspect_audio(track.path).duration_seconds
-    except AudioError:
-        return None  # the check of the audio lists it, or skips the track
-    if end_seconds <= duration + OVERHANG_SECONDS:
+    if os.path.isfile(path):  # noqa: PTH113 (false for names that are too long, too)
         return None
-    return f"{path}: ends at {end_seconds:.3f} s, but {track.path} ends at {duration:.3f} s"
+    return f"there is no file {path}.{did_you_mean(path.absolute())}"
 
 
 def as_json(content: Mapping[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """Key: one of 24 for a track."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +18,8 @@ from m2v_finetune.labels.keys import KEYS, parse_key, transpose_key
 from m2v_finetune.tasks.classification import Classification, as_label
 from m2v_finetune.tasks.clips import EvaluatedClip, stack_evaluated
 from m2v_finetune.tasks.task import Prediction
+
+logger = logging.getLogger(__name__)
 
 ABOUT_METRICS = (
     "The weighted score is that of mir_eval: 1 for the right key, 0.5 for one a perfect fifth above it, "
@@ -54,14 +58,25 @@ class Key(Classification):
         Raises:
             UserError: The column is in no track, or lists each track without exactly one key.
         """
-        task = cls.from_settings(config)
+        task = cls.from_training(config, splits["train"])
         task.check_labels([track for members in splits.values() for track in members])
         return task
 
     @classmethod
     def from_training(cls, config: Any, tracks: Sequence[Track]) -> "Key":
         """Make the task from its settings, as the classes are known; `UserError` without the column."""
-        require_column(tracks, config.label_column)
+        column = config.label_column
+        require_column(tracks, column)
+        keys = set()
+        for track in tracks:
+            with suppress(ValueError):  # listed by `label_problems`
+                keys.add(cls.read_label(track, column))
+        if len(keys) == 1:
+            logger.warning(
+                "Every training track has the same %s, '%s': there is nothing to learn.",
+                column,
+                *keys,
+            )
         return cls.from_settings(config)
 
     @classmethod

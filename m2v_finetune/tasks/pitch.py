@@ -65,12 +65,13 @@ class Pitch(Classification):
             ValueError: There is none, more than one, or one that is no MIDI number.
         """
         label = as_label(track, column)
-        if label is None or not label.isdecimal() or int(label) not in MIDI_PITCHES:
+        digits = (label or "none").lstrip("0") or "0"
+        if digits not in map(str, MIDI_PITCHES):
             given = track.columns.get(column)
             raise ValueError(
                 f"a MIDI number from 0 to {MIDI_PITCHES[-1]} is needed, found {given!r}"
             )
-        return str(int(label))
+        return digits
 
     def targets(self, track: Track, label_transform: LabelTransform) -> NDArray[np.float32]:
         """Return the number of the class, (), transposed by the pitch shift of the window."""

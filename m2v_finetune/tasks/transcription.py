@@ -167,6 +167,10 @@ class Transcription(FrameTask):
         """Return the last time in an annotation."""
         return float(annotation.offsets_seconds.max(initial=0.0))
 
+    def times_seconds(self, annotation: Notes) -> NDArray[np.float64]:
+        """Return the onsets of the notes, (notes,)."""
+        return annotation.onsets_seconds
+
     def frame_targets(
         self, track: Track, times_seconds: NDArray[np.float64], *, semitones: int
     ) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import UNFINISHED
+from m2v_finetune.files import UNFINISHED, require_readable
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,11 @@ DAMAGED = "damaged-{name}"
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """Return the checkpoints of a run, the newest last; copies under other names are left out."""
+    if not folder.exists():
+        return []
+    # Not glob, to which a folder that may not be read is empty.
     return sorted(
-        path
-        for path in folder.glob("epoch-*-step-*")
-        if re.fullmatch(r"epoch-\d+-step-\d+", path.name)
+        path for path in folder.iterdir() if re.fullmatch(r"epoch-\d+-step-\d+", path.name)
     )
 
 
@@ -50,7 +51,7 @@ def find_checkpoint(folder: Path) -> Path | None:
         None where there is no checkpoint.
 
     Raises:
-        UserError: There are checkpoints, and all are damaged.
+        UserError: There are checkpoints, and all are damaged, or one may not be read.
     """
     problems: list[str] = []
     for path in reversed(checkpoints_in(folder)):
@@ -79,17 +80,18 @@ def find_common_checkpoint(folder: Path) -> Path | None:
         UserError: On every process: one of them found no valid one, or another one than the first process.
     """
     checkpoint, problem, digest = None, None, None
+    code = "checkpoint-all-damaged"
     try:
         checkpoint = find_checkpoint(folder)
         if checkpoint is not None:
             digest = hashlib.sha256((checkpoint / MANIFEST_FILE).read_bytes()).hexdigest()
     except UserError as error:
-        problem = str(error)
+        problem, code = str(error), error.code
     name = None if checkpoint is None else checkpoint.name
-    gathered = gather_object([(name, digest, problem)])
-    for _, _, theirs in gathered:
+    gathered = gather_object([(name, digest, problem, code)])
+    for _, _, theirs, their_code in gathered:
         if theirs is not None:
-            raise UserError(theirs, code="checkpoint-all-damaged")
+            raise UserError(theirs, code=their_code)
     others = [number for number, one in enumerate(gathered, start=1) if one != gathered[0]]
     if others:
         first, other = gathered[0], gathered[others[0] - 1]
@@ -182,7 +184,22 @@ def _read_manifest(checkpoint: Path) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _validate(checkpoint: Path) -> str | None:
-    """Return the first fault of a checkpoint; None where it is valid."""
+    """Return the first fault of a checkpoint; None where it is valid.
+
+    Raises:
+        UserError: Its files may not be read, so that nothing is known of them.
+    """
+    try:
+        for path in checkpoint.iterdir():
+            require_readable(path)
+    except PermissionError as error:
+        raise UserError(
+            f"{error.filename} cannot be read: {error.strerror}. Check its owner (ls -l), and get access to "
+            "it; the run then resumes.",
+            code="checkpoint-not-readable",
+        ) from error
+    except OSError:
+        pass  # the checks that follow name it
     try:
         files = _read_manifest(checkpoint)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

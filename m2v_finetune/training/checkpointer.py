@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from m2v_finetune.errors import DISK_ERRORS, UserError
+from m2v_finetune.errors import DISK_ERRORS, FULL_ERRORS, UserError, disk_advice
 from m2v_finetune.files import free_bytes
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
@@ -129,16 +129,18 @@ class Checkpointer:
             if error.filename is None and error.errno not in DISK_ERRORS:
                 raise  # of a tracker's network
             folder = self.folder.path
-            needs = "" if needed_bytes is None else f" takes {needed_bytes:,} bytes and"
+            is_full = error.errno in FULL_ERRORS
+            needs = f" takes {needed_bytes:,} bytes and" if is_full and needed_bytes else ""
+            where = folder if error.filename is None or is_full else error.filename
+            free = f" Its disk has {free_bytes(folder):,} bytes free." if is_full else ""
             kept = (
                 "There is no checkpoint yet"
                 if self.last is None
                 else f"The checkpoint after step {step_of(self.last)} is complete"
             )
             raise UserError(
-                f"{what}{needs} cannot be written to {folder}: {error.strerror or error}. Its disk has "
-                f"{free_bytes(folder):,} bytes free. {kept}. Fix the disk, then resume with:\n"
-                f"  {self.folder.resume_command()}",
+                f"{what}{needs} cannot be written to {where}: {error.strerror or error}.{free} {kept}. "
+                f"{disk_advice(error)} Then resume with:\n  {self.folder.resume_command()}",
                 code="run-folder-disk",
             ) from error
 

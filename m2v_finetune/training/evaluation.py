@@ -15,7 +15,7 @@ from rich.progress import Progress
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.workers import WorkerError
-from m2v_finetune.errors import AudioError, Stopped
+from m2v_finetune.errors import AudioError, Stopped, UserError
 from m2v_finetune.model import TaskModel, score_windows, scored
 from m2v_finetune.training.faults import BadTrackPolicy, gather_errors
 from m2v_finetune.training.signals import Interruptible
@@ -122,7 +122,8 @@ def evaluate_tracks(
         variation=own_variation,
     )
     evaluated = []
-    failure, stopped = None, None
+    failure: str | UserError | None = None
+    stopped = None
     bad_tracks: dict[str, str] = {}
     try:
         with interruptible():
@@ -141,7 +142,7 @@ def evaluate_tracks(
     except Stopped as signalled:
         stopped = signalled
     except WorkerError as error:
-        failure = str(error)
+        failure = error
     except torch.OutOfMemoryError:
         failure = TOO_LITTLE_MEMORY
     bar.remove_task(bar_task)

@@ -98,7 +98,7 @@ class BadTrackPolicy:
 
 def gather_errors(
     accelerator: Accelerator,
-    failure: str | None,
+    failure: str | UserError | None,
     bad_tracks: Mapping[str, str],
     *,
     stopped: Stopped | None = None,
@@ -109,7 +109,7 @@ def gather_errors(
 
     Args:
         accelerator: Accelerator of the run.
-        failure: Reason why this process cannot continue, if any.
+        failure: Reason why this process cannot continue, if any; the code of an error is kept.
         bad_tracks: Bad tracks of this process.
         stopped: Exception of a signal to this process, if any.
 
@@ -128,7 +128,8 @@ def gather_errors(
     gathered = gather_object([(failure, dict(bad_tracks), number)])
     failures = [why for why, _, _ in gathered if why is not None]
     if failures:
-        raise DataError("\n".join(failures))
+        codes = [why.code for why in failures if isinstance(why, UserError)]
+        raise DataError("\n".join(map(str, failures)), code=codes[0] if codes else None)
     for _, _, number in gathered:
         if number is not None:
             raise Stopped(number, "")
@@ -221,11 +222,11 @@ class StepReader:
         try:
             parts = list(islice(batches, num_batches))
         except DataError as fault:
-            failure = str(fault)
+            failure = fault
         self.sync(failure)
         return parts
 
-    def sync(self, failure: str | None = None) -> None:
+    def sync(self, failure: UserError | None = None) -> None:
         """Exchange the tracks that could not be read since the last call between the processes.
 
         Args:

@@ -15,7 +15,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.reading import training_loader
 from m2v_finetune.data.workers import WorkerError, read_batches
-from m2v_finetune.errors import Stopped
+from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import FixedWindows
@@ -224,7 +224,8 @@ class PretrainingObjective(Objective):
         self.model.eval()
         bar_task = bar.add_task("Evaluating windows", total=len(own))
         rows: list[list[float]] = []
-        failure, stopped = None, None
+        failure: str | UserError | None = None
+        stopped = None
         bad_tracks: dict[str, str] = {}
         try:
             with interruptible():
@@ -241,7 +242,7 @@ class PretrainingObjective(Objective):
         except Stopped as signalled:
             stopped = signalled
         except WorkerError as error:
-            failure = str(error)
+            failure = error
         except torch.OutOfMemoryError:
             failure = TOO_LITTLE_MEMORY
         bar.remove_task(bar_task)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from accelerate import Accelerator
 
 from m2v_finetune.config import AnyRecipeConfig, RunConfig
-from m2v_finetune.errors import DISK_ERRORS, UserError
+from m2v_finetune.errors import DISK_ERRORS, FULL_ERRORS, UserError, disk_advice
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint_files import checkpoints_in
 from m2v_finetune.training.faults import BadTrackPolicy, explain_lost_rank
@@ -56,12 +56,17 @@ class Run:
             timeout_seconds=data.timeout_seconds,
         )
         with stop_on_signals(folder.resume_advice), explain_lost_rank(accelerator):
-            yield cls(
-                accelerator=accelerator,
-                folder=folder,
-                settings=config.run,
-                bad_tracks=bad_tracks,
-            )
+            try:
+                yield cls(
+                    accelerator=accelerator,
+                    folder=folder,
+                    settings=config.run,
+                    bad_tracks=bad_tracks,
+                )
+            except OSError as error:  # printed by `run_command`
+                if error.errno in DISK_ERRORS and folder.is_a_run:
+                    error.add_note(f"Then resume with:\n  {folder.resume_command()}")
+                raise
         accelerator.end_training()
 
     @property
@@ -87,9 +92,12 @@ class Run:
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
+            is_full = error.errno in FULL_ERRORS
+            where = self.folder.path if error.filename is None or is_full else error.filename
+            needs = f"Results, pictures and model take up to {results_bytes(model):,} bytes. "
             raise UserError(
-                f"Training is done, and saved, but its results cannot be written to {self.folder.path}: "
-                f"{error.strerror}. Results, pictures and model take up to {results_bytes(model):,} bytes. "
-                f"Free them, then resume with:\n  {self.folder.resume_command()}",
+                f"Training is done, and saved, but its results cannot be written to {where}: "
+                f"{error.strerror}. {needs if is_full else ''}{disk_advice(error)} Then resume with:\n"
+                f"  {self.folder.resume_command()}",
                 code="run-folder-disk",
             ) from error

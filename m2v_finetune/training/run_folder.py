@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import yaml
 
 from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import append_json, expand_home, lock, write_atomically, write_json
+from m2v_finetune.files import (
+    append_json,
+    expand_home,
+    lock,
+    parse_json,
+    write_atomically,
+    write_json,
+)
 from m2v_finetune.parsing import save_config, to_dict
 from m2v_finetune.training.environment import describe_environment, launcher
 from m2v_finetune.training.resume_settings import TotalBatch, allowed_changes, require_count
@@ -121,7 +129,7 @@ class RunFolder:
             write_atomically(self.config, lambda unfinished: save_config(config, unfinished))
         except OSError as error:
             raise UserError(
-                f"The run folder {self.path} cannot be created ({error.strerror}). Choose another by "
+                f"The run folder {self.path} cannot be created ({error}). Choose another by "
                 "--run.output_dir.",
                 code="run-folder-not-writable",
             ) from error
@@ -134,9 +142,9 @@ class RunFolder:
         """
         try:
             initial_processes = require_count(
-                json.loads(self.environment.read_bytes())["num_processes"]
+                parse_json(self.environment.read_bytes())["num_processes"]
             )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.environment} is missing or invalid, so the run cannot resume ({error!r}).",
                 code="run-environment-unreadable",
@@ -197,7 +205,7 @@ class RunFolder:
             **{name: _as_option(value) for name, value in self._changed.items()},
         }
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        return f"{launcher()} {shlex.join([str(Path(sys.argv[0])), *words])}"
+        return f"{launcher()} {shlex.join([*_program(), *words])}"
 
     def resume_advice(self) -> str:
         """Return the message for a run that was stopped outside of a step."""
@@ -226,6 +234,13 @@ class RunFolder:
                 found,
                 num_bytes,
             )
+
+
+def _program() -> list[str]:
+    """Return the words of this process's command before its settings, such as ``m2v train genre``."""
+    spec = sys.modules["__main__"].__spec__  # of python -m
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
+    return [*program, *takewhile(lambda word: not word.startswith("-"), sys.argv[1:])]
 
 
 def choose_folder(output_dir: str | None, *, task: str, resume: str) -> RunFolder:

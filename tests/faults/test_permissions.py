@@ -11,6 +11,8 @@ import pytest
 from support.models import build_tagger
 from support.processes import cpu_environment
 
+from m2v_finetune.backbones.checkpoints import SHIPPED_DIR
+
 SETPRIV = shutil.which("setpriv")
 # Permissions count for root, too, once it has no capabilities.
 UNPRIVILEGED = [SETPRIV, "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
@@ -116,6 +118,75 @@ def test_a_place_that_takes_nothing_is_named(what, place, probe, small_manifest)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert str(place) in done.stderr
+
+
+@pytest.mark.parametrize("what", ["checkpoints", "metrics.jsonl", "checkpoint", "tracks.json"])
+def test_a_run_names_what_it_may_not_read_or_write_and_resumes_with_permission(
+    what, probe, tmp_path
+):
+    folder = tmp_path / "run"
+    words = [*probe, "--cache.use=off", f"--run.output_dir={folder}"]
+    done = m2v(*words)
+    assert done.returncode == 0, done.stderr
+    before = losses(folder)
+    [last] = folder.glob("checkpoints/epoch-00002-*")
+    path, mode = {
+        "checkpoints": (folder / "checkpoints", 0o555),
+        "metrics.jsonl": (folder / "metrics.jsonl", 0o444),
+        "checkpoint": (last / "manifest.json", 0),
+        "tracks.json": (folder / "tracks.json", 0),
+    }[what]
+    path.chmod(mode)
+    resumed = [*words, "--run.resume=auto", "--training.epochs=3"]
+    done = m2v(*resumed)
+    assert done.returncode == 2, done.stderr
+    assert str(path) in done.stderr
+    assert "Permission denied" in done.stderr
+    for word in ("Traceback", "bytes free", "Free ", "damaged"):
+        assert word not in done.stderr
+    path.chmod(0o755)
+    assert not list(folder.glob("checkpoints/damaged-*"))
+    done = m2v(*resumed)
+    assert done.returncode == 0, done.stderr
+    assert losses(folder).startswith(before)
+
+
+def test_a_folder_of_checkpoints_that_may_not_be_read_is_not_empty(probe, tmp_path):
+    folder = tmp_path / "run"
+    words = [*probe, "--cache.use=off", f"--run.output_dir={folder}"]
+    assert m2v(*words).returncode == 0
+    before = losses(folder)
+    (folder / "checkpoints").chmod(0o300)
+    done = m2v(*words, "--run.resume=auto")
+    assert done.returncode == 2, done.stderr
+    assert f"{folder}/checkpoints" in done.stderr
+    assert losses(folder) == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "README.md", ""])
+def test_a_model_that_cannot_be_read_is_not_pushed(name, model, tmp_path):
+    own = tmp_path / "model"
+    shutil.copytree(model, own)
+    (own / name).chmod(0)
+    done = m2v("push", own, "me/tagger")
+    assert done.returncode == 2, done.stderr
+    assert f"{own / name}" in done.stderr
+    assert "Permission denied" in done.stderr
+    for word in ("damaged", "No such file", "resume", "checkpoints"):
+        assert word not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+def test_a_backbone_that_cannot_be_read_is_named(name, probe, tmp_path):
+    own = tmp_path / "backbone"
+    shutil.copytree(SHIPPED_DIR / "random_small", own)
+    (own / name).chmod(0)
+    done = m2v(*probe, f"--backbone.source={own}", f"--run.output_dir={tmp_path}/run")
+    assert done.returncode == 2, done.stderr
+    assert f"{own / name}" in done.stderr
+    assert "Permission denied" in done.stderr
+    for word in ("Traceback", "corrupt", "Download"):
+        assert word not in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,9 @@ def grow(folder: Path, rng: random.Random) -> list[Path]:
         "above": [["data"], ["train", "validation", "evaluation"], LABELS],
         "strange": [rng.sample(STRANGE, 3)],
         "below": [LABELS, ["train", "test"]],
+        "mixture below": [LABELS, ["train", "test", "other"]],
+        "far above": [["a"], ["b"], ["trainset", "devData", "test"], LABELS],
+        "above labels": [["music"], LABELS],
     }
     levels = kinds[rng.choice(list(kinds))]
     folders = [folder]
@@ -163,6 +166,71 @@ def judge(folder, tracks, caplog, label_column) -> None:
     )
     for suffix in others:
         assert suffix[1:] == "" or f"{suffix} (" in caplog.text, suffix
+
+
+SPLIT_NAMES = [
+    {"train": "train", "validation": "dev", "test": "test"},
+    {"train": "trainset", "validation": "valset", "test": "testset"},
+    {"train": "trainData", "validation": "validData", "test": "evalData"},
+    {"train": "Training", "validation": "Validation", "test": "Testing"},
+    {"train": "train-split", "validation": "val-split", "test": "test-split"},
+]
+
+
+@pytest.mark.parametrize("label_column", ["tags", None])
+def test_splits_and_labels_are_found_or_refused_at_any_level(
+    tmp_path, label_column, record_property
+):
+    """Single folders above, between and below them; a folder beside the splits is refused at any level."""
+    outcomes: Counter[str] = Counter()
+    for seed in range(NUM_TREES):
+        rng = random.Random(f"levels {seed}")
+        words = rng.choice(SPLIT_NAMES)
+        kind = rng.choice(["splits", "no splits", "beside splits", "splits below labels"])
+        above = ["data", "a b"][: rng.randint(0, 2)]
+        between = ["audio", "wav"][: rng.randint(0, 2)]
+        folder = tmp_path / str(seed)
+        expected = {}
+        for number, (split, word) in enumerate(words.items()):
+            for label in LABELS:
+                levels = {
+                    "no splits": [*above, label],
+                    "splits below labels": [*above, label, word],
+                }.get(kind, [*above, word, *between, label])
+                levels += [f"album {number}"] if rng.random() < 0.5 else []
+                name = "/".join([*levels, f"{number}.wav"])
+                expected[name] = (None if kind == "no splits" else split, label)
+        strangers = []
+        if kind == "beside splits":
+            strangers = ["/".join([*above, "unlabelled", "x.wav"])]
+        elif kind == "splits below labels" and rng.random() < 0.5:
+            strangers = ["/".join([*above, "jazz", "other", "x.wav"])]
+        for name in (*expected, *strangers):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(b"x")
+        code = {
+            "beside splits": "folder-mixed-splits",
+            "splits below labels": "folder-splits-below-labels",
+        }.get(kind)
+        try:
+            tracks, _ = load_tracks(str(folder), label_column=label_column)
+        except UserError as error:
+            found = error.code
+            outcomes["messages"] += 1
+        else:
+            found = None
+            outcomes["results"] += 1
+        assert found == code, (seed, sorted(expected))
+        if code is None:
+            columns = {track.id: track.columns for track in tracks}
+            splits = {track.id: track.split for track in tracks}
+            assert splits == {name: split for name, (split, _) in expected.items()}, seed
+            if label_column:
+                labels = {name: cells[label_column] for name, cells in columns.items()}
+                assert labels == {name: [label] for name, (_, label) in expected.items()}, seed
+        shutil.rmtree(folder)
+    assert min(outcomes["results"], outcomes["messages"]) > NUM_TREES / 4
+    record_property("fuzzed levels of folders", f"{NUM_TREES} trees, {dict(outcomes)}")
 
 
 def test_a_tree_of_real_files_goes_all_the_way(tmp_path, caplog):

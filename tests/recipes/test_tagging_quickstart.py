@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from support.processes import cpu_environment, options
 
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint_files import find_checkpoint
@@ -129,10 +130,11 @@ def test_the_card_carries_licence_results_and_pictures(quickstart):
     assert "plots/layer_weights.png" in card.text
 
 
-def launch(repository, manifest, folder, *more):
+def launch(program, manifest, folder, **variables):
     settings = {
         "data.source": manifest,
         "data.window_seconds": 2,
+        "data.windows_per_track": 1,
         "data.num_workers": 1,
         "backbone.source": "random-small",
         "tuning.method": "lora",
@@ -143,12 +145,16 @@ def launch(repository, manifest, folder, *more):
         "run.output_dir": folder,
     }
     return subprocess.Popen(
-        [sys.executable, repository / "recipes" / "tagging.py"]
-        + [f"--{key}={value}" for key, value in settings.items()]
-        + list(more),
+        [*program, *options(settings)],
         stderr=subprocess.PIPE,
         text=True,
+        env=cpu_environment(**variables),
     )
+
+
+def wait_for_steps(process, metrics):
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -158,10 +164,10 @@ def test_a_signal_saves_and_states_how_to_resume(
     number, code, repository, small_manifest, tmp_path
 ):
     folder = tmp_path / "run"
-    process = launch(repository, small_manifest, folder)
+    recipe = [sys.executable, repository / "recipes" / "tagging.py"]
+    process = launch(recipe, small_manifest, folder)
     metrics = folder / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 2):
-        time.sleep(0.05)
+    wait_for_steps(process, metrics)
     process.send_signal(number)
     _, log = process.communicate(timeout=60)
     assert process.returncode == code, log
@@ -185,6 +191,51 @@ def test_a_signal_saves_and_states_how_to_resume(
             "--training.epochs",
             epochs,
         ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert metrics.read_text().startswith(before)
+    assert "Resuming after step" in done.stderr
+    assert (folder / "results.json").is_file()
+
+
+M2V = "import sys; from m2v_finetune.cli import main; sys.exit(main())"
+PROGRAMS = {
+    "m2v": ["m2v", "train", "tagging"],
+    "python -m": [sys.executable, "-m", "m2v_finetune.train", "tagging"],
+    "recipe": [sys.executable, "recipes/tagging.py"],
+    "accelerate launch -m": ["accelerate", "launch", "-m", "m2v_finetune.train", "tagging"],
+}
+
+
+@pytest.mark.parametrize("case", PROGRAMS)
+def test_the_printed_command_resumes_the_run(
+    case, repository, small_manifest, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(repository)
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "m2v").write_text(f"#!{sys.executable}\n{M2V}\n")  # as pip writes it
+    (commands / "m2v").chmod(0o755)
+    path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
+    monkeypatch.setenv("PATH", path)
+    folder = tmp_path / "my run"
+    metrics = folder / "metrics.jsonl"
+
+    process = launch(PROGRAMS[case], small_manifest, folder)
+    wait_for_steps(process, metrics)
+    if process.poll() is None:  # the process that trains, not its launcher
+        number = int((folder / ".lock").read_text().split()[1])
+        os.kill(number, signal.SIGTERM)
+    _, log = process.communicate(timeout=60)
+    before = metrics.read_text()
+    [command] = [line for line in log.splitlines() if line.startswith("  accelerate launch ")]
+    done = subprocess.run(
+        f"{command} --training.epochs {len(before.splitlines()) // 2 + 1}",
+        shell=True,
+        env=cpu_environment(),
         capture_output=True,
         text=True,
         check=False,

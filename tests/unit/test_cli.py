@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
-from support.messages import noting_run_command
+from support.messages import noting_run_command, raises
 
 from m2v_finetune import __version__, cli
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS
@@ -30,6 +30,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.tagging import Tagging
+from m2v_finetune.train import main as train
 from m2v_finetune.training.results import measure
 from m2v_finetune.variation import MIN_STD, MIN_TRACKS
 
@@ -556,3 +557,12 @@ def test_push_to_what_is_no_repository(
     monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda self: {"name": "me"})
     outcome = m2v("push", saved, "not a repository")
     assert_refused(outcome, "hub-invalid-id", "'not a repository'")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [([], "task-missing"), (["--data.source", "x"], "task-missing"), (["jazz"], "task-unknown")],
+)
+def test_training_without_a_task_names_all_tasks(words, code):
+    with raises(code, *TASKS):
+        train(words)

@@ -10,7 +10,14 @@ import sys
 
 import pytest
 
-from m2v_finetune.errors import BROKEN_PIPE_CODE, DISK_ERRORS, Stopped, UserError, run_command
+from m2v_finetune.errors import (
+    BROKEN_PIPE_CODE,
+    DISK_ERRORS,
+    FULL_ERRORS,
+    Stopped,
+    UserError,
+    run_command,
+)
 
 START = "import os, sys; from m2v_finetune.errors import *; from m2v_finetune import errors\n"
 
@@ -150,6 +157,19 @@ def test_what_a_disk_or_its_owner_refuses_is_one_message(number, capsys):
     message = capsys.readouterr().err
     assert message.startswith("error: /some/file")
     assert os.strerror(number) in message
+    assert ("Free" in message) == (number in FULL_ERRORS)
+    assert "resume" not in message  # which a training run adds
+
+
+def test_the_notes_of_an_error_of_a_disk_are_its_advice(capsys):
+    def refused():
+        error = OSError(errno.EACCES, os.strerror(errno.EACCES), "/some/file")
+        error.add_note("Then resume with: x")
+        raise error
+
+    with pytest.raises(SystemExit):
+        run_command(refused)
+    assert capsys.readouterr().err.endswith("Then resume with: x\n")
 
 
 @pytest.mark.parametrize(

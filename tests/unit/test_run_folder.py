@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 
 import pytest
 from support.messages import raises
@@ -223,6 +224,24 @@ def test_the_resume_command_starts_as_many_processes(tmp_path, monkeypatch, envi
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert RunFolder(tmp_path).resume_command().startswith(launcher)
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "program"),
+    [
+        (None, ["/bin/m2v", "train", "genre", "--a.b", "c"], "/bin/m2v train genre"),
+        (None, ["/bin/m2v", "train", "genre"], "/bin/m2v train genre"),
+        (None, ["my recipes/genre.py", "--a.b=c", "d"], "'my recipes/genre.py'"),
+        ("m2v_finetune.train", ["/x/train.py", "key", "--a.b", "c"], "-m m2v_finetune.train key"),
+        ("mine.__main__", ["/x/__main__.py", "--a.b", "c"], "-m mine"),
+    ],
+)
+def test_the_resume_command_names_program_and_task(tmp_path, monkeypatch, module, words, program):
+    monkeypatch.setattr(sys, "argv", words)
+    spec = None if module is None else ModuleSpec(module, None)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    command = RunFolder(tmp_path).resume_command()
+    assert f"launch --num_processes 1 {program} --config {tmp_path}/config.yaml" in command
 
 
 def test_the_resume_command_can_be_pasted(tmp_path):

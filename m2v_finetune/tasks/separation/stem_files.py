@@ -1,5 +1,6 @@
 """Audio files of mixtures and their stems: checked, and read by position."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class StemFiles:
         if outside := path_problem(named, track.folder, track.path_rule):
             return [f"{track.origin}: {outside}"]
         folder = track.folder / named
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112 (false for names that are too long, too)
             hint = did_you_mean(folder.absolute())
             return [f"{track.origin}: there is no folder of stems at {named!r}.{hint}"]
         try:

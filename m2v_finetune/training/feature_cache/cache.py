@@ -131,14 +131,14 @@ class FeatureCache:
                 or the processes do not share the folder.
         """
         store, accelerator = self.stores[split], run.accelerator
-        failure: str | None = None
+        failure: str | UserError | None = None
         if accelerator.is_main_process:
             try:
                 if why_unwritable(store.folder.parent) is None:
                     self._evict_unused(store.folder.parent)
                 self._locks.append(_open(store))
             except UserError as error:
-                failure = str(error)
+                failure = error
             except OSError as error:
                 if error.errno not in DISK_ERRORS:
                     raise
@@ -172,7 +172,7 @@ class FeatureCache:
                 title=f"Caching features ({split})",
             )
         except WorkerError as error:
-            failure = str(error)
+            failure = error
         except FileNotFoundError as error:
             failure = (
                 f"{error.filename} was deleted while this run wrote to it. Start again with the same "

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 COMMAND = "from m2v_finetune.cli import main; main()"
@@ -37,7 +38,9 @@ def test_a_label_behind_a_link_counts_and_what_is_not_read_is_named(tmp_path):
         (music / name).touch()
     done = check(music)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"music: .* 18 .*\(0\.00 h\)\.\n", done.stdout)
+    out = done.stdout.splitlines()
+    assert re.fullmatch(r"music: .* 18 .*\(0\.00 h\)\.", out[0])
+    assert re.search(r"tags: 3 .*: jazz \(6\), pop \(6\), rock \(6\)", out[1])
     lines = [line.partition(f"{music}: ")[2] for line in done.stderr.splitlines()]
     gone = tmp_path / "drive" / "gone"
     for pattern in (r"3 .* 2 .*: \.mid \(2\), \.txt \(1\)", "1 .*: loose.wav", f"blues.* {gone}"):
@@ -53,3 +56,29 @@ def test_one_file_in_two_splits_is_named(tmp_path):
     done = check(tmp_path / "songs.csv")
     assert done.returncode == 2
     assert re.search("songs.csv:2: .*'a.wav' in train .*'d.wav' in test", done.stderr)
+
+
+ONE_LABEL = {
+    "folders": {"jazz/a.wav": None, "jazz/b.wav": None},
+    "a CSV": {"songs.csv": "path,genre,pitch\njazz/a.wav,x,60\njazz/b.wav,x,61\n"},
+    "a list": {
+        "songs.jsonl": '{"path": "jazz/a.wav", "tags": ["x"]}\n{"path": "jazz/b.wav", "tags": "x"}'
+    },
+}
+
+
+@pytest.mark.parametrize("case", ONE_LABEL)
+def test_a_label_of_every_track_is_named(tmp_path, case):
+    for number, name in enumerate(("a", "b")):
+        write(tmp_path / "jazz" / f"{name}.wav", number)
+    source = tmp_path
+    for name, text in ONE_LABEL[case].items():
+        if text is not None:
+            source = tmp_path / name
+            source.write_text(text)
+    done = check(source)
+    assert done.returncode == 0, done.stderr
+    label = "jazz" if case == "folders" else "x"
+    assert f"1 label: {label} (2)" in done.stdout
+    assert done.stderr.count("Every track has the label") == 1
+    assert f"'{label}'" in done.stderr

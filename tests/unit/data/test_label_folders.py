@@ -160,8 +160,8 @@ def test_links_of_links_do_not_multiply(tmp_path):
         (tmp_path / "jazz" / str(n)).mkdir(parents=True)
         for name in ("a", "b"):
             (tmp_path / "jazz" / str(n) / name).symlink_to(tmp_path / "jazz" / str(n + 1))
-    touch(tmp_path, "jazz/30/1.wav")
-    assert set(found(tmp_path)) == {"jazz/30/1.wav"}
+    touch(tmp_path, "jazz/30/1.wav", "pop/2.wav")
+    assert set(found(tmp_path)) == {"jazz/30/1.wav", "pop/2.wav"}
 
 
 # -- what is not read -----------------------------------------------------------------------------
@@ -274,7 +274,19 @@ SPLITS_BESIDE_OTHERS = [
     ["Testing/1.wav", "jazz/1.wav", "pop/1.wav"],
     ["train_set/1.wav", "test_set/1.wav", "unlabelled/1.wav"],
     ["eval/1.wav", "jazz/1.wav"],
+    ["testset/1.wav", "jazz/1.wav"],
+    ["trainData/1.wav", "unlabelled/1.wav"],
+    ["train-data/1.wav", "val-data/1.wav", "other/1.wav"],
 ]
+
+
+@pytest.mark.parametrize("above", ["a", "a/b", "my music/wav"])
+@pytest.mark.parametrize("label_column", ["tags", None])
+def test_splits_beside_others_are_refused_below_single_folders(tmp_path, above, label_column):
+    names = [f"{above}/{name}/jazz/1.wav" for name in ("train", "test", "unlabelled")]
+    touch(tmp_path, *names)
+    values = ("test, train", "unlabelled")
+    refuses(tmp_path, "folder-mixed-splits", *values, label_column=label_column)
 
 
 @pytest.mark.parametrize("names", SPLITS_BESIDE_OTHERS)
@@ -289,8 +301,8 @@ LABELS = [
     ["steam train horn/1.wav", "bus/1.wav"],  # one name with such a word in it is a label
     ["test tone/1.wav", "test signal/1.wav"],
     ["trainer/1.wav", "latest/1.wav", "develop/1.wav"],
-    ["jazz/test/1.wav", "jazz/2.wav", "rock/test/1.wav"],  # an album of that name
-    ["jazz/Train/1.wav", "jazz/Test/1.wav", "jazz/Miles/1.wav"],
+    ["jazz/test/1.wav", "jazz/2.wav", "rock/1.wav"],  # an album of that name
+    ["pop/Dev/1.wav", "pop/Ana/1.wav", "rock/1.wav"],
 ]
 
 
@@ -309,9 +321,99 @@ def test_a_label_below_the_splits_may_have_any_name(tmp_path):
     assert {split for split, _ in found(tmp_path).values()} == {"train", "validation", "test"}
 
 
-def test_splits_below_labels_are_refused(tmp_path):
-    touch(tmp_path, "jazz/train/1.wav", "jazz/test/2.wav", "pop/3.wav")
-    refuses(tmp_path, "folder-splits-below-labels", "jazz", "test, train")
+def test_one_folder_below_labels_with_the_name_of_a_split_is_named(tmp_path, caplog):
+    touch(tmp_path, "pop/Dev/1.wav", "pop/Ana/1.wav", "rock/1.wav")
+    found(tmp_path)
+    assert "pop/Dev" in caplog.text
+
+
+BELOW = {
+    "beside each other": ["jazz/train/1.wav", "jazz/test/2.wav", "pop/3.wav"],
+    "beside a stranger": ["jazz/train/1.wav", "jazz/test/2.wav", "jazz/other/3.wav", "pop/4.wav"],
+    "beside audio": ["jazz/1.wav", "jazz/test/2.wav", "pop/3.wav", "pop/test/4.wav"],
+    "one below each label": ["jazz/train/1.wav", "pop/test/2.wav"],
+    "one beside strangers": ["jazz/a/1.wav", "jazz/test/2.wav", "pop/a/3.wav", "pop/test/4.wav"],
+    "deeper": ["jazz/ana/train/1.wav", "jazz/ana/test/2.wav", "pop/3.wav"],
+    "below folds": ["a/train/jazz/1.wav", "a/test/jazz/2.wav", "b/train/jazz/3.wav"],
+    "sets": ["jazz/trainset/1.wav", "jazz/testData/2.wav", "pop/3.wav"],
+    "below the labels of splits": [
+        *("train/jazz/train/1.wav", "train/jazz/test/2.wav", "train/pop/3.wav"),
+        *("val/jazz/4.wav", "test/pop/5.wav"),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", BELOW)
+def test_splits_below_labels_are_refused(tmp_path, case):
+    touch(tmp_path, *BELOW[case])
+    refuses(tmp_path, "folder-splits-below-labels")
+
+
+@pytest.mark.parametrize("case", ["beside each other", "beside a stranger", "deeper", "sets"])
+def test_splits_at_any_depth_of_a_library_are_refused(tmp_path, case):
+    touch(tmp_path, *BELOW[case])
+    refuses(tmp_path, "folder-splits-below-labels", label_column=None)
+
+
+WITHIN_SPLITS = [
+    ["train/train/jazz/1.wav", "train/val/rock/2.wav", "test/test/jazz/3.wav"],
+    ["train/train_audio/jazz/1.wav", "test/test_audio/jazz/2.wav"],
+]
+
+
+@pytest.mark.parametrize("names", WITHIN_SPLITS)
+def test_splits_within_splits_are_refused(tmp_path, names):
+    touch(tmp_path, *names)
+    refuses(tmp_path, "folder-splits-below-splits")
+
+
+def test_labels_below_splits_that_mix_names_of_splits_and_others_are_refused(tmp_path):
+    touch(tmp_path, "train/train/1.wav", "train/val/2.wav", "test/jazz/3.wav")
+    refuses(tmp_path, "folder-mixed-splits", "train, val", "jazz")
+
+
+SINGLE_FOLDERS = {  # folders that hold all the others, above splits, above labels, and between them
+    "two above splits": ("a/b/{split}/{label}/{n}.wav", True),
+    "three above splits": ("a/b/c/{split}/{label}/{n}.wav", True),
+    "one above labels": ("music/{label}/{n}.wav", False),
+    "two above labels": ("my/music/{label}/{n}.wav", False),
+    "below splits": ("{split}/audio/{label}/{n}.wav", True),
+    "above and below splits": ("data/{split}/audio/wav/{label}/{n}.wav", True),
+    "sets": ("{split}set/{label}/{n}.wav", True),
+    "data": ("{split}Data/{label}/{n}.wav", True),
+    "data in upper case": ("{split}_DATA/{label}/{n}.wav", True),
+    "data sets": ("{split}ing-dataset-1/{label}/{n}.wav", True),
+    "albums": ("a/{split}/{label}/album {n}/1.wav", True),
+}
+
+
+@pytest.mark.parametrize("case", SINGLE_FOLDERS)
+def test_the_level_of_labels_is_found(tmp_path, case):
+    pattern, has_splits = SINGLE_FOLDERS[case]
+    words = {"train": "train", "validation": "valid", "test": "test"}
+    expected = {}
+    for split, word in words.items():
+        for label in ("jazz", "rock"):
+            name = pattern.format(split=word, label=label, n=f"{split} {label}")
+            name = name.replace("validing", "val")
+            expected[name] = (split if has_splits else None, label)
+    touch(tmp_path, *expected)
+    assert found(tmp_path) == expected
+    if has_splits:
+        assert {split for split, _ in found(tmp_path, None).values()} == set(words)
+
+
+def test_one_split_alone_is_a_split(tmp_path):
+    touch(tmp_path, "music/train/jazz/1.wav", "music/train/rock/2.wav")
+    assert found(tmp_path) == {
+        "music/train/jazz/1.wav": ("train", "jazz"),
+        "music/train/rock/2.wav": ("train", "rock"),
+    }
+
+
+def test_a_folder_that_holds_audio_and_folders_names_the_label(tmp_path):
+    touch(tmp_path, "music/1.wav", "music/a/2.wav", "music/b/3.wav")
+    assert {label for _, label in found(tmp_path).values()} == {"music"}
 
 
 def test_a_folder_above_the_splits_means_nothing(tmp_path):
@@ -321,11 +423,6 @@ def test_a_folder_above_the_splits_means_nothing(tmp_path):
         "data/valid/jazz/2.wav": ("validation", "jazz"),
         "data/testing/pop/3.wav": ("test", "pop"),
     }
-
-
-def test_one_label_with_albums_is_one_label(tmp_path):
-    touch(tmp_path, "jazz/a/1.wav", "jazz/b/2.wav")
-    assert {label for _, label in found(tmp_path).values()} == {"jazz"}
 
 
 # -- strange names --------------------------------------------------------------------------------

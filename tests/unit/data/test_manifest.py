@@ -17,6 +17,7 @@ from m2v_finetune.data.manifest import (
     read_manifest,
     tracks_from_rows,
 )
+from m2v_finetune.data.splitting import split_tracks
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -143,8 +144,67 @@ def test_columns_are_known_in_capitals(tmp_path, write_name):
         ("0", "a.wav", "validation"),
         ("1", "b.wav", "train"),
     ]
-    both = {"split": "train", "Split": "test", "path": "a.wav"}
-    assert rows_of(tmp_path, both)[0].split == "train"
+
+
+@pytest.mark.parametrize("name", ["split", "artist", "tags", "id", "path", "mine"])
+@pytest.mark.parametrize("write_name", [str.upper, str.capitalize])
+def test_columns_that_differ_in_case_are_refused_where_both_have_values(tmp_path, name, write_name):
+    cells = {"path": "a.wav", "split": "train", name: "x.wav"} | (
+        {"split": "test"} if name == "split" else {}
+    )
+    twin = write_name(name)
+    both = [{**cells, twin: cells[name]}]
+    apart = [{"path": "b.wav", "split": "test", **cells}, {"path": "b.wav", twin: cells[name]}]
+    if name in ("path", "split"):
+        apart[1] = {"path": "b.wav", "split": "test", twin: cells[name]}
+    for rows in (both, apart):
+        names = list(dict.fromkeys(column for row in rows for column in row))
+        lines = [names, *([row.get(column, "") for column in names] for row in rows)]
+        text = "".join(",".join(line) + "\n" for line in lines)
+        refuses(tmp_path / "m.csv", text, "manifest-duplicate-column", repr(name), repr(twin))
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        refuses(tmp_path / "m.jsonl", text, "manifest-duplicate-column", repr(name), repr(twin))
+    spaced = "".join(json.dumps({**row, f"{name} ": "y"}) + "\n" for row in both)
+    refuses(tmp_path / "m.jsonl", spaced, "manifest-duplicate-column", repr(f"{name} "))
+
+
+@pytest.mark.parametrize("blank", [None, "", " ", float("nan")])
+@pytest.mark.parametrize("name", ["split", "artist", "tags"])
+def test_a_blank_column_does_not_hide_the_filled_one_of_its_name(tmp_path, name, blank):
+    values = {"split": "test", "artist": "Ana", "tags": ["a"]}
+    rows = [{"path": f"{n}.wav", name: blank, name.title(): values[name]} for n in range(3)]
+    tracks = rows_of(tmp_path, *rows)
+    if name == "split":
+        assert [track.split for track in tracks] == ["test"] * 3
+    else:
+        assert [track.columns for track in tracks] == [{name.title(): values[name]}] * 3
+
+
+def test_artists_in_a_filled_column_beside_a_blank_one_stay_on_one_side(tmp_path):
+    rows = [{"path": f"{n}.wav", "artist": "", "Artist": "abcdef"[n // 4]} for n in range(24)]
+    tracks = split_tracks(
+        rows_of(tmp_path, *rows),
+        group_columns=["artist"],
+        validation_fraction=0.2,
+        test_fraction=0.2,
+        seed=0,
+    )
+    sides = {
+        (track.columns["Artist"], split) for split, members in tracks.items() for track in members
+    }
+    assert len(sides) == 6
+
+
+@pytest.mark.parametrize("digits", [1001, 5000])
+def test_an_integer_of_too_many_digits_is_refused_by_its_line(tmp_path, digits):
+    text = '{"path": "a.wav"}\n{"path": "b.wav", "pitch": %s}\n' % ("9" * digits)
+    message = refuses(
+        tmp_path / "m.jsonl", text, "manifest-not-json", "m.jsonl:2", f"{digits:,} digits"
+    )
+    assert "sys." not in message
+    write(tmp_path / "dataset.json", '{"name": %s}' % ("9" * digits))
+    with raises("dataset-info-invalid", f"{digits:,} digits"):
+        read_dataset_info(tmp_path, name="x")
 
 
 def test_names_that_are_not_utf8_get_a_printable_id(tmp_path):

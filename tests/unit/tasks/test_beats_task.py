@@ -48,7 +48,7 @@ def beat_grid(bpm, beats_per_bar, *, first=0.3, seconds=20.0):
 
 
 def test_an_annotation_that_continues_after_its_audio_is_listed(tmp_path):
-    write_beats(tmp_path, [0.5, 1.0, 14.9], name="near.beats")
+    write_beats(tmp_path, [0.5, 1.0, 10.4], name="near.beats")
     write_beats(tmp_path, [500, 1000, 1500], name="milliseconds.beats")
     near = silent_track(tmp_path, 10, name="near.wav", beats="near.beats").track
     far = silent_track(tmp_path, 10, name="far.wav", beats="milliseconds.beats").track

@@ -55,6 +55,13 @@ def test_examples_in_docstrings():
 
 
 @pytest.mark.parametrize(("task_class", "config_class", "column"), TASKS)
+@pytest.mark.parametrize("train", [["a", "a"], [1, "1", 1.0], ["a", None]])
+def test_a_single_class_is_refused(task_class, config_class, column, train):
+    with raises("labels-single-class", f"'{train[0]}'"):
+        task_class.from_tracks(config_class(), make_splits(column, train=train))
+
+
+@pytest.mark.parametrize(("task_class", "config_class", "column"), TASKS)
 def test_each_task_has_a_column_and_a_name_of_its_own(task_class, config_class, column):
     splits = make_splits(column, train=["b", "a"], validation=["a"], test=["b"])
     task = task_class.from_tracks(config_class(), splits)

@@ -44,6 +44,14 @@ def test_all_keys_are_learned_whichever_occur():
     assert task.label_column == "mood"
 
 
+def test_one_key_on_all_training_tracks_is_named(caplog):
+    build(make_splits("key", train=["C:maj", "C major"], test=["A minor"]))
+    assert "'C major'" in caplog.text
+    caplog.clear()
+    build(make_splits("key", train=["C:maj", "G major"], test=["A minor"]))
+    assert not caplog.records
+
+
 def test_targets_are_the_numbers_of_keys_however_they_are_spelled():
     assert [target_of(key) for key in KEYS] == list(range(24))
     spelled = ["Bb major", "A#min", "F#:min", "c minor", "Db maj", "Ebm", "Cb major", " E  minor "]

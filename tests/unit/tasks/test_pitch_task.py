@@ -64,16 +64,16 @@ NO_PITCH = [-1, 128, "128", "-1", 60.25, "60.5", "A4", "²", None, "", [60, 61],
 
 
 def test_every_pitch_that_is_none_is_listed_and_none_is_dropped():
-    splits = make_splits("pitch", train=[60, *NO_PITCH], validation=[61], test=[0, 60, 127])
+    splits = make_splits("pitch", train=[60, *NO_PITCH, 62], validation=[61], test=[0, 60, 127])
     message = message_of("labels-unusable", splits)
     assert listed_problems(message) == [
         *(
             f"songs.csv:{line}: a MIDI number from 0 to 127 is needed, found {cell!r}"
             for line, cell in enumerate(NO_PITCH, start=3)
         ),
-        "songs.csv:16: unknown class '61'",
-        "songs.csv:17: unknown class '0'",
-        "songs.csv:19: unknown class '127'",
+        "songs.csv:17: unknown class '61'",
+        "songs.csv:18: unknown class '0'",
+        "songs.csv:20: unknown class '127'",
     ]
 
 
