@@ -144,13 +144,12 @@ def _print_labels(tracks: "Sequence[Track]") -> None:
     from m2v_finetune.data.folders import count_of
     from m2v_finetune.data.manifest import as_labels
     from m2v_finetune.tasks import TASKS
-    from m2v_finetune.tasks.classification import Classification
-    from m2v_finetune.tasks.tagging import Tagging
+    from m2v_finetune.tasks.clips import ClipTask
 
     for task in TASKS.values():
-        if not issubclass(task, Classification | Tagging):
+        column = getattr(task.settings_class(), "label_column", None)
+        if not issubclass(task, ClipTask) or column is None:
             continue
-        column = task.settings_class().label_column
         counts: Counter[str] = Counter()
         for track in tracks:
             with suppress(ValueError):  # listed when a task is trained

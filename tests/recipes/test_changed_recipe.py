@@ -45,7 +45,7 @@ def test_a_recipe_with_another_loss(
     text = text.replace(removed, added).replace(
         "from m2v_finetune", imports + "from m2v_finetune", 1
     )
-    recipe.write_text(text.replace("def main()", f"{block('py')}\n\ndef main()"))
+    recipe.write_text(text.replace("def main()", f"{block('python')}\n\ndef main()"))
     changed = run(recipe, tmp_path / "changed", monkeypatch, *data)
 
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in (first, changed)]

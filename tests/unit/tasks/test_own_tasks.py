@@ -1,6 +1,8 @@
 """Tasks of one's own: registered by a call, or found by the entry point of an installed package."""
 
+import re
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +17,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import TASKS, find_task, register_task
 from m2v_finetune.tasks.classification import Classification, ClassificationConfig
 
+PAGE = Path(__file__).parents[3] / "docs" / "adding-a-task.md"
 MODULE = """
 from m2v_finetune.tasks.genre import Genre
 
@@ -82,7 +85,11 @@ def test_an_installed_package_needs_no_call(
     info = tmp_path / "moods-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: moods\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[m2v_finetune.tasks]\nmood = moods:Mood\n")
+    # As the page has it, for another module.
+    text = re.search(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
+    [(group, entries)] = tomllib.loads(text)["project"]["entry-points"].items()
+    assert list(entries) == ["mood"]
+    (info / "entry_points.txt").write_text(f"[{group}]\nmood = moods:Mood\n")
     with raises("task-unknown", "'mood'"):
         find_task("mood")
     monkeypatch.syspath_prepend(str(tmp_path))
