@@ -8,6 +8,7 @@ from accelerate.utils import broadcast
 
 from m2v_finetune.backbones import Backbone
 from m2v_finetune.errors import UserError
+from m2v_finetune.micro_batching import unified_out_of_memory
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 
@@ -68,13 +69,24 @@ def prepare_model(
         accelerator: Device, precision and processes.
         gradient_checkpointing: Whether the layers compute their activations again in the backward pass.
         compile_layers: Whether torch compiles the layers.
+
+    Raises:
+        UserError: The weights do not fit into the memory of the device.
     """
     model.backbone.gradient_checkpointing = gradient_checkpointing
     if compile_layers:
         assert isinstance(model.backbone, Backbone)  # vectors have no layers; settings refuse that
         model.backbone.compile_layers()
     # Gradients of processes are exchanged by `take_step`.
-    accelerator.prepare_model(model, evaluation_mode=True)
+    try:
+        with unified_out_of_memory():
+            accelerator.prepare_model(model, evaluation_mode=True)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The weights of the model do not fit into the memory of {accelerator.device}. Stop other "
+            "programs that use it, choose a smaller backbone.source, or set backbone.num_layers.",
+            code="memory-weights-too-large",
+        ) from error
     if accelerator.num_processes > 1:
         for tensor in (*model.parameters(), *model.buffers()):
             broadcast(tensor.data)
