@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,13 +145,13 @@ def _print_labels(tracks: "Sequence[Track]") -> None:
     from m2v_finetune.data.folders import count_of
     from m2v_finetune.data.manifest import as_labels
     from m2v_finetune.tasks import TASK_SETTINGS, TASKS
-    from m2v_finetune.tasks.classification import Classification
-    from m2v_finetune.tasks.tagging import Tagging
 
     for name, task in TASKS.items():
-        if not issubclass(task, Classification | Tagging):
-            continue
-        column = TASK_SETTINGS[name]().label_column
+        settings = TASK_SETTINGS[name]()
+        has_labels = is_dataclass(task) and any(field.name == "labels" for field in fields(task))
+        if not has_labels or not any(field.name == "label_column" for field in fields(settings)):
+            continue  # it has annotations, or numbers
+        column = settings.label_column
         counts: Counter[str] = Counter()
         for track in tracks:
             with suppress(ValueError):  # listed when a task is trained
