@@ -164,6 +164,7 @@ def copy_recipe(task: str, folder: Path, *, config: str = QUICKSTART) -> tuple[P
         for source, path in zip(sources, copies, strict=True):
             text = source.read_text(encoding="utf-8")
             text = text.replace(f" --config configs/{task}/{config}.yaml", "")
+            text = text.replace(", with music2vec:", ":")  # the settings name the backbone
             text = text.replace(f"configs/{task}/{config}.yaml", f"{task}.yaml")
             text = text.replace(f"recipes/{task}.py", f"{task}.py")
             with path.open("x", encoding="utf-8") as file:

@@ -109,6 +109,7 @@ def test_a_copy_is_the_same_run(task: str, tmp_path: Path, monkeypatch: pytest.M
     assert f"accelerate launch {task}.py\n" in config.read_text()
     text = recipe.read_text() + config.read_text()
     assert f"recipes/{task}.py" not in text
+    assert "with music2vec" not in recipe.read_text()  # its settings have another backbone
 
 
 @pytest.mark.parametrize("task", RECIPES)
