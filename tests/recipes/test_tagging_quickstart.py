@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from support.forked import Forked, run_forked
+from support.processes import options
 
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint_files import find_checkpoint
@@ -129,26 +131,22 @@ def test_the_card_carries_licence_results_and_pictures(quickstart):
     assert "plots/layer_weights.png" in card.text
 
 
-def launch(repository, manifest, folder, *more):
+def launch(repository, manifest, folder):
     settings = {
         "data.source": manifest,
-        "data.window_seconds": 2,
+        "data.window_seconds": 1,
+        "data.windows_per_track": 1,
         "data.num_workers": 1,
         "backbone.source": "random-small",
+        "backbone.num_layers": 2,
         "tuning.method": "lora",
         "training.per_device_batch_size": 8,
-        "training.epochs": 60,
-        "training.early_stopping_patience": 60,
+        "training.epochs": 500,
+        "training.early_stopping_patience": 500,
         "training.log_every_steps": 1,
         "run.output_dir": folder,
     }
-    return subprocess.Popen(
-        [sys.executable, repository / "recipes" / "tagging.py"]
-        + [f"--{key}={value}" for key, value in settings.items()]
-        + list(more),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Forked([repository / "recipes" / "tagging.py", *options(settings)])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +161,7 @@ def test_a_signal_saves_and_states_how_to_resume(
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 2):
         time.sleep(0.05)
     process.send_signal(number)
-    _, log = process.communicate(timeout=60)
+    _, log = process.communicate(timeout=300)
     assert process.returncode == code, log
     assert "Traceback" not in log
     assert f"{number.name}: finishing the step, then saving" in log
@@ -173,22 +171,12 @@ def test_a_signal_saves_and_states_how_to_resume(
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["tuning"]["method"] == "lora"
 
-    # The printed arguments go on where it stopped (with fewer epochs here, to come to an end).
+    # The printed arguments go on where it stopped (with fewer epochs, of two steps, to come to an end).
     steps = len([line for line in before.splitlines() if "loss" in line])
     epochs = str(steps // 2 + 1)
     command = [f"--config={folder}/config.yaml", f"--run.output_dir={folder}", "--run.resume=auto"]
-    done = subprocess.run(
-        [
-            sys.executable,
-            repository / "recipes" / "tagging.py",
-            *command,
-            "--training.epochs",
-            epochs,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    recipe = repository / "recipes" / "tagging.py"
+    done = run_forked([recipe, *command, "--training.epochs", epochs])
     assert done.returncode == 0, done.stderr[-2000:]
     assert metrics.read_text().startswith(before)
     assert "Resuming after step" in done.stderr
