@@ -27,11 +27,16 @@ import m2v_finetune.plotting.runs, torch.utils.tensorboard
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen()
+listener.settimeout(30)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 if os.fork():
     os._exit(0)  # whoever started this waits until it listens
 while True:
-    connection, _ = listener.accept()
+    try:
+        connection, _ = listener.accept()
+    except TimeoutError:
+        os.kill(int(sys.argv[2]), 0)  # it ends with the process of the tests, even a killed one
+        continue
     message, streams, _, _ = socket.recv_fds(connection, 1 << 20, 2)
     if not message:
         os._exit(0)
@@ -166,7 +171,9 @@ def _server(prefix: tuple[str, ...]) -> Path:
         address = Path(folder.name) / "socket"
         environment = os.environ | {"HF_HUB_OFFLINE": "1"}
         subprocess.run(
-            [*prefix, sys.executable, "-c", SERVER, address], env=environment, check=True
+            [*prefix, sys.executable, "-c", SERVER, address, str(os.getpid())],
+            env=environment,
+            check=True,
         )
         _servers[prefix] = address
 
