@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test fast test-data coverage test-faults audit fuzz format clean
+.PHONY: quickstart test fast exhaustive coverage test-faults audit fuzz format clean
 
 quickstart: $(VENV)/.runtime
 	$(VENV)/bin/accelerate launch recipes/tagging.py
@@ -23,9 +23,10 @@ fast: $(VENV)/.development
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/unit
 
-# The composer, and the music, notes and voices that ship: to be run where scripts/ or a quickstart's data change.
-test-data: $(VENV)/.development
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m shipped_data
+# What `test` leaves out: the composer, and the music, notes and voices that ship, to be run where scripts/ or a
+# quickstart's data change; and all formats, lengths and orders of audio, where reading audio changes.
+exhaustive: $(VENV)/.development
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m exhaustive
 
 # The tests of `test`, with the lines that they run.
 coverage: $(VENV)/.development

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.processes import run_python, torchrun
+from support.processes import run_ranks
 from support.runs import read_metrics as metrics
 
 # Starts the recipe with a device of the second process that holds few windows at once.
@@ -71,8 +71,8 @@ def launch(
         "run.memory": memory,
         "run.output_dir": folder,
     }
-    words = [*torchrun(2), script, *map(str, holds), repository / "recipes" / "tagging.py"]
-    done = run_python(words, settings, timeout=120)
+    words = [script, *map(str, holds), repository / "recipes" / "tagging.py"]
+    done = run_ranks(2, words, settings, timeout=300)
     return done.returncode, " ".join(done.stderr.split())
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from support.processes import run_python, torchrun
+from support.processes import run_ranks
 from support.runs import read_metrics
 
 from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
@@ -46,7 +46,7 @@ def test_two_processes_give_what_one_gives(repository, small_manifest, tmp_path)
             "run.output_dir": tmp_path / str(processes),
         }
         recipe = repository / "recipes" / "pretrain.py"
-        done = run_python([*torchrun(processes), recipe], settings)
+        done = run_ranks(processes, [recipe], settings)
         assert done.returncode == 0, done.stderr[-3000:]
         assert f"x {processes} processes = 8" in " ".join(done.stderr.split())
         lines.append(read_metrics(tmp_path / str(processes)))

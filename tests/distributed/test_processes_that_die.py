@@ -1,4 +1,4 @@
-"""Real processes started by torchrun: one is killed, and few tracks are shared by many."""
+"""Real processes, most started by torchrun: one is killed, and few tracks are shared by many."""
 
 import csv
 import json
@@ -15,14 +15,15 @@ import psutil
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from support.processes import cpu_environment, options, torchrun
+from support.forked import Forked
+from support.processes import cpu_environment, options, run_ranks, run_recipe, torchrun
 from support.runs import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 
 
-def start(repository, folder, manifest, *, processes, output, launcher=None, **settings):
-    settings = {
+def settings_of(folder, manifest, **settings):
+    return {
         "data.source": manifest,
         "data.window_seconds": 1,
         "data.num_workers": 0,
@@ -32,6 +33,10 @@ def start(repository, folder, manifest, *, processes, output, launcher=None, **s
         "training.early_stopping_patience": 1000,
         "run.output_dir": folder,
     } | settings
+
+
+def start(repository, folder, manifest, *, processes, output, launcher=None, **settings):
+    settings = settings_of(folder, manifest, **settings)
     launcher = ["-m", *launcher] if launcher else torchrun(processes)
     recipe = repository / "recipes" / "tagging.py"
     return subprocess.Popen(
@@ -141,18 +146,10 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
         "data.windows_per_track": 1,
         "training.per_device_batch_size": 2,
     }
-    with (tmp_path / "output").open("wb") as output:
-        initial = start(
-            repository,
-            locations[0] / "run",
-            small_manifest,
-            processes=1,
-            output=output,
-            launcher=["accelerate.commands.launch", "--cpu", "--num_processes", "1"],
-            **settings,
-        )
-        assert initial.wait(timeout=180) == 0, (tmp_path / "output").read_text()[-2000:]
-    options = {
+    recipe = repository / "recipes" / "tagging.py"
+    initial = run_recipe([recipe], settings_of(locations[0] / "run", small_manifest, **settings))
+    assert initial.returncode == 0, initial.stderr[-2000:]
+    resumed = {
         "config": locations[0] / "run" / "config.yaml",
         "run.output_dir": "run",
         "run.resume": "auto",
@@ -165,15 +162,10 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
         port = free.getsockname()[1]
     processes = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     started = [
-        subprocess.Popen(
-            [sys.executable, repository / "recipes" / "tagging.py"]
-            + [f"--{key}={value}" for key, value in options.items()],
-            cwd=location,
-            env=os.environ
-            | processes
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
-            stderr=subprocess.PIPE,
-            text=True,
+        Forked(
+            [recipe, *options(resumed)],
+            environment=cpu_environment(**processes, RANK=str(rank), LOCAL_RANK=str(rank)),
+            folder=location,
         )
         for rank, location in enumerate(locations)
     ]
@@ -194,23 +186,20 @@ def test_three_processes_evaluate_every_track_once(repository, small_manifest, t
             rows.append(row | {"id": f"{row['split']}-{left[row['split']]}"})
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text("\n".join(map(json.dumps, rows)))
-    with (tmp_path / "output").open("wb") as output:
-        launched = start(
-            repository,
-            tmp_path / "run",
-            manifest,
-            processes=3,
-            output=output,
-            **{"training.epochs": 1, "data.windows_per_track": 1},
-        )
-        assert launched.wait(timeout=240) == 0, (tmp_path / "output").read_text()[-3000:]
+    settings = {"training.epochs": 1, "data.windows_per_track": 1}
+    done = run_ranks(
+        3,
+        [repository / "recipes" / "tagging.py"],
+        settings_of(tmp_path / "run", manifest, **settings),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
     with (tmp_path / "run" / "predictions.csv").open() as file:
         assert [row[0] for row in list(csv.reader(file))[1:]] == ["test-0"]
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 1]  # once each: a step and a validation
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["num_tracks"] == 1
-    assert (tmp_path / "output").read_text().count("Test ROC-AUC") == 1
+    assert done.stderr.count("Test ROC-AUC") == 1
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -257,8 +246,7 @@ except UserError as error:
 def test_a_track_that_one_process_cannot_read_is_left_out_by_all(tmp_path):
     script = tmp_path / "apart.py"
     script.write_text(APART)
-    environment = cpu_environment(OUT=str(tmp_path))
-    subprocess.run([sys.executable, *torchrun(2), script], env=environment, check=True, timeout=180)
+    run_ranks(2, [script], {}, timeout=180, OUT=str(tmp_path)).check_returncode()
     gathered = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     none = "None of the tracks of the split 'train' can be read by all processes."
     assert gathered == 2 * [[{"train": ["a", "c"], "test": ["e"]}, {"train": 2, "test": 0}, none]]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from support.processes import run_python, torchrun
+from support.processes import run_ranks
 
 # Starts the recipe; where asked, the second process gets a signal at its second validation track.
 SCRIPT = """
@@ -44,7 +44,7 @@ def launch(repository, folder: Path, manifest, *, mode: str, resume: str = "neve
         "run.resume": resume,
     }
     recipe = repository / "recipes" / "tagging.py"
-    done = run_python([*torchrun(2), script, mode, recipe], settings, timeout=120)
+    done = run_ranks(2, [script, mode, recipe], settings, timeout=300)
     return done.returncode, " ".join(done.stderr.split())
 
 

@@ -1,10 +1,10 @@
-"""Two processes on CPU against one: real processes, started by torchrun."""
+"""Two processes on CPU against one: real processes; torchrun starts them in `test_processes_that_die`."""
 
 import csv
 
 import pytest
 import torch
-from support.processes import run_python, torchrun
+from support.processes import run_ranks
 from support.runs import read_metrics
 
 
@@ -14,6 +14,7 @@ def launch(repository, folder, manifest, *, processes, batch, cpu="true"):
         "data.window_seconds": 2,
         "data.num_workers": 0,
         "backbone.source": "random-small",
+        "backbone.num_layers": 2,
         "head.dropout": 0,
         "head.standardize": "true",
         "training.epochs": 2,
@@ -23,7 +24,7 @@ def launch(repository, folder, manifest, *, processes, batch, cpu="true"):
         "run.output_dir": folder,
     }
     recipe = repository / "recipes" / "tagging.py"
-    return run_python([*torchrun(processes), recipe], settings, ACCELERATE_USE_CPU=cpu)
+    return run_ranks(processes, [recipe], settings, ACCELERATE_USE_CPU=cpu)
 
 
 def run(*arguments, **options):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.forked import run_forked
 from support.models import build_tagger
 from support.processes import cpu_environment
 
@@ -24,9 +25,21 @@ pytestmark = pytest.mark.skipif(
 
 
 def m2v(*words, **variables):
+    return run_forked(
+        ["m2v", *words],
+        environment=cpu_environment(COLUMNS="1000", **variables),
+        prefix=UNPRIVILEGED,
+    )
+
+
+def m2v_without_home(folder, *words):
+    """Run `m2v` from the start, as the libraries look for the home of their caches when they are imported."""
+    homes = {"XDG_CACHE_HOME": folder, "HOME": folder, "HF_HOME": folder / "hf"}
     return subprocess.run(
         [*UNPRIVILEGED, *COMMAND, *map(str, words)],
-        env=cpu_environment(COLUMNS="1000", HF_HUB_OFFLINE="1", **variables),
+        env=cpu_environment(
+            COLUMNS="1000", HF_HUB_OFFLINE="1", **{name: str(path) for name, path in homes.items()}
+        ),
         capture_output=True,
         text=True,
         check=False,
@@ -73,13 +86,7 @@ def test_a_run_is_the_same_without_a_cache_that_cannot_be_written_and_reads_one_
     cache, unwritable = tmp_path / "cache", forbidden(tmp_path / "unwritable")
     done = m2v(*probe, f"--run.output_dir={tmp_path}/with", f"--cache.folder={cache}")
     assert done.returncode == 0, done.stderr
-    done = m2v(
-        *probe,
-        f"--run.output_dir={tmp_path}/without",
-        XDG_CACHE_HOME=str(unwritable),
-        HOME=str(unwritable),
-        HF_HOME=str(unwritable / "hf"),
-    )
+    done = m2v_without_home(unwritable, *probe, f"--run.output_dir={tmp_path}/without")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("continues without the cache") == 1
     assert f"no right to write to {unwritable}" in done.stderr

@@ -33,6 +33,7 @@ from m2v_finetune.config import (
     UnlabelledDataConfig,
 )
 from m2v_finetune.data.loader import Window
+from m2v_finetune.memory.changes import _one_window_bytes
 from m2v_finetune.memory.counted_step import CountedRun, Machine
 from m2v_finetune.memory.counting import LimitExceededError, StorageRecorder
 from m2v_finetune.memory.gpu import CUBLAS_WORKSPACE_BYTES, FLOAT32_FUNCTIONS, GpuKernels
@@ -310,7 +311,7 @@ def networks(tmp_path_factory):
     for name, (config_class, network_class, special) in NETWORKS.items():
         config = config_class(
             hidden_size=64,
-            num_hidden_layers=3,
+            num_hidden_layers=2,
             num_attention_heads=4,
             intermediate_size=256,
             conv_dim=(32,) * 7,
@@ -391,7 +392,7 @@ def test_the_plan_of_a_gpu_counts_the_position_bias_of_conformers(method, networ
         two, three = map(memory.peak_bytes, batches)
         peaks.append(three - two)  # what one more window takes
     matrix_bytes = 2 * 4 * 49 * 49  # in float16
-    assert peaks[0] - peaks[1] >= 3 * matrix_bytes
+    assert peaks[0] - peaks[1] >= 2 * matrix_bytes
 
 
 def test_what_takes_less_in_pretraining(networks):
@@ -507,18 +508,16 @@ def test_the_largest_batch_that_fits_and_keeps_the_total():
     assert training.eval_batch_size == plan.eval_batch_size
 
 
-@pytest.mark.parametrize("configured", [(32, 1), (1, 32)])
-def test_no_larger_batch_would_fit(configured):
+def test_no_larger_batch_would_fit():
     """Where the peak does not grow in a line: at small batches it is the optimizer's step."""
-    batch, accumulation = configured
-    config = settings(batch=batch, accumulation=accumulation, layers=4)
-    memory = RunMemory(config, TASK, GPU)
+    memory = RunMemory(settings(), TASK, GPU)
     splits = [Split(batch_size=n, accumulation=32 // n) for n in (32, 16, 8, 4, 2, 1)]
     peaks = [memory.peak_bytes(split) for split in splits]
     assert peaks == sorted(peaks, reverse=True)
-    for split, peak in zip(splits, peaks, strict=True):
-        chosen = _largest(memory, splits, splits[0 if batch > 1 else -1], memory_bytes=room(peak))
-        assert chosen == split
+    assert peaks[-2] - peaks[-1] < (peaks[0] - peaks[1]) / 16
+    for configured in (splits[0], splits[-1]):
+        for split, peak in zip(splits, peaks, strict=True):
+            assert _largest(memory, splits, configured, memory_bytes=room(peak)) == split
 
 
 def test_a_gpu_is_planned_as_a_gpu():
@@ -531,7 +530,7 @@ def test_a_gpu_is_planned_as_a_gpu():
 
 
 def test_only_what_runs_on_the_machine_is_advised():
-    config = settings(batch=1, layers=1)
+    config = settings("lora", batch=1, layers=1)
     found = {
         machine.on_gpu: {c.setting for c in plan_run(config, TASK, machine, memory_bytes=1).changes}
         for machine in (CPU, GPU)
@@ -564,28 +563,35 @@ def test_what_to_switch_on_where_nothing_fits():
 @pytest.mark.parametrize(
     "words",
     [
-        "--tuning.method full --tuning.train_conv_encoder true",
-        "--tuning.method top_layers --tuning.num_top_layers 2 --backbone.num_layers 3",
-        "--tuning.method lora --tuning.r 16 --data.hop_seconds 0.25",
-        "--tuning.method adapter --training.gradient_checkpointing false",
+        "--tuning.method full --tuning.train_conv_encoder true --backbone.num_layers 2",
+        "--tuning.method top_layers --tuning.num_top_layers 2 --backbone.num_layers 2",
+        "--tuning.method lora --tuning.r 16 --data.hop_seconds 0.25 --backbone.num_layers 2",
+        "--tuning.method adapter --training.gradient_checkpointing false --backbone.num_layers 2",
         "--tuning.method probe --data.window_seconds 0.03 --backbone.num_layers 1",
     ],
 )
-def test_what_is_advised_can_be_followed(words):
+def test_what_is_advised_can_be_followed(words, monkeypatch):
+    counted = []
+
+    def count(config, task, machine):
+        peak = _one_window_bytes(config, task, machine)
+        counted.append((config, peak))
+        return peak
+
+    monkeypatch.setattr("m2v_finetune.memory.changes._one_window_bytes", count)
     given = ["--data.source", "none", "--data.window_seconds", "0.5", "--backbone.source"]
     given += ["random-small", "--training.per_device_batch_size", "2", *words.split()]
 
+    config_class = recipe_config(TaggingConfig)
+
     def parsed(*more):
-        return parse_recipe(
-            recipe_config(TaggingConfig), [*given, *more], description="", quickstart=None
-        )
+        return parse_recipe(config_class, [*given, *more], description="", quickstart=None)
 
     config = parsed()
     plan = plan_run(config, TASK, GPU, memory_bytes=1)
-    smallest = Split(batch_size=1, accumulation=2)
+    # The settings that were counted are those that the words give.
     for change in filter(None, (*plan.changes, plan.combined)):
-        followed = parsed(*change.setting.split())
-        assert RunMemory(followed, TASK, GPU).peak_bytes(smallest) == change.peak_bytes
+        assert (parsed(*change.setting.split()), change.peak_bytes) in counted
     advised = " ".join(change.setting for change in plan.changes)
     assert ("--tuning.method lora" in advised) == ("full" in words or "top_layers" in words)
     assert ("--tuning.num_top_layers 1" in advised) == ("top_layers" in words)
@@ -607,13 +613,13 @@ def test_what_evaluation_takes_is_reported_where_it_is_more_than_a_step():
 
 
 def test_all_changes_together_are_counted_once():
-    config = settings(checkpointing=False, batch=2, layers=4)
+    config = settings(checkpointing=False, batch=2)
     split = Split(batch_size=1, accumulation=2)
     plan = plan_run(config, TASK, GPU, memory_bytes=1)
     assert plan.combined is not None
     changed = RecipeConfig(
         data=DataConfig(source="none", window_seconds=0.5),
-        backbone=BackboneConfig(source="random-small", num_layers=2),
+        backbone=BackboneConfig(source="random-small", num_layers=1),
         tuning=TuningConfig(method="lora"),
         optimizer=OptimizerConfig(name="adafactor"),
         training=replace(config.training, gradient_checkpointing=True),

@@ -344,29 +344,40 @@ def has_compiler():
 
 @pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.parametrize(
-    ("method", "graphs"),
+    ("method", "graphs", "checkpointing"),
     # Under lora the input of the first layer needs no gradient; all others share one graph.
-    [("probe", 1), ("lora", 2), ("full", 1)],
+    [
+        ("lora", 2, True),
+        ("full", 1, False),
+        *(
+            pytest.param(*one, marks=pytest.mark.exhaustive)
+            for one in (
+                ("probe", 1, False),
+                ("probe", 1, True),
+                ("lora", 2, False),
+                ("full", 1, True),
+            )
+        ),
+    ],
 )
-def test_compiled_layers_give_the_same_losses(method, graphs):
+def test_compiled_layers_give_the_same_losses(method, graphs, checkpointing):
     """And the same names of weights; their graphs are made in the first step alone."""
     counters = torch._dynamo.utils.counters
     plain = build(method=method, num_layers=2)
     names = list(plain.state_dict())
     optimizer = build_optimizer(plain, OptimizerConfig())
     expected = [float(step(plain, optimizer).losses[0]) for _ in range(3)]
-    for checkpointing in (False, True):
-        torch._dynamo.reset()
-        counters.clear()
-        model = build(method=method, num_layers=2)
-        model.backbone.gradient_checkpointing = checkpointing
-        model.backbone.compile_layers()
-        assert list(model.state_dict()) == names
-        optimizer = build_optimizer(model, OptimizerConfig())
-        losses, num_graphs = [], []
-        for _ in range(3):
-            losses.append(float(step(model, optimizer).losses[0]))
-            num_graphs.append(counters["stats"]["unique_graphs"])
-        assert losses == pytest.approx(expected, abs=1e-5)
-        assert num_graphs == [graphs] * 3
-        assert not counters["graph_break"]
+    torch._dynamo.reset()
+    counters.clear()
+    model = build(method=method, num_layers=2)
+    model.backbone.gradient_checkpointing = checkpointing
+    model.backbone.compile_layers()
+    assert list(model.state_dict()) == names
+    optimizer = build_optimizer(model, OptimizerConfig())
+    losses, num_graphs = [], []
+    for _ in range(3):
+        losses.append(float(step(model, optimizer).losses[0]))
+        num_graphs.append(counters["stats"]["unique_graphs"])
+    assert losses == pytest.approx(expected, abs=1e-5)
+    assert num_graphs == [graphs] * 3
+    assert not counters["graph_break"]

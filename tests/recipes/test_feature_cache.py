@@ -5,8 +5,6 @@ import gc
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file, save_file
 from support.messages import raises
+from support.processes import run_ranks
 
 from m2v_finetune import backbones
 from m2v_finetune.audio.frames import FrameGrid
@@ -569,15 +568,7 @@ def test_two_processes_write_what_one_writes(recipe, repository, manifest, tmp_p
         "cache.folder": tmp_path / "cache",
         "run.output_dir": tmp_path / "two",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        + [str(repository / "recipes" / "tagging.py")]
-        + [f"--{key}={value}" for key, value in settings.items()],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_ranks(2, [repository / "recipes" / "tagging.py"], settings)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"Cached {2 * NUM_TRACKS['train']} windows of the split 'train'" in done.stderr
     two = {name: states(path) for name, path in folders(tmp_path).items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from support.forked import Forked, run_forked
 from support.processes import cpu_environment, options
 
 from m2v_finetune.model import TaskModel
@@ -130,26 +131,23 @@ def test_the_card_carries_licence_results_and_pictures(quickstart):
     assert "plots/layer_weights.png" in card.text
 
 
-def launch(program, manifest, folder, **variables):
+def long_run(manifest, folder):
+    """Return the options of a run that ends when it is stopped."""
     settings = {
         "data.source": manifest,
-        "data.window_seconds": 2,
+        "data.window_seconds": 1,
         "data.windows_per_track": 1,
         "data.num_workers": 1,
         "backbone.source": "random-small",
+        "backbone.num_layers": 2,
         "tuning.method": "lora",
         "training.per_device_batch_size": 8,
-        "training.epochs": 60,
-        "training.early_stopping_patience": 60,
+        "training.epochs": 500,
+        "training.early_stopping_patience": 500,
         "training.log_every_steps": 1,
         "run.output_dir": folder,
     }
-    return subprocess.Popen(
-        [*program, *options(settings)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=cpu_environment(**variables),
-    )
+    return options(settings)
 
 
 def wait_for_steps(process, metrics):
@@ -164,12 +162,12 @@ def test_a_signal_saves_and_states_how_to_resume(
     number, code, repository, small_manifest, tmp_path
 ):
     folder = tmp_path / "run"
-    recipe = [sys.executable, repository / "recipes" / "tagging.py"]
-    process = launch(recipe, small_manifest, folder)
+    recipe = repository / "recipes" / "tagging.py"
+    process = Forked([recipe, *long_run(small_manifest, folder)])
     metrics = folder / "metrics.jsonl"
     wait_for_steps(process, metrics)
     process.send_signal(number)
-    _, log = process.communicate(timeout=60)
+    _, log = process.communicate(timeout=300)
     assert process.returncode == code, log
     assert "Traceback" not in log
     assert f"{number.name}: finishing the step, then saving" in log
@@ -179,22 +177,11 @@ def test_a_signal_saves_and_states_how_to_resume(
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["tuning"]["method"] == "lora"
 
-    # The printed arguments go on where it stopped (with fewer epochs here, to come to an end).
+    # The printed arguments go on where it stopped (with fewer epochs, of two steps, to come to an end).
     steps = len([line for line in before.splitlines() if "loss" in line])
     epochs = str(steps // 2 + 1)
     command = [f"--config={folder}/config.yaml", f"--run.output_dir={folder}", "--run.resume=auto"]
-    done = subprocess.run(
-        [
-            sys.executable,
-            repository / "recipes" / "tagging.py",
-            *command,
-            "--training.epochs",
-            epochs,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked([recipe, *command, "--training.epochs", epochs])
     assert done.returncode == 0, done.stderr[-2000:]
     assert metrics.read_text().startswith(before)
     assert "Resuming after step" in done.stderr
@@ -224,12 +211,17 @@ def test_the_printed_command_resumes_the_run(
     folder = tmp_path / "my run"
     metrics = folder / "metrics.jsonl"
 
-    process = launch(PROGRAMS[case], small_manifest, folder)
+    process = subprocess.Popen(
+        [*PROGRAMS[case], *long_run(small_manifest, folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=cpu_environment(),
+    )
     wait_for_steps(process, metrics)
     if process.poll() is None:  # the process that trains, not its launcher
         number = int((folder / ".lock").read_text().split()[1])
         os.kill(number, signal.SIGTERM)
-    _, log = process.communicate(timeout=60)
+    _, log = process.communicate(timeout=300)
     before = metrics.read_text()
     [command] = [line for line in log.splitlines() if line.startswith("  accelerate launch ")]
     done = subprocess.run(

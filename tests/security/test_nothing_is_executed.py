@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.forked import run_forked
 from support.messages import raises
 
 from m2v_finetune.backbones import load_backbone
@@ -93,12 +94,12 @@ def test_vectors_that_are_a_program_are_refused(tmp_path, trap, kind):
 def test_checkpoints_that_are_a_program_are_refused(small_manifest, tmp_path, trap):
     """Whatever files a run goes on from, each of them in turn replaced by a program."""
     script = Path(__file__).parents[2] / "recipes" / "tagging.py"
-    command = [sys.executable, script, f"--data.source={small_manifest}"]
+    command = [script, f"--data.source={small_manifest}"]
     command += ["--backbone.source=random-small", "--data.window_seconds=1", "--data.num_workers=0"]
     command += ["--training.epochs=1", f"--run.output_dir={tmp_path / 'run'}", "--run.resume=auto"]
 
     def run():
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        return run_forked(command)
 
     assert run().returncode == 0
     [checkpoint] = checkpoints_in(tmp_path / "run" / "checkpoints")

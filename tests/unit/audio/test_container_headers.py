@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import soundfile
-from encoded_audio import RATE, bursts, encoded, ffmpeg, mean_of, needs, read_whole, run
+from support.encoded_audio import RATE, bursts, encoded, ffmpeg, mean_of, needs, read_whole, run
 from support.messages import raises
 
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-pytestmark = pytest.mark.shipped_data
+pytestmark = pytest.mark.exhaustive
 
 
 QUICKSTART_PROGRAMS_OF_ANOTHER_STYLE = {

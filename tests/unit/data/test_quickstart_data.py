@@ -15,7 +15,7 @@ import soundfile as sf
 
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 
-pytestmark = pytest.mark.shipped_data
+pytestmark = pytest.mark.exhaustive
 
 
 COUNTS = {"train": 160, "validation": 48, "test": 72}

@@ -15,7 +15,7 @@ import soundfile as sf
 from m2v_finetune.data.quickstart import QUICKSTARTS
 from m2v_finetune.data.sources import load_tracks
 
-pytestmark = pytest.mark.shipped_data
+pytestmark = pytest.mark.exhaustive
 
 
 NAMES = ["quickstart", "quickstart-notes", "quickstart-stems", "quickstart-voices"]

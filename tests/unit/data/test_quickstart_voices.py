@@ -13,7 +13,7 @@ import soundfile as sf
 
 from m2v_finetune.data.quickstart import QUICKSTART_DIR, QUICKSTARTS
 
-pytestmark = pytest.mark.shipped_data
+pytestmark = pytest.mark.exhaustive
 
 
 FOLDER = QUICKSTARTS["quickstart-voices"].parent

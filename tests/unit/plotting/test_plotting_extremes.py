@@ -52,12 +52,12 @@ def is_picture(path):
 @pytest.mark.parametrize(
     "kind",
     [
-        "half a formula",
+        pytest.param("half a formula", marks=pytest.mark.exhaustive),
         "no formula",
-        "an underline",
+        pytest.param("an underline", marks=pytest.mark.exhaustive),
         "an emoji",
-        "one long word",
-        "two lines",
+        pytest.param("one long word", marks=pytest.mark.exhaustive),
+        pytest.param("two lines", marks=pytest.mark.exhaustive),
         "control characters",
         "bytes that are no UTF-8",
         "nothing",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from encoded_audio import RATE, bursts, ffmpeg, read_whole
+from support.encoded_audio import RATE, bursts, ffmpeg, read_whole
 
 from m2v_finetune.audio.decode import inspect_audio, read_audio
 from m2v_finetune.audio.resample_cache import resampled_of, write_resampled
