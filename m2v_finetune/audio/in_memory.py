@@ -86,14 +86,21 @@ def _samples_and_rate(audio: Any, sample_rate: int | None) -> tuple[NDArray[np.f
                 code="audio-input-type",
             ) from error
     if hasattr(audio, "detach"):
-        audio = audio.detach().cpu().numpy()
+        audio = audio.detach().cpu()
+        audio = (audio.float() if audio.is_floating_point() else audio).numpy()
     if not isinstance(audio, np.ndarray | list | tuple):
         raise UserError(
             f"Audio is a {type(audio).__name__}. Give a path, an array or tensor with sample_rate, the audio "
             "of a row of datasets, or a file object.",
             code="audio-input-type",
         )
-    samples = np.asarray(audio)
+    try:
+        samples = np.asarray(audio)
+    except ValueError as error:
+        raise UserError(
+            f"The list cannot become an array ({error}). Give channels of one length.",
+            code="audio-input-shape",
+        ) from error
     if not np.issubdtype(samples.dtype, np.floating):
         raise UserError(
             f"The array is of {samples.dtype}. Give floating-point numbers in [-1, 1]: 16-bit integers, for "
@@ -106,14 +113,19 @@ def _samples_and_rate(audio: Any, sample_rate: int | None) -> tuple[NDArray[np.f
             "turns (samples, channels) around.",
             code="audio-input-shape",
         )
-    if not isinstance(sample_rate, int | np.integer) or sample_rate <= 0:
+    if not _is_rate(sample_rate):
         raise UserError(
             f"sample_rate is {sample_rate!r}. Give the sample rate of the array in Hz, such as 44100.",
             code="audio-input-rate",
         )
     if not np.isfinite(samples).all():
         raise UserError("The array holds NaN or infinity.", code="audio-input-not-finite")
-    return samples.astype(np.float32), int(sample_rate)
+    return samples.astype(np.float32), int(sample_rate)  # type: ignore[arg-type]
+
+
+def _is_rate(value: Any) -> bool:
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    return is_number and not isinstance(value, bool) and value > 0 and value == value // 1
 
 
 def _has_time_first(samples: NDArray[Any]) -> bool:

@@ -74,6 +74,7 @@ def forms(stereo: np.ndarray, wav: Path) -> dict[str, tuple]:
         "array": (stereo.T, rated),
         "float64": (stereo.T.astype(np.float64), rated),
         "list": (stereo.T.tolist(), rated),
+        "rate of numpy": (stereo.T, {"sample_rate": np.float64(RATE)}),
         "tensor": (torch.from_numpy(stereo.T), rated),
         "tensor with gradient": (torch.from_numpy(stereo.T.copy()).requires_grad_(), rated),
         "mapping": ({"path": None, "array": stereo.T, "sampling_rate": RATE}, {}),
@@ -96,6 +97,13 @@ def test_every_form_of_input_gives_the_same_answer(
     assert [one.scores for one in prediction.timeline] == [one.scores for one in expected.timeline]
     audio, options = forms(stereo, wav)[form]
     np.testing.assert_array_equal(model.embed(audio, **options), model.embed(wav))
+
+
+def test_half_precision_is_read(stereo: np.ndarray) -> None:
+    model = build()
+    rounded = torch.from_numpy(stereo.T).to(torch.bfloat16)
+    expected = model.predict(rounded.float(), sample_rate=RATE)
+    assert model.predict(rounded, sample_rate=RATE).scores == expected.scores
 
 
 def test_an_array_is_separated_with_its_channels(stereo: np.ndarray, wav: Path) -> None:
@@ -150,6 +158,11 @@ SOUND = np.zeros(RATE, dtype=np.float32)
         (SOUND, {"sample_rate": 0}, "audio-input-rate", ("0",)),
         (SOUND, {"sample_rate": -RATE}, "audio-input-rate", (-RATE,)),
         (SOUND, {"sample_rate": "22050"}, "audio-input-rate", ("'22050'",)),
+        (SOUND, {"sample_rate": True}, "audio-input-rate", ("True",)),
+        (SOUND, {"sample_rate": 22050.5}, "audio-input-rate", ("22050.5",)),
+        (SOUND, {"sample_rate": float("nan")}, "audio-input-rate", ("nan",)),
+        ([[0.0, 0.1], [0.0]], {"sample_rate": RATE}, "audio-input-shape", ("inhomogeneous",)),
+        (torch.zeros(9, dtype=torch.int16), {"sample_rate": RATE}, "audio-input-type", ("int16",)),
         ("song.wav", {"sample_rate": RATE}, "audio-input-rate", (RATE,)),
         (io.BytesIO(b"x"), {"sample_rate": RATE}, "audio-input-rate", (RATE,)),
         (
