@@ -212,7 +212,9 @@ def test_check_of_good_data(m2v: M2v, songs: Path) -> None:
     code, stdout, *_ = m2v("data", "check", songs)
     assert code == 0
     name = songs.parent.name
-    assert re.fullmatch(rf"{name}: .* 8 tracks .*\({hours / 3600:.2f} h\)\.\n", stdout)
+    first, *labels = stdout.splitlines()
+    assert re.fullmatch(rf"{name}: .* 8 tracks .*\({hours / 3600:.2f} h\)\.", first)
+    assert all(re.match(r"Column \w+: ", line) for line in labels)
 
 
 def test_convert_twice(m2v: M2v, songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
