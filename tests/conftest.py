@@ -1,8 +1,10 @@
 """Fixtures that every test may use."""
 
 import json
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,13 @@ def small_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(track)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """Runs set the level of the package's log; the next test has the default again."""
+    yield
+    logging.getLogger("m2v_finetune").setLevel(logging.NOTSET)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

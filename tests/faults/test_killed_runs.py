@@ -58,7 +58,7 @@ def test_a_damaged_checkpoint_and_a_full_disk_lose_nothing(straight, settings, t
         f"A checkpoint is damaged and not used: {last}: {STATE_FILE} does not have the SHA-256 of",
         "error: The checkpoint after step",
         f"bytes and cannot be written to {run.folder}: File too large. Its disk has",
-        f"The checkpoint after step {step_of(before)} is complete. Fix the disk, then resume with:",
+        f"The checkpoint after step {step_of(before)} is complete. Free space. Then resume with:",
         f"--run.output_dir {run.folder} --run.resume auto --data.num_workers 0",
     ):
         assert "".join(expected.split()) in log, expected
@@ -82,7 +82,7 @@ def test_a_disk_that_is_full_after_training_loses_nothing(straight, settings, tm
     for expected in (
         f"error: Training is done, and saved, but its results cannot be written to {run.folder}: File too",
         "large. Results, pictures and model take up to",
-        "bytes. Free them, then resume with:",
+        "bytes. Free space. Then resume with:",
         f"--run.output_dir {run.folder} --run.resume auto --data.num_workers 0",
     ):
         assert "".join(expected.split()) in log, expected
