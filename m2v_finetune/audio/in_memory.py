@@ -1,18 +1,31 @@
 """Sound in memory as a file, for what reads files: then every form of input takes the same way."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from m2v_finetune.errors import AudioError, UserError
+from m2v_finetune.errors import UserError
 
-AudioInput: TypeAlias = str | Path | NDArray[Any] | Mapping[str, Any] | BinaryIO | Any
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DecodedAudio(Protocol):
+    """Audio of a row of `datasets`: a mapping or decoder with ``array`` and ``sampling_rate``."""
+
+    def __getitem__(self, key: str, /) -> Any:
+        """Return one of them."""
+
+
+AudioInput: TypeAlias = (
+    "str | Path | NDArray[Any] | Tensor | Sequence[Any] | DecodedAudio | BinaryIO"
+)
 """A path; an array or tensor with its sample rate; a row's audio of `datasets`; or a binary file object."""
 
 MAX_CHANNELS = 64
@@ -50,9 +63,10 @@ def audio_file(audio: AudioInput, sample_rate: int | None = None) -> Iterator[Pa
             soundfile.write(path, samples.T, rate, format="WAV", subtype="FLOAT")
         try:
             yield path
-        except AudioError as error:
+        except UserError as error:
             # The temporary path means nothing to the caller.
-            raise AudioError(str(error).replace(str(path), "audio"), code=error.code) from error
+            error.args = (str(error).replace(str(path), "audio"),)
+            raise
 
 
 def _refuse_rate(sample_rate: int | None, reason: str) -> None:
@@ -113,19 +127,20 @@ def _samples_and_rate(audio: Any, sample_rate: int | None) -> tuple[NDArray[np.f
             "turns (samples, channels) around.",
             code="audio-input-shape",
         )
-    if not _is_rate(sample_rate):
-        raise UserError(
-            f"sample_rate is {sample_rate!r}. Give the sample rate of the array in Hz, such as 44100.",
-            code="audio-input-rate",
-        )
+    rate = _checked_rate(sample_rate)
     if not np.isfinite(samples).all():
         raise UserError("The array holds NaN or infinity.", code="audio-input-not-finite")
-    return samples.astype(np.float32), int(sample_rate)  # type: ignore[arg-type]
+    return samples.astype(np.float32), rate
 
 
-def _is_rate(value: Any) -> bool:
+def _checked_rate(value: Any) -> int:
     is_number = isinstance(value, int | float | np.integer | np.floating)
-    return is_number and not isinstance(value, bool) and value > 0 and value == value // 1
+    if not is_number or isinstance(value, bool) or not value > 0 or value != value // 1:
+        raise UserError(
+            f"sample_rate is {value!r}. Give the sample rate of the array in Hz, such as 44100.",
+            code="audio-input-rate",
+        )
+    return int(value)
 
 
 def _has_time_first(samples: NDArray[Any]) -> bool:

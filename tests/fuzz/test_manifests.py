@@ -83,7 +83,7 @@ GOOD = {
     "pitch": [60, "61", 62.0] * 3,
     "arousal": [0, 1, 0.5] * 3,
     "valence": ["0.1", -1, 3] * 3,
-    "beats": ["good.beats"] * NUM_ROWS,  # `ANY` has late.beats, which goes on behind the audio
+    "beats": ["good.beats"] * NUM_ROWS,  # `ANY` has late.beats, which continues after the audio
     "chords": ["good.lab"] * NUM_ROWS,
     "notes": ["good.mid"] * NUM_ROWS,
     "stems": ["stems"] * NUM_ROWS,

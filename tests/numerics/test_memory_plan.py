@@ -113,7 +113,7 @@ def room(peak):
 
 
 def real_peak_bytes(config, task, *, autocast=nullcontext):
-    """Count what lives at the worst moment of a second optimizer step on real tensors."""
+    """Count the peak of a second optimizer step on real tensors."""
     model = real_model(config, task).train()
     model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
     optimizer = build_optimizer(model, config.optimizer)
@@ -151,7 +151,7 @@ def note_all(recorder, model, optimizer, batch):
 
 
 def real_evaluation_bytes(config, task):
-    """Count what lives at the worst moment of judging a batch after an optimizer step, on real tensors."""
+    """Count the peak of evaluating a batch after an optimizer step, on real tensors."""
     model = real_model(config, task).train()
     optimizer = build_optimizer(model, config.optimizer)
     [batch] = real_batches(config, model)

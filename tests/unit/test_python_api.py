@@ -240,6 +240,9 @@ def test_an_output_that_is_not_finite_is_the_error_of_its_file(wav: Path) -> Non
         model.head.layers[-1].bias[0] = torch.nan
     [error, _] = model.predict_many([wav, wav], show_progress=False)
     assert error.code == "model-output-not-finite"
+    with raises("model-output-not-finite") as caught:
+        model.predict(SOUND, sample_rate=RATE)
+    assert "m2v-audio-" not in str(caught.value)  # the temporary file means nothing to the caller
 
 
 def test_embeddings_are_means_of_hidden_states(wav: Path) -> None:
