@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,20 @@ def log_level() -> Iterator[None]:
     """Runs set the level of the package's log; the next test has the default again."""
     yield
     logging.getLogger("m2v_finetune").setLevel(logging.NOTSET)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape lone surrogates, as in names of files that are not UTF-8: xdist cannot send them."""
+    report = yield
+    report.sections = [(name, encodable(text)) for name, text in report.sections]
+    if report.longrepr is not None and encodable(report.longreprtext) != report.longreprtext:
+        report.longrepr = encodable(report.longreprtext)
+    return report
+
+
+def encodable(text: str) -> str:
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
