@@ -247,8 +247,8 @@ def run_cell(root: Path, name: str, size: int, method: str, backbone: str, setti
 
     import torch
 
+    from m2v_finetune.runs import read_config, train_task
     from m2v_finetune.tasks import TASKS as PACKAGE_TASKS
-    from m2v_finetune.train import read_config, train_task
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     task = TASKS[name]
@@ -274,7 +274,7 @@ def run_cell(root: Path, name: str, size: int, method: str, backbone: str, setti
         config = read_config(task.recipe, words)
         start_time = time.monotonic()
         logging.disable(logging.WARNING)
-        results = train_task(config, PACKAGE_TASKS[task.recipe])
+        results = train_task(config, PACKAGE_TASKS[task.recipe]).results
         seconds = time.monotonic() - start_time
     metric = results["selection_metric"]
     line = {
@@ -323,7 +323,7 @@ def is_measured(cell: tuple[str, int, str, str, str]) -> bool:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure the cells, each in a process of its own that shares the imports."""
-    import m2v_finetune.train  # noqa: F401
+    import m2v_finetune.runs  # noqa: F401
 
     context = multiprocessing.get_context("fork")
     for cell in cells(arguments):

@@ -54,7 +54,7 @@ NUM_STEPS = 3 * 8
 TIMEOUT_SECONDS = 300
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["m2v_finetune.train", "torch.utils.tensorboard"])
+CONTEXT.set_forkserver_preload(["m2v_finetune.runs", "torch.utils.tensorboard"])
 
 
 def write_manifest(folder: Path) -> Path:

@@ -27,8 +27,8 @@ from m2v_finetune.config import RecipeConfig, TuningMethod
 from m2v_finetune.memory.counted_step import record_step
 from m2v_finetune.memory.counting import StorageRecorder
 from m2v_finetune.model import TaskModel
+from m2v_finetune.runs import read_config, train_task
 from m2v_finetune.tasks.tagging import Tagging
-from m2v_finetune.train import read_config, train_task
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.sizes import count_parameters
 from m2v_finetune.training.step import take_step
@@ -86,7 +86,7 @@ def run(method: str, num_epochs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         more = {"training.epochs": str(num_epochs), "run.output_dir": f"{folder}/run"}
         config = settings(method, **more)
-        results = train_task(config, Tagging, is_search=True)
+        results = train_task(config, Tagging, is_search=True).results
     name = results["selection_metric"]
     return {
         "metric": results["metric_names"][name],

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from m2v_finetune.backbones import Backbone, load_backbone
     from m2v_finetune.model import TaskModel
+    from m2v_finetune.runs import train
 
 __version__ = "0.1.0"
-__all__ = ["Backbone", "TaskModel", "__version__", "load_backbone"]
+__all__ = ["Backbone", "TaskModel", "__version__", "load_backbone", "train"]
 
 _MODULES = {
     "Backbone": "m2v_finetune.backbones",
     "TaskModel": "m2v_finetune.model",
     "load_backbone": "m2v_finetune.backbones",
+    "train": "m2v_finetune.runs",
 }
 
 

@@ -11,13 +11,13 @@ A published benchmark: --config configs/key/giantsteps-probe.yaml. Settings come
 defaults, then the YAML file beside this one (`m2v init` writes it), then each --config file, then
 --section.key value. The results are in the run folder.
 
-m2v_finetune/train.py has the steps of the run, and recipes/tagging.py shows them.
+m2v_finetune/runs.py has the steps of the run, and recipes/tagging.py shows them.
 """
 
 import sys
 
 from m2v_finetune.errors import run_command
-from m2v_finetune.train import main
+from m2v_finetune.runs import main
 
 if __name__ == "__main__":
     run_command(lambda: main(["key", *sys.argv[1:]], recipe=__file__))

@@ -27,6 +27,6 @@ def _train(arguments: argparse.Namespace) -> None:
         )
         print(f"Tasks: {', '.join(recipe_files())}. All settings: m2v train TASK --help")
         return
-    from m2v_finetune.train import main
+    from m2v_finetune.runs import main
 
     main(words)

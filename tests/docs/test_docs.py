@@ -41,9 +41,9 @@ from m2v_finetune.audio.augmentation import Effect, build_augmentation
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR
 from m2v_finetune.data.manifest import read_dataset_info, read_manifest
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.runs import config_class, read_config
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.classification import Classification
-from m2v_finetune.train import config_class, read_config
 from m2v_finetune.training.sizes import count_parameters
 from m2v_finetune.tuning import METHODS
 
@@ -68,7 +68,7 @@ NUM_BLOCKS = {
     "docs/memory.md": (1, 0, 0),
     "docs/pretraining.md": (3, 0, 0),
     "docs/publishing.md": (6, 0, 0),
-    "docs/python.md": (4, 0, 0),
+    "docs/python.md": (5, 0, 0),
     "docs/troubleshooting.md": (1, 0, 0),
 }
 STAND_INS = ("music2vec-v1", "MERT-v1-95M")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from m2v_finetune import train as training_command
+from m2v_finetune import runs as training_command
 from m2v_finetune.config import (
     AugmentationConfig,
     BackboneConfig,

@@ -32,9 +32,9 @@ from m2v_finetune.data.manifest import read_manifest
 from m2v_finetune.data.quickstart import QUICKSTARTS
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
+from m2v_finetune.runs import train_task
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.instrument import Instrument, InstrumentConfig
-from m2v_finetune.train import train_task
 from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
 from m2v_finetune.training.evaluation import evaluate_tracks
 from m2v_finetune.training.progress import progress_bar
@@ -253,7 +253,7 @@ def test_the_model_states_why_it_takes_no_audio(command, run, manifest, capsys):
 def test_a_run_on_vectors_resumes(manifest, features, tmp_path):
     """What a search leaves, the run without it finishes: the same test results as in one go."""
     config = recipe_config(manifest, features, tmp_path / "run")
-    searched = train_task(config, Instrument, is_search=True)
+    searched = train_task(config, Instrument, is_search=True).results
     assert searched["split"] == "validation"
     assert "metrics" not in searched
     assert not (tmp_path / "run" / "model").exists()
@@ -261,12 +261,12 @@ def test_a_run_on_vectors_resumes(manifest, features, tmp_path):
     [checkpoint] = checkpoints_in(tmp_path / "run" / "checkpoints")[-1:]
     last = (checkpoint / STATE_FILE).stat().st_mtime_ns
     resumed = replace(config, run=replace(config.run, resume="auto"))
-    finished = train_task(resumed, Instrument)
+    finished = train_task(resumed, Instrument).results
     assert (checkpoint / STATE_FILE).stat().st_mtime_ns == last
     assert checkpoints_in(tmp_path / "run" / "checkpoints")[-1] == checkpoint
     assert finished["split"] == "test"
     assert finished["validation"] == searched["validation"]
-    again = train_task(recipe_config(manifest, features, tmp_path / "again"), Instrument)
+    again = train_task(recipe_config(manifest, features, tmp_path / "again"), Instrument).results
     assert finished["metrics"] == again["metrics"]
 
 

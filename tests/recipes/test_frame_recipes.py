@@ -28,9 +28,9 @@ from m2v_finetune.labels.beats import format_beats, read_beats
 from m2v_finetune.labels.chords import read_lab, write_lab
 from m2v_finetune.labels.notes import Notes, read_midi, write_midi
 from m2v_finetune.model import TaskModel, score_windows
+from m2v_finetune.runs import read_config, train_task
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.frames import join_windows
-from m2v_finetune.train import read_config, train_task
 
 # What a task's files are called, and its picture.
 FORMATS = {
@@ -136,7 +136,7 @@ def run(request, few_clips, repository, tmp_path_factory) -> Run:
             *SETTINGS[name],
         ],
     )
-    results = train_task(config, TASKS[name])
+    results = train_task(config, TASKS[name]).results
     return Run(name, folder, few_clips, dict(results))
 
 

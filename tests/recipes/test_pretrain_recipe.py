@@ -11,7 +11,7 @@ import torch
 import yaml
 from support.runs import read_metrics, reset_accelerate
 
-from m2v_finetune import train
+from m2v_finetune import runs
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
@@ -76,8 +76,8 @@ def pretrain(repository, music, tmp_path):
             **settings,
         }
         words = [f"--{name}={value}" for name, value in given.items()]
-        config = train.read_config("pretrain", words)
-        return train.pretrain(config), tmp_path / folder
+        config = runs.read_config("pretrain", words)
+        return runs.pretrain(config), tmp_path / folder
 
     return run
 

@@ -191,9 +191,9 @@ def test_a_signal_saves_and_states_how_to_resume(
 M2V = "import sys; from m2v_finetune.cli import main; sys.exit(main())"
 PROGRAMS = {
     "m2v": ["m2v", "train", "tagging"],
-    "python -m": [sys.executable, "-m", "m2v_finetune.train", "tagging"],
+    "python -m": [sys.executable, "-m", "m2v_finetune", "train", "tagging"],
     "recipe": [sys.executable, "recipes/tagging.py"],
-    "accelerate launch -m": ["accelerate", "launch", "-m", "m2v_finetune.train", "tagging"],
+    "accelerate launch -m": ["accelerate", "launch", "-m", "m2v_finetune", "train", "tagging"],
 }
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from m2v_finetune.runs import main
 from m2v_finetune.shipped import recipe_file
-from m2v_finetune.train import main
 
 # Few tracks of the data that ship, as `m2v_finetune/data/quickstart` has them.
 QUICKSTART = Path(__file__).parents[2] / "m2v_finetune" / "data" / "quickstart"

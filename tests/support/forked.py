@@ -21,7 +21,7 @@ from pathlib import Path
 SERVER = """
 import json, os, runpy, signal, socket, sys
 import accelerate, torch, transformers
-import m2v_finetune.cli, m2v_finetune.metrics.multilabel, m2v_finetune.train
+import m2v_finetune.cli, m2v_finetune.metrics.multilabel, m2v_finetune.runs
 import m2v_finetune.plotting.runs, torch.utils.tensorboard
 
 listener = socket.socket(socket.AF_UNIX)

@@ -27,10 +27,10 @@ from m2v_finetune.data.checking import check_tracks
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.model import TaskModel
+from m2v_finetune.runs import main as train
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.tagging import Tagging
-from m2v_finetune.train import main as train
 from m2v_finetune.training.results import measure
 from m2v_finetune.variation import MIN_STD, MIN_TRACKS
 

@@ -90,7 +90,7 @@ def private_uses(tree: ast.Module) -> list[str]:
 @pytest.mark.parametrize(
     "line",
     [
-        "from m2v_finetune.train import _run",
+        "from m2v_finetune.runs import _run",
         "from m2v_finetune._recipe import run",
         "import m2v_finetune._recipe",
         "from transformers import HubertModel",

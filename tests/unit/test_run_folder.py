@@ -232,7 +232,11 @@ def test_the_resume_command_starts_as_many_processes(tmp_path, monkeypatch, envi
         (None, ["/bin/m2v", "train", "genre", "--a.b", "c"], "/bin/m2v train genre"),
         (None, ["/bin/m2v", "train", "genre"], "/bin/m2v train genre"),
         (None, ["my recipes/genre.py", "--a.b=c", "d"], "'my recipes/genre.py'"),
-        ("m2v_finetune.train", ["/x/train.py", "key", "--a.b", "c"], "-m m2v_finetune.train key"),
+        (
+            "m2v_finetune.__main__",
+            ["/x/__main__.py", "train", "key", "--a.b", "c"],
+            "-m m2v_finetune train key",
+        ),
         ("mine.__main__", ["/x/__main__.py", "--a.b", "c"], "-m mine"),
     ],
 )

@@ -1,14 +1,17 @@
-"""Complete run, from its settings to a published model: `m2v train`, and the short recipes.
+"""Complete run, from its settings to a published model: `m2v train`, `m2v_finetune.train`, short recipes.
 
     m2v train tagging --data.source songs.csv
-    accelerate launch -m m2v_finetune.train tagging --data.source songs.csv
+    accelerate launch -m m2v_finetune train tagging --data.source songs.csv
 
 recipes/tagging.py, beats.py, separation.py and pretrain.py show the same steps, each for one kind of data, to
 be read and changed.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from m2v_finetune.config import PretrainingConfig, RecipeConfig
 from m2v_finetune.data.features import VectorTrack
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
-from m2v_finetune.errors import UserError, run_command
+from m2v_finetune.errors import UserError
 from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe, recipe_config
@@ -52,6 +55,67 @@ from m2v_finetune.training.summary import describe, describe_pretraining, open_r
 from m2v_finetune.training.trainer import Trainer
 
 PRETRAIN = "pretrain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """Run that came to its end.
+
+    Attributes:
+        folder: Run folder, with log, plots and checkpoints.
+        results: Content of results.json.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+
+    @cached_property
+    def model(self) -> TaskModel:
+        """The trained model with its best weights, as `TaskModel.from_pretrained` loads it."""
+        return TaskModel.from_pretrained(self.folder / "model")
+
+
+def train(
+    task: str,
+    data: str | Path | Mapping[str, Any] = {},  # noqa: B006 (never changed)
+    *,
+    config: str | Path | Sequence[str | Path] = (),
+    **sections: Mapping[str, Any],
+) -> FinishedRun:
+    """Train a task in this process, as `m2v train` does.
+
+    >>> run = train("genre", "songs.csv", tuning={"method": "lora"})  # doctest: +SKIP
+    >>> run.model.predict("song.mp3").label  # doctest: +SKIP
+
+    Args:
+        task: Name of the task, such as ``tagging``.
+        data: Source of the tracks, or the settings of the section ``data``. Without them and ``config``,
+            the quickstart's.
+        config: YAML file of settings, or several, of which a later one counts more.
+        **sections: Settings of a section by name, such as ``training={"epochs": 5}``.
+
+    Returns:
+        The run; its folder has results, plots and model.
+
+    Raises:
+        UserError: There is no such task, or settings, data or machine must be fixed.
+        Stopped: A signal arrived; a checkpoint was saved.
+    """
+    files = [config] if isinstance(config, str | Path) else config
+    words = [f"--config={file}" for file in files]
+    given = {"source": data} if isinstance(data, str | Path) else data
+    for section, settings in {"data": given, **sections}.items():
+        if not isinstance(settings, Mapping):
+            raise UserError(
+                f"{section}={settings!r} is no section. Settings are given by section, as in "
+                'training={"epochs": 5}.',
+                code="config-invalid",
+            )
+        for key, value in settings.items():
+            text = str(value) if isinstance(value, str | Path) else json.dumps(value)
+            words.append(f"--{section}.{key}={text}")
+    task_class = find_task(task)
+    return train_task(read_config(task, words), task_class)
 
 
 def main(argv: Sequence[str] | None = None, *, recipe: str | Path | None = None) -> None:
@@ -113,7 +177,7 @@ def read_config(task: str, argv: Sequence[str], *, recipe: str | Path | None = N
 
 def train_task(
     config: RecipeConfig, task_class: type[Task], *, is_search: bool = False
-) -> Mapping[str, Any]:
+) -> FinishedRun:
     """Build the model, train it, evaluate the test tracks once, and publish.
 
     Args:
@@ -123,7 +187,7 @@ def train_task(
             run, resumed without it, does only these.
 
     Returns:
-        Content of results.json.
+        The run; under ``is_search`` its results are those of validation.
 
     Raises:
         UserError: Settings, data or machine must be fixed.
@@ -196,7 +260,7 @@ def train_task(
                 cache.fill(name, run, batch_size=training.eval_batch_size)
         fitted = trainer.fit()
         if is_search:
-            return write_validation(trainer, fitted)
+            return FinishedRun(folder=run.folder.path, results=write_validation(trainer, fitted))
 
         # The test split, once; then pictures, model, card and Hub.
         with run.writing_results(model):
@@ -215,7 +279,7 @@ def train_task(
                 publish(
                     model, run.folder, results, config.publish, evaluated=evaluated, tracks=test
                 )
-    return results
+    return FinishedRun(folder=run.folder.path, results=results)
 
 
 def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
@@ -312,7 +376,3 @@ def _build_model(config: RecipeConfig, task: Task, splits: Splits) -> TaskModel:
     name = Path(config.data.features).expanduser().resolve().name
     vectors = PrecomputedBackbone(first.vectors.shape[1], source=f"vectors in {name}")
     return TaskModel.on_vectors(task=task, vectors=vectors, head=config.head)
-
-
-if __name__ == "__main__":
-    run_command(main)
