@@ -11,12 +11,13 @@ import torch
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.config import OptimizerConfig, TrainingConfig
 from m2v_finetune.data.cached_windows import CachedWindows
-from m2v_finetune.data.loader import TrainingBatches, TrainingWindows
+from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.reading import training_loader
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import MaskedWindows
+from m2v_finetune.training.batches import training_batches
 from m2v_finetune.training.checkpoint import copy_trained
 from m2v_finetune.training.checkpointer import Checkpointer
 from m2v_finetune.training.faults import DataError, StepReader
@@ -98,21 +99,7 @@ class Trainer(Generic[Model]):
         self.optimization = optimization
         self.num_workers = num_workers
         self.plan = plan
-        self.batches = TrainingBatches(
-            num_items=len(windows),
-            per_device_batch_size=training.per_device_batch_size,
-            gradient_accumulation_steps=training.gradient_accumulation_steps,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            seed=run.settings.seed,
-        )
-        if len(windows) < self.batches.total_batch_size:
-            logger.warning(
-                "A total batch holds %d windows, but an epoch only %d: they are repeated to fill it. Lower "
-                "training.per_device_batch_size or gradient_accumulation_steps.",
-                self.batches.total_batch_size,
-                len(windows),
-            )
+        self.batches = training_batches(len(windows), training, run)
         self.loader = training_loader(
             windows,
             self.batches,
