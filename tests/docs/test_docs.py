@@ -65,6 +65,7 @@ NUM_BLOCKS = {
     "docs/changing-a-recipe.md": (0, 0, 2),
     "docs/data-formats.md": (3, 0, 0),
     "docs/own-data.md": (10, 0, 0),
+    "docs/own-loop.md": (2, 0, 0),
     "docs/memory.md": (1, 0, 0),
     "docs/pretraining.md": (3, 0, 0),
     "docs/publishing.md": (6, 0, 0),
