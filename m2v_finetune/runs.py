@@ -36,22 +36,19 @@ from m2v_finetune.training.feature_cache import plan_cache
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
 from m2v_finetune.training.pretraining_results import warn_of_collapse, write_pretraining
-from m2v_finetune.training.results import (
-    evaluate_test,
-    log_results,
-    write_validation,
-)
+from m2v_finetune.training.results import evaluate_test, write_validation
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_tracks import (
     Splits,
     check_run_audio,
     check_run_tracks,
     keep_run_tracks,
+    load_splits,
     training_windows,
     with_run_copies,
 )
-from m2v_finetune.training.sizes import pretraining_bytes, run_bytes
-from m2v_finetune.training.summary import describe, describe_pretraining, open_run
+from m2v_finetune.training.sizes import pretraining_bytes
+from m2v_finetune.training.summary import describe_pretraining, open_run, open_task_run
 from m2v_finetune.training.trainer import Trainer
 
 PRETRAIN = "pretrain"
@@ -202,20 +199,10 @@ def train_task(
     with Run.open(config, task=task_class.name) as run:
         # Tracks, their splits, their labels.
         task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
-        tracks, dataset = load_tracks(
-            config.data.source,
-            label_column=task_config.label_column,
-            allow_outside=config.data.allow_outside,
-            max_failing_fraction=config.data.max_failing_fraction,
+        by_split, dataset = load_splits(
+            config.data, label_column=task_config.label_column, seed=config.run.seed
         )
-        tracks_by_split = split_tracks(
-            tracks,
-            group_columns=config.data.group_columns,
-            validation_fraction=config.data.validation_fraction,
-            test_fraction=config.data.test_fraction,
-            seed=config.run.seed,
-        )
-        task, splits = check_run_tracks(tracks_by_split, task_class, config, run)
+        task, splits = check_run_tracks(by_split, task_class, config, run)
         config = complete_settings(config, splits["train"], num_processes=run.num_processes)
 
         # Model and training windows.
@@ -245,19 +232,11 @@ def train_task(
             num_workers=config.data.num_workers if reads_audio else 0,
             plan=plan,
         )
-        open_run(
-            config,
-            trainer=trainer,
-            task=task.name,
-            run_summary=describe(
-                config, trainer=trainer, splits=splits, dataset=dataset, cache_note=cache_note
-            ),
-            needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
+        open_task_run(
+            config, trainer=trainer, splits=splits, dataset=dataset, cache_note=cache_note
         )
-        keep_run_tracks(splits, run)
         if cache:
-            for name in ("train", "validation"):
-                cache.fill(name, run, batch_size=training.eval_batch_size)
+            cache.fill("train", "validation", run=run, batch_size=training.eval_batch_size)
         fitted = trainer.fit()
         if is_search:
             return FinishedRun(folder=run.folder.path, results=write_validation(trainer, fitted))
@@ -265,7 +244,7 @@ def train_task(
         # The test split, once; then pictures, model, card and Hub.
         with run.writing_results(model):
             if cache:
-                cache.fill("test", run, batch_size=training.eval_batch_size)
+                cache.fill("test", run=run, batch_size=training.eval_batch_size)
             results, evaluated, test = evaluate_test(
                 trainer,
                 fitted,
@@ -274,7 +253,6 @@ def train_task(
                 dataset=dataset,
                 seed=config.run.seed,
             )
-            log_results(results)
             if run.is_main_process:
                 publish(
                     model, run.folder, results, config.publish, evaluated=evaluated, tracks=test

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 
 from m2v_finetune.backbones import LayerWeighting, load_backbone
 from m2v_finetune.config import RecipeConfig
-from m2v_finetune.data.sources import load_tracks
-from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import run_command
 from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.model import TaskModel
@@ -32,16 +30,15 @@ from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
 from m2v_finetune.training.objective import TaskObjective
-from m2v_finetune.training.results import evaluate_test, log_results
+from m2v_finetune.training.results import evaluate_test
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_tracks import (
     check_run_tracks,
-    keep_run_tracks,
+    load_splits,
     training_windows,
     with_run_copies,
 )
-from m2v_finetune.training.sizes import run_bytes
-from m2v_finetune.training.summary import describe, open_run
+from m2v_finetune.training.summary import open_task_run
 from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.tuning import apply_tuning
 
@@ -68,18 +65,8 @@ def main() -> None:
     )
     with Run.open(config, task="beats") as run:
         # Tracks and splits; annotations and audio of every track are checked.
-        tracks, dataset = load_tracks(
-            config.data.source,
-            label_column=config.task.label_column,
-            allow_outside=config.data.allow_outside,
-            max_failing_fraction=config.data.max_failing_fraction,
-        )
-        by_split = split_tracks(
-            tracks,
-            group_columns=config.data.group_columns,
-            validation_fraction=config.data.validation_fraction,
-            test_fraction=config.data.test_fraction,
-            seed=config.run.seed,
+        by_split, dataset = load_splits(
+            config.data, label_column=config.task.label_column, seed=config.run.seed
         )
         task, splits = check_run_tracks(by_split, BeatTracking, config, run)
         config = complete_settings(config, splits["train"], num_processes=run.num_processes)
@@ -131,25 +118,17 @@ def main() -> None:
             num_workers=0 if cache else config.data.num_workers,
             plan=plan,
         )
-        open_run(
-            config,
-            trainer=trainer,
-            task="beats",
-            run_summary=describe(
-                config, trainer=trainer, splits=splits, dataset=dataset, cache_note=cache_note
-            ),
-            needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
+        open_task_run(
+            config, trainer=trainer, splits=splits, dataset=dataset, cache_note=cache_note
         )
-        keep_run_tracks(splits, run)
         if cache:
-            cache.fill("train", run, batch_size=training.eval_batch_size)
-            cache.fill("validation", run, batch_size=training.eval_batch_size)
+            cache.fill("train", "validation", run=run, batch_size=training.eval_batch_size)
         fitted = trainer.fit()
 
         # Evaluation on the test split, once; then pictures, model, card and Hub.
         with run.writing_results(model):
             if cache:
-                cache.fill("test", run, batch_size=training.eval_batch_size)
+                cache.fill("test", run=run, batch_size=training.eval_batch_size)
             results, evaluated, test = evaluate_test(
                 trainer,
                 fitted,
@@ -158,7 +137,6 @@ def main() -> None:
                 dataset=dataset,
                 seed=config.run.seed,
             )
-            log_results(results)
             if run.is_main_process:
                 publish(
                     model, run.folder, results, config.publish, evaluated=evaluated, tracks=test

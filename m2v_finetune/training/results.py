@@ -47,7 +47,7 @@ def evaluate_test(
     seed: int,
     inputs: Inputs | None = None,
 ) -> tuple[dict[str, Any], list[Any], list[CheckedTrack]]:
-    """Evaluate the test split with the best weights; write results.json and predictions.csv.
+    """Evaluate the test split with the best weights; write results.json and predictions.csv; log.
 
     Args:
         trainer: Trainer after `Trainer.fit`.
@@ -139,6 +139,7 @@ def evaluate_test(
         write_predictions(
             folder.predictions, test, [model.task.prediction_row(one) for one in evaluated]
         )
+    _log_results(results)
     return results, evaluated, test
 
 
@@ -244,7 +245,7 @@ def measure(
     }
 
 
-def log_results(results: Mapping[str, Any]) -> None:
+def _log_results(results: Mapping[str, Any]) -> None:
     """Log the metrics of the test split with their intervals, and the layer weights."""
     for name, entry in results["metrics"].items():
         logger.info(

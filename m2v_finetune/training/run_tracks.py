@@ -11,8 +11,10 @@ from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.kept import load_checked, require_same_files, resampled_ids, save_checked
 from m2v_finetune.data.loader import TrainingWindows
-from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.manifest import DatasetInfo, Track
 from m2v_finetune.data.resampling import with_resampled
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import expand_home, write_atomically
 from m2v_finetune.model import TaskModel
@@ -26,6 +28,35 @@ Splits = dict[str, list[CheckedTrack]]
 """Checked tracks by split."""
 
 logger = logging.getLogger(__name__)
+
+
+def load_splits(
+    data: DataConfig, *, label_column: str | None, seed: int
+) -> tuple[dict[str, list[Track]], DatasetInfo]:
+    """Return the tracks of the data source by split, and the facts about the data set.
+
+    Args:
+        data: Source of the tracks, and the fractions of the splits where the source has none.
+        label_column: Column of the labels.
+        seed: Seed of the splits.
+
+    Raises:
+        UserError: There is no data at the source, or it cannot be read or split.
+    """
+    tracks, dataset = load_tracks(
+        data.source,
+        label_column=label_column,
+        allow_outside=data.allow_outside,
+        max_failing_fraction=data.max_failing_fraction,
+    )
+    splits = split_tracks(
+        tracks,
+        group_columns=data.group_columns,
+        validation_fraction=data.validation_fraction,
+        test_fraction=data.test_fraction,
+        seed=seed,
+    )
+    return splits, dataset
 
 
 def check_run_tracks(

@@ -23,6 +23,7 @@ from m2v_finetune.parsing import to_dict
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint_files import step_of
 from m2v_finetune.training.facts import peak_learning_rates
+from m2v_finetune.training.run_tracks import Splits, keep_run_tracks
 from m2v_finetune.training.sizes import (
     count_parameters,
     pretraining_bytes,
@@ -80,6 +81,39 @@ def open_run(
         },
     )
     set_seed(config.run.seed, device_specific=True)
+
+
+def open_task_run(
+    config: RecipeConfig,
+    *,
+    trainer: Trainer[TaskModel],
+    splits: Splits,
+    dataset: DatasetInfo,
+    cache_note: str = "",
+) -> None:
+    """Open a run of a task (`open_run`), and keep its tracks for a resume.
+
+    Args:
+        config: All settings.
+        trainer: Trainer before `Trainer.fit`.
+        splits: Tracks by split.
+        dataset: Name and licence of the data.
+        cache_note: Row for the feature cache; none if empty.
+
+    Raises:
+        UserError: The disk is too full, or the folder cannot be created.
+    """
+    model = trainer.model
+    open_run(
+        config,
+        trainer=trainer,
+        task=model.task.name,
+        run_summary=describe(
+            config, trainer=trainer, splits=splits, dataset=dataset, cache_note=cache_note
+        ),
+        needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
+    )
+    keep_run_tracks(splits, trainer.run)
 
 
 def _try_login(repo_id: str) -> None:

@@ -115,13 +115,13 @@ class FeatureCache:
         """Return the function that reads the features of a window of a split, for evaluation."""
         return self.stores[split].inputs
 
-    def fill(self, split: str, run: Run, *, batch_size: int) -> None:
-        """Compute missing and damaged features; each process computes its share.
+    def fill(self, *splits: str, run: Run, batch_size: int) -> None:
+        """Compute missing and damaged features of splits; each process computes its share.
 
         An interrupted computation resumes.
 
         Args:
-            split: Name of the split.
+            *splits: Names of the splits.
             run: Run with its processes and its policy for bad tracks.
             batch_size: Batch size in windows.
 
@@ -130,6 +130,10 @@ class FeatureCache:
             UserError: The disk refuses to write, memory ran out, features exceed the range of the precision,
                 or the processes do not share the folder.
         """
+        for split in splits:
+            self._fill_split(split, run, batch_size=batch_size)
+
+    def _fill_split(self, split: str, run: Run, *, batch_size: int) -> None:
         store, accelerator = self.stores[split], run.accelerator
         failure: str | UserError | None = None
         if accelerator.is_main_process:
