@@ -24,6 +24,7 @@ from m2v_finetune.data.reading import track_loader
 from m2v_finetune.data.workers import read_batches
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.tasks import Prediction
+from m2v_finetune.threads import choose_threads, intra_op_threads
 from m2v_finetune.variation import OutputVariation
 
 if TYPE_CHECKING:
@@ -88,13 +89,15 @@ def score_windows(
         torch.OutOfMemoryError: A single window does not fit into memory.
     """
     device = next(model.parameters()).device
+    num_threads = choose_threads(model)
 
     def run(*parts: Tensor) -> Tensor:
-        with torch.inference_mode(), autocast():
+        with intra_op_threads(num_threads), torch.inference_mode(), autocast():
             outputs: Tensor = model(*(part.to(device, non_blocking=True) for part in parts))
             return outputs.float().cpu()
 
-    model.eval()
+    if any(module.training for module in model.modules()):
+        model.eval()
     loader = track_loader(
         windows,
         batch_size=batch_size,

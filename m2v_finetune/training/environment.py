@@ -22,8 +22,8 @@ PACKAGES = (
 )
 
 
-def describe_environment(*, num_processes: int = 1) -> dict[str, Any]:
-    """Return versions, machine, processes and start of a run; no names of users, hosts or tokens."""
+def describe_environment(*, num_processes: int = 1, num_threads: int = 1) -> dict[str, Any]:
+    """Return versions, machine, processes, threads and start of a run; no names of users, hosts or tokens."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -32,6 +32,7 @@ def describe_environment(*, num_processes: int = 1) -> dict[str, Any]:
         "num_cpus": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "num_processes": num_processes,
+        "num_threads": num_threads,
         "packages": {name: version(name) for name in PACKAGES},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }

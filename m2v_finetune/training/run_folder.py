@@ -108,23 +108,27 @@ class RunFolder:
             ) from error
         self._is_locked = True
 
-    def create(self, config: AnyRecipeConfig, *, num_processes: int = 1) -> None:
+    def create(
+        self, config: AnyRecipeConfig, *, num_processes: int = 1, num_threads: int = 1
+    ) -> None:
         """Create the folder and write settings and environment; a resumed run keeps its own.
 
         Args:
             config: All settings.
             num_processes: Number of processes that train.
+            num_threads: Number of intra-op threads of each.
 
         Raises:
             UserError: The folder cannot be created, or has a run with other settings.
         """
         if self.is_a_run:
-            self._resume(config, num_processes=num_processes)
+            self._resume(config, num_processes=num_processes, num_threads=num_threads)
             return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.lock()
-            write_json(self.environment, describe_environment(num_processes=num_processes))
+            environment = describe_environment(num_processes=num_processes, num_threads=num_threads)
+            write_json(self.environment, environment)
             # Last, as it makes the folder a run.
             write_atomically(self.config, lambda unfinished: save_config(config, unfinished))
         except OSError as error:
@@ -134,16 +138,16 @@ class RunFolder:
                 code="run-folder-not-writable",
             ) from error
 
-    def _resume(self, config: AnyRecipeConfig, *, num_processes: int) -> None:
+    def _resume(self, config: AnyRecipeConfig, *, num_processes: int, num_threads: int) -> None:
         """Compare settings and processes with those at the start, and record the resume.
 
         Raises:
             UserError: The files of the run are invalid, or settings differ that a resume may not change.
         """
         try:
-            initial_processes = require_count(
-                parse_json(self.environment.read_bytes())["num_processes"]
-            )
+            environment = parse_json(self.environment.read_bytes())
+            initial_processes = require_count(environment["num_processes"])
+            initial_threads = require_count(environment["num_threads"])
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.environment} is missing or invalid, so the run cannot resume ({error!r}).",
@@ -169,9 +173,16 @@ class RunFolder:
         )
         for change in changes:
             logger.info("Resuming with another setting: %s.", change)
+        if num_threads != initial_threads:
+            logger.info(
+                "The run started with %d threads and resumes with %d: results differ in rounding from those "
+                "of an uninterrupted run. OMP_NUM_THREADS sets the number.",
+                initial_threads,
+                num_threads,
+            )
         self._changed = {change.name: change.current for change in changes}
         line = {
-            **describe_environment(num_processes=num_processes),
+            **describe_environment(num_processes=num_processes, num_threads=num_threads),
             "changed": {change.name: [change.initial, change.current] for change in changes},
         }
         append_json(self.resumes, line)

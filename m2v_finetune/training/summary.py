@@ -60,7 +60,11 @@ def open_run(
     if accelerator.is_main_process:
         Console(stderr=True).print(run_summary)
         require_space(folder.path, needed_bytes)
-        folder.create(config, num_processes=accelerator.num_processes)
+        folder.create(
+            config,
+            num_processes=accelerator.num_processes,
+            num_threads=trainer.num_threads,
+        )
         if config.publish.repo_id is not None:
             _try_login(config.publish.repo_id)
     accelerator.wait_for_everyone()
@@ -214,6 +218,7 @@ def describe(
         "cost",
         f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {trainer.total_steps} "
         f"steps, on {accelerator.device} in {_precision_name(accelerator.mixed_precision)}"
+        f"{_threads_note(trainer)}"
         f"{', layers compiled' if config.training.compile else ''}"
         f", with {config.optimizer.name}; "
         f"up to {run_bytes(model, keep_checkpoints=config.run.keep_checkpoints) / 1e6:,.0f} MB on disk",
@@ -261,8 +266,8 @@ def describe_pretraining(
         **({} if trainer.plan is None else {"memory": trainer.plan.summary()}),
         "cost": f"{config.training.epochs} epochs of {batches.steps_per_epoch} steps = "
         f"{trainer.total_steps} steps, on {accelerator.device} in "
-        f"{_precision_name(accelerator.mixed_precision)}; up to {needed_bytes / 1e6:,.0f} MB "
-        "on disk",
+        f"{_precision_name(accelerator.mixed_precision)}{_threads_note(trainer)}; "
+        f"up to {needed_bytes / 1e6:,.0f} MB on disk",
         "run folder": str(trainer.run.folder.path),
     }
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -289,6 +294,12 @@ def _amount(members: Sequence[CheckedTrack], unit: str) -> str:
     """Return the length of tracks in hours, or in clips for vectors, where a clip counts as a second."""
     seconds = sum(checked.audio.duration_seconds for checked in members)
     return f"{seconds:.0f} clips" if unit == "clips" else f"{seconds / 3600:.2f} h"
+
+
+def _threads_note(trainer: Trainer[Any]) -> str:
+    if trainer.accelerator.device.type != "cpu":
+        return ""
+    return f", on {trainer.num_threads} thread{'s' if trainer.num_threads > 1 else ''}"
 
 
 def _weights_note(source: str) -> str:

@@ -17,6 +17,7 @@ from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.pretraining.windows import MaskedWindows
+from m2v_finetune.threads import choose_threads, intra_op_threads
 from m2v_finetune.training.batches import training_batches
 from m2v_finetune.training.checkpoint import copy_trained
 from m2v_finetune.training.checkpointer import Checkpointer
@@ -71,6 +72,7 @@ class Trainer(Generic[Model]):
         best: Trained tensors of the best epoch.
         checkpoints: Saving and resuming.
         steps: Taking of steps.
+        num_threads: Number of intra-op threads of the training.
         log: Log of the run.
 
     Raises:
@@ -128,6 +130,9 @@ class Trainer(Generic[Model]):
             plan=plan,
         )
         is_cached = isinstance(windows, CachedWindows)
+        self.num_threads = choose_threads(
+            model, without=model.backbone.frozen_modules() if is_cached else ()
+        )
         self.log = RunLog(
             accelerator=accelerator,
             folder=run.folder,
@@ -165,6 +170,7 @@ class Trainer(Generic[Model]):
         self._resume()
         progress = self.progress
         with (
+            intra_op_threads(self.num_threads),
             stop_on_signals(announce=self.run.is_main_process) as self.stop,
             progress_bar(self.accelerator) as self.bar,
         ):

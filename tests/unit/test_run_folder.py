@@ -105,6 +105,18 @@ def test_names_that_are_not_utf8_are_written(tmp_path, monkeypatch):
     assert json.loads(folder.results.read_text()) == {"title": name}
 
 
+def test_a_run_that_resumes_on_other_threads_reports_it(tmp_path, caplog):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(CONFIG, num_threads=2)
+    caplog.set_level(logging.INFO)
+    folder.create(CONFIG, num_threads=2)
+    assert caplog.text == ""
+    folder.create(CONFIG, num_threads=16)
+    assert "started with 2 threads and resumes with 16" in caplog.text
+    lines = folder.resumes.read_text().splitlines()
+    assert [json.loads(line)["num_threads"] for line in lines] == [2, 16]
+
+
 DEEP = 100_000 * b"["
 
 
@@ -112,7 +124,11 @@ DEEP = 100_000 * b"["
     "content",
     [
         *(None, b"", b"[1]", b"{}", b"\xff\xfe\xff", DEEP),
-        *(b'{"num_processes": %s}' % value for value in (b"null", b'"1"', b"[1]", b"{}", b"0")),
+        *(b'{"num_processes": 1, "num_threads": %s}' % value for value in (b"null", b"0")),
+        *(
+            b'{"num_processes": %s, "num_threads": 1}' % value
+            for value in (b"null", b'"1"', b"[1]", b"{}", b"0")
+        ),
     ],
 )
 def test_a_run_does_not_resume_where_its_processes_are_not_known(tmp_path, content):

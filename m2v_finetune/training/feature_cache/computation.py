@@ -13,6 +13,7 @@ from m2v_finetune.data.reading import track_loader
 from m2v_finetune.data.workers import read_batches
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
+from m2v_finetune.threads import choose_threads, intra_op_threads
 from m2v_finetune.training.progress import progress_bar
 
 
@@ -49,6 +50,7 @@ def compute_features(
         NotFiniteError: Features are not finite.
     """
     bad_tracks: dict[str, str] = {}
+    num_threads = choose_threads(model)
     model.eval()
     if not windows.rows:
         return bad_tracks
@@ -64,7 +66,11 @@ def compute_features(
             if len(indices):
                 samples, label_transform = parts
                 try:
-                    with torch.inference_mode(), accelerator.autocast():
+                    with (
+                        intra_op_threads(num_threads),
+                        torch.inference_mode(),
+                        accelerator.autocast(),
+                    ):
                         features = model.frozen_features(
                             samples.to(accelerator.device, non_blocking=True)
                         )
