@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from m2v_finetune.labels.problems import LabelError, parse_seconds, read_rows, split_rows
+from m2v_finetune.labels.problems import CELLS, LabelError, parse_seconds, read_rows, split_rows
 
 # None of 5,556 files of CPJKU's beat_this_annotations (14 data sets) has a 0, or bars without a 1.
 COUNTED_FROM_0 = "; if bars are counted from 0 here, add 1 to every position: 1 is the downbeat"
@@ -61,7 +61,7 @@ def read_beats(path: Path) -> Beats:
             f"{path} has lines that cannot be used",
             [f"{path}:{line}: {what}" for line, what in problems],
             "A line is: time in seconds and, in every line or in none, the position in the bar "
-            "(1 is the downbeat).",
+            f"(1 is the downbeat). {CELLS}",
             code="beats-bad-lines",
         )
     return beats

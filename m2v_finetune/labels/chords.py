@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2v_finetune.labels.keys import PITCH_CLASSES
-from m2v_finetune.labels.problems import LabelError, parse_seconds, read_rows, split_rows
+from m2v_finetune.labels.problems import CELLS, LabelError, parse_seconds, read_rows, split_rows
 
 NO_CHORD = "N"
 UNKNOWN_CHORD = "X"
@@ -64,7 +64,7 @@ def read_lab(path: Path) -> list[Segment]:
         raise LabelError(
             f"{path} has lines that cannot be used",
             [f"{path}:{line}: {what}" for line, what in problems],
-            "A line is: start and end in seconds, and a chord such as C:maj, A:min7/b3 or N.",
+            f"A line is: start and end in seconds, and a chord such as C:maj, A:min7/b3 or N. {CELLS}",
             code="chords-bad-lines",
         )
     if not segments:
@@ -178,7 +178,7 @@ def _parse_rows(
     last: tuple[int, float, float] | None = None  # line, start and end of the row above
     for line, cells in rows:
         if len(cells) != 3:
-            problems.append((line, f"{len(cells)} cells instead of start, end and label"))
+            problems.append((line, f"'{' '.join(cells)}' is not start, end and label"))
             continue
         times: list[float] = []
         for cell in cells[:2]:

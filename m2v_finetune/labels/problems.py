@@ -41,7 +41,7 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     except OSError as error:
         raise unreadable(path, error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
-        raise unreadable(path, f"not UTF-8 text ({error})") from error
+        raise unreadable(path, f"not UTF-8 text ({error})", advice="Save it as UTF-8.") from error
     return split_rows(text)
 
 
@@ -55,14 +55,19 @@ def split_rows(text: str) -> list[tuple[int, list[str]]]:
     return [(line, cells) for line, cells in rows if cells and not cells[0].startswith("#")]
 
 
-def unreadable(path: Path, reason: str) -> LabelError:
+def unreadable(
+    path: Path, reason: str, *, advice: str = "Give the path of a readable file."
+) -> LabelError:
     """Error for a file that cannot be read at all."""
     return LabelError(
         "An annotation cannot be read",
         [f"{path}: {reason}"],
-        "Give the path of a readable file.",
+        advice,
         code="labels-unreadable",
     )
+
+
+CELLS = "Cells are separated by spaces or tabs, and numbers have a decimal point."
 
 
 def parse_seconds(cell: str) -> float:

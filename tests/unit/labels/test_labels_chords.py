@@ -163,9 +163,11 @@ def test_formats_of_the_field_are_read(tmp_path: Path) -> None:
 
 
 BAD_LINES = [
-    ("1.0 2.0", ["2 cells"]),
-    ("1.0 2.0 C:maj oops", ["4 cells"]),
+    ("1.0 2.0", ["'1.0 2.0'"]),
+    ("1.0 2.0 C:maj oops", ["'1.0 2.0 C:maj oops'"]),
     ("1,0 2.0 C:maj", ["'1,0'"]),
+    ("0,1,C", ["'0,1,C'"]),
+    ("0.5;1.5;C:maj", ["'0.5;1.5;C:maj'"]),
     ("1.0 two C:maj", ["'two'"]),
     ("nan 2.0 C:maj", ["nan"]),
     ("1.0 inf C:maj", ["inf"]),
@@ -240,7 +242,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ((2.0, 1.0, "N"), "end 1.0 .*start 2.0"),
         ((0.0, 1e-8, "N"), "end 0.0 .*start 0.0"),
         ((0.0, float("nan"), "N"), "nan"),
-        ((0.0, 1.0, "C major"), "4 cells"),
+        ((0.0, 1.0, "C major"), "C major"),
         ((0.0, 1.0, "H:maj"), "'H:maj'"),
     ],
 )
