@@ -25,6 +25,7 @@ from m2v_finetune.backbones.checkpoint_files import (
 )
 from m2v_finetune.backbones.checkpoints import published_checkpoint
 from m2v_finetune.backbones.encoders import ENCODERS
+from m2v_finetune.backbones.encoders.encoder import known_settings
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import expand_home
 from m2v_finetune.hub import HubAccess
@@ -71,12 +72,14 @@ def load_backbone(
 
 
 def is_backbone(folder: Path) -> bool:
-    """Return whether a folder is a network saved by transformers: its config names a model type."""
+    """Return whether a folder is a network saved by transformers, and no model of a task in that form."""
     try:
         settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(settings, dict) and "model_type" in settings
+    return (
+        isinstance(settings, dict) and "model_type" in settings and "m2v_finetune" not in settings
+    )
 
 
 def init_backbone(architecture: str | Path, *, licence: str) -> Backbone:
@@ -177,13 +180,8 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
                 "without it.",
                 code="architecture-setting-unsupported",
             )
-    known = set(encoder.config_class().to_dict())
-    known -= {"model_type", "architectures", "transformers_version"}
-    # The size of a vocabulary means nothing without a language head; music2vec publishes a path there.
-    known -= {"vocab_size", "dtype", "torch_dtype"}
-    values = {key: value for key, value in settings.items() if key in known}
     try:
-        config = encoder.config_class(**values)
+        config = encoder.config_class(**known_settings(settings, encoder))
         config._attn_implementation = "sdpa"
         return encoder.network_class(config)
     # Errors of transformers and torch for the values of an invalid file.

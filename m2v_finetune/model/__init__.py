@@ -7,8 +7,9 @@ from m2v_finetune.model.inference import (
     score_windows,
     scored,
 )
-from m2v_finetune.model.metadata import LIBRARY_NAME
-from m2v_finetune.model.saving import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, upload_model
+from m2v_finetune.model.metadata import CARD_FILE, CONFIG_FILE, LIBRARY_NAME, WEIGHTS_FILE
+from m2v_finetune.model.native import require_native
+from m2v_finetune.model.saving import upload_model
 from m2v_finetune.model.task_model import TaskModel
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "NotFiniteError",
     "TaskModel",
     "require_audio_input",
+    "require_native",
     "score_windows",
     "scored",
     "upload_model",

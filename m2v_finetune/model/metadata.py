@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from m2v_finetune.model.task_model import TaskModel
 
 LIBRARY_NAME = "m2v-finetune"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
 
 Weights = Literal["auto", "trained", "all"]
 """Content of the weights file; see `TaskModel.save_pretrained`."""
@@ -32,12 +35,12 @@ def is_adapter_enough(model: "TaskModel") -> bool:
     return is_public and model.tuning.method != "full" and model.base_fingerprint is not None
 
 
-def card_data(model: "TaskModel", *, weights: Weights) -> dict[str, Any]:
+def card_data(model: "TaskModel", *, weights: Weights, native: bool = False) -> dict[str, Any]:
     """Return the metadata of the model card; see `TaskModel.card_data`."""
     published = published_checkpoint(model.backbone.source)
     base = published.hub_id if published else model.backbone.source
     data: dict[str, Any] = {
-        "library_name": LIBRARY_NAME,
+        "library_name": "transformers" if native else LIBRARY_NAME,
         "tags": ["music", "audio", model.task.name, LIBRARY_NAME],
         "pipeline_tag": model.task.pipeline_tag,
     }
@@ -46,14 +49,14 @@ def card_data(model: "TaskModel", *, weights: Weights) -> dict[str, Any]:
     if base and is_repo_id(base) and not Path(base).is_dir():
         data["base_model"] = base
         is_adapter = METHODS[model.tuning.method].adds != "nothing"
-        is_adapter = is_adapter and saved_weights(model, weights) == "trained"
+        is_adapter = is_adapter and not native and saved_weights(model, weights) == "trained"
         data["base_model_relation"] = "adapter" if is_adapter else "finetune"
     return data
 
 
-def plain_card(model: "TaskModel", *, weights: Weights) -> str:
+def plain_card(model: "TaskModel", *, weights: Weights, native: bool = False) -> str:
     """Return the card of a model that no recipe trained: licence and base."""
-    data = ModelCardData(**card_data(model, weights=weights))
+    data = ModelCardData(**card_data(model, weights=weights, native=native))
     text = (
         f"A model for {model.task.name}, made with {LIBRARY_NAME} from {model.backbone.source}.\n\n"
         f"Licence of the backbone, which this model inherits: {model.backbone.licence or 'unknown'}.\n"

@@ -22,7 +22,17 @@ from m2v_finetune.config import HeadConfig, TuningConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json, require_readable, write_files
 from m2v_finetune.hub import HubAccess, download_snapshot, is_repo_id, upload_folder
-from m2v_finetune.model.metadata import LIBRARY_NAME, Weights, plain_card, saved_weights
+from m2v_finetune.model import native as native_format
+from m2v_finetune.model.metadata import (
+    CARD_FILE,
+    CONFIG_FILE,
+    LIBRARY_NAME,
+    WEIGHTS_FILE,
+    Weights,
+    plain_card,
+    saved_weights,
+)
+from m2v_finetune.model.native_card import with_native_usage
 from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
 
@@ -30,11 +40,12 @@ if TYPE_CHECKING:
     from m2v_finetune.model.task_model import TaskModel
 
 FORMAT_VERSION = 1
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "README.md"
 MAX_LISTED_NAMES = 8
 FLOAT32_BYTES = 4
+
+
+SavedWeights = Literal["trained", "all", "native"]
+"""Content of the weights file: `Weights` that were saved, or ``native`` for a network of transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +75,23 @@ class SavedModel:
     layer_weighting: Weighting
     head: HeadConfig
     tuning: TuningConfig
-    weights: Literal["trained", "all"]
+    weights: SavedWeights
     backbone: SavedBackbone
 
 
-def save_model(model: "TaskModel", folder: Path, *, weights: Weights) -> None:
-    """Write the three files of a model; see `TaskModel.save_pretrained`."""
-    weights = saved_weights(model, weights)
+def save_model(model: "TaskModel", folder: Path, *, weights: Weights, native: bool) -> None:
+    """Write the files of a model; see `TaskModel.save_pretrained`."""
+    card = model.card or plain_card(model, weights=weights, native=native)
+    if native:
+        contents = native_format.native_files(model, _describe(model, "native"))
+        card = with_native_usage(card, model)
+    else:
+        contents = _own_files(model, saved_weights(model, weights))
+    write_files(folder, {**contents, CARD_FILE: card.encode(errors="backslashreplace")})
+
+
+def _own_files(model: "TaskModel", weights: SavedWeights) -> dict[str, bytes]:
+    """Return weights and config.json of a model."""
     if weights == "trained" and model.base_fingerprint is None:
         raise UserError(
             "This model was loaded with all its weights, merged, so that its trained weights cannot be told "
@@ -87,21 +108,18 @@ def save_model(model: "TaskModel", folder: Path, *, weights: Weights) -> None:
         tensors.pop(f"backbone.network.{model.backbone.encoder.mask_vector}", None)
     saved = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     config = json.dumps(_describe(model, weights), indent=2, ensure_ascii=False) + "\n"
-    card = model.card or plain_card(model, weights=weights)
-    contents = {
+    return {
         WEIGHTS_FILE: to_safetensors(saved, metadata={"format": "pt"}),
         # Bytes of a file name that are not UTF-8 are written as JSON escapes.
         CONFIG_FILE: config.encode(errors="backslashreplace"),
-        CARD_FILE: card.encode(errors="backslashreplace"),
     }
-    write_files(folder, contents)
 
 
-def _describe(model: "TaskModel", weights: Literal["trained", "all"]) -> dict[str, Any]:
+def _describe(model: "TaskModel", weights: SavedWeights) -> dict[str, Any]:
     """Return the content of config.json, with the fields of `SavedModel`."""
     backbone = model.backbone
     # A model with all its weights needs no path of the machine that trained it.
-    is_private = weights == "all" and Path(backbone.source).is_dir()
+    is_private = weights != "trained" and Path(backbone.source).is_dir()
     return {
         "library_name": LIBRARY_NAME,
         "library_version": __version__,
@@ -144,13 +162,13 @@ def load_model(
         folder = download_snapshot(
             str(source),
             revision=revision,
-            patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE],
+            patterns=[CONFIG_FILE, WEIGHTS_FILE, native_format.HEAD_FILE, CARD_FILE],
             access=access,
         )
     path = folder / CONFIG_FILE
     saved, task = _read_config(path)
     model = _build(model_class, saved, task, path, access)
-    _load_tensors(model, folder / WEIGHTS_FILE)
+    _load_tensors(model, folder / WEIGHTS_FILE, is_native=saved.weights == "native")
     card = folder / CARD_FILE
     model.card = card.read_text(encoding="utf-8") if card.is_file() else None
     return model.eval()
@@ -163,6 +181,8 @@ def _read_config(path: Path) -> tuple[SavedModel, Task]:
         )
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
+        if native_format.SECTION in content:
+            content = content[native_format.SECTION]
         if content["library_name"] != LIBRARY_NAME:
             raise ValueError(f"its library_name is {content['library_name']!r}")
         if content["format_version"] > FORMAT_VERSION:
@@ -243,7 +263,7 @@ def _build(
     model_class: type["TaskModel"], saved: SavedModel, task: Task, path: Path, access: HubAccess
 ) -> "TaskModel":
     """Return the model that a config describes; its head, or all of it, has random weights."""
-    is_standalone = saved.weights == "all"
+    is_standalone = saved.weights != "trained"
     backbone = _build_backbone(saved, path, access)
     kind, num_states = saved.layer_weighting, backbone.num_hidden_states
     if isinstance(kind, int) and not 0 <= kind < num_states:
@@ -271,13 +291,14 @@ def _build_backbone(saved: SavedModel, path: Path, access: HubAccess) -> AnyBack
     of_backbone = saved.backbone
     if of_backbone.settings.get("model_type") == MODEL_TYPE:
         size = of_backbone.settings.get("hidden_size")
-        if not isinstance(size, int) or size < 1 or saved.window_seconds != 1:
+        is_other = saved.window_seconds != 1 or saved.weights == "native"
+        if not isinstance(size, int) or size < 1 or is_other:
             raise UserError(
                 f"{path} describes vectors of {size!r} numbers and windows of {saved.window_seconds} clips.",
                 code="model-config-damaged",
             )
         return PrecomputedBackbone(size, source=of_backbone.source)
-    if saved.weights == "all":
+    if saved.weights != "trained":
         backbone = Backbone(
             build_network(of_backbone.settings, where=str(path)),
             source=of_backbone.source,
@@ -308,17 +329,18 @@ def _build_backbone(saved: SavedModel, path: Path, access: HubAccess) -> AnyBack
     return backbone
 
 
-def _load_tensors(model: "TaskModel", path: Path) -> None:
+def _load_tensors(model: "TaskModel", path: Path, *, is_native: bool) -> None:
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {path.name}.", code="model-missing")
     require_readable(path)
+    expected = model.state_dict() if model.base_fingerprint is None else model.trained_tensors()
     try:
-        tensors = load_file(path)
+        read_native = native_format.read_native
+        tensors = read_native(model, path.parent, expected) if is_native else load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is damaged ({error}). Fetch or save it again.", code="model-weights-damaged"
         ) from error
-    expected = model.state_dict() if model.base_fingerprint is None else model.trained_tensors()
     wrong = sorted(
         name
         for name in tensors.keys() | expected.keys()

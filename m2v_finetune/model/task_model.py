@@ -25,7 +25,7 @@ from m2v_finetune.data.features import read_vector
 from m2v_finetune.data.loader import Inputs, TrackWindows
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import HubAccess
-from m2v_finetune.model import inference, metadata, saving
+from m2v_finetune.model import inference, metadata, native, saving
 from m2v_finetune.model.metadata import Weights
 from m2v_finetune.model.network import TaskNetwork
 from m2v_finetune.tasks import Prediction, Task
@@ -253,6 +253,21 @@ class TaskModel(TaskNetwork):
         self.base_fingerprint = None
         return self
 
+    def to_transformers(self) -> tuple[Any, Any]:
+        """Return the same model as a network of transformers, with its feature extractor.
+
+        Adapters are merged. In a regression, the logits are in the units of the data.
+
+        Returns:
+            A ``...ForSequenceClassification`` and a ``Wav2Vec2FeatureExtractor``, which
+            ``pipeline("audio-classification")`` takes. For one window, ``activate`` of the task's logits are
+            the pipeline's scores.
+
+        Raises:
+            UserError: The classifier of transformers cannot express the model.
+        """
+        return native.to_transformers(self)
+
     def predict_track(
         self,
         checked: CheckedTrack,
@@ -266,7 +281,9 @@ class TaskModel(TaskNetwork):
         )
         return self.task.predict(checked, inference.scored(rows))
 
-    def save_pretrained(self, folder: str | Path, *, weights: Weights = "auto") -> None:
+    def save_pretrained(
+        self, folder: str | Path, *, weights: Weights = "auto", native: bool = False
+    ) -> None:
         """Write config.json, model.safetensors and the model card.
 
         Args:
@@ -274,21 +291,32 @@ class TaskModel(TaskNetwork):
             weights: ``trained`` saves the trained weights and the backbone's name; ``all`` the whole
                 network, with adapters merged where possible; ``auto`` is ``trained`` where others can get
                 the backbone by its name and it was not fully trained.
+            native: Whether transformers loads the folder too, without this package: with all weights,
+                adapters merged, whatever ``weights`` is. preprocessor_config.json and head.safetensors are
+                beside them.
 
         Raises:
-            UserError: ``trained`` was given for a model that was loaded with all its weights.
+            UserError: ``trained`` was given for a model that was loaded with all its weights, or transformers
+                cannot express the model.
             OSError: The disk refuses to write; then no file is changed.
         """
-        saving.save_model(self, Path(folder), weights=weights)
+        saving.save_model(self, Path(folder), weights=weights, native=native)
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, weights: Weights = "auto") -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        weights: Weights = "auto",
+        native: bool = False,
+    ) -> str:
         """Save to a temporary folder and upload it; return the address of the repository.
 
         Raises:
             UserError: No access, no network, or a failing server. The model in memory is untouched.
         """
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, weights=weights)
+            self.save_pretrained(folder, weights=weights, native=native)
             return saving.upload_model(Path(folder), repo_id, private=private)
 
     @classmethod
@@ -321,10 +349,11 @@ class TaskModel(TaskNetwork):
         """Return whether others can rebuild the model from its trained weights and the backbone's name."""
         return metadata.is_adapter_enough(self)
 
-    def card_data(self, *, weights: Weights = "auto") -> dict[str, Any]:
+    def card_data(self, *, weights: Weights = "auto", native: bool = False) -> dict[str, Any]:
         """Return the metadata of the model card that the Hub reads, whether or not a recipe trained it.
 
         Args:
             weights: As for `save_pretrained`: a model with its base is no adapter.
+            native: As for `save_pretrained`.
         """
-        return metadata.card_data(self, weights=weights)
+        return metadata.card_data(self, weights=weights, native=native)

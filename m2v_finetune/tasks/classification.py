@@ -22,6 +22,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import (
     ClipTask,
     EvaluatedClip,
+    ProblemType,
     assumed_labels,
     check_label_names,
     saved_labels,
@@ -54,6 +55,7 @@ class Classification(ClipTask):
 
     name: ClassVar[str]
     selection_metric: ClassVar[str] = "accuracy"
+    problem_type: ClassVar[ProblemType | None] = "single_label_classification"
     metric_names: ClassVar[Mapping[str, str]] = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 
     labels: tuple[str, ...]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from m2v_finetune.heads import ClipHead, Head
 from m2v_finetune.tasks.task import ASSUMED_OUTPUTS, WindowScores
 
 Array = NDArray[np.float32]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 POOLING_NAMES = {
     "mean": "the mean",
     "mean_std": "mean and standard deviation",
@@ -135,6 +136,11 @@ class ClipTask(ABC):
     """Base class of tasks with one prediction for a track.
 
     A subclass adds its labels, loss and metrics (`task.Task` documents the interface).
+
+    Attributes:
+        problem_type: Meaning of the logits, as transformers names it: ``activate`` is their softmax, their
+            sigmoid, or in a regression a scale and shift of each. None for any other, which transformers
+            cannot express.
     """
 
     pipeline_tag: ClassVar[str] = "audio-classification"
@@ -143,6 +149,7 @@ class ClipTask(ABC):
     on_frames: ClassVar[bool] = False
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "csv": None}
     usage_example: ClassVar[str] = ".top(5)"
+    problem_type: ClassVar[ProblemType | None] = None
 
     labels: tuple[str, ...]
 

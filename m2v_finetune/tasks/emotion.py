@@ -21,6 +21,7 @@ from m2v_finetune.tasks.clips import (
     ClipPrediction,
     ClipTask,
     EvaluatedClip,
+    ProblemType,
     saved_labels,
     stack_evaluated,
 )
@@ -65,6 +66,7 @@ class Emotion(ClipTask):
     settings_class: ClassVar[type[Any]] = EmotionConfig
     selection_metric: ClassVar[str] = "r2"
     usage_example: ClassVar[str] = ".scores"
+    problem_type: ClassVar[ProblemType | None] = "regression"
 
     labels: tuple[str, ...]
     means: tuple[float, ...]

@@ -22,6 +22,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.clips import (
     ClipTask,
     EvaluatedClip,
+    ProblemType,
     assumed_labels,
     check_label_names,
     saved_labels,
@@ -67,6 +68,7 @@ class Tagging(ClipTask):
     name: ClassVar[str] = "tagging"
     settings_class: ClassVar[type[Any]] = TaggingConfig
     selection_metric: ClassVar[str] = "roc_auc"
+    problem_type: ClassVar[ProblemType | None] = "multi_label_classification"
     metric_names: ClassVar[Mapping[str, str]] = {
         "roc_auc": "ROC-AUC",
         "average_precision": "average precision",

@@ -42,6 +42,7 @@ class Encoder:
     Attributes:
         config_class: Configuration, whose ``model_type`` is the family's name.
         network_class: Network without a head.
+        classifier_class: The same network with a classifier of clips.
         refused: Settings of config.json that are not supported, with their meanings. A config in which
             one of them is on is refused.
         frame_grid: Returns stride and receptive field of the convolutions of a config at a sample rate.
@@ -65,6 +66,7 @@ class Encoder:
 
     config_class: type[PretrainedConfig]
     network_class: type[PreTrainedModel]
+    classifier_class: type[PreTrainedModel]
     refused: Mapping[str, str]
     frame_grid: Callable[[Any, int], FrameGrid]
     convolve: Callable[[Any, Tensor], Tensor]
@@ -80,3 +82,12 @@ class Encoder:
     mask_vector: str
     unused: tuple[str, ...]
     roles: Mapping[Role, tuple[str, ...]]
+
+
+def known_settings(settings: Mapping[str, Any], encoder: Encoder) -> dict[str, Any]:
+    """Return the settings of a config.json that the family's configuration has."""
+    known = set(encoder.config_class().to_dict())
+    known -= {"model_type", "architectures", "transformers_version"}
+    # The size of a vocabulary means nothing without a language head; music2vec publishes a path there.
+    known -= {"vocab_size", "dtype", "torch_dtype"}
+    return {key: value for key, value in settings.items() if key in known}

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from transformers import HubertConfig, HubertModel
+from transformers import HubertConfig, HubertForSequenceClassification, HubertModel
 
 from m2v_finetune.backbones.encoders.wav2vec2 import WAV2VEC2
 
@@ -10,6 +10,7 @@ HUBERT = replace(
     WAV2VEC2,
     config_class=HubertConfig,
     network_class=HubertModel,
+    classifier_class=HubertForSequenceClassification,
     # Switches of MERT's own code, off in every released checkpoint, which plain HuBERT lacks.
     refused={
         "feature_extractor_cqt": "a constant-Q front end beside the convolutions",

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Wav2Vec2Config, Wav2Vec2Model
+from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification, Wav2Vec2Model
 
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.backbones.encoders.encoder import Encoder
@@ -69,6 +69,7 @@ def no_layer_inputs(network: Any, state: Tensor) -> dict[str, Tensor]:
 WAV2VEC2 = Encoder(
     config_class=Wav2Vec2Config,
     network_class=Wav2Vec2Model,
+    classifier_class=Wav2Vec2ForSequenceClassification,
     refused=ADAPTER,
     frame_grid=frame_grid,
     convolve=convolve,

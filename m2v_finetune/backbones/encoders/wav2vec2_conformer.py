@@ -5,7 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Wav2Vec2ConformerConfig, Wav2Vec2ConformerModel
+from transformers import (
+    Wav2Vec2ConformerConfig,
+    Wav2Vec2ConformerForSequenceClassification,
+    Wav2Vec2ConformerModel,
+)
 
 from m2v_finetune.backbones.encoders.wav2vec2 import WAV2VEC2
 
@@ -39,6 +43,7 @@ WAV2VEC2_CONFORMER = replace(
     WAV2VEC2,
     config_class=Wav2Vec2ConformerConfig,
     network_class=Wav2Vec2ConformerModel,
+    classifier_class=Wav2Vec2ConformerForSequenceClassification,
     embed=embed,
     layer_inputs=layer_inputs,
     embedding=("feature_projection", "encoder.dropout"),

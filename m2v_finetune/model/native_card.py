@@ -1,0 +1,58 @@
+"""The part of a model card that shows the use of a model in transformers alone."""
+
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCard
+
+from m2v_finetune.model.native import FUNCTIONS, problem_type
+
+if TYPE_CHECKING:
+    from m2v_finetune.model.task_model import TaskModel
+
+HEADING = "## With transformers alone"
+MODEL_PLACEHOLDER = "path/to/model"
+
+
+def native_usage(model: "TaskModel", name: str = MODEL_PLACEHOLDER) -> str:
+    """Return the section of the card: code that computes the prediction of `TaskModel.predict`.
+
+    Args:
+        model: A model that transformers can express.
+        name: Folder or repository of the model.
+    """
+    rate, window, hop = model.backbone.sample_rate, model.window_samples, model.hop_samples
+    function = FUNCTIONS[str(problem_type(model))]
+    return f"""\
+{HEADING}
+
+```python
+from transformers import pipeline
+from transformers.pipelines.audio_classification import ffmpeg_read
+
+classify = pipeline(
+    "audio-classification", model="{name}", top_k=None, function_to_apply="{function}"
+)
+with open("song.mp3", "rb") as file:
+    audio = ffmpeg_read(file.read(), {rate})
+
+# Windows as in training; the last one ends with the song.
+starts = [*range(0, len(audio) - {window}, {hop}), max(0, len(audio) - {window})]
+found = [classify(audio[start : start + {window}]) for start in starts]
+windows = [{{one["label"]: one["score"] for one in own}} for own in found]
+scores = {{label: sum(one[label] for one in windows) / len(windows) for label in windows[0]}}
+print(sorted(scores.items(), key=lambda one: -one[1])[:5])
+```
+
+`classify` of a whole file would be one window of its length, which the model was not trained on.
+`ffmpeg_read` needs the program ffmpeg. Arrays must have {rate} Hz. A batch of unequal lengths is padded,
+which changes the results.
+"""
+
+
+def with_native_usage(card: str, model: "TaskModel") -> str:
+    """Return a card with the library that loads the model and the section `native_usage`."""
+    parsed = ModelCard(card, ignore_metadata_errors=True)
+    parsed.data["library_name"] = "transformers"
+    if HEADING not in card:
+        parsed.text = f"{parsed.text.rstrip()}\n\n{native_usage(model)}"
+    return str(parsed)
