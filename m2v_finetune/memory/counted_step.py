@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from m2v_finetune.backbones import build_architecture, init_backbone
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
 from m2v_finetune.data.loader import Window
 from m2v_finetune.memory.counting import BLOCK_BYTES, FakeRecorder, StorageRecorder, Timeline
 from m2v_finetune.memory.gpu import GpuKernels
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.building import build_pretraining_model
-from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.pretraining.model import PretrainingModel, backbone_without_weights
 from m2v_finetune.tasks import Task
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.step import take_step
@@ -191,7 +190,8 @@ def model_without_weights(
     with torch.device("meta"):
         model: TaskModel | PretrainingModel
         if isinstance(config, PretrainingConfig):
-            model = _pretraining_model(config)
+            backbone = backbone_without_weights(config.backbone)
+            model = build_pretraining_model(backbone, config)
         else:
             assert task is not None
             model = _task_model(config, task)
@@ -211,16 +211,6 @@ def _task_model(config: RecipeConfig, task: Task) -> TaskModel:
         hop_seconds=config.data.hop_seconds,
         with_weights=False,
     )
-
-
-def _pretraining_model(config: PretrainingConfig) -> PretrainingModel:
-    start = config.backbone
-    if start.source is not None:
-        backbone = build_architecture(start.source, revision=start.revision, spec_augment=True)
-    else:
-        assert start.architecture is not None  # settings refuse neither
-        backbone = init_backbone(start.architecture, licence="")
-    return build_pretraining_model(backbone, config)
 
 
 def _empty_batch(model: TaskModel | PretrainingModel, batch_size: int) -> list[Tensor]:

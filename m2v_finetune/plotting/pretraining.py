@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from m2v_finetune.plotting.style import (
-    BLUE,
     DASHES,
     LIGHT_BLUE,
     ORANGE,
@@ -94,9 +93,7 @@ def pretraining_figure(lines: Sequence[Mapping[str, Any]], *, curves: Curves) ->
     upper.legend(loc="upper right", frameon=False, fontsize=10)
 
     style_axes(lower, grid="y")
-    for (name, label), color in zip(
-        curves.labels.items(), cycle((BLUE, *SERIES[1:])), strict=False
-    ):
+    for (name, label), (color, _) in zip(curves.labels.items(), cycle(SERIES), strict=False):
         values = [line[name] for line in logged]
         lower.plot(steps, values, color=color, linewidth=1.8, label=label)
         if curves.floors.get(name, 0) > 0:

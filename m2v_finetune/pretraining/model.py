@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from m2v_finetune.backbones import Backbone, init_backbone, load_backbone
+from m2v_finetune.backbones import (
+    Backbone,
+    build_architecture,
+    init_backbone,
+    load_backbone,
+)
 from m2v_finetune.config import InitialBackboneConfig, TuningConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.micro_batching import MicroBatcher
@@ -34,6 +39,18 @@ def start_backbone(config: InitialBackboneConfig) -> Backbone:
         return load_backbone(config.source, revision=config.revision, spec_augment=True)
     assert config.architecture is not None  # settings require one of them
     return init_backbone(config.architecture, licence=config.licence or "")
+
+
+def backbone_without_weights(config: InitialBackboneConfig) -> Backbone:
+    """Return the network of `start_backbone`, with random weights and without a download of weights.
+
+    Raises:
+        UserError: The architecture cannot be found.
+    """
+    if config.source is not None:
+        return build_architecture(config.source, revision=config.revision, spec_augment=True)
+    assert config.architecture is not None
+    return init_backbone(config.architecture, licence="")
 
 
 class PretrainingModel(nn.Module, ABC):

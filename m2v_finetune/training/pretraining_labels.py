@@ -8,7 +8,6 @@ from accelerate.utils import broadcast_object_list, gather_object
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import PretrainingConfig
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.pretraining.masked_prediction.labels import (
     TrackLabels,
@@ -79,16 +78,7 @@ def prepare_labels(
         raise UserError(str(failures[0]), code=failures[0].code)
     # All exist now, but for those that cannot be read.
     labels = label_tracks(settings, everything, clusters, show_progress=False)
-    if labels.problems and config.data.on_bad_track == "stop":
-        raise UserError(
-            problem_list(
-                f"Of {len(everything)} tracks, these have no labels",
-                list(labels.problems.values()),
-                "Repair or remove them, or skip them with --data.on_bad_track skip.",
-                limit=None,
-            ),
-            code="data-bad-tracks",
-        )
+    labels.require_all(on_bad_track=config.data.on_bad_track)
     entropies = labels.entropies(trained)
     logger.info(
         "Entropy of the labels of the training tracks, in nats: %s.",

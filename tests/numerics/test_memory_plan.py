@@ -213,8 +213,9 @@ def test_the_plan_of_evaluation_is_what_evaluation_allocates(method, optimizer):
         assert sum(memory.evaluation_peak(size).values()) <= step
 
 
-def test_the_plan_of_evaluation_holds_for_pretraining(networks):
-    config = pretraining_settings(networks / "layer")
+@pytest.mark.parametrize("averages", ["layers", "masked_prediction"])
+def test_the_plan_of_evaluation_holds_for_pretraining(networks, averages):
+    config = pretraining_settings(networks / "layer", averages=averages)
     planned = sum(RunMemory(config, None, CPU).evaluation_peak(4).values())
     assert planned == pytest.approx(real_evaluation_bytes(config, None), rel=0.03)
 
@@ -373,6 +374,8 @@ def test_the_plan_holds_for_other_networks_heads_and_optimizers(
         ("pre-norm", "layers", False, 2),
         ("group", "all", True, 1),
         ("conformer", "layers", True, 1),
+        ("group", "masked_prediction", True, 2),
+        ("layer", "masked_prediction", False, 1),
     ],
 )
 def test_the_plan_holds_for_pretraining(

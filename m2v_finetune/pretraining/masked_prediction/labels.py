@@ -15,8 +15,9 @@ from rich.progress import track as progress
 
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.resample_cache import data_cache_folder
-from m2v_finetune.config import MaskedPredictionConfig
+from m2v_finetune.config import MaskedPredictionConfig, OnBadTrack
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.files import expand_home, file_identity, write_atomically
 from m2v_finetune.pretraining.masked_prediction.clusters import (
@@ -70,6 +71,19 @@ class TrackLabels:
         found = stored[:, first : first + num_frames]
         labels[:, : found.shape[1]] = found
         return labels
+
+    def require_all(self, *, on_bad_track: OnBadTrack) -> None:
+        """Raise `UserError` if tracks have no labels and the policy is to stop; all are listed."""
+        if self.problems and on_bad_track == "stop":
+            raise UserError(
+                problem_list(
+                    f"Of {len(self.paths) + len(self.problems)} tracks, these have no labels",
+                    list(self.problems.values()),
+                    "Repair or remove them, or skip them with --data.on_bad_track skip.",
+                    limit=None,
+                ),
+                code="labels-missing",
+            )
 
     def entropies(self, tracks: Sequence[CheckedTrack]) -> dict[str, float]:
         """Return the entropy of the labels of tracks in nats, by set."""
