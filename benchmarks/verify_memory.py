@@ -141,7 +141,7 @@ def take_steps(
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         if isinstance(model, PretrainingModel):
-            model.start_step()
+            model.start_step(1)
         take_step(
             model,
             optimizer,
@@ -163,9 +163,14 @@ def random_batch(
 ) -> list[torch.Tensor]:
     """Return windows of noise, and targets or masks."""
     if isinstance(model, PretrainingModel):
-        num_frames = model.backbone.num_frames(model.window_samples)
-        masks = torch.rand(batch_size, num_frames, device=device) < 0.5
-        return [0.1 * torch.randn(batch_size, model.window_samples, device=device), masks, masks]
+        shapes = [(batch_size, *shape) for shape, _ in model.batch_shapes()]
+        types = [dtype for _, dtype in model.batch_shapes()]
+        return [
+            torch.rand(shape, device=device) < 0.5
+            if dtype == torch.bool
+            else (0.1 * torch.randn(shape, device=device)).to(dtype)
+            for shape, dtype in zip(shapes, types, strict=True)
+        ]
     window = Window(
         start_sample=0, num_samples=model.window_samples, grid=model.backbone.frame_grid
     )

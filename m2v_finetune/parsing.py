@@ -21,6 +21,9 @@ from m2v_finetune.shipped import find_file
 
 Config = TypeVar("Config", bound=AnyRecipeConfig)
 
+OBJECTIVE = "objective"
+"""The one setting that is in no section: that of pre-training."""
+
 
 def parse_recipe(
     config_class: type[Config],
@@ -107,6 +110,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     return asdict(config)
 
 
+def flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of `to_dict` by names such as ``data.source``."""
+    flat: dict[str, Any] = {}
+    for section, values in settings.items():
+        if section == OBJECTIVE:
+            flat[section] = values
+        else:
+            flat |= {f"{section}.{key}": value for key, value in values.items()}
+    return flat
+
+
 def save_config(config: AnyRecipeConfig, path: Path) -> None:
     """Write all settings as YAML; given back as ``--config`` it repeats the run."""
     path.write_text(yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False), encoding="utf-8")
@@ -169,9 +183,13 @@ def _check_config_file(path: Path) -> None:
             )
 
 
+def _sections(config_class: type[Any]) -> list[Any]:
+    return [section for section in fields(config_class) if section.name != OBJECTIVE]
+
+
 def _refuse_null(settings: dict[str, Any], config_class: type[Any]) -> None:
     """Refuse a key without a value in YAML, which the parser lets through for every type."""
-    for section in fields(config_class):
+    for section in _sections(config_class):
         for key in fields(cast(Any, section.type)):
             has_value = (settings[section.name] or {}).get(key.name) is not None
             if not has_value and type(None) not in get_args(key.type):
@@ -207,7 +225,7 @@ def _quotes(message: str) -> str:
 def _suggestions(message: str, config_class: type[Any]) -> str:
     known = [
         f"{section.name}.{key.name}"
-        for section in fields(config_class)
+        for section in _sections(config_class)
         for key in fields(cast(Any, section.type))
     ]
     words = re.findall(r"[\w.]+\.\w+|\w+", message)

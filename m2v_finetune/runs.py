@@ -24,8 +24,9 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe, recipe_config
-from m2v_finetune.pretraining.model import PretrainingModel, start_backbone
-from m2v_finetune.pretraining.windows import FixedWindows, masked_windows
+from m2v_finetune.pretraining.building import build_pretraining_model, pretraining_windows
+from m2v_finetune.pretraining.model import start_backbone
+from m2v_finetune.pretraining.replay import replay_split
 from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.publishing.publish import publish
 from m2v_finetune.shipped import quickstart_file
@@ -35,6 +36,7 @@ from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
+from m2v_finetune.training.pretraining_labels import keep_clusters, prepare_labels
 from m2v_finetune.training.pretraining_results import warn_of_collapse, write_pretraining
 from m2v_finetune.training.results import evaluate_test, write_validation
 from m2v_finetune.training.run import Run
@@ -261,7 +263,7 @@ def train_task(
 
 
 def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
-    """Build student and teacher, pre-train, and publish the backbone.
+    """Build the model of the objective, pre-train, and publish the backbone.
 
     Args:
         config: All settings.
@@ -288,24 +290,22 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
             test_fraction=None,
             seed=config.run.seed,
         )
+        tracks_by_split |= replay_split(config.data)
         splits = check_run_audio(tracks_by_split, config.data, run)
 
-        # Student, head and teacher; random windows with random masks, and fixed ones for validation.
-        model = PretrainingModel(
-            start_backbone(config.backbone),
-            config.pretrain,
-            window_seconds=config.data.window_seconds,
-        )
+        # Model of the objective; random windows with masks and labels, and fixed ones for validation.
+        model = build_pretraining_model(start_backbone(config.backbone), config)
         splits = with_run_copies(splits, model.backbone.sample_rate, run)
-        windows = {name: masked_windows(model, members, config) for name, members in splits.items()}
+        labels = prepare_labels(config, splits, model.backbone.frame_grid, run)
+        windows, validation = pretraining_windows(model, splits, config, labels)
 
         # Training; the weights of the last epoch are kept.
         training, plan = planned_training(config, None, run.accelerator)
         trainer = Trainer(
             model,
-            windows["train"],
+            windows,
             loss=model.loss,
-            objective=PretrainingObjective(model, FixedWindows(masked=windows["validation"])),
+            objective=PretrainingObjective(model, validation),
             run=run,
             training=training,
             optimization=with_pretraining_rates(config.optimizer),
@@ -322,15 +322,17 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
             needed_bytes=pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
         )
         keep_run_tracks(splits, run)
+        keep_clusters(labels, run)
         fitted = trainer.fit()
-        warn_of_collapse(model, fitted, config.pretrain)
+        warn_of_collapse(model, fitted)
 
         results = write_pretraining(
             trainer,
             fitted,
             splits=splits,
             dataset=dataset,
-            is_new=config.backbone.architecture is not None,
+            config=config,
+            labels=labels,
         )
         if run.is_main_process:
             publish_backbone(model.backbone, run.folder, results, config)

@@ -1,4 +1,4 @@
-"""Pre-train a backbone on music without labels, by the objective of music2vec.
+"""Pre-train a backbone on music without labels, by the objective of music2vec or of MERT.
 
     accelerate launch recipes/pretrain.py
 
@@ -7,6 +7,7 @@ in a few minutes on two CPU cores. Your own music, continuing from music2vec:
 
     accelerate launch recipes/pretrain.py --data.source my-music --backbone.source music2vec-v1
 
+With --objective masked_prediction it predicts cluster labels and the CQT of masked frames, as MERT does.
 The backbone is in the folder model/ of the run: give it to any recipe as --backbone.source. Settings come
 from their defaults, then the YAML file beside this one (`m2v init` writes it), then each --config file, then
 --section.key value.
@@ -22,12 +23,14 @@ from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import run_command
 from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.parsing import parse_recipe
-from m2v_finetune.pretraining.model import PretrainingModel, start_backbone
-from m2v_finetune.pretraining.windows import FixedWindows, masked_windows
+from m2v_finetune.pretraining.building import build_pretraining_model, pretraining_windows
+from m2v_finetune.pretraining.model import start_backbone
+from m2v_finetune.pretraining.replay import replay_split
 from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.shipped import quickstart_file
 from m2v_finetune.training.objective import PretrainingObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
+from m2v_finetune.training.pretraining_labels import keep_clusters, prepare_labels
 from m2v_finetune.training.pretraining_results import warn_of_collapse, write_pretraining
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_tracks import check_run_audio, keep_run_tracks, with_run_copies
@@ -60,24 +63,22 @@ def main() -> None:
             test_fraction=None,
             seed=config.run.seed,
         )
+        tracks_by_split |= replay_split(config.data)
         splits = check_run_audio(tracks_by_split, config.data, run)
 
-        # Student, head and teacher; random windows with random masks, and fixed ones for validation.
-        model = PretrainingModel(
-            start_backbone(config.backbone),
-            config.pretrain,
-            window_seconds=config.data.window_seconds,
-        )
+        # Model of the objective; random windows with masks and labels, and fixed ones for validation.
+        model = build_pretraining_model(start_backbone(config.backbone), config)
         splits = with_run_copies(splits, model.backbone.sample_rate, run)
-        windows = {name: masked_windows(model, members, config) for name, members in splits.items()}
+        labels = prepare_labels(config, splits, model.backbone.frame_grid, run)
+        windows, validation = pretraining_windows(model, splits, config, labels)
 
         # Training; the weights of the last epoch are kept.
         training, plan = planned_training(config, None, run.accelerator)
         trainer = Trainer(
             model,
-            windows["train"],
+            windows,
             loss=model.loss,
-            objective=PretrainingObjective(model, FixedWindows(masked=windows["validation"])),
+            objective=PretrainingObjective(model, validation),
             run=run,
             training=training,
             optimization=with_pretraining_rates(config.optimizer),
@@ -94,15 +95,17 @@ def main() -> None:
             needed_bytes=pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
         )
         keep_run_tracks(splits, run)
+        keep_clusters(labels, run)
         fitted = trainer.fit()
-        warn_of_collapse(model, fitted, config.pretrain)
+        warn_of_collapse(model, fitted)
 
         results = write_pretraining(
             trainer,
             fitted,
             splits=splits,
             dataset=dataset,
-            is_new=config.backbone.architecture is not None,
+            config=config,
+            labels=labels,
         )
         if run.is_main_process:
             publish_backbone(model.backbone, run.folder, results, config)

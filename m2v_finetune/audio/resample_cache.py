@@ -127,15 +127,23 @@ class ResampledRecord:
 def resampled_folder(sample_rate: int) -> Path:
     """Return the folder of the copies at a rate; it may not exist.
 
-    It is below the folder that the environment variable M2V_CACHE names, else below
-    ``$XDG_CACHE_HOME/m2v-finetune`` or ``~/.cache/m2v-finetune``.
+    Raises:
+        NoHomeError: It is below an unknown home folder.
+    """
+    return data_cache_folder() / "audio" / f"{sample_rate}hz"
+
+
+def data_cache_folder() -> Path:
+    """Return the folder for what is computed once from the audio of a data set; it may not exist.
+
+    It is the folder that the environment variable M2V_CACHE names, else ``$XDG_CACHE_HOME/m2v-finetune`` or
+    ``~/.cache/m2v-finetune``.
 
     Raises:
         NoHomeError: It is below an unknown home folder.
     """
     named = os.environ.get(CACHE_VARIABLE)
-    root = expand_home(named) if named else caches_folder()
-    return root.absolute() / "audio" / f"{sample_rate}hz"
+    return (expand_home(named) if named else caches_folder()).absolute()
 
 
 def read_record(path: Path, sample_rate: int) -> ResampledRecord | None:

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 
 from m2v_finetune import __version__
-from m2v_finetune.cli import data, export, models, planning, predict, starting, train
+from m2v_finetune.cli import data, export, models, planning, predict, pretraining, starting, train
 from m2v_finetune.errors import run_command
 
 DESCRIPTION = """\
@@ -19,6 +19,8 @@ DESCRIPTION = """\
   m2v data check songs.csv                   check every audio file of a data set
   m2v data convert songs.csv                 resample it once, so that training reads faster
   m2v plan --config FILE --memory 11GB       plan memory: the batch sizes that fit
+  m2v pretrain-labels --config FILE          compute the labels of masked prediction before a run
+  m2v average RUN/model RUN/model --output X average the weights of adapted backbones
   m2v predict MODEL song.mp3                 run a model on audio files
   m2v evaluate MODEL songs.csv               compute the metrics of a model on labelled tracks
   m2v export transformers MODEL DIR          write a model that transformers loads without this package
@@ -49,6 +51,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"m2v-finetune {__version__}")
     parser.set_defaults(takes_settings=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (train, starting, models, data, planning, predict, export):
+    for group in (train, starting, models, data, planning, predict, export, pretraining):
         group.add_commands(commands)
     return parser

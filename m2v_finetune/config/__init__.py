@@ -12,6 +12,7 @@ from m2v_finetune.config.data import (
     OnBadTrack,
     UnlabelledDataConfig,
 )
+from m2v_finetune.config.masked_prediction import MaskedPredictionConfig
 from m2v_finetune.config.model import (
     LORA_SETTINGS,
     TUNING_SETTINGS,
@@ -50,6 +51,7 @@ __all__ = [
     "DataConfig",
     "HeadConfig",
     "InitialBackboneConfig",
+    "MaskedPredictionConfig",
     "ObjectiveConfig",
     "OnBadTrack",
     "OnNonfinite",

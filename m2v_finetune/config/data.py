@@ -132,12 +132,17 @@ class UnlabelledDataConfig(TracksConfig):
         validation_fraction: Share of held-out groups, if the run splits the data.
         window_seconds: Length of a window, the input of the model.
         windows_per_track: Number of random windows of a track in one epoch, and of a held-out track.
+        replay: Source of general music to train on beside one's own, so that less of what was learned is
+            lost. Its tracks without a split, or of ``train``, are used.
+        replay_share: Share of windows of ``replay`` (CultureMERT, arXiv 2506.17818: 0.2).
     """
 
     source: str
     validation_fraction: float = 0.05
     window_seconds: float = 5.0
     windows_per_track: int = 1
+    replay: str | None = None
+    replay_share: float = 0.2
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -145,6 +150,7 @@ class UnlabelledDataConfig(TracksConfig):
         positive("data.window_seconds", self.window_seconds)
         at_least("data.windows_per_track", self.windows_per_track, 1)
         between_0_and_1("data.validation_fraction", self.validation_fraction)
+        between_0_and_1("data.replay_share", self.replay_share)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """All settings of a pre-training run."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from m2v_finetune.config.data import UnlabelledDataConfig
+from m2v_finetune.config.masked_prediction import MaskedPredictionConfig
 from m2v_finetune.config.ranges import at_least, in_range
 from m2v_finetune.config.training import OptimizerConfig, PublishConfig, RunConfig, TrainingConfig
 from m2v_finetune.errors import UserError
@@ -114,18 +115,23 @@ class PretrainingConfig:
     """Settings of a pre-training run.
 
     Args:
+        objective: Objective: ``data2vec``, that of music2vec, with the settings of ``pretrain``; or
+            ``masked_prediction``, that of MERT, with those of ``masked_prediction``.
         data: Music.
         backbone: Initial weights.
-        pretrain: Objective.
+        pretrain: Settings of the objective data2vec.
+        masked_prediction: Settings of the objective masked_prediction.
         optimizer: Optimizer and learning-rate schedule; the default of both peak rates is 5e-4.
         training: Epochs and batches. No epoch is the best, so there is no early stopping.
         run: Run folder, seed and checkpoints.
         publish: Upload of the complete backbone to the Hub.
     """
 
+    objective: Literal["data2vec", "masked_prediction"] = "data2vec"
     data: UnlabelledDataConfig
     backbone: InitialBackboneConfig = field(default_factory=InitialBackboneConfig)
     pretrain: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    masked_prediction: MaskedPredictionConfig = field(default_factory=MaskedPredictionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -138,6 +144,20 @@ class PretrainingConfig:
                 f"backbone.source is {self.backbone.source!r} and backbone.architecture is "
                 f"{self.backbone.architecture!r}. Give one: a checkpoint to continue from, such "
                 "as music2vec-v1, or a config.json for random initial weights.",
+                code="settings-conflict",
+            )
+        is_data2vec = self.objective == "data2vec"
+        unused = "masked_prediction" if is_data2vec else "pretrain"
+        default = MaskedPredictionConfig() if is_data2vec else ObjectiveConfig()
+        changed = [
+            f"{unused}.{one.name}"
+            for one in fields(default)
+            if getattr(getattr(self, unused), one.name) != getattr(default, one.name)
+        ]
+        if changed:
+            raise UserError(
+                f"objective is {self.objective}, which does not use {', '.join(changed)}. Remove it, or set "
+                f"--objective {'masked_prediction' if is_data2vec else 'data2vec'}.",
                 code="settings-conflict",
             )
         if self.publish.weights == "trained":

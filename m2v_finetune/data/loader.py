@@ -154,6 +154,7 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
         num_variants: Number of different windows of a track, with their augmentation, in all epochs; they
             take turns. They are the same for every seed, so that runs can share their cached features.
             Each window is drawn anew, by the seed, if None.
+        multiple_of: Number of samples of which every start is a multiple, such as the stride of frames.
     """
 
     tracks: Sequence[CheckedTrack]
@@ -164,6 +165,7 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
     augmentation: Augmentation | None
     seed: int
     num_variants: int | None = None
+    multiple_of: int = 1
 
     def __len__(self) -> int:
         return len(self.tracks) * self.windows_per_track
@@ -203,6 +205,7 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
             epoch=epoch,
             track_id=name,
         )
+        start -= start % self.multiple_of
         augment: Augment | None = None
         if self.augmentation is not None:
             generator = draw_generator(seed, epoch, name, "augmentation")

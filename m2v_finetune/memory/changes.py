@@ -98,9 +98,10 @@ def _settings(
             "training", gradient_checkpointing=True
         )
     if isinstance(config, PretrainingConfig):
-        if config.pretrain.train_conv_encoder:
-            settings["--pretrain.train_conv_encoder false"] = changed(
-                "pretrain", train_conv_encoder=False
+        section = "masked_prediction" if config.objective == "masked_prediction" else "pretrain"
+        if getattr(config, section).train_conv_encoder:
+            settings[f"--{section}.train_conv_encoder false"] = changed(
+                section, train_conv_encoder=False
             )
     else:
         if config.tuning.train_conv_encoder:

@@ -5,6 +5,7 @@ their allocations.
 """
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from m2v_finetune.backbones import build_architecture, init_backbone
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
 from m2v_finetune.data.loader import Window
 from m2v_finetune.memory.counting import BLOCK_BYTES, FakeRecorder, StorageRecorder, Timeline
 from m2v_finetune.memory.gpu import GpuKernels
 from m2v_finetune.model import TaskModel
-from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.pretraining.building import build_pretraining_model
+from m2v_finetune.pretraining.model import PretrainingModel, backbone_without_weights
 from m2v_finetune.tasks import Task
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.step import take_step
@@ -79,7 +80,8 @@ class CountedRun:
             optimizer = _optimizer(model, self._config)
             batch = _empty_batch(model, batch_size)
             if isinstance(model, PretrainingModel):
-                model.start_step()
+                # After the steps in which parts are frozen.
+                model.start_step(sys.maxsize)
             with recorder:
                 record_step(
                     recorder,
@@ -188,7 +190,8 @@ def model_without_weights(
     with torch.device("meta"):
         model: TaskModel | PretrainingModel
         if isinstance(config, PretrainingConfig):
-            model = _pretraining_model(config)
+            backbone = backbone_without_weights(config.backbone)
+            model = build_pretraining_model(backbone, config)
         else:
             assert task is not None
             model = _task_model(config, task)
@@ -210,22 +213,12 @@ def _task_model(config: RecipeConfig, task: Task) -> TaskModel:
     )
 
 
-def _pretraining_model(config: PretrainingConfig) -> PretrainingModel:
-    start = config.backbone
-    if start.source is not None:
-        backbone = build_architecture(start.source, revision=start.revision, spec_augment=True)
-    else:
-        assert start.architecture is not None  # settings refuse neither
-        backbone = init_backbone(start.architecture, licence="")
-    return PretrainingModel(backbone, config.pretrain, window_seconds=config.data.window_seconds)
-
-
 def _empty_batch(model: TaskModel | PretrainingModel, batch_size: int) -> list[Tensor]:
     """Return inputs and targets of a batch, without values."""
     if isinstance(model, PretrainingModel):
-        num_frames = model.backbone.num_frames(model.window_samples)
-        masks = [torch.empty(batch_size, num_frames, dtype=torch.bool) for _ in range(2)]
-        return [torch.empty(batch_size, model.window_samples), *masks]
+        return [
+            torch.empty(batch_size, *shape, dtype=dtype) for shape, dtype in model.batch_shapes()
+        ]
     window = Window(
         start_sample=0, num_samples=model.window_samples, grid=model.backbone.frame_grid
     )

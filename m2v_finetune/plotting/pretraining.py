@@ -1,7 +1,9 @@
-"""Plots of pre-training: the loss, and the variances over frames, which show a collapse."""
+"""Plots of pre-training: the loss, and what shows a collapse or success beside it."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from m2v_finetune.plotting.style import (
-    BLUE,
     DASHES,
     LIGHT_BLUE,
     ORANGE,
+    SERIES,
     new_figure,
     save,
     style_axes,
@@ -20,27 +22,58 @@ from m2v_finetune.plotting.style import (
 )
 
 
-def plot_pretraining(metrics_jsonl: Path, path: Path, *, floors: Mapping[str, float]) -> None:
-    """Draw the loss, and the variance of targets and predictions over time, over the steps of a run.
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Curves of the lower plot.
+
+    Attributes:
+        labels: Label of each curve, by the name of its metric.
+        title: Label of the axis.
+        is_log: Whether the axis is logarithmic; else it is that of a share.
+        floors: Lower limits by metric, below which a run stops.
+    """
+
+    labels: Mapping[str, str]
+    title: str
+    is_log: bool
+    floors: Mapping[str, float] = field(default_factory=dict)
+
+
+def plot_pretraining(metrics_jsonl: Path, path: Path, *, curves: Curves) -> None:
+    """Draw the loss, and other metrics below it, over the steps of a run.
 
     Args:
         metrics_jsonl: File ``metrics.jsonl`` of the run.
         path: PNG file; its folder is created if needed.
-        floors: Lower limits of ``target_variance`` and ``prediction_variance``; below them a run stops.
+        curves: Other metrics.
     """
     with metrics_jsonl.open(encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
-    save(pretraining_figure(lines, floors=floors), path)
+    save(pretraining_figure(lines, curves=curves), path)
 
 
-def pretraining_figure(
-    lines: Sequence[Mapping[str, Any]], *, floors: Mapping[str, float]
-) -> Figure:
+def variance_curves(floors: Mapping[str, float]) -> Curves:
+    """Return the variances of targets and predictions, for data2vec.
+
+    Args:
+        floors: Lower limits of ``target_variance`` and ``prediction_variance``.
+    """
+    labels = {"target_variance": "targets", "prediction_variance": "predictions"}
+    return Curves(labels=labels, title="Variance over time", is_log=True, floors=floors)
+
+
+def accuracy_curves(label_sets: Sequence[str]) -> Curves:
+    """Return the accuracies of label sets at masked frames, for masked prediction."""
+    labels = {f"accuracy_{name}": name for name in label_sets}
+    return Curves(labels=labels, title="Accuracy at masked frames", is_log=False)
+
+
+def pretraining_figure(lines: Sequence[Mapping[str, Any]], *, curves: Curves) -> Figure:
     """Return the figure of `plot_pretraining`.
 
     Args:
         lines: Lines of metrics.jsonl.
-        floors: Limits, as for `plot_pretraining`.
+        curves: Other metrics.
     """
     logged = [line for line in lines if "loss" in line]
     evaluated = [line for line in lines if "validation" in line]
@@ -60,17 +93,17 @@ def pretraining_figure(
     upper.legend(loc="upper right", frameon=False, fontsize=10)
 
     style_axes(lower, grid="y")
-    for name, label, color in (
-        ("target_variance", "targets", BLUE),
-        ("prediction_variance", "predictions", ORANGE),
-    ):
+    for (name, label), (color, _) in zip(curves.labels.items(), cycle(SERIES), strict=False):
         values = [line[name] for line in logged]
         lower.plot(steps, values, color=color, linewidth=1.8, label=label)
-        if floors[name] > 0:
-            lower.axhline(floors[name], color=color, linewidth=1.2, linestyle=DASHES)
-            write_beside(lower, floors[name], (6, 0), "floor", ha="left", color=color)
-    lower.set_yscale("log")
-    lower.set_ylabel("Variance over time")
+        if curves.floors.get(name, 0) > 0:
+            lower.axhline(curves.floors[name], color=color, linewidth=1.2, linestyle=DASHES)
+            write_beside(lower, curves.floors[name], (6, 0), "floor", ha="left", color=color)
+    if curves.is_log:
+        lower.set_yscale("log")
+    else:
+        lower.set_ylim(bottom=0)
+    lower.set_ylabel(curves.title)
     lower.set_xlabel("Optimizer steps")
     lower.set_xlim(0, 1.03 * steps[-1])
     lower.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))

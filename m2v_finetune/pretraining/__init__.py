@@ -1,1 +1,1 @@
-"""Objective of music2vec: a student with masked input predicts the features of a teacher."""
+"""Objectives of pre-training without labels: that of music2vec, and that of MERT."""

@@ -17,13 +17,18 @@ from m2v_finetune.config import PretrainingConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import is_repo_id
 from m2v_finetune.model import LIBRARY_NAME, upload_model
-from m2v_finetune.plotting.pretraining import plot_pretraining
+from m2v_finetune.plotting.pretraining import (
+    accuracy_curves,
+    plot_pretraining,
+    variance_curves,
+)
 from m2v_finetune.publishing.card import (
     TRAINING_PICTURE,
     UNKNOWN_LICENCE,
     write_card,
 )
 from m2v_finetune.publishing.harmless import harmless
+from m2v_finetune.publishing.objectives import OBJECTIVES
 from m2v_finetune.publishing.text import public_settings
 from m2v_finetune.training.run_folder import RunFolder
 
@@ -46,12 +51,18 @@ def publish_backbone(
     """
     folder.model.mkdir(exist_ok=True)
     backbone.save_pretrained(folder.model)
-    floors = {
-        "target_variance": config.pretrain.min_target_variance,
-        "prediction_variance": config.pretrain.min_prediction_variance,
-    }
     with harmless(f"The plot {TRAINING_PICTURE}"):
-        plot_pretraining(folder.metrics, folder.plots / TRAINING_PICTURE, floors=floors)
+        curves = (
+            accuracy_curves([*config.masked_prediction.label_sizes()])
+            if config.objective == "masked_prediction"
+            else variance_curves(
+                {
+                    "target_variance": config.pretrain.min_target_variance,
+                    "prediction_variance": config.pretrain.min_prediction_variance,
+                }
+            )
+        )
+        plot_pretraining(folder.metrics, folder.plots / TRAINING_PICTURE, curves=curves)
         shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)
     with harmless("The model card"):
         write_card(
@@ -83,7 +94,8 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
     folder = RunFolder(run_dir)
     environment = json.loads(folder.environment.read_text(encoding="utf-8"))
     settings = public_settings(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
-    backbone, dataset, objective = results["backbone"], results["dataset"], settings["pretrain"]
+    backbone, dataset = results["backbone"], results["dataset"]
+    objective = OBJECTIVES[results["objective"]]
     name = repo_id.split("/")[-1] if repo_id else "Pre-trained backbone"
     licence = backbone["licence"] or UNKNOWN_LICENCE
     source = public_settings(backbone["source"])
@@ -94,23 +106,15 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
         + (f" at `{backbone['revision']}`" if backbone["revision"] else "")
         + ", and has the same licence"
     )
-    held_out = results["validation"]
     is_on_cpu = results["device"] == "cpu"
     machine = (
         f"{environment['num_cpus']} CPU cores" if is_on_cpu else ", ".join(environment["gpus"])
     )
-    averaged = (
-        "The teacher is a moving average of the student"
-        if objective["teacher_averages"] == "all"
-        else "The teacher's transformer layers are a moving average of the student's, and its convolutions "
-        "are the student's own"
-    )
-    fixed = "" if objective["train_conv_encoder"] else " The convolutional encoder stayed frozen."
     packages = ", ".join(f"{key} {value}" for key, value in environment["packages"].items())
     metadata = ModelCardData(
         license=licence,
         library_name="transformers",
-        tags=["audio", "music", "data2vec", LIBRARY_NAME],
+        tags=["audio", "music", *objective.tags, LIBRARY_NAME],
         base_model=None if backbone["is_new"] else _hub_id(backbone["source"]),
         datasets=[dataset["name"]] if is_repo_id(dataset["name"]) else None,
     ).to_yaml()
@@ -123,8 +127,8 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
 
 A backbone for music: {results["num_parameters"]:,} parameters, {backbone["num_layers"]} transformer layers
 of hidden size {backbone["hidden_size"]}, {backbone["sample_rate"]} Hz,
-{backbone["frame_rate"]} frames a second. It was pre-trained by the objective of music2vec, without labels,
-{initial_weights}.
+{backbone["frame_rate"]} frames a second. It was pre-trained by the objective of {objective.title},
+without labels, {initial_weights}.
 
 ## How to use
 
@@ -142,17 +146,11 @@ or by `--backbone.source {repo_id or "path/to/model"}` in every recipe of {LIBRA
 {results["num_tracks"]["train"]:,} tracks, {results["hours"]["train"]:.2f} h;
 {results["num_steps"]:,} steps of {results["total_batch_size"]} windows of
 {settings["data"]["window_seconds"]:g} s in {results["seconds"]["training"]:,.0f} s on {machine}.
-The input of the student is music with spans of {objective["mask_span_frames"]} frames masked (probability
-{objective["mask_probability"]:g}). It predicts there, by squared error, the mean of the
-{objective["num_target_layers"]} highest feed-forward outputs, each normalised over time, of a teacher whose
-input has no masks. {averaged}, with a decay from
-{objective["ema_start"]:g} to {objective["ema_end"]:g} in {objective["ema_ramp_steps"]:,} steps.{fixed}
+{objective.method(settings[objective.section])}
 
-On {results["num_tracks"]["validation"]:,} held-out tracks the loss is {held_out["loss"]:.4f}; the
-variance over time is {held_out["target_variance"]:.3f} for targets and
-{held_out["prediction_variance"]:.3f} for predictions.
+On {results["num_tracks"]["validation"]:,} held-out tracks {objective.result(results)}.
 
-![Loss and variances](plots/{TRAINING_PICTURE})
+![Loss and metrics of the run](plots/{TRAINING_PICTURE})
 
 ## Licence
 
@@ -168,7 +166,7 @@ variance over time is {held_out["target_variance"]:.3f} for targets and
 
 ## Citation
 
-Baevski et al., data2vec (arXiv:2202.03555); Li et al., MAP-Music2Vec (arXiv:2212.02508).
+{objective.citation}
 """
 
 

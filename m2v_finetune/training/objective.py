@@ -18,7 +18,7 @@ from m2v_finetune.data.workers import WorkerError, read_batches
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
-from m2v_finetune.pretraining.windows import FixedWindows
+from m2v_finetune.pretraining.replay import PretrainingWindows
 from m2v_finetune.training.evaluation import TOO_LITTLE_MEMORY, evaluate_tracks
 from m2v_finetune.training.faults import gather_errors
 from m2v_finetune.training.run import Run
@@ -81,8 +81,12 @@ class Objective(ABC):
             num_batches: Number of ``batches``.
         """
 
-    def start_step(self) -> None:  # noqa: B027
-        """Forget the batches of a step that failed, before it is taken again."""
+    def start_step(self, number: int) -> None:  # noqa: B027
+        """Forget the batches of a step that failed, before it is taken again.
+
+        Args:
+            number: Number of the step, from 1.
+        """
 
     def end_step(self, num_updates: int) -> None:  # noqa: B027
         """Act on a change of the weights.
@@ -177,11 +181,11 @@ class PretrainingObjective(Objective):
 
     Attributes:
         model: Model to train.
-        validation: Windows of the validation split.
+        validation: Windows of the validation split, of which those of epoch 0 are evaluated.
     """
 
     model: PretrainingModel
-    validation: FixedWindows
+    validation: PretrainingWindows
 
     @property
     def metric_names(self) -> Mapping[str, str]:
@@ -207,19 +211,20 @@ class PretrainingObjective(Objective):
         own = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
         positions = [(0, number) for number in own]
         loader = training_loader(
-            self.validation.masked,
+            self.validation,
             [positions[i : i + batch_size] for i in range(0, len(positions), batch_size)],
             num_workers=num_workers,
             timeout_seconds=run.bad_tracks.timeout_seconds,
             is_persistent=False,
         )
 
-        def window_metrics(waveforms: Tensor, masks: Tensor) -> Tensor:
+        def window_metrics(*parts: Tensor) -> Tensor:
             """Return the values of each window, (batch, metrics)."""
-            waveforms, masks = waveforms.to(accelerator.device), masks.to(accelerator.device)
+            *inputs, targets = (part.to(accelerator.device) for part in parts)
             with torch.inference_mode(), accelerator.autocast():
-                outputs = self.model(waveforms, masks)
-            return torch.stack(self.model.window_metrics(outputs, masks), dim=1)
+                outputs = self.model(*inputs)
+            with torch.inference_mode():
+                return self.model.window_metrics(outputs.float(), targets)
 
         self.model.eval()
         bar_task = bar.add_task("Evaluating windows", total=len(own))
@@ -234,11 +239,8 @@ class PretrainingObjective(Objective):
                     if not parts:
                         failure = "None of the validation windows can be read."
                         break
-                    waveforms, masks, _ = parts
-                    rows += self.model.micro_batcher.run(
-                        window_metrics, [waveforms, masks]
-                    ).tolist()
-                    bar.advance(bar_task, len(waveforms))
+                    rows += self.model.micro_batcher.run(window_metrics, parts).tolist()
+                    bar.advance(bar_task, len(parts[0]))
         except Stopped as signalled:
             stopped = signalled
         except WorkerError as error:
@@ -258,16 +260,16 @@ class PretrainingObjective(Objective):
             raise NotFiniteError("the validation music")
         return dict(zip(self.model.metric_names, values, strict=True))
 
-    def start_step(self) -> None:
-        """Forget the variances of a step that failed."""
-        self.model.start_step()
+    def start_step(self, number: int) -> None:
+        """Forget what was measured in a step that failed."""
+        self.model.start_step(number)
 
     def end_step(self, num_updates: int) -> None:
-        """Update the teacher by an exponential moving average."""
+        """Update a teacher, and count the step."""
         self.model.end_step(num_updates)
 
     def pop_metrics(self) -> dict[str, Tensor]:
-        """Return variances of targets and predictions."""
+        """Return what the model watches."""
         return self.model.pop_metrics()
 
     def check_collapse(self, metrics: Mapping[str, float], *, num_updates: int) -> None:

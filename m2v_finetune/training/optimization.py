@@ -98,19 +98,29 @@ def _bitsandbytes(name: OptimizerName) -> Any:
 
 
 def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Allocate the state of a new optimizer, by a step with a learning rate of 0 whose moments are reset.
+    """Allocate the state of weights that have none, by a step with a rate of 0 whose moments are reset.
 
     An optimizer allocates the state of a weight when it first updates it: if memory runs out then, the
-    weights before it are changed. After this call, its first step allocates no more than this one did.
+    weights before it are changed. After this call, the next step allocates no more than this one did. That is
+    the first step, and later the first one in which frozen weights are trained.
 
     Args:
-        optimizer: Optimizer whose parameters have finite gradients.
+        optimizer: Optimizer whose parameters have finite gradients, or none while they are frozen.
 
     Raises:
-        torch.OutOfMemoryError: The step does not fit; weights are unchanged, and there is no state.
+        torch.OutOfMemoryError: The step does not fit; weights are unchanged, and no state is new.
     """
-    if optimizer.state:
+    gradients = {
+        parameter: parameter.grad
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    }
+    new = [parameter for parameter in gradients if parameter not in optimizer.state]
+    if not new:
         return
+    for parameter in gradients.keys() - set(new):
+        parameter.grad = None
     learning_rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -118,12 +128,16 @@ def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
         with unified_out_of_memory():
             optimizer.step()
     except torch.OutOfMemoryError:
-        optimizer.state.clear()
+        for parameter in new:
+            optimizer.state.pop(parameter, None)
         raise
     finally:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
         for group, learning_rate in zip(optimizer.param_groups, learning_rates, strict=True):
             group["lr"] = learning_rate
-    for state in optimizer.state.values():
+    for parameter in new:
+        state = optimizer.state[parameter]
         for name, value in state.items():
             if name.startswith("qmap"):  # the values of the bytes of bitsandbytes' moments
                 continue

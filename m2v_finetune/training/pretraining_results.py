@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from m2v_finetune.config import ObjectiveConfig
+from m2v_finetune.config import PretrainingConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.files import json_number, write_json
+from m2v_finetune.pretraining.masked_prediction.labels import TrackLabels
 from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.pretraining.replay import REPLAY
 from m2v_finetune.training.results import skipped_tracks
 from m2v_finetune.training.run_progress import FitResult
 from m2v_finetune.training.sizes import count_parameters
@@ -24,20 +26,23 @@ def write_pretraining(
     *,
     splits: Mapping[str, Sequence[CheckedTrack]],
     dataset: DatasetInfo,
-    is_new: bool,
+    config: PretrainingConfig,
+    labels: TrackLabels | None,
 ) -> dict[str, Any]:
     """Write results.json of a pre-training run, and return its content.
 
     Args:
         trainer: Trainer after `Trainer.fit`.
         fitted: Result of `Trainer.fit`.
-        splits: Training tracks and held-out tracks.
+        splits: Training tracks, held-out tracks, and replayed ones.
         dataset: Name and licence of the data.
-        is_new: Whether the initial weights were random.
+        config: All settings.
+        labels: Labels of the tracks; None if the objective has none.
     """
     backbone = trainer.model.backbone
     results = {
         "task": "pretrain",
+        "objective": config.objective,
         "split": "validation",
         "num_tracks": {name: len(members) for name, members in splits.items()},
         **skipped_tracks(trainer.run.bad_tracks),
@@ -57,12 +62,20 @@ def write_pretraining(
             "source": backbone.source,
             "revision": backbone.revision,
             "licence": backbone.licence,
-            "is_new": is_new,
+            "is_new": config.backbone.architecture is not None,
             "num_layers": backbone.num_layers,
             "hidden_size": backbone.hidden_size,
             "sample_rate": backbone.sample_rate,
             "frame_rate": float(backbone.frame_rate),
         },
+        **(
+            {}
+            if labels is None
+            else {
+                "label_sets": dict(labels.sizes),
+                "label_entropies": labels.entropies([*splits["train"], *splits.get(REPLAY, [])]),
+            }
+        ),
         "seconds": {"training": fitted.seconds},
         "waiting_share": trainer.steps.timer.run.share,
     }
@@ -71,15 +84,16 @@ def write_pretraining(
     return results
 
 
-def warn_of_collapse(model: PretrainingModel, fitted: FitResult, config: ObjectiveConfig) -> None:
-    """Warn if the representations of held-out music hardly vary over the time of a window."""
+def warn_of_collapse(model: PretrainingModel, fitted: FitResult) -> None:
+    """Warn if representations or labels of held-out music hardly vary over the time of a window."""
     found = model.below_floors(fitted.best_values)
     if found:
         logger.warning(
             "Held-out music, over the time of a window: %s. The run had too few steps, or the "
-            "representations have collapsed. A run stops for a collapse only after "
-            "pretrain.watch_after_steps (%d); this one had %d.",
+            "representations have collapsed. A run watches for a collapse only after "
+            "%s.watch_after_steps (%d); this one had %d.",
             found,
-            config.watch_after_steps,
+            model.section,
+            model.watch_after_steps,
             fitted.num_steps,
         )

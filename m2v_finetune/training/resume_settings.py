@@ -7,6 +7,7 @@ from typing import Any
 
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
+from m2v_finetune.parsing import flat_settings
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Settings by section, as in config.yaml."""
@@ -116,11 +117,11 @@ def allowed_changes(
     Raises:
         UserError: Settings or the total batch differ that a resume may not change.
     """
+    before = flat_settings(dict(initial))
     changes = [
-        Change(f"{section}.{key}", before, value)
-        for section, values in current.items()
-        for key, value in values.items()
-        if (before := initial.get(section, {}).get(key)) != value
+        Change(name, before.get(name), value)
+        for name, value in flat_settings(dict(current)).items()
+        if before.get(name) != value
     ]
     is_same_total = batch.size == initial_batch.size
     may_change = {*MAY_CHANGE, *(f"training.{name}" for name in SPLIT if is_same_total)}

@@ -23,7 +23,7 @@ from m2v_finetune.files import (
     write_atomically,
     write_json,
 )
-from m2v_finetune.parsing import save_config, to_dict
+from m2v_finetune.parsing import OBJECTIVE, save_config, to_dict
 from m2v_finetune.training.environment import describe_environment, launcher
 from m2v_finetune.training.resume_settings import TotalBatch, allowed_changes, require_count
 
@@ -46,6 +46,7 @@ class RunFolder:
         resumes: Log with one line for each resume: versions, machine, and changed settings.
         checkpoints: Checkpoints to resume from, and the best.
         tracks: Tracks at the start of the run (`data.kept`).
+        clusters: Clusters of a run of masked prediction.
         model: Model folder for `TaskModel.from_pretrained` and the Hub.
         plots: Plots.
     """
@@ -60,6 +61,7 @@ class RunFolder:
         self.resumes = path / "resumes.jsonl"
         self.checkpoints = path / "checkpoints"
         self.tracks = path / "tracks.json"
+        self.clusters = path / "clusters.safetensors"
         self.model = path / "model"
         self.plots = path / "plots"
         self._changed: dict[str, Any] = {}  # settings, by name, that changed on resume
@@ -198,7 +200,7 @@ class RunFolder:
         except (yaml.YAMLError, RecursionError) as error:
             raise ValueError(error) from error
         if not isinstance(settings, dict) or not all(
-            isinstance(section, dict) for section in settings.values()
+            isinstance(section, dict) for name, section in settings.items() if name != OBJECTIVE
         ):
             raise ValueError("it has no settings")
         return settings

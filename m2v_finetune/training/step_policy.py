@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -85,7 +86,9 @@ class StepPolicy:
             with self.timer.reading():
                 parts = self.reader.read_step(batches, self.training.gradient_accumulation_steps)
             set_learning_rates(self.optimizer, learning_rate_factor)
-            result = self.oom_retry.take(self._take_step, parts, number=number)
+            result = self.oom_retry.take(
+                partial(self._take_step, number=number), parts, number=number
+            )
             if result.is_skipped:
                 self._explain_not_finite(result, number=number)
         except DataError:
@@ -97,8 +100,10 @@ class StepPolicy:
             raise
         return result
 
-    def _take_step(self, batches: Iterator[Sequence[torch.Tensor]], num_batches: int) -> StepResult:
-        self.objective.start_step()
+    def _take_step(
+        self, batches: Iterator[Sequence[torch.Tensor]], num_batches: int, *, number: int
+    ) -> StepResult:
+        self.objective.start_step(number)
         return take_step(
             self.model,
             self.optimizer,

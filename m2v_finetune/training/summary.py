@@ -19,7 +19,7 @@ from m2v_finetune.data.values import printable
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import check_login
 from m2v_finetune.model import TaskModel
-from m2v_finetune.parsing import to_dict
+from m2v_finetune.parsing import flat_settings, to_dict
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint_files import step_of
 from m2v_finetune.training.facts import peak_learning_rates
@@ -68,11 +68,7 @@ def open_run(
         if config.publish.repo_id is not None:
             _try_login(config.publish.repo_id)
     accelerator.wait_for_everyone()
-    flat = {
-        f"{section}.{key}": printable(str(value))
-        for section, values in to_dict(config).items()
-        for key, value in values.items()
-    }
+    flat = {name: printable(str(value)) for name, value in flat_settings(to_dict(config)).items()}
     # Steps after the checkpoint are logged again, so TensorBoard has to purge them.
     next_step = 0 if trainer.checkpoint is None else step_of(trainer.checkpoint) + 1
     accelerator.init_trackers(
@@ -236,7 +232,7 @@ def describe_pretraining(
 ) -> Table:
     """Return the run summary of a pre-training run as a table."""
     model, accelerator, batches = trainer.model, trainer.accelerator, trainer.batches
-    backbone, objective = model.backbone, config.pretrain
+    backbone = model.backbone
     initial_weights = (
         "random weights" if config.backbone.source is None else "continues from its weights"
     )
@@ -244,9 +240,8 @@ def describe_pretraining(
     needed_bytes = pretraining_bytes(model, keep_checkpoints=config.run.keep_checkpoints)
     learning_rates = sorted({group["peak_lr"] for group in trainer.optimizer.param_groups})
     num_windows = len(trainer.loader.dataset)  # type: ignore[arg-type]
-    shared = "all averaged" if objective.teacher_averages == "all" else "convolutions shared"
     rows = {
-        "task": "pre-training: masked prediction of a teacher's representations, without labels",
+        "task": f"pre-training without labels; objective {config.objective}",
         "data": f"{dataset.title or dataset.name}{licence}: "
         + ", ".join(
             f"{name} {len(own)} tracks ({_amount(own, 'h')})" for name, own in splits.items()
@@ -257,10 +252,7 @@ def describe_pretraining(
         f"{backbone.num_layers} layers, {backbone.sample_rate} Hz; "
         f"{count_parameters(backbone):,} parameters, peak learning rates "
         f"{', '.join(f'{rate:g}' for rate in learning_rates)}",
-        "masks": f"spans of {objective.mask_span_frames} frames, probability "
-        f"{objective.mask_probability:g}",
-        "teacher": f"mean of {objective.num_target_layers} layers; decay {objective.ema_start:g} to "
-        f"{objective.ema_end:g} in {objective.ema_ramp_steps} steps; {shared}",
+        **model.describe(),
         "batch": f"{batches.per_device_batch_size} windows x {batches.gradient_accumulation_steps} "
         f"accumulated x {batches.num_processes} processes = {batches.total_batch_size}",
         **({} if trainer.plan is None else {"memory": trainer.plan.summary()}),

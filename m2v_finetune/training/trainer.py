@@ -16,7 +16,7 @@ from m2v_finetune.data.reading import training_loader
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
-from m2v_finetune.pretraining.windows import MaskedWindows
+from m2v_finetune.pretraining.replay import PretrainingWindows
 from m2v_finetune.threads import choose_threads, intra_op_threads
 from m2v_finetune.training.batches import training_batches
 from m2v_finetune.training.checkpoint import copy_trained
@@ -82,7 +82,7 @@ class Trainer(Generic[Model]):
     def __init__(
         self,
         model: Model,
-        windows: TrainingWindows | CachedWindows | MaskedWindows,
+        windows: TrainingWindows | CachedWindows | PretrainingWindows,
         *,
         loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         objective: Objective,

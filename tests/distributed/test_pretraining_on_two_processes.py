@@ -29,17 +29,35 @@ ARCHITECTURE = {
 }
 
 
-def test_two_processes_give_what_one_gives(repository, small_manifest, tmp_path):
+OBJECTIVES = {
+    "data2vec": {"pretrain.num_target_layers": 2, "pretrain.ema_start": 0.5},
+    "masked_prediction": {
+        "objective": "masked_prediction",
+        "masked_prediction.log_mel_clusters": 6,
+        "masked_prediction.chroma_clusters": 4,
+        "masked_prediction.fit_frames": 500,
+        "masked_prediction.mix_probability": 0.5,
+        "masked_prediction.mix_max_seconds": 0.6,
+        "masked_prediction.freeze_backbone_steps": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_processes_give_what_one_gives(
+    repository, small_manifest, tmp_path, objective, monkeypatch
+):
     (tmp_path / "config.json").write_text(json.dumps(ARCHITECTURE))
     lines, ends = [], []
     for processes in (1, 2):
+        # Each fits and labels for itself, so that both ways are compared.
+        monkeypatch.setenv("M2V_CACHE", str(tmp_path / f"cache-{processes}"))
         settings = {
             "data.source": small_manifest,
             "data.window_seconds": 1,
             "data.num_workers": 0,
             "backbone.architecture": tmp_path,
-            "pretrain.num_target_layers": 2,
-            "pretrain.ema_start": 0.5,
+            **OBJECTIVES[objective],
             "training.epochs": 2,
             "training.per_device_batch_size": 8 // processes,
             "training.log_every_steps": 1,

@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, WavLMConfig, WavLMModel
 from m2v_finetune.backbones import build_architecture, load_backbone
 from m2v_finetune.backbones.encoders import ENCODERS
 from m2v_finetune.config import ObjectiveConfig, TuningConfig
-from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.pretraining.data2vec.model import Data2vecModel
 from m2v_finetune.tuning import METHODS, apply_tuning
 
 CONV_LAYER_NORM = (
@@ -300,7 +300,7 @@ def test_a_role_that_matches_nothing_is_an_error(name, tmp_path):
     assert list(backbone.state_dict()) == before
     backbone.encoder = replace(encoder, roles={**encoder.roles, "last_feed_forward": ("no.such",)})
     with raises("backbone-role-missing", "Pre-training", "'last_feed_forward'"):
-        PretrainingModel(backbone, ObjectiveConfig(num_target_layers=1), window_seconds=1.0)
+        Data2vecModel(backbone, ObjectiveConfig(num_target_layers=1), window_seconds=1.0)
 
 
 def test_a_layer_that_lacks_what_the_others_have_is_named(tmp_path):

@@ -41,6 +41,7 @@ from m2v_finetune.memory.plan import _largest, plan_run, planned_training
 from m2v_finetune.memory.run_memory import RunMemory, Split, fits, spare_bytes
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe, recipe_config
+from m2v_finetune.pretraining.building import build_pretraining_model
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
@@ -67,10 +68,14 @@ def settings(method="full", *, checkpointing=True, batch=4, accumulation=1, seco
 
 
 def pretraining_settings(source, *, averages="layers", checkpointing=True, accumulation=1):
+    is_masked_prediction = averages == "masked_prediction"
     return PretrainingConfig(
+        objective="masked_prediction" if is_masked_prediction else "data2vec",
         data=UnlabelledDataConfig(source="none", window_seconds=1.0),
         backbone=InitialBackboneConfig(source=str(source)),
-        pretrain=ObjectiveConfig(num_target_layers=2, teacher_averages=averages),
+        pretrain=ObjectiveConfig()
+        if is_masked_prediction
+        else ObjectiveConfig(num_target_layers=2, teacher_averages=averages),
         training=TrainingConfig(
             per_device_batch_size=4,
             gradient_accumulation_steps=accumulation,
@@ -82,9 +87,7 @@ def pretraining_settings(source, *, averages="layers", checkpointing=True, accum
 def real_model(config, task):
     if task is None:
         backbone = load_backbone(config.backbone.source, spec_augment=True)
-        return PretrainingModel(
-            backbone, config.pretrain, window_seconds=config.data.window_seconds
-        )
+        return build_pretraining_model(backbone, config)
     return TaskModel.build(
         task=task,
         backbone=config.backbone,
@@ -101,8 +104,12 @@ def real_batches(config, model):
     )
     for _ in range(config.training.gradient_accumulation_steps):
         if isinstance(model, PretrainingModel):
-            masks = torch.rand(size, model.backbone.num_frames(model.window_samples)) < 0.5
-            yield [torch.rand(size, model.window_samples), masks, masks.clone()]
+            yield [
+                (torch.rand(size, *shape) < 0.5).to(dtype)
+                if dtype != torch.float32
+                else torch.rand(size, *shape)
+                for shape, dtype in model.batch_shapes()
+            ]
         else:
             yield [torch.rand(size, *shape) for shape in model.task.example_shapes(window)]
 
@@ -121,7 +128,7 @@ def real_peak_bytes(config, task, *, autocast=nullcontext):
 
     def step():
         if task is None:
-            model.start_step()
+            model.start_step(1)
         take_step(
             model,
             optimizer,
@@ -156,7 +163,7 @@ def real_evaluation_bytes(config, task):
     optimizer = build_optimizer(model, config.optimizer)
     [batch] = real_batches(config, model)
     if task is None:
-        model.start_step()
+        model.start_step(1)
     loss = (model if task is None else task).loss
     take_step(model, optimizer, [batch], loss=loss, max_grad_norm=1.0)
     model.eval()
@@ -206,8 +213,9 @@ def test_the_plan_of_evaluation_is_what_evaluation_allocates(method, optimizer):
         assert sum(memory.evaluation_peak(size).values()) <= step
 
 
-def test_the_plan_of_evaluation_holds_for_pretraining(networks):
-    config = pretraining_settings(networks / "layer")
+@pytest.mark.parametrize("averages", ["layers", "masked_prediction"])
+def test_the_plan_of_evaluation_holds_for_pretraining(networks, averages):
+    config = pretraining_settings(networks / "layer", averages=averages)
     planned = sum(RunMemory(config, None, CPU).evaluation_peak(4).values())
     assert planned == pytest.approx(real_evaluation_bytes(config, None), rel=0.03)
 
@@ -366,6 +374,8 @@ def test_the_plan_holds_for_other_networks_heads_and_optimizers(
         ("pre-norm", "layers", False, 2),
         ("group", "all", True, 1),
         ("conformer", "layers", True, 1),
+        ("group", "masked_prediction", True, 2),
+        ("layer", "masked_prediction", False, 1),
     ],
 )
 def test_the_plan_holds_for_pretraining(

@@ -11,7 +11,7 @@ from m2v_finetune.config import (
     ObjectiveConfig,
     OptimizerConfig,
 )
-from m2v_finetune.pretraining.model import PretrainingModel
+from m2v_finetune.pretraining.data2vec.model import Data2vecModel
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.chords import ChordRecognition
 from m2v_finetune.tasks.emotion import Emotion
@@ -59,13 +59,13 @@ def test_a_step_reads_the_device_once(method):
 def test_a_step_of_pretraining_reads_the_device_once():
     torch.manual_seed(0)
     backbone = load_backbone("random-small", spec_augment=True)
-    model = PretrainingModel(backbone, ObjectiveConfig(num_target_layers=2), window_seconds=0.5)
+    model = Data2vecModel(backbone, ObjectiveConfig(num_target_layers=2), window_seconds=0.5)
     model.train()
     optimizer = build_optimizer(model, OptimizerConfig())
     masks = torch.from_numpy(np.arange(24) % 3 == 0).expand(2, -1)[:, : backbone.num_frames(8000)]
     with Waits() as waits:
         for number in range(2):
-            model.start_step()
+            model.start_step(1)
             step(model, optimizer, (random_batch(2)[0], masks, masks), model.loss)
             model.end_step(number)
     # Beside the gradient norms: the optimizer's counters, which it makes once.

@@ -39,13 +39,13 @@ from m2v_finetune.data.resampling import with_resampled
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.files import file_identity
 from m2v_finetune.model import TaskModel
 from m2v_finetune.runs import train_task
 from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.tasks.key import Key, KeyConfig
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.feature_cache import plan_cache
-from m2v_finetune.training.feature_cache.keys import file_identity
 from m2v_finetune.training.run_tracks import training_windows
 from m2v_finetune.training.trainer import Trainer
 

@@ -97,7 +97,13 @@ def test_from_an_architecture_to_a_backbone(pretrain, architecture, capfd):
     assert results["num_tracks"] == {"train": 8, "validation": 2}
     assert results["num_steps"] == 2 * 4
     assert results["backbone"]["is_new"]
-    assert results["validation"].keys() == {"loss", "target_variance", "prediction_variance"}
+    assert results["validation"].keys() == {
+        "loss",
+        "target_variance",
+        "prediction_variance",
+        "conv_rank",
+        "conv_variance",
+    }
     assert {path.name for path in (folder / "model").iterdir()} == {
         "README.md",
         "config.json",

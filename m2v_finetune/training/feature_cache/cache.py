@@ -18,13 +18,12 @@ from m2v_finetune.data.feature_store import FeatureStore, evict_unused
 from m2v_finetune.data.loader import Inputs, SampledWindow, TrainingWindows
 from m2v_finetune.data.workers import WorkerError
 from m2v_finetune.errors import DISK_ERRORS, UserError
-from m2v_finetune.files import free_bytes, why_unwritable
+from m2v_finetune.files import file_identity, free_bytes, why_unwritable
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.training.faults import gather_errors
 from m2v_finetune.training.feature_cache.computation import compute_features
-from m2v_finetune.training.feature_cache.keys import file_identity
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.sizes import megabytes
 

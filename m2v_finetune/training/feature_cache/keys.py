@@ -1,6 +1,5 @@
 """Settings and files that decide the features of a window: the content of cache keys."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -8,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from m2v_finetune.config import RecipeConfig
+from m2v_finetune.files import file_identity
 from m2v_finetune.model import FeatureLayout, TaskModel
 
 FORMAT_VERSION = 1
 """Raise it if a change of the code changes the features of the same settings."""
-END_BYTES = 65536
 # Settings of a network that do not affect its output.
 NAMES_OF_SETTINGS = ("_name_or_path", "architectures", "transformers_version", "dtype")
 
@@ -51,22 +50,6 @@ def describe_augmentation(config: RecipeConfig, model: TaskModel) -> dict[str, A
 def as_json(content: Any) -> Any:
     """Return plain data after a round trip through JSON: tuples are lists, and keys are text."""
     return json.loads(json.dumps(content))
-
-
-def file_identity(path: Path) -> str:
-    """Return a hash of a file, independent of its path: of size, time of change, and both its ends.
-
-    Reading whole files would cost more than the rest of an epoch from cached features. A file that is
-    written gets another time; files of one size and time, as they come from an archive, differ at their
-    ends.
-    """
-    status = path.stat()
-    digest = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode())
-    with path.open("rb") as file:
-        digest.update(file.read(END_BYTES))
-        file.seek(max(0, status.st_size - END_BYTES))
-        digest.update(file.read(END_BYTES))
-    return digest.hexdigest()
 
 
 def _files_named(transforms: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,0 +1,105 @@
+"""`m2v pretrain-labels` and `m2v average`: labels before a run, and averages of adapted backbones."""
+
+import argparse
+from pathlib import Path
+
+from m2v_finetune.cli.options import Commands
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `pretrain-labels` and `average` to the parser's subcommands."""
+    labels = commands.add_parser(
+        "pretrain-labels",
+        help="fit clusters and compute the labels of masked prediction, before a run",
+        description="Takes the settings of recipes/pretrain.py, such as --config FILE and --data.source "
+        "MUSIC; the objective is masked_prediction. Fits the clusters to the training tracks that the run "
+        "would have, and computes the labels of all its tracks. Both are kept below "
+        "~/.cache/m2v-finetune/labels (or the folder that the environment variable M2V_CACHE names), and "
+        "the run reads them. You can stop it at any time: the same command resumes.",
+    )
+    labels.add_argument(
+        "--output",
+        type=Path,
+        help="file of the clusters, such as clusters.safetensors, for masked_prediction.clusters of other "
+        "runs",
+    )
+    labels.set_defaults(command=_labels, takes_settings=True)
+
+    average = commands.add_parser(
+        "average",
+        help="average the weights of backbones that were adapted from one checkpoint",
+    )
+    average.add_argument(
+        "backbones", nargs="+", metavar="BACKBONE", help="folder model/ of a run, or a Hub id"
+    )
+    average.add_argument("--output", type=Path, required=True, help="new folder of the average")
+    average.set_defaults(command=_average)
+
+
+def _labels(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from m2v_finetune.data.checking import check_splits
+    from m2v_finetune.data.resampling import with_resampled
+    from m2v_finetune.data.sources import load_tracks
+    from m2v_finetune.data.splitting import split_tracks
+    from m2v_finetune.errors import UserError
+    from m2v_finetune.pretraining.masked_prediction.labels import find_clusters, label_tracks
+    from m2v_finetune.pretraining.model import backbone_without_weights
+    from m2v_finetune.pretraining.replay import REPLAY, replay_split
+    from m2v_finetune.runs import read_config
+    from m2v_finetune.training.starting import start_logging
+
+    if arguments.output is not None and arguments.output.exists():
+        raise UserError(
+            f"{arguments.output} exists, and is not overwritten. Name another file.",
+            code="clusters-file-exists",
+        )
+    config = read_config("pretrain", [*arguments.settings, "--objective=masked_prediction"])
+    start_logging()
+    tracks, dataset = load_tracks(
+        config.data.source,
+        label_column=None,
+        allow_outside=config.data.allow_outside,
+        max_failing_fraction=config.data.max_failing_fraction,
+    )
+    tracks_by_split = split_tracks(
+        tracks,
+        group_columns=config.data.group_columns,
+        validation_fraction=config.data.validation_fraction,
+        test_fraction=None,
+        seed=config.run.seed,
+    )
+    tracks_by_split |= replay_split(config.data)
+    checked, _ = check_splits(
+        tracks_by_split,
+        on_bad_track=config.data.on_bad_track,
+        timeout_seconds=config.data.timeout_seconds,
+    )
+    with torch.device("meta"):
+        grid = backbone_without_weights(config.backbone).frame_grid
+    splits = {
+        name: with_resampled(members, sample_rate=grid.sample_rate)
+        for name, members in checked.items()
+    }
+    trained = [*splits["train"], *splits.get(REPLAY, [])]
+    clusters = find_clusters(config.masked_prediction, trained, grid=grid, seed=config.run.seed)
+    everything = [one for members in splits.values() for one in members]
+    labels = label_tracks(config.masked_prediction, everything, clusters)
+    labels.require_all(on_bad_track=config.data.on_bad_track)
+    if arguments.output is not None and clusters.centres:
+        clusters.save(arguments.output)
+    entropies = labels.entropies(trained)
+    print(f"{dataset.name}: {len(labels.paths)} of {len(everything)} tracks have labels.")
+    for name, size in labels.sizes.items():
+        print(f"{name}: {size} labels; entropy {entropies[name]:.2f} nats in the training tracks")
+
+
+def _average(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.backbones.averaging import write_average
+
+    average = write_average(arguments.backbones, arguments.output)
+    print(
+        f"The average of {len(arguments.backbones)} backbones is in {arguments.output} (licence: "
+        f"{average.licence or 'unknown'}). Use it by --backbone.source {arguments.output}"
+    )

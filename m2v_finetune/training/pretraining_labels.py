@@ -1,0 +1,102 @@
+"""Labels of a run of masked prediction, computed by all processes together."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from accelerate.utils import broadcast_object_list, gather_object
+
+from m2v_finetune.audio.frames import FrameGrid
+from m2v_finetune.config import PretrainingConfig
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.errors import UserError
+from m2v_finetune.pretraining.masked_prediction.labels import (
+    TrackLabels,
+    find_clusters,
+    label_tracks,
+)
+from m2v_finetune.pretraining.replay import REPLAY
+from m2v_finetune.training.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_labels(
+    config: PretrainingConfig,
+    splits: Mapping[str, Sequence[CheckedTrack]],
+    grid: FrameGrid,
+    run: Run,
+) -> TrackLabels | None:
+    """Fit clusters to the training tracks, and compute the labels of all tracks; what exists is read.
+
+    The main process fits, and each process labels its share of the tracks.
+
+    Args:
+        config: All settings.
+        splits: Tracks by split.
+        grid: Frames of the backbone.
+        run: Run.
+
+    Returns:
+        The labels; None for an objective without labels.
+
+    Raises:
+        UserError: Clusters or labels cannot be computed; the same on every process.
+    """
+    if config.objective != "masked_prediction":
+        return None
+    settings, accelerator = config.masked_prediction, run.accelerator
+    trained = [*splits["train"], *splits.get(REPLAY, [])]
+    problem: UserError | None = None
+    if run.is_main_process:
+        try:
+            clusters = find_clusters(
+                settings, trained, grid=grid, seed=config.run.seed, kept=run.folder.clusters
+            )
+        except UserError as error:
+            problem = error
+    [problem] = broadcast_object_list([problem])
+    if problem is not None:
+        raise UserError(str(problem), code=problem.code)
+    if not run.is_main_process:  # of the cache, or a file
+        clusters = find_clusters(
+            settings,
+            trained,
+            grid=grid,
+            seed=config.run.seed,
+            kept=run.folder.clusters,
+            show_progress=False,
+        )
+    everything = [one for members in splits.values() for one in members]
+    own = everything[accelerator.process_index :: accelerator.num_processes]
+    failure: UserError | None = None
+    try:
+        label_tracks(settings, own, clusters, show_progress=run.is_main_process)
+    except UserError as error:
+        failure = error
+    failures = [one for one in gather_object([failure]) if one is not None]
+    if failures:
+        raise UserError(str(failures[0]), code=failures[0].code)
+    # All exist now, but for those that cannot be read.
+    labels = label_tracks(settings, everything, clusters, show_progress=False)
+    labels.require_all(on_bad_track=config.data.on_bad_track)
+    entropies = labels.entropies(trained)
+    logger.info(
+        "Entropy of the labels of the training tracks, in nats: %s.",
+        ", ".join(f"{name} {value:.2f}" for name, value in entropies.items()),
+    )
+    low = [name for name, value in entropies.items() if value < settings.min_label_entropy]
+    if low:
+        logger.warning(
+            "The labels of %s are almost all the same: there is nothing to learn from them. Check the audio, "
+            "or the files of masked_prediction.codes.",
+            ", ".join(low),
+        )
+    return labels
+
+
+def keep_clusters(labels: TrackLabels | None, run: Run) -> None:
+    """Write the clusters of a new run to its folder, so that a resumed run has the same labels."""
+    if labels is None or not labels.clusters.centres or run.folder.clusters.is_file():
+        return
+    if run.is_main_process:
+        labels.clusters.save(run.folder.clusters)
