@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from support.matrix import exhaustive
 from support.messages import raises
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
@@ -345,13 +346,15 @@ def networks(tmp_path_factory):
     ("architecture", "task", "method", "optimizer"),
     [
         ("group", "beats", "probe", "adamw"),
-        ("group", "beats", "lora", "adafactor"),
-        ("layer", "transcription", "probe", "adafactor"),
         ("layer", "transcription", "full", "adamw"),
-        ("pre-norm", "key", "lora", "adamw"),
-        ("conformer", "key", "lora", "adamw"),
-        ("conformer", "beats", "probe", "adamw"),
         ("pre-norm", "key", "full", "adafactor"),
+        ("conformer", "beats", "probe", "adamw"),
+        *exhaustive(
+            ("group", "beats", "lora", "adafactor"),
+            ("layer", "transcription", "probe", "adafactor"),
+            ("pre-norm", "key", "lora", "adamw"),
+            ("conformer", "key", "lora", "adamw"),
+        ),
     ],
 )
 def test_the_plan_holds_for_other_networks_heads_and_optimizers(
@@ -369,13 +372,15 @@ def test_the_plan_holds_for_other_networks_heads_and_optimizers(
 @pytest.mark.parametrize(
     ("architecture", "averages", "checkpointing", "accumulation"),
     [
-        ("layer", "layers", True, 2),
-        ("layer", "all", False, 1),
         ("pre-norm", "layers", False, 2),
         ("group", "all", True, 1),
-        ("conformer", "layers", True, 1),
         ("group", "masked_prediction", True, 2),
-        ("layer", "masked_prediction", False, 1),
+        *exhaustive(
+            ("layer", "layers", True, 2),
+            ("layer", "all", False, 1),
+            ("conformer", "layers", True, 1),
+            ("layer", "masked_prediction", False, 1),
+        ),
     ],
 )
 def test_the_plan_holds_for_pretraining(
@@ -390,7 +395,7 @@ def test_the_plan_holds_for_pretraining(
     assert_planned(config, None)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", *exhaustive("full")])
 def test_the_plan_of_a_gpu_counts_the_position_bias_of_conformers(method, networks):
     """Attention with a bias makes a matrix (heads, frames, frames) for each window and layer."""
     peaks = []
@@ -573,11 +578,13 @@ def test_what_to_switch_on_where_nothing_fits():
 @pytest.mark.parametrize(
     "words",
     [
-        "--tuning.method full --tuning.train_conv_encoder true --backbone.num_layers 2",
-        "--tuning.method top_layers --tuning.num_top_layers 2 --backbone.num_layers 2",
-        "--tuning.method lora --tuning.r 16 --data.hop_seconds 0.25 --backbone.num_layers 2",
         "--tuning.method adapter --training.gradient_checkpointing false --backbone.num_layers 2",
         "--tuning.method probe --data.window_seconds 0.03 --backbone.num_layers 1",
+        *exhaustive(
+            "--tuning.method full --tuning.train_conv_encoder true --backbone.num_layers 2",
+            "--tuning.method top_layers --tuning.num_top_layers 2 --backbone.num_layers 2",
+            "--tuning.method lora --tuning.r 16 --data.hop_seconds 0.25 --backbone.num_layers 2",
+        ),
     ],
 )
 def test_what_is_advised_can_be_followed(words, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from support.matrix import exhaustive
 from support.messages import raises
 from support.models import PUBLISHED, SAMPLES, TAGGING, build_tagger, random_batch, without_dropout
 from torch.overrides import TorchFunctionMode
@@ -348,15 +349,12 @@ def has_compiler():
     # Under lora the input of the first layer needs no gradient; all others share one graph.
     [
         ("lora", 2, True),
-        ("full", 1, False),
-        *(
-            pytest.param(*one, marks=pytest.mark.exhaustive)
-            for one in (
-                ("probe", 1, False),
-                ("probe", 1, True),
-                ("lora", 2, False),
-                ("full", 1, True),
-            )
+        *exhaustive(
+            ("probe", 1, False),
+            ("probe", 1, True),
+            ("lora", 2, False),
+            ("full", 1, False),
+            ("full", 1, True),
         ),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from support.forked import Forked, run_forked
+from support.matrix import exhaustive
 from support.processes import cpu_environment, options
 
 from m2v_finetune.model import TaskModel
@@ -156,7 +157,8 @@ def wait_for_steps(process, metrics):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), *exhaustive((signal.SIGUSR1, 143))],
 )
 def test_a_signal_saves_and_states_how_to_resume(
     number, code, repository, small_manifest, tmp_path

@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from sklearn.preprocessing import StandardScaler
 from support import runs
+from support.matrix import exhaustive
 from support.messages import raises
 from support.models import without_dropout
 from support.runs import read_metrics as lines
@@ -120,7 +121,7 @@ def straight(data, tmp_path_factory):
     return fit
 
 
-@pytest.mark.parametrize("method", ["probe", "lora", "full"])
+@pytest.mark.parametrize("method", ["lora", *exhaustive("probe", "full")])
 def test_one_by_one_accumulated_equals_one_batch(method, data, tmp_path):
     for batch in (8, 1):
         loop = build_trainer(
@@ -158,7 +159,8 @@ def stop_after_step(loop, last):
 
 
 @pytest.mark.parametrize(
-    ("method", "stop_after"), [("probe", 6), ("lora", 1), ("lora", 4), ("lora", 6), ("full", 1)]
+    ("method", "stop_after"),
+    [("probe", 6), ("lora", 4), ("full", 1), *exhaustive(("lora", 1), ("lora", 6))],
 )
 def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, straight, tmp_path):
     fitted, log, weights = straight(method=method, log_every=3)
@@ -174,7 +176,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, strai
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *exhaustive(signal.SIGINT, signal.SIGUSR1)])
 def test_a_signal_in_validation_saves_and_the_validation_is_started_again(
     number, data, straight, tmp_path
 ):
