@@ -4,6 +4,7 @@ from m2v_finetune.backbones.backbone import Backbone
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.backbones.loading import (
     build_architecture,
+    frame_grid_of,
     init_backbone,
     is_backbone,
     load_backbone,
@@ -19,6 +20,7 @@ __all__ = [
     "LayerWeighting",
     "PrecomputedBackbone",
     "build_architecture",
+    "frame_grid_of",
     "init_backbone",
     "is_backbone",
     "load_backbone",

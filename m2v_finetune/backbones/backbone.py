@@ -319,7 +319,8 @@ class Backbone(nn.Module):
         is_trained = _is_trainable(self.conv_encoder) and torch.is_grad_enabled()
         convolve = partial(self.encoder.convolve, self.network)
         with torch.set_grad_enabled(is_trained):
-            if is_trained and not self._is_checkpointing():
+            is_kept = is_trained and not self._is_checkpointing()
+            if is_kept or torch.compiler.is_exporting():  # its batch has no number
                 return convolve(input_values)
             size = max(1, CONV_CHUNK_SAMPLES // input_values.shape[-1])
             chunks = [

@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
+from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.backbones.backbone import Backbone
 from m2v_finetune.backbones.checkpoint_files import (
     CONFIG_FILE,
@@ -25,7 +26,7 @@ from m2v_finetune.backbones.checkpoint_files import (
 )
 from m2v_finetune.backbones.checkpoints import published_checkpoint
 from m2v_finetune.backbones.encoders import ENCODERS
-from m2v_finetune.backbones.encoders.encoder import known_settings
+from m2v_finetune.backbones.encoders.encoder import Encoder, known_settings
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import expand_home
 from m2v_finetune.hub import HubAccess
@@ -164,15 +165,7 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
         UserError: The architecture is none of `ENCODERS`, or a setting is on that is not supported, or a
             value is not legal.
     """
-    model_type = settings.get("model_type")
-    if not isinstance(model_type, str) or model_type not in ENCODERS:
-        raise UserError(
-            f"{where} is of model_type {model_type!r}, which is not supported: a similar network "
-            f"may compute something else. Choose a checkpoint of {', '.join(ENCODERS)}; "
-            "docs/adding-an-architecture.md describes how to add a family.",
-            code="architecture-unsupported",
-        )
-    encoder = ENCODERS[model_type]
+    encoder = _find_encoder(settings, where)
     for setting, meaning in encoder.refused.items():
         if settings.get(setting):
             raise UserError(
@@ -197,3 +190,37 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
         raise UserError(
             f"{where} does not describe a valid network: {error}", code="architecture-invalid"
         ) from error
+
+
+def frame_grid_of(settings: Mapping[str, Any], sample_rate: int, *, where: str) -> FrameGrid:
+    """Return the grid of the frames of a config.json, without building its network.
+
+    Args:
+        settings: Content of config.json.
+        sample_rate: Sample rate of the input, in Hz.
+        where: Path of config.json, for messages.
+
+    Raises:
+        UserError: The architecture is none of `ENCODERS`, or its settings are not valid.
+    """
+    encoder = _find_encoder(settings, where)
+    try:
+        return encoder.frame_grid(
+            encoder.config_class(**known_settings(settings, encoder)), sample_rate
+        )
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where} does not describe a valid network: {error}", code="architecture-invalid"
+        ) from error
+
+
+def _find_encoder(settings: Mapping[str, Any], where: str) -> Encoder:
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str) or model_type not in ENCODERS:
+        raise UserError(
+            f"{where} is of model_type {model_type!r}, which is not supported: a similar network "
+            f"may compute something else. Choose a checkpoint of {', '.join(ENCODERS)}; "
+            "docs/adding-an-architecture.md describes how to add a family.",
+            code="architecture-unsupported",
+        )
+    return ENCODERS[model_type]

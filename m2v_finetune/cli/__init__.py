@@ -24,6 +24,7 @@ DESCRIPTION = """\
   m2v predict MODEL song.mp3                 run a model on audio files
   m2v evaluate MODEL songs.csv               compute the metrics of a model on labelled tracks
   m2v export transformers MODEL DIR          write a model that transformers loads without this package
+  m2v export onnx MODEL FILE                 write a model as an ONNX file
   m2v push runs/tagging-.../model me/tagger  upload a trained model to the Hub
   m2v benchmark --backbone X --root DIR      probe a backbone on every task, next to published results
 """

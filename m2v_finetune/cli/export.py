@@ -22,6 +22,31 @@ def add_commands(commands: Commands) -> None:
     transformers.add_argument("folder", type=Path, help="new or empty folder")
     transformers.set_defaults(command=_export_transformers)
 
+    onnx = formats.add_parser(
+        "onnx",
+        help="an ONNX file, from waveforms to logits",
+        description="Writes an ONNX file, from waveforms to logits of clips or frames. It needs the "
+        "extra onnx.",
+    )
+    onnx.add_argument("model", help=MODEL_HELP)
+    onnx.add_argument("file", type=Path, help="new file, such as tagger.onnx")
+    onnx.add_argument(
+        "--precision",
+        choices=["float32", "float16"],
+        default="float32",
+        help="precision of weights and most operators (default: %(default)s)",
+    )
+    onnx.set_defaults(command=_export_onnx)
+
+
+def _export_onnx(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.exporting import export_onnx
+    from m2v_finetune.model import TaskModel
+
+    model = TaskModel.from_pretrained(arguments.model)
+    export_onnx(model, arguments.file, precision=arguments.precision)
+    print(f"Wrote {arguments.file}")
+
 
 def _export_transformers(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.folder

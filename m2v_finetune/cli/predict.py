@@ -60,6 +60,13 @@ def add_commands(commands: Commands) -> None:
         help="policy for files that cannot be read: stop at the first, or continue without them and list "
         "them at the end (default: %(default)s)",
     )
+    predict.add_argument(
+        "--runtime",
+        choices=["torch", "onnx"],
+        default="torch",
+        help="library that runs the model; onnx takes a file of `m2v export onnx` in place of the folder, "
+        "and needs the extra onnx (default: %(default)s)",
+    )
     predict.set_defaults(command=_predict)
 
 
@@ -80,8 +87,13 @@ def _predict(arguments: argparse.Namespace) -> None:
     from m2v_finetune.training.signals import stop_on_signals
     from m2v_finetune.variation import explain_constant_outputs, outputs_hardly_vary
 
-    model = TaskModel.from_pretrained(arguments.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.runtime == "onnx":
+        from m2v_finetune.exporting import OnnxModel
+
+        model: TaskModel = OnnxModel(arguments.model)
+    else:
+        model = TaskModel.from_pretrained(arguments.model)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
     rendering = Rendering(
         format=_format(arguments, model), timeline=arguments.timeline, top=arguments.top
     )

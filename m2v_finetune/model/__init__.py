@@ -8,18 +8,21 @@ from m2v_finetune.model.inference import (
     scored,
 )
 from m2v_finetune.model.metadata import CARD_FILE, CONFIG_FILE, LIBRARY_NAME, WEIGHTS_FILE
-from m2v_finetune.model.native import require_native
-from m2v_finetune.model.saving import upload_model
+from m2v_finetune.model.native import SECTION, require_native
+from m2v_finetune.model.saving import describe_model, parse_description, upload_model
 from m2v_finetune.model.task_model import TaskModel
 
 __all__ = [
     "CARD_FILE",
     "CONFIG_FILE",
     "LIBRARY_NAME",
+    "SECTION",
     "WEIGHTS_FILE",
     "FeatureLayout",
     "NotFiniteError",
     "TaskModel",
+    "describe_model",
+    "parse_description",
     "require_audio_input",
     "require_native",
     "score_windows",

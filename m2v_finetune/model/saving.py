@@ -83,7 +83,7 @@ def save_model(model: "TaskModel", folder: Path, *, weights: Weights, native: bo
     """Write the files of a model; see `TaskModel.save_pretrained`."""
     card = model.card or plain_card(model, weights=weights, native=native)
     if native:
-        contents = native_format.native_files(model, _describe(model, "native"))
+        contents = native_format.native_files(model, describe_model(model, "native"))
         card = with_native_usage(card, model)
     else:
         contents = _own_files(model, saved_weights(model, weights))
@@ -107,7 +107,7 @@ def _own_files(model: "TaskModel", weights: SavedWeights) -> dict[str, bytes]:
     if isinstance(model.backbone, Backbone):  # SpecAugment's vector serves training alone
         tensors.pop(f"backbone.network.{model.backbone.encoder.mask_vector}", None)
     saved = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    config = json.dumps(_describe(model, weights), indent=2, ensure_ascii=False) + "\n"
+    config = json.dumps(describe_model(model, weights), indent=2, ensure_ascii=False) + "\n"
     return {
         WEIGHTS_FILE: to_safetensors(saved, metadata={"format": "pt"}),
         # Bytes of a file name that are not UTF-8 are written as JSON escapes.
@@ -115,7 +115,7 @@ def _own_files(model: "TaskModel", weights: SavedWeights) -> dict[str, bytes]:
     }
 
 
-def _describe(model: "TaskModel", weights: SavedWeights) -> dict[str, Any]:
+def describe_model(model: "TaskModel", weights: SavedWeights) -> dict[str, Any]:
     """Return the content of config.json, with the fields of `SavedModel`."""
     backbone = model.backbone
     # A model with all its weights needs no path of the machine that trained it.
@@ -175,6 +175,7 @@ def load_model(
 
 
 def _read_config(path: Path) -> tuple[SavedModel, Task]:
+    """Return the content of config.json; raise `UserError` if it is damaged or of another program."""
     if not path.is_file():
         raise UserError(
             f"{path.parent} holds no {CONFIG_FILE}, so it is no model.", code="model-missing"
@@ -183,6 +184,27 @@ def _read_config(path: Path) -> tuple[SavedModel, Task]:
         content = parse_json(path.read_text(encoding="utf-8"))
         if native_format.SECTION in content:
             content = content[native_format.SECTION]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    saved, task = parse_description(content, path)
+    try:
+        _check_head_size(saved, path.parent / WEIGHTS_FILE)
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    return saved, task
+
+
+def parse_description(content: Any, path: Path) -> tuple[SavedModel, Task]:
+    """Return settings and task of a saved model from the JSON of `describe_model`.
+
+    Args:
+        content: The JSON.
+        path: File that it is from, for messages.
+
+    Raises:
+        UserError: It is damaged, of another program, or of a newer version.
+    """
+    try:
         if content["library_name"] != LIBRARY_NAME:
             raise ValueError(f"its library_name is {content['library_name']!r}")
         if content["format_version"] > FORMAT_VERSION:
@@ -198,13 +220,16 @@ def _read_config(path: Path) -> tuple[SavedModel, Task]:
             )
         if saved.backbone.sample_rate <= 0:
             raise ValueError(f"its sample_rate is {saved.backbone.sample_rate}")
-        _check_head_size(saved, path.parent / WEIGHTS_FILE)
         return saved, _find_task(saved.task["name"], path).from_dict(saved.task)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not the config of an {LIBRARY_NAME} model ({type(error).__name__}: {error}).",
-            code="model-config-damaged",
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is not the config of an {LIBRARY_NAME} model ({type(error).__name__}: {error}).",
+        code="model-config-damaged",
+    )
 
 
 def _find_task(name: str, path: Path) -> type[Task]:

@@ -1,0 +1,127 @@
+"""A `TaskModel` as an ONNX file, from waveforms to logits: `export_onnx`.
+
+The file's metadata have what a program needs beside the network: ``sample_rate``, ``window_samples`` and
+``hop_samples``, ``labels`` as a JSON list, ``activation``, the grid of frames, and in ``m2v_finetune`` the
+settings of the model, as in config.json.
+"""
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from m2v_finetune.backbones import Backbone
+from m2v_finetune.errors import UserError
+from m2v_finetune.exporting.extra import import_extra
+from m2v_finetune.files import write_atomically
+from m2v_finetune.model import SECTION, TaskModel, describe_model, require_audio_input
+from m2v_finetune.tasks.separation import Separation
+from m2v_finetune.tuning import merge_adapters
+
+Precision = Literal["float32", "float16"]
+INPUT, OUTPUT = "waveforms", "logits"
+FLOAT32_OPERATORS = ("ReduceMean", "LayerNormalization", "InstanceNormalization", "Softmax")
+"""Operators that stay in float32: variances of quiet music are below the smallest float16."""
+
+
+def export_onnx(model: TaskModel, file: Path, *, precision: Precision = "float32") -> None:
+    """Write a model as an ONNX file.
+
+    The input ``waveforms``, (batch, samples), are mono at the backbone's rate, in [-1, 1]; both lengths are
+    free. The output ``logits`` is that of `TaskModel.forward`: (batch, outputs) for clips, (batch, frames,
+    outputs) for frames. Both are float32.
+
+    Args:
+        model: The model. Its adapters are merged in the file.
+        file: New file.
+        precision: Precision of weights and of most operators.
+
+    Raises:
+        UserError: The extra ``onnx`` is missing, the file exists, or the model cannot be exported.
+    """
+    require_audio_input(model)
+    if isinstance(model.task, Separation):
+        raise UserError(
+            "Models of separation have no ONNX file: docs/exporting.md has the reason. Use `m2v predict`.",
+            code="export-separation",
+        )
+    if file.exists():
+        raise UserError(
+            f"{file} exists. Nothing is overwritten; name a new file.", code="export-exists"
+        )
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        import_extra(name)
+    merged = copy.deepcopy(model).cpu().eval()
+    merge_adapters(merged.backbone)
+    proto = _trace(merged)
+    if precision == "float16":
+        proto = _in_float16(proto)
+    for key, value in file_metadata(model).items():
+        proto.metadata_props.add(key=key, value=value)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, lambda unfinished: unfinished.write_bytes(proto.SerializeToString()))
+
+
+def file_metadata(model: TaskModel) -> dict[str, str]:
+    """Return the metadata of a file, all text."""
+    backbone = model.backbone
+    assert isinstance(backbone, Backbone)
+    grid = backbone.frame_grid
+    return {
+        SECTION: json.dumps(describe_model(model, "all")),
+        "sample_rate": str(backbone.sample_rate),
+        "window_samples": str(model.window_samples),
+        "hop_samples": str(model.hop_samples),
+        "labels": json.dumps(list(model.id2label.values()), ensure_ascii=False),
+        "frame_stride_samples": str(grid.stride_samples),
+        "first_frame_seconds": str(float(grid.first_centre_seconds)),
+    }
+
+
+def _trace(model: TaskModel) -> Any:
+    """Return the ONNX model of a network, in float32."""
+    dynamic = torch.export.Dim.DYNAMIC
+    # Two windows: a batch of one would be taken for a constant.
+    example = torch.zeros(2, model.window_samples)
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes={"inputs": {0: dynamic, 1: dynamic}},
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _in_float16(proto: Any) -> Any:
+    """Return an ONNX model with weights and most operators in float16; input and output stay float32."""
+    convert = import_extra("onnxruntime.transformers.float16")
+    with _quiet():
+        blocked = [*convert.DEFAULT_OP_BLOCK_LIST, *FLOAT32_OPERATORS]
+        return convert.convert_float_to_float16(
+            proto, keep_io_types=True, op_block_list=blocked, disable_shape_infer=True
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the log of the exporter, which names libraries that are not installed and need not be."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,114 @@
+"""`OnnxModel`: an ONNX file with the inference of a `TaskModel`."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from m2v_finetune.backbones import frame_grid_of
+from m2v_finetune.backbones.layer_weighting import LayerWeighting
+from m2v_finetune.errors import UserError
+from m2v_finetune.exporting.extra import import_extra
+from m2v_finetune.exporting.onnx_file import INPUT
+from m2v_finetune.files import require_readable
+from m2v_finetune.heads import Head
+from m2v_finetune.model import SECTION, TaskModel, parse_description
+
+
+class OnnxBackbone(nn.Module):
+    """Facts of the backbone inside an ONNX file, in place of the network.
+
+    Attributes:
+        source: Name of the backbone.
+        sample_rate: Sample rate of its input, in Hz.
+        normalize: Whether the file normalises windows.
+        frame_grid: Grid of its frames.
+    """
+
+    num_hidden_states = 1
+
+    def __init__(self, saved: Any, *, where: str) -> None:
+        super().__init__()
+        self.source = saved.source
+        self.sample_rate = saved.sample_rate
+        self.normalize = saved.normalize
+        self.frame_grid = frame_grid_of(saved.settings, saved.sample_rate, where=where)
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """Return no module."""
+        return []
+
+
+class OnnxModel(TaskModel):
+    """A model that ONNX Runtime runs on the CPU: `predict` and `predict_many` alone.
+
+    Args:
+        file: File that `export_onnx` wrote.
+
+    Raises:
+        UserError: The extra ``onnx`` is missing, or the file is none of `export_onnx`.
+    """
+
+    def __init__(self, file: str | Path) -> None:
+        path = Path(file)
+        if not path.is_file():
+            raise UserError(f"There is no ONNX file {path}.", code="model-missing")
+        require_readable(path)
+        content = path.read_bytes()
+        onnxruntime = import_extra("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
+            description = json.loads(session.get_modelmeta().custom_metadata_map[SECTION])
+        # Its errors have no common class of their own.
+        except Exception as error:
+            raise UserError(
+                f"{path} is no ONNX file of m2v export onnx ({str(error).splitlines()[0]}).",
+                code="onnx-unreadable",
+            ) from error
+        saved, task = parse_description(description, path)
+        super().__init__(
+            backbone=OnnxBackbone(saved.backbone, where=str(path)),  # type: ignore[arg-type]
+            layer_weighting=LayerWeighting("softmax", 1),
+            head=Head(),
+            head_config=saved.head,
+            task=task,
+            tuning=saved.tuning,
+            window_seconds=float(saved.window_seconds),
+            hop_seconds=float(saved.hop_seconds),
+            base_fingerprint=None,
+        )
+        self.session = session
+        # Part of the fingerprint of the model, by which a command resumes.
+        digest = list(hashlib.sha256(content).digest())
+        self.register_buffer("digest", torch.tensor(digest, dtype=torch.uint8))
+
+    def forward(self, inputs: Tensor, *others: Tensor) -> Tensor:
+        """Return the logits of waveforms (batch, samples), on the CPU."""
+        return torch.from_numpy(self.session.run(None, {INPUT: inputs.numpy()})[0])
+
+    def embed(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise `UserError`: an ONNX file has the logits alone."""
+        raise self._refusal("embed")
+
+    def save_pretrained(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise `UserError`: an ONNX file cannot be turned into a model folder."""
+        raise self._refusal("save_pretrained")
+
+    def to_transformers(self) -> NoReturn:
+        """Raise `UserError`: an ONNX file cannot be turned into a network of transformers."""
+        raise self._refusal("to_transformers")
+
+    @staticmethod
+    def _refusal(method: str) -> UserError:
+        return UserError(
+            f"An ONNX file has no {method}: it is for predictions alone. Load the model folder that it was "
+            "made from by TaskModel.from_pretrained.",
+            code="onnx-predicts-only",
+        )

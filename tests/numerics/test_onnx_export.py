@@ -1,0 +1,222 @@
+"""ONNX Runtime computes what torch computes, for windows and for songs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from support.messages import raises
+from support.models import PUBLISHED
+
+from m2v_finetune.cli import main as m2v
+from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.exporting import OnnxModel, export_onnx
+from m2v_finetune.exporting.onnx_file import INPUT
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks import TASKS
+from m2v_finetune.tasks.emotion import Emotion
+from m2v_finetune.tasks.tagging import Tagging
+
+EXPORTED = [name for name in TASKS if name != "separation"]
+BATCHES, LENGTHS = (1, 3, 40), (4000, 8000, 12345)
+"""Windows of a batch, and their samples: half, one and more than a window of the models here."""
+REPOSITORY = Path(__file__).parents[2]
+
+
+def make_task(name: str) -> Any:
+    if name == "tagging":
+        return Tagging(labels=("drums", "flute", "minor"), label_column="tags")
+    if name == "emotion":
+        return Emotion(labels=("arousal", "valence"), means=(5.0, -2.0), stds=(0.5, 3.0))
+    return TASKS[name].from_settings(TASKS[name].settings_class())
+
+
+def build(
+    name: str,
+    *,
+    source: str = "random-small",
+    method: Any = "probe",
+    num_layers: int | None = None,
+    **head: Any,
+) -> TaskModel:
+    """Return a model with random weights, whose adapters and standardisation are not the identity."""
+    torch.manual_seed(0)
+    model = TaskModel.build(
+        task=make_task(name),
+        backbone=BackboneConfig(source=source, num_layers=num_layers),
+        head=HeadConfig(**head),
+        tuning=TuningConfig(method=method),
+        window_seconds=0.5,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+        if model.head_config.standardize:
+            model.head.standardization.mean.normal_()
+            model.head.standardization.std.uniform_(0.5, 2.0)
+    return model.eval()
+
+
+def largest_difference(model: TaskModel, file: Path) -> float:
+    """Return the largest difference of ONNX Runtime from torch, at all batches and lengths."""
+    session, largest = OnnxModel(file).session, 0.0
+    for batch in BATCHES:
+        for samples in LENGTHS:
+            waveforms = 0.1 * torch.randn(batch, samples) + 0.02
+            with torch.no_grad():
+                expected = model(waveforms).numpy()
+            found = session.run(None, {INPUT: waveforms.numpy()})[0]
+            assert found.shape == expected.shape
+            largest = max(largest, float(np.abs(found - expected).max()))
+    return largest
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tagger and a beat tracker as model folders and ONNX files, and a song at their rate."""
+    root = tmp_path_factory.mktemp("onnx")
+    for name, method in (("tagging", "lora"), ("beats", "adapter")):
+        model = build(name, method=method, num_layers=1)
+        if name == "beats":
+            with torch.no_grad():  # so that random weights find beats
+                model.head.layers[-1].bias.fill_(0.0)
+        model.save_pretrained(root / name)
+        export_onnx(model, root / f"{name}.onnx")
+    generator = np.random.default_rng(0)
+    song = 0.1 * generator.standard_normal(16000 * 4 + 1234) * (np.sin(np.arange(65234) / 1273) > 0)
+    soundfile.write(root / "song.wav", song, 16000, subtype="FLOAT")
+    return root
+
+
+@pytest.mark.parametrize("name", ["tagging", "beats"])
+def test_onnx_runtime_equals_torch(name: str, folder: Path, record_property: Any) -> None:
+    largest = largest_difference(TaskModel.from_pretrained(folder / name), folder / f"{name}.onnx")
+    record_property(f"largest difference of ONNX Runtime, {name}", largest)
+    assert largest < 1e-4
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", EXPORTED)
+def test_every_task(name: str, tmp_path: Path) -> None:
+    model = build(name)
+    export_onnx(model, tmp_path / "model.onnx")
+    assert largest_difference(model, tmp_path / "model.onnx") < 1e-4
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("checkpoint", PUBLISHED)
+@pytest.mark.parametrize("pooling", ["attention", "mean_std"])
+def test_every_checkpoint(checkpoint: str, pooling: str, shared_dir: Path, tmp_path: Path) -> None:
+    source = str(shared_dir / "golden" / "checkpoints" / checkpoint)
+    model = build("tagging", source=source, method="ssf", pooling=pooling)
+    export_onnx(model, tmp_path / "model.onnx")
+    assert largest_difference(model, tmp_path / "model.onnx") < 1e-4
+
+
+@pytest.mark.exhaustive
+def test_float16_is_near(tmp_path: Path) -> None:
+    model = build("tagging")
+    export_onnx(model, tmp_path / "half.onnx", precision="float16")
+    export_onnx(model, tmp_path / "whole.onnx")
+    sizes = [(tmp_path / f"{name}.onnx").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert largest_difference(model, tmp_path / "half.onnx") < 0.05
+
+
+def run_m2v(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        m2v([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+def lines_of(words: list[object], capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    assert run_m2v(*words) == 0
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_predict_command_gives_the_same_labels(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [folder / "song.wav", "--format", "csv", "--timeline"]
+    by_torch = lines_of(["predict", folder / "tagging", *words], capsys)
+    by_onnx = lines_of(["predict", folder / "tagging.onnx", *words, "--runtime", "onnx"], capsys)
+    assert len(by_torch) == 10  # a header and 9 windows of half a second
+    for first, second in zip(by_torch, by_onnx, strict=True):
+        scores = [np.array(one[-1].split(",")[3:]) for one in (first, second)]
+        if first != by_torch[0]:
+            np.testing.assert_allclose(*(one.astype(float) for one in scores), atol=2e-4)
+
+
+def test_predict_of_files_and_arrays(folder: Path) -> None:
+    by_torch, by_onnx = (
+        TaskModel.from_pretrained(folder / "beats"),
+        OnnxModel(folder / "beats.onnx"),
+    )
+    expected = by_torch.predict(folder / "song.wav")
+    assert len(expected.times_seconds) > 3
+    samples, rate = soundfile.read(folder / "song.wav", dtype="float32")
+    [of_many] = by_onnx.predict_many([folder / "song.wav"], show_progress=False)
+    for found in (of_many, by_onnx.predict(samples, sample_rate=rate)):
+        np.testing.assert_allclose(found.times_seconds, expected.times_seconds, atol=1e-3)
+        np.testing.assert_allclose(found.activations, expected.activations, atol=1e-4)
+
+
+WITHOUT = """
+import runpy, sys
+for name in ("torch", "transformers", "peft", "huggingface_hub", "soxr"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0])
+"""
+
+
+def run_example(name: str, folder: Path, file: str) -> list[list[str]]:
+    """Run an example in a process that cannot import torch; return the words of its lines."""
+    script = REPOSITORY / "examples" / f"onnx_{name}.py"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, script, folder / f"{name}.onnx", folder / file],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_example_of_tagging(folder: Path) -> None:
+    scores = TaskModel.from_pretrained(folder / "tagging").predict(folder / "song.wav").scores
+    found = {label: float(score) for score, label in run_example("tagging", folder, "song.wav")}
+    assert found == pytest.approx(scores, abs=2e-4)
+
+
+def test_example_of_beats(folder: Path) -> None:
+    expected = TaskModel.from_pretrained(folder / "beats").predict(folder / "song.wav")
+    found = run_example("beats", folder, "song.wav")
+    assert [int(position) for _, position in found] == expected.positions.tolist()
+    times = [float(seconds) for seconds, _ in found]
+    np.testing.assert_allclose(times, expected.times_seconds, atol=1e-3)
+
+
+def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TaskModel.from_pretrained(folder / "tagging")
+    with raises("export-exists", "tagging.onnx"):
+        export_onnx(model, folder / "tagging.onnx")
+    (tmp_path / "other.onnx").write_bytes(b"no model")
+    with raises("onnx-unreadable", "other.onnx"):
+        OnnxModel(tmp_path / "other.onnx")
+    with raises("model-missing"):
+        OnnxModel(tmp_path / "none.onnx")
+    loaded = OnnxModel(folder / "tagging.onnx")
+    for call in (lambda: loaded.embed("x.wav"), lambda: loaded.save_pretrained(tmp_path)):
+        with raises("onnx-predicts-only"):
+            call()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with raises("extra-missing", "m2v-finetune[onnx]"):
+        export_onnx(model, tmp_path / "new.onnx")
+    assert not (tmp_path / "new.onnx").exists()
