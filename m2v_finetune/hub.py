@@ -259,9 +259,15 @@ def check_login(repo_id: str) -> None:
 
 
 def upload_folder(
-    folder: Path, repo_id: str, *, private: bool, message: str, library: tuple[str, str]
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool,
+    message: str,
+    library: tuple[str, str],
+    space_sdk: str | None = None,
 ) -> str:
-    """Create a model repository if needed and upload a folder in one commit.
+    """Create a repository of a model or a Space if needed, and upload a folder in one commit.
 
     Args:
         folder: Its files replace those of the same name; others in the repository stay.
@@ -269,6 +275,7 @@ def upload_folder(
         private: True to create a private repository.
         message: Commit message.
         library: Name and version that are sent to the Hub.
+        space_sdk: Library of a Space; None for a model.
 
     Returns:
         The address of the repository.
@@ -279,8 +286,13 @@ def upload_folder(
     with explained(f"push to {repo_id}"):
         api = HfApi(library_name=library[0], library_version=library[1])
         api.whoami()  # creating an existing repository succeeds without a token; this does not
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+        kind = "model" if space_sdk is None else "space"
+        url = api.create_repo(
+            repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=space_sdk
+        )
+        api.upload_folder(
+            repo_id=repo_id, repo_type=kind, folder_path=folder, commit_message=message
+        )
     return str(url)
 
 

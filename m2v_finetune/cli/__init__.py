@@ -7,7 +7,17 @@ import argparse
 from collections.abc import Sequence
 
 from m2v_finetune import __version__
-from m2v_finetune.cli import data, export, models, planning, predict, pretraining, starting, train
+from m2v_finetune.cli import (
+    data,
+    demo,
+    export,
+    models,
+    planning,
+    predict,
+    pretraining,
+    starting,
+    train,
+)
 from m2v_finetune.errors import run_command
 
 DESCRIPTION = """\
@@ -26,6 +36,7 @@ DESCRIPTION = """\
   m2v export transformers MODEL DIR          write a model that transformers loads without this package
   m2v export onnx MODEL FILE                 write a model as an ONNX file
   m2v push runs/tagging-.../model me/tagger  upload a trained model to the Hub
+  m2v demo MODEL                             serve a page to try a model
   m2v benchmark --backbone X --root DIR      probe a backbone on every task, next to published results
 """
 
@@ -52,6 +63,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"m2v-finetune {__version__}")
     parser.set_defaults(takes_settings=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (train, starting, models, data, planning, predict, export, pretraining):
+    for group in (train, starting, models, data, planning, predict, export, demo, pretraining):
         group.add_commands(commands)
     return parser

@@ -106,7 +106,7 @@ def beats_figure(
     legend_above(strip)
 
     style_axes(axes, grid=None)
-    _draw_envelope(axes, waveform, sample_rate, start_seconds, end_seconds)
+    draw_envelope(axes, waveform, sample_rate, start_seconds, end_seconds)
     [beats, _], *_ = rows.values()
     axes.vlines(beats, 0, 1.02, color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
     for activation, color in ((beat_activation, BLUE), (downbeat_activation, ORANGE)):
@@ -135,7 +135,7 @@ def _draw_ticks(
         axes.vlines(times, row - half, row + half, color=color, linewidth=width, label=label)
 
 
-def _draw_envelope(
+def draw_envelope(
     axes: Axes,
     waveform: NDArray[np.floating],
     sample_rate: int,

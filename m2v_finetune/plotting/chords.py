@@ -107,7 +107,7 @@ def chords_figure(
         len(heights), 1, sharex=True, squeeze=False, height_ratios=heights
     ).ravel()
     strip = axes_of_rows[0]
-    _draw_segments(strip, rows, inches_per_second=AXES_INCHES / (end_seconds - start_seconds))
+    draw_segments(strip, rows, inches_per_second=AXES_INCHES / (end_seconds - start_seconds))
     if probabilities is not None and frame_times is not None:
         strip.tick_params(axis="x", length=0, labelbottom=False)
         _draw_probabilities(axes_of_rows[1], probabilities, frame_times, names)
@@ -129,7 +129,7 @@ def chord_color(label: str) -> str:
     return MAJOR_COLORS[pitch_class * 7 % 12]
 
 
-def _draw_segments(
+def draw_segments(
     axes: Axes, rows: dict[str, Sequence[Segment]], *, inches_per_second: float
 ) -> None:
     """Draw a strip for each row, with the names of the chords that have room for it."""

@@ -82,19 +82,12 @@ def piano_roll_figure(
     groups = [
         (name, _within(notes, start_seconds, end_seconds), look) for name, notes, look in groups
     ]
-    low, high = _pitch_range(np.concatenate([pitches for _, (_, _, pitches), _ in groups]))
+    low, high = pitch_range(np.concatenate([pitches for _, (_, _, pitches), _ in groups]))
     figure = new_figure(height_inches=1.6 + 0.1 * (high - low + 1))
     keyboard, axes = figure.subplots(1, 2, sharey=True, width_ratios=[0.5, 12])
     _draw_keyboard(keyboard, low, high)
 
-    style_axes(axes, grid="x")
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0, labelleft=False)
-    for pitch in range(low, high + 1):
-        if pitch % 12 in BLACK_KEYS:
-            axes.axhspan(pitch - 0.5, pitch + 0.5, color="#F3F3F3", zorder=0, linewidth=0)
-        if pitch % 12 == 0:
-            axes.axhline(pitch - 0.5, color="#CCCCCC", linewidth=0.8, zorder=0.5)
+    _style_roll(axes, low, high)
     for name, (onsets, offsets, pitches), look in groups:
         axes.barh(
             pitches,
@@ -109,6 +102,40 @@ def piano_roll_figure(
     legend_above(axes)
     title_axes(axes, shortened(title), "")
     return figure
+
+
+def draw_notes(
+    axes: Axes, notes: Notes, low: int, high: int, *, start_seconds: float, end_seconds: float
+) -> None:
+    """Draw a stretch of notes, without a keyboard.
+
+    Args:
+        axes: Empty axes.
+        notes: Notes.
+        low: Lowest pitch to show, a MIDI number.
+        high: Highest pitch to show.
+        start_seconds: Start of the stretch.
+        end_seconds: End of the stretch.
+    """
+    _style_roll(axes, low, high)
+    onsets, offsets, pitches = _within(notes, start_seconds, end_seconds)
+    axes.barh(
+        pitches, offsets - onsets, NOTE_HEIGHT, left=onsets, zorder=3, color=BLUE, linewidth=0
+    )
+    axes.set(xlim=(start_seconds, end_seconds), ylim=(low - 0.5, high + 0.5))
+    axes.tick_params(axis="y", labelleft=True)
+
+
+def _style_roll(axes: Axes, low: int, high: int) -> None:
+    """Shade the black keys, and draw a line below each C."""
+    style_axes(axes, grid="x")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelleft=False)
+    for pitch in range(low, high + 1):
+        if pitch % 12 in BLACK_KEYS:
+            axes.axhspan(pitch - 0.5, pitch + 0.5, color="#F3F3F3", zorder=0, linewidth=0)
+        if pitch % 12 == 0:
+            axes.axhline(pitch - 0.5, color="#CCCCCC", linewidth=0.8, zorder=0.5)
 
 
 def match(estimated: Notes, reference: Notes) -> tuple[Notes, Notes, Notes]:
@@ -145,7 +172,7 @@ def _within(notes: Notes, start_seconds: float, end_seconds: float) -> Notes:
     return _selected(notes, (notes[0] < end_seconds) & (notes[1] > start_seconds))
 
 
-def _pitch_range(pitches: NDArray[np.integer]) -> tuple[int, int]:
+def pitch_range(pitches: NDArray[np.integer]) -> tuple[int, int]:
     """Return the lowest and highest pitch to show: all notes, and two octaves at least."""
     if not len(pitches):
         return 48, 48 + MIN_PITCHES

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Effect
-from m2v_finetune.audio.decode import read_excerpt
+from m2v_finetune.audio.clicks import add_clicks
+from m2v_finetune.audio.decode import read_audio, read_excerpt
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.decoding.beats import decode_beats
@@ -25,6 +26,7 @@ from m2v_finetune.tasks.frames import (
     as_json,
     join_windows,
 )
+from m2v_finetune.tasks.shown import PREVIEW_SAMPLE_RATE, Shown
 from m2v_finetune.tasks.task import Prediction, WindowScores
 
 # A beat's neighbours count half, which is about the precision of annotations (20 ms at 50 Hz).
@@ -32,7 +34,7 @@ NEIGHBOURS = 1
 # About one frame in 25 has a beat, so it weighs more than a frame without.
 POSITIVE_WEIGHT = 5.0
 SHOWN_SECONDS = 10.0
-SHOWN_SAMPLE_RATE = 16_000
+CLICKS_SAMPLE_RATE = 44_100
 
 _read_beats = cache(read_beats)
 
@@ -76,23 +78,49 @@ class BeatsPrediction:
 
     def render(self, kind: str, *, path: Path, top: int, timeline: bool, is_first: bool) -> str:
         """Return human-readable text, or a line of JSON; a timeline adds the beats to the text."""
-        has_tempo = math.isfinite(self.tempo_bpm)
         if kind == "json":
             return as_json(
                 {
                     "path": str(path),
-                    "tempo_bpm": round(self.tempo_bpm, 3) if has_tempo else None,
+                    "tempo_bpm": round(self.tempo_bpm, 3)
+                    if math.isfinite(self.tempo_bpm)
+                    else None,
                     "beats_seconds": self.times_seconds.round(3).tolist(),
                     "positions": self.positions.tolist(),
                 }
             )
-        tempo = f"{self.tempo_bpm:.1f} bpm" if has_tempo else "no tempo"
-        counts = f"{len(self.times_seconds)} beats, {len(self.downbeats_seconds)} downbeats"
-        lines = [str(path), f"  {tempo}, {counts}"]
+        lines = [str(path), f"  {self._summary()}"]
         if timeline:
             pairs = zip(self.times_seconds, self.positions, strict=True)
             lines += [f"  {time:8.3f}  {position}" for time, position in pairs]
         return "\n".join(lines) + "\n"
+
+    def _summary(self) -> str:
+        tempo = f"{self.tempo_bpm:.1f} bpm" if math.isfinite(self.tempo_bpm) else "no tempo"
+        counts = f"{len(self.times_seconds)} beats, {len(self.downbeats_seconds)} downbeats"
+        return f"{tempo}, {counts}"
+
+    def show(self, path: Path) -> Shown:
+        """Return the beats over the waveform, and the song with a click at each beat."""
+        from m2v_finetune.plotting.song import draw_beats
+
+        picture = draw_beats(
+            read_audio(path, sample_rate=PREVIEW_SAMPLE_RATE),
+            PREVIEW_SAMPLE_RATE,
+            self.times_seconds,
+            self.downbeats_seconds,
+        )
+        clicks = add_clicks(
+            read_audio(path, sample_rate=CLICKS_SAMPLE_RATE),
+            CLICKS_SAMPLE_RATE,
+            self.times_seconds,
+            self.positions == 1,
+        )
+        return Shown(
+            text=f"**{self._summary()}**",
+            pictures={"Beats over the waveform": picture},
+            sounds={"The song with a click at each beat": (CLICKS_SAMPLE_RATE, clicks)},
+        )
 
     def write(self, kind: str, destination: Path) -> None:
         """Write a ``.beats`` file."""
@@ -243,11 +271,11 @@ class BeatTracking(FrameTask):
         plot_beats(
             read_excerpt(
                 checked.track.path,
-                sample_rate=SHOWN_SAMPLE_RATE,
+                sample_rate=PREVIEW_SAMPLE_RATE,
                 start_sample=0,
-                num_samples=round(shown * SHOWN_SAMPLE_RATE),
+                num_samples=round(shown * PREVIEW_SAMPLE_RATE),
             ),
-            SHOWN_SAMPLE_RATE,
+            PREVIEW_SAMPLE_RATE,
             prediction.frame_times_seconds,
             prediction.activations[:, 0],
             prediction.activations[:, 1],

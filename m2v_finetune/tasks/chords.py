@@ -34,6 +34,7 @@ from m2v_finetune.tasks.frames import (
     as_json,
     join_windows,
 )
+from m2v_finetune.tasks.shown import Shown
 from m2v_finetune.tasks.task import Prediction, WindowScores
 
 # Frames outside the 25 classes: neither trained nor evaluated.
@@ -87,6 +88,20 @@ class ChordsPrediction:
             return as_json({"path": str(path), "chords": chords})
         lines = format_lab(self.segments).expandtabs(12).splitlines()
         return "\n".join([str(path), *(f"  {line}" for line in lines)]) + "\n"
+
+    def show(self, path: Path) -> Shown:
+        """Return the segments along the song."""
+        from m2v_finetune.plotting.song import draw_chords
+
+        segments = [(s.start_seconds, s.end_seconds, s.label) for s in self.segments]
+        names = {label for *_, label in segments} - {NO_CHORD}
+        return Shown(
+            text=f"**{len(segments)} segments, {len(names)} different chords**",
+            pictures={
+                "Chords along the song: colours by the circle of fifths; light is major, dark minor, "
+                "grey none": draw_chords(segments)
+            },
+        )
 
     def write(self, kind: str, destination: Path) -> None:
         """Write a ``.lab`` file."""

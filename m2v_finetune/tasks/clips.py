@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2v_finetune.audio.augmentation import Effect
+from m2v_finetune.audio.decode import read_audio
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.config import HeadConfig
@@ -21,10 +22,12 @@ from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.heads import ClipHead, Head
+from m2v_finetune.tasks.shown import PREVIEW_SAMPLE_RATE, Shown, escaped
 from m2v_finetune.tasks.task import ASSUMED_OUTPUTS, WindowScores
 
 Array = NDArray[np.float32]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+SHOWN_LABELS = 8
 POOLING_NAMES = {
     "mean": "the mean",
     "mean_std": "mean and standard deviation",
@@ -88,6 +91,28 @@ class ClipPrediction:
     def write(self, kind: str, destination: Path) -> None:
         """Raise ValueError: all formats are printed."""
         raise ValueError(f"{kind} has no file of its own")
+
+    def show(self, path: Path) -> Shown:
+        """Return the ranked labels, or all numbers, and their time line over the waveform."""
+        from m2v_finetune.plotting.song import draw_timeline
+
+        drawn = [label for label, _ in self._shown(self.scores, SHOWN_LABELS)]
+        picture = draw_timeline(
+            read_audio(path, sample_rate=PREVIEW_SAMPLE_RATE),
+            PREVIEW_SAMPLE_RATE,
+            [*(window.start_seconds for window in self.timeline), self.timeline[-1].end_seconds],
+            {label: [window.scores[label] for window in self.timeline] for label in drawn},
+            is_probability=self.is_ranking,
+        )
+        rows = [f"| {escaped(label)} | {score:.3f} |" for label, score in self.scores.items()]
+        text = "\n".join(["| | mean of the song |", "|---|---|", *rows])
+        if self.is_ranking:
+            text = f"Highest score: **{escaped(self.label)}**"
+        return Shown(
+            text=text,
+            scores=self.scores if self.is_ranking else None,
+            pictures={"Time line: the score of each window": picture},
+        )
 
     def _shown(self, scores: Mapping[str, float], top: int) -> list[tuple[str, float]]:
         return _best(scores, top) if self.is_ranking else list(scores.items())

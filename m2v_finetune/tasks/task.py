@@ -15,6 +15,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.heads import Head
+from m2v_finetune.tasks.shown import Shown
 
 Array = NDArray[np.float32]
 ASSUMED_OUTPUTS = 50
@@ -43,6 +44,16 @@ class Prediction(Protocol):
         Args:
             kind: One of `Task.formats` whose value is a suffix.
             destination: Path of the new file or folder; its parent exists.
+        """
+
+    def show(self, path: Path) -> Shown:
+        """Return what `m2v demo` shows of the prediction.
+
+        Args:
+            path: Path of the music file.
+
+        Raises:
+            AudioError: The file cannot be read.
         """
 
 

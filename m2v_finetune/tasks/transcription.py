@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Effect
+from m2v_finetune.audio.decode import inspect_audio
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.decoding.notes import decode_notes
@@ -25,6 +26,7 @@ from m2v_finetune.tasks.frames import (
     as_json,
     join_windows,
 )
+from m2v_finetune.tasks.shown import Shown
 from m2v_finetune.tasks.task import Prediction, WindowScores
 
 logger = logging.getLogger(__name__)
@@ -112,6 +114,16 @@ class TranscriptionPrediction:
                 for r in rows
             ]
         return "\n".join(lines) + "\n"
+
+    def show(self, path: Path) -> Shown:
+        """Return the piano roll of the song."""
+        from m2v_finetune.plotting.song import draw_piano_roll
+
+        notes = (self.onsets_seconds, self.offsets_seconds, self.pitches)
+        return Shown(
+            text=f"**{len(self.pitches)} notes**",
+            pictures={"Piano roll": draw_piano_roll(notes, inspect_audio(path).duration_seconds)},
+        )
 
     def write(self, kind: str, destination: Path) -> None:
         """Write a MIDI file."""

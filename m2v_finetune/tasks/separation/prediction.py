@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from m2v_finetune.files import write_atomically
 from m2v_finetune.tasks.frames import as_json
+from m2v_finetune.tasks.shown import Shown
 
 Array = NDArray[np.float32]
 
@@ -58,6 +59,11 @@ class Stems:
             f"  {level:7.1f} dB  {name}" for name, level in zip(self.names, levels, strict=True)
         ]
         return "\n".join([str(path), *lines]) + "\n"
+
+    def show(self, path: Path) -> Shown:
+        """Return the stems as sounds."""
+        stems = {name: (self.sample_rate, stem.T) for name, stem in self.arrays().items()}
+        return Shown(text=f"**{len(stems)} stems**", sounds=stems)
 
     def write(self, kind: str, destination: Path) -> None:
         """Write a folder with one WAV file a stem, in 32-bit floating point, so that nothing clips."""
