@@ -85,7 +85,7 @@ class Regression:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.filterwarnings("ignore", message="Label not .* is present in all")
-            self.model.Regression(inputs, targets.astype(int))
+            self.model.fit(inputs, targets.astype(int))
 
     def scores(self, inputs: np.ndarray, *, count: int) -> np.ndarray:
         """Return probabilities, (tracks, count); 0 for a class without a training track."""
