@@ -4,8 +4,9 @@
 
 The architecture is configs/pretrain/small, or another one of that folder with three convolutions, such as
 small-wide. The first convolution begins as windowed cosines and sines at log-spaced frequencies, the two
-above it begin near to a mean over time; all else is drawn at random, and all of it learns. The run of the small backbone is short: from random convolutions a trial predicted
-almost nothing of masked frames after 320 steps (loss 0.316, variance of targets 0.320).
+above it begin near to a mean over time; all else is drawn at random, and all of it learns. The run of the
+small backbone is short: from random convolutions a trial predicted almost nothing of masked frames after 320
+steps (loss 0.316, variance of targets 0.320).
 """
 
 import math
