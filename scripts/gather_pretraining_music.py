@@ -182,6 +182,12 @@ def composed_rows(output: Path, name: str) -> list[dict[str, Any]]:
     return rows
 
 
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a manifest."""
+    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+
+
 def authors_page() -> str:
     """Return the list of pieces, authors and licences, in Markdown."""
     lines = ["| package | pieces | authors | licence |", "|---|---|---|---|"]
@@ -203,11 +209,14 @@ def main() -> None:
     )
     parser.add_argument("--composed", nargs="*", default=[], help="subfolders with composed music")
     arguments = parser.parse_args()
-    rows = gather(arguments.packages, arguments.output, copies=arguments.copies)
+    recordings = arguments.output / "recordings.jsonl"
+    if not recordings.is_file():
+        rows = gather(arguments.packages, arguments.output, copies=arguments.copies)
+        write_rows(recordings, rows)
+    rows = [json.loads(line) for line in recordings.read_text(encoding="utf-8").splitlines()]
     for name in arguments.composed:
         rows += composed_rows(arguments.output, name)
-    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-    (arguments.output / "manifest.jsonl").write_text(text, encoding="utf-8")
+    write_rows(arguments.output / "manifest.jsonl", rows)
     (arguments.output / "AUTHORS.md").write_text(authors_page() + "\n", encoding="utf-8")
     for split in ("train", "validation"):
         own = [row for row in rows if row["split"] == split]

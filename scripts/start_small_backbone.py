@@ -1,11 +1,12 @@
 """Make what the pre-training of the small backbone starts from: random weights behind a bank of filters.
 
-    python scripts/start_small_backbone.py FOLDER
+    python scripts/start_small_backbone.py FOLDER [ARCHITECTURE]
 
-The architecture is configs/pretrain/small. The first convolution begins as windowed cosines and sines at
-log-spaced frequencies, the two above it begin near to a mean over time; all else is drawn at random, and
-all of it learns. The run of the small backbone is short: from random convolutions a trial predicted
-almost nothing of masked frames after 320 steps (loss 0.316, variance of targets 0.320).
+The architecture is configs/pretrain/small, or another one of that folder with three convolutions, such as
+small-wide. The first convolution begins as windowed cosines and sines at log-spaced frequencies, the two
+above it begin near to a mean over time; all else is drawn at random, and all of it learns. The run of the
+small backbone is short: from random convolutions a trial predicted almost nothing of masked frames after 320
+steps (loss 0.316, variance of targets 0.320).
 """
 
 import math
@@ -18,7 +19,7 @@ from torch import Tensor
 from m2v_finetune.backbones import Backbone, init_backbone
 
 SEED = 20221205
-ARCHITECTURE = Path(__file__).parent.parent / "configs" / "pretrain" / "small"
+ARCHITECTURES = Path(__file__).parent.parent / "configs" / "pretrain"
 LOWEST_HZ, HIGHEST_HZ = 55.0, 7000.0
 PERIODS = 24
 """Length of a filter, where the kernel has room for it."""
@@ -55,10 +56,10 @@ def start_weights(backbone: Backbone) -> None:
             weight.diagonal().add_((mean / mean.sum()).unsqueeze(1))
 
 
-def main(folder: Path) -> None:
-    """Write the checkpoint, with its licence, into the folder."""
+def main(folder: Path, architecture: str = "small") -> None:
+    """Write the checkpoint of an architecture, with its licence, into the folder."""
     torch.manual_seed(SEED)
-    backbone = init_backbone(ARCHITECTURE, licence=LICENCE)
+    backbone = init_backbone(ARCHITECTURES / architecture, licence=LICENCE)
     start_weights(backbone)
     folder.mkdir(parents=True, exist_ok=True)
     backbone.save_pretrained(folder)
@@ -69,4 +70,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:3])

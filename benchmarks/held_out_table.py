@@ -1,0 +1,79 @@
+"""Writes the table of held-out sound in docs/small-backbone.md from what held_out_sound.py measured."""
+
+import json
+from pathlib import Path
+
+from small_backbone_tables import PAGE, cell, row, verdict, with_table
+
+BACKBONES = {"music2vec-small": "music2vec-small", "new": "the new backbone"}
+ROWS = {
+    **BACKBONES,
+    **{f"random {name}": f"random weights, as {title}" for name, title in BACKBONES.items()},
+    "mfcc": "mean and deviation of 20 MFCCs",
+    "cqt": "mean CQT",
+    "librosa": "librosa's beat tracker",
+}
+SETS = {
+    "composed, other sound fonts": ("tagging", "genre", "key", "instrument", "pitch", "beats"),
+    "real recordings": (
+        "instrument, real",
+        "instrument, other library",
+        "pitch, real",
+        "drums, real",
+        "stems, real",
+        "albums, real",
+        "beats, real",
+    ),
+}
+
+Runs = dict[str, dict[str, dict[int, float]]]
+
+
+def write_page(result: Path) -> None:
+    """Put the table between its marks on the page, and print it."""
+    table = all_tables(result)
+    PAGE.write_text(with_table(PAGE, "held-out sound", table), encoding="utf-8")
+    print(table)
+
+
+def read_runs(result: Path) -> tuple[Runs, dict[str, str]]:
+    """Return the values of a result file by task, row and seed; and the metric of each task."""
+    runs: Runs = {}
+    metrics: dict[str, str] = {}
+    for text in result.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        rows = runs.setdefault(line["task"], {})
+        rows.setdefault(line["row"], {})[line["seed"]] = line["value"]
+        metrics[line["task"]] = line["metric"]
+    return runs, metrics
+
+
+def all_tables(result: Path) -> str:
+    """Return a table for composed and for real sound, then what each backbone is above."""
+    runs, metrics = read_runs(result)
+    lines: list[str] = []
+    for title, tasks in SETS.items():
+        present = [task for task in tasks if task in runs]
+        if not present:
+            continue
+        lines += heads(title, [f"{task} ({metrics[task]})" for task in present])
+        for name, words in ROWS.items():
+            cells = [cell(runs[task].get(name)) for task in present]
+            if any(cells):
+                lines.append(row(words, cells))
+        lines.append("")
+    tasks = [task for members in SETS.values() for task in members if task in runs]
+    lines += heads("is it above", ["random weights", "MFCCs", "CQT", "the beat tracker"])
+    for name, words in BACKBONES.items():
+        for task in tasks:
+            own = runs[task].get(name, {})
+            others = [f"random {name}", "mfcc", "cqt", "librosa"]
+            cells = [verdict(own, runs[task].get(other, {})) for other in others]
+            if any(cells):
+                lines.append(row(f"{words}, {task}", cells))
+    return "\n".join(lines)
+
+
+def heads(title: str, columns: list[str]) -> list[str]:
+    """Return the first lines of a table."""
+    return [f"| {title} | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]

@@ -1,0 +1,148 @@
+"""Small trials that choose architecture and objective of the small backbone, by the validation split.
+
+    python scripts/gather_pretraining_music.py PACKAGES data/pretraining --composed gm opl3
+    python benchmarks/real_sound.py runs/real-sound
+    python benchmarks/small_backbone_trials.py data/pretraining/manifest.jsonl runs/trials
+    python benchmarks/small_backbone_trials.py data/pretraining/manifest.jsonl runs/trials --table
+
+Each trial pre-trains on the same excerpts, 120 steps of 8 windows of 4 s an epoch, and is probed on the
+validation splits of benchmarks/held_out_sound.py; the test splits are not read. A trial that was stopped
+resumes, and what is done is not done again. The trials:
+
+- mp: masked prediction of clusters of log-mel and chroma, with the CQT head, behind a bank of filters.
+- mp-no-cqt: the same without the CQT head.
+- mp-wide: the same with 6 layers of 192 in place of 4 of 128.
+- mp-conv: the same behind MERT's seven random convolutions.
+- d2v: music2vec's objective, behind a bank of filters.
+- mp+d2v: music2vec's objective for half of the steps, from the weights of mp.
+- start: no training.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+REPOSITORY = Path(__file__).parent.parent
+RESULT = REPOSITORY / "benchmarks" / "results" / "small_backbone_trials" / "objectives.jsonl"
+NUM_TRAIN, NUM_VALIDATION = 240, 16
+EPOCHS = 4
+COMMON = (
+    *("--data.window_seconds", "4", "--data.windows_per_track", "4", "--data.num_workers", "0"),
+    *("--optimizer.learning_rate", "1e-3", "--optimizer.warmup_ratio", "0.08"),
+    *("--training.per_device_batch_size", "8", "--training.eval_batch_size", "16"),
+    *("--training.gradient_checkpointing", "false"),
+)
+MASKED = (
+    *("--objective", "masked_prediction", "--masked_prediction.fit_frames", "50000"),
+    *("--masked_prediction.watch_after_steps", "300", "--optimizer.max_grad_norm", "10"),
+)
+DATA2VEC = (
+    *("--objective", "data2vec", "--pretrain.mask_span_frames", "16"),
+    *("--pretrain.num_target_layers", "4", "--pretrain.teacher_averages", "all"),
+    *("--pretrain.ema_start", "0.998", "--pretrain.ema_end", "0.9998"),
+    *("--pretrain.ema_ramp_steps", "600"),
+)
+TRIALS: dict[str, tuple[str, ...]] = {
+    "mp": MASKED,
+    "d2v": DATA2VEC,
+    "mp-wide": MASKED,
+    "mp-no-cqt": (*MASKED, "--masked_prediction.cqt_weight", "0"),
+    "mp-conv": MASKED,
+    "mp+d2v": DATA2VEC,
+}
+STARTS = {"mp-wide": "start-wide", "mp+d2v": "mp/model"}
+"""Initial weights, below the folder of the trials; ``start`` if not named."""
+NEW_ARCHITECTURES = {"mp-conv": "configs/pretrain/masked-small"}
+TASKS = (
+    *("genre", "key", "instrument", "pitch"),
+    *("instrument, real", "pitch, real", "drums, real", "albums, real", "beats"),
+)
+
+
+def run(*command: str) -> None:
+    """Run a command from the repository."""
+    print(" ".join(command), flush=True)
+    subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=True)
+
+
+def excerpts(manifest: Path) -> Path:
+    """Write the manifest of the trials, beside that of all music, and return it."""
+    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    Random(0).shuffle(rows)
+    chosen = []
+    for split, count in (("train", NUM_TRAIN), ("validation", NUM_VALIDATION)):
+        chosen += [row for row in rows if row["split"] == split][:count]
+    path = manifest.with_name("trial.jsonl")
+    if not path.is_file():
+        path.write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
+    return path
+
+
+def pretrain(name: str, source: Path, folder: Path, *, epochs: int) -> None:
+    """Pre-train one trial, unless it is done."""
+    if (folder / name / "model" / "model.safetensors").is_file():
+        return
+    if name in NEW_ARCHITECTURES:
+        start = ("--backbone.architecture", NEW_ARCHITECTURES[name])
+    else:
+        start = ("--backbone.source", str(folder / STARTS.get(name, "start")))
+    settings = (*COMMON, *TRIALS[name], "--training.epochs", str(epochs), "--run.resume", "auto")
+    output = ("--run.output_dir", str(folder / name))
+    run("recipes/pretrain.py", "--data.source", str(source), *start, *settings, *output)
+
+
+def probe(name: str, weights: Path, result: Path) -> None:
+    """Probe weights on the validation splits."""
+    script = ("benchmarks/held_out_sound.py", "--backbone", str(weights), "--name", name, "--only")
+    where = ("--split", "validation", "--result", str(result), "--seeds", "0")
+    run(*script, *where, "--tasks", *TASKS)
+
+
+def table(result: Path) -> str:
+    """Return the values of each trial, best mean first, in Markdown."""
+    found: dict[str, dict[str, float]] = {}
+    for text in result.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        found.setdefault(line["row"], {})[line["task"]] = line["value"]
+    lines = [
+        f"| validation | {' | '.join(TASKS)} | mean |",
+        f"|---|{'---|' * (len(TASKS) + 1)}",
+    ]
+    means = {name: statistics.mean(values.values()) for name, values in found.items()}
+    for name in sorted(found, key=lambda name: -means[name]):
+        cells = [f"{found[name][task]:.3f}" if task in found[name] else "" for task in TASKS]
+        lines.append(f"| {name} | {' | '.join(cells)} | {means[name]:.3f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the trials that are not done, or print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("manifest", type=Path, help="of the music")
+    parser.add_argument("output", type=Path, help="folder of the runs")
+    parser.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS))
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--table", action="store_true", help="print the table, and run nothing")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        source, folder = excerpts(arguments.manifest), arguments.output.resolve()
+        for start, architecture in (("start", "small"), ("start-wide", "small-wide")):
+            if not (folder / start).is_dir():
+                run("scripts/start_small_backbone.py", str(folder / start), architecture)
+        probe("start", folder / "start", arguments.result)
+        for name in arguments.trials:
+            epochs = arguments.epochs // 2 if name == "mp+d2v" else arguments.epochs
+            pretrain(name, source, folder, epochs=epochs)
+            probe(name, folder / name / "model", arguments.result)
+    print(table(arguments.result))
+
+
+if __name__ == "__main__":
+    main()
