@@ -41,6 +41,7 @@ from m2v_finetune.audio.augmentation import Effect, build_augmentation
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR
 from m2v_finetune.data.manifest import read_dataset_info, read_manifest
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.parsing import OBJECTIVE
 from m2v_finetune.runs import config_class, read_config
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.classification import Classification
@@ -67,7 +68,7 @@ NUM_BLOCKS = {
     "docs/own-data.md": (10, 0, 0),
     "docs/own-loop.md": (2, 0, 0),
     "docs/memory.md": (1, 0, 0),
-    "docs/pretraining.md": (3, 0, 0),
+    "docs/pretraining.md": (3, 0, 3),
     "docs/publishing.md": (6, 0, 0),
     "docs/python.md": (5, 0, 0),
     "docs/troubleshooting.md": (1, 0, 0),
@@ -369,6 +370,8 @@ def test_settings_in_the_text_exist() -> None:
     for name in (*TASKS, "pretrain"):
         # Types are classes here: config and the recipes do not postpone annotations.
         for section in config_class(name).__dataclass_fields__.values():
+            if section.name == OBJECTIVE:  # in no section
+                continue
             keys = sections.setdefault(section.name, set())
             keys.update(section.type.__dataclass_fields__)
     num_settings = 0
