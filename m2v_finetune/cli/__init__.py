@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 
 from m2v_finetune import __version__
-from m2v_finetune.cli import data, models, planning, predict, starting, train
+from m2v_finetune.cli import data, models, planning, predict, report, starting, train
 from m2v_finetune.errors import run_command
 
 DESCRIPTION = """\
@@ -21,6 +21,7 @@ DESCRIPTION = """\
   m2v plan --config FILE --memory 11GB       plan memory: the batch sizes that fit
   m2v predict MODEL song.mp3                 run a model on audio files
   m2v evaluate MODEL songs.csv               compute the metrics of a model on labelled tracks
+  m2v report RUN [OTHER]                     write the report of a run, or compare two runs
   m2v push runs/tagging-.../model me/tagger  upload a trained model to the Hub
   m2v benchmark --backbone X --root DIR      probe a backbone on every task, next to published results
 """
@@ -48,6 +49,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"m2v-finetune {__version__}")
     parser.set_defaults(takes_settings=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (train, starting, models, data, planning, predict):
+    for group in (train, starting, models, data, planning, predict, report):
         group.add_commands(commands)
     return parser
