@@ -15,6 +15,7 @@ from m2v_finetune.cli import (
     planning,
     predict,
     pretraining,
+    report,
     starting,
     train,
 )
@@ -35,6 +36,7 @@ DESCRIPTION = """\
   m2v evaluate MODEL songs.csv               compute the metrics of a model on labelled tracks
   m2v export transformers MODEL DIR          write a model that transformers loads without this package
   m2v export onnx MODEL FILE                 write a model as an ONNX file
+  m2v report RUN [OTHER]                     write the report of a run, or compare two runs
   m2v push runs/tagging-.../model me/tagger  upload a trained model to the Hub
   m2v demo MODEL                             serve a page to try a model
   m2v benchmark --backbone X --root DIR      probe a backbone on every task, next to published results
@@ -63,6 +65,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"m2v-finetune {__version__}")
     parser.set_defaults(takes_settings=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (train, starting, models, data, planning, predict, export, demo, pretraining):
+    for group in (
+        train,
+        starting,
+        models,
+        data,
+        planning,
+        predict,
+        export,
+        demo,
+        report,
+        pretraining,
+    ):
         group.add_commands(commands)
     return parser

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from m2v_finetune.metrics.intervals import percentiles, resample_counts
+from m2v_finetune.metrics.intervals import Statistic, percentiles, resample_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,28 @@ def bootstrap_intervals(
     return {
         "roc_auc": roc_auc_interval,
         "average_precision": (float(basic[0]), float(basic[1])),
+    }
+
+
+def macro_statistics(references: ArrayLike, scores: ArrayLike) -> dict[str, Statistic]:
+    """Return macro ROC-AUC and macro average precision as statistics of counts of draws.
+
+    Args:
+        references: (tracks, labels) of 0 and 1, the true labels.
+        scores: (tracks, labels), finite; the higher, the likelier.
+
+    Raises:
+        ValueError: They are not as `check_references_and_scores` wants them.
+    """
+    arrays = check_references_and_scores(references, scores)
+    rankings = [
+        _rank(*columns)
+        for columns in zip(*(array.T for array in arrays), strict=True)
+        if 0 < columns[0].sum() < len(columns[0])
+    ]
+    return {
+        "roc_auc": lambda counts: _macro_values(rankings, counts)[0],
+        "average_precision": lambda counts: _macro_values(rankings, counts)[1],
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from m2v_finetune.metrics.intervals import mean_of_tracks
+from m2v_finetune.metrics.intervals import Statistic, mean_of_tracks
 from m2v_finetune.metrics.reports import with_interval
 
 VOCABULARIES = ("majmin", "root")
@@ -100,12 +100,19 @@ def chord_report(per_track: Sequence[Mapping[str, float]], *, seed: int = 0) -> 
     seconds = {name: [scores[f"{name}_seconds"] for scores in per_track] for name in VOCABULARIES}
     return {
         "metrics": {
-            name: with_interval(
-                mean_of_tracks([scores[name] for scores in per_track], seconds[name]),
-                len(per_track),
-                seed=seed,
-            )
-            for name in VOCABULARIES
+            name: with_interval(statistic, len(per_track), seed=seed)
+            for name, statistic in chord_statistics(per_track).items()
         },
         "seconds": {name: float(sum(values)) for name, values in seconds.items()},
+    }
+
+
+def chord_statistics(per_track: Sequence[Mapping[str, float]]) -> dict[str, Statistic]:
+    """Return the recalls of `chord_report` as statistics of counts of draws."""
+    return {
+        name: mean_of_tracks(
+            [scores[name] for scores in per_track],
+            [scores[f"{name}_seconds"] for scores in per_track],
+        )
+        for name in VOCABULARIES
     }

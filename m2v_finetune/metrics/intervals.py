@@ -163,6 +163,11 @@ def mean_of_statistics(statistics: Sequence[Statistic]) -> Statistic:
     return statistic
 
 
+def difference_of(first: Statistic, second: Statistic) -> Statistic:
+    """Second minus first statistic of the same resample, for a paired bootstrap."""
+    return lambda counts: second(counts) - first(counts)
+
+
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
     """Divide, nan where the denominator is 0; the two have one shape."""
     top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)

@@ -15,10 +15,10 @@ Source: mir_eval 0.8 (Raffel et al., ISMIR 2014); weights by the MIREX Audio Key
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix
 
-from m2v_finetune.metrics.intervals import mean_of_tracks
+from m2v_finetune.metrics.intervals import Statistic, mean_of_tracks
 from m2v_finetune.metrics.multiclass import check_classes_and_scores
 from m2v_finetune.metrics.reports import with_interval
 
@@ -101,18 +101,11 @@ def key_report(references: ArrayLike, scores: ArrayLike, *, seed: int = 0) -> di
     if score_array.shape[1] != NUM_KEYS:
         raise ValueError(f"Scores of {score_array.shape[1]} classes: there are {NUM_KEYS} keys.")
     estimates = score_array.argmax(axis=1)
-    relations = [
-        key_relation(int(key), int(estimate)) for key, estimate in zip(keys, estimates, strict=True)
-    ]
-    points = np.array([KEY_RELATION_SCORES[relation] for relation in relations])
-    statistics = {
-        "mirex_score": mean_of_tracks(points),
-        "accuracy": mean_of_tracks(keys == estimates),
-    }
+    relations = _relations(keys, estimates)
     return {
         "metrics": {
             name: with_interval(statistic, len(keys), seed=seed)
-            for name, statistic in statistics.items()
+            for name, statistic in key_statistics(keys, score_array).items()
         },
         "error_kinds": {
             kind: {"count": relations.count(kind), "share": relations.count(kind) / len(keys)}
@@ -120,3 +113,15 @@ def key_report(references: ArrayLike, scores: ArrayLike, *, seed: int = 0) -> di
         },
         "confusion": confusion_matrix(keys, estimates, labels=np.arange(NUM_KEYS)).tolist(),
     }
+
+
+def key_statistics(references: ArrayLike, scores: ArrayLike) -> dict[str, Statistic]:
+    """Return weighted score and accuracy as statistics of counts of draws; arguments of `key_report`."""
+    keys, score_array = check_classes_and_scores(references, scores)
+    estimates = score_array.argmax(axis=1)
+    points = [KEY_RELATION_SCORES[relation] for relation in _relations(keys, estimates)]
+    return {"mirex_score": mean_of_tracks(points), "accuracy": mean_of_tracks(keys == estimates)}
+
+
+def _relations(keys: NDArray[np.intp], estimates: NDArray[np.intp]) -> list[str]:
+    return [key_relation(int(key), int(one)) for key, one in zip(keys, estimates, strict=True)]

@@ -192,19 +192,50 @@ def multiclass_report(
             strict=True,
         )
     }
-    statistics = {
-        "accuracy": mean_of_tracks(predictions == classes),
-        "macro_f1": macro_f1(classes, predictions, num_classes),
-    }
     return {
         "metrics": {
             name: with_interval(statistic, len(classes), seed=seed)
-            for name, statistic in statistics.items()
+            for name, statistic in multiclass_statistics(classes, score_array).items()
         },
         "per_label": per_label,
         "confusion": confusion.tolist(),
         "labels_left_out": [label for label in labels if per_label[label]["num_positive"] == 0],
     }
+
+
+def multiclass_statistics(references: ArrayLike, scores: ArrayLike) -> dict[str, Statistic]:
+    """Return accuracy and macro F1 as statistics of counts of draws.
+
+    Args:
+        references: (tracks,) integer indices of the true classes.
+        scores: (tracks, classes), finite; the higher, the likelier.
+
+    Raises:
+        ValueError: They are not as `check_classes_and_scores` wants them.
+    """
+    classes, score_array = check_classes_and_scores(references, scores)
+    predictions = score_array.argmax(axis=1)
+    return {
+        "accuracy": mean_of_tracks(predictions == classes),
+        "macro_f1": macro_f1(classes, predictions, score_array.shape[1]),
+    }
+
+
+def class_f1(references: ArrayLike, scores: ArrayLike, number: int) -> Statistic:
+    """Return the F1 of one class as a statistic; nan in a resample without a track of the class.
+
+    Args:
+        references: (tracks,) integer indices of the true classes.
+        scores: (tracks, classes), finite; the higher, the likelier.
+        number: Index of the class.
+    """
+    classes, score_array = check_classes_and_scores(references, scores)
+    is_true, is_predicted = classes == number, score_array.argmax(axis=1) == number
+
+    def statistic(counts: NDArray[np.int32]) -> NDArray[np.float64]:
+        return _f1(counts @ (is_true & is_predicted), counts @ is_true, counts @ is_predicted)
+
+    return statistic
 
 
 def macro_f1(

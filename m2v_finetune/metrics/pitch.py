@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from m2v_finetune.metrics.intervals import mean_of_tracks
+from m2v_finetune.metrics.intervals import Statistic, mean_of_tracks
 from m2v_finetune.metrics.multiclass import check_classes_and_scores, multiclass_report
 from m2v_finetune.metrics.reports import with_interval
 
@@ -51,9 +51,16 @@ def pitch_report(
         ValueError: Errors of `multiclass_report`.
     """
     report = multiclass_report(references, scores, [str(pitch) for pitch in pitches], seed=seed)
+    statistic = pitch_class_statistic(references, scores, pitches)
+    num_tracks = len(np.asarray(references))
+    report["metrics"]["pitch_class_accuracy"] = with_interval(statistic, num_tracks, seed=seed)
+    return report
+
+
+def pitch_class_statistic(
+    references: ArrayLike, scores: ArrayLike, pitches: Sequence[int]
+) -> Statistic:
+    """Return the pitch class accuracy as a statistic of counts of draws; arguments of `pitch_report`."""
     classes, score_array = check_classes_and_scores(references, scores)
     pitch_classes = np.asarray(pitches) % SEMITONES_PER_OCTAVE
-    is_right = pitch_classes[score_array.argmax(axis=1)] == pitch_classes[classes]
-    statistic = mean_of_tracks(is_right)
-    report["metrics"]["pitch_class_accuracy"] = with_interval(statistic, len(classes), seed=seed)
-    return report
+    return mean_of_tracks(pitch_classes[score_array.argmax(axis=1)] == pitch_classes[classes])

@@ -156,20 +156,27 @@ def regression_report(
         raise ValueError(
             f"Names {', '.join(names)} for {reference.shape[1]} columns: name every target, once."
         )
+    return {
+        "metrics": {
+            name: with_interval(statistic, len(reference), seed=seed)
+            for name, statistic in regression_statistics(reference, values, names).items()
+        }
+    }
+
+
+def regression_statistics(
+    references: ArrayLike, predictions: ArrayLike, names: Sequence[str]
+) -> dict[str, Statistic]:
+    """Return the metrics of `regression_report`, with its arguments, as statistics of counts of draws."""
+    reference, values = check_targets(references, predictions)
     r2_of_targets = [_r2(*columns) for columns in zip(reference.T, values.T, strict=True)]
-    statistics = {
+    return {
         "r2": mean_of_statistics(r2_of_targets),
         **{f"r2_{name}": r2 for name, r2 in zip(names, r2_of_targets, strict=True)},
         **{
             f"rmse_{name}": _root_mean_squared_error(*columns)
             for name, *columns in zip(names, reference.T, values.T, strict=True)
         },
-    }
-    return {
-        "metrics": {
-            name: with_interval(statistic, len(reference), seed=seed)
-            for name, statistic in statistics.items()
-        }
     }
 
 

@@ -181,25 +181,32 @@ def separation_report(
     Raises:
         ValueError: There is no track.
     """
-    statistics: dict[str, Statistic] = {}
-    num_tracks: dict[str, int] = {}
-    for score in SCORES:
-        columns = {
-            f"{score}_{stem}": np.array([track[stem][score] for track in per_track], float)
-            for stem in stems
-        }
-        medians = {name: median_of_tracks(values) for name, values in columns.items()}
-        statistics |= {score: mean_of_statistics(list(medians.values())), **medians}
-        num_tracks |= {
-            name: int(np.count_nonzero(~np.isnan(values))) for name, values in columns.items()
-        }
+    num_tracks = {
+        f"{score}_{stem}": sum(not np.isnan(track[stem][score]) for track in per_track)
+        for score in SCORES
+        for stem in stems
+    }
     return {
         "metrics": {
             name: with_interval(statistic, len(per_track), seed=seed)
-            for name, statistic in statistics.items()
+            for name, statistic in separation_statistics(per_track, stems).items()
         },
         "num_tracks": num_tracks,
     }
+
+
+def separation_statistics(
+    per_track: Sequence[Mapping[str, Mapping[str, float]]], stems: Sequence[str]
+) -> dict[str, Statistic]:
+    """Return the metrics of `separation_report`, with its arguments, as statistics of counts of draws."""
+    statistics: dict[str, Statistic] = {}
+    for score in SCORES:
+        medians = {
+            f"{score}_{stem}": median_of_tracks([track[stem][score] for track in per_track])
+            for stem in stems
+        }
+        statistics |= {score: mean_of_statistics(list(medians.values())), **medians}
+    return statistics
 
 
 def _decibels(

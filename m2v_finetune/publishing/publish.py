@@ -18,6 +18,7 @@ from m2v_finetune.publishing.card import (
     write_card,
 )
 from m2v_finetune.publishing.harmless import harmless
+from m2v_finetune.publishing.report import write_report
 from m2v_finetune.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def publish(
     evaluated: Sequence[Any],
     tracks: Sequence[CheckedTrack],
 ) -> None:
-    """Write ``plots/`` and ``model/`` of a run, and push the model if the config names a repository.
+    """Write plots, model and report of a run, and push the model if the config names a repository.
 
     Args:
         model: Model with the weights to publish.
@@ -55,6 +56,9 @@ def publish(
     with harmless("The plots of the model folder"):
         shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)
     logger.info("The model and its card are in %s", folder.model)
+    with harmless("The report"):
+        write_report(folder.path)
+        logger.info("Open the report in a browser: %s", folder.report)
     if config.repo_id is None:
         return
     try:

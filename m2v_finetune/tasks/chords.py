@@ -28,7 +28,8 @@ from m2v_finetune.labels.chords import (
     transpose_chord,
     write_lab,
 )
-from m2v_finetune.metrics.chords import chord_report, chord_scores
+from m2v_finetune.metrics.chords import chord_report, chord_scores, chord_statistics
+from m2v_finetune.metrics.intervals import Statistic
 from m2v_finetune.tasks.frames import (
     FrameTask,
     as_json,
@@ -234,6 +235,10 @@ class ChordRecognition(FrameTask):
             "scored_seconds": report["seconds"],
             "about_metrics": self.about_metrics,
         }
+
+    def statistics(self, evaluated: Sequence[Mapping[str, float]]) -> dict[str, Statistic]:
+        """Return both recalls as statistics of counts of draws."""
+        return chord_statistics(evaluated)
 
     def plot(
         self,

@@ -19,6 +19,7 @@ from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track, as_labels, problem_list, require_column
 from m2v_finetune.data.values import label_text
 from m2v_finetune.errors import UserError
+from m2v_finetune.metrics.intervals import Statistic
 from m2v_finetune.tasks.clips import (
     ClipTask,
     EvaluatedClip,
@@ -191,6 +192,25 @@ class Classification(ClipTask):
         return {
             **multiclass_report(targets.astype(int), scores, self.labels, seed=seed),
             "about_metrics": "Macro F1 is the mean over the classes.",
+        }
+
+    def statistics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, Statistic]:
+        """Return accuracy and macro F1 as statistics of counts of draws."""
+        from m2v_finetune.metrics.multiclass import multiclass_statistics
+
+        targets, scores = stack_evaluated(evaluated)
+        return multiclass_statistics(targets.astype(int), scores)
+
+    def label_statistics(
+        self, evaluated: Sequence[EvaluatedClip]
+    ) -> dict[str, dict[str, Statistic]]:
+        """Return the F1 of each class."""
+        from m2v_finetune.metrics.multiclass import class_f1
+
+        targets, scores = stack_evaluated(evaluated)
+        return {
+            label: {"f1": class_f1(targets.astype(int), scores, number)}
+            for number, label in enumerate(self.labels)
         }
 
     def prediction_row(self, evaluated: EvaluatedClip) -> dict[str, str | float]:

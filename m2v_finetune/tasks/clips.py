@@ -22,6 +22,7 @@ from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.heads import ClipHead, Head
+from m2v_finetune.metrics.intervals import Statistic
 from m2v_finetune.tasks.shown import PREVIEW_SAMPLE_RATE, Shown, escaped
 from m2v_finetune.tasks.task import ASSUMED_OUTPUTS, WindowScores
 
@@ -265,6 +266,16 @@ class ClipTask(ABC):
             target=self.targets(checked.track, IDENTITY),
             scores=np.array(list(prediction.scores.values()), dtype=np.float32),
         )
+
+    def statistics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, Statistic]:
+        """Return no statistic: a task defines those of its metrics."""
+        return {}
+
+    def label_statistics(
+        self, evaluated: Sequence[EvaluatedClip]
+    ) -> dict[str, dict[str, Statistic]]:
+        """Return no statistic of labels; a task that has some overrides this."""
+        return {}
 
     def prediction_row(self, evaluated: EvaluatedClip) -> dict[str, str | float]:
         """Return the score of each label."""

@@ -17,6 +17,7 @@ from m2v_finetune.audio.label_transform import LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import UserError
+from m2v_finetune.metrics.intervals import Statistic
 from m2v_finetune.tasks.clips import (
     ClipPrediction,
     ClipTask,
@@ -236,6 +237,12 @@ class Emotion(ClipTask):
             **regression_report(targets, scores, self.labels, seed=seed),
             "about_metrics": about,
         }
+
+    def statistics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, Statistic]:
+        """Return the metrics as statistics of counts of draws."""
+        from m2v_finetune.metrics.regression import regression_statistics
+
+        return regression_statistics(*stack_evaluated(evaluated), self.labels)
 
     def prediction_row(self, evaluated: EvaluatedClip) -> dict[str, str | float]:
         """Return target and prediction of each column."""

@@ -28,6 +28,7 @@ from m2v_finetune.decoding.joining import FrameJoiner
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.heads import FrameHead, Head
 from m2v_finetune.labels.problems import LabelError
+from m2v_finetune.metrics.intervals import Statistic, mean_of_tracks
 from m2v_finetune.metrics.reports import mean_report
 from m2v_finetune.tasks.task import WindowScores
 
@@ -266,6 +267,18 @@ class FrameTask(ABC):
             "num_scored_tracks": report["num_tracks"],
             "about_metrics": self.about_metrics,
         }
+
+    def statistics(self, evaluated: Sequence[Mapping[str, float]]) -> dict[str, Statistic]:
+        """Return the mean of each metric as a statistic of counts of draws."""
+        return {
+            name: mean_of_tracks([one[name] for one in evaluated]) for name in self.metric_names
+        }
+
+    def label_statistics(
+        self, evaluated: Sequence[Mapping[str, float]]
+    ) -> dict[str, dict[str, Statistic]]:
+        """Return no statistic of labels."""
+        return {}
 
     def prediction_row(self, evaluated: Mapping[str, float]) -> dict[str, str | float]:
         """Return the scores of a track."""

@@ -15,6 +15,7 @@ from m2v_finetune.audio.label_transform import LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, require_column
 from m2v_finetune.labels.keys import KEYS, parse_key, transpose_key
+from m2v_finetune.metrics.intervals import Statistic
 from m2v_finetune.tasks.classification import Classification, as_label
 from m2v_finetune.tasks.clips import EvaluatedClip, stack_evaluated
 from m2v_finetune.tasks.task import Prediction
@@ -125,6 +126,13 @@ class Key(Classification):
         targets, scores = stack_evaluated(evaluated)
         report = key_report(targets.astype(int), scores, seed=seed)
         return {**report, "about_metrics": ABOUT_METRICS}
+
+    def statistics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, Statistic]:
+        """Return weighted score and accuracy as statistics of counts of draws."""
+        from m2v_finetune.metrics.key import key_statistics
+
+        targets, scores = stack_evaluated(evaluated)
+        return key_statistics(targets.astype(int), scores)
 
     def plot(
         self,

@@ -12,6 +12,7 @@ from m2v_finetune.audio.label_transform import LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window, load_waveform
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.metrics.intervals import Statistic
 from m2v_finetune.tasks.classification import Classification, as_label
 from m2v_finetune.tasks.clips import Array, EvaluatedClip, stack_evaluated
 
@@ -113,3 +114,14 @@ class Pitch(Classification):
         report = pitch_report(targets.astype(int), scores, pitches, seed=seed)
         about = "Within an octave class, a prediction whole octaves away counts as correct."
         return {**report, "about_metrics": about}
+
+    def statistics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, Statistic]:
+        """Return accuracy, macro F1 and pitch class accuracy as statistics of counts of draws."""
+        from m2v_finetune.metrics.pitch import pitch_class_statistic
+
+        targets, scores = stack_evaluated(evaluated)
+        pitches = [int(label) for label in self.labels]
+        return {
+            **super().statistics(evaluated),
+            "pitch_class_accuracy": pitch_class_statistic(targets.astype(int), scores, pitches),
+        }

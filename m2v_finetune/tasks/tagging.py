@@ -19,6 +19,8 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, as_labels, problem_list, require_column
 from m2v_finetune.data.values import label_text
 from m2v_finetune.errors import UserError
+from m2v_finetune.metrics.bootstrap import macro_statistics
+from m2v_finetune.metrics.intervals import Statistic
 from m2v_finetune.tasks.clips import (
     ClipTask,
     EvaluatedClip,
@@ -225,6 +227,20 @@ class Tagging(ClipTask):
         targets, scores = stack_evaluated(evaluated)
         report = multilabel_report(targets, scores, self.labels, seed=seed)
         return {**report, "about_metrics": "Each metric is the mean over labels."}
+
+    def statistics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, Statistic]:
+        """Return both macro metrics as statistics of counts of draws."""
+        return macro_statistics(*stack_evaluated(evaluated))
+
+    def label_statistics(
+        self, evaluated: Sequence[EvaluatedClip]
+    ) -> dict[str, dict[str, Statistic]]:
+        """Return both metrics of each label."""
+        targets, scores = stack_evaluated(evaluated)
+        return {
+            label: macro_statistics(targets[:, [column]], scores[:, [column]])
+            for column, label in enumerate(self.labels)
+        }
 
     def plot(
         self,

@@ -15,6 +15,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.heads import Head
+from m2v_finetune.metrics.intervals import Statistic
 from m2v_finetune.tasks.shown import Shown
 
 Array = NDArray[np.float32]
@@ -187,6 +188,15 @@ class Task(Protocol):
             ``about_metrics``, their definition in a sentence or more; and details such as
             ``per_label``.
         """
+
+    def statistics(self, evaluated: Sequence[Any]) -> Mapping[str, Statistic]:
+        """Return metrics of `summarize` as functions of how often each track is drawn.
+
+        They compare two models on the same tracks by a paired bootstrap.
+        """
+
+    def label_statistics(self, evaluated: Sequence[Any]) -> Mapping[str, Mapping[str, Statistic]]:
+        """Return the same for each label, by label and metric; empty where there are none."""
 
     def prediction_row(self, evaluated: Any) -> dict[str, str | float]:
         """Return a track's columns of predictions.csv."""

@@ -28,6 +28,7 @@ from m2v_finetune.training.optimization import peak_rates
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_progress import FitResult
 from m2v_finetune.training.sizes import count_parameters
+from m2v_finetune.training.track_results import write_track_results
 from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.variation import (
     OutputVariation,
@@ -47,7 +48,7 @@ def evaluate_test(
     seed: int,
     inputs: Inputs | None = None,
 ) -> tuple[dict[str, Any], list[Any], list[CheckedTrack]]:
-    """Evaluate the test split with the best weights; write results.json and predictions.csv; log.
+    """Evaluate the test split with the best weights; write results.json and the results of tracks.
 
     Args:
         trainer: Trainer after `Trainer.fit`.
@@ -139,6 +140,7 @@ def evaluate_test(
         write_predictions(
             folder.predictions, test, [model.task.prediction_row(one) for one in evaluated]
         )
+        write_track_results(folder.test_tracks, test, evaluated)
     _log_results(results)
     return results, evaluated, test
 

@@ -43,6 +43,8 @@ class RunFolder:
         metrics: Log with one line for each logged step or epoch.
         results: Metrics of the test split with intervals.
         predictions: Table with one line for each track of the test split.
+        test_tracks: Targets and scores of each track of the test split (`training.track_results`).
+        report: Page with all results, for a browser.
         resumes: Log with one line for each resume: versions, machine, and changed settings.
         checkpoints: Checkpoints to resume from, and the best.
         tracks: Tracks at the start of the run (`data.kept`).
@@ -58,6 +60,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.results = path / "results.json"
         self.predictions = path / "predictions.csv"
+        self.test_tracks = path / "test_tracks.jsonl"
+        self.report = path / "report.html"
         self.resumes = path / "resumes.jsonl"
         self.checkpoints = path / "checkpoints"
         self.tracks = path / "tracks.json"

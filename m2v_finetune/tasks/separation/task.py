@@ -22,7 +22,12 @@ from m2v_finetune.data.manifest import Track, problem_list, require_column
 from m2v_finetune.decoding.joining import OverlapAdd
 from m2v_finetune.errors import UserError
 from m2v_finetune.heads import Head, MaskHead
-from m2v_finetune.metrics.separation import SeparationAccumulator, separation_report
+from m2v_finetune.metrics.intervals import Statistic
+from m2v_finetune.metrics.separation import (
+    SeparationAccumulator,
+    separation_report,
+    separation_statistics,
+)
 from m2v_finetune.tasks.clips import saved_labels
 from m2v_finetune.tasks.separation.prediction import Stems
 from m2v_finetune.tasks.separation.settings import SeparationConfig
@@ -297,6 +302,16 @@ class Separation:
             "num_scored_tracks": report["num_tracks"],
             "about_metrics": about,
         }
+
+    def statistics(self, evaluated: Sequence[dict[str, dict[str, float]]]) -> dict[str, Statistic]:
+        """Return the medians as statistics of counts of draws."""
+        return separation_statistics(evaluated, self.stems)
+
+    def label_statistics(
+        self, evaluated: Sequence[dict[str, dict[str, float]]]
+    ) -> dict[str, dict[str, Statistic]]:
+        """Return no statistic of labels: the metrics have those of stems."""
+        return {}
 
     def prediction_row(self, evaluated: dict[str, dict[str, float]]) -> dict[str, str | float]:
         """Return the scores of each stem."""

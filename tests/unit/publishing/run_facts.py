@@ -3,9 +3,16 @@
 That real runs tell the truth is tested in tests/recipes/test_card_facts.py.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from m2v_finetune.audio.decode import AudioInfo
 from m2v_finetune.config import RecipeConfig
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.manifest import Track
+from m2v_finetune.training.run_folder import RunFolder
+from m2v_finetune.training.track_results import write_track_results
 
 
 def training_facts(config: RecipeConfig, **changes: Any) -> dict[str, Any]:
@@ -50,3 +57,18 @@ def backbone_facts(config: RecipeConfig, *, licence: str = "cc-by-nc-4.0", **cha
         "num_published_layers": 12,
         **changes,
     }
+
+
+def results_of_tracks(
+    run: RunFolder, evaluated: Sequence[Any], *, paths: Sequence[Path] = ()
+) -> None:
+    """Write test_tracks.jsonl of a run, with the names of audio files that are there, or of none."""
+    checked = []
+    for number in range(len(evaluated)):
+        path = paths[number] if paths else Path(f"/nowhere/{number}.wav")
+        track = Track(
+            id=path.name, path=path, split="test", columns={}, origin="", folder=path.parent
+        )
+        audio = AudioInfo(sample_rate=8000, num_frames=8000, num_channels=1)
+        checked.append(CheckedTrack(track=track, audio=audio))
+    write_track_results(run.test_tracks, checked, evaluated)

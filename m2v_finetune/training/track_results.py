@@ -1,0 +1,113 @@
+"""Results of each test track, test_tracks.jsonl: for the report, and to compare runs on the same tracks."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.errors import UserError
+from m2v_finetune.files import parse_json, write_atomically
+from m2v_finetune.tasks.clips import EvaluatedClip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackResult:
+    """Result of a test track.
+
+    Attributes:
+        id: Id of the track.
+        path: Its audio file, absolute, at the time of the run.
+        seconds: Its duration.
+        evaluated: Output of the task's `evaluate_track`.
+    """
+
+    id: str
+    path: Path
+    seconds: float
+    evaluated: Any
+
+
+def write_track_results(
+    path: Path, tracks: Sequence[CheckedTrack], evaluated: Sequence[Any]
+) -> None:
+    """Write one line of JSON for each track; numbers are exact.
+
+    Args:
+        path: File to write, atomically.
+        tracks: Test tracks.
+        evaluated: Output of the task's `evaluate_track` for each: targets and scores, or metrics.
+    """
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("w", encoding="utf-8") as file:
+            for checked, one in zip(tracks, evaluated, strict=True):
+                line = {
+                    "id": checked.track.id,
+                    "path": str(checked.track.path),
+                    "seconds": checked.audio.duration_seconds,
+                    **_as_json(one),
+                }
+                file.write(json.dumps(line) + "\n")
+
+    write_atomically(path, write)
+
+
+def read_track_results(path: Path) -> list[TrackResult]:
+    """Read the file of `write_track_results`.
+
+    Raises:
+        UserError: There is no such file, or it is damaged.
+    """
+    try:
+        rows = [parse_json(line) for line in path.read_bytes().splitlines()]
+        return [
+            TrackResult(
+                id=row["id"],
+                path=Path(row["path"]),
+                seconds=row["seconds"],
+                evaluated=_from_json(row),
+            )
+            for row in rows
+        ]
+    except FileNotFoundError as error:
+        raise UserError(
+            f"There is no file {path}, which a run writes when it evaluates its test tracks. "
+            "Name the folder of a finished run.",
+            code="run-no-track-results",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}). Resume the run with --run.resume auto: it writes the file "
+            "again.",
+            code="run-file-damaged",
+        ) from error
+
+
+def _as_json(evaluated: Any) -> dict[str, Any]:
+    if isinstance(evaluated, EvaluatedClip):
+        return {"target": evaluated.target.tolist(), "scores": evaluated.scores.tolist()}
+    return {"metrics": _without_nan(evaluated)}
+
+
+def _from_json(row: Mapping[str, Any]) -> Any:
+    if "target" in row:
+        target, scores = (np.array(row[key], dtype=np.float32) for key in ("target", "scores"))
+        return EvaluatedClip(target=target, scores=scores)
+    return _with_nan(row["metrics"])
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(one) for key, one in value.items()}
+    return None if math.isnan(value) else float(value)
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_nan(one) for key, one in value.items()}
+    return math.nan if value is None else value
