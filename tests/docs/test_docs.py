@@ -494,6 +494,22 @@ def test_the_tables_of_the_small_backbone_are_what_was_measured():
     assert all(len(seeds) == 3 for rows in runs.values() for seeds in rows.values())
 
 
+def test_the_table_of_held_out_sound_is_what_was_measured():
+    script = runpy.run_path(str(REPOSITORY / "benchmarks" / "held_out_table.py"), run_name="table")
+    page = script["PAGE"].read_text(encoding="utf-8")
+    table = script["all_tables"](REPOSITORY / "benchmarks" / "results" / "held_out_sound.jsonl")
+    assert script["with_table"](script["PAGE"], "held-out sound", table) == page
+
+
+def test_the_authors_of_the_pretraining_music_are_on_their_page(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    script = runpy.run_path(
+        str(REPOSITORY / "scripts" / "gather_pretraining_music.py"), run_name="gather"
+    )
+    page = (REPOSITORY / "docs" / "pretraining-music.md").read_text(encoding="utf-8")
+    assert f"<!-- authors: begin -->\n{script['authors_page']()}\n<!-- authors: end -->" in page
+
+
 def test_the_memory_tables_are_what_was_counted():
     script = runpy.run_path(str(REPOSITORY / "benchmarks" / "memory_table.py"), run_name="tables")
     found = json.loads(script["RESULT"].read_text(encoding="utf-8"))
