@@ -189,6 +189,12 @@ def _sections(config_class: type[Any]) -> list[Any]:
 
 def _refuse_null(settings: dict[str, Any], config_class: type[Any]) -> None:
     """Refuse a key without a value in YAML, which the parser lets through for every type."""
+    if OBJECTIVE in settings and settings[OBJECTIVE] is None:
+        raise UserError(
+            f"{OBJECTIVE} has no value (null). Give it one, or remove the key from the settings to have its "
+            "default.",
+            code="config-null-value",
+        )
     for section in _sections(config_class):
         for key in fields(cast(Any, section.type)):
             has_value = (settings[section.name] or {}).get(key.name) is not None

@@ -94,9 +94,9 @@ class CachedWindows(Dataset[tuple[Tensor, ...]]):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def track_of(self, index: int) -> Track:
-        """Return the track of an item."""
-        return self.windows.track_of(index)
+    def track_of(self, index: int, epoch: int) -> Track:
+        """Return the track of an item in an epoch."""
+        return self.windows.track_of(index, epoch)
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return the features of a window, (rows, feature_size), and its targets."""

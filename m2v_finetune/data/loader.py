@@ -178,8 +178,8 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
             for checked in self.tracks
         )
 
-    def track_of(self, index: int) -> Track:
-        """Return the track of an item."""
+    def track_of(self, index: int, epoch: int) -> Track:
+        """Return the track of an item in an epoch."""
         return self.tracks[index // self.windows_per_track].track
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:

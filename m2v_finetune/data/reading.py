@@ -40,8 +40,8 @@ class Windows(Protocol):
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]: ...
 
-    def track_of(self, index: int) -> Track:
-        """Return the track of an item."""
+    def track_of(self, index: int, epoch: int) -> Track:
+        """Return the track of an item in an epoch."""
         ...
 
 
@@ -80,10 +80,10 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
         epoch, index = position
         bad_tracks: dict[str, str] = {}
         for candidate in self._candidates(epoch, index):
-            track = self.windows.track_of(candidate)
+            track = self.windows.track_of(candidate, epoch)
             if track.id in bad_tracks:
                 continue
-            self.worker_status.write(candidate)
+            self.worker_status.write(epoch * len(self.windows) + candidate)
             try:
                 tensors = _with_retries(lambda: self.windows[epoch, candidate])  # noqa: B023
                 return *tensors, BatchInfo(track_ids=[track.id], bad_tracks=bad_tracks)
@@ -99,8 +99,9 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
         yield from map(int, generator.permutation(len(self.windows))[:MAX_REPLACEMENTS])
 
     def origins(self, items: Sequence[int]) -> list[str]:
-        """Return the tracks of items, for messages."""
-        return [_named(self.windows.track_of(item)) for item in items]
+        """Return the tracks of items, numbered over all epochs, for messages."""
+        positions = [divmod(item, len(self.windows)) for item in items]
+        return [_named(self.windows.track_of(index, epoch)) for epoch, index in positions]
 
 
 class OrderedWindows(Protocol):

@@ -28,8 +28,8 @@ class PretrainingWindows(Protocol):
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]: ...
 
-    def track_of(self, index: int) -> Track:
-        """Return the track of an item."""
+    def track_of(self, index: int, epoch: int) -> Track:
+        """Return the track of an item in an epoch."""
         ...
 
 
@@ -63,12 +63,12 @@ class ReplayedWindows(Dataset[tuple[Tensor, ...]]):
         """Seed of windows, masks and order."""
         return self.own.seed
 
-    def track_of(self, index: int) -> Track:
-        """Return the track of an item; for a replayed one that of the first epoch."""
+    def track_of(self, index: int, epoch: int) -> Track:
+        """Return the track of an item in an epoch."""
         if index < len(self.own):
-            return self.own.track_of(index)
-        _, item = self._replayed_item(0, index)
-        return self.replayed.track_of(item)
+            return self.own.track_of(index, epoch)
+        turn, item = self._replayed_item(epoch, index)
+        return self.replayed.track_of(item, turn)
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return the tensors of an item."""

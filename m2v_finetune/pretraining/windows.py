@@ -44,9 +44,9 @@ class MaskedWindows(Dataset[tuple[Tensor, ...]]):
         """Seed of windows and masks."""
         return self.windows.seed
 
-    def track_of(self, index: int) -> Track:
-        """Return the track of an item."""
-        return self.windows.track_of(index)
+    def track_of(self, index: int, epoch: int) -> Track:
+        """Return the track of an item in an epoch."""
+        return self.windows.track_of(index, epoch)
 
     def name_of(self, index: int) -> str:
         """Return the name of an item in draws: its track, and its number among the track's windows."""

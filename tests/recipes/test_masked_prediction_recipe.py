@@ -241,6 +241,8 @@ def test_settings_of_the_other_objective_are_refused(pretrain, architecture, tmp
         pretrain("run", **changed)
     with raises("settings-conflict", "masked_prediction.fit_frames"):
         pretrain("run", **{"backbone.architecture": architecture, "objective": "data2vec"})
+    with raises("config-null-value", "objective"):
+        pretrain("run", **{"backbone.architecture": architecture, "objective": "null"})
     with raises("config-invalid", "objective"):
         pretrain("run", **{"backbone.architecture": architecture, "objective": "wav2vec"})
     assert not (tmp_path / "run").exists()

@@ -243,13 +243,13 @@ def test_the_teacher_is_updated_by_steps_that_changed_the_student(
         counted.append(num_updates)
         end_step(objective, num_updates)
 
-    def skip_the_third(steps, batches, num_batches):
+    def skip_the_third(steps, batches, num_batches, *, number):
         if len(teachers) == 2:
             steps.model.backbone.network.masked_spec_embed.register_hook(
                 lambda gradient: gradient * (math.nan if len(teachers) == 3 else 1)
             )
         teachers.append(copy_of(steps.model.teacher))
-        return take_step(steps, batches, num_batches)
+        return take_step(steps, batches, num_batches, number=number)
 
     monkeypatch.setattr(PretrainingObjective, "end_step", count)
     monkeypatch.setattr(StepPolicy, "_take_step", skip_the_third)

@@ -18,7 +18,7 @@ from m2v_finetune.audio.resample_cache import data_cache_folder
 from m2v_finetune.config import MaskedPredictionConfig, OnBadTrack
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import problem_list
-from m2v_finetune.errors import AudioError, UserError
+from m2v_finetune.errors import NotCachedError, UserError
 from m2v_finetune.files import expand_home, file_identity, write_atomically
 from m2v_finetune.pretraining.masked_prediction.clusters import (
     Clusters,
@@ -61,11 +61,11 @@ class TrackLabels:
             num_frames: Number of frames.
 
         Raises:
-            AudioError: The track could not be read when labels were computed.
+            NotCachedError: The track could not be read when labels were computed.
             OSError: The file cannot be read.
         """
         if track_id not in self.paths:
-            raise AudioError(f"it has no labels: {self.problems[track_id]}")
+            raise NotCachedError(f"it has no labels: {self.problems[track_id]}")
         stored = np.load(self.paths[track_id], mmap_mode="r", allow_pickle=False)
         labels = np.full((len(self.sizes), num_frames), NO_LABEL, dtype=np.int16)
         found = stored[:, first : first + num_frames]
@@ -210,7 +210,8 @@ def _labels_of(checked: CheckedTrack, config: MaskedPredictionConfig, clusters: 
             )
             for first in range(0, num_frames, block)
         ]
-        rows.append(np.concatenate(parts, axis=1))
+        nothing = np.empty((len(clusters.centres), 0), dtype=np.int16)  # shorter than a frame
+        rows.append(np.concatenate([nothing, *parts], axis=1))
     if config.codes is not None:
         rows.append(
             read_codes(

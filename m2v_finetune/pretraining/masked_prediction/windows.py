@@ -34,9 +34,9 @@ class LabelledWindows(Dataset[tuple[Tensor, ...]]):
         """Seed of windows and masks."""
         return self.masked.seed
 
-    def track_of(self, index: int) -> Track:
-        """Return the track of an item."""
-        return self.masked.track_of(index)
+    def track_of(self, index: int, epoch: int) -> Track:
+        """Return the track of an item in an epoch."""
+        return self.masked.track_of(index, epoch)
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return waveforms (1 or 2, samples), labels (sets, frames), the mask (frames,), and the mask again.
