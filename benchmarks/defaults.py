@@ -247,7 +247,8 @@ def run_cell(root: Path, name: str, size: int, method: str, backbone: str, setti
 
     import torch
 
-    from m2v_finetune.runs import read_config, train_task
+    from m2v_finetune.runs import train_task
+    from m2v_finetune.settings import read_config
     from m2v_finetune.tasks import TASKS as PACKAGE_TASKS
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

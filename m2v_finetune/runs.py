@@ -23,14 +23,13 @@ from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import UserError
 from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.model import TaskModel
-from m2v_finetune.parsing import parse_recipe, recipe_config
 from m2v_finetune.pretraining.building import build_pretraining_model, pretraining_windows
 from m2v_finetune.pretraining.model import start_backbone
 from m2v_finetune.pretraining.replay import replay_split
 from m2v_finetune.publishing.backbone import publish_backbone
 from m2v_finetune.publishing.publish import publish
-from m2v_finetune.shipped import quickstart_file
-from m2v_finetune.tasks import TASKS, Task, find_task
+from m2v_finetune.settings import PRETRAIN, read_command, read_config
+from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
@@ -52,8 +51,6 @@ from m2v_finetune.training.run_tracks import (
 from m2v_finetune.training.sizes import pretraining_bytes
 from m2v_finetune.training.summary import describe_pretraining, open_run, open_task_run
 from m2v_finetune.training.trainer import Trainer
-
-PRETRAIN = "pretrain"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,51 +124,23 @@ def main(argv: Sequence[str] | None = None, *, recipe: str | Path | None = None)
     Raises:
         UserError: There is no task, or no such task, or settings, data or machine must be fixed.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0].startswith("-"):
-        raise UserError(
-            f"No task was given. The first argument is a task: {', '.join(TASKS)}, or {PRETRAIN}. Settings "
-            "follow, as in: m2v train tagging --data.source songs.csv",
-            code="task-missing",
-        )
-    name = words[0]
-    config = read_config(name, words[1:], recipe=recipe)
+    train_or_pretrain(*read_command(sys.argv[1:] if argv is None else argv, recipe=recipe))
+
+
+def train_or_pretrain(name: str, config: Any) -> None:
+    """Train a task, or pre-train.
+
+    Args:
+        name: Name of a task, or ``pretrain``.
+        config: Its settings.
+
+    Raises:
+        UserError: Settings, data or machine must be fixed.
+    """
     if name == PRETRAIN:
         pretrain(config)
     else:
         train_task(config, find_task(name))
-
-
-def config_class(task: str) -> type[Any]:
-    """Return the class of the settings of a task, or of ``pretrain``.
-
-    Raises:
-        UserError: There is no such task.
-    """
-    if task == PRETRAIN:
-        return PretrainingConfig
-    return recipe_config(find_task(task).settings_class)
-
-
-def read_config(task: str, argv: Sequence[str], *, recipe: str | Path | None = None) -> Any:
-    """Read the settings of a task from a command line; without data, those of its quickstart.
-
-    Args:
-        task: Name of a task, such as ``tagging``, or ``pretrain``.
-        argv: Settings, as ``--section.key value`` and ``--config FILE``.
-        recipe: File of the recipe; settings beside it, of the same name, are read first.
-
-    Raises:
-        UserError: There is no such task, or a setting cannot be used.
-    """
-    return parse_recipe(
-        config_class(task),
-        argv,
-        description=f"Without --config and --data.source, `m2v train {task}` runs the quickstart.",
-        quickstart=quickstart_file(task),
-        recipe=recipe,
-        prog=None if recipe else f"m2v train {task}",
-    )
 
 
 def train_task(

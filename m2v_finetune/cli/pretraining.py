@@ -47,7 +47,7 @@ def _labels(arguments: argparse.Namespace) -> None:
     from m2v_finetune.pretraining.masked_prediction.labels import find_clusters, label_tracks
     from m2v_finetune.pretraining.model import backbone_without_weights
     from m2v_finetune.pretraining.replay import REPLAY, replay_split
-    from m2v_finetune.runs import read_config
+    from m2v_finetune.settings import read_config
     from m2v_finetune.training.starting import start_logging
 
     if arguments.output is not None and arguments.output.exists():

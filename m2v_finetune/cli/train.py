@@ -27,6 +27,9 @@ def _train(arguments: argparse.Namespace) -> None:
         )
         print(f"Tasks: {', '.join(recipe_files())}. All settings: m2v train TASK --help")
         return
-    from m2v_finetune.runs import main
+    from m2v_finetune.settings import read_command
 
-    main(words)
+    name, config = read_command(words)  # `--help` ends here
+    from m2v_finetune.runs import train_or_pretrain
+
+    train_or_pretrain(name, config)

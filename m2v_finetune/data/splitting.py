@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sklearn.model_selection import GroupShuffleSplit
-
 from m2v_finetune.data.manifest import SPLITS, Track, problem_list
 from m2v_finetune.data.values import as_texts, named
 from m2v_finetune.errors import UserError
@@ -59,6 +57,8 @@ def _draw(
     test_fraction: float | None,
     seed: int,
 ) -> list[Track]:
+    from sklearn.model_selection import GroupShuffleSplit
+
     filled = [name for name in group_columns if any(_has(track, name) for track in tracks)]
     column = filled[0] if filled else None
     groups = _groups(tracks, column)

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from m2v_finetune.backbones.encoders.frames_last import channels_first
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
 from m2v_finetune.data.loader import Window
 from m2v_finetune.memory.counting import BLOCK_BYTES, FakeRecorder, StorageRecorder, Timeline
+from m2v_finetune.memory.fake_tensors import QuickFakeTensorMode
 from m2v_finetune.memory.gpu import GpuKernels
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.building import build_pretraining_model
@@ -58,7 +59,7 @@ class CountedRun:
     def __init__(self, config: AnyRecipeConfig, task: Task | None, machine: Machine) -> None:
         self._config = config
         self._machine = machine
-        self._fake_tensors = FakeTensorMode(allow_non_fake_inputs=True)
+        self._fake_tensors = QuickFakeTensorMode()
         # Built on "meta": PEFT moves its new parameters, which fake tensors do not support.
         model = model_without_weights(config, task)
         with self._fake():
@@ -119,7 +120,9 @@ class CountedRun:
     @contextmanager
     def _fake(self) -> Iterator[None]:
         """Use tensors without values, and on a GPU the memory of its kernels."""
-        with self._fake_tensors, GpuKernels(on_gpu=self._machine.on_gpu):
+        on_gpu = self._machine.on_gpu
+        convolutions = channels_first() if on_gpu else nullcontext()
+        with self._fake_tensors, GpuKernels(on_gpu=on_gpu), convolutions:
             yield
 
     def _timeline(self, recorder: StorageRecorder) -> Timeline:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers.optimization import Adafactor
 
 from m2v_finetune.config import OptimizerConfig, OptimizerName
 from m2v_finetune.errors import UserError
@@ -52,6 +51,8 @@ def build_optimizer(
     if config.name == "adamw":
         return torch.optim.AdamW(groups, fused=True)
     if config.name == "adafactor":
+        from transformers.optimization import Adafactor
+
         # The rates are those of the config, as for AdamW: not relative to the step or to the weights.
         return Adafactor(groups, scale_parameter=False, relative_step=False)  # type: ignore[no-any-return]
     return _bitsandbytes(config.name)(groups)  # type: ignore[no-any-return]

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-
-from accelerate import Accelerator
+from typing import TYPE_CHECKING
 
 from m2v_finetune.errors import Stopped
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # SLURM sends SIGUSR1 some time before a limit, if configured (--signal=USR1@300).
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -72,7 +74,7 @@ class StopRequest:
         finally:
             self._is_interruptible = False
 
-    def is_set_on_any_process(self, accelerator: Accelerator) -> bool:
+    def is_set_on_any_process(self, accelerator: "Accelerator") -> bool:
         """Return whether a process received a signal to stop, the same on every process."""
         if accelerator.num_processes == 1:
             return self.arrived

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 import torch
 from accelerate import Accelerator
 from rich.progress import Progress
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from m2v_finetune.heads import Standardization
@@ -48,6 +47,8 @@ def measure_standardization(
     if not modules:
         return
     [module] = modules
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler()
     captured: dict[str, Tensor] = {}
 

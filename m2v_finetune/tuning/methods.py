@@ -1,13 +1,13 @@
-"""Tuning methods, each a row of `METHODS`."""
+"""Tuning methods, each a row of `METHODS`.
+
+PEFT is imported where a method needs it: its import takes time that a probe or a prediction can save.
+"""
 
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
-
-from peft import IA3Config, LNTuningConfig, LoraConfig, PeftConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from typing import TYPE_CHECKING, Literal, cast
 
 from m2v_finetune.backbones import AnyBackbone, Backbone
 from m2v_finetune.backbones.encoders import Role
@@ -16,6 +16,9 @@ from m2v_finetune.config import TuningConfig, TuningMethod
 from m2v_finetune.errors import UserError
 from m2v_finetune.tuning.learning_rates import layers_above
 from m2v_finetune.tuning.modules import BottleneckAdapter, ScaleShift
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 ATTENTION: tuple[Role, ...] = ("query", "key", "value", "attention_output")
 FEED_FORWARD: tuple[Role, ...] = ("feed_forward_input", "feed_forward_output")
@@ -53,6 +56,8 @@ def _probe(backbone: Backbone, config: TuningConfig) -> None:
 
 
 def _lora(backbone: Backbone, config: TuningConfig) -> None:
+    from peft import LoraConfig
+
     _inject(
         backbone,
         LoraConfig(
@@ -66,6 +71,8 @@ def _lora(backbone: Backbone, config: TuningConfig) -> None:
 
 
 def _ia3(backbone: Backbone, config: TuningConfig) -> None:
+    from peft import IA3Config
+
     # Keys and values are scaled after their layers, feed-forward activations before the second one.
     feed_forward = _names(backbone, config, "feed_forward_output")
     scaled = _names(backbone, config, "key", "value") + feed_forward
@@ -78,6 +85,8 @@ def _bitfit(backbone: Backbone, config: TuningConfig) -> None:
 
 
 def _layernorm(backbone: Backbone, config: TuningConfig) -> None:
+    from peft import LNTuningConfig
+
     norms = _norms(backbone, config)
     with warnings.catch_warnings():
         # PEFT looks for the inputs and outputs of each layer that it tunes, and warns that a norm has none.
@@ -241,6 +250,8 @@ def describe_tuning(config: TuningConfig) -> str:
 
 def merge_adapters(backbone: AnyBackbone) -> None:
     """Merge added modules into the weights of their layers, in place; bottleneck adapters stay."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, module in list(backbone.network.named_modules()):
         if isinstance(module, ScaleShift):
             backbone.network.set_submodule(name, module.fold())
@@ -288,5 +299,7 @@ def _linears_and_norms(backbone: Backbone, config: TuningConfig) -> list[str]:
     return _names(backbone, config, *ATTENTION, *FEED_FORWARD) + _norms(backbone, config)
 
 
-def _inject(backbone: Backbone, config: PeftConfig) -> None:
+def _inject(backbone: Backbone, config: "PeftConfig") -> None:
+    from peft import inject_adapter_in_model
+
     inject_adapter_in_model(config, backbone.network)

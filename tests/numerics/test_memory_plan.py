@@ -4,6 +4,7 @@ import runpy
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ from m2v_finetune.config import (
     UnlabelledDataConfig,
 )
 from m2v_finetune.data.loader import Window
+from m2v_finetune.memory import counted_step
 from m2v_finetune.memory.changes import _one_window_bytes
 from m2v_finetune.memory.counted_step import CountedRun, Machine
 from m2v_finetune.memory.counting import LimitExceededError, StorageRecorder
@@ -147,6 +149,25 @@ def real_peak_bytes(config, task, *, autocast=nullcontext):
         note_all(recorder, model, optimizer, batches[0])
         step()
     return sum(recorder.timeline().peak().values())
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU])
+@pytest.mark.parametrize("method", ["full", "dora", "ssf", "pretraining"])
+def test_quick_fake_tensors_count_what_those_of_torch_count(machine, method, monkeypatch):
+    task = None if method == "pretraining" else TASK
+    config = settings(method) if task else pretraining_settings("random-small")
+
+    def count():
+        run = CountedRun(config, task, machine)
+        return [run.step(3), run.evaluation(5)]
+
+    found = count()
+    monkeypatch.setattr(
+        counted_step, "QuickFakeTensorMode", lambda: FakeTensorMode(allow_non_fake_inputs=True)
+    )
+    for one, expected in zip(found, count(), strict=True):
+        for name in ("starts", "ends", "sizes", "parts"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(expected, name))
 
 
 def note_all(recorder, model, optimizer, batch):

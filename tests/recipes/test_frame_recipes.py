@@ -28,7 +28,8 @@ from m2v_finetune.labels.beats import format_beats, read_beats
 from m2v_finetune.labels.chords import read_lab, write_lab
 from m2v_finetune.labels.notes import Notes, read_midi, write_midi
 from m2v_finetune.model import TaskModel, score_windows
-from m2v_finetune.runs import read_config, train_task
+from m2v_finetune.runs import train_task
+from m2v_finetune.settings import read_config
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.frames import join_windows
 

@@ -16,6 +16,7 @@ from m2v_finetune.backbones.averaging import average_backbones
 from m2v_finetune.cli import build_parser
 from m2v_finetune.errors import Stopped
 from m2v_finetune.pretraining.masked_prediction import labels as labels_module
+from m2v_finetune.settings import read_config
 from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
 from m2v_finetune.training.trainer import Trainer
 
@@ -93,7 +94,7 @@ def pretrain(words, tmp_path):
 
     def run(folder, **settings):
         reset_accelerate()
-        config = runs.read_config("pretrain", words(folder, **settings))
+        config = read_config("pretrain", words(folder, **settings))
         return runs.pretrain(config), tmp_path / folder
 
     return run
@@ -171,7 +172,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, steps, 
     reset_accelerate()
     config = yaml.safe_load((straight.parent / "stopped" / "config.yaml").read_text())
     assert config["objective"] == "masked_prediction"
-    resumed = runs.read_config(
+    resumed = read_config(
         "pretrain", [f"--config={straight.parent / 'stopped' / 'config.yaml'}", "--run.resume=auto"]
     )
     runs.pretrain(resumed)
@@ -225,7 +226,7 @@ def test_labels_before_a_run(words, architecture, cache, tmp_path, capsys, monke
     monkeypatch.setattr(labels_module, "fit_clusters", None)
     monkeypatch.setattr(labels_module, "_labels_of", None)
     reset_accelerate()
-    config = runs.read_config("pretrain", [*settings, "--training.epochs=1"])
+    config = read_config("pretrain", [*settings, "--training.epochs=1"])
     assert runs.pretrain(config)["num_steps"] == 4
 
 

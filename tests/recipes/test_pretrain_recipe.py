@@ -14,6 +14,7 @@ from support.runs import read_metrics, reset_accelerate
 from m2v_finetune import runs
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.settings import read_config
 from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
 from m2v_finetune.training.objective import PretrainingObjective
 from m2v_finetune.training.step_policy import StepPolicy
@@ -76,7 +77,7 @@ def pretrain(repository, music, tmp_path):
             **settings,
         }
         words = [f"--{name}={value}" for name, value in given.items()]
-        config = runs.read_config("pretrain", words)
+        config = read_config("pretrain", words)
         return runs.pretrain(config), tmp_path / folder
 
     return run

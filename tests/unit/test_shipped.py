@@ -11,7 +11,7 @@ import yaml
 from support.messages import raises
 
 from m2v_finetune.memory.counted_step import model_without_weights
-from m2v_finetune.runs import read_config
+from m2v_finetune.settings import read_config
 from m2v_finetune.shipped import (
     config_file,
     config_files,

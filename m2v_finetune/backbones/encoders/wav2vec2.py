@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification, Wav2Vec2Model
 
 from m2v_finetune.audio.frames import FrameGrid
+from m2v_finetune.backbones.encoders import frames_last
 from m2v_finetune.backbones.encoders.encoder import Encoder
 
 ADAPTER = {"add_adapter": "strided convolutions above the layers, which change the last state"}
@@ -21,7 +22,10 @@ def frame_grid(config: Any, sample_rate: int) -> FrameGrid:
 
 def convolve(network: Any, input_values: Tensor) -> Tensor:
     """Return the features of the conv encoder."""
-    first, *others = network.feature_extractor.conv_layers
+    layers = network.feature_extractor.conv_layers
+    if frames_last.is_usable(input_values):
+        return frames_last.convolve(layers, input_values)
+    first, *others = layers
     # In float32, which costs no memory: its normalisation outputs float32 anyway.
     with torch.autocast(input_values.device.type, enabled=False):
         features: Tensor = first(input_values.unsqueeze(1))

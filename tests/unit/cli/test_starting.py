@@ -8,7 +8,7 @@ import pytest
 from support.messages import raises
 
 from m2v_finetune.cli import starting
-from m2v_finetune.runs import read_config
+from m2v_finetune.settings import read_config
 from m2v_finetune.shipped import config_files
 from m2v_finetune.tasks import TASKS
 

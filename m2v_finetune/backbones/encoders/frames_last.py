@@ -1,0 +1,125 @@
+"""The conv encoder on a CPU without gradients: frames last, each convolution as matrix products.
+
+A state is (batch, frames, channels) in memory, so the rows of a product are frames, norms over channels read
+memory in order, and nothing is transposed between layers. A frame of a convolution is a run of neighbouring
+rows of its input; the products read them in place, without a copy. Weights are those of the modules.
+
+Group normalisation, with a group for each channel over all frames, follows the first convolution. That is
+linear, so mean and variance of its output follow from mean and covariance of the samples in a frame, 10 in
+all published networks, and the normalisation becomes part of the weights.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+
+_is_on = True
+
+
+def is_usable(input_values: Tensor) -> bool:
+    """Return whether this way applies: on a CPU, without gradients."""
+    return _is_on and input_values.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+@contextmanager
+def channels_first() -> Iterator[None]:
+    """Run convolutions as PyTorch does, within a block: to count the memory of a GPU on tensors of a CPU."""
+    global _is_on
+    before, _is_on = _is_on, False
+    try:
+        yield
+    finally:
+        _is_on = before
+
+
+def convolve(layers: Any, input_values: Tensor) -> Tensor:
+    """Return the features of the conv encoder.
+
+    The first layer runs in float32, the others in the precision of autocast.
+
+    Args:
+        layers: Layers of the conv encoder, a list of modules.
+        input_values: (batch, samples).
+
+    Returns:
+        (batch, channels, frames), a view of (batch, frames, channels).
+    """
+    first, *others = layers
+    with torch.autocast("cpu", enabled=False):
+        state = _first_layer(first, input_values)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else state.dtype
+    for layer in others:
+        state = state.to(dtype)
+        state = _norm_and_activate(layer, _products(layer.conv, state))
+    return state.transpose(1, 2)
+
+
+def _first_layer(layer: Any, input_values: Tensor) -> Tensor:
+    """Return the output of the first layer, (batch, frames, channels), of samples (batch, samples)."""
+    conv = layer.conv
+    norm = getattr(layer, "layer_norm", None)
+    frames = input_values.unfold(1, conv.kernel_size[0], conv.stride[0])
+    weight = conv.weight[:, 0].t()
+    if not isinstance(norm, nn.GroupNorm):
+        return _norm_and_activate(layer, F.linear(frames, weight.t(), conv.bias))
+    # (batch, kernel, channels) and (batch, 1, channels): weights and bias of each window
+    weights, bias = _with_group_norm(norm, frames, weight, conv.bias)
+    return _activate(layer, torch.baddbmm(bias, frames, weights))
+
+
+def _with_group_norm(
+    norm: nn.GroupNorm, frames: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return weights and bias of each window with the normalisation of their outputs."""
+    rows = frames.double()
+    mean = rows.mean(dim=1, keepdim=True)
+    rows = rows - mean
+    covariance = rows.transpose(1, 2) @ rows / rows.shape[1]
+    wide = weight.double()
+    variance = ((covariance @ wide) * wide).sum(dim=1, keepdim=True)
+    scale = norm.weight.double() / torch.sqrt(variance.clamp(min=0) + norm.eps)
+    # The bias of the convolution moves the mean of its output, and is subtracted with it.
+    shift = norm.bias.double() - (mean @ wide) * scale
+    return (wide * scale).to(weight.dtype), shift.to(weight.dtype)
+
+
+def _products(conv: nn.Conv1d, state: Tensor) -> Tensor:
+    """Return the convolution of a state (batch, frames, channels)."""
+    batch, num_inputs, channels = state.shape
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    num_frames = (num_inputs - kernel) // stride + 1
+    # (kernel, channels in, channels out)
+    weight = conv.weight.to(state.dtype).permute(2, 1, 0).contiguous()
+    output = state.new_empty(batch, num_frames, weight.shape[2])
+    for window, result in zip(state, output, strict=True):
+        # Rows that do not overlap, so that a product reads them in place: as many taps as the stride at once.
+        for tap in range(0, kernel, stride):
+            taps = weight[tap : tap + stride].flatten(0, 1)
+            start = window.storage_offset() + tap * channels
+            rows = window.as_strided((num_frames, len(taps)), (stride * channels, 1), start)
+            if tap:
+                result.addmm_(rows, taps)
+            elif conv.bias is None:
+                torch.mm(rows, taps, out=result)
+            else:
+                torch.addmm(conv.bias.to(state.dtype), rows, taps, out=result)
+    return output
+
+
+def _norm_and_activate(layer: Any, state: Tensor) -> Tensor:
+    """Return the output of a layer from that of its convolution, which is overwritten."""
+    norm = getattr(layer, "layer_norm", None)
+    return _activate(layer, state if norm is None else norm(state))
+
+
+def _activate(layer: Any, state: Tensor) -> Tensor:
+    if isinstance(layer.activation, GELUActivation):
+        torch.ops.aten.gelu_(state)
+        return state
+    activated: Tensor = layer.activation(state)
+    return activated
