@@ -160,6 +160,12 @@ class PretrainingConfig:
                 f"--objective {'masked_prediction' if is_data2vec else 'data2vec'}.",
                 code="settings-conflict",
             )
+        if self.publish.native:
+            raise UserError(
+                "publish.native is for models of a task, but transformers loads every backbone as it is. Set "
+                "it to false.",
+                code="settings-conflict",
+            )
         if self.publish.weights == "trained":
             raise UserError(
                 "publish.weights is 'trained', but pre-training trains all of the backbone. Set it to auto.",

@@ -67,6 +67,7 @@ class RecipeConfig:
             "cache.use (to auto)": self.cache.use == "on",
             "training.compile (to false)": self.training.compile,
             "publish.weights (to auto or all)": self.publish.weights == "trained",
+            "publish.native (to false)": self.publish.native,
         }
         if any(refused.values()):
             raise UserError(

@@ -155,14 +155,23 @@ class PublishConfig:
             backbone; ``all`` saves the complete network, with added parameters merged into its weights if
             possible; ``auto`` is ``trained`` if the backbone is publicly available by its name and was not
             fully trained, else ``all``.
+        native: Whether transformers loads the model folder too, without this package, by
+            ``pipeline("audio-classification")``. The folder has all weights then. It needs head.kind linear,
+            and a task of clips (docs/exporting.md).
     """
 
     repo_id: str | None = None
     private: bool = False
     weights: Literal["auto", "trained", "all"] = "auto"
+    native: bool = False
 
     def __post_init__(self) -> None:
-        """Check the form of the repository's name."""
+        """Check the form of the repository's name, and that settings fit together."""
+        if self.native and self.weights == "trained":
+            raise UserError(
+                "publish.native needs all weights, but publish.weights is 'trained'. Set it to auto.",
+                code="settings-conflict",
+            )
         if self.repo_id is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id):
             raise UserError(
                 f"publish.repo_id is '{self.repo_id}'; its form is user/name, such as me/my-tagger.",

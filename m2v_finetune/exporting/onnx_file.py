@@ -20,8 +20,8 @@ from m2v_finetune.backbones import Backbone
 from m2v_finetune.errors import UserError
 from m2v_finetune.exporting.extra import import_extra
 from m2v_finetune.files import write_atomically
+from m2v_finetune.heads import MaskHead
 from m2v_finetune.model import SECTION, TaskModel, describe_model, require_audio_input
-from m2v_finetune.tasks.separation import Separation
 from m2v_finetune.tuning import merge_adapters
 
 Precision = Literal["float32", "float16"]
@@ -46,7 +46,7 @@ def export_onnx(model: TaskModel, file: Path, *, precision: Precision = "float32
         UserError: The extra ``onnx`` is missing, the file exists, or the model cannot be exported.
     """
     require_audio_input(model)
-    if isinstance(model.task, Separation):
+    if isinstance(model.head, MaskHead):
         raise UserError(
             "Models of separation have no ONNX file: docs/exporting.md has the reason. Use `m2v predict`.",
             code="export-separation",

@@ -9,6 +9,7 @@ from m2v_finetune.model.inference import (
 )
 from m2v_finetune.model.metadata import CARD_FILE, CONFIG_FILE, LIBRARY_NAME, WEIGHTS_FILE
 from m2v_finetune.model.native import SECTION, require_native
+from m2v_finetune.model.native_card import MODEL_PLACEHOLDER, native_usage
 from m2v_finetune.model.saving import describe_model, parse_description, upload_model
 from m2v_finetune.model.task_model import TaskModel
 
@@ -16,12 +17,14 @@ __all__ = [
     "CARD_FILE",
     "CONFIG_FILE",
     "LIBRARY_NAME",
+    "MODEL_PLACEHOLDER",
     "SECTION",
     "WEIGHTS_FILE",
     "FeatureLayout",
     "NotFiniteError",
     "TaskModel",
     "describe_model",
+    "native_usage",
     "parse_description",
     "require_audio_input",
     "require_native",

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from m2v_finetune.backbones import Backbone
+from m2v_finetune.backbones import Backbone, LayerWeighting
 from m2v_finetune.backbones.classifier import LinearClassifier, build_classifier
 from m2v_finetune.errors import UserError
 from m2v_finetune.heads import ClipHead, Standardization
@@ -39,8 +39,12 @@ FUNCTIONS = {
 """``function_to_apply`` of transformers' pipeline by ``problem_type``."""
 
 
-def require_native(model: "TaskModel") -> None:
+def require_native(model: "TaskModel", *, is_trained: bool = True) -> None:
     """Check that a network of transformers can express a model.
+
+    Args:
+        model: The model.
+        is_trained: Whether its layer weights are final; else any that may get different signs are refused.
 
     Raises:
         UserError: It cannot. The message has the reason, and the setting that makes it possible.
@@ -59,8 +63,8 @@ def require_native(model: "TaskModel") -> None:
         and f"its head is an {head.kind}. Train with --head.kind linear.",
         "export-adapter": METHODS[method].adds == "modules"
         and f"tuning.method {method} adds modules that cannot be merged. Train with --tuning.method lora.",
-        "export-weighting": not _is_of_one_sign(model.layer_weighting.weights())
-        and "the weights of backbone.layer_weighting conv1d have different signs. Train with "
+        "export-weighting": not _is_a_mean(model.layer_weighting, is_trained=is_trained)
+        and "weights of backbone.layer_weighting conv1d may have different signs. Train with "
         "--backbone.layer_weighting softmax.",
     }
     for code, reason in reasons.items():
@@ -76,8 +80,11 @@ def problem_type(model: "TaskModel") -> ProblemType | None:
     return getattr(model.task, "problem_type", None)
 
 
-def _is_of_one_sign(weights: Tensor) -> bool:
-    """Return whether weights are a positive or negative multiple of a mean."""
+def _is_a_mean(weighting: LayerWeighting, *, is_trained: bool) -> bool:
+    """Return whether layer weights are a positive or negative multiple of a weighted mean."""
+    if not is_trained:
+        return weighting.kind != "conv1d"
+    weights = weighting.weights()
     return bool((weights >= 0).all() or (weights <= 0).all())
 
 

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from m2v_finetune.backbones.checkpoints import published_checkpoint
 from m2v_finetune.files import write_atomically
 from m2v_finetune.hub import is_repo_id
-from m2v_finetune.model import CARD_FILE
+from m2v_finetune.model import CARD_FILE, LIBRARY_NAME, MODEL_PLACEHOLDER
 from m2v_finetune.publishing.method import (
     backbone_link,
     is_of_vectors,
@@ -37,7 +37,6 @@ from m2v_finetune.training.run_folder import RunFolder, read_resumes
 
 CONFIDENCE_LEVEL = 0.95
 UNKNOWN_LICENCE = "unknown"  # the Hub's identifier for it
-MODEL_PLACEHOLDER = "path/to/model"
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 LAYER_PICTURE, TRAINING_PICTURE = "layer_weights.png", "training.png"
 # The papers of the published checkpoints, by `Checkpoint.citation`. Source: arXiv.
@@ -69,6 +68,7 @@ def render_card(
     *,
     repo_id: str | None,
     captions: Mapping[str, str],
+    native_usage: str = "",
 ) -> str:
     """Return the model card of a finished run: metadata that the Hub reads, then Markdown.
 
@@ -83,6 +83,7 @@ def render_card(
         repo_id: Repository on the Hub; None for a model that stays in a folder.
         captions: Caption of each plot in the folder ``plots/`` beside the card. ``layer_weights.png`` and
             ``training.png`` have sections of their own, others are shown with the results.
+        native_usage: Section about the use in transformers alone, if the model folder serves it.
     """
     folder = RunFolder(run_dir)
     results = json.loads(folder.results.read_text(encoding="utf-8"))
@@ -93,7 +94,8 @@ def render_card(
     facts = {
         "title": escaped(_model_name(results, repo_id)),
         "task": _task_name(results),
-        "library_name": card_data["library_name"],
+        "library_name": LIBRARY_NAME,
+        "native_usage": native_usage.strip(),
         "model": repo_id or MODEL_PLACEHOLDER,
         "usage_example": find_task(results["task"]).usage_example,
         "is_of_vectors": is_of_vectors(results),

@@ -9,7 +9,7 @@ from typing import Any
 from m2v_finetune.config import PublishConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.errors import UserError
-from m2v_finetune.model import TaskModel, upload_model
+from m2v_finetune.model import MODEL_PLACEHOLDER, TaskModel, native_usage, upload_model
 from m2v_finetune.plotting.runs import plot_layer_weights, plot_training
 from m2v_finetune.publishing.card import (
     LAYER_PICTURE,
@@ -46,11 +46,17 @@ def publish(
     Raises:
         UserError: The push failed. The model is in the run folder, and the message has the command.
     """
-    model.save_pretrained(folder.model, weights=config.weights)  # first, as training took hours
+    weights, native = config.weights, config.native
+    model.save_pretrained(
+        folder.model, weights=weights, native=native
+    )  # first, as training took hours
     captions = draw_plots(model, folder, results, evaluated=evaluated, tracks=tracks)
-    card_data = model.card_data(weights=config.weights)
+    card_data = model.card_data(weights=weights, native=native)
     with harmless("The model card"):
-        card = render_card(folder.path, card_data, repo_id=config.repo_id, captions=captions)
+        usage = native_usage(model, config.repo_id or MODEL_PLACEHOLDER) if native else ""
+        card = render_card(
+            folder.path, card_data, repo_id=config.repo_id, captions=captions, native_usage=usage
+        )
         write_card(folder.model, card)
         model.card = card
     with harmless("The plots of the model folder"):

@@ -18,7 +18,7 @@ from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.data.values import printable
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import check_login
-from m2v_finetune.model import TaskModel
+from m2v_finetune.model import TaskModel, require_native
 from m2v_finetune.parsing import flat_settings, to_dict
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint_files import step_of
@@ -54,9 +54,12 @@ def open_run(
         needed_bytes: Estimated size of all files of the run.
 
     Raises:
-        UserError: The disk is too full, or the folder cannot be created.
+        UserError: The disk is too full, the folder cannot be created, or ``publish.native`` is set and
+            transformers cannot express the model.
     """
     accelerator, folder = trainer.accelerator, trainer.run.folder
+    if config.publish.native:
+        require_native(trainer.model, is_trained=False)
     if accelerator.is_main_process:
         Console(stderr=True).print(run_summary)
         require_space(folder.path, needed_bytes)

@@ -57,7 +57,7 @@ from hub_server import HubServer  # noqa: E402
 # Blocks of each page: run here, needing a download, tested elsewhere. Change it with the page.
 NUM_BLOCKS = {
     "CONTRIBUTING.md": (0, 0, 2),
-    "README.md": (3, 2, 6),
+    "README.md": (5, 2, 6),
     "docs/adding-a-checkpoint.md": (2, 0, 0),
     "docs/adding-a-data-set.md": (1, 1, 0),
     "docs/adding-a-task.md": (2, 0, 0),
@@ -65,6 +65,7 @@ NUM_BLOCKS = {
     "docs/benchmarking.md": (0, 3, 0),
     "docs/changing-a-recipe.md": (0, 0, 2),
     "docs/data-formats.md": (3, 0, 0),
+    "docs/exporting.md": (4, 0, 1),
     "docs/own-data.md": (10, 0, 0),
     "docs/own-loop.md": (2, 0, 0),
     "docs/memory.md": (1, 0, 0),
@@ -76,7 +77,16 @@ NUM_BLOCKS = {
 STAND_INS = ("music2vec-v1", "MERT-v1-95M")
 NUM_SONGS = {"train": 8, "validation": 4, "test": 4}
 TAGS = ("drums", "minor", "fast", "piano")
-TOP_FOLDERS = ("benchmarks", "configs", "docs", "m2v_finetune", "recipes", "scripts", "tests")
+TOP_FOLDERS = (
+    "benchmarks",
+    "configs",
+    "docs",
+    "examples",
+    "m2v_finetune",
+    "recipes",
+    "scripts",
+    "tests",
+)
 
 BLOCKS = {page: read_blocks(page) for page in pages()}
 ALL_BLOCKS = [block for blocks in BLOCKS.values() for block in blocks]
@@ -380,7 +390,7 @@ def test_settings_in_the_text_exist() -> None:
         settings = re.findall(rf"--({'|'.join(sections)})\.(\w+)", text)
         settings += re.findall(rf"`({'|'.join(sections)})\.(\w+)`", text)
         for section, key in settings:
-            if key in ("json", "png", "yaml"):  # a file
+            if key in ("json", "png", "safetensors", "yaml"):  # a file
                 continue
             assert key in sections[section], f"{page}: there is no setting {section}.{key}"
             num_settings += 1
