@@ -15,7 +15,7 @@ from selenium.webdriver.common.by import By
 
 CHROMIUM = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
-TIMEOUT_SECONDS = 90.0
+TIMEOUT_SECONDS = 240.0
 WIDTH = 1100
 
 
