@@ -5,11 +5,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import is_repo_id
 from m2v_finetune.model import TaskModel, require_audio_input
 from m2v_finetune.tasks import Prediction
-from m2v_finetune.tasks.shown import Shown, escaped
+from m2v_finetune.tasks.shown import Shown, Sound, escaped
 
 LOOPBACK = "127.0.0.1"
 MAX_LABELS = 10
@@ -35,6 +38,7 @@ def build_page(model: TaskModel, source: str) -> Any:
             sources=["upload", "microphone"],
             type="filepath",
             label="Drop a song, or record one",
+            buttons=["download"],
             elem_id="song",
         )
 
@@ -72,7 +76,7 @@ def heading(model: TaskModel, source: str) -> str:
     if is_repo_id(source) and not Path(source).exists():
         where = f"[{source}](https://huggingface.co/{source}) (model card)"
     elif (Path(source) / "README.md").is_file():
-        where = f"`{source}`, model card in `{Path(source) / 'README.md'}`"
+        where = f"`{source}` (its model card is `README.md` there)"
     backbone = model.backbone.source
     facts = [
         f"Model: {where}",
@@ -105,7 +109,13 @@ def _add_components(gradio: Any, shown: Shown) -> None:
             dict(shown.scores), num_top_classes=MAX_LABELS, label="Scores", show_heading=False
         )
     for caption, sound in shown.sounds.items():
-        gradio.Audio(sound, label=caption, interactive=False, elem_classes="sound")
+        gradio.Audio(
+            _as_pcm(sound),
+            label=caption,
+            interactive=False,
+            buttons=["download"],
+            elem_classes="sound",
+        )
     for caption, picture in shown.pictures.items():
         gradio.Image(
             picture,
@@ -114,6 +124,12 @@ def _add_components(gradio: Any, shown: Shown) -> None:
             buttons=["download", "fullscreen"],
             elem_classes="picture",
         )
+
+
+def _as_pcm(sound: Sound) -> tuple[int, NDArray[np.int16]]:
+    """Return a sound in 16 bits. Gradio would scale each to full scale, and stems keep their levels."""
+    sample_rate, samples = sound
+    return sample_rate, (samples.clip(-1, 1) * 32767).astype(np.int16)
 
 
 def _files(model: TaskModel, prediction: Prediction, path: Path) -> list[Path]:

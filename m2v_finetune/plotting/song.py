@@ -30,6 +30,7 @@ MAX_ROWS = 8
 BEAT_ROW_SECONDS = 15.0
 CHORD_ROW_SECONDS = 20.0
 NOTE_ROW_SECONDS = 15.0
+CAPTION_PIXELS = 40
 
 
 def draw_timeline(
@@ -159,4 +160,5 @@ def _pixels(figure: Figure) -> Pixels:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels: Pixels = np.array(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
-    return pixels
+    # The page lays its caption and buttons over the top of a picture.
+    return np.pad(pixels, ((CAPTION_PIXELS, 0), (0, 0), (0, 0)), constant_values=255)

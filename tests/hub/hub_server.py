@@ -1,7 +1,7 @@
 """A Hugging Face Hub on the loopback, in memory, for tests with the real `huggingface_hub`.
 
 `HubServer` speaks the part of the Hub's protocol that `huggingface_hub`, `transformers` and
-`datasets` use to create, write and read model and dataset repositories. It answers as the Hub
+`datasets` use to create, write and read repositories of models, data sets and Spaces. It answers as the Hub
 does where a client can tell the difference: the status, the `X-Error-Code` and `X-Error-Message`
 headers, the ETags and the regular and LFS upload modes. It can also be told to fail.
 
@@ -44,7 +44,7 @@ GITATTRIBUTES = "".join(
     f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in sorted(LFS_SUFFIXES)
 ).encode()
 
-RepoType = Literal["model", "dataset"]
+RepoType = Literal["model", "dataset", "space"]
 Match = str | Callable[[str], bool]
 """Which requests: a prefix of "METHOD /path", or a function of that line."""
 
@@ -212,7 +212,7 @@ class HubServer(ThreadingHTTPServer):
         Args:
             repo_id: For example `"me/music"`; any namespace.
             files: Content by path.
-            repo_type: `"model"` or `"dataset"`.
+            repo_type: `"model"`, `"dataset"` or `"space"`.
         """
         with self.lock:
             repo = self.repos.setdefault((repo_type, repo_id), Repo(repo_id, repo_type))
@@ -399,8 +399,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusedError(_error(401, "Invalid username or password.", code))
 
     def _repo(self, kind: str, repo_id: str) -> Repo:
-        repo_type: RepoType = "dataset" if kind.startswith("dataset") else "model"
-        repo = self.server.repos.get((repo_type, repo_id))
+        repo = self.server.repos.get((_repo_type(kind), repo_id))
         if repo is None:
             # To a stranger, the Hub does not tell a missing repository from a private one.
             status, message = (404, "Repository not found")
@@ -435,6 +434,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._require_token()
         wanted = json.loads(self.body)
         repo_type: RepoType = wanted.get("type") or "model"
+        if repo_type == "space" and not wanted.get("sdk"):
+            raise _RefusedError(_error(400, "A Space needs an sdk"))
         namespace = wanted.get("organization") or USER
         if namespace != USER:
             rights = f"You don't have the rights to create a {repo_type} under the namespace"
@@ -626,8 +627,16 @@ def _timestamp(date: datetime) -> str:
     return date.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
+def _repo_type(kind: str) -> RepoType:
+    """Return the type of a repository from a part of an address, such as "datasets/", or from itself."""
+    if kind.startswith("dataset"):
+        return "dataset"
+    return "space" if kind.startswith("space") else "model"
+
+
 def _page_path(kind: str, repo_id: str) -> str:
-    return f"datasets/{repo_id}" if kind.startswith("dataset") else repo_id
+    repo_type = _repo_type(kind)
+    return repo_id if repo_type == "model" else f"{repo_type}s/{repo_id}"
 
 
 def _file_entry(path: str, content: bytes) -> dict[str, Any]:
@@ -659,8 +668,8 @@ def _entries(commit: Commit) -> dict[str, dict[str, Any]]:
 
 # A repository id is "name" or "namespace/name". Revisions and folders come with quoted slashes.
 _ID = r"(?P<repo_id>[^/]+(?:/[^/]+)??)"
-_API = rf"/api/(?P<kind>models|datasets)/{_ID}"
-_PAGE = rf"/(?P<kind>datasets/|){_ID}"
+_API = rf"/api/(?P<kind>models|datasets|spaces)/{_ID}"
+_PAGE = rf"/(?P<kind>datasets/|spaces/|){_ID}"
 _LFS = rf"{_PAGE}\.git/info/lfs/objects"
 _REVISION = r"(?P<revision>[^/]+)"
 _ROUTES: tuple[tuple[str, str, Callable[..., _Reply]], ...] = (

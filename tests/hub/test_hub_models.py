@@ -23,6 +23,7 @@ import yaml
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from support.models import build_tagger
 from transformers import (
     Data2VecAudioConfig,
     Data2VecAudioModel,
@@ -942,3 +943,37 @@ def test_without_network_what_was_fetched_still_works(
         reply = client.m2v("push", published[0] / "model", "me/my-tagger")
         reply.assert_refused("hub-unreachable", "me/my-tagger", "HF_HUB_OFFLINE")
     assert len(server.requests) == num_requests
+
+
+def test_a_space_is_pushed(server: HubServer, me: Client, stranger: Client, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    build_tagger(method="probe").save_pretrained(tmp_path / "model")
+    files = [path for path in (tmp_path / "model").iterdir() if path.is_file()]
+    server.add_repo("me/shown-tagger", {path.name: path.read_bytes() for path in files})
+    package = "m2v-finetune[demo] @ git+https://example.org/m2v-finetune"
+
+    reply = me.m2v("demo", "me/shown-tagger", "--push", "me/page", "--package", package)
+    assert reply.code == 0, reply.stderr
+    assert f"{server.url}/spaces/me/page" in reply.stdout
+    assert package in reply.stdout
+    pushed = server.repos["space", "me/page"].files()
+    assert set(pushed) == {".gitattributes", "app.py", "requirements.txt", "README.md"}
+    assert pushed["requirements.txt"].decode() == f"{package}\n"
+    metadata = ModelCard(pushed["README.md"].decode()).data.to_dict()
+    assert metadata["sdk"] == "gradio"
+    assert metadata["app_file"] == "app.py"
+    assert metadata["models"] == ["me/shown-tagger"]
+    assert metadata["license"] == "apache-2.0"
+
+    # The app itself, but for serving: it loads the model by its id, without a token.
+    app = f"""
+import m2v_finetune.demo
+launched = []
+m2v_finetune.demo.launch_page = lambda page, host: launched.append([page.title, host])
+exec({pushed["app.py"].decode()!r})
+answer = launched
+"""
+    assert stranger.ask(app) == [["tagging: me/shown-tagger", "0.0.0.0"]]
+
+    reply = stranger.m2v("demo", "me/shown-tagger", "--push", "me/page", "--package", package)
+    reply.assert_refused("hub-not-logged-in", "me/page")
