@@ -1,7 +1,6 @@
 """Models and backbones on a Hub: push, load back, failures; with the real `huggingface_hub`.
 
-`huggingface_hub` reads its settings when it is imported, so each client is a process of its own with
-its own home. A `Client` imports everything once and then runs one snippet of Python after the other.
+Each client is a process of its own with its own home. A `Client` runs one snippet of Python after the other.
 """
 
 import json
@@ -10,8 +9,6 @@ import pickle
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +20,7 @@ import yaml
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from support.forked import Forked, run_forked
 from support.models import build_tagger
 from transformers import (
     Data2VecAudioConfig,
@@ -44,13 +42,15 @@ SONG = AUDIO / "test-000.ogg"
 # Runs snippets of Python, one JSON line each; answers with exit code, output and `answer`.
 WORKER = """
 import contextlib, io, json, logging, os, sys, traceback
+import m2v_finetune.cli, m2v_finetune.model, m2v_finetune.train
 from support.messages import noting_run_command
 from m2v_finetune import errors
 
-errors.run_command = noting_run_command(codes := [])
-import m2v_finetune.model
-
-replies = sys.stdout
+noting = noting_run_command(codes := [])
+errors.run_command = m2v_finetune.cli.run_command = m2v_finetune.train.run_command = noting
+replies = os.fdopen(os.dup(1), "w")
+for stream in (1, 2):  # only replies go out
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 for line in sys.stdin:
     request = json.loads(line)
     os.environ.update(request["variables"])
@@ -105,27 +105,23 @@ class Client:
     """
 
     def __init__(self, variables: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
-            env=environment(variables),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        (reads, sends), (gets, replies) = os.pipe(), os.pipe()
+        self._snippets, self._replies = os.fdopen(sends, "w"), os.fdopen(gets)
+        with os.fdopen(reads) as stdin, os.fdopen(replies, "w") as stdout:
+            self.process = Forked(
+                ["-c", WORKER], environment=environment(variables), input=stdin, output=stdout
+            )
 
     def run(self, script: str, *argv: object, program: object = "m2v", **variables: str) -> Reply:
         """Run a snippet with these arguments; it may leave a result in `answer`."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         request = {
             "script": script,
             "argv": [str(word) for word in (program, *argv)],
             "variables": variables,
         }
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return Reply(*json.loads(self.process.stdout.readline()))
+        self._snippets.write(json.dumps(request) + "\n")
+        self._snippets.flush()
+        return Reply(*json.loads(self._replies.readline()))
 
     def ask(self, script: str, *argv: object) -> Any:
         """Run a snippet that must succeed; return its `answer`."""
@@ -144,14 +140,12 @@ class Client:
     def close(self) -> None:
         self.process.kill()  # it waits for the next snippet; leaving by itself takes torch seconds
         self.process.wait()
+        self._snippets.close()
+        self._replies.close()
 
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
-    return (
-        os.environ
-        | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "COLUMNS": "300"}
-        | variables
-    )
+    return os.environ | {"PYTHONPATH": str(REPOSITORY / "tests"), "COLUMNS": "300"} | variables
 
 
 @pytest.fixture(scope="module")
@@ -492,14 +486,11 @@ def test_recipe_whose_commit_fails(
     """The recipe as a process of its own: it exits with 2."""
     folder = tmp_path / "run"
     fault = server.fail_next("POST /api/models/me/failed/commit/", status=500, times=100)
-    process = subprocess.run(
-        [sys.executable, RECIPE, *recipe_arguments(manifest, folder, "me/failed")],
-        env=environment(server.environment(homes / "me")),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    process = run_forked(
+        [RECIPE, *recipe_arguments(manifest, folder, "me/failed")],
+        environment=environment(server.environment(homes / "me")),
+        folder=tmp_path,
+        timeout=300,
     )
     assert fault.remaining == 99
     fault.remaining = 0

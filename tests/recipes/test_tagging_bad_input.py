@@ -24,6 +24,8 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file, save_file
+from support.forked import run_forked
+from support.processes import cpu_environment
 
 from m2v_finetune.audio.augmentation import TRANSFORMS
 from m2v_finetune.backbones.checkpoints import SHIPPED_DIR
@@ -506,15 +508,19 @@ def test_no_network_for_a_backbone_of_the_hub(
     tmp_path: Path, songs: Rows, closed_port: str
 ) -> None:
     write_manifest(tmp_path / "songs.jsonl", songs)
-    outcome = start(
-        command_line(tmp_path, "--backbone.source", "m-a-p/MERT-v0"),
-        cwd=tmp_path,
-        HF_ENDPOINT=closed_port,
-        HF_HOME=str(tmp_path / "home"),
-        HF_HUB_OFFLINE="0",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        NO_PROXY="127.0.0.1",
+    done = run_forked(
+        [RECIPE, *command_line(tmp_path, "--backbone.source", "m-a-p/MERT-v0")],
+        folder=tmp_path,
+        environment=cpu_environment(
+            COLUMNS="300",
+            HF_ENDPOINT=closed_port,
+            HF_HOME=str(tmp_path / "home"),
+            HF_HUB_OFFLINE="0",
+            HF_HUB_DISABLE_TELEMETRY="1",
+            NO_PROXY="127.0.0.1",
+        ),
     )
+    outcome = Outcome(done.returncode, done.stderr)
     assert_refused(
         outcome,
         [

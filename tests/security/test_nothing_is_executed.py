@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 import torch
 from support.forked import run_forked
 from support.messages import raises
+from support.processes import run_recipe
 
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import RecipeConfig
@@ -189,19 +187,15 @@ def test_a_token_is_in_no_file_and_no_output(small_manifest, tmp_path):
         "run.output_dir": tmp_path / "run",
         "publish.repo_id": "me/tagger",
     }
-    done = subprocess.run(
-        [sys.executable, str(script), *(f"--{key}={value}" for key, value in settings.items())],
-        env=os.environ
-        | {
-            "HF_TOKEN": token,
-            "WANDB_API_KEY": token,
-            "HF_ENDPOINT": "http://127.0.0.1:9",  # nobody answers
-            "HF_HOME": str(tmp_path / "home"),
-        },
-        capture_output=True,
-        check=False,
+    done = run_recipe(
+        [script],
+        settings,
+        HF_TOKEN=token,
+        WANDB_API_KEY=token,
+        HF_ENDPOINT="http://127.0.0.1:9",  # nobody answers
+        HF_HOME=str(tmp_path / "home"),
     )
-    assert b"Traceback" not in done.stderr, done.stderr[-2000:].decode()
+    assert "Traceback" not in done.stderr, done.stderr[-2000:]
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     names = {path.name for path in written}
     assert {
@@ -213,5 +207,6 @@ def test_a_token_is_in_no_file_and_no_output(small_manifest, tmp_path):
     } <= names
     assert any("tfevents" in name for name in names)
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["packages"]
-    for content in (done.stdout, done.stderr, *(path.read_bytes() for path in written)):
+    printed = (done.stdout.encode(), done.stderr.encode())
+    for content in (*printed, *(path.read_bytes() for path in written)):
         assert token.encode() not in content

@@ -2,8 +2,9 @@
 
 Imports take most of the time of a short run. A server imports once; each program is a fork of it, with its
 own arguments, environment, working directory and streams, and signals, exit codes and kills are real.
-The server has `HF_HUB_OFFLINE`. What depends on an import (`HF_HOME`), on the locale or on the launcher is
-for a process of `subprocess`.
+The server has `HF_HUB_OFFLINE`. `huggingface_hub` and `datasets` read their settings when they are imported:
+a fork whose `HF_` variables differ from those of the server reads them anew. What else depends on an import,
+on the locale or on the launcher is for a process of `subprocess`.
 """
 
 import atexit
@@ -19,10 +20,14 @@ from contextlib import suppress
 from pathlib import Path
 
 SERVER = """
-import json, os, runpy, signal, socket, sys
+import importlib, json, os, runpy, signal, socket, sys
 import accelerate, torch, transformers
 import m2v_finetune.cli, m2v_finetune.metrics.multilabel, m2v_finetune.runs
 import m2v_finetune.plotting.runs, torch.utils.tensorboard
+import datasets, huggingface_hub.hf_api
+
+def hub_variables():
+    return {name: value for name, value in os.environ.items() if name.startswith("HF_")}
 
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
@@ -37,7 +42,7 @@ while True:
     except TimeoutError:
         os.kill(int(sys.argv[2]), 0)  # it ends with the process of the tests, even a killed one
         continue
-    message, streams, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    message, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     if not message:
         os._exit(0)
     if not os.fork():
@@ -55,16 +60,25 @@ if pid:
     connection.sendall(b"%d\\n" % os.waitpid(pid, 0)[1])
     os._exit(0)
 connection.close()
-for number, stream in enumerate(streams, start=1):
+for number, stream in enumerate(streams):
     os.dup2(stream, number)
     os.close(stream)
 request = json.loads(message)
 os.chdir(request["folder"])
+before = hub_variables()
 os.environ.clear()
 os.environ.update(request["environment"])
+if hub_variables() != before:
+    for module in (huggingface_hub.constants, datasets.config):
+        importlib.reload(module)
+    huggingface_hub.hf_api.api.endpoint = huggingface_hub.constants.ENDPOINT
 sys.argv = request["words"]
+sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(":"))
 if sys.argv[0] == "m2v":
     m2v_finetune.cli.main()
+elif sys.argv[0] == "-c":
+    program = sys.argv.pop(1)
+    exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
 else:
     sys.path[0] = os.path.dirname(sys.argv[0])
     runpy.run_path(sys.argv[0], run_name="__main__")
@@ -76,11 +90,12 @@ class Forked:
     """A program that runs, with what `subprocess.Popen` has of it.
 
     Args:
-        words: ``m2v`` or a script, and its arguments.
-        environment: All variables; those of this process if None.
+        words: ``m2v``, a script, or ``-c`` and a program, and its arguments.
+        environment: All variables; those of this process if None. `PYTHONPATH` adds to that of the server.
         folder: Working directory; that of this process if None.
         prefix: Command that the server is started with, such as ``setpriv``.
         output: File for both streams, open to write; None for temporary files, see `communicate`.
+        input: File to read from; None for nothing.
     """
 
     def __init__(
@@ -91,10 +106,12 @@ class Forked:
         folder: Path | None = None,
         prefix: Sequence[str] = (),
         output: object = None,
+        input: object = None,
     ) -> None:
         self.returncode: int | None = None
-        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
-        streams = self._files if output is None else [output, output]
+        self._files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115
+        streams = self._files[1:] if output is None else [output, output]
+        streams = [self._files[0] if input is None else input, *streams]
         request = {
             "words": [os.fsdecode(word) for word in words],
             "environment": dict(os.environ if environment is None else environment),
@@ -141,7 +158,7 @@ class Forked:
         """Wait for the end, and return what was written to standard output and to standard error."""
         self.wait(timeout)
         written = []
-        for file in self._files:
+        for file in self._files[1:]:
             file.seek(0)
             written.append(file.read().decode(errors="backslashreplace"))
         return written[0], written[1]
