@@ -29,7 +29,7 @@ class MaskedPredictionConfig:
         projection_size: Size of the vectors of which the cosine is taken (64 in MERT-v1-95M, 128 in 330M).
         temperature: Divisor of the cosine.
         mask_probability: Share of a window's frames that the masked spans would cover without overlaps. At
-            0.8 with spans of 5, about 55 % of the frames are masked.
+            0.8 with spans of 5, almost 60 % of the frames are masked.
         mask_span_frames: Length of a masked span.
         min_mask_spans: Least number of spans in a window.
         cqt_weight: Weight of the squared error of the CQT; 0 for no CQT head.

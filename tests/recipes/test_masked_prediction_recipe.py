@@ -242,8 +242,10 @@ def test_settings_of_the_other_objective_are_refused(pretrain, architecture, tmp
         pretrain("run", **changed)
     with raises("settings-conflict", "masked_prediction.fit_frames"):
         pretrain("run", **{"backbone.architecture": architecture, "objective": "data2vec"})
+    without_value = tmp_path / "null.yaml"
+    without_value.write_text("objective: null\ndata:\n  source: music\n")
     with raises("config-null-value", "objective"):
-        pretrain("run", **{"backbone.architecture": architecture, "objective": "null"})
+        train.read_config("pretrain", [f"--config={without_value}"])
     with raises("config-invalid", "objective"):
         pretrain("run", **{"backbone.architecture": architecture, "objective": "wav2vec"})
     assert not (tmp_path / "run").exists()
