@@ -466,6 +466,14 @@ def test_the_quickstart_table_is_what_was_measured():
     assert shown == script["table"](measured)
 
 
+def test_the_table_of_heads_is_what_was_measured():
+    import default_head
+
+    page = (REPOSITORY / "docs" / "defaults.md").read_text(encoding="utf-8")
+    found = json.loads(default_head.RESULT.read_text(encoding="utf-8"))
+    assert default_head.table(found) in page
+
+
 def test_the_table_of_tuning_methods_is_what_was_measured():
     script = runpy.run_path(str(REPOSITORY / "benchmarks" / "tuning_methods.py"), run_name="table")
     results = REPOSITORY / "benchmarks" / "results" / "tuning_methods.json"

@@ -16,19 +16,27 @@ import torch
 from small_networks import CONFORMER, SMALL
 from support.messages import raises
 from support.models import PUBLISHED
+from support.runs import reset_accelerate
 from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2ConformerConfig
 
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.backbones.checkpoint_files import write_checkpoint
 from m2v_finetune.backbones.encoders import ENCODERS
 from m2v_finetune.cli import main as m2v
-from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig, TuningMethod
+from m2v_finetune.config import (
+    BackboneConfig,
+    HeadConfig,
+    PublishConfig,
+    TuningConfig,
+    TuningMethod,
+)
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.emotion import Emotion
 from m2v_finetune.tasks.tagging import Tagging
+from m2v_finetune.train import main as train
 
 TAGGING = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
 CLIP_TASKS = [task for task in TASKS.values() if issubclass(task, ClipTask)]
@@ -233,3 +241,24 @@ def test_damaged_files_are_named(checkpoints: Path, tmp_path: Path) -> None:
     (tmp_path / "native" / "head.safetensors").write_bytes(b"no tensors")
     with raises("model-weights-damaged"):
         TaskModel.from_pretrained(tmp_path / "native")
+
+
+def test_a_run_is_refused_before_it_trains(small_manifest: Path, tmp_path: Path) -> None:
+    reset_accelerate()
+    settings = {
+        "data.source": small_manifest,
+        "data.num_workers": 0,
+        "backbone.source": "random-small",
+        "head.kind": "mlp",
+        "publish.native": "true",
+        "run.output_dir": tmp_path / "run",
+        "cache.use": "off",
+    }
+    with raises("export-head", "--head.kind linear"):
+        train(["tagging", *(f"--{key}={value}" for key, value in settings.items())])
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_settings_that_contradict_are_refused() -> None:
+    with raises("settings-conflict", "publish.native"):
+        PublishConfig(native=True, weights="trained")
