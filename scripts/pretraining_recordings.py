@@ -2,7 +2,7 @@
 
 Read from each package's copyright file (Debian 12). All of them allow derived work; the pieces of one package
 that do not say so, or only under the GPL, are not named here. The licence of weights trained on them is
-CC-BY-SA-4.0: CC BY-SA 3.0 asks for the names of the authors, and for the same licence or a later version of it.
+CC-BY-SA-4.0: CC BY-SA 3.0 asks for the names of the authors, and for the same licence or a later version.
 """
 
 from dataclasses import dataclass
