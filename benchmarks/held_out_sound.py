@@ -118,7 +118,8 @@ class Sound:
             splits["train"] = [*more["train"], *splits["train"]]
             splits["validation"] = splits["validation"] or more["validation"]
         self.task = TASKS[one.task].from_tracks(settings, splits)
-        checked, _ = check_splits(splits, on_bad_track="stop", show_progress=False)
+        present = {split: members for split, members in splits.items() if members}
+        checked, _ = check_splits(present, on_bad_track="stop", show_progress=False)
         self.tracks = {"train": checked["train"], "evaluated": checked[split]}
         self.name = name
 

@@ -1,9 +1,8 @@
 """Gathers the music that the small backbone is pre-trained on: real recordings, and composed music.
 
-    apt-get download 0ad-data hyperrogue-music singularity-music supertuxkart-data ufoai-music \
-        warzone2100-music
-    python scripts/compose_pretraining_music.py OUT/gm --hours 1 --seed 11 --soundfont sf_GMbank.sf2
-    python scripts/compose_pretraining_music.py OUT/opl3 --hours 0.5 --seed 12 --soundfont OPL-3_FM_128M.sf2
+    apt-get download 0ad-data hyperrogue-music singularity-music supertuxkart-data
+    python scripts/compose_pretraining_music.py OUT/gm --hours 0.5 --seed 11 --soundfont sf_GMbank.sf2
+    python scripts/compose_pretraining_music.py OUT/opl3 --hours 0.3 --seed 12 --soundfont OPL-3_FM_128M.sf2
     python scripts/gather_pretraining_music.py PACKAGES OUT --composed gm opl3
 
 PACKAGES is the folder of the downloaded .deb files; nothing is installed. Writes OUT/recordings (FLAC,

@@ -2,8 +2,7 @@
 
 Read from each package's copyright file (Debian 12). All of them allow derived work; the pieces of one package
 that do not say so, or only under the GPL, are not named here. The licence of weights trained on them is
-CC-BY-SA-4.0: CC BY 3.0 asks for the names of the authors, and CC BY-SA 3.0 for the same licence or a later
-version of it.
+CC-BY-SA-4.0: CC BY-SA 3.0 asks for the names of the authors, and for the same licence or a later version.
 """
 
 from dataclasses import dataclass
@@ -33,16 +32,6 @@ def _kart(pieces: tuple[str, ...], authors: str, licence: str = "CC-BY-SA-3.0") 
     return Source(package="supertuxkart-data", pieces=patterns, authors=authors, licence=licence)
 
 
-def _alien(pieces: tuple[str, ...], authors: str, licence: str) -> Source:
-    return Source(
-        package="ufoai-music",
-        archive="./usr/share/games/ufoai/base/0music.pk3",
-        pieces=tuple(f"music/{piece}.ogg" for piece in pieces),
-        authors=authors,
-        licence=licence,
-    )
-
-
 SOURCES = (
     Source(
         package="0ad-data",
@@ -63,21 +52,6 @@ SOURCES = (
         authors="Will Savino (http://www.willsavino.net)",
     ),
     Source(package="singularity-music", pieces=("*/music/*.ogg",), authors="Max McCracken"),
-    Source(
-        package="warzone2100-music",
-        pieces=("*/aftermath_soundtrack/track[12]*.opus", "*/aftermath_soundtrack/menu_*.opus"),
-        authors="LupusMechanicus",
-    ),
-    _alien(("Crystan-*",), "Gren (Crystan)", "CC-BY-SA-3.0"),
-    _alien(("Marine*",), '"Marine" Baklund', "CC-BY-SA-3.0"),
-    _alien(("TheThings-Slippycurb",), "Slippycurb", "CC-BY-SA-3.0"),
-    _alien(("returnjourney",), "Christian Hoffmann", "CC-BY-SA-3.0"),
-    _alien(
-        ("van_*",), 'Manuel "Vanethian" Marino (http://www.manuelmarino.com), Gren', "CC-BY-3.0"
-    ),
-    _alien(("David0*",), "David Reeves (Destructavator)", "CC-BY-3.0"),
-    _alien(("azrael1",), "azrael1322", "CC-BY-3.0"),
-    _alien(("karlmacklin_geoscape",), "Karl Macklin", "CC-BY-3.0"),
     _kart(("bay", "egypt", "overworld", "demonhill"), "0zone0ne"),
     _kart(("celtic", "farm", "landing_in_gran_paradiso"), "0zone0ne and Krobonil"),
     _kart(("ravenbridge_mansion",), "0zone0ne and Krobonil"),
