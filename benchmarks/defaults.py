@@ -247,8 +247,9 @@ def run_cell(root: Path, name: str, size: int, method: str, backbone: str, setti
 
     import torch
 
+    from m2v_finetune.settings import read_config
     from m2v_finetune.tasks import TASKS as PACKAGE_TASKS
-    from m2v_finetune.train import read_config, train_task
+    from m2v_finetune.train import train_task
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     task = TASKS[name]

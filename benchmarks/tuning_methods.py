@@ -27,8 +27,9 @@ from m2v_finetune.config import RecipeConfig, TuningMethod
 from m2v_finetune.memory.counted_step import record_step
 from m2v_finetune.memory.counting import StorageRecorder
 from m2v_finetune.model import TaskModel
+from m2v_finetune.settings import read_config
 from m2v_finetune.tasks.tagging import Tagging
-from m2v_finetune.train import read_config, train_task
+from m2v_finetune.train import train_task
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.sizes import count_parameters
 from m2v_finetune.training.step import take_step

@@ -17,10 +17,10 @@ from m2v_finetune.cli import build_parser
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.labels.keys import KEYS
+from m2v_finetune.settings import config_class, read_config
 from m2v_finetune.tasks import TASKS, Task
 from m2v_finetune.tasks.clips import EvaluatedClip
 from m2v_finetune.tasks.tagging import WORDS_CHANGED_BY
-from m2v_finetune.train import config_class, read_config
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -41,9 +41,9 @@ from m2v_finetune.audio.augmentation import Effect, build_augmentation
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR
 from m2v_finetune.data.manifest import read_dataset_info, read_manifest
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.settings import config_class, read_config
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.classification import Classification
-from m2v_finetune.train import config_class, read_config
 from m2v_finetune.training.sizes import count_parameters
 from m2v_finetune.tuning import METHODS
 

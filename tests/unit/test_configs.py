@@ -13,9 +13,9 @@ from m2v_finetune.backbones.checkpoints import CHECKPOINTS
 from m2v_finetune.backbones.loading import build_network
 from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.data.quickstart import QUICKSTARTS
+from m2v_finetune.settings import read_config
 from m2v_finetune.shipped import config_file
 from m2v_finetune.tasks import TASKS
-from m2v_finetune.train import read_config
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(

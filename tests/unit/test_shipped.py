@@ -11,6 +11,7 @@ import yaml
 from support.messages import raises
 
 from m2v_finetune.memory.counted_step import model_without_weights
+from m2v_finetune.settings import read_config
 from m2v_finetune.shipped import (
     config_file,
     config_files,
@@ -20,7 +21,6 @@ from m2v_finetune.shipped import (
     recipe_files,
 )
 from m2v_finetune.tasks import TASKS
-from m2v_finetune.train import read_config
 
 RECIPES = sorted([*TASKS, "pretrain"])
 

@@ -8,9 +8,9 @@ import pytest
 from support.messages import raises
 
 from m2v_finetune.cli import starting
+from m2v_finetune.settings import read_config
 from m2v_finetune.shipped import config_files
 from m2v_finetune.tasks import TASKS
-from m2v_finetune.train import read_config
 
 
 def m2v(*argv: str) -> None:
