@@ -21,7 +21,7 @@ import m2v_finetune.train
 
 whole = m2v_finetune.train.main
 short = ["--data.source", {manifest!r}, "--training.epochs", "1", "--data.windows_per_track", "1"]
-short += ["--data.num_workers", "0"]
+short += ["--data.num_workers", "0", "--backbone.source", "music2vec-small"]
 m2v_finetune.train.main = lambda words: whole([*words, *short])
 """
 
