@@ -49,7 +49,7 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     # Links out of docs/ lead to copies, and docstrings are on the reference page.
     assert (site / "repository" / "benchmarks" / "kills.py").is_file()
     assert (
-        'href="../repository/benchmarks/kills.py"'
+        'href="../repository/benchmarks/training_step.py"'
         in (site / "performance" / "index.html").read_text()
     )
     assert "predict_many" in (site / "reference" / "index.html").read_text()
