@@ -62,7 +62,7 @@ def main() -> None:
 
 def run(root: Path, arguments: argparse.Namespace) -> None:
     """Measure the runs asked for, each in a process of its own that shares the imports."""
-    import m2v_finetune.train  # noqa: F401
+    import m2v_finetune.runs  # noqa: F401
 
     (root / "scores").mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("fork")
@@ -91,7 +91,8 @@ def run_one(root: Path, name: str, head: str, seed: int) -> None:
 
     import torch
 
-    from m2v_finetune import train
+    from m2v_finetune import runs
+    from m2v_finetune.settings import read_config
     from m2v_finetune.tasks import find_task
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -103,7 +104,7 @@ def run_one(root: Path, name: str, head: str, seed: int) -> None:
         """Take the place of publishing: no card, no plots."""
         kept.update(task=model.task.to_dict(), evaluated=evaluated)
 
-    train.publish = keep
+    runs.publish = keep
     with tempfile.TemporaryDirectory() as folder:
         options = {
             "data.source": quickstart["data"]["source"],
@@ -117,8 +118,8 @@ def run_one(root: Path, name: str, head: str, seed: int) -> None:
             **HEADS[head],
         }
         start_time = time.monotonic()
-        config = train.read_config(name, [f"--{key}={value}" for key, value in options.items()])
-        results = train.train_task(config, find_task(name))
+        config = read_config(name, [f"--{key}={value}" for key, value in options.items()])
+        results = runs.train_task(config, find_task(name)).results
     metric = results["selection_metric"]
     scores = scores_path(root, name, head, seed)
     scores.write_bytes(pickle.dumps(kept))

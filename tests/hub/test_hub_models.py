@@ -42,12 +42,12 @@ SONG = AUDIO / "test-000.ogg"
 # Runs snippets of Python, one JSON line each; answers with exit code, output and `answer`.
 WORKER = """
 import contextlib, io, json, logging, os, sys, traceback
-import m2v_finetune.cli, m2v_finetune.model, m2v_finetune.train
+import m2v_finetune.cli, m2v_finetune.model, m2v_finetune.runs
 from support.messages import noting_run_command
 from m2v_finetune import errors
 
 noting = noting_run_command(codes := [])
-errors.run_command = m2v_finetune.cli.run_command = m2v_finetune.train.run_command = noting
+errors.run_command = m2v_finetune.cli.run_command = noting
 replies = os.fdopen(os.dup(1), "w")
 for stream in (1, 2):  # only replies go out
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream)

@@ -16,7 +16,7 @@ TRAIN = """
 import json, sys
 import numpy as np
 from m2v_finetune.model import TaskModel
-from m2v_finetune.train import main
+from m2v_finetune.runs import main
 
 main(["tagging", *sys.argv[2:]])
 model = TaskModel.from_pretrained("me/native")

@@ -31,12 +31,12 @@ from m2v_finetune.config import (
     TuningMethod,
 )
 from m2v_finetune.model import TaskModel
+from m2v_finetune.runs import main as train
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.emotion import Emotion
 from m2v_finetune.tasks.tagging import Tagging
-from m2v_finetune.train import main as train
 
 TAGGING = Tagging(labels=("drums", "flute", "minor"), label_column="tags")
 CLIP_TASKS = [task for task in TASKS.values() if issubclass(task, ClipTask)]

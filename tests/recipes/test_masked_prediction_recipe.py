@@ -245,7 +245,7 @@ def test_settings_of_the_other_objective_are_refused(pretrain, architecture, tmp
     without_value = tmp_path / "null.yaml"
     without_value.write_text("objective: null\ndata:\n  source: music\n")
     with raises("config-null-value", "objective"):
-        train.read_config("pretrain", [f"--config={without_value}"])
+        read_config("pretrain", [f"--config={without_value}"])
     with raises("config-invalid", "objective"):
         pretrain("run", **{"backbone.architecture": architecture, "objective": "wav2vec"})
     assert not (tmp_path / "run").exists()
