@@ -474,6 +474,14 @@ def test_the_table_of_heads_is_what_was_measured():
     assert default_head.table(found) in page
 
 
+def test_the_table_of_onnx_speed_is_what_was_measured():
+    import onnx_speed
+
+    page = (REPOSITORY / "docs" / "exporting.md").read_text(encoding="utf-8")
+    found = json.loads(onnx_speed.RESULT.read_text(encoding="utf-8"))
+    assert onnx_speed.table(found["backbones"]) in page
+
+
 def test_the_table_of_tuning_methods_is_what_was_measured():
     script = runpy.run_path(str(REPOSITORY / "benchmarks" / "tuning_methods.py"), run_name="table")
     results = REPOSITORY / "benchmarks" / "results" / "tuning_methods.json"

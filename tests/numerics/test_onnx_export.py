@@ -57,7 +57,7 @@ def build(
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn_like(parameter)
-        if model.head_config.standardize:
+        if hasattr(model.head, "standardization"):
             model.head.standardization.mean.normal_()
             model.head.standardization.std.uniform_(0.5, 2.0)
     return model.eval()
@@ -220,3 +220,8 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with raises("extra-missing", "m2v-finetune[onnx]"):
         export_onnx(model, tmp_path / "new.onnx")
     assert not (tmp_path / "new.onnx").exists()
+
+
+def test_separation_is_refused_with_the_page_that_has_the_reason(tmp_path: Path) -> None:
+    with raises("export-separation", "docs/exporting.md"):
+        export_onnx(build("separation"), tmp_path / "new.onnx")
