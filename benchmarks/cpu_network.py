@@ -93,7 +93,7 @@ def main() -> None:
     rows = [measure(name, arguments.windows, arguments.rounds) for name in NETWORKS]
     result = {
         "processor": processor(),
-        "capabilities": torch.cpu.get_capabilities(),
+        "capabilities": dict(torch.cpu.get_capabilities()),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "load_average": [round(load, 2), round(os.getloadavg()[0], 2)],
