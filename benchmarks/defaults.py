@@ -41,6 +41,16 @@ RESULT = REPOSITORY / "benchmarks" / "results" / "defaults.jsonl"
 SOUND_FONTS = Path("/usr/share/sounds/sf2")
 SIZES = (60, 300, 3000)
 METHODS = ("probe", "lora", "full")
+# Only their rate of the backbone is searched, around the default.
+OTHER_METHODS = {
+    "dora": 1e-4,
+    "ia3": 1e-2,
+    "bitfit": 1e-3,
+    "layernorm": 1e-3,
+    "adapter": 1e-3,
+    "ssf": 1e-3,
+    "top_layers": 1e-3,
+}
 PUBLISHED_SIZE = "random-95m"
 BACKBONES = ("music2vec-small", PUBLISHED_SIZE)
 NUM_VALIDATION = {60: 24, 300: 60, 3000: 96}
@@ -96,6 +106,10 @@ FIRST_LEARNING_RATES = {
 
 def settings_of(method: str) -> dict[str, dict[str, Any]]:
     """Return the settings that are compared, by name: the first defaults, today's, and those of a search."""
+    if method in OTHER_METHODS:
+        rate = OTHER_METHODS[method]
+        rates = (rate / 3, rate * 3)
+        return {"now": {}, **{f"1e-3, {rate:.0e}": _learning_rates(1e-3, rate) for rate in rates}}
     found: dict[str, dict[str, Any]] = {
         "first": {**FIRST, **FIRST_LEARNING_RATES[method]},
         "now": {},
@@ -350,7 +364,8 @@ def main() -> None:
         if command == "run":
             one.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
             one.add_argument("--sizes", nargs="+", type=int, default=list(SIZES), choices=SIZES)
-            one.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+            methods = [*METHODS, *OTHER_METHODS]
+            one.add_argument("--methods", nargs="+", default=list(METHODS), choices=methods)
             one.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=BACKBONES)
             one.add_argument("--settings", nargs="+", default=[])
     commands.add_parser("table")
