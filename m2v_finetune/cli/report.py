@@ -15,8 +15,8 @@ def add_commands(commands: Commands) -> None:
         "report",
         help="write report.html of a run again, or compare two runs on the same test tracks",
         description="With one run: writes report.html into its folder, from the files there. With two: "
-        "prints the difference of each metric, second minus first, with a paired bootstrap interval over the test "
-        "tracks, which must be the same.",
+        "prints the difference of each metric, second minus first, with a paired bootstrap interval over the "
+        "test tracks, which must be the same.",
     )
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder; one or two")
     report.add_argument(

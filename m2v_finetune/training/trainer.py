@@ -99,7 +99,12 @@ class Trainer(Generic[Model]):
         self.optimization = optimization
         self.num_workers = num_workers
         self.plan = plan
-        self.batches = training_batches(len(windows), training, run)
+        self.batches = training_batches(
+            len(windows),
+            training,
+            run,
+            item_classes=() if isinstance(windows, MaskedWindows) else windows.item_classes,
+        )
         self.loader = training_loader(
             windows,
             self.batches,

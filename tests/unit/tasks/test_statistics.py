@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from support.clip_tracks import draw_classes, evaluated_clips
 
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.separation import Separation
 from m2v_finetune.tasks.tagging import Tagging
-from support.clip_tracks import draw_classes, evaluated_clips
 
 NUM_TRACKS = 30
 RNG = np.random.default_rng(0)
