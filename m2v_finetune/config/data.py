@@ -78,6 +78,9 @@ class DataConfig(TracksConfig):
             tasks with an output for each frame or a stem.
         windows_per_track: Number of random windows of a track in one training epoch. Default: enough for an
             epoch of 32 optimizer steps, so 1 for large data sets.
+        sampling: Order of the training windows. ``uniform`` has each once in an epoch; ``balanced`` has each
+            class equally often, for tasks with one class a track: rare classes are repeated, and frequent
+            ones take turns. Try it before task.class_weight where a class has few tracks.
         num_variants: Number of different windows of a track in a run, with their augmentation. They take
             turns, and are the same for every seed. Default: no limit; with the feature cache 4, or as many
             as fit in a track up to 16 (docs/performance.md).
@@ -90,6 +93,7 @@ class DataConfig(TracksConfig):
     window_seconds: float | None = None
     hop_seconds: float | None = None
     windows_per_track: int | None = None
+    sampling: Literal["uniform", "balanced"] = "uniform"
     num_variants: int | None = None
 
     def __post_init__(self) -> None:
@@ -186,6 +190,19 @@ class AugmentationConfig:
     Args:
         transforms: Transforms in order, each a name with its parameters, such as
             ``{name: gain, p: 0.5, min_gain_db: -6, max_gain_db: 6}``; docs/augmentation.md lists them.
+        mixup_alpha: Parameter of mixup: each training window is mixed with another, and so are their labels,
+            by a share from Beta(mixup_alpha, mixup_alpha). 0 for none; 0.2 to 0.4 are usual. For tasks with
+            one prediction a track. Try it where training fits and validation does not; it needs more epochs,
+            and no feature cache.
     """
 
     transforms: list[dict[str, Any]] = field(default_factory=list)
+    mixup_alpha: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not 0.0 <= self.mixup_alpha < math.inf:
+            raise UserError(
+                f"augmentation.mixup_alpha is {self.mixup_alpha}; it must be at least 0, and finite.",
+                code="settings-range",
+            )

@@ -58,6 +58,7 @@ class RecipeConfig:
         refused = {
             "tuning.method (to probe)": self.tuning.method != "probe",
             "augmentation.transforms (to [])": bool(self.augmentation.transforms),
+            "augmentation.mixup_alpha (to 0)": self.augmentation.mixup_alpha > 0,
             "backbone.num_layers (to null)": self.backbone.num_layers is not None,
             "backbone.layer_weighting (to softmax or last)": self.backbone.layer_weighting
             not in ("softmax", "last"),

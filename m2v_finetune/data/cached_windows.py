@@ -94,6 +94,11 @@ class CachedWindows(Dataset[tuple[Tensor, ...]]):
     def __len__(self) -> int:
         return len(self.windows)
 
+    @property
+    def item_classes(self) -> Sequence[int]:
+        """Class of each item, for an order with balanced classes; empty for none."""
+        return self.windows.item_classes
+
     def track_of(self, index: int, epoch: int) -> Track:
         """Return the track of an item in an epoch."""
         return self.windows.track_of(index, epoch)

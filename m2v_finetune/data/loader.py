@@ -26,6 +26,8 @@ from m2v_finetune.audio.windows import (
 )
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.mixup import Mixup
+from m2v_finetune.data.sampling import balanced_order
 
 Array = NDArray[np.float32]
 Augment = Callable[[Array], tuple[Array, LabelTransform]]
@@ -155,6 +157,8 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
             take turns. They are the same for every seed, so that runs can share their cached features.
             Each window is drawn anew, by the seed, if None.
         multiple_of: Number of samples of which every start is a multiple, such as the stride of frames.
+        mixup: Mixing of windows, or None.
+        track_classes: Class of each track, for an order with balanced classes; empty for none.
     """
 
     tracks: Sequence[CheckedTrack]
@@ -166,9 +170,16 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
     seed: int
     num_variants: int | None = None
     multiple_of: int = 1
+    mixup: Mixup | None = None
+    track_classes: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.tracks) * self.windows_per_track
+
+    @property
+    def item_classes(self) -> Sequence[int]:
+        """Class of each item, for an order with balanced classes; empty for none."""
+        return [number for number in self.track_classes for _ in range(self.windows_per_track)]
 
     @property
     def is_random(self) -> bool:
@@ -183,7 +194,13 @@ class TrainingWindows(Dataset[tuple[Tensor, ...]]):
         return self.tracks[index // self.windows_per_track].track
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return the tensors of item ``index`` in ``epoch``; the last one is the target."""
+        """Return the tensors of item ``index`` in ``epoch``, mixed if set; the last one is the target."""
+        if self.mixup is None:
+            return self.read(position)
+        return self.mixup(position, num_items=len(self), read=self.read, track_of=self.track_of)
+
+    def read(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Return the tensors of an item, unmixed."""
         sampled = self.sample(position)
         parts = self.example(sampled.checked, sampled.window, sampled.augment)
         return tuple(torch.from_numpy(part) for part in parts)
@@ -233,6 +250,7 @@ class TrainingBatches:
         seed: Decides the order, with the epoch.
         epoch: Epoch to iterate over.
         first_step: Optimizer steps of that epoch that are already done (a resumed run).
+        item_classes: Class of each item, each then equally often in an epoch; empty for each item once.
     """
 
     num_items: int
@@ -243,6 +261,7 @@ class TrainingBatches:
     seed: int
     epoch: int = 0
     first_step: int = 0
+    item_classes: Sequence[int] = ()
 
     @property
     def total_batch_size(self) -> int:
@@ -259,7 +278,11 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = draw_generator(self.seed, self.epoch, "", "order")
-        order = generator.permutation(self.num_items)
+        order = (
+            balanced_order(self.item_classes, generator)
+            if self.item_classes
+            else generator.permutation(self.num_items)
+        )
         order = np.resize(order, self.steps_per_epoch * self.total_batch_size)
         steps = order.reshape(
             self.steps_per_epoch,

@@ -18,6 +18,7 @@ from m2v_finetune.audio.windows import draw_generator
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.mixup import PartnerError
 from m2v_finetune.data.workers import WorkerStatus
 from m2v_finetune.errors import AudioError, NotCachedError, UserError
 
@@ -88,7 +89,8 @@ class ReadableWindows(Dataset[tuple[Any, ...]]):
                 tensors = _with_retries(lambda: self.windows[epoch, candidate])  # noqa: B023
                 return *tensors, BatchInfo(track_ids=[track.id], bad_tracks=bad_tracks)
             except (UserError, OSError) as error:
-                bad_tracks[track.id] = f"{track.origin}: {error}"
+                bad = error.track if isinstance(error, PartnerError) else track
+                bad_tracks[bad.id] = f"{bad.origin}: {error}"
             finally:
                 self.worker_status.write(-1)
         return (BatchInfo(track_ids=[], bad_tracks=bad_tracks),)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from m2v_finetune.audio.label_transform import LabelTransform
+from m2v_finetune.config.ranges import in_range
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track, as_labels, problem_list, require_column
@@ -29,6 +29,7 @@ from m2v_finetune.tasks.clips import (
     saved_labels,
     stack_evaluated,
 )
+from m2v_finetune.tasks.losses import balanced_class_weights, class_loss
 from m2v_finetune.tasks.task import Prediction
 
 
@@ -39,10 +40,20 @@ class ClassificationConfig:
     Args:
         label_column: Column with a track's class; the recipe's name if not given.
         labels: Classes; all that occur in the training split if not given.
+        class_weight: Weight of a class in the loss. ``none`` is 1; ``balanced`` is inverse to the number of
+            training tracks. Try ``balanced`` where macro F1 matters more than accuracy.
+        label_smoothing: Share of the target that is spread over all classes, from 0 to below 1. 0.1 is
+            usual; try it where labels are noisy: predictions are less confident.
     """
 
     label_column: str
     labels: list[str] | None = None
+    class_weight: Literal["none", "balanced"] = "none"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        in_range("task.label_smoothing", self.label_smoothing, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +63,8 @@ class Classification(ClipTask):
     Attributes:
         labels: Classes, in the order of the logits.
         label_column: Column of the manifest.
+        class_weights: Weight of each class in the loss; empty for 1. Not saved with a model.
+        label_smoothing: Share of the target that is spread over all classes.
     """
 
     name: ClassVar[str]
@@ -61,6 +74,8 @@ class Classification(ClipTask):
 
     labels: tuple[str, ...]
     label_column: str
+    class_weights: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
 
     @classmethod
     def from_tracks(
@@ -101,12 +116,24 @@ class Classification(ClipTask):
                 "or at the top; `m2v data check SOURCE` lists the labels that were found.",
                 code="labels-single-class",
             )
-        return cls(labels=labels, label_column=column)
+        is_balanced = config.class_weight == "balanced" and bool(in_training)
+        return cls(
+            labels=labels,
+            label_column=column,
+            class_weights=balanced_class_weights(labels, in_training) if is_balanced else (),
+            label_smoothing=config.label_smoothing,
+        )
 
     @classmethod
     def from_settings(cls, config: Any) -> Self:
         """Make the task from its settings; assume classes that only tracks define."""
-        return cls(labels=assumed_labels(config.labels), label_column=config.label_column)
+        labels = assumed_labels(config.labels)
+        return cls(
+            labels=labels,
+            label_column=config.label_column,
+            class_weights=(1.0,) * len(labels) if config.class_weight == "balanced" else (),
+            label_smoothing=config.label_smoothing,
+        )
 
     @classmethod
     def read_label(cls, track: Track, column: str) -> str:
@@ -169,8 +196,16 @@ class Classification(ClipTask):
         return (window.num_samples,), ()
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy of logits (batch, num_outputs) and classes (batch,)."""
-        return F.cross_entropy(outputs, targets.long())
+        """Return the mean cross-entropy of logits (batch, num_outputs) and targets.
+
+        Targets are classes (batch,), or after mixup probabilities (batch, num_outputs).
+        """
+        return class_loss(
+            outputs,
+            targets,
+            class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing,
+        )
 
     def activate(self, outputs: Tensor) -> Tensor:
         """Return probabilities of windows (batch, num_outputs)."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.label_transform import LabelTransform
+from m2v_finetune.config.ranges import in_range
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window, load_waveform
 from m2v_finetune.data.manifest import Track
@@ -26,10 +27,20 @@ class PitchConfig:
     Args:
         label_column: Column with a note's pitch, a MIDI number from 0 to 127.
         labels: Pitches; all that occur in the training split if not given.
+        class_weight: Weight of a class in the loss. ``none`` is 1; ``balanced`` is inverse to the number of
+            training tracks. Try ``balanced`` where macro F1 matters more than accuracy.
+        label_smoothing: Share of the target that is spread over all classes, from 0 to below 1. 0.1 is
+            usual; try it where labels are noisy: predictions are less confident.
     """
 
     label_column: str = "pitch"
     labels: list[int] | None = None
+    class_weight: Literal["none", "balanced"] = "none"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        in_range("task.label_smoothing", self.label_smoothing, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +59,12 @@ class Pitch(Classification):
     def from_settings(cls, config: PitchConfig) -> "Pitch":
         """Make the task from its settings; where they name no pitches, all are assumed."""
         labels = tuple(str(pitch) for pitch in config.labels or MIDI_PITCHES)
-        return cls(labels=labels, label_column=config.label_column)
+        return cls(
+            labels=labels,
+            label_column=config.label_column,
+            class_weights=(1.0,) * len(labels) if config.class_weight == "balanced" else (),
+            label_smoothing=config.label_smoothing,
+        )
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Pitch":

@@ -1,20 +1,21 @@
 """Tagging: any number of labels for a track, each with a probability."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.label_transform import LabelTransform
+from m2v_finetune.config.ranges import positive
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, as_labels, problem_list, require_column
 from m2v_finetune.data.values import label_text
@@ -30,6 +31,7 @@ from m2v_finetune.tasks.clips import (
     saved_labels,
     stack_evaluated,
 )
+from m2v_finetune.tasks.losses import balanced_pos_weights, tag_loss
 from m2v_finetune.tasks.task import Prediction
 
 logger = logging.getLogger(__name__)
@@ -50,11 +52,29 @@ class TaggingConfig:
         label_column: Column with a track's labels: a JSON list, or in a CSV separated by ``;``.
         labels: Labels; all that occur in the training split if not given.
         ignore_unknown_labels: Whether to ignore the labels of tracks that are not among these.
+        pos_weight: Weight of positive tracks in the loss. ``none`` is 1; ``balanced`` is the number of
+            negative tracks divided by positive ones, for each label; or a number for all labels. Try
+            ``balanced`` where rare labels matter; probabilities of rare labels are then too high.
+        focal_gamma: Exponent of the focal loss, 0 (none) or at least 1: right and confident predictions count
+            less. 2 is usual; try it where most labels are easy.
     """
 
     label_column: str = "tags"
     labels: list[str] | None = None
     ignore_unknown_labels: bool = False
+    pos_weight: Literal["none", "balanced"] | float = "none"
+    focal_gamma: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not isinstance(self.pos_weight, str):
+            positive("task.pos_weight", self.pos_weight)
+        if self.focal_gamma != 0 and not 1.0 <= self.focal_gamma < math.inf:
+            raise UserError(
+                f"task.focal_gamma is {self.focal_gamma}; it must be 0, or at least 1: below 1 the gradient "
+                "of certain predictions is not finite.",
+                code="settings-range",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +85,8 @@ class Tagging(ClipTask):
         labels: Labels, in the order of the logits.
         label_column: Column of the manifest.
         ignores_unknown: Whether other labels of tracks are ignored.
+        pos_weights: Weight of positives of each label in the loss; empty for 1. Not saved with a model.
+        focal_gamma: Exponent of the focal loss.
     """
 
     name: ClassVar[str] = "tagging"
@@ -79,6 +101,8 @@ class Tagging(ClipTask):
     labels: tuple[str, ...]
     label_column: str
     ignores_unknown: bool = False
+    pos_weights: tuple[float, ...] = ()
+    focal_gamma: float = 0.0
 
     @classmethod
     def from_tracks(cls, config: TaggingConfig, splits: Mapping[str, Sequence[Track]]) -> "Tagging":
@@ -115,9 +139,11 @@ class Tagging(ClipTask):
         """
         require_column(tracks, config.label_column)
         in_training: Counter[str] = Counter()
+        num_labelled = 0
         for track in tracks:
             with suppress(ValueError):  # listed by `label_problems`
                 in_training.update(set(as_labels(track, config.label_column)))
+                num_labelled += 1
         labels = tuple(sorted(in_training))
         if config.labels is not None:
             labels = tuple(map(label_text, config.labels))
@@ -126,6 +152,10 @@ class Tagging(ClipTask):
             labels=labels,
             label_column=config.label_column,
             ignores_unknown=config.ignore_unknown_labels,
+            pos_weights=balanced_pos_weights(labels, in_training, num_labelled)
+            if config.pos_weight == "balanced"
+            else _equal_weights(config, labels),
+            focal_gamma=config.focal_gamma,
         )
 
     def warn_of_one_class(self, splits: Mapping[str, Sequence[Track]]) -> None:
@@ -150,7 +180,15 @@ class Tagging(ClipTask):
     @classmethod
     def from_settings(cls, config: TaggingConfig) -> "Tagging":
         """Make the task from its settings; assume labels that only tracks define."""
-        return cls(labels=assumed_labels(config.labels), label_column=config.label_column)
+        labels = assumed_labels(config.labels)
+        return cls(
+            labels=labels,
+            label_column=config.label_column,
+            pos_weights=(1.0,) * len(labels)
+            if config.pos_weight == "balanced"
+            else _equal_weights(config, labels),
+            focal_gamma=config.focal_gamma,
+        )
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Tagging":
@@ -202,7 +240,9 @@ class Tagging(ClipTask):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean binary cross-entropy of logits and targets, both (batch, num_outputs)."""
-        return F.binary_cross_entropy_with_logits(outputs, targets)
+        return tag_loss(
+            outputs, targets, pos_weights=self.pos_weights, focal_gamma=self.focal_gamma
+        )
 
     def activate(self, outputs: Tensor) -> Tensor:
         """Return probabilities of windows (batch, num_outputs)."""
@@ -260,3 +300,8 @@ class Tagging(ClipTask):
             plot_per_label(results["per_label"], folder / file_name, metric=metric, name=name)
             captions[file_name] = f"{name} of each label"
         return captions
+
+
+def _equal_weights(config: TaggingConfig, labels: Sequence[str]) -> tuple[float, ...]:
+    """Return the number of ``task.pos_weight`` for each label; empty for ``none``."""
+    return () if isinstance(config.pos_weight, str) else (config.pos_weight,) * len(labels)

@@ -1,6 +1,7 @@
 """Order of the training windows of a run, for each of its processes."""
 
 import logging
+from collections.abc import Sequence
 
 from m2v_finetune.config import TrainingConfig
 from m2v_finetune.data.loader import TrainingBatches
@@ -9,13 +10,16 @@ from m2v_finetune.training.run import Run
 logger = logging.getLogger(__name__)
 
 
-def training_batches(num_windows: int, training: TrainingConfig, run: Run) -> TrainingBatches:
+def training_batches(
+    num_windows: int, training: TrainingConfig, run: Run, *, item_classes: Sequence[int] = ()
+) -> TrainingBatches:
     """Return the batches of this process; warn if an epoch has fewer windows than a total batch.
 
     Args:
         num_windows: Number of windows in an epoch.
         training: Sizes of the batches.
         run: Seed and processes.
+        item_classes: Class of each window, each then equally often; empty for each window once.
     """
     batches = TrainingBatches(
         num_items=num_windows,
@@ -24,6 +28,7 @@ def training_batches(num_windows: int, training: TrainingConfig, run: Run) -> Tr
         process_index=run.accelerator.process_index,
         num_processes=run.accelerator.num_processes,
         seed=run.settings.seed,
+        item_classes=item_classes,
     )
     if num_windows < batches.total_batch_size:
         logger.warning(

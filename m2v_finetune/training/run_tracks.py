@@ -6,12 +6,14 @@ from functools import partial
 from typing import Any
 
 from m2v_finetune.audio.augmentation import build_augmentation
+from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.config import DataConfig, OnBadTrack, RecipeConfig, UnlabelledDataConfig
 from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.kept import load_checked, require_same_files, resampled_ids, save_checked
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import DatasetInfo, Track
+from m2v_finetune.data.mixup import Mixup
 from m2v_finetune.data.resampling import with_resampled
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
@@ -19,6 +21,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.files import expand_home, write_atomically
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import Task, find_task
+from m2v_finetune.tasks.classification import Classification
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.labelled import labelled_tracks
 from m2v_finetune.training.faults import usable_to_all
@@ -147,7 +150,7 @@ def training_windows(
         config: All settings, completed.
 
     Raises:
-        UserError: An augmentation is unknown, or invalidates the labels.
+        UserError: An augmentation is unknown, or invalidates the labels; or the task has no such sampling.
     """
     assert config.data.windows_per_track is not None
     task, grid = model.task, model.backbone.frame_grid
@@ -161,6 +164,7 @@ def training_windows(
             windows_per_track=config.data.windows_per_track,
             augmentation=None,
             seed=config.run.seed,
+            track_classes=_track_classes(task, tracks, config),
         )
     return TrainingWindows(
         tracks=tracks,
@@ -177,7 +181,38 @@ def training_windows(
         ),
         seed=config.run.seed,
         num_variants=config.data.num_variants,
+        mixup=_mixup(task, config),
+        track_classes=_track_classes(task, tracks, config),
     )
+
+
+def _mixup(task: Task, config: RecipeConfig) -> Mixup | None:
+    """Return the mixing of windows, if it is set; refuse it for tasks with targets of frames or stems."""
+    alpha = config.augmentation.mixup_alpha
+    if alpha == 0:
+        return None
+    if not isinstance(task, ClipTask):
+        raise UserError(
+            f"augmentation.mixup_alpha is {alpha}, but {task.name} has targets in time, which do not mix. "
+            "Set it to 0.",
+            code="mixup-unsupported",
+        )
+    return Mixup(alpha=alpha, num_outputs=task.num_outputs, seed=config.run.seed)
+
+
+def _track_classes(
+    task: Task, tracks: Sequence[CheckedTrack], config: RecipeConfig
+) -> Sequence[int]:
+    """Return the class of each track for balanced sampling; empty for uniform sampling."""
+    if config.data.sampling == "uniform":
+        return ()
+    if not isinstance(task, Classification):
+        raise UserError(
+            f"data.sampling is 'balanced', but {task.name} has not one class for each track. Set it to "
+            "uniform.",
+            code="sampling-unsupported",
+        )
+    return [int(task.targets(checked.track, IDENTITY)) for checked in tracks]
 
 
 def _usable_audio(

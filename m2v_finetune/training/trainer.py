@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
 
@@ -101,7 +101,10 @@ class Trainer(Generic[Model]):
         self.optimization = optimization
         self.num_workers = num_workers
         self.plan = plan
-        self.batches = training_batches(len(windows), training, run)
+        classes: Sequence[int] = ()
+        if isinstance(windows, TrainingWindows | CachedWindows):
+            classes = windows.item_classes
+        self.batches = training_batches(len(windows), training, run, item_classes=classes)
         self.loader = training_loader(
             windows,
             self.batches,

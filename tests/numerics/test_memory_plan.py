@@ -47,6 +47,7 @@ from m2v_finetune.parsing import parse_recipe, recipe_config
 from m2v_finetune.pretraining.building import build_pretraining_model
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import TASKS
+from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.sizes import gigabytes
@@ -211,6 +212,24 @@ def real_evaluation_bytes(config, task):
 def test_the_plan_is_what_a_real_step_allocates(method, checkpointing, accumulation):
     config = settings(method, checkpointing=checkpointing, accumulation=accumulation)
     assert_planned(config, TASK)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Tagging(labels=tuple("abc"), label_column="tags", pos_weights=(1.0, 2.0, 3.0)),
+        Tagging(labels=tuple("abc"), label_column="tags", focal_gamma=2.0),
+        Genre(
+            labels=tuple("abc"),
+            label_column="genre",
+            class_weights=(1.0, 2.0, 3.0),
+            label_smoothing=0.1,
+        ),
+    ],
+    ids=["weighted tags", "focal", "weighted classes"],
+)
+def test_the_plan_holds_for_losses_against_imbalance(task):
+    assert_planned(settings("probe"), task)
 
 
 def test_the_plan_holds_in_bfloat16():

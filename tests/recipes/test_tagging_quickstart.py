@@ -40,7 +40,9 @@ FILES = {
     "plots/per_label_roc_auc.png",
     "plots/training.png",
     "predictions.csv",
+    "report.html",
     "results.json",
+    "test_tracks.jsonl",
     ".lock",
     "tracks.json",
 }
