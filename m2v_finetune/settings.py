@@ -54,11 +54,13 @@ def read_config(task: str, argv: Sequence[str], *, recipe: str | Path | None = N
     Raises:
         UserError: There is no such task, or a setting cannot be used.
     """
+    quickstart = quickstart_file(task)
+    runs_quickstart = f"Without --config and --data.source, `m2v train {task}` runs the quickstart."
     return parse_recipe(
         config_class(task),
         argv,
-        description=f"Without --config and --data.source, `m2v train {task}` runs the quickstart.",
-        quickstart=quickstart_file(task),
+        description=f"Settings of {task}." if quickstart is None else runs_quickstart,
+        quickstart=quickstart,
         recipe=recipe,
         prog=None if recipe else f"m2v train {task}",
     )

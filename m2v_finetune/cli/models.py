@@ -55,7 +55,7 @@ def _backbones(arguments: argparse.Namespace) -> None:
     console.print(table)
     console.print(
         "The two small ones are included, the others are on the Hub under m-a-p/. Any other HuBERT, "
-        "wav2vec 2.0 or data2vec audio checkpoint loads by its Hub id or folder."
+        "wav2vec 2.0, data2vec audio or wav2vec2-conformer checkpoint loads by its Hub id or folder."
     )
 
 

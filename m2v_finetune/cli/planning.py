@@ -93,7 +93,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from m2v_finetune.memory.plan import plan_run
     from m2v_finetune.memory.plan_tables import show_plan
     from m2v_finetune.parsing import parse_recipe, recipe_config
-    from m2v_finetune.tasks import TASKS
+    from m2v_finetune.tasks import find_task
     from m2v_finetune.training.defaults import complete_tuning
     from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
 
@@ -105,15 +105,16 @@ def _plan(arguments: argparse.Namespace) -> None:
                 code="config-not-found",
             )
     name = arguments.task or files[-1].resolve().parent.name
-    if name not in (*TASKS, "pretrain"):
+    try:
+        task_class = None if name == "pretrain" else find_task(name)
+    except UserError as error:
         raise UserError(
-            f"There is no task '{name}'. Name one by --task: {', '.join(TASKS)}, or pretrain. Without it, "
-            "the folder of the file has to have its name, as in configs/tagging/.",
-            code="task-unknown",
-        )
-    is_task = name in TASKS
+            f"{error} Name a task, or pretrain, by --task; without it, the folder of the file has to have "
+            "its name, as in configs/tagging/.",
+            code=error.code,
+        ) from error
     config_class: type[Any] = (
-        recipe_config(TASKS[name].settings_class) if is_task else PretrainingConfig
+        PretrainingConfig if task_class is None else recipe_config(task_class.settings_class)
     )
     config = parse_recipe(
         config_class,
@@ -121,10 +122,10 @@ def _plan(arguments: argparse.Namespace) -> None:
         description="",
         quickstart=Path(),
     )
-    if is_task and config.data.window_seconds is None:
+    if task_class is not None and config.data.window_seconds is None:
         # The longest default; shorter tracks reduce it.
         config = replace(config, data=replace(config.data, window_seconds=WINDOW_SECONDS))
-    if is_task:
+    if task_class is not None:
         config = complete_tuning(config)
     on_gpu = arguments.device == "cuda"
     # GPUs with float16 only, unless the settings choose bfloat16, which needs the same memory.
@@ -137,7 +138,7 @@ def _plan(arguments: argparse.Namespace) -> None:
         num_processes=arguments.processes,
     )
     memory = arguments.memory or config.run.memory
-    task = TASKS[name].from_settings(config.task) if is_task else None
+    task = None if task_class is None else task_class.from_settings(config.task)
     plan = plan_run(
         config, task, machine, memory_bytes=parse_bytes("--memory", memory) if memory else None
     )

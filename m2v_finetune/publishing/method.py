@@ -25,6 +25,7 @@ def method_rows(
     """Return rows of name and value, in Markdown, from the facts of the run rather than its settings."""
     training = results["training"]
     trained, total = results["num_trained_parameters"], results["num_parameters"]
+    imbalance = _imbalance(config)
     return [
         ["Backbone", _backbone_used(results, card_data)],
         [
@@ -37,6 +38,7 @@ def method_rows(
         ["Head", results["head"]],
         ["Clips" if is_of_vectors(results) else "Windows", _windows(results)],
         ["Augmentation", _augmentation(training, config)],
+        *([["Loss and sampling", ", ".join(imbalance)]] if imbalance else []),
         ["Peak learning rates", _learning_rates(training)],
         ["Optimizer", _optimizer(training)],
         ["Batch", _batch(results)],
@@ -79,7 +81,19 @@ def _augmentation(training: Mapping[str, Any], config: Mapping[str, Any]) -> str
     names = [escaped(entry["name"]) for entry in config["augmentation"]["transforms"]]
     if training["spec_augment"]:
         names.append("SpecAugment as in the checkpoint's config")
+    if alpha := config["augmentation"].get("mixup_alpha"):
+        names.append(f"mixup (alpha {alpha:g})")
     return ", ".join(names) or "none"
+
+
+def _imbalance(config: Mapping[str, Any]) -> list[str]:
+    """Return the settings against rare and noisy labels that are on."""
+    settings = {**config.get("task", {}), "sampling": config["data"].get("sampling")}
+    return [
+        f"`{name} {settings[name]}`"
+        for name in ("sampling", "pos_weight", "focal_gamma", "class_weight", "label_smoothing")
+        if settings.get(name) not in (None, "none", "uniform", 0)
+    ]
 
 
 def _optimizer(training: Mapping[str, Any]) -> str:

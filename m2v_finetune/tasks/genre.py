@@ -14,10 +14,6 @@ class GenreConfig(ClassificationConfig):
     Args:
         label_column: Column with a track's genre.
         labels: Genres; all that occur in the training split if not given.
-        class_weight: Weight of a class in the loss. ``none`` is 1; ``balanced`` is inverse to the number of
-            training tracks. Try ``balanced`` where macro F1 matters more than accuracy.
-        label_smoothing: Share of the target that is spread over all classes, from 0 to below 1. 0.1 is
-            usual; try it where labels are noisy: predictions are less confident.
     """
 
     label_column: str = "genre"

@@ -21,6 +21,7 @@ LIBRARIES = (
     "soundfile",
     "datasets",
     "mir_eval",
+    "gradio",
 )
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
 
