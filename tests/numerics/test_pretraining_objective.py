@@ -409,7 +409,7 @@ def test_a_saved_backbone_loads_to_equal_states(architecture, tmp_path):
     theirs = Data2VecAudioModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         last = theirs(waveforms).last_hidden_state
-        torch.testing.assert_close(last, model.backbone(waveforms)[-1], rtol=0, atol=1e-6)
+        torch.testing.assert_close(last, model.backbone(waveforms)[-1], rtol=0, atol=1e-5)
 
 
 def test_what_cannot_be_pretrained_is_refused(architecture, tmp_path):

@@ -22,8 +22,11 @@ _is_on = True
 
 
 def is_usable(input_values: Tensor) -> bool:
-    """Return whether this way applies: on a CPU, without gradients."""
-    return _is_on and input_values.device.type == "cpu" and not torch.is_grad_enabled()
+    """Return whether this way applies: on a CPU, without gradients, and not while a model is exported."""
+    on_cpu = input_values.device.type == "cpu" and not torch.is_grad_enabled()
+    return (
+        _is_on and on_cpu and not torch.compiler.is_compiling()
+    )  # its loop over windows has no graph
 
 
 @contextmanager
@@ -64,11 +67,13 @@ def _first_layer(layer: Any, input_values: Tensor) -> Tensor:
     conv = layer.conv
     norm = getattr(layer, "layer_norm", None)
     frames = input_values.unfold(1, conv.kernel_size[0], conv.stride[0])
-    weight = conv.weight[:, 0].t()
+    # Detached: another product is chosen for weights that require gradients, which rounds differently.
+    weight = conv.weight.detach()[:, 0]
     if not isinstance(norm, nn.GroupNorm):
-        return _norm_and_activate(layer, F.linear(frames, weight.t(), conv.bias))
+        bias = None if conv.bias is None else conv.bias.detach()
+        return _norm_and_activate(layer, F.linear(frames, weight, bias))
     # (batch, kernel, channels) and (batch, 1, channels): weights and bias of each window
-    weights, bias = _with_group_norm(norm, frames, weight, conv.bias)
+    weights, bias = _with_group_norm(norm, frames, weight.t(), conv.bias)
     return _activate(layer, torch.baddbmm(bias, frames, weights))
 
 

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from m2v_finetune.audio.frames import FrameGrid
@@ -161,6 +160,8 @@ def fit_clusters(
         UserError: There are fewer frames than clusters.
         AudioError: A track can no longer be read.
     """
+    from sklearn.cluster import MiniBatchKMeans  # slow to import, and not needed to plan
+
     sampled: dict[str, list[Tensor]] = {name: [] for name in sizes}
     of_track = math.ceil(num_frames / num_tracks)
     for checked in tracks:
