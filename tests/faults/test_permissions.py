@@ -70,6 +70,7 @@ def probe(small_manifest):
         f"--data.source={small_manifest}",
         "--backbone.source=random-small",
         "--data.window_seconds=1",
+        "--data.windows_per_track=1",
         "--training.epochs=2",
         "--data.num_workers=0",
     ]
