@@ -43,7 +43,7 @@ def _backbones(arguments: argparse.Namespace) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
     table.add_column("layers", justify="right")
-    table.add_column("width", justify="right")
+    table.add_column("hidden size", justify="right")
     table.add_column("Hz", justify="right")
     table.add_column("frames/s", justify="right", no_wrap=True)
     table.add_column("licence", no_wrap=True)

@@ -67,7 +67,7 @@ class Window:
 def read_window(checked: CheckedTrack, window: Window) -> Array:
     """Read one window of a track, padded with zeros only if the complete track is shorter.
 
-    It is read from the track's converted copy, where there is one at the rate of the window's grid.
+    It is read from the track's resampled copy, where there is one at the rate of the window's grid.
 
     Returns:
         (num_samples,), mono at the rate of the window's grid.

@@ -119,7 +119,7 @@ def check_run_audio(
 
 
 def with_run_copies(splits: Splits, sample_rate: int, run: Run) -> Splits:
-    """Return the tracks with their converted copies, if there are any; a resumed run reads the same ones.
+    """Return the tracks with their resampled copies, if there are any; a resumed run reads the same ones.
 
     Args:
         splits: Tracks by split.

@@ -275,11 +275,11 @@ def describe_pretraining(
 
 
 def _resampled_note(splits: Mapping[str, Sequence[CheckedTrack]]) -> str:
-    """Return a note on the tracks that are read from converted copies; empty if there are none."""
+    """Return a note on the tracks that are read from resampled copies; empty if there are none."""
     tracks = [checked for members in splits.values() for checked in members]
     num_resampled = sum(checked.resampled is not None for checked in tracks)
     return (
-        f"; {num_resampled} of {len(tracks)} tracks are read from converted copies"
+        f"; {num_resampled} of {len(tracks)} tracks are read from resampled copies"
         if num_resampled
         else ""
     )
