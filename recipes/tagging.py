@@ -3,7 +3,7 @@
     accelerate launch recipes/tagging.py
 
 runs the quickstart: synthetic music and a small pre-trained backbone, both shipped, offline,
-in about two minutes on two CPU cores. Your own music, with music2vec:
+in about a minute on two CPU cores. Your own music, with music2vec:
 
     accelerate launch recipes/tagging.py --data.source songs.csv
 
