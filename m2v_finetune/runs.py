@@ -18,8 +18,6 @@ from typing import Any
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.config import PretrainingConfig, RecipeConfig
 from m2v_finetune.data.features import VectorTrack
-from m2v_finetune.data.sources import load_tracks
-from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import UserError
 from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.model import TaskModel
@@ -246,19 +244,7 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
     """
     with Run.open(config, task=PRETRAIN) as run:
         # Tracks and their splits; no labels.
-        tracks, dataset = load_tracks(
-            config.data.source,
-            label_column=None,
-            allow_outside=config.data.allow_outside,
-            max_failing_fraction=config.data.max_failing_fraction,
-        )
-        tracks_by_split = split_tracks(
-            tracks,
-            group_columns=config.data.group_columns,
-            validation_fraction=config.data.validation_fraction,
-            test_fraction=None,
-            seed=config.run.seed,
-        )
+        tracks_by_split, dataset = load_splits(config.data, label_column=None, seed=config.run.seed)
         tracks_by_split |= replay_split(config.data)
         splits = check_run_audio(tracks_by_split, config.data, run)
 

@@ -18,8 +18,6 @@ This file shows all steps of a pre-training run, to be read and changed. `m2v tr
 import sys
 
 from m2v_finetune.config import PretrainingConfig as Config
-from m2v_finetune.data.sources import load_tracks
-from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import run_command
 from m2v_finetune.memory.plan import planned_training
 from m2v_finetune.parsing import parse_recipe
@@ -33,7 +31,12 @@ from m2v_finetune.training.optimization import with_pretraining_rates
 from m2v_finetune.training.pretraining_labels import keep_clusters, prepare_labels
 from m2v_finetune.training.pretraining_results import warn_of_collapse, write_pretraining
 from m2v_finetune.training.run import Run
-from m2v_finetune.training.run_tracks import check_run_audio, keep_run_tracks, with_run_copies
+from m2v_finetune.training.run_tracks import (
+    check_run_audio,
+    keep_run_tracks,
+    load_splits,
+    with_run_copies,
+)
 from m2v_finetune.training.sizes import pretraining_bytes
 from m2v_finetune.training.summary import describe_pretraining, open_run
 from m2v_finetune.training.trainer import Trainer
@@ -50,19 +53,7 @@ def main() -> None:
     )
     with Run.open(config, task="pretrain") as run:
         # Tracks and their splits; no labels.
-        tracks, dataset = load_tracks(
-            config.data.source,
-            label_column=None,
-            allow_outside=config.data.allow_outside,
-            max_failing_fraction=config.data.max_failing_fraction,
-        )
-        tracks_by_split = split_tracks(
-            tracks,
-            group_columns=config.data.group_columns,
-            validation_fraction=config.data.validation_fraction,
-            test_fraction=None,
-            seed=config.run.seed,
-        )
+        tracks_by_split, dataset = load_splits(config.data, label_column=None, seed=config.run.seed)
         tracks_by_split |= replay_split(config.data)
         splits = check_run_audio(tracks_by_split, config.data, run)
 

@@ -41,13 +41,12 @@ def _labels(arguments: argparse.Namespace) -> None:
 
     from m2v_finetune.data.checking import check_splits
     from m2v_finetune.data.resampling import with_resampled
-    from m2v_finetune.data.sources import load_tracks
-    from m2v_finetune.data.splitting import split_tracks
     from m2v_finetune.errors import UserError
     from m2v_finetune.pretraining.masked_prediction.labels import find_clusters, label_tracks
     from m2v_finetune.pretraining.model import backbone_without_weights
     from m2v_finetune.pretraining.replay import REPLAY, replay_split
     from m2v_finetune.settings import read_config
+    from m2v_finetune.training.run_tracks import load_splits
     from m2v_finetune.training.starting import start_logging
 
     if arguments.output is not None and arguments.output.exists():
@@ -57,19 +56,7 @@ def _labels(arguments: argparse.Namespace) -> None:
         )
     config = read_config("pretrain", [*arguments.settings, "--objective=masked_prediction"])
     start_logging()
-    tracks, dataset = load_tracks(
-        config.data.source,
-        label_column=None,
-        allow_outside=config.data.allow_outside,
-        max_failing_fraction=config.data.max_failing_fraction,
-    )
-    tracks_by_split = split_tracks(
-        tracks,
-        group_columns=config.data.group_columns,
-        validation_fraction=config.data.validation_fraction,
-        test_fraction=None,
-        seed=config.run.seed,
-    )
+    tracks_by_split, dataset = load_splits(config.data, label_column=None, seed=config.run.seed)
     tracks_by_split |= replay_split(config.data)
     checked, _ = check_splits(
         tracks_by_split,

@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 
 
 def load_splits(
-    data: DataConfig, *, label_column: str | None, seed: int
+    data: DataConfig | UnlabelledDataConfig, *, label_column: str | None, seed: int
 ) -> tuple[dict[str, list[Track]], DatasetInfo]:
     """Return the tracks of the data source by split, and the facts about the data set.
 
     Args:
         data: Source of the tracks, and the fractions of the splits where the source has none.
-        label_column: Column of the labels.
+        label_column: Column of the labels; None where no labels are needed.
         seed: Seed of the splits.
 
     Raises:
@@ -56,7 +56,7 @@ def load_splits(
         tracks,
         group_columns=data.group_columns,
         validation_fraction=data.validation_fraction,
-        test_fraction=data.test_fraction,
+        test_fraction=data.test_fraction if isinstance(data, DataConfig) else None,
         seed=seed,
     )
     return splits, dataset

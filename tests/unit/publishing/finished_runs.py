@@ -14,7 +14,7 @@ from m2v_finetune.training.run_folder import RunFolder
 
 
 def finished_run(folder, labels, *, num_tracks=8, paths=(), seed=0, **changes):
-    """Return what a run has when all is trained and judged, as `publish` takes it."""
+    """Return what a run has when all is trained and evaluated, as `publish` takes it."""
     torch.manual_seed(0)
     model = TaskModel.build(
         task=Genre(labels=tuple(labels), label_column="genre"),
