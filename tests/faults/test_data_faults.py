@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from support import runs
+from support.matrix import exhaustive
 from support.messages import raises
 from support.runs import read_metrics as lines
 
@@ -295,8 +296,14 @@ def release_workers(loop, raised):
     gc.collect()
 
 
-@pytest.mark.parametrize("how", ["dies", "hangs"])
-@pytest.mark.parametrize("where", ["training", "evaluation"])
+@pytest.mark.parametrize(
+    ("how", "where"),
+    [
+        ("dies", "training"),
+        ("hangs", "evaluation"),
+        *exhaustive(("hangs", "training"), ("dies", "evaluation")),
+    ],
+)
 def test_a_worker_that_fails_is_named_with_its_track(music, tmp_path, how, where, monkeypatch):
     def fail():
         os.kill(os.getpid(), signal.SIGKILL) if how == "dies" else time.sleep(1000)
@@ -363,7 +370,7 @@ class BadGradient(torch.autograd.Function):
         return gradient * torch.nan
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("what", ["gradient", *exhaustive("loss")])
 def test_a_step_that_is_not_finite_is_named_with_batch_and_tracks(music, tmp_path, caplog, what):
     loop = build_trainer(music, tmp_path / "run", on_nonfinite="skip")
     order = [index for batch in loop.batches for _, index in batch]

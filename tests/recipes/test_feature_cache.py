@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file, save_file
+from support.matrix import exhaustive
 from support.messages import raises
 from support.processes import run_ranks
 
@@ -207,7 +208,15 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        "probe of frames",
+        "lora",
+        "augmented",
+        *exhaustive("probe", "probe, attention", "top layers, data2vec", "full"),
+    ],
+)
 def test_the_run_is_the_one_that_computes_all_in_each_epoch(case, recipe, manifest):
     options = {**CASES[case], "data": with_data(manifest, num_variants=2)}
     cached = recipe("cached", **options)
@@ -379,7 +388,9 @@ class Harm:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("damage", ["bit", "cut", "pickle", "object array", "shape", "about"])
+@pytest.mark.parametrize(
+    "damage", ["bit", "cut", "pickle", *exhaustive("object array", "shape", "about")]
+)
 def test_what_is_damaged_is_named_and_computed_again(damage, recipe, computed, capsys, tmp_path):
     straight = recipe("straight", epochs=1)
     total = sum(computed)
