@@ -74,6 +74,7 @@ NUM_BLOCKS = {
     "docs/own-loop.md": (2, 0, 0),
     "docs/memory.md": (1, 0, 0),
     "docs/pretraining.md": (3, 0, 3),
+    "docs/probabilities.md": (0, 0, 3),
     "docs/publishing.md": (6, 0, 0),
     "docs/python.md": (5, 0, 0),
     "docs/troubleshooting.md": (1, 0, 0),
