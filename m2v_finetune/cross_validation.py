@@ -18,9 +18,7 @@ from m2v_finetune.files import write_atomically, write_json
 from m2v_finetune.publishing.harmless import harmless
 from m2v_finetune.publishing.report import read_finished_run, write_report
 from m2v_finetune.tasks import Task
-from m2v_finetune.tasks.classification import Classification
 from m2v_finetune.tasks.clips import ClipTask
-from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.results import POOLED_SPLIT
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.run_tracks import load_splits
@@ -162,7 +160,11 @@ def pool_folds(folders: Sequence[Path], seed: int) -> PooledFolds:
 
 def _require_labels_in_each_fold(config: RecipeConfig, task_class: type[Task]) -> None:
     """Check, before anything is trained, that the training tracks of each fold have each label."""
-    if not issubclass(task_class, Classification | Tagging):
+    is_of_labels = issubclass(task_class, ClipTask) and task_class.problem_type in (
+        "single_label_classification",
+        "multi_label_classification",
+    )
+    if not is_of_labels:
         return
     task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
 
@@ -171,7 +173,8 @@ def _require_labels_in_each_fold(config: RecipeConfig, task_class: type[Task]) -
             data, label_column=task_config.label_column, seed=config.run.seed, is_final=is_final
         )
         tracks = splits["train"] + (splits["validation"] if is_final else [])
-        return set(task_class.from_training(replace(task_config, **free), tracks).labels)
+        task: Any = task_class.from_training(replace(task_config, **free), tracks)
+        return set(task.labels)
 
     has_own = getattr(task_config, "labels", None) is not None
     free = {"labels": None} if has_own else {}

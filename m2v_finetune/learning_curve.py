@@ -21,6 +21,7 @@ from m2v_finetune.tasks import Task
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.run_tracks import load_splits
 from m2v_finetune.training.signals import stop_on_signals
+from m2v_finetune.training.starting import start
 from m2v_finetune.training.track_results import TrackResult, read_track_results
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,12 @@ def measure_curve(
             "`m2v curve` chooses data.num_train_tracks and data.fold itself. Remove them.",
             code="settings-conflict",
         )
-    config = replace(config, data=replace(config.data, final_model=False))
+    config = replace(
+        config,
+        data=replace(config.data, final_model=False),
+        run=replace(config.run, output_dir=str(settings.output), resume="auto"),
+    )
+    accelerator, folder = start(config, task=f"curve of {task_class.name}")
     try:
         with stop_on_signals(lambda: advice):
             train_splits = [
@@ -89,11 +95,15 @@ def measure_curve(
             task = task_class.from_training(task_config, train_splits[0])
             sizes = _sizes(train_splits, config, settings, task_config.label_column)
             logger.info("Numbers of training tracks: %s", ", ".join(map(str, sizes)))
+            if accelerator.is_main_process:
+                folder.create(config)  # refuses a curve of other settings
+            accelerator.wait_for_everyone()
             statistics, num_tracks = _measure(config, task_class, task, settings, sizes, folds)
     except Stopped as stopped:
         raise Stopped(stopped.signal_number, advice) from stopped
     content = _summarize(task, sizes, statistics, num_tracks, seed=config.run.seed)
-    _write(settings.output, content)
+    if accelerator.is_main_process:
+        _write(settings.output, content)
     return content
 
 
@@ -170,9 +180,7 @@ def _run(config: RecipeConfig, task_class: type[Task]) -> list[TrackResult]:
     """Return the results of the test tracks of a run, after running it if needed."""
     assert config.run.output_dir is not None
     folder = RunFolder(Path(config.run.output_dir))
-    if folder.results.is_file():
-        folder.create(config)  # refuses results of other settings
-    else:
+    if not folder.results.is_file():
         train_task(config, task_class, is_published=False)
     return read_track_results(folder.test_tracks)
 

@@ -1,6 +1,5 @@
 """Folds of cross-validation, and nested subsets of the training tracks; groups stay together in both."""
 
-import logging
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ from m2v_finetune.data.manifest import Track, as_labels
 from m2v_finetune.data.splitting import group_tracks
 from m2v_finetune.errors import UserError
 
-logger = logging.getLogger(__name__)
+UNUSED = "unused"
+"""Split of the training tracks that a subset leaves out."""
 
 
 def fold_splits(
@@ -76,7 +76,7 @@ def nested_subset(
     label_column: str | None,
     seed: int,
 ) -> tuple[list[Track], list[Track]]:
-    """Return a subset of tracks, and the others; a larger subset of the same seed contains a smaller one.
+    """Return a subset of tracks, and the others, of split ``unused``; larger subsets contain smaller ones.
 
     Groups are drawn in an order by the seed, first those that are needed for each label to occur. The last
     group of a subset may be cut, so that the number is exact.
@@ -100,7 +100,7 @@ def nested_subset(
     chosen = {track.id for track in ordered[:num_tracks]}
     return (
         [track for track in tracks if track.id in chosen],
-        [track for track in tracks if track.id not in chosen],
+        [replace(track, split=UNUSED) for track in tracks if track.id not in chosen],
     )
 
 

@@ -10,7 +10,7 @@ from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.config import DataConfig, OnBadTrack, RecipeConfig, UnlabelledDataConfig
 from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
-from m2v_finetune.data.folds import fold_splits, nested_subset
+from m2v_finetune.data.folds import UNUSED, fold_splits, nested_subset
 from m2v_finetune.data.kept import load_checked, require_same_files, resampled_ids, save_checked
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import DatasetInfo, Track
@@ -30,8 +30,6 @@ from m2v_finetune.training.run import Run
 
 Splits = dict[str, list[CheckedTrack]]
 """Checked tracks by split."""
-UNUSED = "unused"
-"""Key of the training tracks that ``data.num_train_tracks`` leaves out."""
 
 logger = logging.getLogger(__name__)
 

@@ -106,7 +106,8 @@ def test_table_picture_and_extrapolation_are_written(done):
 
 def test_the_runs_share_one_feature_cache(done):
     folder, _ = done
-    assert len([path for path in (folder.parent / "cache").iterdir() if path.is_dir()]) == 2
+    # Each track has one window, so that those of training and of evaluation are the same.
+    assert len([path for path in (folder.parent / "cache").iterdir() if path.is_dir()]) == 1
 
 
 def test_the_same_command_runs_only_what_is_missing(manifest, done, monkeypatch):
@@ -121,6 +122,11 @@ def test_the_same_command_runs_only_what_is_missing(manifest, done, monkeypatch)
     )
     assert measure(manifest, folder) == content
     assert seen == [str(folder / "tracks-6-repeat-1")]
+
+
+def test_another_curve_in_the_folder_is_refused(manifest, done):
+    with raises("run-settings-changed", "head.pooling"):
+        measure(manifest, done[0], "--head.pooling=mean_std")
 
 
 def test_too_few_tracks_are_refused_before_training(manifest, tmp_path):
