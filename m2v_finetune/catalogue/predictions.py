@@ -165,7 +165,7 @@ class Predictions:
                 continue
             spans = windows[self.passes[one.pass_number].layout]
             prediction = task.predict(checked, zip(spans, scores, strict=True))
-            row[self._column("prediction", one)] = _content(task, prediction, Path(item.path))
+            row[self._column("prediction", one)] = _content(prediction, Path(item.path))
         return [{**row, "error": "; ".join(errors) or None}]
 
 
@@ -194,8 +194,8 @@ def layout_of(model: TaskModel) -> Layout:
 def prediction_type(model: TaskModel) -> "pyarrow.DataType":
     """Return the type of the column of a model's predictions.
 
-    A struct with the score of each label, and the best label of a classification; JSON text for tasks whose
-    predictions have times.
+    A struct with the score of each label, and the decided labels of a model that decides; JSON text for tasks
+    whose predictions have times.
     """
     import pyarrow
 
@@ -204,20 +204,16 @@ def prediction_type(model: TaskModel) -> "pyarrow.DataType":
         return pyarrow.string()
     scores = pyarrow.struct([(label, pyarrow.float32()) for label in task.labels])
     fields = [("scores", scores)]
-    if _is_classification(task):
-        fields.insert(0, ("label", pyarrow.string()))
+    if task.decide(dict.fromkeys(task.labels, 0.0)) is not None:
+        fields.insert(0, ("labels", pyarrow.list_(pyarrow.string())))
     return pyarrow.struct(fields)
 
 
-def _is_classification(task: ClipTask) -> bool:
-    return task.problem_type == "single_label_classification"
-
-
-def _content(task: Any, prediction: Prediction, path: Path) -> Any:
+def _content(prediction: Prediction, path: Path) -> Any:
     """Return a prediction as plain data: what `m2v predict --format json` writes, without the path."""
     if isinstance(prediction, ClipPrediction):
-        label = {"label": prediction.label} if _is_classification(task) else {}
-        return {**label, "scores": prediction.scores}
+        labels = {} if prediction.decided is None else {"labels": prediction.decided}
+        return {**labels, "scores": prediction.scores}
     text = prediction.render("json", path=path, top=1, timeline=False, is_first=False)
     content = json.loads(text)
     del content["path"]

@@ -172,14 +172,15 @@ def _write_table(
     arguments: argparse.Namespace, sources_of_models: Sequence[str], sources: Sequence[str]
 ) -> None:
     """Write the predictions of models as a table."""
-    other = [name for name in ("timeline", "on_bad_file") if getattr(arguments, name)]
+    other = [name for name in ("timeline", "decide", "on_bad_file") if getattr(arguments, name)]
     if arguments.runtime == "onnx" and len(sources_of_models) > 1:
         other.append("runtime")
     if other:
         option = f"--{other[0].replace('_', '-')}"
         raise UserError(
-            f"{option} is not for tables of {len(sources_of_models)} models, as in --output "
-            f"{arguments.output}. Leave it out; or name a file with a suffix, such as predictions.csv.",
+            f"{option} is not for a table of {len(sources_of_models)} models, as --output "
+            f"{arguments.output} asks for: it has the labels of models that decide, and a row with the error "
+            "of a bad file. Leave it out; or name a file with a suffix, such as predictions.csv.",
             code="catalogue-option",
         )
     found = read_sources(arguments, sources)

@@ -63,6 +63,7 @@ NUM_BLOCKS = {
     "docs/adding-a-task.md": (2, 0, 0),
     "docs/augmentation.md": (1, 0, 0),
     "docs/benchmarking.md": (0, 3, 0),
+    "docs/catalogue.md": (5, 0, 2),
     "docs/changing-a-recipe.md": (0, 0, 2),
     "docs/data-formats.md": (3, 0, 0),
     "docs/exporting.md": (4, 0, 1),

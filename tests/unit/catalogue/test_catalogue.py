@@ -122,7 +122,8 @@ def test_predictions_equal_those_of_each_model_alone(models: Path, music: Path, 
             else:
                 # Other neighbours in a batch may change the last bit of a matrix product.
                 assert found["scores"] == pytest.approx(alone.scores, abs=1e-6)
-                assert found.get("label", alone.label) == alone.label
+                assert found.get("labels") == alone.decided
+                assert name == "tags" or found["labels"] == [alone.label]
             assert row["duration"] == pytest.approx(soundfile.info(row["path"]).duration)
             assert row[f"model_{name}"] == str(models / name)
     assert set(rows[0]) >= {"error", *(f"version_{name}" for name in TASKS)}
@@ -169,34 +170,30 @@ def test_a_table_after_twenty_kills_equals_an_undisturbed_one(
         found = ["predict", models / "tags", models / "genre", music, "--output", output, *options]
         return list(map(str, found))
 
-    m2v("--version")  # what forks is there
-    start = time.monotonic()
     m2v(*words(tmp_path / "undisturbed"))
-    seconds = time.monotonic() - start
     expected = contents(tmp_path / "undisturbed")
     assert len(expected) > 10
 
     generator = random.Random(0)
-    output, num_kills, num_cut = tmp_path / "0", 0, 0
-    while num_kills < 20:
+    output = tmp_path / "0"
+    num_found = []
+    for number in range(20):
         running = Forked(["m2v", *words(output)])
-        time.sleep(generator.uniform(0, seconds))
-        if running.poll() is not None:  # it was faster: its table is compared, the next one is new
-            assert running.returncode == 0
-            assert contents(output) == expected
-            output = tmp_path / str(num_kills)
-            continue
+        until = len(contents(output)) + generator.randrange(4)
+        while len(contents(output)) < until and running.poll() is None:
+            time.sleep(0.001)
+        time.sleep(generator.uniform(0, 0.2))
         running.kill()
         running.wait(60)
-        num_kills += 1
         found = contents(output)
-        print(num_kills, len(found))
-        num_cut += 0 < len(found) < len(expected)
+        num_found.append(len(found))
         # A file that is there is complete.
-        assert all(expected[name] == content for name, content in found.items())
+        assert found.items() <= expected.items()
+        if len(found) == len(expected):
+            output = tmp_path / str(number + 1)
+    assert len(set(num_found)) > 5
     m2v(*words(output))
     assert contents(output) == expected
-    assert num_cut > 0
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -305,6 +302,11 @@ def test_sources_name_tracks_by_id(music: Path, tmp_path: Path):
     assert ids(music)[-3:] == ["album/051.wav", "album/054.wav", "album/057.wav"]
     assert ids("-", listed=f"{song}\n\n{other}\r\n".encode()) == [str(song), str(other)]
     assert ids("-", listed=f"{song}\0{other}".encode()) == [str(song), str(other)]
+    (tmp_path / "list").write_bytes(f"{song}\n{other}\n".encode())
+    with (tmp_path / "list").open("rb") as file:
+        options = ["--output", tmp_path / "out", "--layer", 0, "--num-workers", 0]
+        m2v("embed", "random-small", "-", *options, input=file)
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == [str(song), str(other)]
     rows = {"id": ["b", "a"], "path": [str(song), str(other)], "year": [1, 2]}
     parquet.write_table(pyarrow.table(rows), tmp_path / "songs.parquet")
     (tmp_path / "songs.csv").write_text(f"file_name,id\n{song},b\n{other},\n")
