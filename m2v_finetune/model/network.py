@@ -169,8 +169,9 @@ class TaskNetwork(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Return the trainable parameters and the measured buffers of the head, by name."""
+        """Return the trainable parameters, layer weights and measured buffers of the head, by name."""
         names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        names |= {f"layer_weighting.{name}" for name in self.layer_weighting.state_dict()}
         names |= {f"head.{name}" for name, _ in self.head.named_buffers()}
         return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 

@@ -198,6 +198,7 @@ def _layer_facts(results: Mapping[str, Any]) -> dict[str, Any]:
     largest = max(range(len(weights)), key=lambda i: abs(weights[i]), default=0)
     return {
         "layer_weighting": results["training"]["layer_weighting"],
+        "is_solved": results["training"].get("solved_by") is not None,
         "num_states": len(weights),
         "largest_state": largest,
         "largest_weight": f"{weights[largest]:.3f}" if weights else "",

@@ -160,12 +160,15 @@ def _signs(
             value=value,
             chance=chance,
             best_step=fitted.best_epoch * trainer.batches.steps_per_epoch,
-            warmup_steps=math.ceil(trainer.optimization.warmup_ratio * trainer.total_steps),
+            warmup_steps=0
+            if fitted.solved_by
+            else math.ceil(trainer.optimization.warmup_ratio * trainer.total_steps),
             num_steps=fitted.num_steps,
-            total_steps=trainer.total_steps,
+            total_steps=0 if fitted.solved_by else trainer.total_steps,
             head=trainer.model.head_config,
             tuning=trainer.model.tuning,
             learning_rates=peak_rates(trainer.model, trainer.optimization),
+            is_solved=fitted.solved_by is not None,
         )
     )
 
