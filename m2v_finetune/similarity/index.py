@@ -1,7 +1,7 @@
 """Approximate nearest vectors by cosine: an index of usearch, built once for a table and kept.
 
-It is a graph of near vectors (HNSW) on the vectors as the table has them, so that its candidates are ordered by
-exact cosines. It may miss some of the nearest vectors; benchmarks/similar.py measures how many.
+It is a graph of near vectors (HNSW) on the vectors as the table has them, so that its candidates are
+ordered by exact cosines. It may miss some of the nearest vectors; benchmarks/similar.py measures how many.
 
 Source: Malkov and Yashunin 2018, "Efficient and robust approximate nearest neighbor search using hierarchical
 navigable small world graphs".
@@ -41,6 +41,11 @@ def nearest_approximate(table: VectorTable, queries: Vectors, count: int) -> lis
     index.expansion_search = max(SEARCH_EXPANSION, 2 * count)
     found = []
     for query in queries:
+        if not len(index):  # usearch does not search an empty graph
+            found.append(
+                ordered(query, np.empty(0, np.int64), np.empty((0, table.size), np.float32), count)
+            )
+            continue
         rows = index.search(query, min(count, len(index))).keys.astype(np.int64)
         vectors = np.asarray(index.get(rows.astype(np.uint64)), np.float32)
         found.append(ordered(query, rows, vectors.reshape(-1, table.size), count))

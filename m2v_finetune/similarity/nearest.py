@@ -1,6 +1,5 @@
 """The tracks that are nearest to a track: what `m2v similar` prints."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 from m2v_finetune.errors import UserError
 from m2v_finetune.similarity.exact import Candidates, nearest_exact, unit
 from m2v_finetune.similarity.index import nearest_approximate
+from m2v_finetune.similarity.query import embed_query
 from m2v_finetune.similarity.table import TrackNames, Vectors, VectorTable
 
 EXACT_ROWS = 1_000_000
@@ -42,16 +42,16 @@ def similar_tracks(
 ) -> list[SimilarTrack]:
     """Return the tracks of a table that are nearest to a track by cosine, the nearest first.
 
-    The track itself is left out, and so is a second row of a file. Of equal cosines the first row of the table
-    comes first. Rows without a vector, or with one that is zero or not finite, are left out.
+    The track itself is left out, and so is a second row of a file. Of equal cosines the first row of the
+    table comes first. Rows without a vector, or with one that is zero or not finite, are left out.
 
     Args:
         table: Table of `m2v embed`, or its folder.
-        query: Id or path of a track in the table, another audio file, or a vector of the table's kind, (size,).
-            A file is embedded with the backbone that the table names.
+        query: Id or path of a track in the table, another audio file, or a vector of the table's kind,
+            (size,). A file is embedded with the backbone that the table names.
         top: Number of tracks.
-        max_cosine: Leave out duplicates and other versions of a recording: tracks whose cosine with the query,
-            or with a track listed before, is above this; none if None.
+        max_cosine: Leave out duplicates and other versions of a recording: tracks whose cosine with the
+            query, or with a track listed before, is above this; none if None.
         approximate: Whether to search by the approximate index; if None, from a million rows on.
 
     Raises:
@@ -81,9 +81,16 @@ def similar_tracks(
         count *= 4
 
 
-def query_vector(
-    table: VectorTable, query: str | Path | Vectors
-) -> tuple[Vectors, int | None]:
+def query_file(table: VectorTable, query: str) -> tuple[str, float | None]:
+    """Return the path of a query, and its length in seconds if the table has it."""
+    row = table.find(query)
+    if row is None:
+        return query, None
+    [names] = table.names([row])
+    return names.path, names.duration
+
+
+def query_vector(table: VectorTable, query: str | Path | Vectors) -> tuple[Vectors, int | None]:
     """Return the vector of a query, (size,), and its row if the table has it.
 
     Raises:
@@ -94,19 +101,18 @@ def query_vector(
     else:
         name = str(query)
         row = table.find(name)
-        if row is None:
-            raise NotImplementedError
-        found = table.vector(row)
+        found = embed_query(table, name) if row is None else table.vector(row)
         if found is None:
             raise UserError(
-                f"{name} has no vector in {table.folder} that can be compared: its file could not be read, or "
-                "the vector is zero or not finite. Choose another track.",
+                f"{name} has no vector in {table.folder} that can be compared: its file could not be read, "
+                "or the vector is zero or not finite. Choose another track.",
                 code="similar-query-without-vector",
             )
         vector = found
     if vector.shape != (table.size,):
         raise UserError(
-            f"The vector of {name} has the shape {vector.shape}; those of {table.folder} have ({table.size},).",
+            f"The vector of {name} has the shape {vector.shape}; those of {table.folder} have "
+            f"({table.size},).",
             code="similar-query-shape",
         )
     norm = np.linalg.norm(vector.astype(np.float64))

@@ -114,8 +114,8 @@ class VectorTable:
         other = next((file for file in files if sizes[file] != sizes[files[0]]), None)
         if other is not None:
             raise UserError(
-                f"{other} has vectors of {sizes[other]}, but {files[0]} of {sizes[files[0]]}. Keep files of one "
-                "`m2v embed` in a folder.",
+                f"{other} has vectors of {sizes[other]}, but {files[0]} of {sizes[files[0]]}. Keep files of "
+                "one `m2v embed` in a folder.",
                 code="vectors-other-size",
             )
         size, dtype = sizes[files[0]]
@@ -145,7 +145,7 @@ class VectorTable:
                     start += batch.num_rows
 
     def find(self, name: str) -> int | None:
-        """Return the number of the row with an id, else of the first with that path; None if there is none."""
+        """Return the number of the row with an id, else of one with that path; None if there is none."""
         import pyarrow.compute as pc
         from pyarrow import parquet
 
@@ -209,6 +209,12 @@ def _vector_type(schema: "pyarrow.Schema", file: Path) -> tuple[int, str]:
             f"{', '.join(COLUMNS)}. Write it with `m2v embed`.",
             code="vectors-missing-column",
         )
+    if "time" in schema.names:
+        raise UserError(
+            f"{file} has a vector for each window. Nearest tracks need one for each track: write another "
+            "table with `m2v embed --pool track`.",
+            code="vectors-of-windows",
+        )
     kind = schema.field("vector").type
     precision = {pyarrow.float16(): "float16", pyarrow.float32(): "float32"}
     if not pyarrow.types.is_fixed_size_list(kind) or kind.value_type not in precision:
@@ -239,8 +245,8 @@ def _read_metadata(file: Path) -> dict[str, Any]:
         content = parse_json(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{file}, which names the backbone of the vectors, cannot be read ({error}). Restore it, or write "
-            "the table again with `m2v embed --overwrite`.",
+            f"{file}, which names the backbone of the vectors, cannot be read ({error}). Restore it, or "
+            "write the table again with `m2v embed --overwrite`.",
             code="vectors-no-identity",
         ) from error
     if not isinstance(content, dict):
