@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2v_finetune.catalogue.analysis import Analysis, Row
+from m2v_finetune.data.feature_tables import CATALOGUE_FILE
 from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.files import lock, parse_json, write_atomically, write_json
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 SCHEMA_VERSION = 1
-CATALOGUE_FILE = "_catalogue.json"
-"""The name starts with _, so that programs that read a folder of Parquet files skip it."""
 LOCK_FILE = ".lock"
 FORMATS = ("parquet", "jsonl", "csv")
 

@@ -10,6 +10,7 @@ from m2v_finetune import __version__
 from m2v_finetune.cli import (
     data,
     demo,
+    embed,
     export,
     models,
     planning,
@@ -34,6 +35,7 @@ DESCRIPTION = """\
   m2v pretrain-labels --config FILE          compute the labels of masked prediction before a run
   m2v average RUN/model RUN/model --output X average the weights of adapted backbones
   m2v predict MODEL song.mp3                 run a model on audio files
+  m2v embed MODEL music/ --output DIR        write a table of embeddings
   m2v similar DIR song.mp3                   find the nearest tracks in a table of embeddings
   m2v evaluate MODEL songs.csv               compute the metrics of a model on labelled tracks
   m2v export transformers MODEL DIR          write a model that transformers loads without this package
@@ -74,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         data,
         planning,
         predict,
+        embed,
         export,
         demo,
         report,

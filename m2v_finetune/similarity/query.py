@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2v_finetune.data.feature_tables import CATALOGUE_FILE
 from m2v_finetune.errors import UserError
-from m2v_finetune.similarity.table import CATALOGUE_FILE, Vectors, VectorTable
+from m2v_finetune.similarity.table import Vectors, VectorTable
 
 if TYPE_CHECKING:
     from m2v_finetune.catalogue import Embeddings

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from m2v_finetune.data.feature_tables import CATALOGUE_FILE
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json
 
 if TYPE_CHECKING:
     import pyarrow
 
-CATALOGUE_FILE = "catalogue.json"
 FILES = "part-*.parquet"
 COLUMNS = ("id", "path", "duration", "vector")
 DTYPES = ("float16", "float32")

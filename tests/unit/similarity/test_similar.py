@@ -1,17 +1,19 @@
 """`m2v similar`: nearest tracks of a table, beside numpy's answer; which are left out; playlists."""
 
-import argparse
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 from pyarrow import parquet
 from support.matrix import exhaustive
 from support.messages import raises
 
-from m2v_finetune.cli import similar
+from m2v_finetune import cli
+from m2v_finetune.data.feature_tables import CATALOGUE_FILE
 from m2v_finetune.similarity import VectorTable, similar_tracks, table
 from m2v_finetune.similarity.exact import nearest_exact
 from m2v_finetune.similarity.index import index_path, nearest_approximate
@@ -22,7 +24,7 @@ SIZE = 32
 def write_table(folder: Path, vectors, *, names=None, paths=None, shard_rows: int = 2**14) -> Path:
     """Write a table of vectors; a row of None has none."""
     folder.mkdir(exist_ok=True)
-    (folder / "catalogue.json").write_text("{}")
+    (folder / CATALOGUE_FILE).write_text("{}")
     there = [np.zeros(SIZE) if one is None else one for one in vectors]
     dtype = vectors.dtype if isinstance(vectors, np.ndarray) else np.float16
     flat = pa.array(np.concatenate(there).astype(dtype))
@@ -46,9 +48,7 @@ def write_table(folder: Path, vectors, *, names=None, paths=None, shard_rows: in
 
 
 def m2v(*argv: object) -> None:
-    parser = argparse.ArgumentParser()
-    similar.add_commands(parser.add_subparsers(required=True))
-    arguments = parser.parse_args(["similar", *map(str, argv)])
+    arguments = cli.build_parser().parse_args(list(map(str, argv)))
     arguments.command(arguments)
 
 
@@ -145,7 +145,7 @@ def test_the_command_prints_tracks_and_writes_a_playlist(tmp_path, capsys):
     vectors = np.random.default_rng(0).normal(size=(20, SIZE))
     folder = write_table(tmp_path / "table", list(vectors))
     playlist = tmp_path / "radio.m3u"
-    m2v(folder, "/music/t3.mp3", "--top", 2, "--playlist", playlist)
+    m2v("similar", folder, "/music/t3.mp3", "--top", 2, "--playlist", playlist)
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     expected = similar_tracks(folder, "t3", top=2)
     assert [line[1:] for line in lines] == [[one.id, one.path] for one in expected]
@@ -158,9 +158,41 @@ def test_the_command_prints_tracks_and_writes_a_playlist(tmp_path, capsys):
         + [""]
     )
     with raises("playlist-exists", playlist):
-        m2v(folder, "t3", "--playlist", playlist)
+        m2v("similar", folder, "t3", "--playlist", playlist)
     with raises("playlist-suffix", ".txt", ".m3u"):
-        m2v(folder, "t3", "--playlist", tmp_path / "radio.txt")
+        m2v("similar", folder, "t3", "--playlist", tmp_path / "radio.txt")
+
+
+def test_a_file_is_embedded_as_the_table_was(tmp_path, capsys, monkeypatch):
+    music = tmp_path / "music"
+    music.mkdir()
+    for number in range(4):
+        noise = np.random.default_rng(number).normal(scale=0.1 + 0.1 * number, size=16000)
+        soundfile.write(music / f"{number}.wav", np.cumsum(noise * 0.01), 16000)
+    folder = tmp_path / "table"
+    options = ["--layer", 1, "--precision", "float16", "--window-seconds", 0.5, "--num-workers", 0]
+    m2v("embed", "random-small", music, "--output", folder, *options)
+    shutil.copy(music / "2.wav", tmp_path / "song.wav")
+    monkeypatch.chdir(tmp_path)
+    m2v("similar", folder, "song.wav", "--playlist", "radio.m3u8")
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    # The copy, then what is near to the original.
+    assert lines[0] == ["1.0000", "2.wav", str(music / "2.wav")]
+    assert [line[1] for line in lines[1:]] == [one.id for one in similar_tracks(folder, "2.wav")]
+    assert str(tmp_path / "song.wav") in Path("radio.m3u8").read_text().splitlines()
+    with raises("similar-query-unreadable", "radio.m3u8"):
+        similar_tracks(folder, "radio.m3u8")
+    file = folder / CATALOGUE_FILE
+    metadata = json.loads(file.read_text())
+    metadata["identity"]["weights"] = "another"
+    file.write_text(json.dumps(metadata))
+    assert similar_tracks(folder, "2.wav")  # needs no network
+    with raises("similar-other-network", "random-small", "weights"):
+        similar_tracks(folder, "song.wav")
+    windows = tmp_path / "windows"
+    m2v("embed", "random-small", music, "--output", windows, *options, "--pool", "windows")
+    with raises("vectors-of-windows", "--pool track"):
+        similar_tracks(windows, "2.wav")
 
 
 def test_what_is_no_table_is_refused(tmp_path):
@@ -174,7 +206,7 @@ def test_what_is_no_table_is_refused(tmp_path):
     with raises("similar-max-cosine", "1.5"):
         similar_tracks(folder, "t1", max_cosine=1.5)
     (tmp_path / "song.wav").write_bytes(b"")
-    with raises("vectors-no-identity", "catalogue.json"):
+    with raises("vectors-no-identity", CATALOGUE_FILE):
         similar_tracks(folder, str(tmp_path / "song.wav"))
     parquet.write_table(pa.table({"id": ["a"]}), folder / "part-00001.parquet")
     with raises("vectors-missing-column", "vector"):
@@ -183,6 +215,6 @@ def test_what_is_no_table_is_refused(tmp_path):
     with raises("vectors-unreadable", "part-00001"):
         similar_tracks(folder, "t1")
     (folder / "part-00001.parquet").unlink()
-    (folder / "catalogue.json").write_text(json.dumps([]))
-    with raises("vectors-no-identity", "catalogue.json"):
+    (folder / CATALOGUE_FILE).write_text(json.dumps([]))
+    with raises("vectors-no-identity", CATALOGUE_FILE):
         similar_tracks(folder, "t1")
