@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from rich.console import Console
@@ -49,8 +50,8 @@ class CatalogueSummary:
 
 
 @dataclass
-class _Plan:
-    """Tracks to compute, in the order of their shards.
+class Plan:
+    """Tracks to compute, in the order of their shards, and those that are there.
 
     Attributes:
         items: Tracks.
@@ -69,6 +70,31 @@ class _Plan:
     errors: Counter[str] = field(default_factory=Counter)
 
 
+class Engine(Protocol):
+    """Computation of the shards of a plan."""
+
+    def __call__(
+        self,
+        analysis: Analysis,
+        folder: TableFolder,
+        plan: Plan,
+        *,
+        batch_size: int,
+        num_workers: int,
+        advance: Callable[[], None],
+    ) -> Iterator[list[Row]]:
+        """Write each shard, and yield its new rows, with ``id`` and ``error`` at least.
+
+        Args:
+            analysis: What is computed.
+            folder: Folder of the table.
+            plan: Tracks to compute.
+            batch_size: Windows of a batch.
+            num_workers: Number of processes that read audio, beside each that computes.
+            advance: Function to call once for each track.
+        """
+
+
 def run_catalogue(
     analysis: Analysis,
     items: Sequence[Item],
@@ -81,6 +107,7 @@ def run_catalogue(
     overwrite: bool = False,
     retry_errors: bool = False,
     show_progress: bool = True,
+    engine: "Engine | None" = None,
 ) -> CatalogueSummary:
     """Compute the rows of all tracks that a table does not have yet.
 
@@ -95,6 +122,7 @@ def run_catalogue(
         overwrite: Whether to delete a table that is there.
         retry_errors: Whether to compute tracks again that have an error in the table.
         show_progress: Whether to show progress on standard error.
+        engine: Function that computes the shards in place of this process, such as a cluster.
 
     Raises:
         UserError: The folder has another table, or cannot be written; a process that reads audio died; or a
@@ -113,7 +141,7 @@ def run_catalogue(
         num_done = 0
         try:
             with _progress(len(items), plan.num_kept, is_shown=show_progress) as advance:
-                for rows in _finished_shards(
+                for rows in (engine or _finished_shards)(
                     analysis,
                     folder,
                     plan,
@@ -146,12 +174,12 @@ def run_catalogue(
 
 def _plan(
     folder: TableFolder, items: Sequence[Item], *, unit_tracks: int, retry_errors: bool
-) -> _Plan:
+) -> Plan:
     """Compare the tracks of the sources with those of the table."""
     by_shard: dict[int, list[Item]] = {}
     for item in items:
         by_shard.setdefault(shard_of(item.id, folder.num_shards), []).append(item)
-    plan = _Plan()
+    plan = Plan()
     for shard in range(folder.num_shards):
         wanted = by_shard.get(shard, [])
         there = {
@@ -178,7 +206,7 @@ def _plan(
 def _finished_shards(
     analysis: Analysis,
     folder: TableFolder,
-    plan: _Plan,
+    plan: Plan,
     *,
     batch_size: int,
     num_workers: int,
@@ -196,11 +224,20 @@ def _finished_shards(
         advance()
         if left[shard] == 0:
             new = waiting.pop(shard)
-            ids = {row["id"] for row in new}
-            folder.write_shard(
-                shard, [*(row for row in folder.read_shard(shard) if row["id"] not in ids), *new]
-            )
+            add_rows(folder, shard, new)
             yield new
+
+
+def add_rows(folder: TableFolder, shard: int, new: Sequence[Row]) -> None:
+    """Write a shard with the rows that it has and new ones, which replace those of the same tracks.
+
+    Raises:
+        UserError: The disk does not take it.
+    """
+    ids = {row["id"] for row in new}
+    folder.write_shard(
+        shard, [*(row for row in folder.read_shard(shard) if row["id"] not in ids), *new]
+    )
 
 
 def _error_codes(rows: Sequence[Row]) -> list[str]:

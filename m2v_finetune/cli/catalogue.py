@@ -2,15 +2,17 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from m2v_finetune.cli.options import OUTSIDE_HELP, count, warn
 from m2v_finetune.errors import UserError
 
 if TYPE_CHECKING:
     from m2v_finetune.catalogue import Analysis, Sources
+
+    AnyAnalysis = TypeVar("AnyAnalysis", bound=Analysis)
 
 TABLE_FORMATS = ("parquet", "jsonl", "csv")
 SOURCE_HELP = (
@@ -54,6 +56,13 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="exit with code 2 if a track has an error; the table is complete all the same",
     )
+    table.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="ray computes the shards on a cluster, with a model on each GPU, or on each core without GPUs; "
+        "it needs the extra ray (default: local, this machine)",
+    )
     table.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
 
 
@@ -78,9 +87,22 @@ def read_sources(arguments: argparse.Namespace, sources: Sequence[str]) -> "Sour
 
 
 def write_table(
-    arguments: argparse.Namespace, analysis: "Analysis", sources: "Sources", *, format: str
-) -> None:
+    arguments: argparse.Namespace,
+    build: "Callable[[], AnyAnalysis]",
+    sources: "Sources",
+    *,
+    format: str,
+) -> "AnyAnalysis":
     """Compute the table of a command, and print a summary.
+
+    Args:
+        arguments: Options of the command.
+        build: Function that loads the networks; a cluster calls it on each machine.
+        sources: Tracks.
+        format: One of `TABLE_FORMATS`.
+
+    Returns:
+        What was computed, with the networks of this process.
 
     Raises:
         UserError: Errors of `run_catalogue`, or a track has an error and the command is to fail then.
@@ -91,8 +113,15 @@ def write_table(
     from m2v_finetune.training.signals import stop_on_signals
 
     output = Path(arguments.output)
+    num_workers, engine = arguments.num_workers, None
+    if arguments.engine == "ray":
+        from m2v_finetune.catalogue.ray_engine import RayEngine, connect
+
+        engine = RayEngine(build=build, cluster=connect(num_workers))
+    analysis = build()
     on_gpu = any(one.device.type == "cuda" for one in analysis.passes)
-    num_workers = arguments.num_workers
+    if engine is not None:
+        on_gpu = engine.cluster.gpus_per_actor > 0
     with stop_on_signals(lambda: ""):
         summary = run_catalogue(
             analysis,
@@ -104,6 +133,7 @@ def write_table(
             shard_tracks=arguments.shard_tracks or SHARD_TRACKS,
             overwrite=arguments.overwrite,
             retry_errors=arguments.retry_errors,
+            engine=engine,
         )
     num_errors = summary.errors.total()
     lines = [
@@ -123,3 +153,4 @@ def write_table(
             f"{num_errors:,} tracks have an error. Repair them, and use --retry-errors.",
             code="catalogue-errors",
         )
+    return analysis
