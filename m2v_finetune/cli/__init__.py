@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from m2v_finetune import __version__
 from m2v_finetune.cli import (
+    curve,
     data,
     demo,
     embed,
@@ -25,6 +26,7 @@ from m2v_finetune.errors import run_command
 
 DESCRIPTION = """\
   m2v train tagging --data.source songs.csv  train a task, like recipes/tagging.py
+  m2v curve tagging --output curve           learning curve: what more labels would bring
   m2v configs                                list the included settings
   m2v init tagging my-tagger                 copy a recipe and its settings to edit
   m2v backbones                              list the backbones with a short name
@@ -71,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in (
         train,
+        curve,
         starting,
         models,
         data,

@@ -58,6 +58,12 @@ def add_commands(commands: Commands) -> None:
         help="number of labels to show in text (default: %(default)s)",
     )
     predict.add_argument(
+        "--decide",
+        action="store_true",
+        help="output the labels of each track in place of scores: tags above their threshold, or the class "
+        "of highest probability",
+    )
+    predict.add_argument(
         "--output",
         help="new file for the printed output; for formats that are written to files, their folder; or the "
         "folder of a table: a path that ends in / or has no suffix, unless --format is of another kind",
@@ -101,8 +107,13 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     model = _load(arguments.model, arguments.runtime)
     rendering = Rendering(
-        format=_format(arguments, model), timeline=arguments.timeline, top=arguments.top
+        format=_format(arguments, model),
+        timeline=arguments.timeline,
+        top=arguments.top,
+        decide=arguments.decide,
     )
+    if arguments.decide:
+        _require_decisions(arguments, model)
     if rendering.format in DATA_FORMATS:
         print_utf8()
     with stop_on_signals(lambda: ""):
@@ -239,6 +250,25 @@ def _warn_of_constant_outputs(
                 is_probe=model.tuning.method == "probe",
                 is_standardized=model.head_config.standardize,
             )
+        )
+
+
+def _require_decisions(arguments: argparse.Namespace, model: "TaskModel") -> None:
+    """Raise `UserError` where ``--decide`` cannot be."""
+    from m2v_finetune.tasks.clips import ClipTask
+
+    if arguments.timeline:
+        raise UserError(
+            "--decide gives the labels of a track, not of its windows. Remove --timeline.",
+            code="settings-conflict",
+        )
+    task = model.task
+    if not isinstance(task, ClipTask) or task.decide(dict.fromkeys(task.labels, 0.0)) is None:
+        raise UserError(
+            f"--decide needs labels with thresholds, and this model of the task {task.name} has none. "
+            "A tagger gets them in training: train it again, or resume its finished run with "
+            "--run.resume auto.",
+            code="model-without-thresholds",
         )
 
 

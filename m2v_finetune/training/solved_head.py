@@ -26,10 +26,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.files import json_number
 from m2v_finetune.heads import ClipHead, Standardization
 from m2v_finetune.model import TaskModel
-from m2v_finetune.tasks.classification import Classification
 from m2v_finetune.tasks.clips import ClipTask
-from m2v_finetune.tasks.emotion import Emotion
-from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.threads import intra_op_threads
 from m2v_finetune.training.faults import gather_errors
 from m2v_finetune.training.progress import progress_bar
@@ -103,7 +100,8 @@ def fit_solved_head(trainer: "Trainer[TaskModel]") -> FitResult:
     """
     start_time = time.monotonic()
     model, run, progress = trainer.model, trainer.run, trainer.progress
-    head, names = model.head, trainer.objective.metric_names
+    task, head, names = model.task, model.head, trainer.objective.metric_names
+    assert isinstance(task, ClipTask)
     kind = model.head_config.kind
     assert isinstance(head, ClipHead)
     linear = head.layers[-1]
@@ -117,7 +115,7 @@ def fit_solved_head(trainer: "Trainer[TaskModel]") -> FitResult:
         features = _standardize(_read_windows(trainer), head)
         bar_task = bar.add_task(f"Solving the {kind} head", total=len(PENALTIES))
         for penalty in PENALTIES:
-            solved = solve(model.task, features, penalty)
+            solved = solve(task, features, penalty)
             with torch.no_grad():
                 for parameter, array in zip((linear.weight, linear.bias), solved, strict=True):
                     parameter.copy_(torch.from_numpy(array))
@@ -162,7 +160,7 @@ def fit_solved_head(trainer: "Trainer[TaskModel]") -> FitResult:
     )
 
 
-def solve(task: Any, features: WindowFeatures, penalty: float) -> tuple[Array, Array]:
+def solve(task: ClipTask, features: WindowFeatures, penalty: float) -> tuple[Array, Array]:
     """Return weight (outputs, size) and bias (outputs,) of the linear head that scikit-learn finds.
 
     Source: `sklearn.linear_model.LogisticRegression` with ``C`` = 1 / penalty, multinomial for classes, and
@@ -173,19 +171,17 @@ def solve(task: Any, features: WindowFeatures, penalty: float) -> tuple[Array, A
         features: Training windows.
         penalty: L2 penalty, above 0.
     """
-    if isinstance(task, Emotion):
+    if task.problem_type == "regression":
         return _solve_numbers(task, features, penalty)
-    if isinstance(task, Tagging):
+    if task.problem_type == "multi_label_classification":
         return _solve_tags(task, features, penalty)
     return _solve_classes(task, features, penalty)
 
 
-def _solve_classes(
-    task: Classification, features: WindowFeatures, penalty: float
-) -> tuple[Array, Array]:
+def _solve_classes(task: ClipTask, features: WindowFeatures, penalty: float) -> tuple[Array, Array]:
     targets, weights = features.targets.astype(int), features.weights
-    if task.class_weights:
-        weights = weights * np.array(task.class_weights)[targets]
+    if class_weights := getattr(task, "class_weights", ()):
+        weights = weights * np.array(class_weights)[targets]
     weight = np.zeros((task.num_outputs, features.rows.shape[1]))
     bias = np.full(task.num_outputs, ABSENT_LOGIT)
     classes, coefficients, intercepts = _logistic(features.rows, targets, weights, penalty)
@@ -193,13 +189,14 @@ def _solve_classes(
     return weight, bias
 
 
-def _solve_tags(task: Tagging, features: WindowFeatures, penalty: float) -> tuple[Array, Array]:
+def _solve_tags(task: ClipTask, features: WindowFeatures, penalty: float) -> tuple[Array, Array]:
     weight = np.zeros((task.num_outputs, features.rows.shape[1]))
     bias = np.zeros(task.num_outputs)
+    pos_weights = getattr(task, "pos_weights", ())
     for number, own in enumerate(features.targets.T.astype(int)):
         weights = features.weights
-        if task.pos_weights:
-            weights = np.where(own == 1, task.pos_weights[number] * weights, weights)
+        if pos_weights:
+            weights = np.where(own == 1, pos_weights[number] * weights, weights)
         _, coefficients, intercepts = _logistic(features.rows, own, weights, penalty)
         if len(intercepts) == 2:
             weight[number], bias[number] = coefficients[1], intercepts[1]
@@ -209,10 +206,15 @@ def _solve_tags(task: Tagging, features: WindowFeatures, penalty: float) -> tupl
     return weight, bias
 
 
-def _solve_numbers(task: Emotion, features: WindowFeatures, penalty: float) -> tuple[Array, Array]:
+def _solve_numbers(task: ClipTask, features: WindowFeatures, penalty: float) -> tuple[Array, Array]:
     from sklearn.linear_model import Ridge
 
-    standardised = (features.targets - np.array(task.means)) / np.array(task.stds)
+    # The outputs of the head are standardised: `activate` scales and shifts them to the unit of the data.
+    outputs = torch.eye(2, dtype=torch.float64)[:, :1].expand(
+        2, task.num_outputs
+    )  # ones, then zeros
+    ones, zeros = task.activate(outputs).numpy()  # type: ignore[attr-defined]
+    standardised = (features.targets - zeros) / (ones - zeros)
     solved = Ridge(alpha=penalty).fit(features.rows, standardised, features.weights)
     return solved.coef_.reshape(task.num_outputs, -1), np.reshape(solved.intercept_, -1)
 

@@ -504,7 +504,7 @@ def test_states_that_a_person_deletes_end_in_a_message(recipe, monkeypatch, tmp_
 
     with monkeypatch.context() as patch:
         patch.setattr(FeatureStore, "write", deleted)
-        with raises("data-unreadable", "features.npy"):
+        with raises("cache-deleted", "features.npy"):
             recipe("run")
     assert len(recipe("run", resume=True)) > 3
 

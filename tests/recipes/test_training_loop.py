@@ -579,8 +579,11 @@ def test_a_window_that_cannot_be_evaluated_ends_the_run(where, data, tmp_path):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
-    step = {"before": "first step", "evaluation": "after step 4 of 4"}[where]
-    with raises("data-unreadable", step):
+    expected = {
+        "before": ("standardization-out-of-memory", "first step"),
+        "evaluation": ("evaluation-out-of-memory", "after step 4 of 4"),
+    }
+    with raises(*expected[where]):
         loop.fit()
 
 
