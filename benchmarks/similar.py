@@ -118,15 +118,18 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    result = {
+    result: dict = {
         "vectors": NUM_VECTORS,
         "size": SIZE,
         "precision": "float16",
         "top": TOP,
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 1),
-        "tables": {kind: measure(kind) for kind in ("random", "clusters")},
+        "tables": {},
     }
+    for kind in ("random", "clusters"):
+        result["tables"][kind] = measure(kind)
+        print(kind, result["tables"][kind], flush=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(table(result))
 

@@ -166,9 +166,6 @@ class ShardActor:
         folder: Folder of the table, which the machine of the driver has locked.
         batch_size: Windows of a batch.
         num_workers: Number of processes that read audio.
-
-    Raises:
-        UserError: The analysis of this machine would give other rows than that of the driver.
     """
 
     def __init__(
@@ -178,19 +175,32 @@ class ShardActor:
         batch_size: int,
         num_workers: int,
     ) -> None:
-        self.analysis = build()
         self.folder = folder
         self.batch_size = batch_size
         self.num_workers = num_workers
+        # Raised by the first call: Ray hides what a constructor raises.
+        self.failure: UserError | None = None
+        try:
+            self.analysis = build()
+        except UserError as error:
+            self.failure = error
+            return
         if self.analysis.identity != folder.metadata["identity"]:
-            raise UserError(
+            self.failure = UserError(
                 "The models on a machine of the cluster are not those of the machine that started the job. "
                 "Give paths of a shared drive, or names and revisions of the Hub.",
                 code="ray-other-model",
             )
 
     def __call__(self, batch: "dict[str, np.ndarray[Any, Any]]") -> dict[str, list[Any]]:
-        """Compute and write the shards of a batch; return the ids and errors of their new rows."""
+        """Compute and write the shards of a batch; return the ids and errors of their new rows.
+
+        Raises:
+            UserError: The models of this machine cannot be loaded, or would give other rows than those of the
+                driver; or the disk does not take a shard.
+        """
+        if self.failure is not None:
+            raise self.failure
         written: dict[str, list[Any]] = {"shard": [], "ids": [], "errors": []}
         for shard, ids, paths in zip(batch["shard"], batch["ids"], batch["paths"], strict=True):
             items = [

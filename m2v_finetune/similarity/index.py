@@ -21,9 +21,9 @@ from m2v_finetune.files import file_identity, write_atomically
 from m2v_finetune.similarity.exact import Candidates, ordered
 from m2v_finetune.similarity.table import Vectors, VectorTable
 
-CONNECTIVITY = 32
+CONNECTIVITY = 16
 """Neighbours of a vector in the graph."""
-EXPANSION = 256
+EXPANSION = 128
 """Candidates that are looked at while the graph is built."""
 SEARCH_EXPANSION = 1024
 """Candidates that are looked at in a search, at least."""
