@@ -2,9 +2,9 @@
 
     python benchmarks/similar.py
 
-Two tables: random vectors, which are the hardest for an index, as all distances are nearly equal; and vectors
-around 2,000 centres, as songs of artists are. Each query is a vector of the table with noise. The result is in
-benchmarks/results/similar.json.
+Two tables: random vectors, which are the hardest for an index, as all distances are nearly equal; and
+vectors around 2,000 centres, as songs of artists are. Each query is a vector of the table with noise. The result
+is in benchmarks/results/similar.json.
 """
 
 import json
@@ -102,7 +102,8 @@ def recall(found: list, answers: list[np.ndarray]) -> float:
 def table(result: dict) -> str:
     """Return the table of docs/similar.md."""
     lines = [
-        "| vectors | exact, ms of one query | exact, ms of a query among 100 | recall | index, ms of a query | recall |",
+        "| vectors | exact, ms of one query | exact, ms of a query among 100 | recall "
+        "| index, ms of a query | recall |",
         "|---|---|---|---|---|---|",
     ]
     for kind, found in result["tables"].items():

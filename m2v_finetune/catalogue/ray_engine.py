@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from m2v_finetune.catalogue.analysis import Analysis, Row
+from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.run import Plan, add_rows
 from m2v_finetune.catalogue.shards import TableFolder
-from m2v_finetune.catalogue.sources import Item
 from m2v_finetune.catalogue.tracks import track_rows
 from m2v_finetune.errors import UserError
 
@@ -235,5 +235,6 @@ def _as_user_error(error: Exception, folder: TableFolder) -> Exception:
         if isinstance(cause, UserError):
             return UserError(str(cause), code=cause.code)
         cause = getattr(cause, "cause", None) or cause.__cause__
-    error.add_note(f"The shards that are in {folder.path} are complete: the same command goes on.")
+    where = getattr(folder, "url", folder.path)
+    error.add_note(f"The shards that are in {where} are complete: the same command goes on.")
     return error

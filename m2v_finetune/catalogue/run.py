@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,8 +19,10 @@ from rich.progress import (
 )
 
 from m2v_finetune.catalogue.analysis import Analysis, Row
+from m2v_finetune.catalogue.items import Item
+from m2v_finetune.catalogue.remote_table import open_remote
 from m2v_finetune.catalogue.shards import TableFolder, open_folder, shard_of
-from m2v_finetune.catalogue.sources import Item
+from m2v_finetune.catalogue.stores import is_url
 from m2v_finetune.catalogue.tracks import track_rows
 from m2v_finetune.errors import Stopped, UserError
 
@@ -98,7 +100,7 @@ class Engine(Protocol):
 def run_catalogue(
     analysis: Analysis,
     items: Sequence[Item],
-    output: Path,
+    output: Path | str,
     *,
     format: str = "parquet",
     batch_size: int,
@@ -114,7 +116,7 @@ def run_catalogue(
     Args:
         analysis: What is computed.
         items: Tracks, each id once.
-        output: Folder of the table.
+        output: Folder of the table, or its address in an object store.
         format: ``parquet``, ``jsonl`` or ``csv``.
         batch_size: Windows of a batch; a process reads as many files in a row.
         num_workers: Number of processes that read audio; with 0 this one does.
@@ -129,7 +131,7 @@ def run_catalogue(
             window does not fit in memory. The shards that are there are complete.
         Stopped: A signal arrived; the same.
     """
-    with open_folder(
+    with _open_table(
         output,
         analysis,
         format=format,
@@ -169,6 +171,18 @@ def run_catalogue(
         num_kept=plan.num_kept,
         errors=errors,
         num_others=plan.num_others,
+    )
+
+
+def _open_table(
+    output: Path | str, analysis: Analysis, *, format: str, num_shards: int, overwrite: bool
+) -> AbstractContextManager[TableFolder]:
+    if isinstance(output, str) and is_url(output):
+        return open_remote(
+            output, analysis, format=format, num_shards=num_shards, overwrite=overwrite
+        )
+    return open_folder(
+        Path(output), analysis, format=format, num_shards=num_shards, overwrite=overwrite
     )
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 TABLE_FORMATS = ("parquet", "jsonl", "csv")
 SOURCE_HELP = (
     "music files; folders, searched for music at any depth; manifests .csv, .jsonl or .parquet with a column "
-    "path; or - for paths on standard input, one a line"
+    "path; - for paths on standard input, one a line; or addresses of an object store, such as "
+    "s3://bucket/music"
 )
 TABLE_OPTIONS = ("batch_size", "num_workers", "shard_tracks", "overwrite", "retry_errors")
 
@@ -110,9 +111,10 @@ def write_table(
     from joblib import cpu_count
 
     from m2v_finetune.catalogue import SHARD_TRACKS, run_catalogue
+    from m2v_finetune.catalogue.stores import is_url
     from m2v_finetune.training.signals import stop_on_signals
 
-    output = Path(arguments.output)
+    output = arguments.output if is_url(arguments.output) else Path(arguments.output)
     num_workers, engine = arguments.num_workers, None
     if arguments.engine == "ray":
         from m2v_finetune.catalogue.ray_engine import RayEngine, connect

@@ -217,7 +217,15 @@ def _refuse_for_text(arguments: argparse.Namespace, models: Sequence[str]) -> No
 def _expand(arguments: argparse.Namespace, sources: Sequence[str]) -> list[Path]:
     """Return the files of sources; files alone are kept as they are named, in their order."""
     from m2v_finetune.catalogue.sources import is_list
+    from m2v_finetune.catalogue.stores import is_url
 
+    remote = [source for source in sources if is_url(source)]
+    if remote:
+        raise UserError(
+            f"{remote[0]} is in an object store, which is read for tables alone: name a folder, or an "
+            "address, by --output, without a suffix.",
+            code="catalogue-not-a-table",
+        )
     if not any(map(is_list, sources)):
         return list(map(Path, sources))
     return [Path(item.path) for item in read_sources(arguments, sources).items]

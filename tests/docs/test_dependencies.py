@@ -90,6 +90,4 @@ def test_what_is_declared_is_pinned_and_in_the_docs() -> None:
     listed = names(
         [re.split(r", (?:for|by)", name)[0] for cell in cells for name in cell.split(", ")]
     )
-    assert not names(GROUPS["m2v_finetune"]) - listed, (
-        "give them a line in docs/architecture.md"
-    )
+    assert not names(GROUPS["m2v_finetune"]) - listed, "give them a line in docs/architecture.md"

@@ -75,6 +75,7 @@ NUM_BLOCKS = {
     "docs/memory.md": (1, 0, 0),
     "docs/pretraining.md": (3, 0, 3),
     "docs/probabilities.md": (0, 0, 3),
+    "docs/cluster.md": (0, 2, 2),
     "docs/several-gpus.md": (0, 0, 2),
     "docs/similar.md": (4, 0, 0),
     "docs/publishing.md": (6, 0, 0),
