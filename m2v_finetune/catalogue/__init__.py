@@ -2,9 +2,10 @@
 
 from m2v_finetune.catalogue.analysis import Analysis, Layout, Pass
 from m2v_finetune.catalogue.embeddings import Embeddings, load_network
+from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.predictions import NamedModel, Predictions, model_name
 from m2v_finetune.catalogue.run import SHARD_TRACKS, CatalogueSummary, run_catalogue
-from m2v_finetune.catalogue.sources import Item, Sources, read_items
+from m2v_finetune.catalogue.sources import Sources, read_items
 from m2v_finetune.catalogue.tracks import track_rows
 
 __all__ = [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.windows import window_starts
-from m2v_finetune.catalogue.sources import Item
+from m2v_finetune.catalogue.items import Item
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 

@@ -14,7 +14,7 @@ from m2v_finetune.backbones.checkpoint_files import find_checkpoint
 from m2v_finetune.backbones.checkpoints import published_checkpoint
 from m2v_finetune.backbones.embedding import Pooled, mean_of_state, mean_of_states
 from m2v_finetune.catalogue.analysis import Array, Layout, Pass, Row
-from m2v_finetune.catalogue.sources import Item
+from m2v_finetune.catalogue.items import Item
 from m2v_finetune.config import WINDOW_SECONDS
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window

@@ -15,7 +15,7 @@ from torch import Tensor
 from m2v_finetune import __version__
 from m2v_finetune.backbones import Backbone
 from m2v_finetune.catalogue.analysis import Array, Layout, Pass, Row
-from m2v_finetune.catalogue.sources import Item
+from m2v_finetune.catalogue.items import Item
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError

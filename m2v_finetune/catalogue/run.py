@@ -3,9 +3,10 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from rich.console import Console
@@ -18,8 +19,10 @@ from rich.progress import (
 )
 
 from m2v_finetune.catalogue.analysis import Analysis, Row
+from m2v_finetune.catalogue.items import Item
+from m2v_finetune.catalogue.remote_table import open_remote
 from m2v_finetune.catalogue.shards import TableFolder, open_folder, shard_of
-from m2v_finetune.catalogue.sources import Item
+from m2v_finetune.catalogue.stores import is_url
 from m2v_finetune.catalogue.tracks import track_rows
 from m2v_finetune.errors import Stopped, UserError
 
@@ -49,8 +52,8 @@ class CatalogueSummary:
 
 
 @dataclass
-class _Plan:
-    """Tracks to compute, in the order of their shards.
+class Plan:
+    """Tracks to compute, in the order of their shards, and those that are there.
 
     Attributes:
         items: Tracks.
@@ -69,10 +72,35 @@ class _Plan:
     errors: Counter[str] = field(default_factory=Counter)
 
 
+class Engine(Protocol):
+    """Computation of the shards of a plan."""
+
+    def __call__(
+        self,
+        analysis: Analysis,
+        folder: TableFolder,
+        plan: Plan,
+        *,
+        batch_size: int,
+        num_workers: int,
+        advance: Callable[[], None],
+    ) -> Iterator[list[Row]]:
+        """Write each shard, and yield its new rows, with ``id`` and ``error`` at least.
+
+        Args:
+            analysis: What is computed.
+            folder: Folder of the table.
+            plan: Tracks to compute.
+            batch_size: Windows of a batch.
+            num_workers: Number of processes that read audio, beside each that computes.
+            advance: Function to call once for each track.
+        """
+
+
 def run_catalogue(
     analysis: Analysis,
     items: Sequence[Item],
-    output: Path,
+    output: Path | str,
     *,
     format: str = "parquet",
     batch_size: int,
@@ -81,13 +109,14 @@ def run_catalogue(
     overwrite: bool = False,
     retry_errors: bool = False,
     show_progress: bool = True,
+    engine: "Engine | None" = None,
 ) -> CatalogueSummary:
     """Compute the rows of all tracks that a table does not have yet.
 
     Args:
         analysis: What is computed.
         items: Tracks, each id once.
-        output: Folder of the table.
+        output: Folder of the table, or its address in an object store.
         format: ``parquet``, ``jsonl`` or ``csv``.
         batch_size: Windows of a batch; a process reads as many files in a row.
         num_workers: Number of processes that read audio; with 0 this one does.
@@ -95,13 +124,14 @@ def run_catalogue(
         overwrite: Whether to delete a table that is there.
         retry_errors: Whether to compute tracks again that have an error in the table.
         show_progress: Whether to show progress on standard error.
+        engine: Function that computes the shards in place of this process, such as a cluster.
 
     Raises:
         UserError: The folder has another table, or cannot be written; a process that reads audio died; or a
             window does not fit in memory. The shards that are there are complete.
         Stopped: A signal arrived; the same.
     """
-    with open_folder(
+    with _open_table(
         output,
         analysis,
         format=format,
@@ -113,7 +143,7 @@ def run_catalogue(
         num_done = 0
         try:
             with _progress(len(items), plan.num_kept, is_shown=show_progress) as advance:
-                for rows in _finished_shards(
+                for rows in (engine or _finished_shards)(
                     analysis,
                     folder,
                     plan,
@@ -144,14 +174,26 @@ def run_catalogue(
     )
 
 
+def _open_table(
+    output: Path | str, analysis: Analysis, *, format: str, num_shards: int, overwrite: bool
+) -> AbstractContextManager[TableFolder]:
+    if isinstance(output, str) and is_url(output):
+        return open_remote(
+            output, analysis, format=format, num_shards=num_shards, overwrite=overwrite
+        )
+    return open_folder(
+        Path(output), analysis, format=format, num_shards=num_shards, overwrite=overwrite
+    )
+
+
 def _plan(
     folder: TableFolder, items: Sequence[Item], *, unit_tracks: int, retry_errors: bool
-) -> _Plan:
+) -> Plan:
     """Compare the tracks of the sources with those of the table."""
     by_shard: dict[int, list[Item]] = {}
     for item in items:
         by_shard.setdefault(shard_of(item.id, folder.num_shards), []).append(item)
-    plan = _Plan()
+    plan = Plan()
     for shard in range(folder.num_shards):
         wanted = by_shard.get(shard, [])
         there = {
@@ -178,7 +220,7 @@ def _plan(
 def _finished_shards(
     analysis: Analysis,
     folder: TableFolder,
-    plan: _Plan,
+    plan: Plan,
     *,
     batch_size: int,
     num_workers: int,
@@ -196,11 +238,20 @@ def _finished_shards(
         advance()
         if left[shard] == 0:
             new = waiting.pop(shard)
-            ids = {row["id"] for row in new}
-            folder.write_shard(
-                shard, [*(row for row in folder.read_shard(shard) if row["id"] not in ids), *new]
-            )
+            add_rows(folder, shard, new)
             yield new
+
+
+def add_rows(folder: TableFolder, shard: int, new: Sequence[Row]) -> None:
+    """Write a shard with the rows that it has and new ones, which replace those of the same tracks.
+
+    Raises:
+        UserError: The disk does not take it.
+    """
+    ids = {row["id"] for row in new}
+    folder.write_shard(
+        shard, [*(row for row in folder.read_shard(shard) if row["id"] not in ids), *new]
+    )
 
 
 def _error_codes(rows: Sequence[Row]) -> list[str]:

@@ -144,7 +144,7 @@ def open_folder(
     try:
         if overwrite:
             _delete_table(path)
-        metadata = _metadata(path, analysis, format=format, num_shards=num_shards)
+        metadata = table_metadata(path, analysis, format=format, num_shards=num_shards)
         yield TableFolder(
             path=path,
             format=format,
@@ -156,7 +156,9 @@ def open_folder(
         os.close(locked)
 
 
-def _metadata(path: Path, analysis: Analysis, *, format: str, num_shards: int) -> dict[str, Any]:
+def table_metadata(
+    path: Path, analysis: Analysis, *, format: str, num_shards: int
+) -> dict[str, Any]:
     """Return the content of _catalogue.json, after it was written or compared."""
     file = path / CATALOGUE_FILE
     now: dict[str, Any] = {

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from m2v_finetune.catalogue.items import Item
+from m2v_finetune.catalogue.stores import is_url, remote_items
 from m2v_finetune.data.folders import find_audio
 from m2v_finetune.data.manifest import PATH_COLUMNS, problem_list
 from m2v_finetune.data.paths import did_you_mean, path_problem
@@ -14,19 +16,6 @@ from m2v_finetune.errors import UserError
 
 STANDARD_INPUT = "-"
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
-
-
-class Item(NamedTuple):
-    """Track of a catalogue.
-
-    Attributes:
-        id: Unique id, printable: the column ``id`` of a manifest; else the path as the source writes it,
-            which is relative to the folder for the files of a folder.
-        path: Path of the audio file, absolute.
-    """
-
-    id: str
-    path: str
 
 
 class Sources(NamedTuple):
@@ -45,8 +34,10 @@ class Sources(NamedTuple):
 
 def is_list(source: str) -> bool:
     """Return whether a source stands for any number of tracks: no audio file by its name."""
+    if source == STANDARD_INPUT or is_url(source):
+        return True
     path = Path(source)
-    return source == STANDARD_INPUT or path.is_dir() or path.suffix.lower() in MANIFEST_SUFFIXES
+    return path.is_dir() or path.suffix.lower() in MANIFEST_SUFFIXES
 
 
 def read_items(
@@ -57,7 +48,7 @@ def read_items(
     Args:
         sources: Audio files; folders, whose audio is found at any depth; manifests, ``.csv``, ``.jsonl`` or
             ``.parquet``, with a column ``path`` or ``file_name`` and an optional ``id``; or ``-`` for paths
-            on standard input, one a line, or separated by NUL.
+            on standard input, one a line, or separated by NUL; or addresses such as ``s3://bucket/prefix``.
         standard_input: Where ``-`` reads.
         allow_outside: Let relative paths of a manifest lead out of its folder.
 
@@ -101,6 +92,9 @@ def _items_of(
     if source == STANDARD_INPUT:
         yield from map(_file, _listed(standard_input.read()))
         return
+    if is_url(source):
+        yield from remote_items(source, notes)
+        return
     path = Path(source)
     if path.is_dir():
         found = find_audio(path)
@@ -119,6 +113,8 @@ def _items_of(
 
 
 def _file(path: str) -> Item:
+    if is_url(path):
+        return Item(printable(path), path)
     return Item(printable(path), os.path.abspath(path))  # noqa: PTH100 (resolve() is slow for many)
 
 

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from m2v_finetune.audio.decode import AudioInfo, inspect_audio
 from m2v_finetune.catalogue.analysis import Layout
-from m2v_finetune.catalogue.sources import Item
+from m2v_finetune.catalogue.items import Item
+from m2v_finetune.catalogue.stores import local_copy
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import read_window
 from m2v_finetune.data.manifest import Track
@@ -103,16 +104,18 @@ class WindowStream(IterableDataset[StreamBatch]):
             self.worker_status.write(number)
             try:
                 item = self.items[number]
-                checked = as_checked(item, _retried(inspect_audio, Path(item.path)))
-                opened[number] = checked.audio
-                for index, layout in enumerate(self.layouts):
-                    length = checked.audio.num_samples(layout.grid.sample_rate)
-                    for window in layout.windows(length):
-                        samples = torch.from_numpy(_retried(read_window, checked, window))
-                        waveforms[index].append(samples)
-                        owners[index].append(number)
-                        if len(owners[index]) == self.batch_size:
-                            yield take(index)
+                with local_copy(item.path) as path:
+                    item = item._replace(path=path)
+                    checked = as_checked(item, _retried(inspect_audio, Path(path)))
+                    opened[number] = checked.audio
+                    for index, layout in enumerate(self.layouts):
+                        length = checked.audio.num_samples(layout.grid.sample_rate)
+                        for window in layout.windows(length):
+                            samples = torch.from_numpy(_retried(read_window, checked, window))
+                            waveforms[index].append(samples)
+                            owners[index].append(number)
+                            if len(owners[index]) == self.batch_size:
+                                yield take(index)
             except (UserError, OSError) as error:
                 code = error.code if isinstance(error, UserError) else AudioError.code
                 errors[number] = (code, str(error))

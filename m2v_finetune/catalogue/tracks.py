@@ -8,7 +8,7 @@ from torch import Tensor
 
 from m2v_finetune.audio.decode import AudioInfo
 from m2v_finetune.catalogue.analysis import Analysis, Array, Pass, Row
-from m2v_finetune.catalogue.sources import Item
+from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.stream import StreamBatch, WindowStream, as_checked, stream_loader
 from m2v_finetune.data.values import printable
 from m2v_finetune.data.workers import read_batches

@@ -18,6 +18,7 @@ from m2v_finetune.cli import (
     predict,
     pretraining,
     report,
+    similar,
     starting,
     train,
 )
@@ -37,6 +38,7 @@ DESCRIPTION = """\
   m2v average RUN/model RUN/model --output X average the weights of adapted backbones
   m2v predict MODEL song.mp3                 run a model on audio files
   m2v embed MODEL music/ --output DIR        write a table of embeddings
+  m2v similar DIR song.mp3                   find the nearest tracks in a table of embeddings
   m2v evaluate MODEL songs.csv               compute the metrics of a model on labelled tracks
   m2v export transformers MODEL DIR          write a model that transformers loads without this package
   m2v export onnx MODEL FILE                 write a model as an ONNX file
@@ -81,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
         export,
         demo,
         report,
+        similar,
         pretraining,
     ):
         group.add_commands(commands)

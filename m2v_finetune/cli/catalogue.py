@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from m2v_finetune.cli.options import OUTSIDE_HELP, count, warn
 from m2v_finetune.errors import UserError
@@ -12,10 +12,13 @@ from m2v_finetune.errors import UserError
 if TYPE_CHECKING:
     from m2v_finetune.catalogue import Analysis, Sources
 
+    AnyAnalysis = TypeVar("AnyAnalysis", bound=Analysis)
+
 TABLE_FORMATS = ("parquet", "jsonl", "csv")
 SOURCE_HELP = (
     "music files; folders, searched for music at any depth; manifests .csv, .jsonl or .parquet with a column "
-    "path; or - for paths on standard input, one a line"
+    "path; - for paths on standard input, one a line; or addresses of an object store, such as "
+    "s3://bucket/music"
 )
 TABLE_OPTIONS = ("batch_size", "num_workers", "shard_tracks", "overwrite", "retry_errors")
 
@@ -54,6 +57,13 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="exit with code 2 if a track has an error; the table is complete all the same",
     )
+    table.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="ray computes the shards on a cluster, with a model on each GPU, or on each core without GPUs; "
+        "it needs the extra ray (default: local, this machine)",
+    )
     table.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
 
 
@@ -78,9 +88,22 @@ def read_sources(arguments: argparse.Namespace, sources: Sequence[str]) -> "Sour
 
 
 def write_table(
-    arguments: argparse.Namespace, analysis: "Analysis", sources: "Sources", *, format: str
-) -> None:
+    arguments: argparse.Namespace,
+    build: "Callable[[], AnyAnalysis]",
+    sources: "Sources",
+    *,
+    format: str,
+) -> "AnyAnalysis":
     """Compute the table of a command, and print a summary.
+
+    Args:
+        arguments: Options of the command.
+        build: Function that loads the networks; a cluster calls it on each machine.
+        sources: Tracks.
+        format: One of `TABLE_FORMATS`.
+
+    Returns:
+        What was computed, with the networks of this process.
 
     Raises:
         UserError: Errors of `run_catalogue`, or a track has an error and the command is to fail then.
@@ -88,11 +111,19 @@ def write_table(
     from joblib import cpu_count
 
     from m2v_finetune.catalogue import SHARD_TRACKS, run_catalogue
+    from m2v_finetune.catalogue.stores import is_url
     from m2v_finetune.training.signals import stop_on_signals
 
-    output = Path(arguments.output)
+    output = arguments.output if is_url(arguments.output) else Path(arguments.output)
+    num_workers, engine = arguments.num_workers, None
+    if arguments.engine == "ray":
+        from m2v_finetune.catalogue.ray_engine import RayEngine, connect
+
+        engine = RayEngine(build=build, cluster=connect(num_workers))
+    analysis = build()
     on_gpu = any(one.device.type == "cuda" for one in analysis.passes)
-    num_workers = arguments.num_workers
+    if engine is not None:
+        on_gpu = engine.cluster.gpus_per_actor > 0
     with stop_on_signals(lambda: ""):
         summary = run_catalogue(
             analysis,
@@ -104,6 +135,7 @@ def write_table(
             shard_tracks=arguments.shard_tracks or SHARD_TRACKS,
             overwrite=arguments.overwrite,
             retry_errors=arguments.retry_errors,
+            engine=engine,
         )
     num_errors = summary.errors.total()
     lines = [
@@ -123,3 +155,4 @@ def write_table(
             f"{num_errors:,} tracks have an error. Repair them, and use --retry-errors.",
             code="catalogue-errors",
         )
+    return analysis

@@ -1,6 +1,8 @@
 """`m2v embed`."""
 
 import argparse
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from m2v_finetune.cli.catalogue import (
     SOURCE_HELP,
@@ -10,6 +12,12 @@ from m2v_finetune.cli.catalogue import (
     write_table,
 )
 from m2v_finetune.cli.options import Commands
+
+if TYPE_CHECKING:
+    from m2v_finetune.catalogue import Embeddings
+
+EMBEDDING_OPTIONS = ("layer", "pool", "precision", "window_seconds")
+"""Options that are arguments of `Embeddings`."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -64,18 +72,17 @@ def add_commands(commands: Commands) -> None:
 
 def _embed(arguments: argparse.Namespace) -> None:
     found = read_sources(arguments, arguments.sources)
+    options = {name: getattr(arguments, name) for name in EMBEDDING_OPTIONS}
+    build = partial(_build, arguments.network, options)
+    write_table(arguments, build, found, format=arguments.format)
+
+
+def _build(source: str, options: dict[str, Any]) -> "Embeddings":
+    """Return what a table has, with the network on the device of this machine."""
     import torch
 
     from m2v_finetune.catalogue import Embeddings, load_network
 
-    network = load_network(arguments.network)
+    network = load_network(source)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
-    embeddings = Embeddings(
-        arguments.network,
-        network,
-        layer=arguments.layer,
-        pool=arguments.pool,
-        precision=arguments.precision,
-        window_seconds=arguments.window_seconds,
-    )
-    write_table(arguments, embeddings, found, format=arguments.format)
+    return Embeddings(source, network, **options)

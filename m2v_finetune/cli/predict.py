@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +19,7 @@ from m2v_finetune.cli.options import MODEL_HELP, Commands, count, print_utf8, wa
 from m2v_finetune.errors import AudioError, UserError
 
 if TYPE_CHECKING:
+    from m2v_finetune.catalogue import Predictions
     from m2v_finetune.model import TaskModel
     from m2v_finetune.variation import OutputVariation
 
@@ -184,23 +186,28 @@ def _write_table(
             code="catalogue-option",
         )
     found = read_sources(arguments, sources)
+    build = partial(_build, sources_of_models, arguments.runtime)
+    predictions = write_table(arguments, build, found, format=arguments.format or "parquet")
+    for one in predictions.models:
+        _warn_of_constant_outputs(one.model, one.variation, num_tracks=one.num_tracks)
+
+
+def _build(sources_of_models: Sequence[str], runtime: str) -> "Predictions":
+    """Return what a table has, with the models on the device of this machine."""
     from m2v_finetune.catalogue import NamedModel, Predictions, model_name
 
-    predictions = Predictions(
+    return Predictions(
         [
-            NamedModel(name=model_name(one), source=one, model=_load(one, arguments.runtime))
+            NamedModel(name=model_name(one), source=one, model=_load(one, runtime))
             for one in sources_of_models
         ]
     )
-    write_table(arguments, predictions, found, format=arguments.format or "parquet")
-    for one in predictions.models:
-        _warn_of_constant_outputs(one.model, one.variation, num_tracks=one.num_tracks)
 
 
 def _refuse_for_text(arguments: argparse.Namespace, models: Sequence[str]) -> None:
     """Raise `UserError` for options and models that only tables have."""
     used = [name for name in TABLE_OPTIONS if getattr(arguments, name)]
-    if len(models) > 1 or used or arguments.fail_on_error:
+    if len(models) > 1 or used or arguments.fail_on_error or arguments.engine != "local":
         what = f"Several models ({', '.join(models)})" if len(models) > 1 else "An option of tables"
         raise UserError(
             f"{what} need a table: name its folder by --output, with / at its end or without a suffix.",
@@ -211,7 +218,15 @@ def _refuse_for_text(arguments: argparse.Namespace, models: Sequence[str]) -> No
 def _expand(arguments: argparse.Namespace, sources: Sequence[str]) -> list[Path]:
     """Return the files of sources; files alone are kept as they are named, in their order."""
     from m2v_finetune.catalogue.sources import is_list
+    from m2v_finetune.catalogue.stores import is_url
 
+    remote = [source for source in sources if is_url(source)]
+    if remote:
+        raise UserError(
+            f"{remote[0]} is in an object store, which is read for tables alone: name a folder, or an "
+            "address, by --output, without a suffix.",
+            code="catalogue-not-a-table",
+        )
     if not any(map(is_list, sources)):
         return list(map(Path, sources))
     return [Path(item.path) for item in read_sources(arguments, sources).items]

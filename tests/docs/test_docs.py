@@ -76,6 +76,9 @@ NUM_BLOCKS = {
     "docs/memory.md": (1, 0, 0),
     "docs/pretraining.md": (3, 0, 3),
     "docs/probabilities.md": (0, 0, 3),
+    "docs/cluster.md": (0, 2, 2),
+    "docs/several-gpus.md": (0, 0, 2),
+    "docs/similar.md": (4, 0, 0),
     "docs/publishing.md": (6, 0, 0),
     "docs/python.md": (5, 0, 0),
     "docs/troubleshooting.md": (1, 0, 0),
@@ -485,6 +488,14 @@ def test_the_table_of_onnx_speed_is_what_was_measured():
     page = (REPOSITORY / "docs" / "exporting.md").read_text(encoding="utf-8")
     found = json.loads(onnx_speed.RESULT.read_text(encoding="utf-8"))
     assert onnx_speed.table(found["backbones"]) in page
+
+
+def test_the_table_of_nearest_tracks_is_what_was_measured():
+    import similar
+
+    page = (REPOSITORY / "docs" / "similar.md").read_text(encoding="utf-8")
+    shown = page.split("<!-- measured: begin -->\n")[1].split("\n<!-- measured: end")[0]
+    assert shown == similar.table(json.loads(similar.RESULT.read_text(encoding="utf-8")))
 
 
 def test_the_table_of_tuning_methods_is_what_was_measured():
