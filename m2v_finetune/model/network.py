@@ -1,5 +1,6 @@
 """`TaskNetwork`: backbone, layer weighting and task head, from waveforms or cached features to outputs."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Self
 
@@ -107,6 +108,14 @@ class TaskNetwork(nn.Module):
         is_cached = inputs.ndim == 3
         weighted = self._weight_cached(inputs) if is_cached else self._weight_states(inputs)
         return self.head(weighted, *others)  # type: ignore[no-any-return]
+
+    def forward_states(self, hidden_states: Iterable[Tensor]) -> Tensor:
+        """Return the logits of windows whose hidden states are known, as `forward` does for waveforms.
+
+        Args:
+            hidden_states: Hidden states from 0 on, (batch, frames, hidden_size) each.
+        """
+        return self.head(self.layer_weighting(self.head.pre_pool(hidden_states)))  # type: ignore[no-any-return]
 
     def _weight_cached(self, features: Tensor) -> Tensor:
         """Return the weighted hidden states, (batch, frames, hidden_size), of cached features."""

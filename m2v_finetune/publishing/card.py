@@ -32,6 +32,7 @@ from m2v_finetune.publishing.text import (
     shown_number,
 )
 from m2v_finetune.tasks import find_task
+from m2v_finetune.training.calibrating import describe_calibration
 from m2v_finetune.training.results import listed
 from m2v_finetune.training.run_folder import RunFolder, read_resumes
 
@@ -39,6 +40,7 @@ CONFIDENCE_LEVEL = 0.95
 UNKNOWN_LICENCE = "unknown"  # the Hub's identifier for it
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 LAYER_PICTURE, TRAINING_PICTURE = "layer_weights.png", "training.png"
+RELIABILITY_PICTURE = "reliability.png"
 # The papers of the published checkpoints, by `Checkpoint.citation`. Source: arXiv.
 BACKBONE_CITATIONS = {
     "arXiv:2212.02508": """\
@@ -163,6 +165,7 @@ def _metric_facts(results: Mapping[str, Any]) -> dict[str, Any]:
         **fold_facts(results),
         "num_tracks": counted(results["num_tracks"], "track"),
         "about_metrics": results["about_metrics"],
+        "calibration": escaped(describe_calibration(results)),
         "outputs_hardly_vary": results.get("outputs_hardly_vary"),
         "metric_rows": [
             [

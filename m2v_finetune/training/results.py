@@ -20,6 +20,11 @@ from m2v_finetune.files import json_number, write_atomically, write_json
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
+from m2v_finetune.training.calibrating import (
+    calibration_results,
+    describe_calibration,
+    fit_calibration,
+)
 from m2v_finetune.training.evaluation import chance_orders, evaluate_tracks
 from m2v_finetune.training.facts import training_facts
 from m2v_finetune.training.faults import BadTrackPolicy, DataError
@@ -57,6 +62,9 @@ def evaluate_test(
 ) -> tuple[dict[str, Any], list[Any], list[CheckedTrack]]:
     """Evaluate the test split with the best weights; write results.json and the results of tracks.
 
+    The model's task is calibrated on the validation tracks then. Metrics are those of the scores without
+    calibration, which have the same order.
+
     Args:
         trainer: Trainer after `Trainer.fit`.
         fitted: Result of `Trainer.fit`.
@@ -76,6 +84,7 @@ def evaluate_test(
     variation = OutputVariation()
     try:
         with progress_bar(trainer.accelerator) as bar:
+            calibrated_task, validation = fit_calibration(trainer, bar)
             evaluations = evaluate_tracks(
                 model,
                 test,
@@ -97,7 +106,7 @@ def evaluate_test(
             f"{fault}\nTraining is done, and saved. Resume with:\n  {folder.resume_command()}",
             code="data-unreadable",
         ) from fault
-    evaluated = evaluations.own
+    uncalibrated = evaluations.own
     lost = trainer.run.bad_tracks.found.get("test", {})
     test = [checked for checked in test if checked.track.id not in lost]
     results = {
@@ -109,7 +118,7 @@ def evaluate_test(
             for split, number in trainer.run.bad_tracks.num_tracks.items()
         },
         **skipped_tracks(trainer.run.bad_tracks),
-        **model.task.summarize(evaluated, seed=seed),
+        **model.task.summarize(uncalibrated, seed=seed),
         **output_variation(model, variation, num_tracks=len(test)),
         **_run_facts(trainer, fitted, dataset),
         "seconds": {"training": fitted.seconds, "test": time.monotonic() - start_time},
@@ -121,6 +130,12 @@ def evaluate_test(
     )
     results["metrics"][metric]["chance"] = chance
     results["warnings"] = _signs(trainer, fitted, results["metrics"][metric], chance)
+    model.task, evaluated = calibrated_task, uncalibrated
+    if isinstance(calibrated_task, ClipTask):
+        evaluated = [calibrated_task.calibrated(one) for one in uncalibrated]
+        results |= calibration_results(
+            calibrated_task, validation=validation, before=uncalibrated, after=evaluated
+        )
     if trainer.accelerator.is_main_process:
         write_json(folder.results, results)
         write_predictions(
@@ -316,6 +331,8 @@ def _log_results(results: Mapping[str, Any]) -> None:
             if entry["value"] is None
             else f"{entry['value']:.4f} (95 % interval {entry['low']:.4f} to {entry['high']:.4f})",
         )
+    if calibration := describe_calibration(results):
+        logger.info("%s", calibration)
     if results.get("labels_left_out"):
         logger.info("Labels left out of the means: %s", listed(results["labels_left_out"]))
     weights = " ".join(f"{weight:.3f}" for weight in results["layer_weights"])

@@ -13,7 +13,13 @@ REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RUNTIME, EXTRAS = PROJECT["dependencies"], PROJECT["optional-dependencies"]
 GROUPS = {
-    "m2v_finetune": [*RUNTIME, *EXTRAS["cuda"], *EXTRAS["demo"], *EXTRAS["onnx"]],
+    "m2v_finetune": [
+        *RUNTIME,
+        *EXTRAS["cuda"],
+        *EXTRAS["demo"],
+        *EXTRAS["onnx"],
+        *EXTRAS["search"],
+    ],
     "recipes": RUNTIME,
     "tests": [*RUNTIME, *EXTRAS["dev"]],
     "benchmarks": [*RUNTIME, *EXTRAS["dev"]],

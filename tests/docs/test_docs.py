@@ -74,8 +74,10 @@ NUM_BLOCKS = {
     "docs/own-loop.md": (2, 0, 0),
     "docs/memory.md": (1, 0, 0),
     "docs/pretraining.md": (3, 0, 3),
+    "docs/probabilities.md": (0, 0, 3),
     "docs/publishing.md": (6, 0, 0),
     "docs/python.md": (5, 0, 0),
+    "docs/search.md": (0, 0, 1),
     "docs/troubleshooting.md": (1, 0, 0),
 }
 STAND_INS = ("music2vec-v1", "MERT-v1-95M")

@@ -189,9 +189,10 @@ class FeatureCache:
         except WorkerError as error:
             failure = error
         except FileNotFoundError as error:
-            failure = (
+            failure = UserError(
                 f"{error.filename} was deleted while this run wrote to it. Start again with the same "
-                "command and --run.resume auto."
+                "command and --run.resume auto.",
+                code="cache-deleted",
             )
         except OSError as error:
             if error.errno not in DISK_ERRORS:
