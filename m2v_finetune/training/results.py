@@ -156,6 +156,8 @@ def final_results(
 ) -> dict[str, Any]:
     """Write the results of a model on all tracks: facts of its training, and metrics of the folds.
 
+    The model's task is calibrated on the validation tracks.
+
     Args:
         trainer: Trainer after `Trainer.fit`.
         fitted: Result of `Trainer.fit`.
@@ -167,6 +169,8 @@ def final_results(
         Content of results.json.
     """
     folder, lost = trainer.run.folder, trainer.run.bad_tracks
+    with progress_bar(trainer.accelerator) as bar:
+        trainer.model.task, _ = fit_calibration(trainer, bar)
     results = {
         **pooled,
         "num_tracks_of_splits": {
