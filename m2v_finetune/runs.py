@@ -50,7 +50,7 @@ from m2v_finetune.training.run_tracks import (
 )
 from m2v_finetune.training.sizes import pretraining_bytes
 from m2v_finetune.training.summary import describe_pretraining, open_run, open_task_run
-from m2v_finetune.training.trainer import Trainer
+from m2v_finetune.training.trainer import OnEpoch, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +149,7 @@ def train_task(
     *,
     is_search: bool = False,
     is_published: bool = True,
+    on_epoch: OnEpoch | None = None,
     pooled: PooledFolds | None = None,
 ) -> FinishedRun:
     """Build the model, train it, evaluate the test tracks once, and publish.
@@ -160,6 +161,7 @@ def train_task(
         task_class: Class of the task.
         is_search: Whether the run ends after validation, without test evaluation and publishing. The same
             run, resumed without it, does only these.
+        on_epoch: Function that gets the number of each epoch, from 1, and its validation metrics.
         is_published: Whether pictures, model, card and report are written after the test.
         pooled: Results of the folds, for the model on all tracks, which has no test tracks.
 
@@ -231,6 +233,7 @@ def train_task(
             optimization=config.optimizer,
             num_workers=config.data.num_workers if reads_audio else 0,
             plan=plan,
+            on_epoch=on_epoch,
         )
         open_task_run(
             config, trainer=trainer, splits=splits, dataset=dataset, cache_note=cache_note

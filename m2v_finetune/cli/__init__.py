@@ -18,6 +18,7 @@ from m2v_finetune.cli import (
     predict,
     pretraining,
     report,
+    search,
     similar,
     starting,
     train,
@@ -27,6 +28,7 @@ from m2v_finetune.errors import run_command
 DESCRIPTION = """\
   m2v train tagging --data.source songs.csv  train a task, like recipes/tagging.py
   m2v curve tagging --output curve           learning curve: what more labels would bring
+  m2v search tagging --over X=... --output D search settings on the validation split
   m2v configs                                list the included settings
   m2v init tagging my-tagger                 copy a recipe and its settings to edit
   m2v backbones                              list the backbones with a short name
@@ -74,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     for group in (
         train,
         curve,
+        search,
         starting,
         models,
         data,

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
 
@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=TaskModel | PretrainingModel)
 
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+"""Gets the number of an epoch, from 1, and its validation metrics."""
+
 # Float16's first loss scale, 65536, is halved by each: after twenty it is below a tenth.
 MAX_SKIPPED_IN_A_ROW = 20
 
@@ -64,6 +67,8 @@ class Trainer(Generic[Model]):
         optimization: Optimizer and learning-rate schedule.
         num_workers: Number of processes that read audio.
         plan: Planned memory, if ``run.memory`` is set.
+        on_epoch: Function that gets the number of an epoch, from 1, and its validation metrics, before it is
+            saved. It may raise.
 
     Attributes:
         batches: Order of the windows.
@@ -92,6 +97,7 @@ class Trainer(Generic[Model]):
         optimization: OptimizerConfig,
         num_workers: int,
         plan: PlannedMemory | None = None,
+        on_epoch: OnEpoch | None = None,
     ) -> None:
         accelerator = run.accelerator
         self.model = model
@@ -102,6 +108,7 @@ class Trainer(Generic[Model]):
         self.optimization = optimization
         self.num_workers = num_workers
         self.plan = plan
+        self.on_epoch = on_epoch
         if isinstance(model, TaskModel) and model.head_config.is_solved:
             require_solvable(model)
             model.layer_weighting.requires_grad_(False)  # features are fixed
@@ -285,6 +292,8 @@ class Trainer(Generic[Model]):
                 metric_names=names,
                 is_best=is_best and selection is not None,
             )
+        if self.on_epoch is not None:
+            self.on_epoch(progress.epoch, values)
 
     def _validate(self) -> dict[str, float]:
         try:

@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RUNTIME, EXTRAS = PROJECT["dependencies"], PROJECT["optional-dependencies"]
-USED = ("cuda", "demo", "onnx", "ray", "s3", "similar")
+USED = ("cuda", "demo", "onnx", "ray", "s3", "search", "similar")
 """Extras of the package itself."""
 GROUPS = {
     "m2v_finetune": [*RUNTIME, *(one for name in USED for one in EXTRAS[name])],

@@ -81,6 +81,7 @@ NUM_BLOCKS = {
     "docs/similar.md": (4, 0, 0),
     "docs/publishing.md": (6, 0, 0),
     "docs/python.md": (5, 0, 0),
+    "docs/search.md": (0, 0, 1),
     "docs/troubleshooting.md": (1, 0, 0),
 }
 STAND_INS = ("music2vec-v1", "MERT-v1-95M")

@@ -22,6 +22,7 @@ LIBRARIES = (
     "datasets",
     "mir_eval",
     "gradio",
+    "optuna",
 )
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
 
