@@ -33,6 +33,7 @@ from m2v_finetune.model.metadata import (
     saved_weights,
 )
 from m2v_finetune.model.native_card import with_native_usage
+from m2v_finetune.model.novelty import Novelty
 from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
 
@@ -77,6 +78,7 @@ class SavedModel:
     tuning: TuningConfig
     weights: SavedWeights
     backbone: SavedBackbone
+    measures_novelty: bool = False
 
 
 def save_model(model: "TaskModel", folder: Path, *, weights: Weights, native: bool) -> None:
@@ -141,6 +143,7 @@ def describe_model(model: "TaskModel", weights: SavedWeights) -> dict[str, Any]:
             "num_layers": backbone.num_layers,
             "settings": backbone.settings,
         },
+        **({"measures_novelty": True} if model.measures_novelty else {}),
     }
 
 
@@ -297,7 +300,7 @@ def _build(
             code="model-config-damaged",
         )
     backbone.check_window(round(saved.window_seconds * backbone.sample_rate))
-    return model_class(
+    model = model_class(
         backbone=backbone,
         layer_weighting=LayerWeighting(kind, num_states),
         head=task.build_head(
@@ -310,6 +313,9 @@ def _build(
         hop_seconds=float(saved.hop_seconds),
         base_fingerprint=None if is_standalone else saved.backbone.fingerprint,
     )
+    if saved.measures_novelty:
+        model.novelty = Novelty(backbone.hidden_size)
+    return model
 
 
 def _build_backbone(saved: SavedModel, path: Path, access: HubAccess) -> AnyBackbone:
