@@ -59,7 +59,7 @@ def require_native(model: "TaskModel", *, is_trained: bool = True) -> None:
         "`m2v export onnx`.",
         "export-pooling": head.pooling != "mean"
         and f"its head pools frames by {head.pooling}. Train with --head.pooling mean.",
-        "export-head": head.kind != "linear"
+        "export-head": head.kind == "mlp"
         and f"its head is an {head.kind}. Train with --head.kind linear.",
         "export-adapter": METHODS[method].adds == "modules"
         and f"tuning.method {method} adds modules that cannot be merged. Train with --tuning.method lora.",

@@ -1,5 +1,6 @@
 """`TaskNetwork`: backbone, layer weighting and task head, from waveforms or cached features to outputs."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Self
 
@@ -133,6 +134,14 @@ class TaskNetwork(nn.Module):
         novelty = self.novelty(states.float().mean(dim=1))
         return torch.cat([self.head(states, *others), novelty[:, None]], dim=1)
 
+    def forward_states(self, hidden_states: Iterable[Tensor]) -> Tensor:
+        """Return the logits of windows whose hidden states are known, as `forward` does for waveforms.
+
+        Args:
+            hidden_states: Hidden states from 0 on, (batch, frames, hidden_size) each.
+        """
+        return self.head(self.layer_weighting(self.head.pre_pool(hidden_states)))  # type: ignore[no-any-return]
+
     def _weight_cached(self, features: Tensor) -> Tensor:
         """Return the weighted hidden states, (batch, frames, hidden_size), of cached features."""
         return self.layer_weighting(states_from_features(self, features.float()))  # type: ignore[no-any-return]
@@ -185,8 +194,9 @@ class TaskNetwork(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Return the trainable parameters and the measured buffers of head and novelty, by name."""
+        """Return trainable parameters, layer weights and measured buffers of head and novelty, by name."""
         names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        names |= {f"layer_weighting.{name}" for name in self.layer_weighting.state_dict()}
         names |= {f"head.{name}" for name, _ in self.head.named_buffers()}
         if self.novelty is not None:
             names |= {f"novelty.{name}" for name, _ in self.novelty.named_buffers()}

@@ -163,6 +163,7 @@ def _metric_facts(results: Mapping[str, Any]) -> dict[str, Any]:
     validation = results["validation"]
     return {
         "split": results["split"],
+        **fold_facts(results),
         "num_tracks": counted(results["num_tracks"], "track"),
         "about_metrics": results["about_metrics"],
         "calibration": escaped(
@@ -179,6 +180,20 @@ def _metric_facts(results: Mapping[str, Any]) -> dict[str, Any]:
                 shown_number(validation.get(key)),
             ]
             for key, metric in results["metrics"].items()
+        ],
+    }
+
+
+def fold_facts(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return number of folds, and mean and spread of each metric in words; nothing without folds."""
+    spreads: Mapping[str, Any] = results.get("folds") or {}
+    return {
+        "num_folds": max((len(one["values"]) for one in spreads.values()), default=0),
+        "folds": [
+            f"{results['metric_names'][key]} {shown_number(one['mean'])} in the mean, standard deviation "
+            f"{shown_number(one['std'])}"
+            for key, one in spreads.items()
+            if one["mean"] is not None
         ],
     }
 
@@ -204,6 +219,7 @@ def _layer_facts(results: Mapping[str, Any]) -> dict[str, Any]:
     largest = max(range(len(weights)), key=lambda i: abs(weights[i]), default=0)
     return {
         "layer_weighting": results["training"]["layer_weighting"],
+        "is_solved": results["training"].get("solved_by") is not None,
         "num_states": len(weights),
         "largest_state": largest,
         "largest_weight": f"{weights[largest]:.3f}" if weights else "",

@@ -91,7 +91,8 @@ def draw_plots(
 ) -> dict[str, str]:
     """Plot results of a run; return the caption of each plot by file name."""
     captions = {}
-    if len(results["layer_weights"]) > 1:
+    is_trained = not results["training"].get("solved_by")
+    if len(results["layer_weights"]) > 1 and is_trained:
         with harmless(f"The plot {LAYER_PICTURE}"):
             plot_layer_weights(
                 results["layer_weights"],

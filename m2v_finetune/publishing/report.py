@@ -12,13 +12,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json, write_atomically
-from m2v_finetune.publishing.card import LAYER_PICTURE, RELIABILITY_PICTURE, TRAINING_PICTURE
+from m2v_finetune.publishing.card import (
+    LAYER_PICTURE,
+    RELIABILITY_PICTURE,
+    TRAINING_PICTURE,
+    fold_facts,
+)
 from m2v_finetune.publishing.method import is_random, method_rows, tuning_name
 from m2v_finetune.publishing.report_tracks import track_lists
 from m2v_finetune.publishing.text import shown_number
 from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.training.calibrating import describe_calibration
 from m2v_finetune.training.novelty import describe_novelty
+from m2v_finetune.training.results import POOLED_SPLIT
 from m2v_finetune.training.run_folder import RunFolder, read_resumes
 from m2v_finetune.training.track_results import TrackResult, read_track_results
 
@@ -47,6 +53,7 @@ def write_report(run_dir: Path) -> Path:
         lost=results["lost_tracks"],
         num_tracks_of_splits=results["num_tracks_of_splits"],
         num_tracks=results["num_tracks"],
+        **fold_facts(results),
         about_metrics=results["about_metrics"],
         metrics=_metric_rows(results),
         **_label_table(results),
@@ -70,9 +77,11 @@ def read_finished_run(run_dir: Path) -> tuple[dict[str, Any], Task, list[TrackRe
     """
     folder = RunFolder(run_dir)
     model_config = folder.model / "config.json"
+    if not model_config.is_file():  # a cross-validation
+        model_config = RunFolder(run_dir / "fold-0").model / "config.json"
     try:
         results = parse_json(folder.results.read_bytes())
-        if results["split"] != "test":
+        if results["split"] not in ("test", POOLED_SPLIT):
             raise KeyError("split")
         settings = parse_json(model_config.read_bytes())["task"]
         task = find_task(settings["name"]).from_dict(settings)

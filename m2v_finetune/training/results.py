@@ -34,7 +34,11 @@ from m2v_finetune.training.optimization import peak_rates
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_progress import FitResult
 from m2v_finetune.training.sizes import count_parameters
-from m2v_finetune.training.track_results import write_track_results
+from m2v_finetune.training.track_results import (
+    TrackResult,
+    save_track_results,
+    write_track_results,
+)
 from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.variation import (
     OutputVariation,
@@ -43,6 +47,9 @@ from m2v_finetune.variation import (
 )
 
 logger = logging.getLogger(__name__)
+
+POOLED_SPLIT = "cross-validation"
+"""Name in results.json, in place of ``test``, for the tracks of all folds together."""
 
 
 def evaluate_test(
@@ -103,7 +110,6 @@ def evaluate_test(
     uncalibrated = evaluations.own
     lost = trainer.run.bad_tracks.found.get("test", {})
     test = [checked for checked in test if checked.track.id not in lost]
-    backbone = model.backbone
     results = {
         "task": model.task.name,
         "split": "test",
@@ -115,27 +121,7 @@ def evaluate_test(
         **skipped_tracks(trainer.run.bad_tracks),
         **model.task.summarize(uncalibrated, seed=seed),
         **output_variation(model, variation, num_tracks=len(test)),
-        "metric_names": dict(model.task.metric_names),
-        "selection_metric": model.task.selection_metric,
-        "hop_seconds": model.hop_seconds,
-        "head": model.task.describe_head(model.head_config),
-        **_describe_fit(fitted),
-        "layer_weights": model.layer_weighting.weights().detach().cpu().tolist(),
-        "num_trained_parameters": count_parameters(model, trained_only=True),
-        "num_parameters": count_parameters(model),
-        "tuning": model.tuning.method,
-        "training": training_facts(trainer, fitted),
-        "dataset": asdict(dataset),
-        "backbone": {
-            "source": backbone.source,
-            "revision": backbone.revision,
-            "licence": backbone.licence,
-            "num_layers": backbone.num_layers,
-            "num_published_layers": backbone.settings.get("num_hidden_layers"),
-            "vector_size": backbone.hidden_size
-            if isinstance(backbone, PrecomputedBackbone)
-            else None,
-        },
+        **_run_facts(trainer, fitted, dataset),
         "seconds": {"training": fitted.seconds, "test": time.monotonic() - start_time},
         "waiting_share": trainer.steps.timer.run.share,
     }
@@ -161,6 +147,79 @@ def evaluate_test(
     return results, evaluated, test
 
 
+def final_results(
+    trainer: Trainer[TaskModel],
+    fitted: FitResult,
+    *,
+    dataset: DatasetInfo,
+    pooled: Mapping[str, Any],
+    tracks: Sequence[TrackResult],
+) -> dict[str, Any]:
+    """Write the results of a model on all tracks: facts of its training, and metrics of the folds.
+
+    The model's task is calibrated on the validation tracks.
+
+    Args:
+        trainer: Trainer after `Trainer.fit`.
+        fitted: Result of `Trainer.fit`.
+        dataset: Name and licence of the data.
+        pooled: Content of results.json of the cross-validation.
+        tracks: Result of each track in it.
+
+    Returns:
+        Content of results.json.
+    """
+    folder, lost = trainer.run.folder, trainer.run.bad_tracks
+    with progress_bar(trainer.accelerator) as bar:
+        trainer.model.task, _ = fit_calibration(trainer, bar)
+    results = {
+        **pooled,
+        "num_tracks_of_splits": {
+            split: number - len(lost.found.get(split, {}))
+            for split, number in lost.num_tracks.items()
+        },
+        **skipped_tracks(lost),
+        **_run_facts(trainer, fitted, dataset),
+        "seconds": {"training": fitted.seconds, "test": 0.0},
+        "waiting_share": trainer.steps.timer.run.share,
+    }
+    if trainer.accelerator.is_main_process:
+        write_json(folder.results, results)
+        save_track_results(folder.test_tracks, tracks)
+    return results
+
+
+def _run_facts(
+    trainer: Trainer[TaskModel], fitted: FitResult, dataset: DatasetInfo
+) -> dict[str, Any]:
+    """Return the part of results.json about model and training."""
+    model = trainer.model
+    backbone = model.backbone
+    return {
+        "metric_names": dict(model.task.metric_names),
+        "selection_metric": model.task.selection_metric,
+        "hop_seconds": model.hop_seconds,
+        "head": model.task.describe_head(model.head_config),
+        **_describe_fit(fitted),
+        "layer_weights": model.layer_weighting.weights().detach().cpu().tolist(),
+        "num_trained_parameters": count_parameters(model, trained_only=True),
+        "num_parameters": count_parameters(model),
+        "tuning": model.tuning.method,
+        "training": training_facts(trainer, fitted),
+        "dataset": asdict(dataset),
+        "backbone": {
+            "source": backbone.source,
+            "revision": backbone.revision,
+            "licence": backbone.licence,
+            "num_layers": backbone.num_layers,
+            "num_published_layers": backbone.settings.get("num_hidden_layers"),
+            "vector_size": backbone.hidden_size
+            if isinstance(backbone, PrecomputedBackbone)
+            else None,
+        },
+    }
+
+
 def _signs(
     trainer: Trainer[TaskModel],
     fitted: FitResult,
@@ -176,12 +235,15 @@ def _signs(
             value=value,
             chance=chance,
             best_step=fitted.best_epoch * trainer.batches.steps_per_epoch,
-            warmup_steps=math.ceil(trainer.optimization.warmup_ratio * trainer.total_steps),
+            warmup_steps=0
+            if fitted.solved_by
+            else math.ceil(trainer.optimization.warmup_ratio * trainer.total_steps),
             num_steps=fitted.num_steps,
-            total_steps=trainer.total_steps,
+            total_steps=0 if fitted.solved_by else trainer.total_steps,
             head=trainer.model.head_config,
             tuning=trainer.model.tuning,
             learning_rates=peak_rates(trainer.model, trainer.optimization),
+            is_solved=fitted.solved_by is not None,
         )
     )
 
