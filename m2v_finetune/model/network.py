@@ -39,6 +39,7 @@ class TaskNetwork(nn.Module):
         base_fingerprint: Hash of the backbone that the tuned weights belong to; None where the model has all
             its weights.
         novelty: Distance of windows from the training windows, fitted after training; None if there is none.
+        started_from: Folder or Hub id of the model that training started from, if any.
         card: Text of the model card, if there is one.
         micro_batcher: Batch size that fits into memory outside of training.
     """
@@ -67,6 +68,7 @@ class TaskNetwork(nn.Module):
         self.hop_seconds = hop_seconds or window_seconds * task.hop_fraction
         self.base_fingerprint = base_fingerprint
         self.novelty: Novelty | None = None
+        self.started_from: str | None = None
         self.card: str | None = None
         self.micro_batcher = MicroBatcher()
         if isinstance(backbone, Backbone):

@@ -155,6 +155,31 @@ def load_model(
     access: HubAccess,
 ) -> "TaskModel":
     """Load a model from a folder or the Hub; see `TaskModel.from_pretrained`."""
+    folder = find_model_folder(source, revision=revision, access=access)
+    path = folder / CONFIG_FILE
+    saved, task = _read_config(path)
+    model = _build(model_class, saved, task, path, access)
+    _load_tensors(model, folder / WEIGHTS_FILE, is_native=saved.weights == "native")
+    card = folder / CARD_FILE
+    model.card = card.read_text(encoding="utf-8") if card.is_file() else None
+    return model.eval()
+
+
+def read_description(source: str | Path) -> tuple[SavedModel, Task]:
+    """Return settings and task of a saved model, without its weights.
+
+    Raises:
+        UserError: There is no such model, or it is damaged.
+    """
+    return _read_config(find_model_folder(source, revision=None, access=HubAccess()) / CONFIG_FILE)
+
+
+def find_model_folder(source: str | Path, *, revision: str | None, access: HubAccess) -> Path:
+    """Return the folder of a model, downloaded if it is on the Hub.
+
+    Raises:
+        UserError: There is no such model, or it cannot be downloaded.
+    """
     folder = Path(source)
     if not folder.is_dir():
         if not is_repo_id(str(source)):
@@ -168,13 +193,7 @@ def load_model(
             patterns=[CONFIG_FILE, WEIGHTS_FILE, native_format.HEAD_FILE, CARD_FILE],
             access=access,
         )
-    path = folder / CONFIG_FILE
-    saved, task = _read_config(path)
-    model = _build(model_class, saved, task, path, access)
-    _load_tensors(model, folder / WEIGHTS_FILE, is_native=saved.weights == "native")
-    card = folder / CARD_FILE
-    model.card = card.read_text(encoding="utf-8") if card.is_file() else None
-    return model.eval()
+    return folder
 
 
 def _read_config(path: Path) -> tuple[SavedModel, Task]:

@@ -24,6 +24,7 @@ SETTINGS = {
     "training.epochs": 2,
     "training.per_device_batch_size": 14,
     "training.log_every_steps": 1,
+    "training.ema_decay": 0.9,
     "cache.use": "off",
     "run.keep_checkpoints": 9,
 }
