@@ -40,6 +40,7 @@ class Standardization(nn.Module):
     Attributes:
         mean: Mean of each feature, (size,).
         std: Standard deviation of each feature, (size,), above 0.
+        is_fixed: Whether both are those of an earlier training, and are not measured again.
     """
 
     mean: Tensor
@@ -47,6 +48,7 @@ class Standardization(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
+        self.is_fixed = False
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 

@@ -32,6 +32,7 @@ from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
+from m2v_finetune.training.init_from import start_from, with_start_settings
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
 from m2v_finetune.training.pretraining_labels import keep_clusters, prepare_labels
@@ -198,11 +199,15 @@ def train_task(
         task, splits = check_run_tracks(by_split, task_class, config, run)
         shared = shared_tracks(splits, config, run)
         config = complete_settings(
-            config, splits["train"], num_processes=run.num_processes, shared=shared
+            with_start_settings(config, task),
+            splits["train"],
+            num_processes=run.num_processes,
+            shared=shared,
         )
 
         # Model and training windows.
         model = _build_model(config, task, splits)
+        start_from(model, config.training.init_from, run)
         if config.data.features is None and task.sample_rate is None:
             splits = with_run_copies(splits, model.backbone.sample_rate, run)
             shared = shared_tracks(splits, config, run)

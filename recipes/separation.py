@@ -28,6 +28,7 @@ from m2v_finetune.publishing.publish import publish
 from m2v_finetune.shipped import quickstart_file
 from m2v_finetune.tasks.separation import Separation, SeparationConfig
 from m2v_finetune.training.defaults import complete_settings
+from m2v_finetune.training.init_from import start_from, with_start_settings
 from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.results import evaluate_test
 from m2v_finetune.training.run import Run
@@ -67,6 +68,7 @@ def main() -> None:
             config.data, label_column=config.task.label_column, seed=config.run.seed
         )
         task, splits = check_run_tracks(by_split, Separation, config, run)
+        config = with_start_settings(config, task)  # of training.init_from
         config = complete_settings(config, splits["train"], num_processes=run.num_processes)
 
         # Backbone, its trainable part, layer weighting, head: the model.
@@ -93,6 +95,7 @@ def main() -> None:
             hop_seconds=config.data.hop_seconds,
             base_fingerprint=fingerprint,
         )
+        start_from(model, config.training.init_from, run)
 
         # Training set: mixtures as the sum of their stems. There is no feature cache, as the head needs the
         # waveform of the mixture.

@@ -29,6 +29,7 @@ from m2v_finetune.shipped import quickstart_file
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.feature_cache import plan_cache
+from m2v_finetune.training.init_from import start_from, with_start_settings
 from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.results import evaluate_test
 from m2v_finetune.training.run import Run
@@ -75,6 +76,7 @@ def main() -> None:
             config.data, label_column=config.task.label_column, seed=config.run.seed
         )
         task, splits = check_run_tracks(by_split, Tagging, config, run)
+        config = with_start_settings(config, task)  # of training.init_from
         config = complete_settings(config, splits["train"], num_processes=run.num_processes)
 
         # Backbone, its trainable part, layer weighting, head: the model.
@@ -101,6 +103,7 @@ def main() -> None:
             hop_seconds=config.data.hop_seconds,
             base_fingerprint=fingerprint,
         )
+        start_from(model, config.training.init_from, run)
 
         # Training set; the output of frozen layers comes from the feature cache, if there is one.
         splits = with_run_copies(splits, backbone.sample_rate, run)

@@ -71,11 +71,7 @@ def write_average(sources: Sequence[str], folder: Path) -> Backbone:
     Raises:
         UserError: A backbone cannot be loaded, they do not fit, or the folder is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"{folder} is not empty, and nothing in it is overwritten. Name a new folder.",
-            code="average-folder-not-empty",
-        )
+    require_new_folder(folder)
     backbones = [load_backbone(source, spec_augment=True) for source in sources]
     licences = {one.licence for one in backbones}
     average = average_backbones(backbones)
@@ -84,17 +80,29 @@ def write_average(sources: Sequence[str], folder: Path) -> Backbone:
     return average
 
 
+def require_new_folder(folder: Path) -> None:
+    """Raise `UserError` if a folder of an average exists, and is not empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"{folder} is not empty, and nothing in it is overwritten. Name a new folder.",
+            code="average-folder-not-empty",
+        )
+
+
+def average_licence(licences: set[str]) -> tuple[str, str]:
+    """Return the licence of an average, empty if there are several, and a sentence about it."""
+    if len(licences) == 1:
+        [licence] = licences
+        return licence, f"Licence: {licence or 'unknown'}."
+    listed = json.dumps(sorted(one or "unknown" for one in licences))
+    return "", f"Licences of these backbones: {listed}. All of them hold for the average."
+
+
 def _card(sources: Sequence[str], licences: set[str]) -> str:
-    [licence] = licences if len(licences) == 1 else [""]
+    licence, stated = average_licence(licences)
     names = [Path(source).name if Path(source).is_dir() else source for source in sources]
     metadata = ModelCardData(license=licence or None, library_name="transformers").to_yaml()
     listed = "\n".join(f"- `{name}`" for name in names)
-    stated = (
-        f"Licence: {licence}."
-        if licence
-        else f"Licences of these backbones: {json.dumps(sorted(one or 'unknown' for one in licences))}. "
-        "All of them hold for the average."
-    )
     return f"""\
 ---
 {metadata}

@@ -37,7 +37,7 @@ DESCRIPTION = """\
   m2v data convert songs.csv                 resample it once, so that training reads faster
   m2v plan --config FILE --memory 11GB       plan memory: the batch sizes that fit
   m2v pretrain-labels --config FILE          compute the labels of masked prediction before a run
-  m2v average RUN/model RUN/model --output X average the weights of adapted backbones
+  m2v merge RUN/model RUN/model --output X   average the weights of models, or of backbones
   m2v predict MODEL song.mp3                 run a model on audio files
   m2v embed MODEL music/ --output DIR        write a table of embeddings
   m2v similar DIR song.mp3                   find the nearest tracks in a table of embeddings

@@ -1,4 +1,4 @@
-"""`m2v backbones`, `evaluate` and `push`: list backbones, evaluate and upload models."""
+"""`m2v backbones`, `evaluate`, `merge` and `push`: list backbones; evaluate, average and upload models."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from m2v_finetune.errors import UserError
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `backbones`, `evaluate` and `push` to the parser's subcommands."""
+    """Add `backbones`, `evaluate`, `merge` and `push` to the parser's subcommands."""
     backbones = commands.add_parser("backbones", help="list the backbones with a short name")
     backbones.set_defaults(command=_backbones)
 
@@ -27,6 +27,18 @@ def add_commands(commands: Commands) -> None:
     )
     evaluate.add_argument("--allow-outside", action="store_true", help=OUTSIDE_HELP)
     evaluate.set_defaults(command=_evaluate)
+
+    merge = commands.add_parser(
+        "merge",
+        help="average the weights of models of a task, or of backbones, that had one start",
+        description="Writes the mean of the weights of models of one task with the same labels and settings, "
+        "or of backbones that were adapted from one checkpoint.",
+    )
+    merge.add_argument(
+        "sources", nargs="+", metavar="MODEL", help="folder model/ of a run, or a Hub id"
+    )
+    merge.add_argument("--output", type=Path, required=True, help="new folder of the average")
+    merge.set_defaults(command=_merge)
 
     push = commands.add_parser(
         "push", help="upload a trained model, or a pre-trained backbone, to the Hugging Face Hub"
@@ -83,6 +95,53 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if model.task.sample_rate is None:
         checked = with_resampled(checked, sample_rate=model.backbone.sample_rate)
     print(json.dumps(measure(model, checked), indent=2, ensure_ascii=False))
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    sources, output = arguments.sources, arguments.output
+    are_models = [_is_model(source) for source in sources]
+    if all(are_models):
+        from m2v_finetune.model.averaging import write_model_average
+
+        licence = write_model_average(sources, output).backbone.licence
+        usage = (
+            f"m2v predict {output} song.mp3. It has no calibration: docs/starting.md has the reason"
+        )
+    elif any(are_models):
+        kinds = [
+            f"{s} ({'model' if is_model else 'backbone'})"
+            for s, is_model in zip(sources, are_models, strict=True)
+        ]
+        raise UserError(
+            f"Models of a task and backbones have no average: {', '.join(kinds)}. Give one kind.",
+            code="average-other-model",
+        )
+    else:
+        from m2v_finetune.backbones.averaging import write_average
+
+        licence = write_average(sources, output).licence
+        usage = f"--backbone.source {output}"
+    print(
+        f"The average of {len(sources)} {'models' if all(are_models) else 'backbones'} is in {output} "
+        f"(licence: {licence or 'unknown'}). Use it by {usage}"
+    )
+
+
+def _is_model(source: str) -> bool:
+    """Return whether a source is a model of a task, not a backbone."""
+    from m2v_finetune.backbones import is_backbone
+    from m2v_finetune.backbones.checkpoints import CHECKPOINTS
+    from m2v_finetune.model import read_description
+
+    if Path(source).is_dir():
+        return not is_backbone(Path(source))
+    if source in CHECKPOINTS:
+        return False
+    try:
+        read_description(source)
+    except UserError:
+        return False  # loading it as a backbone reports what it is
+    return True
 
 
 def _push(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`m2v pretrain-labels` and `m2v average`: labels before a run, and averages of adapted backbones."""
+"""`m2v pretrain-labels`: labels before a run."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from m2v_finetune.cli.options import Commands
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `pretrain-labels` and `average` to the parser's subcommands."""
+    """Add `pretrain-labels` to the parser's subcommands."""
     labels = commands.add_parser(
         "pretrain-labels",
         help="fit clusters and compute the labels of masked prediction, before a run",
@@ -24,16 +24,6 @@ def add_commands(commands: Commands) -> None:
         "runs",
     )
     labels.set_defaults(command=_labels, takes_settings=True)
-
-    average = commands.add_parser(
-        "average",
-        help="average the weights of backbones that were adapted from one checkpoint",
-    )
-    average.add_argument(
-        "backbones", nargs="+", metavar="BACKBONE", help="folder model/ of a run, or a Hub id"
-    )
-    average.add_argument("--output", type=Path, required=True, help="new folder of the average")
-    average.set_defaults(command=_average)
 
 
 def _labels(arguments: argparse.Namespace) -> None:
@@ -80,13 +70,3 @@ def _labels(arguments: argparse.Namespace) -> None:
     print(f"{dataset.name}: {len(labels.paths)} of {len(everything)} tracks have labels.")
     for name, size in labels.sizes.items():
         print(f"{name}: {size} labels; entropy {entropies[name]:.2f} nats in the training tracks")
-
-
-def _average(arguments: argparse.Namespace) -> None:
-    from m2v_finetune.backbones.averaging import write_average
-
-    average = write_average(arguments.backbones, arguments.output)
-    print(
-        f"The average of {len(arguments.backbones)} backbones is in {arguments.output} (licence: "
-        f"{average.licence or 'unknown'}). Use it by --backbone.source {arguments.output}"
-    )

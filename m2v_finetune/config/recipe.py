@@ -40,6 +40,18 @@ class RecipeConfig:
         """Check that the sections fit together."""
         if self.head.is_solved:
             self._check_solved_head()
+        if self.training.ema_decay > 0 and self.run.memory is not None:
+            raise UserError(
+                f"run.memory is '{self.run.memory}', but its plan does not count the averaged weights of "
+                "training.ema_decay. Remove one of them.",
+                code="settings-conflict",
+            )
+        if self.training.init_from is not None and self.backbone.spec_augment:
+            raise UserError(
+                "backbone.spec_augment needs the mask of a checkpoint, which models of training.init_from "
+                "lack. Remove one of them.",
+                code="settings-conflict",
+            )
         if self.data.features is not None:
             self._check_vectors()
         elif self.backbone.spec_augment and self.tuning.method == "probe":
@@ -87,6 +99,7 @@ class RecipeConfig:
             "data.num_variants (to null)": self.data.num_variants is not None,
             "cache.use (to auto)": self.cache.use == "on",
             "training.compile (to false)": self.training.compile,
+            "training.init_from (to null)": self.training.init_from is not None,
             "publish.weights (to auto or all)": self.publish.weights == "trained",
             "publish.native (to false)": self.publish.native,
         }

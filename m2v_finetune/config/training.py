@@ -78,6 +78,12 @@ class TrainingConfig:
         on_nonfinite: Policy for a step whose loss or gradients are not finite; it updates no weight.
             ``skip`` counts it and continues, up to 20 in a row; ``stop`` saves a checkpoint and ends.
         log_every_steps: Number of optimizer steps between two lines of metrics.jsonl.
+        init_from: Model of this program to start from: a folder, such as ``runs/songs/model``, or a Hub id.
+            Weights, head and labels are taken over; of another task, the backbone alone. Default: a new head
+            on the backbone.
+        ema_decay: Decay of an exponential moving average of the trained weights, which is evaluated and saved
+            in their place; 0 for none. 0.99 to 0.999 are usual: try them where validation jumps from epoch to
+            epoch.
         trackers: Names of trackers of Accelerate beside TensorBoard, such as ``wandb``.
     """
 
@@ -91,6 +97,8 @@ class TrainingConfig:
     early_stopping_patience: int | None = None
     on_nonfinite: OnNonfinite = "skip"
     log_every_steps: int = 10
+    init_from: str | None = None
+    ema_decay: float = 0.0
     trackers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -103,6 +111,7 @@ class TrainingConfig:
             "log_every_steps",
         ):
             at_least(f"training.{name}", getattr(self, name), 1)
+        in_range("training.ema_decay", self.ema_decay, 0.0, 1.0)
         if self.early_stopping_patience is not None:
             at_least("training.early_stopping_patience", self.early_stopping_patience, 1)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
 from m2v_finetune.backbones import Backbone
 from m2v_finetune.errors import UserError
@@ -26,7 +27,7 @@ from m2v_finetune.model import SECTION, TaskModel, describe_model, require_audio
 from m2v_finetune.tuning import merge_adapters
 
 Precision = Literal["float32", "float16"]
-INPUT, OUTPUT = "waveforms", "logits"
+INPUT, OUTPUT, NOVELTY = "waveforms", "logits", "novelty"
 FLOAT32_OPERATORS = ("ReduceMean", "LayerNormalization", "InstanceNormalization", "Softmax")
 """Operators that stay in float32: variances of quiet music are below the smallest float16."""
 
@@ -36,7 +37,8 @@ def export_onnx(model: TaskModel, file: Path, *, precision: Precision = "float32
 
     The input ``waveforms``, (batch, samples), are mono at the backbone's rate, in [-1, 1]; both lengths are
     free. The output ``logits`` is that of `TaskModel.forward`: (batch, outputs) for clips, (batch, frames,
-    outputs) for frames. Both are float32.
+    outputs) for frames. Both are float32. A model that measures novelty has it as second output ``novelty``,
+    (batch,), in files of float32.
 
     Args:
         model: The model. Its adapters are merged in the file.
@@ -60,6 +62,8 @@ def export_onnx(model: TaskModel, file: Path, *, precision: Precision = "float32
         import_extra(name)
     merged = copy.deepcopy(model).cpu().eval()
     merge_adapters(merged.backbone)
+    if precision == "float16":
+        merged.novelty = None  # its distances need float32
     proto = _trace(merged)
     if precision == "float16":
         proto = _in_float16(proto)
@@ -87,6 +91,19 @@ def file_metadata(model: TaskModel) -> dict[str, str]:
     }
 
 
+class _WithNovelty(nn.Module):
+    """A model with logits and novelty as two outputs."""
+
+    def __init__(self, model: TaskModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (batch, outputs) and novelty (batch,) of waveforms."""
+        scored = self.model.score(inputs)
+        return scored[:, :-1], scored[:, -1]
+
+
 def _trace(model: TaskModel) -> Any:
     """Return the ONNX model of a network, in float32."""
     dynamic = torch.export.Dim.DYNAMIC
@@ -94,11 +111,11 @@ def _trace(model: TaskModel) -> Any:
     example = torch.zeros(2, model.window_samples)
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
-            model,
+            _WithNovelty(model) if model.measures_novelty else model,
             (example,),
             dynamo=True,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[OUTPUT, NOVELTY] if model.measures_novelty else [OUTPUT],
             dynamic_shapes={"inputs": {0: dynamic, 1: dynamic}},
             verbose=False,
         )

@@ -93,6 +93,17 @@ class OnnxModel(TaskModel):
         """Return the logits of waveforms (batch, samples), on the CPU."""
         return torch.from_numpy(self.session.run(None, {INPUT: inputs.numpy()})[0])
 
+    @property
+    def measures_novelty(self) -> bool:
+        """Whether the file has novelty as its second output."""
+        return len(self.session.get_outputs()) > 1
+
+    def score(self, inputs: Tensor, *others: Tensor) -> Tensor:
+        """Return the logits of waveforms, and in a last column their novelty, if the file has it."""
+        outputs = self.session.run(None, {INPUT: inputs.numpy()})
+        columns = [torch.from_numpy(one) for one in outputs]
+        return torch.cat([columns[0], *(one[:, None] for one in columns[1:])], dim=1)
+
     def embed(self, *_: Any, **__: Any) -> NoReturn:
         """Raise `UserError`: an ONNX file has the logits alone."""
         raise self._refusal("embed")

@@ -10,7 +10,12 @@ from m2v_finetune.model.inference import (
 from m2v_finetune.model.metadata import CARD_FILE, CONFIG_FILE, LIBRARY_NAME, WEIGHTS_FILE
 from m2v_finetune.model.native import SECTION, require_native
 from m2v_finetune.model.native_card import MODEL_PLACEHOLDER, native_usage
-from m2v_finetune.model.saving import describe_model, parse_description, upload_model
+from m2v_finetune.model.saving import (
+    describe_model,
+    parse_description,
+    read_description,
+    upload_model,
+)
 from m2v_finetune.model.task_model import TaskModel
 
 __all__ = [
@@ -26,6 +31,7 @@ __all__ = [
     "describe_model",
     "native_usage",
     "parse_description",
+    "read_description",
     "require_audio_input",
     "require_native",
     "score_windows",

@@ -93,7 +93,7 @@ def score_windows(
 
     def run(*parts: Tensor) -> Tensor:
         with intra_op_threads(num_threads), torch.inference_mode(), autocast():
-            outputs: Tensor = model(*(part.to(device, non_blocking=True) for part in parts))
+            outputs = model.score(*(part.to(device, non_blocking=True) for part in parts))
             return outputs.float().cpu()
 
     if any(module.training for module in model.modules()):
@@ -108,9 +108,14 @@ def score_windows(
         rows: dict[int, NDArray[np.float32] | AudioError] = dict(bad)
         if len(indices):
             outputs = model.micro_batcher.run(run, parts)
+            novelty = outputs[:, :0]
+            if model.measures_novelty:
+                outputs, novelty = outputs[:, :-1], outputs[:, -1:]
             if variation is not None:
                 variation.add(outputs)
             scores = model.task.activate(outputs).numpy()
+            if model.measures_novelty:
+                scores = np.concatenate([scores, novelty.numpy()], axis=1)
             rows |= zip(indices.tolist(), scores, strict=True)
         for index, one in sorted(rows.items(), key=lambda pair: pair[0]):
             number, window = windows.locations[index]

@@ -39,6 +39,12 @@ def card_data(model: "TaskModel", *, weights: Weights, native: bool = False) -> 
     """Return the metadata of the model card; see `TaskModel.card_data`."""
     published = published_checkpoint(model.backbone.source)
     base = published.hub_id if published else model.backbone.source
+    if (
+        model.started_from
+        and is_repo_id(model.started_from)
+        and not Path(model.started_from).is_dir()
+    ):
+        base = model.started_from
     data: dict[str, Any] = {
         "library_name": "transformers" if native else LIBRARY_NAME,
         "tags": ["music", "audio", model.task.name, LIBRARY_NAME],

@@ -18,6 +18,7 @@ from m2v_finetune.model.cached_features import (
     layout_features,
     states_from_features,
 )
+from m2v_finetune.model.novelty import Novelty
 from m2v_finetune.tasks import Task
 from m2v_finetune.tuning import trained_parts
 
@@ -37,6 +38,8 @@ class TaskNetwork(nn.Module):
         tuning: Settings of the tuning.
         base_fingerprint: Hash of the backbone that the tuned weights belong to; None where the model has all
             its weights.
+        novelty: Distance of windows from the training windows, fitted after training; None if there is none.
+        started_from: Folder or Hub id of the model that training started from, if any.
         card: Text of the model card, if there is one.
         micro_batcher: Batch size that fits into memory outside of training.
     """
@@ -64,6 +67,8 @@ class TaskNetwork(nn.Module):
         self.window_seconds = window_seconds
         self.hop_seconds = hop_seconds or window_seconds * task.hop_fraction
         self.base_fingerprint = base_fingerprint
+        self.novelty: Novelty | None = None
+        self.started_from: str | None = None
         self.card: str | None = None
         self.micro_batcher = MicroBatcher()
         if isinstance(backbone, Backbone):
@@ -105,9 +110,31 @@ class TaskNetwork(nn.Module):
         Returns:
             (batch, task.num_outputs), or with frames (batch, frames, task.num_outputs), or stems.
         """
-        is_cached = inputs.ndim == 3
-        weighted = self._weight_cached(inputs) if is_cached else self._weight_states(inputs)
-        return self.head(weighted, *others)  # type: ignore[no-any-return]
+        return self.head(self.head_input(inputs), *others)  # type: ignore[no-any-return]
+
+    def head_input(self, inputs: Tensor) -> Tensor:
+        """Return the weighted hidden states of windows, as the head reads them.
+
+        Args:
+            inputs: As for `forward`.
+
+        Returns:
+            (batch, frames, hidden_size), or (batch, 1, hidden_size) where the head averages over time.
+        """
+        return self._weight_cached(inputs) if inputs.ndim == 3 else self._weight_states(inputs)
+
+    @property
+    def measures_novelty(self) -> bool:
+        """Whether `score` has a last column with the novelty of windows."""
+        return self.novelty is not None
+
+    def score(self, inputs: Tensor, *others: Tensor) -> Tensor:
+        """Return the logits of windows as `forward` does, and in a last column their novelty, if measured."""
+        if self.novelty is None:
+            return self(inputs, *others)  # type: ignore[no-any-return]
+        states = self.head_input(inputs)
+        novelty = self.novelty(states.float().mean(dim=1))
+        return torch.cat([self.head(states, *others), novelty[:, None]], dim=1)
 
     def forward_states(self, hidden_states: Iterable[Tensor]) -> Tensor:
         """Return the logits of windows whose hidden states are known, as `forward` does for waveforms.
@@ -169,10 +196,12 @@ class TaskNetwork(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Return the trainable parameters, layer weights and measured buffers of the head, by name."""
+        """Return trainable parameters, layer weights and measured buffers of head and novelty, by name."""
         names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         names |= {f"layer_weighting.{name}" for name in self.layer_weighting.state_dict()}
         names |= {f"head.{name}" for name, _ in self.head.named_buffers()}
+        if self.novelty is not None:
+            names |= {f"novelty.{name}" for name, _ in self.novelty.named_buffers()}
         return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
     def trained_parts(self) -> dict[str, int]:

@@ -33,6 +33,7 @@ from m2v_finetune.model.metadata import (
     saved_weights,
 )
 from m2v_finetune.model.native_card import with_native_usage
+from m2v_finetune.model.novelty import Novelty
 from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
 
@@ -77,6 +78,7 @@ class SavedModel:
     tuning: TuningConfig
     weights: SavedWeights
     backbone: SavedBackbone
+    measures_novelty: bool = False
 
 
 def save_model(model: "TaskModel", folder: Path, *, weights: Weights, native: bool) -> None:
@@ -141,6 +143,7 @@ def describe_model(model: "TaskModel", weights: SavedWeights) -> dict[str, Any]:
             "num_layers": backbone.num_layers,
             "settings": backbone.settings,
         },
+        **({"measures_novelty": True} if model.measures_novelty else {}),
     }
 
 
@@ -152,6 +155,31 @@ def load_model(
     access: HubAccess,
 ) -> "TaskModel":
     """Load a model from a folder or the Hub; see `TaskModel.from_pretrained`."""
+    folder = find_model_folder(source, revision=revision, access=access)
+    path = folder / CONFIG_FILE
+    saved, task = _read_config(path)
+    model = _build(model_class, saved, task, path, access)
+    _load_tensors(model, folder / WEIGHTS_FILE, is_native=saved.weights == "native")
+    card = folder / CARD_FILE
+    model.card = card.read_text(encoding="utf-8") if card.is_file() else None
+    return model.eval()
+
+
+def read_description(source: str | Path) -> tuple[SavedModel, Task]:
+    """Return settings and task of a saved model, without its weights.
+
+    Raises:
+        UserError: There is no such model, or it is damaged.
+    """
+    return _read_config(find_model_folder(source, revision=None, access=HubAccess()) / CONFIG_FILE)
+
+
+def find_model_folder(source: str | Path, *, revision: str | None, access: HubAccess) -> Path:
+    """Return the folder of a model, downloaded if it is on the Hub.
+
+    Raises:
+        UserError: There is no such model, or it cannot be downloaded.
+    """
     folder = Path(source)
     if not folder.is_dir():
         if not is_repo_id(str(source)):
@@ -165,13 +193,7 @@ def load_model(
             patterns=[CONFIG_FILE, WEIGHTS_FILE, native_format.HEAD_FILE, CARD_FILE],
             access=access,
         )
-    path = folder / CONFIG_FILE
-    saved, task = _read_config(path)
-    model = _build(model_class, saved, task, path, access)
-    _load_tensors(model, folder / WEIGHTS_FILE, is_native=saved.weights == "native")
-    card = folder / CARD_FILE
-    model.card = card.read_text(encoding="utf-8") if card.is_file() else None
-    return model.eval()
+    return folder
 
 
 def _read_config(path: Path) -> tuple[SavedModel, Task]:
@@ -297,7 +319,7 @@ def _build(
             code="model-config-damaged",
         )
     backbone.check_window(round(saved.window_seconds * backbone.sample_rate))
-    return model_class(
+    model = model_class(
         backbone=backbone,
         layer_weighting=LayerWeighting(kind, num_states),
         head=task.build_head(
@@ -310,6 +332,9 @@ def _build(
         hop_seconds=float(saved.hop_seconds),
         base_fingerprint=None if is_standalone else saved.backbone.fingerprint,
     )
+    if saved.measures_novelty:
+        model.novelty = Novelty(backbone.hidden_size)
+    return model
 
 
 def _build_backbone(saved: SavedModel, path: Path, access: HubAccess) -> AnyBackbone:

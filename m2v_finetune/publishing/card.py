@@ -33,6 +33,7 @@ from m2v_finetune.publishing.text import (
 )
 from m2v_finetune.tasks import find_task
 from m2v_finetune.training.calibrating import describe_calibration
+from m2v_finetune.training.novelty import describe_novelty
 from m2v_finetune.training.results import listed
 from m2v_finetune.training.run_folder import RunFolder, read_resumes
 
@@ -165,7 +166,9 @@ def _metric_facts(results: Mapping[str, Any]) -> dict[str, Any]:
         **fold_facts(results),
         "num_tracks": counted(results["num_tracks"], "track"),
         "about_metrics": results["about_metrics"],
-        "calibration": escaped(describe_calibration(results)),
+        "calibration": escaped(
+            f"{describe_calibration(results)} {describe_novelty(results)}".strip()
+        ),
         "outputs_hardly_vary": results.get("outputs_hardly_vary"),
         "metric_rows": [
             [

@@ -26,6 +26,7 @@ def method_rows(
     training = results["training"]
     trained, total = results["num_trained_parameters"], results["num_parameters"]
     imbalance = _imbalance(config)
+    start = public_settings(config.get("training", {}).get("init_from"))
     return [
         ["Backbone", _backbone_used(results, card_data)],
         [
@@ -35,6 +36,7 @@ def method_rows(
             else describe_tuning(TuningConfig(**training["tuning"])),
         ],
         ["Trained parameters", f"{trained:,} of {total:,} ({trained / total:.1%})"],
+        *([["Started from", escaped(str(start))]] if start else []),
         ["Head", results["head"]],
         ["Clips" if is_of_vectors(results) else "Windows", _windows(results)],
         ["Augmentation", _augmentation(training, config)],

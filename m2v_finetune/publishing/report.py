@@ -23,6 +23,7 @@ from m2v_finetune.publishing.report_tracks import track_lists
 from m2v_finetune.publishing.text import shown_number
 from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.training.calibrating import describe_calibration
+from m2v_finetune.training.novelty import describe_novelty
 from m2v_finetune.training.results import POOLED_SPLIT
 from m2v_finetune.training.run_folder import RunFolder, read_resumes
 from m2v_finetune.training.track_results import TrackResult, read_track_results
@@ -57,6 +58,7 @@ def write_report(run_dir: Path) -> Path:
         metrics=_metric_rows(results),
         **_label_table(results),
         calibration=describe_calibration(results),
+        novelty=describe_novelty(results),
         threshold_rows=_threshold_rows(results),
         pictures=_pictures(folder),
         lists=track_lists(task, tracks, folder.path) if tracks else [],

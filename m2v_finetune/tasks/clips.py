@@ -60,14 +60,22 @@ class ClipPrediction:
         scores: Score of each label: a probability, or in a regression a number in the unit of the data.
         timeline: Scores of each window, in order.
         is_ranking: Whether text shows the best labels first; else it shows all labels.
-        decided: Labels of the track: those above their threshold, or the one of highest probability; None
-            where nothing is decided.
+        decided: Labels of the track: those above their threshold, or the one of highest probability; none of
+            an unknown track; None where nothing is decided.
+        novelty: Distance from the training tracks, relative to the bound of unknown tracks; None if the model
+            does not measure it.
     """
 
     scores: dict[str, float]
     timeline: list[WindowPrediction]
     is_ranking: bool = True
     decided: list[str] | None = None
+    novelty: float | None = None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the track is unlike the training tracks, so that its labels mean little."""
+        return self.novelty is not None and self.novelty > 1
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """Return the labels of highest score, best first."""
@@ -85,6 +93,8 @@ class ClipPrediction:
         if kind == "csv":
             return self._csv(path, timeline=timeline, is_first=is_first)
         lines = [str(path)]
+        if self.is_unknown:
+            lines.append(f"  unknown: unlike the training tracks (novelty {self.novelty:.2f})")
         lines += [f"  {score:.3f}  {label}" for label, score in self._shown(self.scores, top)]
         for window in self.timeline if timeline else []:
             shown = ", ".join(
@@ -102,11 +112,14 @@ class ClipPrediction:
         if self.decided is None:
             raise ValueError("the model has no thresholds")
         if kind == "json":
-            return (
-                json.dumps({"path": str(path), "labels": self.decided}, ensure_ascii=False) + "\n"
-            )
+            content: dict[str, object] = {"path": str(path), "labels": self.decided}
+            if self.novelty is not None:
+                content["is_unknown"] = self.is_unknown
+            return json.dumps(content, ensure_ascii=False) + "\n"
         if kind == "text":
-            return f"{path}: {', '.join(self.decided) or 'none'}\n"
+            return (
+                f"{path}: {', '.join(self.decided) or ('unknown' if self.is_unknown else 'none')}\n"
+            )
         text = io.StringIO()
         rows = [["path", "labels"], [str(path), ";".join(self.decided)]]
         csv.writer(text).writerows(rows if is_first else rows[1:])
@@ -132,6 +145,8 @@ class ClipPrediction:
         text = "\n".join(["| | mean of the song |", "|---|---|", *rows])
         if self.is_ranking:
             text = f"Highest score: **{escaped(self.label)}**"
+        if self.is_unknown:
+            text = "Unknown: this sound is unlike the training tracks, and its scores mean little."
         return Shown(
             text=text,
             scores=self.scores if self.is_ranking else None,
@@ -143,6 +158,8 @@ class ClipPrediction:
 
     def _json(self, path: Path, *, timeline: bool) -> str:
         content: dict[str, object] = {"path": str(path), "scores": self.scores}
+        if self.novelty is not None:
+            content["novelty"] = self.novelty
         if timeline:
             content["timeline"] = [vars(window) for window in self.timeline]
         return json.dumps(content, ensure_ascii=False) + "\n"
@@ -162,8 +179,9 @@ class ClipPrediction:
                 for window in self.timeline
             ]
         else:
-            header = ["path", *self.scores]
-            rows = [[path, *_digits(self.scores.values())]]
+            measured = {} if self.novelty is None else {"novelty": self.novelty}
+            header = ["path", *self.scores, *measured]
+            rows = [[path, *_digits([*self.scores.values(), *measured.values()])]]
         writer.writerows([header, *rows] if is_first else rows)
         return text.getvalue()
 
@@ -175,10 +193,12 @@ class EvaluatedClip:
     Attributes:
         target: Output of `targets` of the task.
         scores: Track-level scores, (num_outputs,).
+        novelty: Novelty of the track; None if the model does not measure it.
     """
 
     target: Array
     scores: Array
+    novelty: float | None = None
 
 
 class ClipTask(ABC):
@@ -273,6 +293,9 @@ class ClipTask(ABC):
         """Return the mean over windows of the scores of each label, and those of each window, calibrated."""
         spans, outputs = zip(*windows, strict=True)
         stacked = np.stack(outputs)
+        novelty = None
+        if stacked.shape[1] > self.num_outputs:
+            stacked, novelty = stacked[:, :-1], float(stacked[:, -1].mean())
         mean, rows = self._calibrated(stacked.mean(axis=0)), self._calibrated(stacked)
         end_of_track = checked.audio.duration_seconds
         timeline = [
@@ -284,7 +307,10 @@ class ClipTask(ABC):
             for span, row in zip(spans, rows, strict=True)
         ]
         scores = dict(zip(self.labels, mean.tolist(), strict=True))
-        return ClipPrediction(scores=scores, timeline=timeline, decided=self.decide(scores))
+        decided = self.decide(scores)
+        if decided is not None and novelty is not None and novelty > 1:
+            decided = []
+        return ClipPrediction(scores=scores, timeline=timeline, decided=decided, novelty=novelty)
 
     def _calibrated(self, scores: Array) -> Array:
         return scores if self.calibration is None else self.calibration.apply(scores)
@@ -310,6 +336,7 @@ class ClipTask(ABC):
         return EvaluatedClip(
             target=self.targets(checked.track, IDENTITY),
             scores=np.array(list(prediction.scores.values()), dtype=np.float32),
+            novelty=prediction.novelty,
         )
 
     def statistics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, Statistic]:

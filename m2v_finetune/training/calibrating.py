@@ -19,6 +19,7 @@ from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask, EvaluatedClip, stack_evaluated
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.evaluation import evaluate_tracks
+from m2v_finetune.training.novelty import bound_novelty, fit_novelty
 from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.trainer import Trainer
 
@@ -36,7 +37,7 @@ def is_calibrated_task(task: Task) -> bool:
 def fit_calibration(trainer: Trainer[TaskModel], bar: Progress) -> tuple[Task, list[Any]]:
     """Return the task of a trained model with calibration and thresholds, and the validation tracks.
 
-    The result is the same on every process, and so is that of a resumed run.
+    The model measures novelty then. The result is the same on every process, and so is that of a resumed run.
 
     Args:
         trainer: Trainer after `Trainer.fit`.
@@ -53,6 +54,7 @@ def fit_calibration(trainer: Trainer[TaskModel], bar: Progress) -> tuple[Task, l
     if not is_calibrated_task(model.task) or not isinstance(objective, TaskObjective):
         return model.task, []
     assert isinstance(model.task, ClipTask)
+    fit_novelty(trainer)
     evaluated = evaluate_tracks(
         model,
         objective.validation,
@@ -64,6 +66,7 @@ def fit_calibration(trainer: Trainer[TaskModel], bar: Progress) -> tuple[Task, l
         split="validation",
         inputs=objective.inputs,
     ).own
+    bound_novelty(model, evaluated)
     return model.task.calibrate(evaluated), evaluated
 
 

@@ -3,7 +3,7 @@
 import json
 import pickle
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -51,6 +51,7 @@ class RunState:
         metrics_bytes: Length of metrics.jsonl.
         total_steps: Length of the learning-rate schedule.
         seconds: Duration of the run until now.
+        average: Moving average of the weights; empty for none.
     """
 
     progress: Progress
@@ -59,6 +60,7 @@ class RunState:
     metrics_bytes: int
     total_steps: int
     seconds: float
+    average: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -105,6 +107,7 @@ def save_checkpoint(
         "metrics_bytes": run.metrics_bytes,
         "total_steps": run.total_steps,
         "seconds": run.seconds,
+        **({"average": run.average} if run.average else {}),
     }
     unfinished = folder / UNFINISHED.format(name=path.name)
     try:
@@ -152,7 +155,7 @@ def load_checkpoint(
         raise _other_version(path, str(error)) from error
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         raise _other_version(path, f"its format is not {FORMAT_VERSION}")
-    if state.keys() != STATE_KEYS:
+    if state.keys() - {"average"} != STATE_KEYS:
         raise _other_version(path, f"{STATE_FILE} has other entries")
     own_shapes = {name: value.shape for name, value in model.trained_tensors().items()}
     shapes = {name: value.shape for name, value in state["trained"].items()}
@@ -180,6 +183,7 @@ def load_checkpoint(
         metrics_bytes=state["metrics_bytes"],
         total_steps=state["total_steps"],
         seconds=state["seconds"],
+        average=state.get("average", {}),
     )
 
 

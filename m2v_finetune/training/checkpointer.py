@@ -85,6 +85,7 @@ class Checkpointer:
         unlogged_losses: Sequence[torch.Tensor],
         total_steps: int,
         seconds: float,
+        average: dict[str, torch.Tensor],
     ) -> None:
         """Write a checkpoint.
 
@@ -94,6 +95,7 @@ class Checkpointer:
             unlogged_losses: Losses since the last logged step.
             total_steps: Length of the learning-rate schedule.
             seconds: Duration of the run until now.
+            average: Moving average of the weights; empty for none.
         """
         needed = checkpoint_bytes(self.model, self.optimizer)
         with self.explain_disk_error(
@@ -111,6 +113,7 @@ class Checkpointer:
                     metrics_bytes=self.folder.flush_metrics(),
                     total_steps=total_steps,
                     seconds=seconds,
+                    average=average,
                 ),
                 keep=self.num_kept,
             )

@@ -29,6 +29,7 @@ from m2v_finetune.training.evaluation import chance_orders, evaluate_tracks
 from m2v_finetune.training.facts import training_facts
 from m2v_finetune.training.faults import BadTrackPolicy, DataError
 from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, logged_losses
+from m2v_finetune.training.novelty import describe_novelty, novelty_results
 from m2v_finetune.training.optimization import peak_rates
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_progress import FitResult
@@ -135,7 +136,7 @@ def evaluate_test(
         evaluated = [calibrated_task.calibrated(one) for one in uncalibrated]
         results |= calibration_results(
             calibrated_task, validation=validation, before=uncalibrated, after=evaluated
-        )
+        ) | novelty_results(model, validation=validation, test=evaluated)
     if trainer.accelerator.is_main_process:
         write_json(folder.results, results)
         write_predictions(
@@ -335,8 +336,9 @@ def _log_results(results: Mapping[str, Any]) -> None:
             if entry["value"] is None
             else f"{entry['value']:.4f} (95 % interval {entry['low']:.4f} to {entry['high']:.4f})",
         )
-    if calibration := describe_calibration(results):
-        logger.info("%s", calibration)
+    for sentence in (describe_calibration(results), describe_novelty(results)):
+        if sentence:
+            logger.info("%s", sentence)
     if results.get("labels_left_out"):
         logger.info("Labels left out of the means: %s", listed(results["labels_left_out"]))
     weights = " ".join(f"{weight:.3f}" for weight in results["layer_weights"])

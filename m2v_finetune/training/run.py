@@ -27,6 +27,7 @@ class Run:
         folder: Run folder.
         settings: Seed, and number and interval of checkpoints.
         bad_tracks: Policy for tracks that cannot be read, with those found so far.
+        start_fingerprint: Hash of the model of ``training.init_from``, if it starts from one.
         unused: Training tracks that ``data.num_train_tracks`` leaves out.
     """
 
@@ -34,6 +35,7 @@ class Run:
     folder: RunFolder
     settings: RunConfig
     bad_tracks: BadTrackPolicy = field(default_factory=BadTrackPolicy)
+    start_fingerprint: str | None = None
     unused: list[CheckedTrack] = field(default_factory=list)
 
     @classmethod

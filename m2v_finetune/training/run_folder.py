@@ -48,6 +48,7 @@ class RunFolder:
         resumes: Log with one line for each resume: versions, machine, and changed settings.
         checkpoints: Checkpoints to resume from, and the best.
         tracks: Tracks at the start of the run (`data.kept`).
+        start: Model of ``training.init_from``: its source, and a hash of its weights.
         clusters: Clusters of a run of masked prediction.
         model: Model folder for `TaskModel.from_pretrained` and the Hub.
         plots: Plots.
@@ -65,6 +66,7 @@ class RunFolder:
         self.resumes = path / "resumes.jsonl"
         self.checkpoints = path / "checkpoints"
         self.tracks = path / "tracks.json"
+        self.start = path / "start.json"
         self.clusters = path / "clusters.safetensors"
         self.model = path / "model"
         self.plots = path / "plots"

@@ -46,7 +46,7 @@ def measure_standardization(
         DataError: A single window does not fit into the memory of a process.
     """
     modules = [module for module in model.head.modules() if isinstance(module, Standardization)]
-    if not modules:
+    if not modules or modules[0].is_fixed:
         return
     [module] = modules
     from sklearn.preprocessing import StandardScaler

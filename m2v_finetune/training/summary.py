@@ -23,6 +23,7 @@ from m2v_finetune.parsing import flat_settings, to_dict
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint_files import step_of
 from m2v_finetune.training.facts import peak_learning_rates
+from m2v_finetune.training.init_from import keep_start
 from m2v_finetune.training.run_tracks import Splits, keep_run_tracks
 from m2v_finetune.training.sizes import (
     count_parameters,
@@ -118,6 +119,7 @@ def open_task_run(
         needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
     )
     keep_run_tracks(splits, trainer.run)
+    keep_start(model, trainer.run)
 
 
 def _try_login(repo_id: str) -> None:

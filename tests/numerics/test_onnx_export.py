@@ -19,6 +19,7 @@ from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.exporting import OnnxModel, export_onnx
 from m2v_finetune.exporting.onnx_file import INPUT
 from m2v_finetune.model import TaskModel
+from m2v_finetune.model.novelty import Novelty
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.emotion import Emotion
 from m2v_finetune.tasks.tagging import Tagging
@@ -91,6 +92,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name == "beats":
             with torch.no_grad():  # so that random weights find beats
                 model.head.layers[-1].bias.fill_(0.0)
+        else:
+            model.novelty = Novelty(model.backbone.hidden_size)
+            model.novelty.fit(torch.randn(60, model.backbone.hidden_size))
         model.save_pretrained(root / name)
         export_onnx(model, root / f"{name}.onnx")
     generator = np.random.default_rng(0)
@@ -192,6 +196,13 @@ def run_example(name: str, folder: Path, file: str) -> list[list[str]]:
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     )
     return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_novelty_is_the_same(folder: Path) -> None:
+    expected = TaskModel.from_pretrained(folder / "tagging").predict(folder / "song.wav").novelty
+    found = OnnxModel(folder / "tagging.onnx").predict(folder / "song.wav").novelty
+    assert expected is not None
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_example_of_tagging(folder: Path) -> None:

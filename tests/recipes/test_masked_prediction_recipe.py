@@ -261,7 +261,7 @@ def test_the_average_of_backbones(tmp_path, capsys):
         backbone.save_pretrained(tmp_path / str(number))
         (tmp_path / str(number) / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     folders = [str(tmp_path / str(number)) for number in range(3)]
-    call(["average", *folders, "--output", str(tmp_path / "average")])
+    call(["merge", *folders, "--output", str(tmp_path / "average")])
     assert "cc-by-4.0" in capsys.readouterr().out
     made = load_backbone(str(tmp_path / "average"), spec_augment=True)
     assert made.licence == "cc-by-4.0"
@@ -270,9 +270,9 @@ def test_the_average_of_backbones(tmp_path, capsys):
         expected = sum(one.double() for one in own) / 3
         assert torch.equal(tensor, expected.to(tensor.dtype)), name
     with raises("average-folder-not-empty", "average"):
-        call(["average", *folders, "--output", str(tmp_path / "average")])
+        call(["merge", *folders, "--output", str(tmp_path / "average")])
     with raises("average-too-few"):
-        call(["average", folders[0], "--output", str(tmp_path / "one")])
+        call(["merge", folders[0], "--output", str(tmp_path / "one")])
     assert not (tmp_path / "one").exists()
     with raises("average-other-architecture", "model_type"):
         average_backbones([backbones[0], load_backbone("music2vec-small", spec_augment=True)])
