@@ -253,7 +253,7 @@ def _shown(name: str, options: str) -> Iterator[str]:
             .replace("\r\n", "\n")
         )
         return
-    location = arguments.output / f"{Path(file).stem}{suffix}"
+    location = Path(arguments.output) / f"{Path(file).stem}{suffix}"
     yield str(location)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / location.name

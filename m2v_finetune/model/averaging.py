@@ -43,7 +43,7 @@ def average_models(models: "Sequence[TaskModel]", names: Sequence[str]) -> "Task
         if different:
             raise UserError(
                 f"{names[0]} and {name} differ in {', '.join(different)}, so they have no average. Give "
-                "models of one task with the same labels, and the same settings of backbone, head and windows.",
+                "models of one task with the same labels and settings of backbone, head and windows.",
                 code="average-other-model",
             )
     base = first.base_fingerprint
