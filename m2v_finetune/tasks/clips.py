@@ -211,6 +211,7 @@ class ClipTask(ABC):
             sigmoid, or in a regression a scale and shift of each. None for any other, which transformers
             cannot express.
         calibration: Calibration of the probabilities, fitted after training; None where there is none.
+        thresholds: Probability of each label from which a track has it; empty where there are none.
     """
 
     pipeline_tag: ClassVar[str] = "audio-classification"
@@ -221,6 +222,7 @@ class ClipTask(ABC):
     usage_example: ClassVar[str] = ".top(5)"
     problem_type: ClassVar[ProblemType | None] = None
     calibration: Calibration | None = None
+    thresholds: tuple[float | None, ...] = ()
 
     labels: tuple[str, ...]
 

@@ -17,7 +17,6 @@ from m2v_finetune.calibration import (
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask, EvaluatedClip, stack_evaluated
-from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.evaluation import evaluate_tracks
 from m2v_finetune.training.novelty import bound_novelty, fit_novelty
 from m2v_finetune.training.objective import TaskObjective
@@ -138,7 +137,7 @@ def _about(calibration: Mapping[str, Any]) -> str:
 
 def _threshold_results(task: ClipTask, evaluated: Sequence[EvaluatedClip]) -> dict[str, Any]:
     """Return thresholds of labels with precision, recall and F1 on the test tracks."""
-    if not isinstance(task, Tagging) or not task.thresholds:
+    if not task.thresholds:
         return {}
     targets, scores = stack_evaluated(evaluated)
     rows = {}
