@@ -30,6 +30,7 @@ from pathlib import Path
 from random import Random
 
 import torch
+from small_backbone_tables import PAGE, with_table
 
 from m2v_finetune.backbones import init_backbone
 
@@ -133,6 +134,12 @@ def table(result: Path) -> str:
     return "\n".join(lines)
 
 
+def write_page(result: Path) -> None:
+    """Put the table between its marks on the page, and print it."""
+    PAGE.write_text(with_table(PAGE, "objective trials", table(result)), encoding="utf-8")
+    print(table(result))
+
+
 def main() -> None:
     """Run the trials that are not done, or print the table."""
     parser = argparse.ArgumentParser(
@@ -150,7 +157,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, default=REPOSITORY / "runs" / "real-sound")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--result", type=Path, default=RESULT)
-    parser.add_argument("--table", action="store_true", help="print the table, and run nothing")
+    parser.add_argument("--table", action="store_true", help="write the page, and run nothing")
     arguments = parser.parse_args()
     if not arguments.table:
         source, folder = excerpts(arguments.manifest), arguments.output.resolve()
@@ -169,7 +176,7 @@ def main() -> None:
         for name in arguments.untrained:
             weights = folder / name if (folder / name).is_dir() else Path(name)
             probe(name, weights, arguments.real, arguments.result)
-    print(table(arguments.result))
+    write_page(arguments.result)
 
 
 if __name__ == "__main__":
