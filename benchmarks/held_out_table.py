@@ -5,7 +5,7 @@ from pathlib import Path
 
 from small_backbone_tables import PAGE, cell, row, verdict, with_table
 
-BACKBONES = {"music2vec-small": "music2vec-small", "new": "the new backbone"}
+BACKBONES = {"filterbank-small": "filterbank-small", "music2vec-small": "music2vec-small"}
 ROWS = {
     **BACKBONES,
     **{f"random {name}": f"random weights, as {title}" for name, title in BACKBONES.items()},

@@ -15,7 +15,10 @@ resumes, and what is done is not done again. The trials:
 - mp-conv: the same behind MERT's seven random convolutions.
 - d2v: music2vec's objective, behind a bank of filters.
 - mp+d2v: music2vec's objective for half of the steps, from the weights of mp.
-- start: no training.
+- mp-log: mp behind the bank with a logarithm (scripts/start_small_backbone.py), which is kept as it is.
+- mp-log-conv: the same, the bank learning too.
+- d2v-log: music2vec's objective behind that bank, kept too.
+- start, start-log, random-log: no training; random-log is random in place of the bank, too.
 """
 
 import argparse
@@ -25,6 +28,11 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+
+import torch
+from small_backbone_tables import PAGE, with_table
+
+from m2v_finetune.backbones import init_backbone
 
 REPOSITORY = Path(__file__).parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "small_backbone_trials" / "objectives.jsonl"
@@ -46,7 +54,11 @@ DATA2VEC = (
     *("--pretrain.ema_start", "0.998", "--pretrain.ema_end", "0.9998"),
     *("--pretrain.ema_ramp_steps", "600"),
 )
+BANK_KEPT = "train_conv_encoder", "false"
 TRIALS: dict[str, tuple[str, ...]] = {
+    "mp-log": (*MASKED, f"--masked_prediction.{BANK_KEPT[0]}", BANK_KEPT[1]),
+    "d2v-log": (*DATA2VEC, f"--pretrain.{BANK_KEPT[0]}", BANK_KEPT[1]),
+    "mp-log-conv": MASKED,
     "mp": MASKED,
     "d2v": DATA2VEC,
     "mp-wide": MASKED,
@@ -55,7 +67,10 @@ TRIALS: dict[str, tuple[str, ...]] = {
     "mp+d2v": DATA2VEC,
 }
 STARTS = {"mp-wide": "start-wide", "mp+d2v": "mp/model"}
+STARTS |= dict.fromkeys(("mp-log", "mp-log-conv", "d2v-log"), "start-log")
 """Initial weights, below the folder of the trials; ``start`` if not named."""
+ARCHITECTURES = {"start": "small", "start-wide": "small-wide", "start-log": "log-bank"}
+"""Architecture of each start, a folder in configs/pretrain."""
 NEW_ARCHITECTURES = {"mp-conv": "configs/pretrain/masked-small"}
 TASKS = (
     *("genre", "key", "instrument", "pitch"),
@@ -95,10 +110,10 @@ def pretrain(name: str, source: Path, folder: Path, *, epochs: int) -> None:
     run("recipes/pretrain.py", "--data.source", str(source), *start, *settings, *output)
 
 
-def probe(name: str, weights: Path, result: Path) -> None:
+def probe(name: str, weights: Path, real: Path, result: Path) -> None:
     """Probe weights on the validation splits."""
     script = ("benchmarks/held_out_sound.py", "--backbone", str(weights), "--name", name, "--only")
-    where = ("--split", "validation", "--result", str(result), "--seeds", "0")
+    where = ("--real", str(real), "--split", "validation", "--result", str(result), "--seeds", "0")
     run(*script, *where, "--tasks", *TASKS)
 
 
@@ -119,6 +134,12 @@ def table(result: Path) -> str:
     return "\n".join(lines)
 
 
+def write_page(result: Path) -> None:
+    """Put the table between its marks on the page, and print it."""
+    PAGE.write_text(with_table(PAGE, "objective trials", table(result)), encoding="utf-8")
+    print(table(result))
+
+
 def main() -> None:
     """Run the trials that are not done, or print the table."""
     parser = argparse.ArgumentParser(
@@ -127,21 +148,35 @@ def main() -> None:
     parser.add_argument("manifest", type=Path, help="of the music")
     parser.add_argument("output", type=Path, help="folder of the runs")
     parser.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS))
+    parser.add_argument(
+        "--untrained",
+        nargs="*",
+        default=["start", "start-log", "random-log", "music2vec-small"],
+        help="probed as they are",
+    )
+    parser.add_argument("--real", type=Path, default=REPOSITORY / "runs" / "real-sound")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--result", type=Path, default=RESULT)
-    parser.add_argument("--table", action="store_true", help="print the table, and run nothing")
+    parser.add_argument("--table", action="store_true", help="write the page, and run nothing")
     arguments = parser.parse_args()
     if not arguments.table:
         source, folder = excerpts(arguments.manifest), arguments.output.resolve()
-        for start, architecture in (("start", "small"), ("start-wide", "small-wide")):
+        for start, architecture in ARCHITECTURES.items():
             if not (folder / start).is_dir():
                 run("scripts/start_small_backbone.py", str(folder / start), architecture)
-        probe("start", folder / "start", arguments.result)
         for name in arguments.trials:
             epochs = arguments.epochs // 2 if name == "mp+d2v" else arguments.epochs
             pretrain(name, source, folder, epochs=epochs)
-            probe(name, folder / name / "model", arguments.result)
-    print(table(arguments.result))
+            probe(name, folder / name / "model", arguments.real, arguments.result)
+        if not (folder / "random-log").is_dir():
+            torch.manual_seed(0)
+            init_backbone(
+                REPOSITORY / "configs" / "pretrain" / "log-bank", licence=""
+            ).save_pretrained(folder / "random-log")
+        for name in arguments.untrained:
+            weights = folder / name if (folder / name).is_dir() else Path(name)
+            probe(name, weights, arguments.real, arguments.result)
+    write_page(arguments.result)
 
 
 if __name__ == "__main__":

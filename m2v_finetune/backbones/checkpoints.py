@@ -130,6 +130,19 @@ CHECKPOINTS = {
         citation="",
         settings=None,
     ),
+    "filterbank-small": Checkpoint(
+        hub_id=None,
+        pretraining="masked prediction behind a bank of filters, 10.0 h of recordings and composed music, 4 s, "
+        "by this project",
+        num_layers=4,
+        hidden_size=192,
+        sample_rate=16000,
+        frame_rate=50,
+        parameters_millions=3.0,
+        licence="cc-by-sa-4.0",
+        citation="",
+        settings=None,
+    ),
     "random-small": Checkpoint(
         hub_id=None,
         pretraining="none: random weights, for trying the program offline",

@@ -546,6 +546,16 @@ def test_the_table_of_held_out_sound_is_what_was_measured():
     assert script["with_table"](script["PAGE"], "held-out sound", table) == page
 
 
+def test_the_table_of_trials_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    script = runpy.run_path(
+        str(REPOSITORY / "benchmarks" / "small_backbone_trials.py"), run_name="trials"
+    )
+    page = script["PAGE"].read_text(encoding="utf-8")
+    table = script["table"](script["RESULT"])
+    assert script["with_table"](script["PAGE"], "objective trials", table) == page
+
+
 def test_the_authors_of_the_pretraining_music_are_on_their_page(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "scripts")
     script = runpy.run_path(
@@ -553,6 +563,8 @@ def test_the_authors_of_the_pretraining_music_are_on_their_page(monkeypatch):
     )
     page = (REPOSITORY / "docs" / "pretraining-music.md").read_text(encoding="utf-8")
     assert f"<!-- authors: begin -->\n{script['authors_page']()}\n<!-- authors: end -->" in page
+    card = SHIPPED_DIR / "filterbank_small" / "README.md"
+    assert f"\n\n{script['authors_page']()}\n\n" in card.read_text(encoding="utf-8")
 
 
 def test_the_memory_tables_are_what_was_counted():
