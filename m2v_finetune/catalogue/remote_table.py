@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from m2v_finetune.catalogue.analysis import Analysis, Row
-from m2v_finetune.catalogue.shards import CATALOGUE_FILE, FORMATS, TableFolder, table_metadata
+from m2v_finetune.catalogue.shards import FORMATS, TableFolder, table_metadata
 from m2v_finetune.catalogue.stores import open_store, renamed_errors, store_errors
+from m2v_finetune.data.feature_tables import CATALOGUE_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
