@@ -49,7 +49,7 @@ def connect(num_workers: int | None) -> Cluster:
             through, and without GPUs none.
 
     Raises:
-        UserError: Ray is not installed, or there is no cluster at the address.
+        UserError: Ray is not installed, or there is no cluster at the address, or none can be started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it sends nothing to other servers
     # Its workers install nothing, and start with the environment of this process.
@@ -70,10 +70,12 @@ def connect(num_workers: int | None) -> Cluster:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except ConnectionError as error:
+    except Exception as error:  # Ray raises classes of all kinds here
+        where = os.environ.get("RAY_ADDRESS")
+        what = f"reached at RAY_ADDRESS={where}" if where else "started on this machine"
         raise UserError(
-            f"There is no Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} ({error}). Start one "
-            "with `ray start --head`, or correct the address.",
+            f"A Ray cluster cannot be {what} ({error}). Start one with `ray start --head`, and correct the "
+            "address.",
             code="ray-no-cluster",
         ) from error
     DataContext.get_current().enable_progress_bars = False
