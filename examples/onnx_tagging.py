@@ -25,6 +25,11 @@ song = np.pad(song, (0, max(0, window - len(song))))
 starts = [*range(0, len(song) - window, hop), len(song) - window]
 logits = [session.run(None, {"waveforms": song[None, s : s + window]})[0][0] for s in starts]
 probabilities = np.mean(1 / (1 + np.exp(-np.array(logits))), axis=0)  # the mean over windows
-# A model with one label for each song: e = np.exp(logits); np.mean(e / e.sum(1, keepdims=True), 0)
+if calibration := json.loads(about["calibration"]):  # of the log odds of each label
+    odds = np.log(probabilities / (1 - probabilities))
+    odds = odds * calibration["slopes"] + calibration["intercepts"]
+    probabilities = 1 / (1 + np.exp(-odds))
+# A model with one label for each song: e = np.exp(logits); p = np.mean(e / e.sum(1, keepdims=True), 0);
+# p = p ** (1 / calibration["temperature"]); p / p.sum()
 for label, probability in sorted(zip(json.loads(about["labels"]), probabilities, strict=True)):
     print(f"{probability:.4f} {label}")

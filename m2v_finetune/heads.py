@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from m2v_finetune.audio.frames import FrameGrid
 
 Pooling = Literal["mean", "mean_std", "attention"]
-Kind = Literal["mlp", "linear"]
+Kind = Literal["mlp", "linear", "logistic", "ridge"]
 STANDARD_DEVIATION_EPSILON = 1e-5
 
 
@@ -18,7 +18,7 @@ def _layers(
     kind: Kind, input_size: int, num_outputs: int, hidden_size: int, dropout: float
 ) -> nn.Sequential:
     """Return the layers of a head, a linear one or an MLP, over the last dimension."""
-    if kind == "linear":
+    if kind != "mlp":
         return nn.Sequential(nn.Dropout(dropout), nn.Linear(input_size, num_outputs))
     return nn.Sequential(
         nn.Dropout(dropout),
@@ -90,7 +90,7 @@ class ClipHead(Head):
         input_size: Feature dimension of a frame.
         num_outputs: Number of logits.
         pooling: Pooling over frames, ``mean``, ``mean_std`` or ``attention``.
-        kind: Kind of layers, ``mlp`` or ``linear``.
+        kind: Kind of layers, ``mlp`` or ``linear``; ``logistic`` and ``ridge`` are linear.
         hidden_size: Size of the MLP's hidden layer.
         dropout: Dropout probability before each linear layer.
         standardize: Whether the pooled vector is standardised before the layers.

@@ -17,6 +17,7 @@ from typing import Any
 
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.config import PretrainingConfig, RecipeConfig
+from m2v_finetune.cross_validation import PooledFolds, cross_validate
 from m2v_finetune.data.features import VectorTrack
 from m2v_finetune.errors import UserError
 from m2v_finetune.memory.plan import planned_training
@@ -35,7 +36,7 @@ from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
 from m2v_finetune.training.optimization import with_pretraining_rates
 from m2v_finetune.training.pretraining_labels import keep_clusters, prepare_labels
 from m2v_finetune.training.pretraining_results import warn_of_collapse, write_pretraining
-from m2v_finetune.training.results import evaluate_test, write_validation
+from m2v_finetune.training.results import evaluate_test, final_results, write_validation
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_tracks import (
     Splits,
@@ -43,6 +44,7 @@ from m2v_finetune.training.run_tracks import (
     check_run_tracks,
     keep_run_tracks,
     load_splits,
+    shared_tracks,
     training_windows,
     with_run_copies,
 )
@@ -142,15 +144,24 @@ def train_or_pretrain(name: str, config: Any) -> None:
 
 
 def train_task(
-    config: RecipeConfig, task_class: type[Task], *, is_search: bool = False
+    config: RecipeConfig,
+    task_class: type[Task],
+    *,
+    is_search: bool = False,
+    is_published: bool = True,
+    pooled: PooledFolds | None = None,
 ) -> FinishedRun:
     """Build the model, train it, evaluate the test tracks once, and publish.
+
+    With ``data.folds`` and without ``data.fold``, all folds are run (`cross_validate`).
 
     Args:
         config: All settings, with the section ``task``.
         task_class: Class of the task.
         is_search: Whether the run ends after validation, without test evaluation and publishing. The same
             run, resumed without it, does only these.
+        is_published: Whether pictures, model, card and report are written after the test.
+        pooled: Results of the folds, for the model on all tracks, which has no test tracks.
 
     Returns:
         The run; under ``is_search`` its results are those of validation.
@@ -165,25 +176,45 @@ def train_task(
             "with one prediction per track.",
             code="settings-conflict",
         )
+    if config.data.folds is not None and config.data.fold is None and pooled is None:
+        folder, results = cross_validate(
+            config,
+            task_class,
+            train_fold=lambda own: train_task(own, task_class),
+            train_final=lambda own, found: train_task(own, task_class, pooled=found),
+        )
+        return FinishedRun(folder=folder, results=results)
     with Run.open(config, task=task_class.name) as run:
         # Tracks, their splits, their labels.
         task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
         by_split, dataset = load_splits(
-            config.data, label_column=task_config.label_column, seed=config.run.seed
+            config.data,
+            label_column=task_config.label_column,
+            seed=config.run.seed,
+            is_final=pooled is not None,
         )
         task, splits = check_run_tracks(by_split, task_class, config, run)
-        config = complete_settings(config, splits["train"], num_processes=run.num_processes)
+        shared = shared_tracks(splits, config, run)
+        config = complete_settings(
+            config, splits["train"], num_processes=run.num_processes, shared=shared
+        )
 
         # Model and training windows.
         model = _build_model(config, task, splits)
         if config.data.features is None and task.sample_rate is None:
             splits = with_run_copies(splits, model.backbone.sample_rate, run)
+            shared = shared_tracks(splits, config, run)
         windows = training_windows(model, splits["train"], config)
 
         # Memory, and the batches that fit into it; the cache of the frozen layers' output.
         training, plan = planned_training(config, task, run.accelerator)
         cache, windows, cache_note = plan_cache(
-            config, model, windows, splits, mixed_precision=run.accelerator.mixed_precision
+            config,
+            model,
+            windows,
+            splits,
+            mixed_precision=run.accelerator.mixed_precision,
+            shared=shared,
         )
         reads_audio = config.data.features is None and cache is None
 
@@ -212,6 +243,16 @@ def train_task(
 
         # The test split, once; then pictures, model, card and Hub.
         with run.writing_results(model):
+            if pooled is not None:
+                results = final_results(
+                    trainer, fitted, dataset=dataset, pooled=pooled.results, tracks=pooled.tracks
+                )
+                if run.is_main_process:
+                    evaluated = [one.evaluated for one in pooled.tracks]
+                    publish(
+                        model, run.folder, results, config.publish, evaluated=evaluated, tracks=[]
+                    )
+                return FinishedRun(folder=run.folder.path, results=results)
             if cache:
                 cache.fill("test", run=run, batch_size=training.eval_batch_size)
             results, evaluated, test = evaluate_test(
@@ -222,7 +263,7 @@ def train_task(
                 dataset=dataset,
                 seed=config.run.seed,
             )
-            if run.is_main_process:
+            if run.is_main_process and is_published:
                 publish(
                     model, run.folder, results, config.publish, evaluated=evaluated, tracks=test
                 )

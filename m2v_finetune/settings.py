@@ -43,6 +43,20 @@ def config_class(task: str) -> type[Any]:
     return recipe_config(find_task(task).settings_class)
 
 
+def require_task(name: str, *, command: str) -> type[Any]:
+    """Return the class of a task for a command that is not for pre-training.
+
+    Raises:
+        UserError: There is no such task.
+    """
+    if name == PRETRAIN:
+        raise UserError(
+            f"`m2v {command}` is for tasks with labels: {', '.join(TASKS)}. Pre-training has none.",
+            code="task-missing",
+        )
+    return find_task(name)
+
+
 def read_config(task: str, argv: Sequence[str], *, recipe: str | Path | None = None) -> Any:
     """Read the settings of a task from a command line; without data, those of its quickstart.
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from m2v_finetune import __version__
 from m2v_finetune.cli import (
+    curve,
     data,
     demo,
+    embed,
     export,
     models,
     planning,
@@ -23,6 +25,7 @@ from m2v_finetune.errors import run_command
 
 DESCRIPTION = """\
   m2v train tagging --data.source songs.csv  train a task, like recipes/tagging.py
+  m2v curve tagging --output curve           learning curve: what more labels would bring
   m2v configs                                list the included settings
   m2v init tagging my-tagger                 copy a recipe and its settings to edit
   m2v backbones                              list the backbones with a short name
@@ -33,6 +36,7 @@ DESCRIPTION = """\
   m2v pretrain-labels --config FILE          compute the labels of masked prediction before a run
   m2v average RUN/model RUN/model --output X average the weights of adapted backbones
   m2v predict MODEL song.mp3                 run a model on audio files
+  m2v embed MODEL music/ --output DIR        write a table of embeddings
   m2v evaluate MODEL songs.csv               compute the metrics of a model on labelled tracks
   m2v export transformers MODEL DIR          write a model that transformers loads without this package
   m2v export onnx MODEL FILE                 write a model as an ONNX file
@@ -67,11 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in (
         train,
+        curve,
         starting,
         models,
         data,
         planning,
         predict,
+        embed,
         export,
         demo,
         report,

@@ -1,21 +1,25 @@
 """`m2v predict`."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from m2v_finetune.cli.options import (
-    MODEL_HELP,
-    Commands,
-    count,
-    print_utf8,
-    warn,
+from m2v_finetune.cli.catalogue import (
+    SOURCE_HELP,
+    TABLE_FORMATS,
+    TABLE_OPTIONS,
+    add_table_options,
+    read_sources,
+    write_table,
 )
+from m2v_finetune.cli.options import MODEL_HELP, Commands, count, print_utf8, warn
 from m2v_finetune.errors import AudioError, UserError
 
 if TYPE_CHECKING:
     from m2v_finetune.model import TaskModel
+    from m2v_finetune.variation import OutputVariation
 
 FORMAT_OF_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "json"}
 DATA_FORMATS = ("csv", "json")
@@ -26,12 +30,14 @@ def add_commands(commands: Commands) -> None:
     predict = commands.add_parser(
         "predict",
         help="run a model on audio files",
+        usage="m2v predict MODEL [MODEL ...] SOURCE [SOURCE ...] [options]",
         description="Prints the prediction for each track, or writes it in the formats of the task: "
-        ".beats, .lab, MIDI, WAV. Each result is written as soon as it is computed. You can stop the "
-        "command at any time: the same command resumes.",
+        ".beats, .lab, MIDI, WAV. Each result is written as soon as it is computed. If --output is a folder, "
+        "it writes a table of any number of tracks there. You can stop the command at any time: the same "
+        "command resumes.",
     )
-    predict.add_argument("model", help=MODEL_HELP)
-    predict.add_argument("files", nargs="+", type=Path, help="music files of any length")
+    predict.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; several for a table")
+    predict.add_argument("files", nargs="+", metavar="SOURCE", help=SOURCE_HELP)
     predict.add_argument(
         "--timeline",
         action="store_true",
@@ -40,7 +46,8 @@ def add_commands(commands: Commands) -> None:
     predict.add_argument(
         "--format",
         help="text (the default, unless the name of --output ends in .csv, .json or .jsonl), json or csv are "
-        "printed; some tasks have other formats, such as beats, lab, midi or wav, which are written to files",
+        "printed; some tasks have other formats, such as beats, lab, midi or wav, which are written to "
+        "files; for a table parquet (the default), jsonl or csv",
     )
     predict.add_argument(
         "--top",
@@ -49,16 +56,21 @@ def add_commands(commands: Commands) -> None:
         help="number of labels to show in text (default: %(default)s)",
     )
     predict.add_argument(
+        "--decide",
+        action="store_true",
+        help="output the labels of each track in place of scores: tags above their threshold, or the class "
+        "of highest probability",
+    )
+    predict.add_argument(
         "--output",
-        type=Path,
-        help="new file for the printed output; for formats that are written to files, their folder",
+        help="new file for the printed output; for formats that are written to files, their folder; or the "
+        "folder of a table: a path that ends in / or has no suffix, unless --format is of another kind",
     )
     predict.add_argument(
         "--on-bad-file",
         choices=["stop", "skip"],
-        default="stop",
         help="policy for files that cannot be read: stop at the first, or continue without them and list "
-        "them at the end (default: %(default)s)",
+        "them at the end (default: stop); a table always has a row with the error",
     )
     predict.add_argument(
         "--runtime",
@@ -67,65 +79,189 @@ def add_commands(commands: Commands) -> None:
         help="library that runs the model; onnx takes a file of `m2v export onnx` in place of the folder, "
         "and needs the extra onnx (default: %(default)s)",
     )
+    add_table_options(predict)
     predict.set_defaults(command=_predict)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    output: Path | None = arguments.output
+    models, sources = split_models(arguments)
+    if is_table(arguments):
+        _write_table(arguments, models, sources)
+        return
+    _refuse_for_text(arguments, models)
+    output = None if arguments.output is None else Path(arguments.output)
+    on_bad_file: Literal["stop", "skip"] = arguments.on_bad_file or "stop"
+    files = _expand(arguments, sources)
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(
             f"There is no folder {output.parent} for --output. Create it first.",
             code="output-no-parent",
         )
-    if arguments.on_bad_file == "stop":
-        _check_files(arguments.files)
-    import torch
-
+    if on_bad_file == "stop":
+        _check_files(files)
     from m2v_finetune.data.manifest import problem_list
-    from m2v_finetune.model import TaskModel
     from m2v_finetune.prediction import Rendering, predict_files
     from m2v_finetune.training.signals import stop_on_signals
-    from m2v_finetune.variation import explain_constant_outputs, outputs_hardly_vary
 
-    if arguments.runtime == "onnx":
-        from m2v_finetune.exporting import OnnxModel
-
-        model: TaskModel = OnnxModel(arguments.model)
-    else:
-        model = TaskModel.from_pretrained(arguments.model)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = _load(arguments.model, arguments.runtime)
     rendering = Rendering(
-        format=_format(arguments, model), timeline=arguments.timeline, top=arguments.top
+        format=_format(arguments, model),
+        timeline=arguments.timeline,
+        top=arguments.top,
+        decide=arguments.decide,
     )
+    if arguments.decide:
+        _require_decisions(arguments, model)
     if rendering.format in DATA_FORMATS:
         print_utf8()
     with stop_on_signals(lambda: ""):
         done = predict_files(
             model,
-            arguments.files,
+            files,
             rendering=rendering,
             output=output,
-            on_bad_file=arguments.on_bad_file,
+            on_bad_file=on_bad_file,
         )
     if done.num_resumed:
-        warn(f"{done.num_resumed} of {len(arguments.files)} files were already done.")
+        warn(f"{done.num_resumed} of {len(files)} files were already done.")
     if done.failed:
         warn(
             problem_list(
-                f"Of {len(arguments.files)} files, these cannot be read and have no result",
+                f"Of {len(files)} files, these cannot be read and have no result",
                 done.failed,
                 "Repair them, and predict them with another command.",
                 limit=None,
             )
         )
-    if outputs_hardly_vary(done.variation, num_tracks=done.num_computed):
+    _warn_of_constant_outputs(model, done.variation, num_tracks=done.num_computed)
+
+
+def split_models(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Return the models and the sources of a command line: the first word, and those like models after it.
+
+    A folder with the config.json of a model is a model, and so is a Hub id that is no path. The last word is
+    always a source.
+    """
+    from m2v_finetune.data.folders import is_audio
+    from m2v_finetune.hub import is_repo_id
+
+    models, sources = [arguments.model], list(arguments.files)
+    while len(sources) > 1:
+        path = Path(sources[0])
+        is_model = (path / "config.json").is_file() or (
+            not os.path.lexists(path) and not is_audio(path) and is_repo_id(sources[0])
+        )
+        if not is_model:
+            break
+        models.append(sources.pop(0))
+    return models, sources
+
+
+def is_table(arguments: argparse.Namespace) -> bool:
+    """Return whether a command writes a table: to a folder, in a format of tables."""
+    if arguments.output is None:
+        return False
+    if arguments.format is not None and arguments.format not in TABLE_FORMATS:
+        return False
+    path = Path(arguments.output)
+    is_folder = arguments.output.endswith(os.sep) or path.is_dir()
+    return is_folder or path.suffix == ""
+
+
+def _write_table(
+    arguments: argparse.Namespace, sources_of_models: Sequence[str], sources: Sequence[str]
+) -> None:
+    """Write the predictions of models as a table."""
+    other = [name for name in ("timeline", "on_bad_file") if getattr(arguments, name)]
+    if arguments.runtime == "onnx" and len(sources_of_models) > 1:
+        other.append("runtime")
+    if other:
+        option = f"--{other[0].replace('_', '-')}"
+        raise UserError(
+            f"{option} is not for tables of {len(sources_of_models)} models, as in --output "
+            f"{arguments.output}. Leave it out; or name a file with a suffix, such as predictions.csv.",
+            code="catalogue-option",
+        )
+    found = read_sources(arguments, sources)
+    from m2v_finetune.catalogue import NamedModel, Predictions, model_name
+
+    predictions = Predictions(
+        [
+            NamedModel(name=model_name(one), source=one, model=_load(one, arguments.runtime))
+            for one in sources_of_models
+        ]
+    )
+    write_table(arguments, predictions, found, format=arguments.format or "parquet")
+    for one in predictions.models:
+        _warn_of_constant_outputs(one.model, one.variation, num_tracks=one.num_tracks)
+
+
+def _refuse_for_text(arguments: argparse.Namespace, models: Sequence[str]) -> None:
+    """Raise `UserError` for options and models that only tables have."""
+    used = [name for name in TABLE_OPTIONS if getattr(arguments, name)]
+    if len(models) > 1 or used or arguments.fail_on_error:
+        what = f"Several models ({', '.join(models)})" if len(models) > 1 else "An option of tables"
+        raise UserError(
+            f"{what} need a table: name its folder by --output, with / at its end or without a suffix.",
+            code="catalogue-not-a-table",
+        )
+
+
+def _expand(arguments: argparse.Namespace, sources: Sequence[str]) -> list[Path]:
+    """Return the files of sources; files alone are kept as they are named, in their order."""
+    from m2v_finetune.catalogue.sources import is_list
+
+    if not any(map(is_list, sources)):
+        return list(map(Path, sources))
+    return [Path(item.path) for item in read_sources(arguments, sources).items]
+
+
+def _load(source: str, runtime: str) -> "TaskModel":
+    """Return a model on its device."""
+    import torch
+
+    from m2v_finetune.model import TaskModel
+
+    if runtime == "onnx":
+        from m2v_finetune.exporting import OnnxModel
+
+        return OnnxModel(source)
+    model = TaskModel.from_pretrained(source)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _warn_of_constant_outputs(
+    model: "TaskModel", variation: "OutputVariation", *, num_tracks: int
+) -> None:
+    from m2v_finetune.variation import explain_constant_outputs, outputs_hardly_vary
+
+    if outputs_hardly_vary(variation, num_tracks=num_tracks):
         warn(
             explain_constant_outputs(
-                done.variation,
-                num_tracks=done.num_computed,
+                variation,
+                num_tracks=num_tracks,
                 is_probe=model.tuning.method == "probe",
                 is_standardized=model.head_config.standardize,
             )
+        )
+
+
+def _require_decisions(arguments: argparse.Namespace, model: "TaskModel") -> None:
+    """Raise `UserError` where ``--decide`` cannot be."""
+    from m2v_finetune.tasks.clips import ClipTask
+
+    if arguments.timeline:
+        raise UserError(
+            "--decide gives the labels of a track, not of its windows. Remove --timeline.",
+            code="settings-conflict",
+        )
+    task = model.task
+    if not isinstance(task, ClipTask) or task.decide(dict.fromkeys(task.labels, 0.0)) is None:
+        raise UserError(
+            f"--decide needs labels with thresholds, and this model of the task {task.name} has none. "
+            "A tagger gets them in training: train it again, or resume its finished run with "
+            "--run.resume auto.",
+            code="model-without-thresholds",
         )
 
 
@@ -154,7 +290,7 @@ def _check_files(files: Sequence[Path]) -> None:
 def _format(arguments: argparse.Namespace, model: "TaskModel") -> str:
     """Return the requested format, by its name or by the suffix of the output."""
     formats = model.task.formats
-    suffix = "" if arguments.output is None else arguments.output.suffix.lower()
+    suffix = "" if arguments.output is None else Path(arguments.output).suffix.lower()
     kind: str = arguments.format or FORMAT_OF_SUFFIX.get(suffix) or next(iter(formats))
     if kind not in formats:
         raise UserError(

@@ -72,6 +72,15 @@ class DataConfig(TracksConfig):
             of audio; backbone and windows have no effect (docs/benchmarking.md).
         validation_fraction: Share of groups in the validation split, if the run splits the data.
         test_fraction: Share of groups in the test split, if the run splits the data.
+        folds: Number of folds of cross-validation, in place of the splits: each track is evaluated once, by a
+            model that was not trained on it. Folds are runs in folders ``fold-0`` and so on. Use it for fewer
+            than about 500 tracks (docs/few-labels.md).
+        fold: Number of the only fold to run, from 0. Default: all of them, and their results together.
+        final_model: Whether to train a model on all tracks after the folds, but for validation_fraction,
+            which selects its weights. Its card has the results of the folds.
+        num_train_tracks: Number of training tracks in use, drawn at random; more contain fewer. `m2v curve`
+            sets it. Default: all.
+        subset_seed: Seed of that draw.
         window_seconds: Length of a window, the input of the model. Default: 5, or less if more than a tenth
             of the training tracks are shorter, so that few are padded; but at least 1.
         hop_seconds: Distance between windows in evaluation. Default: window_seconds, or half of it for
@@ -90,6 +99,11 @@ class DataConfig(TracksConfig):
     features: str | None = None
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
+    folds: int | None = None
+    fold: int | None = None
+    final_model: bool = False
+    num_train_tracks: int | None = None
+    subset_seed: int = 0
     window_seconds: float | None = None
     hop_seconds: float | None = None
     windows_per_track: int | None = None
@@ -115,6 +129,10 @@ class DataConfig(TracksConfig):
             at_least("data.windows_per_track", self.windows_per_track, 1)
         if self.num_variants is not None:
             at_least("data.num_variants", self.num_variants, 1)
+        if self.num_train_tracks is not None:
+            at_least("data.num_train_tracks", self.num_train_tracks, 1)
+        at_least("data.subset_seed", self.subset_seed, 0)
+        self._check_folds()
         between_0_and_1("data.validation_fraction", self.validation_fraction)
         between_0_and_1("data.test_fraction", self.test_fraction)
         if self.validation_fraction + self.test_fraction >= 1.0:
@@ -122,6 +140,21 @@ class DataConfig(TracksConfig):
                 f"data.validation_fraction {self.validation_fraction} and data.test_fraction "
                 f"{self.test_fraction} leave nothing to train on. Their sum must be below 1.",
                 code="settings-range",
+            )
+
+    def _check_folds(self) -> None:
+        if self.folds is not None:
+            at_least("data.folds", self.folds, 2)
+        if self.fold is not None and not 0 <= self.fold < (self.folds or 0):
+            raise UserError(
+                f"data.fold is {self.fold}, and data.folds is {self.folds}. Folds are numbered from 0 to "
+                "data.folds - 1; set both, or remove data.fold.",
+                code="settings-range",
+            )
+        if self.final_model and (self.folds is None or self.fold is not None):
+            raise UserError(
+                "data.final_model trains a model after all folds: set data.folds, and remove data.fold.",
+                code="settings-conflict",
             )
 
 

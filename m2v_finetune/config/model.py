@@ -85,7 +85,9 @@ class HeadConfig:
         pooling: Pooling of a window's frames into one vector: ``mean``, ``mean_std`` (mean and standard
             deviation), or ``attention`` (a trained weighted mean).
         kind: Network of the head. ``mlp`` has one hidden layer, as the published probes; ``linear`` has
-            none.
+            none. ``logistic`` (classes and tags) and ``ridge`` (numbers) are linear too, but scikit-learn
+            solves them on the features of a frozen backbone, in seconds, with the penalty that is best on
+            validation; optimizer and epochs have no effect. Choose them for few labelled tracks.
         hidden_size: Size of the hidden layer of ``mlp``.
         dropout: Dropout probability before each linear layer.
         standardize: Whether each input feature of the head is standardised to mean 0 and standard
@@ -94,7 +96,7 @@ class HeadConfig:
     """
 
     pooling: Literal["mean", "mean_std", "attention"] = "mean"
-    kind: Literal["mlp", "linear"] = "mlp"
+    kind: Literal["mlp", "linear", "logistic", "ridge"] = "mlp"
     hidden_size: int = 512
     dropout: float = 0.2
     standardize: bool = True
@@ -103,6 +105,11 @@ class HeadConfig:
         """Check ranges."""
         at_least("head.hidden_size", self.hidden_size, 1)
         in_range("head.dropout", self.dropout, 0.0, 1.0)
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether scikit-learn solves the head, in place of training it by steps."""
+        return self.kind in ("logistic", "ridge")
 
 
 @dataclass(frozen=True, kw_only=True)

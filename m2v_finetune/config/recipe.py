@@ -38,12 +38,32 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         """Check that the sections fit together."""
+        if self.head.is_solved:
+            self._check_solved_head()
         if self.data.features is not None:
             self._check_vectors()
         elif self.backbone.spec_augment and self.tuning.method == "probe":
             raise UserError(
                 "backbone.spec_augment masks the input of a trainable backbone, and a probe's backbone is "
                 "frozen. Switch it off, or choose another tuning.method.",
+                code="settings-conflict",
+            )
+
+    def _check_solved_head(self) -> None:
+        """Check that the settings fit a head that is solved on fixed features."""
+        refused = {
+            "tuning.method (to probe)": self.tuning.method != "probe",
+            "backbone.layer_weighting (to softmax, last or a number)": self.backbone.layer_weighting
+            == "conv1d",
+            "head.pooling (to mean or mean_std)": self.head.pooling == "attention",
+            "augmentation.mixup_alpha (to 0)": self.augmentation.mixup_alpha > 0,
+            "data.sampling (to uniform, with task.class_weight balanced)": self.data.sampling
+            != "uniform",
+        }
+        if any(refused.values()):
+            raise UserError(
+                f"head.kind is {self.head.kind}, which scikit-learn solves on fixed features of the training "
+                f"tracks. Set {', '.join(name for name, is_set in refused.items() if is_set)}.",
                 code="settings-conflict",
             )
 

@@ -1,7 +1,8 @@
-"""Precomputed vectors in place of audio: one ``.npy`` file a clip.
+"""Precomputed vectors in place of audio: a table of `m2v embed`, or one ``.npy`` file a clip.
 
-The layout is that of jukemir's archives: a folder with ``<clip>.npy``, float32 of one size. A track has
-the clips that its manifest lists in the column ``clips``; without it, the clip with the name of its id.
+The layout of files is that of jukemir's archives: a folder with ``<clip>.npy``, float32 of one size. A track
+has the clips that its manifest lists in the column ``clips``; without it, the clip with the name of its id.
+In a table, a track has the rows of its id.
 
 Source: Castellon et al. 2021, "Codified audio language modeling learns useful representations for music
 information retrieval"; p-lambda/jukemir (``probe/__init__.py`` for the layout).
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from m2v_finetune.audio.decode import AudioInfo
 from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.data.checking import CheckedTrack, stop_or_skip, usable_by_split
+from m2v_finetune.data.feature_tables import is_table, read_table
 from m2v_finetune.data.leaks import leaking_tracks
 from m2v_finetune.data.loader import Augment, Window
 from m2v_finetune.data.manifest import Track, as_labels
@@ -48,7 +50,7 @@ def read_vector_splits(
 
     Args:
         splits: Tracks.
-        folder: Folder with the files of the clips.
+        folder: Folder with the files of the clips, or of a table.
         on_bad_track: ``stop``, or continue without tracks that have a bad file.
 
     Returns:
@@ -60,12 +62,12 @@ def read_vector_splits(
     """
     if not folder.is_dir():
         raise UserError(
-            f"There is no folder {folder} with vectors. Give to --data.features the folder that holds "
-            "one .npy file for each clip.",
+            f"There is no folder {folder} with vectors. Give to --data.features the folder that m2v embed "
+            "wrote, or one that holds one .npy file for each clip.",
             code="vectors-no-folder",
         )
     tracks = [track for members in splits.values() for track in members]
-    read = [(track, *_read_track(track, folder)) for track in tracks]
+    read = _read_rows(tracks, folder) if is_table(folder) else _read_files(tracks, folder)
     sizes = Counter(rows.shape[1] for _, files, _ in read for rows in files.values())
     size = sizes.most_common(1)[0][0] if sizes else 0
     usable, problems = [], []
@@ -106,6 +108,29 @@ def vector_example(
     """Return the vector of a clip, and the targets of its track."""
     assert augment is None, "nothing augments vectors"
     return *read_vector(checked, window), targets(checked.track, IDENTITY)
+
+
+def _read_files(
+    tracks: Sequence[Track], folder: Path
+) -> list[tuple[Track, dict[str, Array], list[str]]]:
+    """Return each track with the vectors of its files, and their problems."""
+    return [(track, *_read_track(track, folder)) for track in tracks]
+
+
+def _read_rows(
+    tracks: Sequence[Track], folder: Path
+) -> list[tuple[Track, dict[str, Array], list[str]]]:
+    """Return each track with its vectors in a table of `m2v embed`, and the problem if it has none."""
+    vectors, errors = read_table(folder, {track.id for track in tracks})
+    read: list[tuple[Track, dict[str, Array], list[str]]] = []
+    for track in tracks:
+        location = f"{track.origin}, track {track.id}: {folder}"
+        if track.id in vectors:
+            read.append((track, {location: vectors[track.id]}, []))
+        else:
+            why = errors.get(track.id, "the table has no row with this id")
+            read.append((track, {}, [f"{location}: {why}"]))
+    return read
 
 
 def _read_track(track: Track, folder: Path) -> tuple[dict[str, Array], list[str]]:

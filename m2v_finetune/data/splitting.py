@@ -59,9 +59,7 @@ def _draw(
 ) -> list[Track]:
     from sklearn.model_selection import GroupShuffleSplit
 
-    filled = [name for name in group_columns if any(_has(track, name) for track in tracks)]
-    column = filled[0] if filled else None
-    groups = _groups(tracks, column)
+    column, groups = group_tracks(tracks, group_columns)
     shares = {"validation": validation_fraction}
     if test_fraction is not None:
         rest_share = validation_fraction / (1 - test_fraction)
@@ -91,6 +89,19 @@ def _draw(
         assigned |= {rest[i]: name for i in drawn}
         rest = [rest[i] for i in kept]
     return [replace(t, split=assigned.get(i, "train")) for i, t in enumerate(tracks)]
+
+
+def group_tracks(
+    tracks: Sequence[Track], group_columns: Sequence[str]
+) -> tuple[str | None, list[str]]:
+    """Return the column of the groups, and the group of each track; see `split_tracks`.
+
+    Raises:
+        UserError: A group is neither text nor a number.
+    """
+    filled = [name for name in group_columns if any(_has(track, name) for track in tracks)]
+    column = filled[0] if filled else None
+    return column, _groups(tracks, column)
 
 
 def _has(track: Track, column: str) -> bool:

@@ -1,8 +1,9 @@
 """A `TaskModel` as an ONNX file, from waveforms to logits: `export_onnx`.
 
 The file's metadata have what a program needs beside the network: ``sample_rate``, ``window_samples`` and
-``hop_samples``, ``labels`` as a JSON list, ``activation``, the grid of frames, and in ``m2v_finetune`` the
-settings of the model, as in config.json.
+``hop_samples``, ``labels`` as a JSON list, ``calibration`` of the probabilities of a track, the grid of
+frames, and in ``m2v_finetune`` the settings of the model, as in config.json. The logits are not calibrated:
+calibration is applied to the mean of the windows' probabilities.
 """
 
 import copy
@@ -73,12 +74,14 @@ def file_metadata(model: TaskModel) -> dict[str, str]:
     backbone = model.backbone
     assert isinstance(backbone, Backbone)
     grid = backbone.frame_grid
+    calibration = getattr(model.task, "calibration", None)
     return {
         SECTION: json.dumps(describe_model(model, "all")),
         "sample_rate": str(backbone.sample_rate),
         "window_samples": str(model.window_samples),
         "hop_samples": str(model.hop_samples),
         "labels": json.dumps(list(model.id2label.values()), ensure_ascii=False),
+        "calibration": json.dumps(calibration.to_dict() if calibration else None),
         "frame_stride_samples": str(grid.stride_samples),
         "first_frame_seconds": str(float(grid.first_centre_seconds)),
     }

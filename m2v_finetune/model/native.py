@@ -59,7 +59,7 @@ def require_native(model: "TaskModel", *, is_trained: bool = True) -> None:
         "`m2v export onnx`.",
         "export-pooling": head.pooling != "mean"
         and f"its head pools frames by {head.pooling}. Train with --head.pooling mean.",
-        "export-head": head.kind != "linear"
+        "export-head": head.kind == "mlp"
         and f"its head is an {head.kind}. Train with --head.kind linear.",
         "export-adapter": METHODS[method].adds == "modules"
         and f"tuning.method {method} adds modules that cannot be merged. Train with --tuning.method lora.",
@@ -123,7 +123,7 @@ def _linear_classifier(model: "TaskModel", head: ClipHead) -> LinearClassifier:
         mean, std = standardization.mean.double().cpu(), standardization.std.double().cpu()
     last = head.layers[-1]
     assert isinstance(last, nn.Linear)
-    weight, bias = _in_units(model, last.weight.double().cpu(), last.bias.double().cpu())
+    weight, bias = _activated(model, last.weight.double().cpu(), last.bias.double().cpu())
     return LinearClassifier(
         layer_weights=None if weighting.selected_layer is not None else weights / scale,
         projector=(torch.diag(scale / std), (offset - mean) / std),
@@ -131,8 +131,12 @@ def _linear_classifier(model: "TaskModel", head: ClipHead) -> LinearClassifier:
     )
 
 
-def _in_units(model: "TaskModel", weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the last layer with outputs in the units of the data, for a regression."""
+def _activated(model: "TaskModel", weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the last layer with calibration, or in a regression with outputs in the units of the data."""
+    calibration = getattr(model.task, "calibration", None)
+    if calibration is not None:
+        factors, summands = map(torch.from_numpy, calibration.scales(len(bias)))
+        return weight * factors[:, None], bias * factors + summands
     if problem_type(model) != "regression":
         return weight, bias
     # Its activation is a scale and a shift of each output.

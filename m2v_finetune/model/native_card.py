@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard
 
+from m2v_finetune.calibration import TemperatureScaling
 from m2v_finetune.model.native import FUNCTIONS, problem_type
 
 if TYPE_CHECKING:
@@ -11,6 +12,27 @@ if TYPE_CHECKING:
 
 HEADING = "## With transformers alone"
 MODEL_PLACEHOLDER = "path/to/model"
+MEAN = "scores = {label: sum(one[label] for one in windows) / len(windows) for label in windows[0]}"
+CALIBRATED = """\
+logits = np.array([list(map(own.get, windows[0])) for own in windows])
+
+# The logits of a window are calibrated. For a song, the mean over its windows is calibrated in their place.
+calibration = classify.model.config.m2v_finetune["task"]["calibration"]
+{of_kind}
+scores = dict(zip(windows[0], probabilities.tolist()))"""
+TEMPERATURE = """\
+temperature = calibration["temperature"]
+powers = np.exp(temperature * (logits - logits.max(axis=1, keepdims=True)))
+mean = (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0)
+probabilities = mean ** (1 / temperature) / (mean ** (1 / temperature)).sum()"""
+PLATT = """\
+label2id = classify.model.config.label2id
+slopes, intercepts = (
+    np.array([calibration[name][label2id[label]] for label in windows[0]])
+    for name in ("slopes", "intercepts")
+)
+mean = (1 / (1 + np.exp((intercepts - logits) / slopes))).mean(axis=0)
+probabilities = 1 / (1 + np.exp(-slopes * np.log(mean / (1 - mean)) - intercepts))"""
 
 
 def native_usage(model: "TaskModel", name: str = MODEL_PLACEHOLDER) -> str:
@@ -21,12 +43,17 @@ def native_usage(model: "TaskModel", name: str = MODEL_PLACEHOLDER) -> str:
         name: Folder or repository of the model.
     """
     rate, window, hop = model.backbone.sample_rate, model.window_samples, model.hop_samples
-    function = FUNCTIONS[str(problem_type(model))]
+    calibration = getattr(model.task, "calibration", None)
+    function = FUNCTIONS[str(problem_type(model))] if calibration is None else "none"
+    joined, imports = MEAN, ""
+    if calibration is not None:
+        of_kind = TEMPERATURE if isinstance(calibration, TemperatureScaling) else PLATT
+        joined, imports = CALIBRATED.format(of_kind=of_kind), "import numpy as np\n"
     return f"""\
 {HEADING}
 
 ```python
-from transformers import pipeline
+{imports}from transformers import pipeline
 from transformers.pipelines.audio_classification import ffmpeg_read
 
 classify = pipeline(
@@ -39,7 +66,7 @@ with open("song.mp3", "rb") as file:
 starts = [*range(0, len(audio) - {window}, {hop}), max(0, len(audio) - {window})]
 found = [classify(audio[start : start + {window}]) for start in starts]
 windows = [{{one["label"]: one["score"] for one in own}} for own in found]
-scores = {{label: sum(one[label] for one in windows) / len(windows) for label in windows[0]}}
+{joined}
 print(sorted(scores.items(), key=lambda one: -one[1])[:5])
 ```
 

@@ -1,5 +1,6 @@
 """`TaskNetwork`: backbone, layer weighting and task head, from waveforms or cached features to outputs."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Self
 
@@ -108,6 +109,14 @@ class TaskNetwork(nn.Module):
         weighted = self._weight_cached(inputs) if is_cached else self._weight_states(inputs)
         return self.head(weighted, *others)  # type: ignore[no-any-return]
 
+    def forward_states(self, hidden_states: Iterable[Tensor]) -> Tensor:
+        """Return the logits of windows whose hidden states are known, as `forward` does for waveforms.
+
+        Args:
+            hidden_states: Hidden states from 0 on, (batch, frames, hidden_size) each.
+        """
+        return self.head(self.layer_weighting(self.head.pre_pool(hidden_states)))  # type: ignore[no-any-return]
+
     def _weight_cached(self, features: Tensor) -> Tensor:
         """Return the weighted hidden states, (batch, frames, hidden_size), of cached features."""
         return self.layer_weighting(states_from_features(self, features.float()))  # type: ignore[no-any-return]
@@ -160,8 +169,9 @@ class TaskNetwork(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Return the trainable parameters and the measured buffers of the head, by name."""
+        """Return the trainable parameters, layer weights and measured buffers of the head, by name."""
         names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        names |= {f"layer_weighting.{name}" for name in self.layer_weighting.state_dict()}
         names |= {f"head.{name}" for name, _ in self.head.named_buffers()}
         return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 

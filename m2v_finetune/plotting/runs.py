@@ -48,7 +48,7 @@ def plot_layer_weights(
 def plot_training(
     metrics_jsonl: Path, path: Path, *, metric_names: Mapping[str, str] | None = None
 ) -> None:
-    """Draw the training loss and the validation metrics over the steps of a run.
+    """Draw the training loss and the validation metrics over the steps of a run, or over its penalties.
 
     Args:
         metrics_jsonl: File ``metrics.jsonl`` of the run.
@@ -57,7 +57,8 @@ def plot_training(
     """
     with metrics_jsonl.open(encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
-    save(training_figure(lines, metric_names=metric_names or {}), path)
+    draw = penalty_figure if "penalty" in lines[0] else training_figure
+    save(draw(lines, metric_names=metric_names or {}), path)
 
 
 def layer_weights_figure(weights: Sequence[float], *, backbone: str, kind: str | int) -> Figure:
@@ -170,3 +171,32 @@ def _draw_losses(
         label="mean of the epoch",
     )
     axes.legend(loc="upper right", frameon=False, fontsize=10)
+
+
+def penalty_figure(
+    lines: Sequence[Mapping[str, Any]], *, metric_names: Mapping[str, str]
+) -> Figure:
+    """Return the figure of a run whose head was solved: validation over the penalties.
+
+    Args:
+        lines: Lines of metrics.jsonl, each with ``penalty`` and ``validation``.
+        metric_names: Human-readable names of the validation metrics.
+    """
+    figure = new_figure(height_inches=3.6)
+    axes = figure.add_subplot()
+    style_axes(axes, grid="y")
+    penalties = [line["penalty"] for line in lines]
+    for key, (color, marker) in zip(lines[0]["validation"], SERIES, strict=False):
+        found = [line["validation"][key] for line in lines]
+        values = [math.nan if value is None else value for value in found]
+        name = shortened(metric_names.get(key, key))
+        axes.plot(penalties, values, marker=marker, markersize=4.5, color=color, label=name)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set_xlabel("L2 penalty")
+    axes.set_ylabel("Validation")
+    legend = axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=2, frameon=False, fontsize=10
+    )
+    without_math(legend)
+    return figure

@@ -20,6 +20,7 @@ from m2v_finetune.prediction.record import (
     write_all,
 )
 from m2v_finetune.tasks import Prediction
+from m2v_finetune.tasks.clips import ClipPrediction
 
 FOLDER_RECORD = f"predictions{RECORD_SUFFIX}"
 
@@ -32,14 +33,19 @@ class Rendering:
         format: One of the formats of the model's task.
         timeline: True to write each window or frame too.
         top: Number of labels to write, if labels are ranked.
+        decide: True to write the decided labels in place of scores.
     """
 
     format: str
     timeline: bool = False
     top: int = 10
+    decide: bool = False
 
     def render(self, prediction: Prediction, path: Path, *, is_first: bool) -> str:
         """Return the text of a prediction, with a header if it is the first and the format has one."""
+        if self.decide:
+            assert isinstance(prediction, ClipPrediction)
+            return prediction.render_decided(self.format, path=path, is_first=is_first)
         return prediction.render(
             self.format, path=path, top=self.top, timeline=self.timeline, is_first=is_first
         )

@@ -32,6 +32,7 @@ from m2v_finetune.publishing.text import (
     shown_number,
 )
 from m2v_finetune.tasks import find_task
+from m2v_finetune.training.calibrating import describe_calibration
 from m2v_finetune.training.results import listed
 from m2v_finetune.training.run_folder import RunFolder, read_resumes
 
@@ -39,6 +40,7 @@ CONFIDENCE_LEVEL = 0.95
 UNKNOWN_LICENCE = "unknown"  # the Hub's identifier for it
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 LAYER_PICTURE, TRAINING_PICTURE = "layer_weights.png", "training.png"
+RELIABILITY_PICTURE = "reliability.png"
 # The papers of the published checkpoints, by `Checkpoint.citation`. Source: arXiv.
 BACKBONE_CITATIONS = {
     "arXiv:2212.02508": """\
@@ -160,8 +162,10 @@ def _metric_facts(results: Mapping[str, Any]) -> dict[str, Any]:
     validation = results["validation"]
     return {
         "split": results["split"],
+        **fold_facts(results),
         "num_tracks": counted(results["num_tracks"], "track"),
         "about_metrics": results["about_metrics"],
+        "calibration": escaped(describe_calibration(results)),
         "outputs_hardly_vary": results.get("outputs_hardly_vary"),
         "metric_rows": [
             [
@@ -173,6 +177,20 @@ def _metric_facts(results: Mapping[str, Any]) -> dict[str, Any]:
                 shown_number(validation.get(key)),
             ]
             for key, metric in results["metrics"].items()
+        ],
+    }
+
+
+def fold_facts(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return number of folds, and mean and spread of each metric in words; nothing without folds."""
+    spreads: Mapping[str, Any] = results.get("folds") or {}
+    return {
+        "num_folds": max((len(one["values"]) for one in spreads.values()), default=0),
+        "folds": [
+            f"{results['metric_names'][key]} {shown_number(one['mean'])} in the mean, standard deviation "
+            f"{shown_number(one['std'])}"
+            for key, one in spreads.items()
+            if one["mean"] is not None
         ],
     }
 
@@ -198,6 +216,7 @@ def _layer_facts(results: Mapping[str, Any]) -> dict[str, Any]:
     largest = max(range(len(weights)), key=lambda i: abs(weights[i]), default=0)
     return {
         "layer_weighting": results["training"]["layer_weighting"],
+        "is_solved": results["training"].get("solved_by") is not None,
         "num_states": len(weights),
         "largest_state": largest,
         "largest_weight": f"{weights[largest]:.3f}" if weights else "",

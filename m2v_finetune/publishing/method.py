@@ -39,12 +39,21 @@ def method_rows(
         ["Clips" if is_of_vectors(results) else "Windows", _windows(results)],
         ["Augmentation", _augmentation(training, config)],
         *([["Loss and sampling", ", ".join(imbalance)]] if imbalance else []),
-        ["Peak learning rates", _learning_rates(training)],
-        ["Optimizer", _optimizer(training)],
-        ["Batch", _batch(results)],
+        *(
+            [["Solver", _solver(results)]]
+            if training.get("solved_by")
+            else [
+                ["Peak learning rates", _learning_rates(training)],
+                ["Optimizer", _optimizer(training)],
+                ["Batch", _batch(results)],
+            ]
+        ),
         ["Precision and device", _precision(training)],
-        ["Length", _length(results)],
-        ["Chosen weights", _chosen(results)],
+        *(
+            []
+            if training.get("solved_by")
+            else [["Length", _length(results)], ["Chosen weights", _chosen(results)]]
+        ),
         ["Seed", str(config["run"]["seed"])],
         *([["Resumed", _resumed(resumes)]] if resumes else []),
     ]
@@ -140,6 +149,22 @@ def _length(results: Mapping[str, Any]) -> str:
         + f"; {counted(results['num_steps'], 'step')}"
         + (f", {skipped} of them without effect, as gradients were not finite" if skipped else "")
         + f"; {shown_duration(results['seconds']['training'])}"
+    )
+
+
+def _solver(results: Mapping[str, Any]) -> str:
+    """Return how scikit-learn solved the head."""
+    kind, penalty = results["training"]["solved_by"], results["training"]["penalty"]
+    name = "logistic regression" if kind == "logistic" else "ridge regression"
+    strength = f"C {1 / penalty:g}" if kind == "logistic" else f"alpha {penalty:g}"
+    selection = results["selection_metric"]
+    name_of_metric = results["metric_names"][selection]
+    how = f"the best of {results['num_epochs']} by {name_of_metric} of the validation tracks"
+    if results["validation"].get(selection) is None:
+        how = "the last one, as validation does not define the metric"
+    return (
+        f"{name} of scikit-learn on fixed features, {strength}, {how}; "
+        f"{shown_duration(results['seconds']['training'])}"
     )
 
 

@@ -10,9 +10,11 @@ from m2v_finetune.config import PublishConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import MODEL_PLACEHOLDER, TaskModel, native_usage, upload_model
+from m2v_finetune.plotting.reliability import plot_reliability
 from m2v_finetune.plotting.runs import plot_layer_weights, plot_training
 from m2v_finetune.publishing.card import (
     LAYER_PICTURE,
+    RELIABILITY_PICTURE,
     TRAINING_PICTURE,
     render_card,
     write_card,
@@ -89,7 +91,8 @@ def draw_plots(
 ) -> dict[str, str]:
     """Plot results of a run; return the caption of each plot by file name."""
     captions = {}
-    if len(results["layer_weights"]) > 1:
+    is_trained = not results["training"].get("solved_by")
+    if len(results["layer_weights"]) > 1 and is_trained:
         with harmless(f"The plot {LAYER_PICTURE}"):
             plot_layer_weights(
                 results["layer_weights"],
@@ -103,6 +106,10 @@ def draw_plots(
             folder.metrics, folder.plots / TRAINING_PICTURE, metric_names=results["metric_names"]
         )
         captions[TRAINING_PICTURE] = "Loss and validation"
+    if "calibration" in results:
+        with harmless(f"The plot {RELIABILITY_PICTURE}"):
+            plot_reliability(results["calibration"], folder.plots / RELIABILITY_PICTURE)
+            captions[RELIABILITY_PICTURE] = "Reliability of the probabilities"
     with harmless(f"The plots of {model.task.name}"):
         folder.plots.mkdir(exist_ok=True)
         captions |= model.task.plot(

@@ -12,11 +12,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json, write_atomically
-from m2v_finetune.publishing.card import LAYER_PICTURE, TRAINING_PICTURE
+from m2v_finetune.publishing.card import (
+    LAYER_PICTURE,
+    RELIABILITY_PICTURE,
+    TRAINING_PICTURE,
+    fold_facts,
+)
 from m2v_finetune.publishing.method import is_random, method_rows, tuning_name
 from m2v_finetune.publishing.report_tracks import track_lists
 from m2v_finetune.publishing.text import shown_number
 from m2v_finetune.tasks import Task, find_task
+from m2v_finetune.training.calibrating import describe_calibration
+from m2v_finetune.training.results import POOLED_SPLIT
 from m2v_finetune.training.run_folder import RunFolder, read_resumes
 from m2v_finetune.training.track_results import TrackResult, read_track_results
 
@@ -45,9 +52,12 @@ def write_report(run_dir: Path) -> Path:
         lost=results["lost_tracks"],
         num_tracks_of_splits=results["num_tracks_of_splits"],
         num_tracks=results["num_tracks"],
+        **fold_facts(results),
         about_metrics=results["about_metrics"],
         metrics=_metric_rows(results),
         **_label_table(results),
+        calibration=describe_calibration(results),
+        threshold_rows=_threshold_rows(results),
         pictures=_pictures(folder),
         lists=track_lists(task, tracks, folder.path) if tracks else [],
         method_rows=_method_rows(folder, results),
@@ -65,9 +75,11 @@ def read_finished_run(run_dir: Path) -> tuple[dict[str, Any], Task, list[TrackRe
     """
     folder = RunFolder(run_dir)
     model_config = folder.model / "config.json"
+    if not model_config.is_file():  # a cross-validation
+        model_config = RunFolder(run_dir / "fold-0").model / "config.json"
     try:
         results = parse_json(folder.results.read_bytes())
-        if results["split"] != "test":
+        if results["split"] not in ("test", POOLED_SPLIT):
             raise KeyError("split")
         settings = parse_json(model_config.read_bytes())["task"]
         task = find_task(settings["name"]).from_dict(settings)
@@ -132,6 +144,12 @@ def _label_table(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _threshold_rows(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Return threshold, precision and recall of each label, and the number of tracks above it."""
+    thresholds: Mapping[str, Mapping[str, Any]] = results.get("thresholds") or {}
+    return [(label, [_cell(value) for value in own.values()]) for label, own in thresholds.items()]
+
+
 def _cell(value: float | None) -> tuple[str, float]:
     """Return a number as text, and the number to sort by; one that is undefined sorts lowest."""
     if value is None or math.isnan(value):
@@ -140,7 +158,7 @@ def _cell(value: float | None) -> tuple[str, float]:
 
 
 def _pictures(folder: RunFolder) -> dict[str, Any]:
-    """Return the plots as data addresses: of training, of layers, and of the task by name."""
+    """Return the plots as data addresses: of training, layers and reliability, and of the task by name."""
     found = {path.name: path for path in sorted(folder.plots.glob("*.png"))}
     encoded = {
         name: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
@@ -149,6 +167,7 @@ def _pictures(folder: RunFolder) -> dict[str, Any]:
     return {
         "training": encoded.pop(TRAINING_PICTURE, None),
         "layers": encoded.pop(LAYER_PICTURE, None),
+        "reliability": encoded.pop(RELIABILITY_PICTURE, None),
         "task": {Path(name).stem.replace("_", " "): data for name, data in encoded.items()},
     }
 

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m2v_finetune.audio.label_transform import LabelTransform
+from m2v_finetune.calibration import TemperatureScaling, fit_temperature
 from m2v_finetune.config.ranges import in_range
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
@@ -65,6 +66,7 @@ class Classification(ClipTask):
         label_column: Column of the manifest.
         class_weights: Weight of each class in the loss; empty for 1. Not saved with a model.
         label_smoothing: Share of the target that is spread over all classes.
+        calibration: Calibration of the probabilities; None before it is fitted.
     """
 
     name: ClassVar[str]
@@ -76,6 +78,7 @@ class Classification(ClipTask):
     label_column: str
     class_weights: tuple[float, ...] = ()
     label_smoothing: float = 0.0
+    calibration: TemperatureScaling | None = None
 
     @classmethod
     def from_tracks(
@@ -153,11 +156,20 @@ class Classification(ClipTask):
         column = settings["label_column"]
         if not isinstance(column, str):
             raise ValueError(f"its label_column is {column!r}, not a name")
-        return cls(labels=saved_labels(settings["labels"]), label_column=column)
+        return cls(
+            labels=saved_labels(settings["labels"]),
+            label_column=column,
+            calibration=_saved_calibration(settings.get("calibration")),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that are saved with a model."""
-        return {"name": self.name, "labels": list(self.labels), "label_column": self.label_column}
+        return {
+            "name": self.name,
+            "labels": list(self.labels),
+            "label_column": self.label_column,
+            **({} if self.calibration is None else {"calibration": self.calibration.to_dict()}),
+        }
 
     def check_labels(self, tracks: Sequence[Track]) -> None:
         """Raise `UserError` that lists every track without exactly one of the classes."""
@@ -210,6 +222,15 @@ class Classification(ClipTask):
     def activate(self, outputs: Tensor) -> Tensor:
         """Return probabilities of windows (batch, num_outputs)."""
         return outputs.softmax(dim=-1)
+
+    def calibrate(self, evaluated: Sequence[EvaluatedClip]) -> Self:
+        """Return the task with a temperature, fitted on validation tracks; without if they are few."""
+        targets, scores = stack_evaluated(evaluated)
+        return replace(self, calibration=fit_temperature(scores, targets.astype(int)))
+
+    def decide(self, scores: Mapping[str, float]) -> list[str]:
+        """Return the class of highest probability."""
+        return [max(scores, key=lambda label: scores[label])]
 
     def compute_metrics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, float]:
         """Return the metrics of `metric_names` without intervals; nan where one does not exist."""
@@ -275,6 +296,16 @@ class Classification(ClipTask):
             title=f"Confusion of {self.name}",
         )
         return {"confusion.png": "Confusion matrix of the test tracks"}
+
+
+def _saved_calibration(content: Any) -> TemperatureScaling | None:
+    """Return the calibration of a saved model; raise ValueError if it is not valid."""
+    if content is None:
+        return None
+    temperature = content["temperature"]
+    if not isinstance(temperature, float) or not 0 < temperature < math.inf:
+        raise ValueError(f"the temperature of its calibration is {temperature!r}")
+    return TemperatureScaling(temperature=temperature)
 
 
 def as_label(track: Track, column: str) -> str | None:

@@ -5,9 +5,9 @@ import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.decode import read_audio
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
+from m2v_finetune.calibration import Calibration
 from m2v_finetune.config import HeadConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window
@@ -59,11 +60,14 @@ class ClipPrediction:
         scores: Score of each label: a probability, or in a regression a number in the unit of the data.
         timeline: Scores of each window, in order.
         is_ranking: Whether text shows the best labels first; else it shows all labels.
+        decided: Labels of the track: those above their threshold, or the one of highest probability; None
+            where nothing is decided.
     """
 
     scores: dict[str, float]
     timeline: list[WindowPrediction]
     is_ranking: bool = True
+    decided: list[str] | None = None
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """Return the labels of highest score, best first."""
@@ -88,6 +92,25 @@ class ClipPrediction:
             )
             lines.append(f"  {window.start_seconds:8.2f} - {window.end_seconds:8.2f} s  {shown}")
         return "\n".join(lines) + "\n"
+
+    def render_decided(self, kind: str, *, path: Path, is_first: bool) -> str:
+        """Return the decided labels as human-readable text, a line of JSON, or a line of CSV.
+
+        Raises:
+            ValueError: Nothing is decided.
+        """
+        if self.decided is None:
+            raise ValueError("the model has no thresholds")
+        if kind == "json":
+            return (
+                json.dumps({"path": str(path), "labels": self.decided}, ensure_ascii=False) + "\n"
+            )
+        if kind == "text":
+            return f"{path}: {', '.join(self.decided) or 'none'}\n"
+        text = io.StringIO()
+        rows = [["path", "labels"], [str(path), ";".join(self.decided)]]
+        csv.writer(text).writerows(rows if is_first else rows[1:])
+        return text.getvalue()
 
     def write(self, kind: str, destination: Path) -> None:
         """Raise ValueError: all formats are printed."""
@@ -167,6 +190,7 @@ class ClipTask(ABC):
         problem_type: Meaning of the logits, as transformers names it: ``activate`` is their softmax, their
             sigmoid, or in a regression a scale and shift of each. None for any other, which transformers
             cannot express.
+        calibration: Calibration of the probabilities, fitted after training; None where there is none.
     """
 
     pipeline_tag: ClassVar[str] = "audio-classification"
@@ -176,6 +200,7 @@ class ClipTask(ABC):
     formats: ClassVar[Mapping[str, str | None]] = {"text": None, "json": None, "csv": None}
     usage_example: ClassVar[str] = ".top(5)"
     problem_type: ClassVar[ProblemType | None] = None
+    calibration: Calibration | None = None
 
     labels: tuple[str, ...]
 
@@ -245,8 +270,10 @@ class ClipTask(ABC):
         return (read_window(checked, window),)
 
     def predict(self, checked: CheckedTrack, windows: WindowScores) -> ClipPrediction:
-        """Return the mean over windows of the scores of each label, and those of each window."""
-        spans, rows = zip(*windows, strict=True)
+        """Return the mean over windows of the scores of each label, and those of each window, calibrated."""
+        spans, outputs = zip(*windows, strict=True)
+        stacked = np.stack(outputs)
+        mean, rows = self._calibrated(stacked.mean(axis=0)), self._calibrated(stacked)
         end_of_track = checked.audio.duration_seconds
         timeline = [
             WindowPrediction(
@@ -256,9 +283,27 @@ class ClipTask(ABC):
             )
             for span, row in zip(spans, rows, strict=True)
         ]
-        mean = np.stack(rows).mean(axis=0)
         scores = dict(zip(self.labels, mean.tolist(), strict=True))
-        return ClipPrediction(scores=scores, timeline=timeline)
+        return ClipPrediction(scores=scores, timeline=timeline, decided=self.decide(scores))
+
+    def _calibrated(self, scores: Array) -> Array:
+        return scores if self.calibration is None else self.calibration.apply(scores)
+
+    def decide(self, scores: Mapping[str, float]) -> list[str] | None:
+        """Return the labels of a track from its calibrated scores; None where nothing is decided."""
+        return None
+
+    def calibrate(self, evaluated: Sequence[EvaluatedClip]) -> Self:
+        """Return the task with calibration and thresholds, fitted on validation tracks.
+
+        Args:
+            evaluated: The tracks, evaluated without calibration.
+        """
+        return self
+
+    def calibrated(self, evaluated: EvaluatedClip) -> EvaluatedClip:
+        """Return a track that was evaluated without calibration, with calibrated scores."""
+        return replace(evaluated, scores=self._calibrated(evaluated.scores))
 
     def evaluate_track(self, checked: CheckedTrack, prediction: ClipPrediction) -> EvaluatedClip:
         """Return the targets of a track with its scores."""

@@ -201,6 +201,12 @@ class FrameTask(ABC):
                 f"head.pooling is '{config.pooling}', but this task pools no frames. Remove it.",
                 code="head-unsupported-setting",
             )
+        if config.is_solved:
+            raise UserError(
+                f"head.kind is '{config.kind}', which is for tasks with one prediction a track. Set it to "
+                "linear or mlp.",
+                code="head-unsupported-setting",
+            )
         return FrameHead(
             input_size=hidden_size,
             num_outputs=self.num_outputs,

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.label_transform import LabelTransform
+from m2v_finetune.calibration import PlattScaling, fit_platt, fit_thresholds
 from m2v_finetune.config.ranges import positive
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, as_labels, problem_list, require_column
@@ -57,6 +58,9 @@ class TaggingConfig:
             ``balanced`` where rare labels matter; probabilities of rare labels are then too high.
         focal_gamma: Exponent of the focal loss, 0 (none) or at least 1: right and confident predictions count
             less. 2 is usual; try it where most labels are easy.
+        threshold_precision: Least precision of a label's threshold on the validation tracks, above 0 to 1,
+            for `m2v predict --decide`. Default: the threshold of highest F1. Try 0.9 where a wrong label
+            costs more than a missing one.
     """
 
     label_column: str = "tags"
@@ -64,9 +68,15 @@ class TaggingConfig:
     ignore_unknown_labels: bool = False
     pos_weight: Literal["none", "balanced"] | float = "none"
     focal_gamma: float = 0.0
+    threshold_precision: float | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        if self.threshold_precision is not None and not 0.0 < self.threshold_precision <= 1.0:
+            raise UserError(
+                f"task.threshold_precision is {self.threshold_precision}; it must be above 0 and at most 1.",
+                code="settings-range",
+            )
         if not isinstance(self.pos_weight, str):
             positive("task.pos_weight", self.pos_weight)
         if self.focal_gamma != 0 and not 1.0 <= self.focal_gamma < math.inf:
@@ -87,6 +97,11 @@ class Tagging(ClipTask):
         ignores_unknown: Whether other labels of tracks are ignored.
         pos_weights: Weight of positives of each label in the loss; empty for 1. Not saved with a model.
         focal_gamma: Exponent of the focal loss.
+        threshold_precision: Least precision of thresholds; that of highest F1 if None. Not saved with a
+            model.
+        calibration: Calibration of the probabilities; None before it is fitted.
+        thresholds: Calibrated probability of each label from which a track has it, None for never; empty
+            before they are fitted.
     """
 
     name: ClassVar[str] = "tagging"
@@ -103,6 +118,9 @@ class Tagging(ClipTask):
     ignores_unknown: bool = False
     pos_weights: tuple[float, ...] = ()
     focal_gamma: float = 0.0
+    threshold_precision: float | None = None
+    calibration: PlattScaling | None = None
+    thresholds: tuple[float | None, ...] = ()
 
     @classmethod
     def from_tracks(cls, config: TaggingConfig, splits: Mapping[str, Sequence[Track]]) -> "Tagging":
@@ -156,6 +174,7 @@ class Tagging(ClipTask):
             if config.pos_weight == "balanced"
             else _equal_weights(config, labels),
             focal_gamma=config.focal_gamma,
+            threshold_precision=config.threshold_precision,
         )
 
     def warn_of_one_class(self, splits: Mapping[str, Sequence[Track]]) -> None:
@@ -193,13 +212,23 @@ class Tagging(ClipTask):
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Tagging":
         """Rebuild the task from the result of `to_dict`; raise ValueError if it is not valid."""
+        labels = saved_labels(settings["labels"])
         return cls(
-            labels=saved_labels(settings["labels"]), label_column=str(settings["label_column"])
+            labels=labels,
+            label_column=str(settings["label_column"]),
+            calibration=_saved_calibration(settings.get("calibration"), len(labels)),
+            thresholds=_saved_thresholds(settings.get("thresholds"), len(labels)),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that are saved with a model."""
-        return {"name": self.name, "labels": list(self.labels), "label_column": self.label_column}
+        return {
+            "name": self.name,
+            "labels": list(self.labels),
+            "label_column": self.label_column,
+            **({} if self.calibration is None else {"calibration": self.calibration.to_dict()}),
+            **({"thresholds": list(self.thresholds)} if self.thresholds else {}),
+        }
 
     def check_labels(self, tracks: Sequence[Track]) -> None:
         """Raise `UserError` where no track has labels, or one has a label that is not among these."""
@@ -247,6 +276,28 @@ class Tagging(ClipTask):
     def activate(self, outputs: Tensor) -> Tensor:
         """Return probabilities of windows (batch, num_outputs)."""
         return outputs.sigmoid()
+
+    def calibrate(self, evaluated: Sequence[EvaluatedClip]) -> "Tagging":
+        """Return the task with calibration and thresholds of each label, fitted on validation tracks."""
+        targets, scores = stack_evaluated(evaluated)
+        platt, left_out = fit_platt(scores, targets)
+        calibrated = platt.apply(scores)
+        return replace(
+            self,
+            calibration=None if len(left_out) == len(self.labels) else platt,
+            thresholds=fit_thresholds(
+                calibrated if len(left_out) < len(self.labels) else scores,
+                targets,
+                precision=self.threshold_precision,
+            ),
+        )
+
+    def decide(self, scores: Mapping[str, float]) -> list[str] | None:
+        """Return the labels whose probability is at least their threshold; None without thresholds."""
+        if not self.thresholds:
+            return None
+        limits = zip(self.labels, self.thresholds, strict=True)
+        return [label for label, limit in limits if limit is not None and scores[label] >= limit]
 
     def compute_metrics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, float]:
         """Return the metrics of `metric_names` without intervals; nan where one is undefined."""
@@ -300,6 +351,27 @@ class Tagging(ClipTask):
             plot_per_label(results["per_label"], folder / file_name, metric=metric, name=name)
             captions[file_name] = f"{name} of each label"
         return captions
+
+
+def _saved_calibration(content: Any, num_labels: int) -> PlattScaling | None:
+    """Return the calibration of a saved model; raise ValueError if it is not valid."""
+    if content is None:
+        return None
+    slopes, intercepts = (tuple(map(float, content[key])) for key in ("slopes", "intercepts"))
+    is_finite = all(map(math.isfinite, slopes + intercepts))
+    if not len(slopes) == len(intercepts) == num_labels or not is_finite or min(slopes) <= 0:
+        raise ValueError("its calibration is not that of its labels")
+    return PlattScaling(slopes=slopes, intercepts=intercepts)
+
+
+def _saved_thresholds(content: Any, num_labels: int) -> tuple[float | None, ...]:
+    """Return the thresholds of a saved model; raise ValueError if they are not valid."""
+    if content is None:
+        return ()
+    thresholds = tuple(None if limit is None else float(limit) for limit in content)
+    if len(thresholds) != num_labels or any(not 0 <= (t or 0) <= 1 for t in thresholds):
+        raise ValueError("its thresholds are not those of its labels")
+    return thresholds
 
 
 def _equal_weights(config: TaggingConfig, labels: Sequence[str]) -> tuple[float, ...]:

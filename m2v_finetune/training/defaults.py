@@ -25,7 +25,11 @@ NUM_VARIANTS = (4, 16)
 
 
 def complete_settings(
-    config: RecipeConfig, tracks: Sequence[CheckedTrack], *, num_processes: int
+    config: RecipeConfig,
+    tracks: Sequence[CheckedTrack],
+    *,
+    num_processes: int,
+    shared: Sequence[CheckedTrack] = (),
 ) -> RecipeConfig:
     """Return the settings with defaults for training windows and trainable parameters.
 
@@ -33,13 +37,14 @@ def complete_settings(
         config: All settings.
         tracks: Training tracks, at least one.
         num_processes: Number of training processes.
+        shared: Result of `run_tracks.shared_tracks`; they decide the window in place of ``tracks``.
 
     Raises:
         UserError: ``data.hop_seconds`` is longer than the default window.
     """
     data, training = config.data, config.training
     if data.window_seconds is None and data.features is None:
-        data = replace(data, window_seconds=choose_window_seconds(tracks))
+        data = replace(data, window_seconds=choose_window_seconds(shared or tracks))
     if data.windows_per_track is None:
         total_batch = (
             training.per_device_batch_size * training.gradient_accumulation_steps * num_processes

@@ -23,9 +23,10 @@ from m2v_finetune.variation import OutputVariation
 
 NUM_ORDERS = 5
 """Number of permutations of the predictions over tracks, to estimate the level of chance."""
-TOO_LITTLE_MEMORY = (
+TOO_LITTLE_MEMORY = UserError(
     "Evaluation ran out of memory with a batch of a single window. Set shorter windows "
-    "(data.window_seconds) or fewer layers (backbone.num_layers)."
+    "(data.window_seconds) or fewer layers (backbone.num_layers).",
+    code="evaluation-out-of-memory",
 )
 
 

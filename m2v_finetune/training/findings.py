@@ -35,6 +35,7 @@ class RunFacts:
         head: Settings of the head.
         tuning: Settings of the tuning.
         learning_rates: Peak learning rates.
+        is_solved: Whether scikit-learn solved the head, without steps.
     """
 
     losses: Sequence[float]
@@ -48,6 +49,7 @@ class RunFacts:
     head: HeadConfig
     tuning: TuningConfig
     learning_rates: Rates
+    is_solved: bool = False
 
 
 def logged_losses(metrics: Path) -> list[float]:
@@ -127,7 +129,12 @@ def _advice(facts: RunFacts, has_stopped_too_early: bool) -> str:
     if has_stopped_too_early:
         advice.append("remove training.early_stopping_patience, or raise it")
     rate = f"raise optimizer.learning_rate to {3 * facts.learning_rates.head:g}"
-    if facts.tuning.method == "probe":
+    if facts.is_solved:
+        advice += [
+            "add training tracks (`m2v curve` estimates their effect)",
+            "set tuning.method to lora and head.kind to mlp, which trains the backbone too",
+        ]
+    elif facts.tuning.method == "probe":
         if not facts.head.standardize:
             advice.append("set head.standardize to true")
         advice += [rate, "set tuning.method to lora, which trains the backbone too"]

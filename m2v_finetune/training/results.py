@@ -20,6 +20,11 @@ from m2v_finetune.files import json_number, write_atomically, write_json
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
+from m2v_finetune.training.calibrating import (
+    calibration_results,
+    describe_calibration,
+    fit_calibration,
+)
 from m2v_finetune.training.evaluation import chance_orders, evaluate_tracks
 from m2v_finetune.training.facts import training_facts
 from m2v_finetune.training.faults import BadTrackPolicy, DataError
@@ -28,7 +33,11 @@ from m2v_finetune.training.optimization import peak_rates
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run_progress import FitResult
 from m2v_finetune.training.sizes import count_parameters
-from m2v_finetune.training.track_results import write_track_results
+from m2v_finetune.training.track_results import (
+    TrackResult,
+    save_track_results,
+    write_track_results,
+)
 from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.variation import (
     OutputVariation,
@@ -37,6 +46,9 @@ from m2v_finetune.variation import (
 )
 
 logger = logging.getLogger(__name__)
+
+POOLED_SPLIT = "cross-validation"
+"""Name in results.json, in place of ``test``, for the tracks of all folds together."""
 
 
 def evaluate_test(
@@ -49,6 +61,9 @@ def evaluate_test(
     inputs: Inputs | None = None,
 ) -> tuple[dict[str, Any], list[Any], list[CheckedTrack]]:
     """Evaluate the test split with the best weights; write results.json and the results of tracks.
+
+    The model's task is calibrated on the validation tracks then. Metrics are those of the scores without
+    calibration, which have the same order.
 
     Args:
         trainer: Trainer after `Trainer.fit`.
@@ -69,6 +84,7 @@ def evaluate_test(
     variation = OutputVariation()
     try:
         with progress_bar(trainer.accelerator) as bar:
+            calibrated_task, validation = fit_calibration(trainer, bar)
             evaluations = evaluate_tracks(
                 model,
                 test,
@@ -90,10 +106,9 @@ def evaluate_test(
             f"{fault}\nTraining is done, and saved. Resume with:\n  {folder.resume_command()}",
             code="data-unreadable",
         ) from fault
-    evaluated = evaluations.own
+    uncalibrated = evaluations.own
     lost = trainer.run.bad_tracks.found.get("test", {})
     test = [checked for checked in test if checked.track.id not in lost]
-    backbone = model.backbone
     results = {
         "task": model.task.name,
         "split": "test",
@@ -103,8 +118,83 @@ def evaluate_test(
             for split, number in trainer.run.bad_tracks.num_tracks.items()
         },
         **skipped_tracks(trainer.run.bad_tracks),
-        **model.task.summarize(evaluated, seed=seed),
+        **model.task.summarize(uncalibrated, seed=seed),
         **output_variation(model, variation, num_tracks=len(test)),
+        **_run_facts(trainer, fitted, dataset),
+        "seconds": {"training": fitted.seconds, "test": time.monotonic() - start_time},
+        "waiting_share": trainer.steps.timer.run.share,
+    }
+    metric = model.task.selection_metric
+    chance = chance_level(
+        metric, [model.task.compute_metrics(order)[metric] for order in evaluations.shuffled]
+    )
+    results["metrics"][metric]["chance"] = chance
+    results["warnings"] = _signs(trainer, fitted, results["metrics"][metric], chance)
+    model.task, evaluated = calibrated_task, uncalibrated
+    if isinstance(calibrated_task, ClipTask):
+        evaluated = [calibrated_task.calibrated(one) for one in uncalibrated]
+        results |= calibration_results(
+            calibrated_task, validation=validation, before=uncalibrated, after=evaluated
+        )
+    if trainer.accelerator.is_main_process:
+        write_json(folder.results, results)
+        write_predictions(
+            folder.predictions, test, [model.task.prediction_row(one) for one in evaluated]
+        )
+        write_track_results(folder.test_tracks, test, evaluated)
+    _log_results(results)
+    return results, evaluated, test
+
+
+def final_results(
+    trainer: Trainer[TaskModel],
+    fitted: FitResult,
+    *,
+    dataset: DatasetInfo,
+    pooled: Mapping[str, Any],
+    tracks: Sequence[TrackResult],
+) -> dict[str, Any]:
+    """Write the results of a model on all tracks: facts of its training, and metrics of the folds.
+
+    The model's task is calibrated on the validation tracks.
+
+    Args:
+        trainer: Trainer after `Trainer.fit`.
+        fitted: Result of `Trainer.fit`.
+        dataset: Name and licence of the data.
+        pooled: Content of results.json of the cross-validation.
+        tracks: Result of each track in it.
+
+    Returns:
+        Content of results.json.
+    """
+    folder, lost = trainer.run.folder, trainer.run.bad_tracks
+    with progress_bar(trainer.accelerator) as bar:
+        trainer.model.task, _ = fit_calibration(trainer, bar)
+    results = {
+        **pooled,
+        "num_tracks_of_splits": {
+            split: number - len(lost.found.get(split, {}))
+            for split, number in lost.num_tracks.items()
+        },
+        **skipped_tracks(lost),
+        **_run_facts(trainer, fitted, dataset),
+        "seconds": {"training": fitted.seconds, "test": 0.0},
+        "waiting_share": trainer.steps.timer.run.share,
+    }
+    if trainer.accelerator.is_main_process:
+        write_json(folder.results, results)
+        save_track_results(folder.test_tracks, tracks)
+    return results
+
+
+def _run_facts(
+    trainer: Trainer[TaskModel], fitted: FitResult, dataset: DatasetInfo
+) -> dict[str, Any]:
+    """Return the part of results.json about model and training."""
+    model = trainer.model
+    backbone = model.backbone
+    return {
         "metric_names": dict(model.task.metric_names),
         "selection_metric": model.task.selection_metric,
         "hop_seconds": model.hop_seconds,
@@ -126,23 +216,7 @@ def evaluate_test(
             if isinstance(backbone, PrecomputedBackbone)
             else None,
         },
-        "seconds": {"training": fitted.seconds, "test": time.monotonic() - start_time},
-        "waiting_share": trainer.steps.timer.run.share,
     }
-    metric = model.task.selection_metric
-    chance = chance_level(
-        metric, [model.task.compute_metrics(order)[metric] for order in evaluations.shuffled]
-    )
-    results["metrics"][metric]["chance"] = chance
-    results["warnings"] = _signs(trainer, fitted, results["metrics"][metric], chance)
-    if trainer.accelerator.is_main_process:
-        write_json(folder.results, results)
-        write_predictions(
-            folder.predictions, test, [model.task.prediction_row(one) for one in evaluated]
-        )
-        write_track_results(folder.test_tracks, test, evaluated)
-    _log_results(results)
-    return results, evaluated, test
 
 
 def _signs(
@@ -160,12 +234,15 @@ def _signs(
             value=value,
             chance=chance,
             best_step=fitted.best_epoch * trainer.batches.steps_per_epoch,
-            warmup_steps=math.ceil(trainer.optimization.warmup_ratio * trainer.total_steps),
+            warmup_steps=0
+            if fitted.solved_by
+            else math.ceil(trainer.optimization.warmup_ratio * trainer.total_steps),
             num_steps=fitted.num_steps,
-            total_steps=trainer.total_steps,
+            total_steps=0 if fitted.solved_by else trainer.total_steps,
             head=trainer.model.head_config,
             tuning=trainer.model.tuning,
             learning_rates=peak_rates(trainer.model, trainer.optimization),
+            is_solved=fitted.solved_by is not None,
         )
     )
 
@@ -258,6 +335,8 @@ def _log_results(results: Mapping[str, Any]) -> None:
             if entry["value"] is None
             else f"{entry['value']:.4f} (95 % interval {entry['low']:.4f} to {entry['high']:.4f})",
         )
+    if calibration := describe_calibration(results):
+        logger.info("%s", calibration)
     if results.get("labels_left_out"):
         logger.info("Labels left out of the means: %s", listed(results["labels_left_out"]))
     weights = " ".join(f"{weight:.3f}" for weight in results["layer_weights"])

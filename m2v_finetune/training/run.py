@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from accelerate import Accelerator
 
 from m2v_finetune.config import AnyRecipeConfig, RunConfig
+from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.errors import DISK_ERRORS, FULL_ERRORS, UserError, disk_advice
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint_files import checkpoints_in
@@ -26,12 +27,14 @@ class Run:
         folder: Run folder.
         settings: Seed, and number and interval of checkpoints.
         bad_tracks: Policy for tracks that cannot be read, with those found so far.
+        unused: Training tracks that ``data.num_train_tracks`` leaves out.
     """
 
     accelerator: Accelerator
     folder: RunFolder
     settings: RunConfig
     bad_tracks: BadTrackPolicy = field(default_factory=BadTrackPolicy)
+    unused: list[CheckedTrack] = field(default_factory=list)
 
     @classmethod
     @contextmanager

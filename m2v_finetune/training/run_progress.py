@@ -91,6 +91,8 @@ class FitResult:
         num_steps: Optimizer steps.
         num_skipped_steps: Steps among them whose gradients were not finite, so that no weight changed.
         seconds: Duration, including earlier processes of the run until their last checkpoint.
+        solved_by: ``logistic`` or ``ridge`` for a head that was solved; its epochs are penalties.
+        penalty: L2 penalty of such a head.
     """
 
     best_epoch: int
@@ -99,3 +101,5 @@ class FitResult:
     num_steps: int
     num_skipped_steps: int
     seconds: float = field(compare=False)
+    solved_by: str | None = None
+    penalty: float | None = None

@@ -10,6 +10,7 @@ from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.config import DataConfig, OnBadTrack, RecipeConfig, UnlabelledDataConfig
 from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
+from m2v_finetune.data.folds import UNUSED, fold_splits, nested_subset
 from m2v_finetune.data.kept import load_checked, require_same_files, resampled_ids, save_checked
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import DatasetInfo, Track
@@ -34,7 +35,11 @@ logger = logging.getLogger(__name__)
 
 
 def load_splits(
-    data: DataConfig | UnlabelledDataConfig, *, label_column: str | None, seed: int
+    data: DataConfig | UnlabelledDataConfig,
+    *,
+    label_column: str | None,
+    seed: int,
+    is_final: bool = False,
 ) -> tuple[dict[str, list[Track]], DatasetInfo]:
     """Return the tracks of the data source by split, and the facts about the data set.
 
@@ -42,24 +47,68 @@ def load_splits(
         data: Source of the tracks, and the fractions of the splits where the source has none.
         label_column: Column of the labels; None where no labels are needed.
         seed: Seed of the splits.
+        is_final: Whether the run is that of ``data.final_model``, which has no test split.
+
+    Returns:
+        The splits; with ``data.num_train_tracks``, the other training tracks are in `UNUSED`.
 
     Raises:
         UserError: There is no data at the source, or it cannot be read or split.
     """
+    folds = data.folds if isinstance(data, DataConfig) else None
+    if folds is not None and data.fold is None and not is_final:  # type: ignore[union-attr]
+        raise UserError(
+            f"data.folds is {folds}, which `m2v train` runs one after the other. Here is one run: choose it "
+            "by data.fold.",
+            code="folds-need-command",
+        )
     tracks, dataset = load_tracks(
         data.source,
         label_column=label_column,
         allow_outside=data.allow_outside,
         max_failing_fraction=data.max_failing_fraction,
     )
-    splits = split_tracks(
-        tracks,
-        group_columns=data.group_columns,
-        validation_fraction=data.validation_fraction,
-        test_fraction=data.test_fraction if isinstance(data, DataConfig) else None,
-        seed=seed,
-    )
+    if folds is not None:
+        assert isinstance(data, DataConfig)
+        splits = fold_splits(
+            tracks,
+            group_columns=data.group_columns,
+            label_column=label_column,
+            num_folds=folds,
+            fold=data.fold,
+            validation_fraction=data.validation_fraction,
+            seed=seed,
+        )
+    else:
+        splits = split_tracks(
+            tracks,
+            group_columns=data.group_columns,
+            validation_fraction=data.validation_fraction,
+            test_fraction=data.test_fraction if isinstance(data, DataConfig) else None,
+            seed=seed,
+        )
+    if isinstance(data, DataConfig) and data.num_train_tracks is not None:
+        splits["train"], unused = nested_subset(
+            splits["train"],
+            data.num_train_tracks,
+            group_columns=data.group_columns,
+            label_column=label_column,
+            seed=data.subset_seed,
+        )
+        if unused:
+            splits[UNUSED] = unused
     return splits, dataset
+
+
+def shared_tracks(splits: Splits, config: RecipeConfig, run: Run) -> list[CheckedTrack]:
+    """Return the tracks whose features folds and subsets of training tracks share; none for other runs.
+
+    They are all tracks, in an order that is the same in each of these runs.
+    """
+    if config.data.folds is None and config.data.num_train_tracks is None:
+        return []
+    tracks = [*run.unused, *(checked for members in splits.values() for checked in members)]
+    return sorted(tracks, key=lambda checked: checked.track.id)
 
 
 def check_run_tracks(
@@ -105,6 +154,8 @@ def check_run_tracks(
     }
     # On every process: one with another run folder may find no checkpoint, and others wait for it here.
     usable, num_skipped = usable_to_all(labelled, num_lost)
+    run.unused = usable.pop(UNUSED, [])
+    num_skipped.pop(UNUSED, None)
     _set_policy(run, usable, num_skipped)
     return task, usable
 
@@ -127,6 +178,7 @@ def with_run_copies(splits: Splits, sample_rate: int, run: Run) -> Splits:
         run: Run.
     """
     only = resampled_ids(run.folder.tracks) if run.has_checkpoint else None
+    run.unused = with_resampled(run.unused, sample_rate=sample_rate, only=only)
     return {
         split: with_resampled(members, sample_rate=sample_rate, only=only)
         for split, members in splits.items()
@@ -136,6 +188,7 @@ def with_run_copies(splits: Splits, sample_rate: int, run: Run) -> Splits:
 def keep_run_tracks(splits: Splits, run: Run) -> None:
     """Write the tracks of a new run to its folder, so that a resumed run has the same ones."""
     if run.is_main_process and not run.has_checkpoint:
+        splits = splits | ({UNUSED: run.unused} if run.unused else {})
         write_atomically(run.folder.tracks, lambda unfinished: save_checked(unfinished, splits))
 
 

@@ -7,14 +7,16 @@ from accelerate import Accelerator
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from m2v_finetune.errors import UserError
 from m2v_finetune.heads import Standardization
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.faults import gather_errors
 
-TOO_LITTLE_MEMORY = (
+TOO_LITTLE_MEMORY = UserError(
     "Measuring the mean and standard deviation of the head's input, before the first step, ran out of memory "
     "with a batch of a single window. Set shorter windows (data.window_seconds) or fewer layers "
-    "(backbone.num_layers)."
+    "(backbone.num_layers).",
+    code="standardization-out-of-memory",
 )
 
 

@@ -30,6 +30,7 @@ from m2v_finetune.training.sizes import (
     require_space,
     run_bytes,
 )
+from m2v_finetune.training.solved_head import PENALTIES
 from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.tuning import describe_tuning
 
@@ -158,6 +159,7 @@ def describe(
         for checked in members
     )
     learning_rates = peak_learning_rates(trainer)
+    is_solved = model.head_config.is_solved
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -196,27 +198,37 @@ def describe(
         )
     row(
         "tuning",
-        f"{model.tuning.method} ({describe_tuning(model.tuning)}); peak learning rates "
-        + ", ".join(f"{part} {rate:g}" for part, rate in learning_rates.items()),
+        f"{model.tuning.method} ({describe_tuning(model.tuning)}); "
+        + (
+            f"scikit-learn solves the {model.head_config.kind} head: optimizer and epochs have no effect"
+            if is_solved
+            else "peak learning rates "
+            + ", ".join(f"{part} {rate:g}" for part, rate in learning_rates.items())
+        ),
     )
     row(
         "trainable",
         f"{trained:,} of {total:,} parameters are trainable ({100 * trained / total:.2f} %): "
         + ", ".join(f"{part} {count:,}" for part, count in model.trained_parts().items()),
     )
-    row(
-        "batch",
-        f"{batches.per_device_batch_size} windows x {batches.gradient_accumulation_steps} accumulated x "
-        f"{batches.num_processes} processes = {batches.total_batch_size}",
-    )
+    if not is_solved:
+        row(
+            "batch",
+            f"{batches.per_device_batch_size} windows x {batches.gradient_accumulation_steps} accumulated x "
+            f"{batches.num_processes} processes = {batches.total_batch_size}",
+        )
     if cache_note:
         row("cache", cache_note)
     if trainer.plan is not None:
         row("memory", trainer.plan.summary())
     row(
         "cost",
-        f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = {trainer.total_steps} "
-        f"steps, on {accelerator.device} in {_precision_name(accelerator.mixed_precision)}"
+        f"{len(PENALTIES)} penalties, on {accelerator.device} in "
+        f"{_precision_name(accelerator.mixed_precision)}"
+        if is_solved
+        else f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = "
+        f"{trainer.total_steps} steps, on {accelerator.device} in "
+        f"{_precision_name(accelerator.mixed_precision)}"
         f"{_threads_note(trainer)}"
         f"{', layers compiled' if config.training.compile else ''}"
         f", with {config.optimizer.name}; "

@@ -42,15 +42,29 @@ def write_track_results(
         tracks: Test tracks.
         evaluated: Output of the task's `evaluate_track` for each: targets and scores, or metrics.
     """
+    results = [
+        TrackResult(
+            id=checked.track.id,
+            path=checked.track.path,
+            seconds=checked.audio.duration_seconds,
+            evaluated=one,
+        )
+        for checked, one in zip(tracks, evaluated, strict=True)
+    ]
+    save_track_results(path, results)
+
+
+def save_track_results(path: Path, results: Sequence[TrackResult]) -> None:
+    """Write one line of JSON for each result; numbers are exact."""
 
     def write(unfinished: Path) -> None:
         with unfinished.open("w", encoding="utf-8") as file:
-            for checked, one in zip(tracks, evaluated, strict=True):
+            for one in results:
                 line = {
-                    "id": checked.track.id,
-                    "path": str(checked.track.path),
-                    "seconds": checked.audio.duration_seconds,
-                    **_as_json(one),
+                    "id": one.id,
+                    "path": str(one.path),
+                    "seconds": one.seconds,
+                    **_as_json(one.evaluated),
                 }
                 file.write(json.dumps(line) + "\n")
 

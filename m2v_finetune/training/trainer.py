@@ -35,6 +35,7 @@ from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_log import RunLog
 from m2v_finetune.training.run_progress import FitResult, Progress
 from m2v_finetune.training.signals import stop_on_signals
+from m2v_finetune.training.solved_head import fit_solved_head, require_solvable
 from m2v_finetune.training.step import StepResult
 from m2v_finetune.training.step_policy import StepPolicy
 
@@ -101,6 +102,9 @@ class Trainer(Generic[Model]):
         self.optimization = optimization
         self.num_workers = num_workers
         self.plan = plan
+        if isinstance(model, TaskModel) and model.head_config.is_solved:
+            require_solvable(model)
+            model.layer_weighting.requires_grad_(False)  # features are fixed
         classes: Sequence[int] = ()
         if isinstance(windows, TrainingWindows | CachedWindows):
             classes = windows.item_classes
@@ -162,7 +166,7 @@ class Trainer(Generic[Model]):
         return self.checkpoints.last
 
     def fit(self) -> FitResult:
-        """Train.
+        """Train; or solve the head, if its kind is logistic or ridge (`solved_head.fit_solved_head`).
 
         Raises:
             Stopped: A signal arrived; a checkpoint was saved.
@@ -170,6 +174,8 @@ class Trainer(Generic[Model]):
                 validation tracks, are not finite. Or the disk refuses to write. Or data can no longer be
                 read; then all steps before are saved.
         """
+        if isinstance(self.model, TaskModel) and self.model.head_config.is_solved:
+            return fit_solved_head(self)  # type: ignore[arg-type]
         self._resume()
         progress = self.progress
         with (

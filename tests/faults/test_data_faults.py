@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from support import runs
+from support.matrix import exhaustive
 from support.messages import raises
 from support.runs import read_metrics as lines
 
@@ -173,9 +174,9 @@ def test_a_file_that_turns_into_a_pipe_stops_a_run_without_workers(music, tmp_pa
         raise AssertionError("it waits")
 
     signal.signal(signal.SIGALRM, ring)
-    signal.alarm(60)
+    signal.alarm(300)
     at_batch(loop, 3, replace)
-    with pytest.raises(UserError, match="a pipe, a device or a socket, where an audio") as error:
+    with raises("tracks-no-longer-readable") as error:
         loop.fit()
     assert f"{track.origin}: {track.path}: " in str(error.value)
     assert "Stopped after step 3 of 8, which is saved." in str(error.value)
@@ -257,9 +258,7 @@ def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
 def test_a_drive_that_is_gone_stops_a_run_that_may_skip(music, tmp_path):
     loop = build_trainer(music, tmp_path / "run", on_bad_track="skip", share=0.2)
     at_batch(loop, 3, lambda: [track.path.unlink() for track in music["train"]])
-    with pytest.raises(
-        UserError, match=r"(?s)no such file.*Is a drive missing\?.*Stopped after step 1"
-    ):
+    with raises("data-unreadable", "Stopped after step 1"):
         loop.fit()
     assert find_checkpoint(loop.run.folder.checkpoints) == loop.checkpoint is not None
 
@@ -267,10 +266,7 @@ def test_a_drive_that_is_gone_stops_a_run_that_may_skip(music, tmp_path):
 def test_more_than_the_allowed_share_stops_a_run(music, tmp_path):
     loop = build_trainer(music, tmp_path / "run", on_bad_track="skip", share=0.2)
     at_batch(loop, 1, lambda: [music["train"][i].path.write_bytes(b"x") for i in range(6)])
-    with pytest.raises(
-        UserError,
-        match=r"(?s)\d of 16 of the split 'train'.* allows a share of 0.2.*raise data\.max",
-    ):
+    with raises("tracks-too-many-unreadable", "of 16", "0.2", "data.max_bad_fraction"):
         loop.fit()
 
 
@@ -300,8 +296,14 @@ def release_workers(loop, raised):
     gc.collect()
 
 
-@pytest.mark.parametrize("how", ["dies", "hangs"])
-@pytest.mark.parametrize("where", ["training", "evaluation"])
+@pytest.mark.parametrize(
+    ("how", "where"),
+    [
+        ("dies", "training"),
+        ("hangs", "evaluation"),
+        *exhaustive(("hangs", "training"), ("dies", "evaluation")),
+    ],
+)
 def test_a_worker_that_fails_is_named_with_its_track(music, tmp_path, how, where, monkeypatch):
     def fail():
         os.kill(os.getpid(), signal.SIGKILL) if how == "dies" else time.sleep(1000)
@@ -368,7 +370,7 @@ class BadGradient(torch.autograd.Function):
         return gradient * torch.nan
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("what", ["gradient", *exhaustive("loss")])
 def test_a_step_that_is_not_finite_is_named_with_batch_and_tracks(music, tmp_path, caplog, what):
     loop = build_trainer(music, tmp_path / "run", on_nonfinite="skip")
     order = [index for batch in loop.batches for _, index in batch]
@@ -386,9 +388,7 @@ def test_a_step_that_is_not_finite_is_named_with_batch_and_tracks(music, tmp_pat
 
     stopped = build_trainer(music, tmp_path / "stopped", on_nonfinite="stop")
     make_not_finite(stopped, music["train"][order[6]], what)
-    with pytest.raises(
-        UserError, match=f"(?s)The {what} of step 2 is not finite.*{re.escape(batch)}"
-    ):
+    with raises("training-not-finite", what, "step 2", batch):
         stopped.fit()
     resumed = build_trainer(music, tmp_path / "stopped", on_nonfinite="stop")
     resumed.fit()
@@ -444,9 +444,7 @@ def test_a_worker_that_dies_while_it_hands_a_batch_over_is_named(music, tmp_path
         yield
 
     monkeypatch.setattr(workers._SigchldGuard, "enabled", late)
-    with pytest.raises(
-        UserError, match=r"reads audio died.*DataLoader worker \(pid \d+\)"
-    ) as error:
+    with raises("worker-died", "DataLoader worker (pid ") as error:
         loop.fit()
     release_workers(loop, error.value)
 

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from support.forked import run_forked
+from support.matrix import exhaustive
 from support.models import build_tagger
 from support.processes import cpu_environment
 
@@ -61,13 +64,29 @@ def permissions_at_the_end(tmp_path):
         Path(folder).chmod(0o755)
 
 
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    """Tones of a second, with two tags."""
+    folder = tmp_path_factory.mktemp("songs")
+    times = np.arange(16_000) / 16_000
+    rows = []
+    for number in range(12):
+        soundfile.write(folder / f"{number}.wav", 0.3 * np.sin(900 * number * times), 16_000)
+        tags = ["low"] if number % 2 else ["high", "loud"]
+        split = ("train", "train", "train", "validation", "validation", "test")[number // 2]
+        rows.append({"path": f"{number}.wav", "split": split, "tags": tags})
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return manifest
+
+
 @pytest.fixture
-def probe(small_manifest):
+def probe(songs):
     """The words of a short run."""
     return [
         "train",
         "tagging",
-        f"--data.source={small_manifest}",
+        f"--data.source={songs}",
         "--backbone.source=random-small",
         "--data.window_seconds=1",
         "--data.windows_per_track=1",
@@ -114,12 +133,27 @@ def place(request, tmp_path):
     return forbidden(tmp_path / "folder", 0o555 if request.param == "unwritable" else 0)
 
 
-@pytest.mark.parametrize("place", ["unwritable", "unreadable", "file"], indirect=True)
-@pytest.mark.parametrize("what", ["run", "convert", "init"])
-def test_a_place_that_takes_nothing_is_named(what, place, probe, small_manifest):
+@pytest.mark.parametrize(
+    ("what", "place"),
+    [
+        ("run", "unwritable"),
+        ("run", "file"),
+        ("convert", "unreadable"),
+        ("init", "unwritable"),
+        *exhaustive(
+            ("run", "unreadable"),
+            ("convert", "unwritable"),
+            ("convert", "file"),
+            ("init", "unreadable"),
+            ("init", "file"),
+        ),
+    ],
+    indirect=["place"],
+)
+def test_a_place_that_takes_nothing_is_named(what, place, probe, songs):
     commands = {
         "run": [*probe, "--cache.use=off", f"--run.output_dir={place}/run"],
-        "convert": ["data", "convert", small_manifest, "--processes=1"],
+        "convert": ["data", "convert", songs, "--processes=1"],
         "init": ["init", "tagging", place / "mine"],
     }
     done = m2v(*commands[what], M2V_CACHE=str(place))
@@ -128,7 +162,9 @@ def test_a_place_that_takes_nothing_is_named(what, place, probe, small_manifest)
     assert str(place) in done.stderr
 
 
-@pytest.mark.parametrize("what", ["checkpoints", "metrics.jsonl", "checkpoint", "tracks.json"])
+@pytest.mark.parametrize(
+    "what", ["checkpoints", "checkpoint", *exhaustive("metrics.jsonl", "tracks.json")]
+)
 def test_a_run_names_what_it_may_not_read_or_write_and_resumes_with_permission(
     what, probe, tmp_path
 ):
@@ -171,7 +207,7 @@ def test_a_folder_of_checkpoints_that_may_not_be_read_is_not_empty(probe, tmp_pa
     assert losses(folder) == before
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "README.md", ""])
+@pytest.mark.parametrize("name", ["model.safetensors", "", *exhaustive("config.json", "README.md")])
 def test_a_model_that_cannot_be_read_is_not_pushed(name, model, tmp_path):
     own = tmp_path / "model"
     shutil.copytree(model, own)
@@ -184,7 +220,9 @@ def test_a_model_that_cannot_be_read_is_not_pushed(name, model, tmp_path):
         assert word not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", *exhaustive("config.json", "preprocessor_config.json")]
+)
 def test_a_backbone_that_cannot_be_read_is_named(name, probe, tmp_path):
     own = tmp_path / "backbone"
     shutil.copytree(SHIPPED_DIR / "random_small", own)
@@ -207,14 +245,14 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize(
     "what", ["weights", "settings", "folder", "audio", "manifest", "config", "output"]
 )
-def test_what_cannot_be_read_is_named(what, model, small_manifest, tmp_path):
-    music = Path(json.loads(small_manifest.read_text().splitlines()[0])["path"])
+def test_what_cannot_be_read_is_named(what, model, songs, tmp_path):
+    music = songs.parent / "0.wav"
     audio = tmp_path / f"song{music.suffix}"
     shutil.copyfile(music, audio)
     own = tmp_path / "model"
     shutil.copytree(model, own)
     manifest, config = tmp_path / "songs.jsonl", tmp_path / "settings.yaml"
-    shutil.copyfile(small_manifest, manifest)
+    shutil.copyfile(songs, manifest)
     config.write_text("training: {epochs: 1}\n")
     path = {
         "weights": own / "model.safetensors",

@@ -226,7 +226,7 @@ def test_whole_and_equal_or_refused_by_name(name, tmp_path, record_property):
     ]
     outcomes = {"whole": 0, "refused": 0}
     path = tmp_path / "sound"
-    for seed in range(NUM_INPUTS or 60):
+    for seed in range(NUM_INPUTS or 24):
         content, expected, excess = drawn(name, files, random.Random(f"{name}-{seed}"))
         path.write_bytes(content)
         try:
@@ -258,7 +258,7 @@ def test_a_file_that_was_cut_is_refused_or_lacks_nothing(name, tmp_path, record_
     files = [encoded(seed, 1.0, kind.format, kind.subtype) for seed in range(2)]
     outcomes = {"whole": 0, "refused": 0}
     path = tmp_path / "sound"
-    for seed in range(NUM_INPUTS or 40):
+    for seed in range(NUM_INPUTS or 16):
         rng = random.Random(f"cut-{name}-{seed}")
         chosen = rng.choices(files, k=rng.choice([1, 2]))
         content = b"".join(chosen)
@@ -386,7 +386,7 @@ def test_damage_in_the_middle_moves_no_sound(name, tmp_path, record_property):
         expected = reference(content)
     outcomes = {"in place": 0, "refused": 0}
     path = tmp_path / "sound"
-    for seed in range(NUM_INPUTS or 24):
+    for seed in range(NUM_INPUTS or 8):
         what, changed, start, stop = damaged(content, random.Random(f"damage-{name}-{seed}"))
         if name in UNNOTICED.get(what, ()):
             continue

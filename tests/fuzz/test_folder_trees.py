@@ -22,7 +22,7 @@ from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import UserError
 
-NUM_TREES = int(os.environ.get("M2V_FUZZ_INPUTS", "0")) or 150
+NUM_TREES = int(os.environ.get("M2V_FUZZ_INPUTS", "0")) or 60
 LABELS = ["jazz", "pop", "rock"]
 STRANGE = [
     "new\nline",

@@ -13,6 +13,7 @@ import torch
 from support.messages import raises
 from support.models import PUBLISHED
 
+from m2v_finetune.calibration import PlattScaling
 from m2v_finetune.cli import main as m2v
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.exporting import OnnxModel, export_onnx
@@ -30,7 +31,11 @@ REPOSITORY = Path(__file__).parents[2]
 
 def make_task(name: str) -> Any:
     if name == "tagging":
-        return Tagging(labels=("drums", "flute", "minor"), label_column="tags")
+        return Tagging(
+            labels=("drums", "flute", "minor"),
+            label_column="tags",
+            calibration=PlattScaling(slopes=(0.5, 2.0, 1.0), intercepts=(0.3, -1.0, 0.0)),
+        )
     if name == "emotion":
         return Emotion(labels=("arousal", "valence"), means=(5.0, -2.0), stds=(0.5, 3.0))
     return TASKS[name].from_settings(TASKS[name].settings_class())

@@ -17,7 +17,6 @@ from m2v_finetune.config import (
     TuningConfig,
     TuningMethod,
 )
-from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.checkpoint import RunState, load_checkpoint, save_checkpoint
@@ -453,7 +452,7 @@ def test_settings_that_a_method_does_not_use_are_refused(setting, value, users):
         if method in users.split(" or "):
             assert TuningConfig(method=method, **{setting: value}).used()[setting] == value
             continue
-        with pytest.raises(UserError, match=rf"tuning\.{setting} is {value}.*{method} .*{users}\."):
+        with raises("settings-conflict", f"tuning.{setting} is {value}", method, users):
             TuningConfig(method=method, **{setting: value})
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file, save_file
+from support.matrix import exhaustive
 from support.messages import raises
 from support.processes import run_ranks
 
@@ -38,7 +39,7 @@ from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.data.resampling import with_resampled
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
-from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.errors import Stopped
 from m2v_finetune.files import file_identity
 from m2v_finetune.model import TaskModel
 from m2v_finetune.runs import train_task
@@ -207,7 +208,15 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        "probe of frames",
+        "lora",
+        "augmented",
+        *exhaustive("probe", "probe, attention", "top layers, data2vec", "full"),
+    ],
+)
 def test_the_run_is_the_one_that_computes_all_in_each_epoch(case, recipe, manifest):
     options = {**CASES[case], "data": with_data(manifest, num_variants=2)}
     cached = recipe("cached", **options)
@@ -379,7 +388,9 @@ class Harm:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("damage", ["bit", "cut", "pickle", "object array", "shape", "about"])
+@pytest.mark.parametrize(
+    "damage", ["bit", "cut", "pickle", *exhaustive("object array", "shape", "about")]
+)
 def test_what_is_damaged_is_named_and_computed_again(damage, recipe, computed, capsys, tmp_path):
     straight = recipe("straight", epochs=1)
     total = sum(computed)
@@ -435,7 +446,7 @@ def test_a_run_that_resumes_ends_as_the_one_that_was_not_stopped(recipe, monkeyp
 
 def test_beyond_its_size_the_cache_is_not_used_or_refused(recipe, computed, capsys, tmp_path):
     small = CacheConfig(folder=str(tmp_path / "cache"), max_size="1e6")
-    with pytest.raises(UserError, match=r"it would take .* MB, and cache.max_size is 1e6"):
+    with raises("cache-impossible", "cache.max_size is 1e6"):
         recipe(
             "on",
             head=HeadConfig(pooling="attention"),
@@ -493,7 +504,7 @@ def test_states_that_a_person_deletes_end_in_a_message(recipe, monkeypatch, tmp_
 
     with monkeypatch.context() as patch:
         patch.setattr(FeatureStore, "write", deleted)
-        with pytest.raises(UserError, match=r"features\.npy was deleted while"):
+        with raises("cache-deleted", "features.npy"):
             recipe("run")
     assert len(recipe("run", resume=True)) > 3
 

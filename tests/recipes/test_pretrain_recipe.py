@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from support.messages import raises
 from support.runs import read_metrics, reset_accelerate
 
 from m2v_finetune import runs
@@ -189,7 +190,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, stop_af
 
 
 def test_collapse_stops_the_run(pretrain, architecture):
-    with pytest.raises(UserError, match=r"collapsed after 3 steps.*variance of targets"):
+    with raises("pretraining-collapsed", "3 steps", "variance of targets"):
         pretrain(
             "run",
             **{
@@ -279,7 +280,7 @@ def copy_of(module):
 
 def test_a_folder_without_audio_is_refused(pretrain, tmp_path, architecture):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no manifest .* and no audio"):
+    with raises("folder-no-audio", tmp_path / "empty"):
         pretrain(
             "run",
             **{"backbone.architecture": architecture, "data.source": tmp_path / "empty"},

@@ -25,12 +25,12 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file, save_file
 from support.forked import run_forked
+from support.messages import raises
 from support.processes import cpu_environment
 
 from m2v_finetune.audio.augmentation import TRANSFORMS
 from m2v_finetune.backbones.checkpoints import SHIPPED_DIR
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
-from m2v_finetune.errors import UserError
 from m2v_finetune.training.sizes import require_space
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tagging.py"
@@ -465,7 +465,7 @@ def test_run_folder_that_is_a_file(recipe: Recipe, songs: Rows) -> None:
 def test_less_space_than_a_run_needs(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     require_space(tmp_path / "not" / "yet", free // 2)
-    with pytest.raises(UserError, match=r"MB free; this run needs about .* --run\.output_dir"):
+    with raises("disk-space-too-small", "MB free", "--run.output_dir"):
         require_space(tmp_path / "not" / "yet", 2 * free)
     assert not (tmp_path / "not").exists()
 

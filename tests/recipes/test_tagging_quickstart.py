@@ -160,7 +160,7 @@ def wait_for_steps(process, metrics):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), *exhaustive((signal.SIGUSR1, 143))],
+    [(signal.SIGTERM, 143), *exhaustive((signal.SIGINT, 130), (signal.SIGUSR1, 143))],
 )
 def test_a_signal_saves_and_states_how_to_resume(
     number, code, repository, small_manifest, tmp_path
@@ -201,7 +201,9 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("case", PROGRAMS)
+@pytest.mark.parametrize(
+    "case", ["m2v", "accelerate launch -m", *exhaustive("python -m", "recipe")]
+)
 def test_the_printed_command_resumes_the_run(
     case, repository, small_manifest, tmp_path, monkeypatch
 ):

@@ -160,7 +160,7 @@ def stop_after_step(loop, last):
 
 @pytest.mark.parametrize(
     ("method", "stop_after"),
-    [("probe", 6), ("lora", 4), ("full", 1), *exhaustive(("lora", 1), ("lora", 6))],
+    [("lora", 4), ("full", 1), *exhaustive(("probe", 6), ("lora", 1), ("lora", 6))],
 )
 def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, straight, tmp_path):
     fitted, log, weights = straight(method=method, log_every=3)
@@ -303,7 +303,7 @@ def test_a_log_that_cannot_be_cut_is_named(is_saved, data, tmp_path):
         loop.fit()
         loop.run.folder.metrics.unlink()
     loop.run.folder.metrics.mkdir()
-    with pytest.raises(UserError, match=r"The log cannot be written to .*: Is a directory"):
+    with raises("run-folder-disk", "Is a directory", loop.run.folder.metrics):
         build_trainer(data, tmp_path, method="probe", epochs=2).fit()
 
 
@@ -509,17 +509,14 @@ def test_out_of_memory_with_one_window_ends_the_run_with_its_steps_saved(data, t
     options = {"method": "probe", "batch": 2, "accumulation": 4, "epochs": 1}
     loop = build_trainer(data, tmp_path, **options)
     run_out_of_memory(loop, above=0, at_step=2)
-    with pytest.raises(
-        UserError,
-        match=r"Step 3 .* batches of 1\. The batch cannot be divided further(.|\n)* after step 2 of",
-    ):
+    with raises("step-out-of-memory", "Step 3", "after step 2 of"):
         loop.fit()
     build_trainer(data, tmp_path, **options).fit()
     build_trainer(data, tmp_path / "straight", **options).fit()
     assert lines(tmp_path) == lines(tmp_path / "straight")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adafactor", *exhaustive("adamw")])
 def test_out_of_memory_for_what_the_optimizer_keeps_continues_in_smaller_batches(
     optimizer, data, tmp_path, monkeypatch
 ):
@@ -582,11 +579,11 @@ def test_a_window_that_cannot_be_evaluated_ends_the_run(where, data, tmp_path):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
-    patterns = {
-        "before": "before the first step, ran",
-        "evaluation": r"Evaluation (.|\n)*after step 4 of 4",
+    expected = {
+        "before": ("standardization-out-of-memory", "first step"),
+        "evaluation": ("evaluation-out-of-memory", "after step 4 of 4"),
     }
-    with pytest.raises(UserError, match=patterns[where]):
+    with raises(*expected[where]):
         loop.fit()
 
 
@@ -599,7 +596,7 @@ def test_out_of_memory_while_weights_change_ends_the_run(data, tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     loop.optimizer.register_step_pre_hook(refuse)
-    with pytest.raises(UserError, match=r"weights were already being updated.* no checkpoint yet"):
+    with raises("step-out-of-memory", "Step 1", "batches of 8"):
         loop.fit()
 
 

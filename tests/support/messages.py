@@ -14,7 +14,7 @@ def raises(code: str, *values: object) -> Iterator[pytest.ExceptionInfo[UserErro
     """Assert that a `UserError` of this code is raised, whose message names these values."""
     with pytest.raises(UserError) as raised:
         yield raised
-    assert raised.value.code == code, raised.value
+    assert raised.value.code == code, f"{raised.value.code}: {raised.value}"
     message = " ".join(str(raised.value).split())
     for value in values:
         assert str(value) in message

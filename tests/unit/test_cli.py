@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -317,6 +318,37 @@ def test_predict_json(m2v: M2v, model: TaskModel, saved: Path) -> None:
     assert timeline[-1]["end_seconds"] == pytest.approx(soundfile.info(SONG).duration, abs=1e-3)
     means = {label: np.mean([window["scores"][label] for window in timeline]) for label in LABELS}
     assert means == pytest.approx(first["scores"], abs=1e-6)
+
+
+def test_predict_decides(m2v: M2v, model: TaskModel, saved: Path, tmp_path: Path) -> None:
+    # Thresholds between the scores of two songs, where one of them is above.
+    by_song = [model.predict(path).scores for path in (SONG, OTHER_SONG)]
+    middle = [sum(scores[label] for scores in by_song) / 2 for label in model.task.labels]
+    limits = [None, *middle[1:]]
+    undecided = m2v("predict", saved, SONG, "--decide")
+    assert_refused(undecided, "model-without-thresholds", "--run.resume auto")
+    model.task = replace(model.task, thresholds=tuple(limits))
+    try:
+        model.save_pretrained(tmp_path / "model")
+        expected = [model.predict(path).decided for path in (SONG, OTHER_SONG)]
+    finally:
+        model.task = replace(model.task, thresholds=())
+    for labels, scores in zip(expected, by_song, strict=True):
+        above = zip(model.task.labels[1:], limits[1:], strict=True)
+        assert labels == [label for label, limit in above if scores[label] >= limit]
+    assert expected[0] != expected[1]
+    words = ("predict", tmp_path / "model", SONG, OTHER_SONG, "--decide")
+    lines = m2v(*words).stdout.splitlines()
+    assert lines[0] == f"{SONG}: {', '.join(expected[0]) or 'none'}"
+    found = [json.loads(line) for line in m2v(*words, "--format", "json").stdout.splitlines()]
+    assert found[1] == {"path": str(OTHER_SONG), "labels": expected[1]}
+    rows = list(csv.reader(io.StringIO(m2v(*words, "--format", "csv").stdout)))
+    assert rows == [
+        ["path", "labels"],
+        [str(SONG), ";".join(expected[0])],
+        [str(OTHER_SONG), ";".join(expected[1])],
+    ]
+    assert_refused(m2v(*words, "--timeline"), "settings-conflict", "--timeline")
 
 
 def test_predict_csv(m2v: M2v, model: TaskModel, saved: Path) -> None:

@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.messages import raises
 
 from m2v_finetune.audio.decode import AudioInfo
 from m2v_finetune.config import DataConfig, RecipeConfig, TrainingConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.errors import UserError
 from m2v_finetune.training.defaults import (
     choose_num_variants,
     choose_window_seconds,
@@ -81,7 +81,7 @@ def test_settings_that_are_not_given_are_filled_in() -> None:
 
 def test_a_hop_longer_than_the_window_that_is_chosen_is_refused() -> None:
     config = RecipeConfig(data=DataConfig(source="x", hop_seconds=4.0))
-    with pytest.raises(UserError, match="hop_seconds"):
+    with raises("settings-conflict", "hop_seconds"):
         complete_settings(config, tracks(2.0), num_processes=1)
 
 

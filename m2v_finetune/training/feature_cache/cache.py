@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +36,8 @@ class FeatureCache:
 
     Attributes:
         windows: Windows of the training split, with the number of cached variants.
-        stores: Feature store of each split.
+        track_ids: Ids of the tracks of each split.
+        stores: Feature store of each split; two may be one.
         num_bytes: Size of all stores of the run.
         limit_bytes: Largest size of all stores in the folder, including those of other runs.
     """
@@ -52,6 +54,7 @@ class FeatureCache:
         num_workers: int,
         about: Mapping[str, Any],
         augmentation: Mapping[str, Any] | None = None,
+        shared: Sequence[CheckedTrack] = (),
     ) -> None:
         """Plan the stores; nothing is written.
 
@@ -65,6 +68,8 @@ class FeatureCache:
             num_workers: Number of worker processes that read audio, for each process.
             about: Plain data that determine the features of a window, with its audio, position and variant.
             augmentation: Plain data of the augmentation, which also determine those of a training window.
+            shared: Tracks of all splits, in an order that does not depend on them. The stores have the
+                windows of all, so that runs with other splits of them share the stores.
         """
         assert isinstance(model.task, ClipTask | FrameTask)
         layout = model.feature_layout
@@ -73,9 +78,14 @@ class FeatureCache:
         self.task = model.task
         self.windows = windows
         self.sampled_windows: dict[str, list[SampledWindow]] = {}
+        self.track_ids = {
+            split: {checked.track.id for checked in tracks} for split, tracks in splits.items()
+        }
         for split, tracks in splits.items():
+            tracks = shared or tracks
             if split == "train":
-                self.sampled_windows[split] = unique_windows(_all_windows(windows))
+                all_windows = replace(windows, tracks=tracks)
+                self.sampled_windows[split] = unique_windows(_all_windows(all_windows))
             else:
                 track_windows = model.track_windows(tracks)
                 self.sampled_windows[split] = [
@@ -83,7 +93,8 @@ class FeatureCache:
                     for number, window in track_windows.locations
                 ]
         identities = _identities(
-            [one for tracks in splits.values() for one in tracks], model.backbone.sample_rate
+            shared or [one for tracks in splits.values() for one in tracks],
+            model.backbone.sample_rate,
         )
         self.stores = {}
         for split, sampled_windows in self.sampled_windows.items():
@@ -97,7 +108,8 @@ class FeatureCache:
                 dtype=dtype,
                 about=of_split,
             )
-        self.num_bytes = sum(one.num_bytes for one in self.stores.values())
+        folders = {one.folder: one.num_bytes for one in self.stores.values()}
+        self.num_bytes = sum(folders.values())
         self._locks: list[BinaryIO] = []  # as long as the run lives
         self.limit_bytes = limit_bytes
         self.num_workers = num_workers
@@ -177,17 +189,20 @@ class FeatureCache:
         except WorkerError as error:
             failure = error
         except FileNotFoundError as error:
-            failure = (
+            failure = UserError(
                 f"{error.filename} was deleted while this run wrote to it. Start again with the same "
-                "command and --run.resume auto."
+                "command and --run.resume auto.",
+                code="cache-deleted",
             )
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
             failure = _cannot_write(store, error)
-        run.bad_tracks.take(split, gather_errors(accelerator, failure, bad_tracks))
+        bad_tracks = gather_errors(accelerator, failure, bad_tracks)
+        own_bad = {name: why for name, why in bad_tracks.items() if name in self.track_ids[split]}
+        run.bad_tracks.take(split, own_bad)
         accelerator.wait_for_everyone()
-        _check_shared(store, run.bad_tracks.found.get(split, {}))
+        _check_shared(store, bad_tracks | run.bad_tracks.found.get(split, {}))
         own = torch.tensor(len(rows), device=accelerator.device)
         if computed := int(accelerator.reduce(own, reduction="sum")):
             seconds = time.monotonic() - start_time

@@ -35,6 +35,7 @@ def plan_cache(
     splits: Mapping[str, Sequence[CheckedTrack]],
     *,
     mixed_precision: str,
+    shared: Sequence[CheckedTrack] = (),
 ) -> tuple[FeatureCache | None, TrainingWindows, str]:
     """Decide whether a run uses the feature cache, from its settings and data alone.
 
@@ -47,6 +48,8 @@ def plan_cache(
         windows: Windows of the training split.
         splits: Tracks by split.
         mixed_precision: Mixed precision of the network.
+        shared: Result of `run_tracks.shared_tracks`: the cache then has the features of these, and runs with
+            other splits of them read the same files.
 
     Returns:
         The cache, or None; the training windows without it; and a line for the run summary, which may be
@@ -69,12 +72,13 @@ def plan_cache(
     if layout is None:
         return _without(config, windows, "no layer of the backbone is frozen")
     num_variants = 1
-    if windows.is_random:
+    if replace(windows, tracks=shared or windows.tracks).is_random:
         assert config.data.windows_per_track is not None
-        chosen = config.data.num_variants or choose_num_variants(
-            windows.tracks, model.window_seconds
+        num_variants = config.data.num_variants or choose_num_variants(
+            shared or windows.tracks, model.window_seconds
         )
-        num_variants = min(chosen, config.training.epochs * config.data.windows_per_track)
+        if not shared and not model.head_config.is_solved:
+            num_variants = min(num_variants, config.training.epochs * config.data.windows_per_track)
     limit_bytes = parse_bytes("cache.max_size", settings.max_size)
     in_variants = replace(windows, num_variants=num_variants)
     folder, why = None, None
@@ -95,6 +99,7 @@ def plan_cache(
         num_workers=config.data.num_workers,
         about=as_json(describe_features(model, layout, mixed_precision=mixed_precision)),
         augmentation=as_json(describe_augmentation(config, model)),
+        shared=shared,
     )
     if cache.num_bytes > limit_bytes:
         return _without(
@@ -161,7 +166,7 @@ def _described(cache: FeatureCache, layout: FeatureLayout, num_variants: int) ->
         if layout.start_frames
         else "hidden states of the frozen backbone"
     )
-    count = sum(len(one.keys) for one in cache.stores.values())
+    counts = {one.folder: len(one.keys) for one in cache.stores.values()}
     drawn = (
         f"{num_variants} variants of the training windows, which take turns (set "
         "--data.num_variants for more); "
@@ -170,5 +175,6 @@ def _described(cache: FeatureCache, layout: FeatureLayout, num_variants: int) ->
     )
     [folder] = {one.folder.parent for one in cache.stores.values()}
     return (
-        f"{what}, computed once: {count} windows, {megabytes(cache.num_bytes)}; {drawn}in {folder}"
+        f"{what}, computed once: {sum(counts.values())} windows, {megabytes(cache.num_bytes)}; "
+        f"{drawn}in {folder}"
     )

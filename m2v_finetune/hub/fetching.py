@@ -1,11 +1,10 @@
-"""Fetching from the Hugging Face Hub and pushing to it, with messages that a person can act on."""
+"""Repositories of models and data sets, fetched from the Hub."""
 
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
@@ -14,26 +13,16 @@ from typing import Any, Literal, TypeVar
 
 from httpx2 import ConnectError, HTTPError, TransportError
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
 
 from m2v_finetune.errors import UserError
+from m2v_finetune.hub.explained import UNREACHABLE, explained, explanation
 
 logger = logging.getLogger(__name__)
 
-LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN."
 # The client repeats most requests itself, but not its first one, for the content of a repository.
 RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
-UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
 NUM_THREADS = 8
 
 Fetched = TypeVar("Fetched")
@@ -204,7 +193,7 @@ def _fetch_file(repo_id: str, path: str, commit: str | None) -> Path | str:
     try:
         file = Path(_with_retries(fetch))
     except (HTTPError, LocalEntryNotFoundError) as error:
-        return _explanation(error)
+        return explanation(error)
     return file.parents[len(PurePosixPath(path).parts) - 1]
 
 
@@ -246,119 +235,3 @@ def _is_of_the_moment(error: Exception) -> bool:
     return isinstance(cause, HfHubHTTPError) and (
         cause.response.status_code == 429 or cause.response.status_code >= 500
     )
-
-
-def check_login(repo_id: str) -> None:
-    """Check that the Hub accepts the token.
-
-    Raises:
-        UserError: It does not, or it cannot be reached.
-    """
-    with explained(f"log in for {repo_id}"):
-        HfApi().whoami()
-
-
-def upload_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool,
-    message: str,
-    library: tuple[str, str],
-    space_sdk: str | None = None,
-) -> str:
-    """Create a repository of a model or a Space if needed, and upload a folder in one commit.
-
-    Args:
-        folder: Its files replace those of the same name; others in the repository stay.
-        repo_id: ``user/name``.
-        private: True to create a private repository.
-        message: Commit message.
-        library: Name and version that are sent to the Hub.
-        space_sdk: Library of a Space; None for a model.
-
-    Returns:
-        The address of the repository.
-
-    Raises:
-        UserError: No access, no network, or a failing server; the folder is untouched.
-    """
-    with explained(f"push to {repo_id}"):
-        api = HfApi(library_name=library[0], library_version=library[1])
-        api.whoami()  # creating an existing repository succeeds without a token; this does not
-        kind = "model" if space_sdk is None else "space"
-        url = api.create_repo(
-            repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=space_sdk
-        )
-        api.upload_folder(
-            repo_id=repo_id, repo_type=kind, folder_path=folder, commit_message=message
-        )
-    return str(url)
-
-
-@contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Turn the Hub client's errors into a `UserError` with the failed action and the reason.
-
-    Args:
-        doing: Action, such as ``fetch m-a-p/music2vec-v1``.
-    """
-    try:
-        yield
-    except (HTTPError, HFValidationError, LocalTokenNotFoundError, *UNREACHABLE) as error:
-        raise UserError(f"Could not {doing}: {_explanation(error)}", code=_code(error)) from error
-    except RuntimeError as error:
-        # The client wraps errors in the upload of a large file.
-        if not isinstance(error.__cause__, HTTPError):
-            raise
-        cause = error.__cause__
-        raise UserError(f"Could not {doing}: {_explanation(cause)}", code=_code(cause)) from error
-
-
-def _code(error: BaseException) -> str:
-    """Return the code of an error of the Hub client."""
-    kinds: dict[type[BaseException], str] = {
-        GatedRepoError: "hub-gated",
-        RepositoryNotFoundError: "hub-not-found",
-        RevisionNotFoundError: "hub-no-revision",
-        LocalTokenNotFoundError: "hub-not-logged-in",
-        HFValidationError: "hub-invalid-id",
-    }
-    for kind, code in kinds.items():
-        if isinstance(error, kind):
-            return code
-    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-    if not isinstance(cause, HfHubHTTPError):
-        return "hub-unreachable"
-    return "hub-no-access" if cause.response.status_code in (401, 403) else "hub-server-error"
-
-
-def _explanation(error: BaseException) -> str:
-    if isinstance(error, GatedRepoError):
-        return f"the repository is gated. Accept its terms on its page. {LOG_IN}"
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            "the Hub knows no such repository, or it is private and your token does not open it. Check "
-            f"the name. {LOG_IN}"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return "the repository has no such revision. Check its branches and tags."
-    if isinstance(error, LocalTokenNotFoundError):
-        return f"you are not logged in. {LOG_IN}"
-    if isinstance(error, HFValidationError):
-        return str(error)
-    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-    if not isinstance(cause, HfHubHTTPError):
-        advice = "Check the network (and HF_HUB_OFFLINE, HF_ENDPOINT)"
-        if isinstance(error, LocalEntryNotFoundError):
-            return (
-                "the Hub cannot be reached, and there is no complete earlier copy here. "
-                f"{advice}, or use a local folder."
-            )
-        return f"the Hub cannot be reached. {advice}."
-    status = cause.response.status_code
-    if status == 401:
-        return f"the Hub refuses your token (401). {LOG_IN}"
-    if status == 403:
-        return f"your token may not do that (403). Check the user or organisation in the name. {LOG_IN}"
-    return f"the Hub failed with status {status}. Try again later."

@@ -1,0 +1,266 @@
+"""Table of the predictions of one model or several, where models of one frozen backbone share its pass."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2v_finetune import __version__
+from m2v_finetune.backbones import Backbone
+from m2v_finetune.catalogue.analysis import Array, Layout, Pass, Row
+from m2v_finetune.catalogue.sources import Item
+from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.loader import Window
+from m2v_finetune.errors import UserError
+from m2v_finetune.heads import ClipHead
+from m2v_finetune.model import NotFiniteError, TaskModel, require_audio_input
+from m2v_finetune.prediction.files import model_fingerprint
+from m2v_finetune.tasks import Prediction
+from m2v_finetune.tasks.clips import ClipPrediction, ClipTask
+from m2v_finetune.variation import OutputVariation
+
+if TYPE_CHECKING:
+    import pyarrow
+
+VERSION_DIGITS = 12
+"""Digits of a fingerprint in the column ``version``."""
+
+
+@dataclass
+class NamedModel:
+    """A model, and its name in the table.
+
+    Attributes:
+        name: Name of its columns, if there are several models.
+        source: Folder or Hub id that it was loaded from.
+        model: Model, on its device, in evaluation mode.
+        fingerprint: Hash of its weights and settings.
+        variation: Variation of its outputs.
+        num_tracks: Number of tracks with an output.
+        pass_number: Number of the pass that computes its output.
+        output_number: Number of the output in the pass.
+    """
+
+    name: str
+    source: str
+    model: TaskModel
+
+    def __post_init__(self) -> None:
+        """Hash the weights and settings; refuse a model without rows."""
+        require_audio_input(self.model)
+        if self.model.task.sample_rate is not None:
+            raise UserError(
+                f"{self.source} separates stems, which are audio and fit in no table. Use it without a "
+                "folder of tables: m2v predict MODEL FILES --format wav --output FOLDER.",
+                code="catalogue-no-stems",
+            )
+        self.model.eval()
+        self.fingerprint = model_fingerprint(self.model)
+        self.variation = OutputVariation()
+        self.num_tracks = 0
+        self.pass_number = 0
+        self.output_number = 0
+
+
+class Predictions:
+    """Analysis of tracks by models of tasks; see `analysis.Analysis`.
+
+    Models of one backbone, by the fingerprint of its weights, with the same windows share a pass of it: their
+    predictions equal those of each model alone. Other models with the same windows share the reading.
+
+    Args:
+        models: Models, on their devices.
+
+    Raises:
+        UserError: A model reads vectors, or separates stems; or two have one name.
+    """
+
+    kind = "predictions"
+
+    def __init__(self, models: Sequence[NamedModel]) -> None:
+        import pyarrow
+
+        self.models = models
+        repeated = [
+            name for name, count in Counter(one.name for one in models).items() if count > 1
+        ]
+        if repeated:
+            raise UserError(
+                f"Two models are named {', '.join(repeated)}. Their columns are named after their folders: "
+                "rename one.",
+                code="catalogue-duplicate-model",
+            )
+        self.layouts: list[Layout] = []
+        self.passes: list[Pass] = []
+        for members in _sharing(models):
+            layout = layout_of(members[0].model)
+            if layout not in self.layouts:
+                self.layouts.append(layout)
+            for number, one in enumerate(members):
+                one.pass_number, one.output_number = len(self.passes), number
+            self.passes.append(
+                Pass(
+                    layout=self.layouts.index(layout),
+                    network=members[0].model,
+                    compute=_Heads([one.model for one in members]),
+                )
+            )
+        self.identity: dict[str, Any] = {
+            "models": [
+                {"name": one.name, "task": one.model.task.name, "fingerprint": one.fingerprint}
+                for one in models
+            ]
+        }
+        self.facts: dict[str, Any] = {
+            "m2v_finetune": __version__,
+            "sources": {one.name: one.source for one in models},
+        }
+        self.constants: dict[str, Any] = {}
+        fields = [
+            pyarrow.field("id", pyarrow.string()),
+            pyarrow.field("path", pyarrow.string()),
+            pyarrow.field("duration", pyarrow.float64()),
+        ]
+        for one in models:
+            fields.append(
+                pyarrow.field(self._column("prediction", one), prediction_type(one.model))
+            )
+            for column, value in (
+                ("model", one.source),
+                ("version", one.fingerprint[:VERSION_DIGITS]),
+            ):
+                fields.append(pyarrow.field(self._column(column, one), pyarrow.string()))
+                self.constants[self._column(column, one)] = value
+        self.schema = pyarrow.schema([*fields, pyarrow.field("error", pyarrow.string())])
+
+    def _column(self, column: str, one: NamedModel) -> str:
+        return column if len(self.models) == 1 else f"{column}_{one.name}"
+
+    def rows(
+        self,
+        item: Item,
+        checked: CheckedTrack,
+        windows: Sequence[Sequence[Window]],
+        outputs: Sequence[Sequence[Sequence[Array]]],
+    ) -> list[Row]:
+        """Return one row: the prediction of each model, or the reason why it has none."""
+        row: Row = {}
+        errors = []
+        for one in self.models:
+            task = one.model.task
+            of_windows = [window[one.output_number] for window in outputs[one.pass_number]]
+            found = torch.from_numpy(np.stack(of_windows))
+            one.variation.add(found)
+            one.num_tracks += 1
+            scores = task.activate(found).numpy()
+            if not np.isfinite(scores).all():
+                errors.append(f"{NotFiniteError.code}: {one.source}: {NotFiniteError(item.path)}")
+                continue
+            spans = windows[self.passes[one.pass_number].layout]
+            prediction = task.predict(checked, zip(spans, scores, strict=True))
+            row[self._column("prediction", one)] = _content(task, prediction, Path(item.path))
+        return [{**row, "error": "; ".join(errors) or None}]
+
+
+def model_name(source: str) -> str:
+    """Return the name of a model's columns, from its folder or Hub id.
+
+    >>> [model_name(one) for one in ("runs/tagging-8f2c/model", "me/my-tagger", "key/")]
+    ['tagging-8f2c', 'my-tagger', 'key']
+    """
+    path = Path(source)
+    path = path if path.name not in ("", ".", "..") else path.resolve()
+    is_of_run = path.name == "model" and path.parent.name
+    return path.parent.name if is_of_run else path.name
+
+
+def layout_of(model: TaskModel) -> Layout:
+    """Return the positions of the windows that a model predicts from."""
+    return Layout(
+        grid=model.backbone.frame_grid,
+        window_samples=model.window_samples,
+        hop_samples=model.hop_samples,
+        on_frames=model.task.on_frames,
+    )
+
+
+def prediction_type(model: TaskModel) -> "pyarrow.DataType":
+    """Return the type of the column of a model's predictions.
+
+    A struct with the score of each label, and the best label of a classification; JSON text for tasks whose
+    predictions have times.
+    """
+    import pyarrow
+
+    task = model.task
+    if not isinstance(task, ClipTask):
+        return pyarrow.string()
+    scores = pyarrow.struct([(label, pyarrow.float32()) for label in task.labels])
+    fields = [("scores", scores)]
+    if _is_classification(task):
+        fields.insert(0, ("label", pyarrow.string()))
+    return pyarrow.struct(fields)
+
+
+def _is_classification(task: ClipTask) -> bool:
+    return task.problem_type == "single_label_classification"
+
+
+def _content(task: Any, prediction: Prediction, path: Path) -> Any:
+    """Return a prediction as plain data: what `m2v predict --format json` writes, without the path."""
+    if isinstance(prediction, ClipPrediction):
+        label = {"label": prediction.label} if _is_classification(task) else {}
+        return {**label, "scores": prediction.scores}
+    text = prediction.render("json", path=path, top=1, timeline=False, is_first=False)
+    content = json.loads(text)
+    del content["path"]
+    return content
+
+
+class _Heads:
+    """Function from waveforms to the logits of models that share a backbone, which runs once.
+
+    Args:
+        models: Models whose backbones have the same weights; that of the first one runs.
+    """
+
+    def __init__(self, models: Sequence[TaskModel]) -> None:
+        self.models = models
+        selected = [model.layer_weighting.selected_layer for model in models]
+        # The number of hidden states in use; a weighted sum needs all.
+        single = [layer for layer in selected if layer is not None]
+        self.num_states = 1 + max(single) if len(single) == len(selected) else None
+        self.pooled_alike = all(
+            isinstance(model.head, ClipHead) and model.head.pooling == "mean" for model in models
+        )
+
+    def __call__(self, waveforms: Tensor) -> list[Tensor]:
+        """Return the logits of each model for waveforms (batch, window_samples)."""
+        first = self.models[0]
+        if len(self.models) == 1:
+            return [first(waveforms)]
+        states = first.backbone.iterate_hidden_states(first.backbone.prepare(waveforms))
+        if self.pooled_alike:
+            # The mean over time of a mean over time is the same, so all heads take those of the first.
+            states = first.head.pre_pool(states)
+        computed = list(islice(states, self.num_states))
+        return [model.forward_states(computed) for model in self.models]
+
+
+def _sharing(models: Sequence[NamedModel]) -> list[list[NamedModel]]:
+    """Divide models into those that share a pass."""
+    groups: dict[Any, list[NamedModel]] = {}
+    for one in models:
+        backbone = one.model.backbone
+        key: Any = id(one)
+        if isinstance(backbone, Backbone):
+            key = (backbone.fingerprint(), backbone.normalize, layout_of(one.model))
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())

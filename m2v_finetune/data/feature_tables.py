@@ -1,0 +1,85 @@
+"""Vectors of tracks from a table of `m2v embed`."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2v_finetune.errors import UserError
+from m2v_finetune.files import parse_json
+
+CATALOGUE_FILE = "_catalogue.json"
+"""Facts about a table, in its folder. Programs that read a folder of Parquet files skip names with _."""
+Vectors = NDArray[np.float32]
+
+
+def is_table(folder: Path) -> bool:
+    """Return whether a folder has a table of `m2v predict` or `m2v embed`."""
+    return (folder / CATALOGUE_FILE).is_file()
+
+
+def read_table(folder: Path, ids: Collection[str]) -> tuple[dict[str, Vectors], dict[str, str]]:
+    """Return the vectors of tracks, and the errors of tracks without one, by id.
+
+    Args:
+        folder: Folder of a table of embeddings.
+        ids: Tracks to read.
+
+    Returns:
+        The vectors of each track, (count, size), in the order of time; and the errors.
+
+    Raises:
+        UserError: The table has no embeddings in Parquet, or a shard is missing or cannot be read.
+    """
+    import pyarrow
+    import pyarrow.compute
+    from pyarrow import parquet
+
+    facts = _facts(folder)
+    wanted = set(ids)
+    vectors: dict[str, list[Any]] = {}
+    errors: dict[str, str] = {}
+    for shard in range(facts["num_shards"]):
+        path = folder / f"part-{shard:05d}.parquet"
+        try:
+            with parquet.ParquetFile(path) as file:
+                table = file.read(columns=["id", "vector", "error"])
+        except FileNotFoundError:
+            continue  # no track belongs there, or it is not computed yet: such tracks have no vector
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}). Delete this file, and run m2v embed again.",
+                code="vectors-table-unreadable",
+            ) from error
+        chosen = table.filter(pyarrow.array([name in wanted for name in table["id"].to_pylist()]))
+        is_valid = chosen["error"].is_null()
+        failed = chosen.filter(pyarrow.compute.invert(is_valid))
+        errors |= zip(failed["id"].to_pylist(), failed["error"].to_pylist(), strict=True)
+        usable = chosen.filter(is_valid)
+        names = usable["id"].to_pylist()
+        numbers = usable["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        rows = numbers.astype(np.float32).reshape(len(names), -1) if names else []
+        for name, vector in zip(names, rows, strict=True):
+            vectors.setdefault(name, []).append(vector)
+    return {name: np.stack(rows) for name, rows in vectors.items()}, errors
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    path = folder / CATALOGUE_FILE
+    try:
+        facts = parse_json(path.read_bytes())
+        kind, format, num_shards = facts["kind"], facts["format"], facts["num_shards"]
+        if not isinstance(num_shards, int):
+            raise ValueError("num_shards is no integer")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}).", code="vectors-table-unreadable"
+        ) from error
+    if (kind, format) != ("embeddings", "parquet"):
+        raise UserError(
+            f"{folder} has {kind} as {format}. --data.features needs the Parquet table of m2v embed.",
+            code="vectors-not-embeddings",
+        )
+    return dict(facts)

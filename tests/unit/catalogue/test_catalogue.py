@@ -1,0 +1,464 @@
+"""Tables of predictions: equal to `TaskModel.predict`, complete, and resumed by id after kills."""
+
+import io
+import json
+import os
+import random
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
+import pytest
+import soundfile
+import torch
+from support.forked import Forked
+from support.matrix import exhaustive
+from support.messages import raises
+
+from m2v_finetune import cli
+from m2v_finetune.catalogue import (
+    Embeddings,
+    Item,
+    NamedModel,
+    Predictions,
+    load_network,
+    read_items,
+    track_rows,
+)
+from m2v_finetune.catalogue.stream import WindowStream
+from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.data.feature_tables import read_table
+from m2v_finetune.data.features import read_vector_splits
+from m2v_finetune.data.manifest import Track
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks.beats import BeatTracking
+from m2v_finetune.tasks.genre import Genre
+from m2v_finetune.tasks.separation import Separation
+from m2v_finetune.tasks.tagging import Tagging
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from m2v_finetune.files import lock
+lock(Path(sys.argv[1]))
+time.sleep(60)
+"""
+RATE = 16_000
+NUM_FILES = 60
+TASKS = {
+    "tags": Tagging(labels=("drums", "piano", "slow, sad"), label_column="tags"),
+    "genre": Genre(labels=("rock", "jazz"), label_column="genre"),
+    "beats": BeatTracking(label_column="beats"),
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of models, whose heads differ and whose backbones are the same."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed, (name, task) in enumerate(TASKS.items()):
+        torch.manual_seed(seed)
+        TaskModel.build(
+            task=task,
+            backbone=BackboneConfig(source="random-small"),
+            head=HeadConfig(hidden_size=16),
+            tuning=TuningConfig(),
+            window_seconds=0.5,
+        ).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files of 0.2 to 1.4 s, in two depths."""
+    folder = tmp_path_factory.mktemp("music")
+    (folder / "album").mkdir()
+    for number in range(NUM_FILES):
+        place = folder / "album" if number % 3 == 0 else folder
+        write_sound(place / f"{number:03d}.wav", number, seconds=0.2 + 0.2 * (number % 7))
+    return folder
+
+
+def write_sound(path: Path, seed: int, *, seconds: float) -> None:
+    samples = np.random.default_rng(seed).standard_normal(round(RATE * seconds), dtype=np.float32)
+    soundfile.write(path, 0.3 * samples, RATE, subtype="FLOAT")
+
+
+def m2v(*words: object, code: int = 0, input: object = None) -> str:
+    """Run the command line in a fork of a warm process, and return standard error."""
+    done = Forked(["m2v", *map(str, words)], input=input)
+    _, stderr = done.communicate(300)
+    assert done.returncode == code, stderr
+    return stderr
+
+
+def rows_of(folder: Path) -> list[dict]:
+    """Read the table as pandas and DuckDB do; each id is there once."""
+    rows = parquet.read_table(folder).to_pylist()
+    assert len({row["id"] for row in rows}) == len(rows)
+    return sorted(rows, key=lambda row: row["id"])
+
+
+def test_predictions_equal_those_of_each_model_alone(models: Path, music: Path, tmp_path: Path):
+    output = tmp_path / "out"
+    words = [*(models / name for name in TASKS), music, "--output", output]
+    stderr = m2v("predict", *words, "--num-workers", 2, "--shard-tracks", 16)
+    assert f"{NUM_FILES} computed now" in stderr
+    rows = rows_of(output)
+    assert [row["id"] for row in rows] == sorted(
+        str(path.relative_to(music)) for path in music.rglob("*.wav")
+    )
+    for name in TASKS:
+        model = TaskModel.from_pretrained(models / name)
+        for row in rows:
+            alone = model.predict(row["path"])
+            found = row[f"prediction_{name}"]
+            if name == "beats":
+                text = alone.render("json", path=Path(), top=1, timeline=False, is_first=True)
+                assert {"path": ".", **json.loads(found)} == json.loads(text)
+            else:
+                # Other neighbours in a batch may change the last bit of a matrix product.
+                assert found["scores"] == pytest.approx(alone.scores, abs=1e-6)
+                assert found.get("label", alone.label) == alone.label
+            assert row["duration"] == pytest.approx(soundfile.info(row["path"]).duration)
+            assert row[f"model_{name}"] == str(models / name)
+    assert set(rows[0]) >= {"error", *(f"version_{name}" for name in TASKS)}
+
+
+def test_models_of_one_backbone_share_its_pass(models: Path, music: Path):
+    def computed(names: list[str]) -> tuple[Predictions, list[dict]]:
+        loaded = [
+            NamedModel(name=name, source=name, model=TaskModel.from_pretrained(models / name))
+            for name in names
+        ]
+        analysis = Predictions(loaded)
+        calls.clear()
+        for one in loaded:
+            one.model.backbone.network.feature_extractor.register_forward_hook(
+                lambda *_: calls.append(1)
+            )
+        items = read_items([str(music)], standard_input=io.BytesIO()).items[:20]
+        found = sorted(track_rows(analysis, items, batch_size=4))
+        return analysis, [row for track in found for row in track.rows]
+
+    calls: list[int] = []
+    together, rows = computed(["tags", "genre"])
+    assert len(together.passes) == len(together.layouts) == 1
+    for name in ("tags", "genre"):
+        _, own = computed([name])
+        assert [row["prediction"] for row in own] == [row[f"prediction_{name}"] for row in rows]
+    both, _ = computed(["tags", "beats"])  # windows of beats overlap
+    assert len(both.passes) == len(both.layouts) == 2
+
+
+def run(*words: object) -> None:
+    """Run the command line in this process."""
+    arguments = cli.build_parser().parse_args(list(map(str, words)))
+    arguments.command(arguments)
+
+
+@pytest.mark.parametrize("format", ["parquet", *exhaustive("jsonl", "csv")])
+def test_a_table_after_twenty_kills_equals_an_undisturbed_one(
+    models: Path, music: Path, tmp_path: Path, format: str
+):
+    def words(output: Path) -> list[str]:
+        options = ["--shard-tracks", 4, "--batch-size", 2, "--num-workers", 1, "--format", format]
+        found = ["predict", models / "tags", models / "genre", music, "--output", output, *options]
+        return list(map(str, found))
+
+    m2v("--version")  # what forks is there
+    start = time.monotonic()
+    m2v(*words(tmp_path / "undisturbed"))
+    seconds = time.monotonic() - start
+    expected = contents(tmp_path / "undisturbed")
+    assert len(expected) > 10
+
+    generator = random.Random(0)
+    output, num_kills, num_cut = tmp_path / "0", 0, 0
+    while num_kills < 20:
+        running = Forked(["m2v", *words(output)])
+        time.sleep(generator.uniform(0, seconds))
+        if running.poll() is not None:  # it was faster: its table is compared, the next one is new
+            assert running.returncode == 0
+            assert contents(output) == expected
+            output = tmp_path / str(num_kills)
+            continue
+        running.kill()
+        running.wait(60)
+        num_kills += 1
+        found = contents(output)
+        print(num_kills, len(found))
+        num_cut += 0 < len(found) < len(expected)
+        # A file that is there is complete.
+        assert all(expected[name] == content for name, content in found.items())
+    m2v(*words(output))
+    assert contents(output) == expected
+    assert num_cut > 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the shards, which equal runs write byte for byte."""
+    return {path.name: path.read_bytes() for path in folder.glob("part-*")}
+
+
+def test_tracks_that_are_added_or_repaired_join_the_table(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder, output = tmp_path / "songs", tmp_path / "out"
+    folder.mkdir()
+    for number in range(6):
+        write_sound(folder / f"{number}.wav", number, seconds=0.5)
+    (folder / "late.wav").write_bytes(b"")
+    words = ["predict", models / "tags", folder, "--output", output, "--num-workers", 0]
+    with raises("catalogue-errors", "1 tracks"):
+        run(*words, "--shard-tracks", 3, "--fail-on-error")
+    before = rows_of(output)
+    write_sound(folder / "late.wav", 7, seconds=0.5)
+    (folder / "0.wav").unlink()
+    write_sound(folder / "new.wav", 8, seconds=0.5)
+    run(*words)
+    assert "1 computed now, 6 there before" in capsys.readouterr().err
+    assert [row for row in rows_of(output) if row["id"] != "new.wav"] == before
+    run(*words, "--retry-errors")
+    assert "1 more tracks of the table are not in the sources" in capsys.readouterr().err
+    after = rows_of(output)
+    assert len(after) == 8
+    assert not any(row["error"] for row in after)
+    assert [row for row in after if row["id"][0].isdigit()] == before[:6]
+    run(*words, "--overwrite")
+    assert [row["id"] for row in rows_of(output)] == sorted(path.name for path in folder.iterdir())
+
+
+def test_another_table_is_refused(models: Path, music: Path, tmp_path: Path):
+    output, song = tmp_path / "out", music / "001.wav"
+    words = [song, "--num-workers", 0, "--output"]
+    run("predict", models / "tags", *words, output)
+    before = contents(output)
+    changed = TaskModel.from_pretrained(models / "tags")
+    with torch.no_grad():
+        next(changed.head.parameters()).add_(1e-3)
+    changed.save_pretrained(tmp_path / "tags")
+    for other in (tmp_path / "tags", models / "genre"):
+        with raises("catalogue-other-table", output, "tags"):
+            run("predict", other, *words, output)
+    with raises("catalogue-other-table", "parquet", "csv"):
+        run("predict", models / "tags", *words, output, "--format", "csv")
+    with raises("catalogue-other-table", "predictions", "embeddings"):
+        run("embed", models / "tags", *words, output)
+    with raises("catalogue-folder-not-empty", "001.wav"):
+        run("predict", models / "tags", *words, music / "")
+    holder = Forked(["-c", HOLD, output / ".lock"])
+    while "process" not in (output / ".lock").read_text():
+        time.sleep(0.01)
+    try:
+        with raises("output-locked", output, holder.pid):
+            run("predict", models / "tags", *words, output)
+    finally:
+        holder.kill()
+        holder.wait(60)
+    assert contents(output) == before
+
+
+def test_words_that_make_no_table_are_refused(models: Path, music: Path, tmp_path: Path):
+    tags, genre, song = models / "tags", models / "genre", music / "001.wav"
+    with raises("catalogue-not-a-table", "genre"):
+        run("predict", tags, genre, song)
+    with raises("catalogue-not-a-table"):
+        run("predict", tags, song, "--output", tmp_path / "out.csv", "--overwrite")
+    with raises("catalogue-option", "--timeline"):
+        run("predict", tags, song, "--output", tmp_path / "out", "--timeline")
+    with raises("catalogue-duplicate-model", "tags"):
+        run("predict", tags, tags, song, "--output", tmp_path / "out")
+    with raises("catalogue-source-missing", "nowhere"):
+        run("predict", tags, tmp_path / "nowhere", "--output", tmp_path / "out")
+    with raises("embed-window-of-model", "0.5"):
+        run("embed", tags, song, "--output", tmp_path / "out", "--window-seconds", 2)
+    with raises("embed-no-such-layer", "9"):
+        run("embed", "random-small", song, "--output", tmp_path / "out", "--layer", 9)
+    torch.manual_seed(0)
+    separation = Separation(
+        stems=("drums", "other"), label_column="stems", sample_rate=8000, num_channels=1
+    )
+    TaskModel.build(
+        task=separation,
+        backbone=BackboneConfig(source="random-small"),
+        head=HeadConfig(hidden_size=16),
+        tuning=TuningConfig(),
+        window_seconds=0.5,
+    ).save_pretrained(tmp_path / "stems")
+    with raises("catalogue-no-stems"):
+        run("predict", tmp_path / "stems", song, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_sources_name_tracks_by_id(music: Path, tmp_path: Path):
+    def ids(*sources: object, listed: bytes = b"") -> list[str]:
+        found = read_items(list(map(str, sources)), standard_input=io.BytesIO(listed))
+        assert all(Path(item.path).is_file() for item in found.items)
+        return [item.id for item in found.items]
+
+    song, other = music / "001.wav", music / "album" / "000.wav"
+    assert ids(song, song) == [str(song)]
+    assert ids(music)[-3:] == ["album/051.wav", "album/054.wav", "album/057.wav"]
+    assert ids("-", listed=f"{song}\n\n{other}\r\n".encode()) == [str(song), str(other)]
+    assert ids("-", listed=f"{song}\0{other}".encode()) == [str(song), str(other)]
+    rows = {"id": ["b", "a"], "path": [str(song), str(other)], "year": [1, 2]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "songs.parquet")
+    (tmp_path / "songs.csv").write_text(f"file_name,id\n{song},b\n{other},\n")
+    (tmp_path / "songs.jsonl").write_text(json.dumps({"path": str(song), "id": 7}))
+    assert ids(tmp_path / "songs.parquet") == ["a", "b"]
+    assert ids(tmp_path / "songs.csv") == [str(other), "b"]
+    assert ids(tmp_path / "songs.jsonl") == ["7"]
+
+    (tmp_path / "twice.csv").write_text(f"path,id\n{song},b\n{other},b\n")
+    with raises("catalogue-duplicate-id", "b: ", song, other):
+        ids(tmp_path / "twice.csv")
+    (tmp_path / "bad.csv").write_text(f"path\n{song}\n\n ''\n../out.wav\n ,\n".replace(" ,\n", ""))
+    with raises("manifest-bad-lines", "../out.wav"):
+        ids(tmp_path / "bad.csv")
+    with raises("catalogue-empty"):
+        ids("-")
+    parquet.write_table(pyarrow.table({"file": ["a"]}), tmp_path / "none.parquet")
+    with raises("manifest-no-path-column", "file"):
+        ids(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("path")
+    with raises("manifest-not-parquet", "text.parquet"):
+        ids(tmp_path / "text.parquet")
+
+
+def test_each_kind_of_bad_file_is_a_row_with_its_reason(models: Path, tmp_path: Path):
+    for number in range(90):
+        write_sound(tmp_path / f"{number:02d}.wav", number, seconds=0.3)
+    good = (tmp_path / "00.wav").read_bytes()
+    write_sound(tmp_path / "long.wav", 0, seconds=3.0)
+    long = (tmp_path / "long.wav").read_bytes()
+    bad = {
+        "empty": b"",
+        "text": b"This is no music.",
+        "zeros": bytes(5000),
+        "header alone": good[:44],
+        "truncated": long[: len(long) // 2],
+        "flac, truncated": encoded_flac()[:600],
+        "not finite": good[:-400] + np.full(100, np.nan, np.float32).tobytes(),
+        "infinite in the middle": long[:90_000] + b"\x00\x00\x80\x7f" * 10 + long[90_040:],
+    }
+    for name, content in bad.items():
+        (tmp_path / f"{name}.wav").write_bytes(content)
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "missing.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "long.wav").unlink()
+    listed = "".join(f"{path}\n" for path in sorted(tmp_path.glob("*.wav")))
+    items = read_items(["-"], standard_input=io.BytesIO(listed.encode())).items
+    model = TaskModel.from_pretrained(models / "tags")
+    analysis = Predictions([NamedModel(name="tags", source="tags", model=model)])
+    rows = {
+        Path(row["id"]).stem: row
+        for track in track_rows(analysis, items, batch_size=8)
+        for row in track.rows
+    }
+    assert len(rows) == len(items) == 101
+    errors = {name: row["error"] for name, row in rows.items() if row["error"]}
+    assert errors.keys() == {*bad, "pipe", "folder", "missing"}
+    assert all(row["prediction"] is None for row in rows.values() if row["error"])
+    assert all(row["prediction"]["scores"] for row in rows.values() if not row["error"])
+    codes = {name: error.split(":")[0] for name, error in errors.items()}
+    assert codes == {
+        "empty": "audio-empty",
+        "missing": "audio-not-found",
+        "pipe": "audio-not-a-file",
+        "folder": "audio-not-a-file",
+        "not finite": "audio-not-finite",
+        "infinite in the middle": "audio-not-finite",
+        "truncated": "audio-truncated",
+        "flac, truncated": "audio-damaged",
+        "text": "audio-unreadable",
+        "zeros": "audio-unreadable",
+        "header alone": "audio-unreadable",
+    }
+
+
+def encoded_flac() -> bytes:
+    buffer = io.BytesIO()
+    samples = np.random.default_rng(0).standard_normal(RATE, dtype=np.float32)
+    soundfile.write(buffer, 0.3 * samples, RATE, format="FLAC")
+    return buffer.getvalue()
+
+
+def test_a_file_of_any_length_needs_the_memory_of_a_batch(tmp_path: Path):
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", RATE, 1, subtype="PCM_16") as file:
+        for _ in range(20 * 60):
+            file.write(np.zeros(RATE, np.int16))
+    model = load_network("random-small")
+    embeddings = Embeddings("random-small", model, layer=0, window_seconds=1.0)
+    stream = WindowStream(
+        items=[Item("long", str(path))],
+        units=[(0, 1)],
+        layouts=embeddings.layouts,
+        batch_size=4,
+        num_workers=0,
+    )
+    tracemalloc.start()
+    try:
+        assert sum(len(batch.owners) for batch in stream) == 20 * 60
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 4e6  # the file has 77 MB as float32
+
+
+@pytest.mark.parametrize("pool", ["track", "windows"])
+@pytest.mark.parametrize("source", ["tags", "random-small"])
+@pytest.mark.parametrize("layer", [None, 2])
+def test_embeddings_equal_embed(models: Path, music: Path, pool, source: str, layer: int | None):
+    network = load_network(str(models / source) if source == "tags" else source)
+    seconds = None if source == "tags" else 0.4
+    embeddings = Embeddings(source, network, layer=layer, pool=pool, window_seconds=seconds)
+    path = music / "013.wav"  # 1.4 s
+    items = [Item("a", str(path)), Item("b", str(music / "004.wav"))]
+    tracks = dict(track_rows(embeddings, items, batch_size=2))
+    found = np.stack([row["vector"] for row in tracks[0]])
+    options = {} if seconds is None else {"window_seconds": seconds}
+    expected = network.embed(path, layer=layer, pool=pool, batch_size=2, **options)
+    if source == "random-small" and layer is None:
+        expected = expected.mean(axis=-2)
+    np.testing.assert_allclose(found, np.atleast_2d(expected), atol=1e-6)
+    if pool == "windows":
+        hop = network.hop_seconds if seconds is None else seconds
+        times = [row["time"] for row in tracks[0]]
+        assert times == pytest.approx([*np.arange(len(times) - 1) * hop, 1.4 - (seconds or 0.5)])
+
+
+def test_a_table_of_embeddings_is_trained_from(music: Path, tmp_path: Path):
+    output = tmp_path / "vectors"
+    run("embed", "random-small", music, "--output", output, "--num-workers", 0)
+    (file := next(output.glob("part-*.parquet")))
+    assert b"weights" in parquet.read_schema(file).metadata[b"m2v_finetune"]
+    vectors, errors = read_table(output, ["001.wav", "album/000.wav", "other.wav"])
+    assert not errors
+    backbone = load_network("random-small")
+    assert vectors.keys() == {"001.wav", "album/000.wav"}
+    for name, rows in vectors.items():
+        expected = backbone.embed(music / name).mean(axis=0)
+        np.testing.assert_allclose(rows, expected[None], atol=1e-6)
+
+    def track(name: str) -> Track:
+        return Track(
+            id=name,
+            path=music / name,
+            split="train",
+            columns={},
+            origin="songs.csv:1",
+            folder=music,
+        )
+
+    splits = {"train": [track("001.wav"), track("album/000.wav")]}
+    read, _ = read_vector_splits(splits, output, on_bad_track="stop")
+    for one in read["train"]:
+        np.testing.assert_array_equal(one.vectors, vectors[one.track.id])
+    with raises("data-bad-tracks", "other.wav", "no row with this id"):
+        read_vector_splits({"train": [track("other.wav")]}, output, on_bad_track="stop")
