@@ -132,7 +132,7 @@ CHECKPOINTS = {
     ),
     "filterbank-small": Checkpoint(
         hub_id=None,
-        pretraining="masked prediction behind a bank of filters, 10.0 h of recordings and composed music, 4 s, "
+        pretraining="masked prediction behind a bank of filters, 10 h of recordings and composed music, 4 s, "
         "by this project",
         num_layers=4,
         hidden_size=192,
