@@ -6,9 +6,12 @@ from pathlib import Path
 from small_backbone_tables import PAGE, cell, row, verdict, with_table
 
 BACKBONES = {"filterbank-small": "filterbank-small", "music2vec-small": "music2vec-small"}
+START = "filterbank-small's start"
+"""The bank of filters with random layers above it: what held_out_sound.py was given as `--name`."""
 ROWS = {
     **BACKBONES,
     **{f"random {name}": f"random weights, as {title}" for name, title in BACKBONES.items()},
+    START: "the start of its pre-training",
     "mfcc": "mean and deviation of 20 MFCCs",
     "cqt": "mean CQT",
     "librosa": "librosa's beat tracker",
@@ -63,12 +66,14 @@ def all_tables(result: Path) -> str:
                 lines.append(row(words, cells))
         lines.append("")
     tasks = [task for members in SETS.values() for task in members if task in runs]
-    lines += heads("is it above", ["random weights", "MFCCs", "CQT", "the beat tracker"])
+    others = ["random weights", "its start", "MFCCs", "CQT", "the beat tracker"]
+    lines += heads("is it above", others)
     for name, words in BACKBONES.items():
         for task in tasks:
             own = runs[task].get(name, {})
-            others = [f"random {name}", "mfcc", "cqt", "librosa"]
-            cells = [verdict(own, runs[task].get(other, {})) for other in others]
+            start = START if START.startswith(name) else ""
+            rows = [f"random {name}", start, "mfcc", "cqt", "librosa"]
+            cells = [verdict(own, runs[task].get(other, {})) for other in rows]
             if any(cells):
                 lines.append(row(f"{words}, {task}", cells))
     return "\n".join(lines)

@@ -118,7 +118,7 @@ def probe(name: str, weights: Path, real: Path, result: Path) -> None:
 
 
 def table(result: Path) -> str:
-    """Return the values of each trial, best mean first, in Markdown."""
+    """Return the values of each trial in Markdown, best mean first; a row without all tasks has no mean."""
     found: dict[str, dict[str, float]] = {}
     for text in result.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
@@ -127,10 +127,15 @@ def table(result: Path) -> str:
         f"| validation | {' | '.join(TASKS)} | mean |",
         f"|---|{'---|' * (len(TASKS) + 1)}",
     ]
-    means = {name: statistics.mean(values.values()) for name, values in found.items()}
-    for name in sorted(found, key=lambda name: -means[name]):
+    means = {
+        name: statistics.mean(values.values())
+        for name, values in found.items()
+        if len(values) == len(TASKS)
+    }
+    for name in sorted(found, key=lambda name: -means.get(name, 0.0)):
         cells = [f"{found[name][task]:.3f}" if task in found[name] else "" for task in TASKS]
-        lines.append(f"| {name} | {' | '.join(cells)} | {means[name]:.3f} |")
+        mean = f"{means[name]:.3f}" if name in means else ""
+        lines.append(f"| {name} | {' | '.join(cells)} | {mean} |")
     return "\n".join(lines)
 
 

@@ -132,8 +132,8 @@ CHECKPOINTS = {
     ),
     "filterbank-small": Checkpoint(
         hub_id=None,
-        pretraining="masked prediction behind a bank of filters, 10.0 h of recordings and composed music, "
-        "4 s, by this project",
+        pretraining="masked prediction behind a bank of filters, 10 h of recordings and composed music, 4 s, "
+        "by this project",
         num_layers=4,
         hidden_size=192,
         sample_rate=16000,

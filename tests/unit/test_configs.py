@@ -109,6 +109,7 @@ def test_a_config_of_pretraining(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_configs_of_pretraining() -> None:
     assert {path.stem for path in PRETRAINING_FILES} == {
         "adaptation",
+        "filterbank-small",
         "masked-small",
         "mert",
         "music2vec",

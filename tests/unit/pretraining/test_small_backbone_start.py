@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from m2v_finetune.backbones import init_backbone
+from m2v_finetune.backbones import init_backbone, load_backbone
 from m2v_finetune.backbones.backbone import Backbone
 
 RATE_HZ = 16_000
@@ -60,3 +60,9 @@ def test_steps_are_how_far_a_magnitude_is_below_each_level(script, bank) -> None
         expected = (1 - magnitudes / level).clamp(min=0)
         torch.testing.assert_close(of_level, expected, rtol=0, atol=0.01)
         assert of_level.max() > 0.5
+
+
+def test_the_backbone_that_ships_has_kept_the_bank(bank) -> None:
+    shipped = load_backbone("filterbank-small").network.feature_extractor.state_dict()
+    for name, weights in bank.network.feature_extractor.state_dict().items():
+        torch.testing.assert_close(shipped[name], weights, rtol=0, atol=1e-7)
