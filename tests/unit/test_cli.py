@@ -484,7 +484,7 @@ def test_a_model_whose_answer_is_not_finite_is_refused(
         ("tags.csv", "path,drums"),
         ("tags.JSON", '{"path"'),
         ("t.jsonl", '{"path"'),
-        ("t", str(SONG)),
+        ("t.txt", str(SONG)),
     ],
 )
 def test_the_name_of_the_output_states_the_format(
