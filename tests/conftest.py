@@ -68,8 +68,12 @@ def log_level() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Escape lone surrogates, as in names of files that are not UTF-8: xdist cannot send them."""
+    """Escape lone surrogates, as in names of files that are not UTF-8, and write numbers as text.
+
+    xdist cannot send surrogates, nor numbers of numpy.
+    """
     report = yield
+    report.user_properties = [(name, str(value)) for name, value in report.user_properties]
     report.sections = [(name, encodable(text)) for name, text in report.sections]
     if report.longrepr is not None and encodable(report.longreprtext) != report.longreprtext:
         report.longrepr = encodable(report.longreprtext)

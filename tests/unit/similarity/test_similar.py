@@ -77,7 +77,7 @@ def test_the_approximate_index_finds_nearly_all(tmp_path, monkeypatch, record_pr
     queries = vectors[100:150].astype(np.float32)
     exact, near = (search(opened, queries, 10) for search in (nearest_exact, nearest_approximate))
     found = [len(set(a.rows) & set(b.rows)) / 10 for a, b in zip(exact, near, strict=True)]
-    record_property("recall@10 of the approximate index", np.mean(found))
+    record_property("recall@10 of the approximate index", float(np.mean(found)))
     assert np.mean(found) > 0.98
     for a, b in zip(exact, near, strict=True):  # equal rows have equal cosines: those of the table
         both = dict(zip(a.rows, a.cosines, strict=True))
