@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.forked import Forked
+from support.matrix import exhaustive
 
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
@@ -90,7 +91,10 @@ def test_a_reader_that_wants_one_line(saved):
 
 @pytest.mark.parametrize(
     ("kind", "variables"),
-    [("csv", {"LC_ALL": "C"}), ("json", {"PYTHONIOENCODING": "ascii", "LC_ALL": "POSIX"})],
+    [
+        ("csv", {"LC_ALL": "C"}),
+        *exhaustive(("json", {"PYTHONIOENCODING": "ascii", "LC_ALL": "POSIX"})),
+    ],
 )
 def test_names_of_any_bytes_in_a_locale_of_ascii(saved, tmp_path, kind, variables):
     odd = tmp_path / os.fsdecode(b"caf\xe9 \xe2\x99\xab.ogg")

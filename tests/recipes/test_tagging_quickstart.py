@@ -204,7 +204,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize(
-    "case", ["m2v", "accelerate launch -m", *exhaustive("python -m", "recipe")]
+    "case", ["accelerate launch -m", *exhaustive("m2v", "python -m", "recipe")]
 )
 def test_the_printed_command_resumes_the_run(
     case, repository, small_manifest, tmp_path, monkeypatch

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.matrix import exhaustive
 
 from m2v_finetune.runs import main
 from m2v_finetune.shipped import recipe_file
@@ -42,7 +43,7 @@ def manifest(task: str, folder: Path) -> Path:
     ("task", "options"),
     [
         ("tagging", {"task.ignore_unknown_labels": "true"}),
-        ("tagging", {"task.ignore_unknown_labels": "true", "tuning.method": "lora"}),
+        *exhaustive(("tagging", {"task.ignore_unknown_labels": "true", "tuning.method": "lora"})),
         ("beats", {"tuning.method": "full"}),
         (
             "separation",
