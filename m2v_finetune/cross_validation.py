@@ -129,7 +129,7 @@ def pool_folds(folders: Sequence[Path], seed: int) -> PooledFolds:
     tracks = [track for *_, own in runs for track in own]
     summary = task.summarize([track.evaluated for track in tracks], seed=seed)
     of_folds = [results["metrics"] for results, *_ in runs]
-    of_one_fold = ("calibration", "thresholds")
+    of_one_fold = ("calibration", "thresholds", "novelty")
     results = {
         **{key: value for key, value in first.items() if key not in of_one_fold},
         **summary,

@@ -20,7 +20,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
 from m2v_finetune.heads import ClipHead
-from m2v_finetune.model import NotFiniteError, TaskModel, require_audio_input
+from m2v_finetune.model import NotFiniteError, TaskModel, activate, require_audio_input
 from m2v_finetune.prediction.files import model_fingerprint
 from m2v_finetune.tasks import Prediction
 from m2v_finetune.tasks.clips import ClipPrediction, ClipTask
@@ -157,9 +157,8 @@ class Predictions:
             task = one.model.task
             of_windows = [window[one.output_number] for window in outputs[one.pass_number]]
             found = torch.from_numpy(np.stack(of_windows))
-            one.variation.add(found)
             one.num_tracks += 1
-            scores = task.activate(found).numpy()
+            scores = activate(one.model, found, one.variation)
             if not np.isfinite(scores).all():
                 errors.append(f"{NotFiniteError.code}: {one.source}: {NotFiniteError(item.path)}")
                 continue
@@ -194,8 +193,8 @@ def layout_of(model: TaskModel) -> Layout:
 def prediction_type(model: TaskModel) -> "pyarrow.DataType":
     """Return the type of the column of a model's predictions.
 
-    A struct with the score of each label, and the decided labels of a model that decides; JSON text for tasks
-    whose predictions have times.
+    A struct with the score of each label, the decided labels of a model that decides, and the novelty of the
+    track if the model measures it; JSON text for tasks whose predictions have times.
     """
     import pyarrow
 
@@ -206,6 +205,8 @@ def prediction_type(model: TaskModel) -> "pyarrow.DataType":
     fields = [("scores", scores)]
     if task.decide(dict.fromkeys(task.labels, 0.0)) is not None:
         fields.insert(0, ("labels", pyarrow.list_(pyarrow.string())))
+    if model.measures_novelty:
+        fields.append(("novelty", pyarrow.float32()))
     return pyarrow.struct(fields)
 
 
@@ -213,7 +214,8 @@ def _content(prediction: Prediction, path: Path) -> Any:
     """Return a prediction as plain data: what `m2v predict --format json` writes, without the path."""
     if isinstance(prediction, ClipPrediction):
         labels = {} if prediction.decided is None else {"labels": prediction.decided}
-        return {**labels, "scores": prediction.scores}
+        novelty = {} if prediction.novelty is None else {"novelty": prediction.novelty}
+        return {**labels, "scores": prediction.scores, **novelty}
     text = prediction.render("json", path=path, top=1, timeline=False, is_first=False)
     content = json.loads(text)
     del content["path"]
@@ -221,7 +223,7 @@ def _content(prediction: Prediction, path: Path) -> Any:
 
 
 class _Heads:
-    """Function from waveforms to the logits of models that share a backbone, which runs once.
+    """Function from waveforms to the outputs of `TaskModel.score`, of models whose backbone runs once.
 
     Args:
         models: Models whose backbones have the same weights; that of the first one runs.
@@ -238,16 +240,16 @@ class _Heads:
         )
 
     def __call__(self, waveforms: Tensor) -> list[Tensor]:
-        """Return the logits of each model for waveforms (batch, window_samples)."""
+        """Return the output of each model for waveforms (batch, window_samples)."""
         first = self.models[0]
         if len(self.models) == 1:
-            return [first(waveforms)]
+            return [first.score(waveforms)]
         states = first.backbone.iterate_hidden_states(first.backbone.prepare(waveforms))
         if self.pooled_alike:
             # The mean over time of a mean over time is the same, so all heads take those of the first.
             states = first.head.pre_pool(states)
         computed = list(islice(states, self.num_states))
-        return [model.forward_states(computed) for model in self.models]
+        return [model.score_states(computed) for model in self.models]
 
 
 def _sharing(models: Sequence[NamedModel]) -> list[list[NamedModel]]:

@@ -3,6 +3,7 @@
 from m2v_finetune.model.cached_features import FeatureLayout
 from m2v_finetune.model.inference import (
     NotFiniteError,
+    activate,
     require_audio_input,
     score_windows,
     scored,
@@ -28,6 +29,7 @@ __all__ = [
     "FeatureLayout",
     "NotFiniteError",
     "TaskModel",
+    "activate",
     "describe_model",
     "native_usage",
     "parse_description",

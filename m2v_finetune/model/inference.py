@@ -107,15 +107,7 @@ def score_windows(
     for indices, parts, bad in read_batches(loader):
         rows: dict[int, NDArray[np.float32] | AudioError] = dict(bad)
         if len(indices):
-            outputs = model.micro_batcher.run(run, parts)
-            novelty = outputs[:, :0]
-            if model.measures_novelty:
-                outputs, novelty = outputs[:, :-1], outputs[:, -1:]
-            if variation is not None:
-                variation.add(outputs)
-            scores = model.task.activate(outputs).numpy()
-            if model.measures_novelty:
-                scores = np.concatenate([scores, novelty.numpy()], axis=1)
+            scores = activate(model, model.micro_batcher.run(run, parts), variation)
             rows |= zip(indices.tolist(), scores, strict=True)
         for index, one in sorted(rows.items(), key=lambda pair: pair[0]):
             number, window = windows.locations[index]
@@ -126,6 +118,27 @@ def score_windows(
             if raises_not_finite:
                 raise error
             yield number, window, error
+
+
+def activate(
+    model: "TaskModel", outputs: Tensor, variation: OutputVariation | None = None
+) -> NDArray[np.float32]:
+    """Return the scores of windows from the output of `TaskModel.score`, novelty in their last column too.
+
+    Args:
+        model: Model that computed them.
+        outputs: Its output, (windows, ...).
+        variation: Counter of the outputs of the head.
+    """
+    novelty = outputs[:, :0]
+    if model.measures_novelty:
+        outputs, novelty = outputs[:, :-1], outputs[:, -1:]
+    if variation is not None:
+        variation.add(outputs)
+    scores: NDArray[np.float32] = model.task.activate(outputs).numpy()
+    if model.measures_novelty:
+        scores = np.concatenate([scores, novelty.numpy()], axis=1)
+    return scores
 
 
 def scored(

@@ -132,17 +132,21 @@ class TaskNetwork(nn.Module):
         """Return the logits of windows as `forward` does, and in a last column their novelty, if measured."""
         if self.novelty is None:
             return self(inputs, *others)  # type: ignore[no-any-return]
-        states = self.head_input(inputs)
-        novelty = self.novelty(states.float().mean(dim=1))
-        return torch.cat([self.head(states, *others), novelty[:, None]], dim=1)
+        return self._score_head_input(self.head_input(inputs), *others)
 
-    def forward_states(self, hidden_states: Iterable[Tensor]) -> Tensor:
-        """Return the logits of windows whose hidden states are known, as `forward` does for waveforms.
+    def score_states(self, hidden_states: Iterable[Tensor]) -> Tensor:
+        """Return what `score` does, of windows whose hidden states are known.
 
         Args:
             hidden_states: Hidden states from 0 on, (batch, frames, hidden_size) each.
         """
-        return self.head(self.layer_weighting(self.head.pre_pool(hidden_states)))  # type: ignore[no-any-return]
+        return self._score_head_input(self.layer_weighting(self.head.pre_pool(hidden_states)))
+
+    def _score_head_input(self, states: Tensor, *others: Tensor) -> Tensor:
+        logits: Tensor = self.head(states, *others)
+        if self.novelty is None:
+            return logits
+        return torch.cat([logits, self.novelty(states.float().mean(dim=1))[:, None]], dim=1)
 
     def _weight_cached(self, features: Tensor) -> Tensor:
         """Return the weighted hidden states, (batch, frames, hidden_size), of cached features."""

@@ -19,6 +19,7 @@ from support.matrix import exhaustive
 from support.messages import raises
 
 from m2v_finetune import cli
+from m2v_finetune.calibration import PlattScaling, TemperatureScaling
 from m2v_finetune.catalogue import (
     Embeddings,
     Item,
@@ -34,6 +35,7 @@ from m2v_finetune.data.feature_tables import read_table
 from m2v_finetune.data.features import read_vector_splits
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.model import TaskModel
+from m2v_finetune.model.novelty import Novelty
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.tasks.separation import Separation
@@ -48,9 +50,20 @@ time.sleep(60)
 """
 RATE = 16_000
 NUM_FILES = 60
+NOVELTY_BOUND = 7.7
+"""Near the middle of the distances of the files, so that some are unknown."""
 TASKS = {
-    "tags": Tagging(labels=("drums", "piano", "slow, sad"), label_column="tags"),
-    "genre": Genre(labels=("rock", "jazz"), label_column="genre"),
+    "tags": Tagging(
+        labels=("drums", "piano", "slow, sad"),
+        label_column="tags",
+        calibration=PlattScaling(slopes=(2.0, 0.5, 1.0), intercepts=(0.3, -0.2, 0.0)),
+        thresholds=(0.5, 0.1, None),
+    ),
+    "genre": Genre(
+        labels=("rock", "jazz"),
+        label_column="genre",
+        calibration=TemperatureScaling(temperature=0.3),
+    ),
     "beats": BeatTracking(label_column="beats"),
 }
 
@@ -61,13 +74,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for seed, (name, task) in enumerate(TASKS.items()):
         torch.manual_seed(seed)
-        TaskModel.build(
+        model = TaskModel.build(
             task=task,
             backbone=BackboneConfig(source="random-small"),
             head=HeadConfig(hidden_size=16),
             tuning=TuningConfig(),
             window_seconds=0.5,
-        ).save_pretrained(folder / name)
+        )
+        if name != "beats":
+            model.novelty = Novelty(model.backbone.hidden_size)
+            model.novelty.bound.fill_(NOVELTY_BOUND)
+        model.save_pretrained(folder / name)
     return folder
 
 
@@ -111,6 +128,7 @@ def test_predictions_equal_those_of_each_model_alone(models: Path, music: Path, 
     assert [row["id"] for row in rows] == sorted(
         str(path.relative_to(music)) for path in music.rglob("*.wav")
     )
+    unknown: dict[str, list[bool]] = {name: [] for name in TASKS}
     for name in TASKS:
         model = TaskModel.from_pretrained(models / name)
         for row in rows:
@@ -122,10 +140,12 @@ def test_predictions_equal_those_of_each_model_alone(models: Path, music: Path, 
             else:
                 # Other neighbours in a batch may change the last bit of a matrix product.
                 assert found["scores"] == pytest.approx(alone.scores, abs=1e-6)
-                assert found.get("labels") == alone.decided
-                assert name == "tags" or found["labels"] == [alone.label]
+                assert found["labels"] == alone.decided
+                assert found["novelty"] == pytest.approx(alone.novelty, rel=1e-5)
+                unknown[name].append(alone.is_unknown)
             assert row["duration"] == pytest.approx(soundfile.info(row["path"]).duration)
             assert row[f"model_{name}"] == str(models / name)
+    assert {True, False} == set(unknown["tags"]) == set(unknown["genre"])
     assert set(rows[0]) >= {"error", *(f"version_{name}" for name in TASKS)}
 
 
