@@ -70,7 +70,7 @@ def connect(num_workers: int | None) -> Cluster:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except Exception as error:  # Ray raises classes of all kinds here
+    except Exception as error:  # of this call alone, whose start-up raises plain Exception
         where = os.environ.get("RAY_ADDRESS")
         what = f"reached at RAY_ADDRESS={where}" if where else "started on this machine"
         raise UserError(
@@ -238,5 +238,5 @@ def _as_user_error(error: Exception, folder: TableFolder) -> Exception:
             return UserError(str(cause), code=cause.code)
         cause = getattr(cause, "cause", None) or cause.__cause__
     where = getattr(folder, "url", folder.path)
-    error.add_note(f"The shards that are in {where} are complete: the same command goes on.")
+    error.add_note(f"The shards that are in {where} are complete: the same command resumes.")
     return error

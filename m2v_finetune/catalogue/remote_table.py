@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from m2v_finetune.catalogue.analysis import Analysis, Row
-from m2v_finetune.catalogue.shards import FORMATS, TableFolder, table_metadata
+from m2v_finetune.catalogue.shards import FORMATS, TableFolder, table_metadata, unreadable_shard
 from m2v_finetune.catalogue.stores import open_store, renamed_errors, store_errors
 from m2v_finetune.data.feature_tables import CATALOGUE_FILE
 
@@ -40,8 +40,12 @@ class RemoteFolder(TableFolder):
             if self.format == "parquet":
                 from pyarrow import parquet
 
-                with system.open(remote, "rb") as file, parquet.ParquetFile(file) as opened:
-                    rows: list[Row] = opened.read(columns=columns).to_pylist()
+                with system.open(remote, "rb") as file:
+                    try:
+                        with parquet.ParquetFile(file) as opened:
+                            rows: list[Row] = opened.read(columns=columns).to_pylist()
+                    except ValueError as error:  # of pyarrow; the store raises others
+                        raise unreadable_shard(system.unstrip_protocol(remote), error) from error
                 return rows
         with self._staged() as staged:
             with store_errors(self.url):

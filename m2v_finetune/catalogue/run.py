@@ -157,7 +157,7 @@ def run_catalogue(
             raise Stopped(
                 stopped.signal_number,
                 f"Stopped. {plan.num_kept + num_done:,} of {len(items):,} tracks are in {output}. The same "
-                "command goes on.",
+                "command resumes.",
             ) from None
         except torch.OutOfMemoryError as error:
             raise UserError(

@@ -76,10 +76,7 @@ class TableFolder:
         try:
             return READERS[self.format](path, columns)
         except (OSError, ValueError, KeyError, RecursionError) as error:
-            raise UserError(
-                f"{path} cannot be read ({error}). Delete this file, and the same command computes it again.",
-                code="catalogue-shard-unreadable",
-            ) from error
+            raise unreadable_shard(path, error) from error
 
     def write_shard(self, shard: int, rows: Sequence[Row]) -> None:
         """Write the rows of a shard, sorted by id, under another name, and rename the file.
@@ -105,6 +102,14 @@ class TableFolder:
                 writer.writerows(
                     [_as_cell(row[name]) for name in self.schema.names] for row in rows
                 )
+
+
+def unreadable_shard(where: Path | str, error: Exception) -> UserError:
+    """Return the error of a shard that is damaged."""
+    return UserError(
+        f"{where} cannot be read ({error}). Delete this file, and the same command computes it again.",
+        code="catalogue-shard-unreadable",
+    )
 
 
 @contextmanager
@@ -258,7 +263,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"{error.filename or path} cannot be written: {error.strerror}. The shards that are there are "
-            "complete: when it is solved, the same command goes on.",
+            "complete: when it is solved, the same command resumes.",
             code="output-not-writable",
         ) from error
 

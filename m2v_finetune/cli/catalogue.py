@@ -26,7 +26,7 @@ TABLE_OPTIONS = ("batch_size", "num_workers", "shard_tracks", "overwrite", "retr
 def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of tables to a subcommand."""
     table = parser.add_argument_group(
-        "tables", "A table is a folder of shards; a command that was killed goes on where it was."
+        "tables", "A table is a folder of shards; the same command resumes one that was killed."
     )
     table.add_argument(
         "--batch-size",
@@ -55,7 +55,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     table.add_argument(
         "--fail-on-error",
         action="store_true",
-        help="exit with code 2 if a track has an error; the table is complete all the same",
+        help="exit with code 2 if any track has an error, not only if all have; the table is complete",
     )
     table.add_argument(
         "--engine",
@@ -150,9 +150,10 @@ def write_table(
         kinds = ", ".join(f"{code} ({number:,})" for code, number in summary.errors.most_common())
         lines.append(f"{num_errors:,} have an error, in the column 'error': {kinds}.")
     warn("\n".join(lines))
-    if num_errors and arguments.fail_on_error:
+    if num_errors and (arguments.fail_on_error or num_errors == summary.num_tracks):
         raise UserError(
-            f"{num_errors:,} tracks have an error. Repair them, and use --retry-errors.",
+            f"{num_errors:,} of {summary.num_tracks:,} tracks have an error. Repair them, and use "
+            "--retry-errors.",
             code="catalogue-errors",
         )
     return analysis

@@ -79,8 +79,8 @@ def novelty_results(
     above = sum(one.novelty is not None and one.novelty > 1 for one in test)
     about = (
         f"Tracks of a novelty above 1 are unlike the training tracks. The bound is set for false alarms on "
-        f"{RATE:.0%} of tracks like the {len(validation)} of validation; {above} of the {len(test)} test "
-        "tracks are above it."
+        f"{100 * RATE:g} % of tracks like the {len(validation)} of validation. Test tracks above it: {above} "
+        f"of {len(test)}."
     )
     return {"novelty": {"about": about, "test_share": above / len(test)}}
 

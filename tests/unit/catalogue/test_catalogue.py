@@ -230,8 +230,12 @@ def test_tracks_that_are_added_or_repaired_join_the_table(
         write_sound(folder / f"{number}.wav", number, seconds=0.5)
     (folder / "late.wav").write_bytes(b"")
     words = ["predict", models / "tags", folder, "--output", output, "--num-workers", 0]
-    with raises("catalogue-errors", "1 tracks"):
+    with raises("catalogue-errors", "1 of 7"):
         run(*words, "--shard-tracks", 3, "--fail-on-error")
+    alone = ["predict", models / "tags", folder / "late.wav", "--output", tmp_path / "alone"]
+    with raises("catalogue-errors", "1 of 1"):
+        run(*alone, "--num-workers", 0)
+    assert len(rows_of(tmp_path / "alone")) == 1
     before = rows_of(output)
     write_sound(folder / "late.wav", 7, seconds=0.5)
     (folder / "0.wav").unlink()

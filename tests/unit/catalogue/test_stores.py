@@ -91,6 +91,9 @@ def test_audio_and_tables_of_a_store_are_those_of_a_disk(music, store, tmp_path,
     embed("s3://catalogue/music", "s3://catalogue/tables/one")
     assert f"{num_lost} computed now, {NUM_SOUNDS + 1 - num_lost} there" in capsys.readouterr().err
     assert store.cat(f"catalogue/tables/one/{names[1]}") == before
+    store.pipe_file(f"catalogue/tables/one/{names[1]}", before[:-100])
+    with raises("catalogue-shard-unreadable", f"s3://catalogue/tables/one/{names[1]}"):
+        embed("s3://catalogue/music", "s3://catalogue/tables/one")
     with raises("catalogue-other-table", "s3://catalogue/tables/one", "layer"):
         embed("s3://catalogue/music", "s3://catalogue/tables/one", layer=1)
     embed("s3://catalogue/music", "s3://catalogue/tables/one", "--overwrite", layer=1)
