@@ -38,7 +38,7 @@ class CurveSettings:
     Attributes:
         output: Folder of runs and results; new, or of the same curve, which then resumes.
         num_sizes: Number of numbers of tracks: the largest, its half, and so on.
-        num_repeats: Number of different subsets of each size.
+        num_repeats: Number of different subsets of each size; of all tracks there is one.
     """
 
     output: Path
@@ -98,7 +98,13 @@ def measure_curve(
             if accelerator.is_main_process:
                 folder.create(config)  # refuses a curve of other settings
             accelerator.wait_for_everyone()
-            statistics, num_tracks = _measure(config, task_class, task, settings, sizes, folds)
+            num_repeats = {
+                size: 1 if {size} == set(map(len, train_splits)) else settings.num_repeats
+                for size in sizes
+            }
+            statistics, num_tracks = _measure(
+                config, task_class, task, settings.output, num_repeats, folds
+            )
     except Stopped as stopped:
         raise Stopped(stopped.signal_number, advice) from stopped
     content = _summarize(task, sizes, statistics, num_tracks, seed=config.run.seed)
@@ -138,18 +144,27 @@ def _measure(
     config: RecipeConfig,
     task_class: type[Task],
     task: Task,
-    settings: CurveSettings,
-    sizes: Sequence[int],
+    output: Path,
+    num_repeats: Mapping[int, int],
     folds: Sequence[int | None],
 ) -> tuple[list[list[Statistic]], int]:
-    """Run what is missing; return the metric of sizes and repeats as statistics, and the number of tracks."""
+    """Run what is missing; return the metric of sizes and repeats as statistics, and the number of tracks.
+
+    Args:
+        config: Settings of the runs.
+        task_class: Class of the task.
+        task: Task with its labels.
+        output: Folder of the runs.
+        num_repeats: Number of subsets of each size, the smallest size first.
+        folds: Numbers of the folds; one None without folds.
+    """
     found: list[list[dict[str, TrackResult]]] = []
-    for size in reversed(sizes):  # the largest first: it fills the cache
+    for size in reversed(num_repeats):  # the largest first: it fills the cache
         of_repeats: list[dict[str, TrackResult]] = []
-        for repeat in range(settings.num_repeats):
+        for repeat in range(num_repeats[size]):
             tracks: dict[str, TrackResult] = {}
             for fold in folds:
-                path = settings.output / f"tracks-{size}-repeat-{repeat}"
+                path = output / f"tracks-{size}-repeat-{repeat}"
                 if fold is not None:
                     path = path.with_name(f"{path.name}-fold-{fold}")
                 own = _config_of(config, path, size=size, repeat=repeat, fold=fold)
@@ -200,8 +215,8 @@ def _summarize(
     """
     metric = task.selection_metric
     once = np.ones((1, num_tracks), dtype=np.int32)
-    measured = np.array([[float(one(once)[0]) for one in own] for own in statistics])
-    if np.isnan(measured).all(axis=1).any():
+    measured = [np.array([float(one(once)[0]) for one in own]) for own in statistics]
+    if any(np.isnan(own).all() for own in measured):
         raise UserError(
             f"{task.metric_names[metric]} is not defined for the test tracks. Give the test split more "
             "tracks, or use data.folds.",
@@ -210,7 +225,7 @@ def _summarize(
     values = _resampled(statistics, num_tracks, seed=seed)
     values = values[:, ~np.isnan(values).any(axis=0)]
     upper = None if metric == "sdr" else 1.0
-    means = np.nanmean(measured, axis=1)
+    means = np.array([np.nanmean(own) for own in measured])
     fitted = fit_power_laws(sizes, means[None], upper=upper)
     laws = fit_power_laws(sizes, values.T, upper=upper)
 

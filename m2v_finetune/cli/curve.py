@@ -31,7 +31,7 @@ def add_commands(commands: Commands) -> None:
         "--repeats",
         type=count,
         default=3,
-        help="number of subsets of each size (default: %(default)s)",
+        help="number of subsets of each size, but of all tracks (default: %(default)s)",
     )
     curve.set_defaults(command=_curve, takes_settings=True)
 

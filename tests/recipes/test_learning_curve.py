@@ -77,11 +77,12 @@ def test_points_are_the_means_of_runs_on_nested_subsets(done):
     for point in content["points"]:
         size = point["num_tracks"]
         values = []
-        for repeat in range(2):
+        for repeat in range(1 if size == SIZES[-1] else 2):
             run = folder / f"tracks-{size}-repeat-{repeat}"
             results = json.loads((run / "results.json").read_text())
             assert results["num_tracks_of_splits"] == {"train": size, "validation": 3, "test": 9}
             values.append(results["metrics"]["accuracy"]["value"])
+        assert not (folder / f"tracks-{SIZES[-1]}-repeat-1").exists()  # it would be the same run
         assert point["repeats"] == pytest.approx(values)
         assert point["value"] == pytest.approx(np.mean(values))
         assert point["low"] <= point["value"] <= point["high"]
