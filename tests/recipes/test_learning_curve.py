@@ -4,13 +4,12 @@ import json
 
 import numpy as np
 import pytest
-import soundfile
 from scipy.optimize import curve_fit
+from support.clip_tracks import write_styles
 from support.messages import raises
 from support.runs import reset_accelerate
 
 from m2v_finetune import learning_curve
-from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.learning_curve import CurveSettings, measure_curve, render_markdown
 from m2v_finetune.metrics.power_law import fit_power_laws
 from m2v_finetune.settings import read_config
@@ -23,22 +22,7 @@ SIZES = (3, 6, 12)
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     """Tracks of 1 s of three styles: 12 to train on, 3 for validation, 9 for the test."""
-    folder = tmp_path_factory.mktemp("tracks")
-    left = {"train": 4, "validation": 1, "test": 3}
-    counts = {
-        (split, style): n for split, n in left.items() for style in ("rock", "waltz", "ballad")
-    }
-    rows = []
-    for line in (QUICKSTART_DIR / "manifest.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        if counts.get((row["split"], row["style"]), 0) == 0:
-            continue
-        counts[row["split"], row["style"]] -= 1
-        samples, rate = soundfile.read(QUICKSTART_DIR / row["path"])
-        soundfile.write(folder / f"{len(rows)}.wav", samples[:rate], rate)
-        rows.append({"path": f"{len(rows)}.wav", "split": row["split"], "style": row["style"]})
-    (folder / "songs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder / "songs.jsonl"
+    return write_styles(tmp_path_factory.mktemp("tracks"), {"train": 4, "validation": 1, "test": 3})
 
 
 def measure(manifest, output, *words, sizes=6, repeats=2):

@@ -6,14 +6,13 @@ import time
 
 import optuna
 import pytest
-import soundfile
 import yaml
+from support.clip_tracks import write_styles
 from support.forked import Forked
 from support.messages import raises
 from support.processes import cpu_environment
 from support.runs import reset_accelerate
 
-from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.search import search_settings
 from m2v_finetune.search import study as study_module
 from m2v_finetune.search.space import parse_space
@@ -26,22 +25,7 @@ NUM_TRIALS = 5
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     """Tracks of 1 s of three styles."""
-    folder = tmp_path_factory.mktemp("tracks")
-    left = {"train": 4, "validation": 3, "test": 1}
-    counts = {
-        (split, style): n for split, n in left.items() for style in ("rock", "waltz", "ballad")
-    }
-    rows = []
-    for line in (QUICKSTART_DIR / "manifest.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        if counts.get((row["split"], row["style"]), 0) == 0:
-            continue
-        counts[row["split"], row["style"]] -= 1
-        samples, rate = soundfile.read(QUICKSTART_DIR / row["path"])
-        soundfile.write(folder / f"{len(rows)}.wav", samples[:rate], rate)
-        rows.append({"path": f"{len(rows)}.wav", "split": row["split"], "style": row["style"]})
-    (folder / "songs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder / "songs.jsonl"
+    return write_styles(tmp_path_factory.mktemp("tracks"), {"train": 4, "validation": 3, "test": 1})
 
 
 def words(manifest, cache):

@@ -1,12 +1,15 @@
 """Tracks of a manifest for tests of clip tasks, and what a model said of them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.tasks.clips import EvaluatedClip
 
 
@@ -56,3 +59,27 @@ def draw_classes(
     scores = generator.random((num_tracks, num_classes))
     scores[np.arange(num_tracks), classes] += 0.5
     return classes, scores / scores.sum(axis=1, keepdims=True)
+
+
+def write_styles(folder: Path, counts: Mapping[str, int]) -> Path:
+    """Write tracks of 1 s of three styles of the quickstart, and return their manifest.
+
+    Args:
+        folder: Folder that exists.
+        counts: Number of tracks of each style, by split.
+    """
+    left = {
+        (split, style): n for split, n in counts.items() for style in ("rock", "waltz", "ballad")
+    }
+    rows = []
+    for line in (QUICKSTART_DIR / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if left.get((row["split"], row["style"]), 0) == 0:
+            continue
+        left[row["split"], row["style"]] -= 1
+        samples, rate = soundfile.read(QUICKSTART_DIR / row["path"])
+        soundfile.write(folder / f"{len(rows)}.wav", samples[:rate], rate)
+        rows.append({"path": f"{len(rows)}.wav", "split": row["split"], "style": row["style"]})
+    manifest = folder / "songs.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return manifest
