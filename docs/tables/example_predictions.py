@@ -12,7 +12,7 @@ from m2v_finetune.labels.chords import Segment
 from m2v_finetune.tasks import Prediction
 from m2v_finetune.tasks.beats import BeatsPrediction
 from m2v_finetune.tasks.chords import ChordsPrediction
-from m2v_finetune.tasks.clips import ClipPrediction, WindowPrediction
+from m2v_finetune.tasks.clip_prediction import ClipPrediction, WindowPrediction
 from m2v_finetune.tasks.separation import Stems
 from m2v_finetune.tasks.transcription import TranscriptionPrediction
 
