@@ -1,11 +1,11 @@
-"""Time the start of commands: this checkout beside another one, and beside the imports that they cannot do without.
+"""Time the start of commands in this checkout and another one, beside the imports that they need in any case.
 
     git worktree add /tmp/before COMMIT
     python benchmarks/start_up.py --before /tmp/before
 
-Each command is a process of its own; all take turns in each round, in both checkouts. Written to
-benchmarks/results/start_up.json: median, quartiles and range of the seconds of processor time (other work on the
-machine changes them less) and of the seconds by the clock.
+Each command is a process of its own; all take turns in each round, in both checkouts. Median, quartiles and
+range of seconds, by the clock and of the processor, go to benchmarks/results/start_up.json. Other work on the
+machine changes those of the processor less.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def main() -> None:
 
 def run(checkout: Path, code: str, words: list[str]) -> tuple[float, float]:
     """Return the seconds of a process by the clock and of the processor."""
-    start, before = time.perf_counter(), _processor_seconds()
+    start, before = time.perf_counter(), processor_seconds()
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=checkout,
@@ -101,10 +101,11 @@ def run(checkout: Path, code: str, words: list[str]) -> tuple[float, float]:
         capture_output=True,
     )
     assert done.returncode in (0, 2), done.stderr.decode()
-    return round(time.perf_counter() - start, 2), round(_processor_seconds() - before, 2)
+    return round(time.perf_counter() - start, 2), round(processor_seconds() - before, 2)
 
 
-def _processor_seconds() -> float:
+def processor_seconds() -> float:
+    """Return the seconds that the processor worked for the processes that ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
