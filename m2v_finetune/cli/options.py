@@ -1,8 +1,11 @@
 """Options that several subcommands share."""
 
 import argparse
+import gc
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from rich.console import Console
@@ -24,6 +27,20 @@ def count(text: str) -> int:
 def warn(message: str) -> None:
     """Write a message to standard error."""
     print(message, file=sys.stderr)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Import networks without Python's garbage collector, which finds nothing to free in them.
+
+    Afterwards it runs as before, and leaves out what was imported. Source: benchmarks/start_up.py.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def print_utf8() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from m2v_finetune.cli.options import Commands, TableConsole, count
+from m2v_finetune.cli.options import Commands, TableConsole, count, without_collection
 from m2v_finetune.errors import UserError
 from m2v_finetune.shipped import find_file
 
@@ -89,13 +89,8 @@ def add_commands(commands: Commands) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     from m2v_finetune.config import WINDOW_SECONDS, PretrainingConfig, parse_bytes
-    from m2v_finetune.memory.counted_step import Machine
-    from m2v_finetune.memory.plan import plan_run
-    from m2v_finetune.memory.plan_tables import show_plan
     from m2v_finetune.parsing import parse_recipe, recipe_config
     from m2v_finetune.tasks import find_task
-    from m2v_finetune.training.defaults import complete_tuning
-    from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
 
     files = [find_file(file) for file in arguments.config]
     for file in files:
@@ -122,6 +117,15 @@ def _plan(arguments: argparse.Namespace) -> None:
         description="",
         quickstart=Path(),
     )
+    memory = arguments.memory or config.run.memory
+    memory_bytes = parse_bytes("--memory", memory) if memory else None
+    # After the settings: an error in them appears before these imports, most of the time of a plan.
+    with without_collection():
+        from m2v_finetune.memory.counted_step import Machine
+        from m2v_finetune.memory.plan import plan_run
+        from m2v_finetune.memory.plan_tables import show_plan
+        from m2v_finetune.training.defaults import complete_tuning
+        from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
     if task_class is not None and config.data.window_seconds is None:
         # The longest default; shorter tracks reduce it.
         config = replace(config, data=replace(config.data, window_seconds=WINDOW_SECONDS))
@@ -137,11 +141,8 @@ def _plan(arguments: argparse.Namespace) -> None:
         ),
         num_processes=arguments.processes,
     )
-    memory = arguments.memory or config.run.memory
     task = None if task_class is None else task_class.from_settings(config.task)
-    plan = plan_run(
-        config, task, machine, memory_bytes=parse_bytes("--memory", memory) if memory else None
-    )
+    plan = plan_run(config, task, machine, memory_bytes=memory_bytes)
     assumed = ""
     if task is not None and getattr(config.task, "labels", ()) is None:
         assumed = f" {task.num_outputs} labels are assumed, as the data name them."

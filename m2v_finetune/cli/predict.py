@@ -15,7 +15,14 @@ from m2v_finetune.cli.catalogue import (
     read_sources,
     write_table,
 )
-from m2v_finetune.cli.options import MODEL_HELP, Commands, count, print_utf8, warn
+from m2v_finetune.cli.options import (
+    MODEL_HELP,
+    Commands,
+    count,
+    print_utf8,
+    warn,
+    without_collection,
+)
 from m2v_finetune.errors import AudioError, UserError
 
 if TYPE_CHECKING:
@@ -101,9 +108,10 @@ def _predict(arguments: argparse.Namespace) -> None:
         )
     if on_bad_file == "stop":
         _check_files(files)
-    from m2v_finetune.data.manifest import problem_list
-    from m2v_finetune.prediction import Rendering, predict_files
-    from m2v_finetune.training.signals import stop_on_signals
+    with without_collection():
+        from m2v_finetune.data.manifest import problem_list
+        from m2v_finetune.prediction import Rendering, predict_files
+        from m2v_finetune.training.signals import stop_on_signals
 
     model = _load(arguments.model, arguments.runtime)
     rendering = Rendering(
@@ -144,19 +152,24 @@ def split_models(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     A folder with the config.json of a model is a model, and so is a Hub id that is no path. The last word is
     always a source.
     """
-    from m2v_finetune.data.folders import is_audio
-    from m2v_finetune.hub import is_repo_id
-
     models, sources = [arguments.model], list(arguments.files)
     while len(sources) > 1:
         path = Path(sources[0])
-        is_model = (path / "config.json").is_file() or (
-            not os.path.lexists(path) and not is_audio(path) and is_repo_id(sources[0])
-        )
-        if not is_model:
+        if not ((path / "config.json").is_file() or _is_like_a_repo_id(sources[0])):
             break
         models.append(sources.pop(0))
     return models, sources
+
+
+def _is_like_a_repo_id(word: str) -> bool:
+    """Return whether a word is a Hub id, and neither a path that exists nor an audio file by its name."""
+    from m2v_finetune.data.folders import is_audio
+
+    if os.path.lexists(word) or is_audio(Path(word)):
+        return False
+    from m2v_finetune.hub import is_repo_id
+
+    return is_repo_id(word)
 
 
 def is_table(arguments: argparse.Namespace) -> bool:

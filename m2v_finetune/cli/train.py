@@ -2,7 +2,7 @@
 
 import argparse
 
-from m2v_finetune.cli.options import Commands
+from m2v_finetune.cli.options import Commands, without_collection
 from m2v_finetune.shipped import recipe_files
 
 
@@ -30,6 +30,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from m2v_finetune.settings import read_command
 
     name, config = read_command(words)  # `--help` ends here
-    from m2v_finetune.runs import train_or_pretrain
+    with without_collection():
+        from m2v_finetune.runs import train_or_pretrain
 
     train_or_pretrain(name, config)

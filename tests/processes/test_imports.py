@@ -24,14 +24,26 @@ COMMANDS = {
         ["predict", "{model}", "{song}"],
         {"peft", "matplotlib", "jsonargparse", "tensorboard", *DATA},
     ),
+    # Errors before the first network is needed.
+    "plan, wrong setting": (
+        ["plan", "--config", "configs/tagging/quickstart.yaml", "--training.epoch", "3"],
+        {"transformers", "accelerate", "peft", "matplotlib", *DATA},
+    ),
+    "predict, no such file": (
+        ["predict", "{model}", "{song}", "no-such.wav"],
+        {"torch", "transformers", "huggingface_hub", "jsonargparse", *DATA},
+    ),
 }
 SCRIPT = """
-import json, sys
+import gc, json, sys
 from m2v_finetune.cli import main
+code = 0
 try:
     main(sys.argv[1:])
 except SystemExit as end:
-    assert not end.code, end.code
+    code = end.code or 0
+assert gc.isenabled()
+print(code)
 print(json.dumps(sorted(sys.modules)))
 """
 
@@ -57,6 +69,8 @@ def test_what_a_command_does_not_import(name, places):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *words], check=True, capture_output=True, text=True
     )
-    imported = set(json.loads(done.stdout.splitlines()[-1]))
+    *_, code, modules = done.stdout.splitlines()
+    assert int(code) == (2 if ", " in name else 0), done.stderr
+    imported = set(json.loads(modules))
     assert "m2v_finetune.cli" in imported
     assert imported.isdisjoint(absent), imported & absent
