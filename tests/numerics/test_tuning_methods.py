@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from small_networks import FAMILIES, HIDDEN, INNER, LAYERS, save_network
+from support.matrix import exhaustive
 from support.messages import raises
 
 from m2v_finetune.backbones import load_backbone
@@ -31,6 +32,12 @@ CASES["top_layers"] = TuningConfig(method="top_layers", num_top_layers=1)
 CASES["adapter"] = TuningConfig(method="adapter", adapter_size=4)
 CASES["full, conv encoder too"] = TuningConfig(method="full", train_conv_encoder=True)
 TRAINABLE = [name for name in CASES if name != "probe"]
+# The modules are found by family, which `test_exactly_these_learn` checks for all; training is then the same.
+SOME_FAMILIES = [
+    "data2vec",
+    "conformer",
+    *exhaustive(*(name for name in FAMILIES if name not in ("data2vec", "conformer"))),
+]
 
 # Linear layers of a transformer layer with their shapes, its LayerNorms, and where sub-layers end.
 TRANSFORMER = (
@@ -275,7 +282,7 @@ def test_the_final_norm_belongs_to_the_layers(case, names, architecture, folders
     assert all(name.startswith("encoder.layers.") for name in trainable_names(cut))
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", SOME_FAMILIES)
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_changes_before_training(case, architecture, folders):
     plain = load_backbone(folders[architecture])
@@ -288,7 +295,7 @@ def test_nothing_changes_before_training(case, architecture, folders):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", SOME_FAMILIES)
 @pytest.mark.parametrize("case", CASES)
 def test_training_changes_what_is_trainable_and_nothing_else(case, architecture, folders):
     model = build(folders[architecture], case)
@@ -306,7 +313,7 @@ def test_training_changes_what_is_trainable_and_nothing_else(case, architecture,
     assert any(name.startswith("backbone.") for name in changed) is (case != "probe")
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", SOME_FAMILIES)
 @pytest.mark.parametrize("case", CASES)
 def test_saved_and_loaded_predicts_the_same(case, architecture, folders, tmp_path):
     model = trained(folders[architecture], case)
