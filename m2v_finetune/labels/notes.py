@@ -2,14 +2,15 @@
 
 import bisect
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import mido
 import numpy as np
 from numpy.typing import NDArray
 
+from m2v_finetune.labels.midi_events import Event, Pairing, events
 from m2v_finetune.labels.problems import LabelError, unreadable
 
 PIANO_PITCHES = (21, 108)
@@ -20,8 +21,6 @@ WRITTEN_TICKS_PER_QUARTER = 960
 WRITTEN_TICKS_PER_SECOND = WRITTEN_TICKS_PER_QUARTER * 1_000_000 / DEFAULT_QUARTER_MICROSECONDS
 
 _DRUM_CHANNEL = 9  # channel 10, counted from 0
-_SUSTAIN_CONTROLLER = 64
-_PEDAL_IS_DOWN_FROM = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,94 +43,6 @@ class Notes:
 
     def __len__(self) -> int:
         return len(self.pitches)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Event:
-    """Message of a note or of the sustain pedal; `track` and `number` count from 1."""
-
-    tick: int
-    track: int
-    number: int
-    message: mido.Message
-
-    @property
-    def is_pedal(self) -> bool:
-        return bool(self.message.type == "control_change")
-
-    @property
-    def is_onset(self) -> bool:
-        # Many files end a note by an onset of velocity 0.
-        return bool(self.message.type == "note_on" and self.message.velocity > 0)
-
-    @property
-    def key(self) -> tuple[int, int, int]:
-        """Voice with one note at a time: a pitch of a channel of a track."""
-        return self.track, self.message.channel, self.message.note
-
-
-@dataclass(kw_only=True, slots=True)
-class _Sounding:
-    """Open note; `awaits_release_of_last` is True if it cut off one that was still pressed."""
-
-    onset: _Event
-    is_pressed: bool = True
-    awaits_release_of_last: bool = False
-
-
-@dataclass(kw_only=True, slots=True)
-class _Pairing:
-    """Turns events into pairs of an onset and the tick at which its note ends."""
-
-    sounding: dict[tuple[int, int, int], _Sounding] = field(default_factory=dict)
-    pedals_down: set[int] = field(default_factory=set)
-    pairs: list[tuple[_Event, int]] = field(default_factory=list)
-    doubles: list[_Event] = field(default_factory=list)
-
-    def take(self, event: _Event) -> None:
-        if event.is_pedal:
-            self._move_pedal(event)
-        elif event.is_onset:
-            self._start_note(event)
-        else:
-            self._release(event)
-
-    def end(self, key: tuple[int, int, int], tick: int) -> None:
-        self.pairs.append((self.sounding.pop(key).onset, tick))
-
-    def _move_pedal(self, event: _Event) -> None:
-        channel = event.message.channel
-        if event.message.value >= _PEDAL_IS_DOWN_FROM:
-            self.pedals_down.add(channel)
-            return
-        self.pedals_down.discard(channel)
-        held = [key for key, note in self.sounding.items() if not note.is_pressed]
-        for key in held:
-            if key[1] == channel:
-                self.end(key, event.tick)
-
-    def _start_note(self, event: _Event) -> None:
-        last = self.sounding.get(event.key)
-        if last is not None and last.onset.tick == event.tick and last.is_pressed:
-            self.doubles.append(event)
-            return
-        if last is not None:
-            self.end(event.key, event.tick)
-        self.sounding[event.key] = _Sounding(
-            onset=event, awaits_release_of_last=last is not None and last.is_pressed
-        )
-
-    def _release(self, event: _Event) -> None:
-        note = self.sounding.get(event.key)
-        if note is None or not note.is_pressed:
-            return
-        if note.awaits_release_of_last and note.onset.tick == event.tick:
-            # Written after the next onset at the same tick, this ends the note before.
-            note.awaits_release_of_last = False
-        elif event.message.channel in self.pedals_down:
-            note.is_pressed = False
-        else:
-            self.end(event.key, event.tick)
 
 
 def read_midi(
@@ -170,20 +81,20 @@ def read_midi(
     """
     midi = _load(path)
     clock = _clock(midi)
-    pairing = _Pairing()
+    pairing = Pairing()
     # Sorting is stable: at one tick, pedals come first, and then all is as the file has it.
-    events = [
+    heard = [
         event
-        for event in _events(midi, _tracks_named(path, midi, track_name))
+        for event in events(midi, _tracks_named(path, midi, track_name))
         if (sustain or not event.is_pedal) and (drums or event.message.channel != _DRUM_CHANNEL)
     ]
-    for event in sorted(events, key=lambda event: (event.tick, not event.is_pedal)):
+    for event in sorted(heard, key=lambda event: (event.tick, not event.is_pedal)):
         pairing.take(event)
     end_tick = max((sum(message.time for message in track) for track in midi.tracks), default=0)
     for key in list(pairing.sounding):
         pairing.end(key, end_tick)
 
-    def location(onset: _Event) -> str:
+    def location(onset: Event) -> str:
         return (
             f"{path}: track {onset.track}, event {onset.number} ({clock(onset.tick):.3f} s): "
             f"the note of pitch {onset.message.note}"
@@ -310,19 +221,6 @@ def _tracks_named(path: Path, midi: mido.MidiFile, name: str | None) -> list[int
             advice=f"Name the track '{name}' in the MIDI file.",
         )
     return found
-
-
-def _events(midi: mido.MidiFile, numbers: Sequence[int]) -> Iterator[_Event]:
-    """Yield the messages of notes and sustain pedals, track by track."""
-    for track_number in numbers:
-        track = midi.tracks[track_number - 1]
-        tick = 0
-        for number, message in enumerate(track, start=1):
-            tick += message.time
-            if message.type in ("note_on", "note_off") or (
-                message.type == "control_change" and message.control == _SUSTAIN_CONTROLLER
-            ):
-                yield _Event(tick=tick, track=track_number, number=number, message=message)
 
 
 def _clock(midi: mido.MidiFile) -> Callable[[int], float]:
