@@ -204,7 +204,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize(
-    "case", ["accelerate launch -m", *exhaustive("m2v", "python -m", "recipe")]
+    "case", ["recipe", *exhaustive("m2v", "python -m", "accelerate launch -m")]
 )
 def test_the_printed_command_resumes_the_run(
     case, repository, small_manifest, tmp_path, monkeypatch
