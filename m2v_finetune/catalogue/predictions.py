@@ -115,7 +115,16 @@ class Predictions:
             )
         self.identity: dict[str, Any] = {
             "models": [
-                {"name": one.name, "task": one.model.task.name, "fingerprint": one.fingerprint}
+                {
+                    "name": one.name,
+                    "task": one.model.task.name,
+                    "fingerprint": one.fingerprint,
+                    **(
+                        {}
+                        if one.model.precision == "float32"
+                        else {"precision": one.model.precision}
+                    ),
+                }
                 for one in models
             ]
         }
@@ -242,6 +251,10 @@ class _Heads:
 
     def __call__(self, waveforms: Tensor) -> list[Tensor]:
         """Return the output of each model for waveforms (batch, window_samples)."""
+        with self.models[0].autocast():
+            return self._outputs(waveforms)
+
+    def _outputs(self, waveforms: Tensor) -> list[Tensor]:
         first = self.models[0]
         if len(self.models) == 1:
             return [first.score(waveforms)]

@@ -121,6 +121,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     memory_bytes = parse_bytes("--memory", memory) if memory else None
     # After the settings: an error in them appears before these imports, most of the time of a plan.
     with without_collection():
+        from m2v_finetune.cpu_precision import uses_bfloat16
         from m2v_finetune.memory.counted_step import Machine
         from m2v_finetune.memory.plan import plan_run
         from m2v_finetune.memory.plan_tables import show_plan
@@ -137,7 +138,9 @@ def _plan(arguments: argparse.Namespace) -> None:
     machine = Machine(
         on_gpu=on_gpu,
         precision=choose_precision(
-            config.training.mixed_precision, capability=capability if on_gpu else None
+            config.training.mixed_precision,
+            capability=capability if on_gpu else None,
+            bf16_on_cpu=uses_bfloat16(name),
         ),
         num_processes=arguments.processes,
     )

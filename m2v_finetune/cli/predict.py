@@ -88,6 +88,13 @@ def add_commands(commands: Commands) -> None:
         help="library that runs the model; onnx takes a file of `m2v export onnx` in place of the folder, "
         "and needs the extra onnx (default: %(default)s)",
     )
+    predict.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="precision of the network; auto is bfloat16 on a CPU with units for it, and float32 elsewhere "
+        "(default: %(default)s)",
+    )
     add_table_options(predict)
     predict.set_defaults(command=_predict)
 
@@ -113,7 +120,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         from m2v_finetune.prediction import Rendering, predict_files
         from m2v_finetune.training.signals import stop_on_signals
 
-    model = _load(arguments.model, arguments.runtime)
+    model = _load(arguments.model, arguments)
     rendering = Rendering(
         format=_format(arguments, model),
         timeline=arguments.timeline,
@@ -199,19 +206,19 @@ def _write_table(
             code="catalogue-option",
         )
     found = read_sources(arguments, sources)
-    build = partial(_build, sources_of_models, arguments.runtime)
+    build = partial(_build, sources_of_models, arguments)
     predictions = write_table(arguments, build, found, format=arguments.format or "parquet")
     for one in predictions.models:
         _warn_of_constant_outputs(one.model, one.variation, num_tracks=one.num_tracks)
 
 
-def _build(sources_of_models: Sequence[str], runtime: str) -> "Predictions":
+def _build(sources_of_models: Sequence[str], arguments: argparse.Namespace) -> "Predictions":
     """Return what a table has, with the models on the device of this machine."""
     from m2v_finetune.catalogue import NamedModel, Predictions, model_name
 
     return Predictions(
         [
-            NamedModel(name=model_name(one), source=one, model=_load(one, runtime))
+            NamedModel(name=model_name(one), source=one, model=_load(one, arguments))
             for one in sources_of_models
         ]
     )
@@ -245,18 +252,35 @@ def _expand(arguments: argparse.Namespace, sources: Sequence[str]) -> list[Path]
     return [Path(item.path) for item in read_sources(arguments, sources).items]
 
 
-def _load(source: str, runtime: str) -> "TaskModel":
-    """Return a model on its device."""
+def _load(source: str, arguments: argparse.Namespace) -> "TaskModel":
+    """Return a model on its device, in its precision."""
     import torch
 
+    from m2v_finetune.cpu_precision import bfloat16_units, inference_precision
     from m2v_finetune.model import TaskModel
 
-    if runtime == "onnx":
+    if arguments.runtime == "onnx":
         from m2v_finetune.exporting import OnnxModel
 
+        if arguments.precision == "bfloat16":
+            raise UserError(
+                "--precision bfloat16 is not for --runtime onnx: an ONNX file has its precision. Leave it "
+                "out, or write the file with m2v export onnx --precision float16.",
+                code="settings-conflict",
+            )
         return OnnxModel(source)
-    model = TaskModel.from_pretrained(source)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = TaskModel.from_pretrained(source).to("cuda" if torch.cuda.is_available() else "cpu")
+    model.precision = inference_precision(
+        arguments.precision, task=model.task.name, device=model.device
+    )
+    if model.precision == "bfloat16":
+        why = (
+            f"this CPU has {bfloat16_units()[0]}"
+            if arguments.precision == "auto"
+            else "as asked for"
+        )
+        warn(f"Predicting in bfloat16, {why}; --precision float32 is exact.")
+    return model
 
 
 def _warn_of_constant_outputs(

@@ -63,7 +63,7 @@ def score_windows(
     batch_size: int,
     num_workers: int = 0,
     timeout_seconds: float = 0,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    autocast: Callable[[], AbstractContextManager[Any]] | None = None,
     variation: OutputVariation | None = None,
     raises_not_finite: bool = True,
 ) -> Iterator[ScoredWindow]:
@@ -78,7 +78,7 @@ def score_windows(
         batch_size: Windows of a batch.
         num_workers: Number of processes that read audio.
         timeout_seconds: Longest time of one of them for a batch; 0 for no limit.
-        autocast: Context of each forward pass.
+        autocast: Context of each forward pass; that of `TaskModel.precision` if None.
         variation: Counter of the outputs of the head.
         raises_not_finite: Whether scores that hold nan or infinity raise an error; else the error takes
             their place.
@@ -89,6 +89,7 @@ def score_windows(
         torch.OutOfMemoryError: A single window does not fit into memory.
     """
     device = next(model.parameters()).device
+    autocast = autocast or model.autocast
     num_threads = choose_threads(model)
 
     def run(*parts: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """`TaskNetwork`: backbone, layer weighting and task head, from waveforms or cached features to outputs."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from m2v_finetune.backbones import AnyBackbone, Backbone
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.config import HeadConfig, TuningConfig
+from m2v_finetune.cpu_precision import InferencePrecision
 from m2v_finetune.heads import Head
 from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.model.cached_features import (
@@ -42,6 +44,7 @@ class TaskNetwork(nn.Module):
         started_from: Folder or Hub id of the model that training started from, if any.
         card: Text of the model card, if there is one.
         micro_batcher: Batch size that fits into memory outside of training.
+        precision: Precision of predictions: float32, or bfloat16 for matrix products and convolutions.
     """
 
     def __init__(
@@ -71,8 +74,15 @@ class TaskNetwork(nn.Module):
         self.started_from: str | None = None
         self.card: str | None = None
         self.micro_batcher = MicroBatcher()
+        self.precision: InferencePrecision = "float32"
         if isinstance(backbone, Backbone):
             backbone.check_window(self.window_samples)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of a prediction in `precision`."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     @property
     def window_samples(self) -> int:

@@ -160,5 +160,10 @@ def _opened(
             f"The format '{rendering.format}' is written to files. Name their folder by --output.",
             code="output-not-named",
         )
-    header = {"model": model_fingerprint(model), "version": __version__, **asdict(rendering)}
+    header = {
+        "model": model_fingerprint(model),
+        "version": __version__,
+        "precision": model.precision,
+        **asdict(rendering),
+    }
     return open_output(output, files, rendering, suffix, header)

@@ -16,17 +16,22 @@ BF16_CAPABILITY = (8, 0)
 
 
 def choose_precision(
-    setting: Literal["auto", "no", "fp16", "bf16"], *, capability: tuple[int, int] | None
+    setting: Literal["auto", "no", "fp16", "bf16"],
+    *,
+    capability: tuple[int, int] | None,
+    bf16_on_cpu: bool = False,
 ) -> Literal["no", "fp16", "bf16"]:
     """Return the mixed precision to train in.
 
     Args:
         setting: Precision of the settings, or ``auto``.
         capability: Compute capability of the NVIDIA GPU, or None without one.
+        bf16_on_cpu: Whether ``auto`` is bf16 without a GPU (`cpu_precision.uses_bfloat16`).
 
     Returns:
         For ``auto``: bf16 from capability 8.0 up, where the arithmetic exists; fp16 with loss scaling on
-        older GPUs such as an RTX 2080 Ti (7.5); no mixed precision on CPU.
+        older GPUs such as an RTX 2080 Ti (7.5); on a CPU bf16 by ``bf16_on_cpu``, else no mixed
+        precision.
 
     Raises:
         UserError: The hardware does not support the precision.
@@ -46,7 +51,7 @@ def choose_precision(
     if setting != "auto":
         return setting
     if capability is None:
-        return "no"
+        return "bf16" if bf16_on_cpu else "no"
     return "bf16" if capability >= BF16_CAPABILITY else "fp16"
 
 

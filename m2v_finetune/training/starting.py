@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from m2v_finetune.config import AnyRecipeConfig
+from m2v_finetune.cpu_precision import uses_bfloat16
 from m2v_finetune.errors import UserError
 from m2v_finetune.training.precision import choose_precision, gpu_capability
 from m2v_finetune.training.run_folder import RunFolder, choose_folder
@@ -55,6 +56,7 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
         mixed_precision=choose_precision(
             config.training.mixed_precision,
             capability=gpu_capability() if state.device.type == "cuda" else None,
+            bf16_on_cpu=uses_bfloat16(task),
         ),
         log_with=["tensorboard", *config.training.trackers],
         project_config=ProjectConfiguration(

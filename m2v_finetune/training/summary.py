@@ -4,15 +4,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from accelerate.utils import (
-    set_seed,
-)
+from accelerate import Accelerator
+from accelerate.utils import set_seed
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
+from m2v_finetune.cpu_precision import bfloat16_units
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.data.values import printable
@@ -225,12 +225,11 @@ def describe(
         row("memory", trainer.plan.summary())
     row(
         "cost",
-        f"{len(PENALTIES)} penalties, on {accelerator.device} in "
-        f"{_precision_name(accelerator.mixed_precision)}"
+        f"{len(PENALTIES)} penalties, on {accelerator.device} in {_precision_note(accelerator)}"
         if is_solved
         else f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = "
         f"{trainer.total_steps} steps, on {accelerator.device} in "
-        f"{_precision_name(accelerator.mixed_precision)}"
+        f"{_precision_note(accelerator)}"
         f"{_threads_note(trainer)}"
         f"{', layers compiled' if config.training.compile else ''}"
         f", with {config.optimizer.name}; "
@@ -275,7 +274,7 @@ def describe_pretraining(
         **({} if trainer.plan is None else {"memory": trainer.plan.summary()}),
         "cost": f"{config.training.epochs} epochs of {batches.steps_per_epoch} steps = "
         f"{trainer.total_steps} steps, on {accelerator.device} in "
-        f"{_precision_name(accelerator.mixed_precision)}{_threads_note(trainer)}; "
+        f"{_precision_note(accelerator)}{_threads_note(trainer)}; "
         f"up to {needed_bytes / 1e6:,.0f} MB on disk",
         "run folder": str(trainer.run.folder.path),
     }
@@ -315,5 +314,10 @@ def _weights_note(source: str) -> str:
     return "RANDOM WEIGHTS, a demonstration; " if source.startswith("random") else ""
 
 
-def _precision_name(mixed_precision: str) -> str:
-    return "float32" if mixed_precision == "no" else mixed_precision
+def _precision_note(accelerator: Accelerator) -> str:
+    """Return the precision of a run, on a CPU with the reason of ``auto``."""
+    name = "float32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+    if accelerator.device.type != "cpu":
+        return name
+    units = bfloat16_units()
+    return f"{name} (CPU with {units[0]})" if units else f"{name} (CPU without units for bfloat16)"

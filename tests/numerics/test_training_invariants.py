@@ -313,16 +313,18 @@ def test_learning_rates_warm_up_and_follow_a_cosine():
 
 
 @pytest.mark.parametrize(
-    ("setting", "capability", "chosen"),
+    ("setting", "capability", "on_cpu", "chosen"),
     [
-        ("auto", None, "no"),
-        ("auto", (7, 5), "fp16"),  # RTX 2080 Ti
-        ("auto", (7, 0), "fp16"),
-        ("auto", (8, 0), "bf16"),
-        ("auto", (9, 0), "bf16"),
-        ("no", (9, 0), "no"),
-        ("bf16", None, "bf16"),
+        ("auto", None, False, "no"),
+        ("auto", None, True, "bf16"),
+        ("no", None, True, "no"),
+        ("auto", (7, 5), True, "fp16"),  # RTX 2080 Ti
+        ("auto", (7, 0), False, "fp16"),
+        ("auto", (8, 0), False, "bf16"),
+        ("auto", (9, 0), False, "bf16"),
+        ("no", (9, 0), False, "no"),
+        ("bf16", None, False, "bf16"),
     ],
 )
-def test_precision_by_the_hardware(setting, capability, chosen):
-    assert choose_precision(setting, capability=capability) == chosen
+def test_precision_by_the_hardware(setting, capability, on_cpu, chosen):
+    assert choose_precision(setting, capability=capability, bf16_on_cpu=on_cpu) == chosen

@@ -1,0 +1,112 @@
+"""bfloat16 on a CPU: chosen by its units, visible, and a setting of predictions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from accelerate import Accelerator
+from support.messages import raises
+from support.models import SAMPLES, build_tagger
+
+from m2v_finetune import cli, cpu_precision
+from m2v_finetune.catalogue import NamedModel, Predictions
+from m2v_finetune.cpu_precision import bfloat16_units, inference_precision
+from m2v_finetune.training.summary import _precision_note
+
+CPU = torch.device("cpu")
+RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "precision.json"
+WAVE = np.random.default_rng(0).normal(0, 0.1, 4 * SAMPLES).astype(np.float32)
+
+
+@pytest.fixture(params=[(), ("avx512_bf16",), ("avx512_bf16", "amx_bf16")])
+def units(request, monkeypatch):
+    """The units of this CPU, as torch would report them."""
+    found = {"avx2": True, **dict.fromkeys(request.param, True)}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    return request.param
+
+
+def scores(model):
+    return np.array(list(model.predict(WAVE, sample_rate=16000).scores.values()))
+
+
+def test_units_decide_and_the_run_summary_names_them(units):
+    assert sorted(bfloat16_units()) == sorted(units)
+    for setting, task, device, chosen in (
+        ("auto", "tagging", CPU, "bfloat16" if units else "float32"),
+        ("auto", "no-such-task", CPU, "float32"),
+        ("auto", "tagging", torch.device("cuda"), "float32"),
+        ("float32", "tagging", CPU, "float32"),
+        ("bfloat16", "no-such-task", CPU, "bfloat16"),
+    ):
+        assert inference_precision(setting, task=task, device=device) == chosen
+    note = _precision_note(Accelerator(cpu=True))
+    assert (bfloat16_units() or ["without units"])[0] in note
+    assert "float32" in note
+
+
+def test_the_tasks_are_those_within_the_bound():
+    found = json.loads(RESULT.read_text(encoding="utf-8"))
+    within = {
+        name for name, row in found["tasks"].items() if abs(row["difference"]) <= found["bound"]
+    }
+    assert within == cpu_precision.TASKS
+
+
+def test_predictions_in_bfloat16_are_close_and_autocast_of_the_caller_counts():
+    model = build_tagger(method="probe").eval()
+    exact = scores(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        of_caller = scores(model)
+    model.precision = "bfloat16"
+    rounded = scores(model)
+    assert np.array_equal(rounded, of_caller)
+    difference = np.abs(rounded - exact).max()
+    assert 0 < difference < 0.01
+
+
+def test_a_table_computes_in_the_precision_and_is_of_it():
+    model = build_tagger(method="probe").eval()
+    window = torch.from_numpy(WAVE[None, :SAMPLES])
+    tables = {}
+    for precision in ("float32", "bfloat16"):
+        model.precision = precision
+        tables[precision] = Predictions([NamedModel(name="m", source="m", model=model)])
+        [(output,)] = [one.compute(window) for one in tables[precision].passes]
+        with torch.inference_mode(), model.autocast():
+            assert torch.equal(output, model.score(window))
+    assert tables["float32"].identity != tables["bfloat16"].identity
+
+
+@pytest.mark.parametrize("units", [("amx_bf16",)], indirect=True)
+def test_the_command_says_that_it_rounds(units, tmp_path, capsys):
+    build_tagger(method="probe").save_pretrained(tmp_path / "model")
+    soundfile.write(tmp_path / "song.wav", WAVE, 16000)
+
+    def predict(*options):
+        words = ["predict", tmp_path / "model", tmp_path / "song.wav", "--format", "json", *options]
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*map(str, words)])
+        assert ended.value.code == 0
+        stdout, stderr = capsys.readouterr()
+        return json.loads(stdout)["scores"], stderr
+
+    by_default, said = predict()
+    assert "bfloat16" in said
+    assert "amx_bf16" in said
+    rounded, said = predict("--precision", "bfloat16")
+    assert rounded == by_default
+    assert "as asked for" in said
+    exact, said = predict("--precision", "float32")
+    assert exact != by_default
+    assert "bfloat16" not in said
+
+
+def test_an_onnx_file_has_its_precision():
+    words = ["predict", "x.onnx", "song.wav", "--runtime", "onnx", "--precision", "bfloat16"]
+    arguments = cli.build_parser().parse_args([*words, "--on-bad-file", "skip"])
+    with raises("settings-conflict", "bfloat16", "float16"):
+        arguments.command(arguments)
