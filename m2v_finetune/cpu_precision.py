@@ -32,7 +32,12 @@ InferencePrecision = Literal["float32", "bfloat16"]
 
 
 def bfloat16_units() -> list[str]:
-    """Return the units of this CPU for matrix products in bfloat16; an empty list if it has none."""
+    """Return the units of this CPU for matrix products in bfloat16; an empty list if it has none.
+
+    PyTorch's variable ``ATEN_CPU_CAPABILITY``, such as ``avx2``, hides them.
+    """
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return []
     capabilities = torch.cpu.get_capabilities()
     return [name for name in UNITS if capabilities.get(name)]
 

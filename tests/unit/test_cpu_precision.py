@@ -26,6 +26,7 @@ def units(request, monkeypatch):
     """The units of this CPU, as torch would report them."""
     found = {"avx2": True, **dict.fromkeys(request.param, True)}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     return request.param
 
 
@@ -46,6 +47,11 @@ def test_units_decide_and_the_run_summary_names_them(units):
     note = _precision_note(Accelerator(cpu=True))
     assert (bfloat16_units() or ["without units"])[0] in note
     assert "float32" in note
+
+
+def test_units_that_pytorch_does_not_use_do_not_count(units, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert bfloat16_units() == []
 
 
 def test_the_tasks_are_those_within_the_bound():
