@@ -3,8 +3,8 @@
     python benchmarks/threads.py
 
 writes benchmarks/results/threads.json. The network is `filterbank-small` with a head of random weights. On
-the busy machine one other process computes without end. Each row has seconds of wall time and of CPU time, the
-median of the rounds; all numbers of threads take turns in each round.
+the busy machine one other process computes without end. Each row has seconds of wall time and of CPU time,
+the median of the rounds; all numbers of threads take turns in each round.
 """
 
 import argparse
