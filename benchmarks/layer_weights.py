@@ -23,6 +23,7 @@ DARK = 0.6
 def main(result: Path, picture: Path) -> None:
     """Draw the picture."""
     tasks = json.loads(result.read_text(encoding="utf-8"))["tasks"]
+    tasks = {name: row for name, row in tasks.items() if "layer_weights" in row}
     grid = np.array([row["layer_weights"] for row in tasks.values()])
     figure = Figure(
         figsize=(1.6 + 0.8 * grid.shape[1], 1.2 + 0.35 * len(grid)), layout="constrained"

@@ -40,6 +40,7 @@ from m2v_finetune.tasks.separation.stem_files import stem_path
 
 REPOSITORY = Path(__file__).parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "quickstart_tasks.json"
+BACKBONE = "filterbank-small"
 NUM_ORDERS = 20
 NUM_FFT = 2048
 
@@ -151,11 +152,12 @@ def table(tasks: dict[str, Any]) -> str:
     ]
     for task, row in sorted(tasks.items()):
         found = row["baseline"]
+        name = task if row["backbone"] == BACKBONE else f"{task} (on {row['backbone']})"
         beside = f"{found['value']:.3f}, {found['name']}" if found else "as chance"
         best = max(row["chance"], found["value"] if found else -np.inf)
         above = "yes" if row["low"] > best else "open" if row["value"] > best else "no"
         lines.append(
-            f"| {task} | {row['metric']} | {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | "
+            f"| {name} | {row['metric']} | {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | "
             f"{row['chance']:.3f} | {beside} | {above} |"
         )
     return "\n".join(lines)
