@@ -81,16 +81,26 @@ def write_annotations(
     folder = output / "annotations"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    rows = []
+    rows, with_melody, with_sections = [], [], []
     for piece in pieces:
-        for name, content in annotation_files(piece).items():
+        files = annotation_files(piece)
+        for name, content in files.items():
             (folder / name).write_bytes(content)
         name = piece.plan.identifier
         soundfont = soundfonts[name.split("-")[0]]
-        rows.append(manifest_row(piece, soundfont, has_stems=name in with_stems))
+        row = manifest_row(piece, soundfont, has_stems=name in with_stems)
+        rows.append(row)
+        if "melody" in piece.plan.programs:
+            with_melody.append({**row, "melody": row["notes"]})
+        if f"{name}.txt" in files:
+            with_sections.append({**row, "sections": f"annotations/{name}.txt"})
     write_manifest(output, "quickstart", rows)
-    with_all_stems = [row for row in rows if "stems" in row]
-    (output / "stems.jsonl").write_text(manifest_lines(with_all_stems), encoding="utf-8")
+    for name, some in (
+        ("stems", [row for row in rows if "stems" in row]),
+        ("melody", with_melody),
+        ("structure", with_sections),
+    ):
+        (output / f"{name}.jsonl").write_text(manifest_lines(some), encoding="utf-8")
     (output / "README.md").write_text(readme(rows), encoding="utf-8")
 
 

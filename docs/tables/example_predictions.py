@@ -1,7 +1,8 @@
 """What `m2v predict` says in the examples of docs/tasks.md, which show its form.
 
 The quickstart's models said it of four seconds of a test clip, of a note and of a voice, after a few epochs.
-For chords and notes it is what the annotation of the clip says. Numbers are rounded.
+For chords and notes it is what the annotation of the clip says; sections and melody are
+made up. Numbers are rounded.
 """
 
 from collections.abc import Callable
@@ -9,11 +10,14 @@ from collections.abc import Callable
 import numpy as np
 
 from m2v_finetune.labels.chords import Segment
+from m2v_finetune.labels.sections import Sections
 from m2v_finetune.tasks import Prediction
 from m2v_finetune.tasks.beats import BeatsPrediction
 from m2v_finetune.tasks.chords import ChordsPrediction
-from m2v_finetune.tasks.clips import ClipPrediction, WindowPrediction
+from m2v_finetune.tasks.clip_prediction import ClipPrediction, WindowPrediction
+from m2v_finetune.tasks.melody import MelodyPrediction
 from m2v_finetune.tasks.separation import Stems
+from m2v_finetune.tasks.structure import StructurePrediction
 from m2v_finetune.tasks.transcription import TranscriptionPrediction
 
 # Options of `m2v predict` that the page shows, by task.
@@ -28,6 +32,8 @@ EXAMPLES = {
     "technique": ("--top 3",),
     "beats": ("", "--format json", "--format beats --output found"),
     "chords": ("", "--format json", "--format lab --output found"),
+    "structure": ("", "--format json", "--format txt --output found"),
+    "melody": ("", "--format f0 --output found"),
     "transcription": ("--timeline", "--format json", "--format midi --output found"),
     "separation": ("", "--format json", "--format wav --output found"),
 }
@@ -77,6 +83,24 @@ def chords() -> ChordsPrediction:
         ],
         frame_times_seconds=np.zeros(0),
         probabilities=np.zeros((0, 25)),
+    )
+
+
+def structure() -> StructurePrediction:
+    return StructurePrediction(
+        sections=Sections(
+            borders_seconds=np.array([0.0, 7.36, 36.81, 51.53]), labels=("intro", "verse", "chorus")
+        ),
+        frame_times_seconds=np.zeros(0),
+        boundaries=np.zeros(0),
+    )
+
+
+def melody() -> MelodyPrediction:
+    return MelodyPrediction(
+        times_seconds=0.012469 + 0.02 * np.arange(5),
+        frequencies_hz=np.array([-219.8, 220.1, 220.3, 246.7, 247.1]),
+        voicing=np.zeros(0),
     )
 
 
@@ -158,6 +182,8 @@ PREDICTIONS: dict[str, tuple[str, Callable[[], Prediction]]] = {
     ),
     "beats": ("song.mp3", beats),
     "chords": ("song.mp3", chords),
+    "structure": ("song.mp3", structure),
+    "melody": ("song.mp3", melody),
     "transcription": ("song.mp3", notes),
     "separation": ("song.mp3", stems),
 }

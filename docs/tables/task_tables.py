@@ -35,6 +35,8 @@ ANSWERS = {
     "technique": "one class of many, of a recording",
     "beats": "times of beats and downbeats, tempo",
     "chords": "segments of major and minor triads, or none",
+    "structure": "sections with a label",
+    "melody": "the pitch of the melody, or none",
     "transcription": "notes of the 88 pitches of a piano",
     "separation": "a waveform for each stem",
 }
@@ -49,11 +51,20 @@ SHORT_METRICS = {
     "technique": "accuracy, macro F1",
     "beats": "F-measure, CMLt, AMLt of both; tempo accuracy 1 and 2",
     "chords": "weighted chord symbol recall: major and minor, root",
+    "structure": "boundary F1 within 0.5 and 3 s, pairwise F1",
+    "melody": "overall, raw pitch and raw chroma accuracy; voicing recall and false alarms",
     "transcription": "F1 of notes and of frames",
     "separation": "SDR, SI-SDR",
 }
 LAST_ADDED = "technique"
-OUTPUT_FILES = {".beats": "`.beats`", ".lab": "`.lab`", ".mid": "MIDI", "": "WAV files"}
+OUTPUT_FILES = {
+    ".beats": "`.beats`",
+    ".lab": "`.lab`",
+    ".txt": "`.txt`",
+    ".csv": "`.csv`",
+    ".mid": "MIDI",
+    "": "WAV files",
+}
 
 
 def example_tasks() -> dict[str, Task]:
@@ -65,6 +76,7 @@ def example_tasks() -> dict[str, Task]:
         "instrument": classes,
         "singer": classes,
         "technique": classes,
+        "structure": classes,
         "key": {"labels": KEYS},
         "pitch": {"labels": ("60", "61", "72")},
         "emotion": {
@@ -159,8 +171,8 @@ def facts_table(name: str) -> str:
     rows = {
         "recipe": f"`accelerate launch recipes/{name}.py --data.source songs.csv`",
         "quickstart": f"`accelerate launch recipes/{name}.py`, on `{quickstart_of(name)}`",
-        "data sets": sets,
-        "configs": f"in `configs/{name}/`: {configs}; {methods}",
+        "data sets": sets or "none yet",
+        "configs": f"in `configs/{name}/`: {configs}; {methods}" if configs else "the quickstart",
         "head": task.describe_head(HeadConfig()),
         "windows of a track": f"{windows} apart"
         + (", each beginning at a frame of one grid" if task.on_frames else ""),
@@ -178,7 +190,7 @@ def example_evaluated(name: str) -> list:
     if name == "chords":
         keys = (*task.metric_names, *(f"{key}_seconds" for key in task.metric_names))
         return [dict.fromkeys(keys, 1.0)] * 2
-    if name in ("beats", "transcription"):
+    if name in ("beats", "structure", "melody", "transcription"):
         return [dict.fromkeys(task.metric_names, 1.0)] * 2
     num_labels = len(task.labels)
     scores = np.eye(2, num_labels, dtype=np.float32)

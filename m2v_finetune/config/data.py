@@ -66,8 +66,9 @@ class DataConfig(TracksConfig):
 
     Args:
         source: Manifest (.csv or .jsonl), folder with a manifest, folder with one folder per label, Hub
-            data set id, or included data set: ``quickstart`` (music clips), ``quickstart-stems`` (the same
-            with stems), ``quickstart-notes`` (single notes) or ``quickstart-voices`` (singing).
+            data set id, or included data set: ``quickstart`` (music clips), ``quickstart-stems``,
+            ``quickstart-melody`` or ``quickstart-structure`` (some of them with these labels),
+            ``quickstart-notes`` (single notes) or ``quickstart-voices`` (singing).
         features: Folder of precomputed vectors, one ``<clip>.npy`` per clip. The probe reads them in place
             of audio; backbone and windows have no effect (docs/benchmarking.md).
         validation_fraction: Share of groups in the validation split, if the run splits the data.

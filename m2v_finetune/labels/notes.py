@@ -2,7 +2,7 @@
 
 import bisect
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,8 +140,9 @@ def read_midi(
     sustain: bool,
     drums: bool = False,
     pitch_range: tuple[int, int] | None = None,
+    track_name: str | None = None,
 ) -> Notes:
-    """Read the notes of all tracks of a MIDI file.
+    """Read the notes of all tracks of a MIDI file, or of those with a name.
 
     Times follow the tempo changes of all tracks, as exactly as a float64 can. A note ends at its
     release, or where the same pitch of the same track and channel is struck again. A release
@@ -157,14 +158,15 @@ def read_midi(
             al., "Onsets and Frames", arXiv 1710.11153; at one tick the pedal moves before the keys.
         drums: Read channel 10, the drums of General MIDI, too.
         pitch_range: Lowest and highest legal MIDI pitch, such as `PIANO_PITCHES`.
+        track_name: Name of the tracks to read, whatever its case; all tracks if None.
 
     Returns:
         The notes; none where the file has none.
 
     Raises:
         LabelError: The file is missing, is no MIDI file, is of format 2, or counts time in SMPTE
-            frames; or lists all notes outside `pitch_range`, or all notes where none lasts, with their time
-            and the track and event of their onsets, both counted from 1.
+            frames; no track has `track_name`; or lists all notes outside `pitch_range`, or all notes where
+            none lasts, with their time and the track and event of their onsets, both counted from 1.
     """
     midi = _load(path)
     clock = _clock(midi)
@@ -172,7 +174,7 @@ def read_midi(
     # Sorting is stable: at one tick, pedals come first, and then all is as the file has it.
     events = [
         event
-        for event in _events(midi)
+        for event in _events(midi, _tracks_named(path, midi, track_name))
         if (sustain or not event.is_pedal) and (drums or event.message.channel != _DRUM_CHANNEL)
     ]
     for event in sorted(events, key=lambda event: (event.tick, not event.is_pedal)):
@@ -294,9 +296,26 @@ def _load(path: Path) -> mido.MidiFile:
     return midi
 
 
-def _events(midi: mido.MidiFile) -> Iterator[_Event]:
+def _tracks_named(path: Path, midi: mido.MidiFile, name: str | None) -> list[int]:
+    """Return the numbers of the tracks with a name, from 1."""
+    names = [track.name.strip() for track in midi.tracks]
+    numbers = range(1, len(names) + 1)
+    if name is None:
+        return list(numbers)
+    found = [n for n in numbers if names[n - 1].lower() == name.lower()]
+    if not found:
+        raise unreadable(
+            path,
+            f"no track is named '{name}', but {names}",
+            advice=f"Name the track '{name}' in the MIDI file.",
+        )
+    return found
+
+
+def _events(midi: mido.MidiFile, numbers: Sequence[int]) -> Iterator[_Event]:
     """Yield the messages of notes and sustain pedals, track by track."""
-    for track_number, track in enumerate(midi.tracks, start=1):
+    for track_number in numbers:
+        track = midi.tracks[track_number - 1]
         tick = 0
         for number, message in enumerate(track, start=1):
             tick += message.time

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from m2v_finetune.plotting.beats import draw_envelope
 from m2v_finetune.plotting.chords import AXES_INCHES, Segment, draw_segments
+from m2v_finetune.plotting.melody import draw_line, style_pitches
 from m2v_finetune.plotting.notes import Notes, draw_notes, pitch_range
+from m2v_finetune.plotting.sections import draw_sections
 from m2v_finetune.plotting.style import (
     BLUE,
     ORANGE,
@@ -30,6 +32,8 @@ MAX_ROWS = 8
 BEAT_ROW_SECONDS = 15.0
 CHORD_ROW_SECONDS = 20.0
 NOTE_ROW_SECONDS = 15.0
+MELODY_ROW_SECONDS = 15.0
+SECTION_ROW_SECONDS = 120.0
 CAPTION_PIXELS = 40
 
 
@@ -136,6 +140,28 @@ def draw_piano_roll(notes: Notes, duration_seconds: float) -> Pixels:
 
     height = 0.5 + 0.055 * (high - low + 1)
     return _rows(draw, duration_seconds, NOTE_ROW_SECONDS, height_inches=height)
+
+
+def draw_melody(times_seconds: NDArray[np.float64], frequencies_hz: NDArray[np.float64]) -> Pixels:
+    """Draw the melody of a song, (frames,), 0 Hz where there is none, in rows of 15 s, at most eight."""
+
+    def draw(axes: Axes, start: float, end: float) -> None:
+        style_pitches(axes, frequencies_hz)
+        is_here = (times_seconds >= start) & (times_seconds < end)
+        line = (times_seconds[is_here], frequencies_hz[is_here])
+        draw_line(axes, line, color=BLUE, width=2.0)
+
+    return _rows(draw, float(times_seconds[-1]), MELODY_ROW_SECONDS, height_inches=1.6)
+
+
+def draw_structure(segments: Sequence[Segment], names: Sequence[str]) -> Pixels:
+    """Draw the sections of a song in rows of 120 s, at most eight, with a colour for each name."""
+
+    def draw(axes: Axes, start: float, end: float) -> None:
+        here = [(max(a, start), min(b, end), c) for a, b, c in segments if a < end and b > start]
+        draw_sections(axes, here, names)
+
+    return _rows(draw, segments[-1][1], SECTION_ROW_SECONDS, height_inches=0.75)
 
 
 def _rows(

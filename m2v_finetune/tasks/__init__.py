@@ -9,9 +9,11 @@ from m2v_finetune.tasks.emotion import Emotion
 from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.tasks.instrument import Instrument
 from m2v_finetune.tasks.key import Key
+from m2v_finetune.tasks.melody import MelodyExtraction
 from m2v_finetune.tasks.pitch import Pitch
 from m2v_finetune.tasks.separation import Separation
 from m2v_finetune.tasks.singer import Singer
+from m2v_finetune.tasks.structure import StructureAnalysis
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.tasks.task import Prediction, Task
 from m2v_finetune.tasks.technique import Technique
@@ -30,6 +32,8 @@ TASKS: dict[str, type[Task]] = {
         Technique,
         BeatTracking,
         ChordRecognition,
+        StructureAnalysis,
+        MelodyExtraction,
         Transcription,
         Separation,
     )

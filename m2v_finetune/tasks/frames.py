@@ -135,7 +135,7 @@ class FrameTask(ABC):
 
     def _check_annotation(self, track: Track) -> tuple[list[str], str | None]:
         """Return the problems of an annotation, and a description of times a little behind the end."""
-        if missing := _missing(track, self.label_column):
+        if missing := missing_annotation(track, self.label_column):
             return [f"{track.origin}: {missing}"], None
         path = annotation_path(track, self.label_column)
         try:
@@ -328,7 +328,8 @@ def annotation_path(track: Track, column: str) -> Path:
     return track.folder / str(track.columns[column])
 
 
-def _missing(track: Track, column: str) -> str | None:
+def missing_annotation(track: Track, column: str) -> str | None:
+    """Return the reason why a track's column names no annotation file; None if it does."""
     written = track.columns.get(column)
     if not isinstance(written, str) or is_missing(written):
         return f"no path in the column '{column}', but {written!r}"

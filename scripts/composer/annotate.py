@@ -98,6 +98,17 @@ def clip_chords(piece: Piece) -> list[tuple[float, float, str]]:
     return segments
 
 
+def clip_sections(piece: Piece) -> list[tuple[float, float, str]]:
+    """Start and end in seconds and label of the clip's sections: ``band``, and ``break`` without chords."""
+    sections: list[tuple[float, float, str]] = []
+    for start, end, chord in clip_chords(piece):
+        label = "break" if chord == "N" else "band"
+        if sections and sections[-1][2] == label:
+            start = sections.pop()[0]
+        sections.append((start, end, label))
+    return sections
+
+
 def clip_tags(plan: Plan) -> list[str]:
     """The tags that hold for the clip, in the order of `TAGS`, then those of other families."""
     _, mode = theory.parse_key(plan.key)
@@ -165,11 +176,16 @@ def annotation_files(piece: Piece) -> dict[str, bytes]:
     chords = "".join(
         f"{start:.6f}\t{end:.6f}\t{label}\n" for start, end, label in clip_chords(piece)
     )
-    return {
+    files = {
         f"{name}.beats": beats.encode(),
         f"{name}.lab": chords.encode(),
         f"{name}.mid": encode_midi(clip_score(piece)),
     }
+    sections = clip_sections(piece)
+    if len(sections) > 1:
+        starts = "".join(f"{start:.6f}\t{label}\n" for start, _, label in sections)
+        files[f"{name}.txt"] = f"{starts}{sections[-1][1]:.6f}\tend\n".encode()
+    return files
 
 
 def manifest_row(piece: Piece, soundfont: str, has_stems: bool) -> dict[str, Any]:

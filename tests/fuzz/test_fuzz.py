@@ -32,7 +32,9 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.labels.beats import read_beats
 from m2v_finetune.labels.chords import read_lab
 from m2v_finetune.labels.keys import parse_key
+from m2v_finetune.labels.melody import read_melody
 from m2v_finetune.labels.notes import read_midi
+from m2v_finetune.labels.sections import read_sections
 from m2v_finetune.parsing import parse_recipe
 from m2v_finetune.tasks.key import Key, KeyConfig
 from m2v_finetune.training.checkpoint_files import (
@@ -187,6 +189,8 @@ KINDS = {
     "settings.yaml": (lambda: SETTINGS, read_settings, 25),
     "labels.beats": (lambda: annotation("beats"), read_beats, 150),
     "labels.lab": (lambda: annotation("lab"), read_lab, 60),
+    "labels.txt": (lambda: b"0.0\tSilence\n0.5\tverse 1\n9.25\tEnd\n", read_sections, 60),
+    "labels.csv": (lambda: b"0.0,0.0\n0.05,220.0\n0.1,-221.5\n", read_melody, 60),
     "labels.mid": (lambda: annotation("mid"), lambda path: read_midi(path, sustain=True), 60),
     "labels.key": (lambda: b"C:maj\nA minor\nF# major\nBb:min\n", read_keys, 150),
     "sound.wav": (lambda: audio_bytes("WAV", "PCM_16"), read_sound, 150),

@@ -85,6 +85,8 @@ GOOD = {
     "valence": ["0.1", -1, 3] * 3,
     "beats": ["good.beats"] * NUM_ROWS,  # `ANY` has late.beats, which continues after the audio
     "chords": ["good.lab"] * NUM_ROWS,
+    "sections": ["good.txt"] * NUM_ROWS,
+    "melody": ["good.csv"] * NUM_ROWS,
     "notes": ["good.mid"] * NUM_ROWS,
     "stems": ["stems"] * NUM_ROWS,
 }
@@ -100,6 +102,8 @@ def music(tmp_path_factory) -> Path:
     for suffix in ("beats", "lab", "mid"):
         content = (QUICKSTART_DIR / "annotations" / f"test-000.{suffix}").read_bytes()
         (folder / f"good.{suffix}").write_bytes(content)
+    (folder / "good.txt").write_text("0 verse\n3.5 chorus\n8 end\n")
+    (folder / "good.csv").write_text("".join(f"{n / 10},{220 * (n % 2)}\n" for n in range(80)))
     (folder / "late.beats").write_text("8.5\n9.6\n")
     (folder / "late.lab").write_text("0 8.5 N\n8.5 9.6 N\n")
     (folder / "stems").mkdir()
@@ -227,7 +231,13 @@ def run(path: Path, rows: list[dict], rng: random.Random, caplog) -> str:
         track.origin.split(":")[1] for track in left
     }
     assert len(origins) == num_lost
-    if name not in ("beats", "chords", "transcription"):  # whose lines name the annotation's file
+    if name not in (
+        "beats",
+        "chords",
+        "structure",
+        "melody",
+        "transcription",
+    ):  # whose lines name the annotation's file
         assert origins <= lines
     # Splits are those that were written, and groups stay on one side.
     if any("split" in row and not means_missing(row["split"]) for row in rows):

@@ -14,6 +14,8 @@ import pytest
 import soundfile as sf
 
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.labels.melody import read_melody
+from m2v_finetune.labels.sections import read_sections
 
 pytestmark = pytest.mark.exhaustive
 
@@ -32,10 +34,14 @@ SAMPLE_RATE_HZ = 24_000
 CLIP_SECONDS = 8.0
 
 
+def rows_of(name: str) -> list[dict]:
+    text = (QUICKSTART_DIR / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
-    text = (QUICKSTART_DIR / "manifest.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return rows_of("manifest")
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +134,7 @@ def test_folder_is_small_and_holds_only_what_the_manifest_names(rows: list[dict]
         if "stems" in row
         for role in ROLES
     }
+    named |= {QUICKSTART_DIR / row["sections"] for row in rows_of("structure")}
     folders = [QUICKSTART_DIR / name for name in ("audio", "annotations", "stems")]
     found = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
     assert found == named
@@ -138,11 +145,12 @@ def test_folder_is_small_and_holds_only_what_the_manifest_names(rows: list[dict]
         "__init__.py",
         "dataset.json",
         "manifest.jsonl",
+        "melody.jsonl",
         "stems.jsonl",
+        "structure.jsonl",
     }
     with_stems = [row for row in rows if "stems" in row]
-    text = (QUICKSTART_DIR / "stems.jsonl").read_text(encoding="utf-8")
-    assert [json.loads(line) for line in text.splitlines()] == with_stems
+    assert rows_of("stems") == with_stems
     assert sum(path.stat().st_size for path in found | top) <= 13_500_000
 
 
@@ -354,7 +362,7 @@ def test_script_rebuilds_what_ships_to_the_byte(
     pieces, with_stems = composed
     composer.write_annotations(tmp_path, pieces, with_stems, SOUNDFONTS)
     rebuilt = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(rebuilt) == 3 * sum(COUNTS.values()) + 4
+    assert len(rebuilt) == 3 * sum(COUNTS.values()) + 48 + 6
     different = [
         str(path)
         for path in rebuilt
@@ -390,3 +398,25 @@ def test_rendering_again_gives_the_shipped_audio(
     assert lags[int(np.argmax(products))] == 0
     residual = np.mean((shipped - mixture) ** 2) / np.mean(mixture**2)
     assert np.sqrt(residual) < 0.25
+
+
+def test_melodies_and_sections_are_those_of_notes_and_chords(rows: list[dict]) -> None:
+    by_id = {row["id"]: row for row in rows}
+    melodies, structures = rows_of("melody"), rows_of("structure")
+    for row in melodies:
+        assert by_id[row["id"]] == {k: v for k, v in row.items() if k != "melody"}
+        assert row["melody"] == row["notes"]
+    assert (len(melodies), len(structures)) == (241, 48)
+    assert all(
+        (read_melody(QUICKSTART_DIR / row["melody"]).frequencies_hz > 0).any() for row in melodies
+    )
+    for row in structures:
+        assert by_id[row["id"]] == {k: v for k, v in row.items() if k != "sections"}
+        sections = read_sections(QUICKSTART_DIR / row["sections"])
+        intervals, labels = read_chords(row)
+        for (start, end), label in zip(sections.intervals_seconds, sections.labels, strict=True):
+            inside = [
+                c for (a, b), c in zip(intervals, labels, strict=True) if start < (a + b) / 2 < end
+            ]
+            assert {c == "N" for c in inside} == {label == "break"}
+        assert len(sections.labels) > 1

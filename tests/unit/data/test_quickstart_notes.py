@@ -18,7 +18,14 @@ from m2v_finetune.data.sources import load_tracks
 pytestmark = pytest.mark.exhaustive
 
 
-NAMES = ["quickstart", "quickstart-notes", "quickstart-stems", "quickstart-voices"]
+NAMES = [
+    "quickstart",
+    "quickstart-melody",
+    "quickstart-notes",
+    "quickstart-stems",
+    "quickstart-structure",
+    "quickstart-voices",
+]
 FOLDER = QUICKSTARTS["quickstart-notes"].parent
 COUNTS = {"train": 296, "validation": 56, "test": 88}
 SOUNDFONTS = {

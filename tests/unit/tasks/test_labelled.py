@@ -53,6 +53,14 @@ CELLS = {
         {"chords": "good.lab"},
         {"chords": [("bad.lab", "is not a chord"), ("empty.lab", "no segment"), (None, "no path")]},
     ),
+    "structure": (
+        {"sections": "good.txt"},
+        {"sections": [("bad.txt", "the last line"), ("none.txt", "no file"), (None, "no path")]},
+    ),
+    "melody": (
+        {"melody": "good.csv"},
+        {"melody": [("bad.csv", "is not a frequency"), ("empty.csv", "no line"), (0, "no path")]},
+    ),
     "transcription": (
         {"notes": "good.mid"},
         {"notes": [("high.mid", "outside the range"), ("silent.mid", "lasts no time")]},
@@ -91,6 +99,11 @@ def folder(tmp_path_factory) -> Path:
         "good.lab": "0 1 C:maj\n1 2 N\n",
         "bad.lab": "0 1 H:dur\n",
         "empty.lab": "",
+        "good.txt": "0 verse\n1 chorus\n2 end\n",
+        "bad.txt": "0 verse\n1 chorus\n",
+        "good.csv": "0,220\n0.1,0\n",
+        "bad.csv": "0,A3\n",
+        "empty.csv": "",
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
@@ -138,7 +151,7 @@ def cases(name: str):
     return [good, second], broken
 
 
-FILES = ("beats", "chords", "transcription", "separation")
+FILES = ("beats", "chords", "structure", "melody", "transcription", "separation")
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -16,6 +16,13 @@ def draw_targets(name, shape, num_outputs):
         targets = torch.randint(0, num_outputs, shape).float()
         targets[0, 5:] = -1.0
         targets[1] = -1.0
+    elif name == "structure":
+        targets = torch.rand(shape)
+        targets[..., 1] = torch.randint(0, num_outputs, shape[:-1])
+        targets[1, :, 1] = 0.0
+    elif name == "melody":
+        targets = 200 * torch.rand(shape) * torch.randint(0, 2, shape)
+        targets[1] = 0.0
     elif name == "beats":
         targets = torch.randint(0, 2, shape).float()
         targets[0, 5:] = torch.nan

@@ -26,7 +26,7 @@ def made_cases():
     yield Tagging(labels=("a", "b", "c"), label_column="c"), evaluated_clips(targets > 0.6, scores)
     emotion = TASKS["emotion"](labels=("v", "a"), means=(0.0, 0.0), stds=(1.0, 1.0))
     yield emotion, evaluated_clips(targets[:, :2], scores[:, :2])
-    for name in ("beats", "chords", "transcription"):
+    for name in ("beats", "chords", "structure", "melody", "transcription"):
         task = TASKS[name].from_settings(TASKS[name].settings_class())
         names = list(task.metric_names)
         seconds = [f"{one}_seconds" for one in names] if name == "chords" else []
