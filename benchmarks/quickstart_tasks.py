@@ -151,14 +151,16 @@ def table(tasks: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for task, row in sorted(tasks.items()):
-        found = row["baseline"]
         name = task if row["backbone"] == BACKBONE else f"{task} (on {row['backbone']})"
-        beside = f"{found['value']:.3f}, {found['name']}" if found else "as chance"
-        best = max(row["chance"], found["value"] if found else -np.inf)
+        found = row.get("baseline")
+        others = [row["chance"], found["value"] if found else None]
+        best = max(value for value in others if value is not None)
         above = "yes" if row["low"] > best else "open" if row["value"] > best else "no"
+        beside = f"{found['value']:.3f}, {found['name']}" if found else "-"
+        by_chance = "-" if row["chance"] is None else f"{row['chance']:.3f}"
         lines.append(
             f"| {name} | {row['metric']} | {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | "
-            f"{row['chance']:.3f} | {beside} | {above} |"
+            f"{by_chance} | {beside} | {above} |"
         )
     return "\n".join(lines)
 
