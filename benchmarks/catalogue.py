@@ -48,7 +48,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tracks", type=int, default=2000, help="(default: %(default)s)")
-    parser.add_argument("--backbone", default="music2vec-small", help="(default: %(default)s)")
+    parser.add_argument("--backbone", default="filterbank-small", help="(default: %(default)s)")
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--run", choices=CONTENDERS, help=argparse.SUPPRESS)

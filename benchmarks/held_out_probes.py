@@ -126,20 +126,26 @@ def evaluate_beats(
 
 
 def fit_frames(
-    inputs: torch.Tensor, targets: torch.Tensor, loss: Callable[..., torch.Tensor], *, seed: int
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    loss: Callable[..., torch.Tensor],
+    *,
+    seed: int,
+    num_outputs: int | None = None,
 ) -> nn.Module:
     """Return a linear layer behind a standardisation, fitted to frames (frames, features).
 
     Args:
         inputs: Features, in half precision.
-        targets: (frames, outputs), nan where nothing is annotated.
+        targets: (frames, outputs), nan where nothing is annotated; or classes, (frames,).
         loss: The task's, of (batch, frames, outputs).
         seed: Draws the order.
+        num_outputs: Of the layer (default: as many as the targets have columns).
     """
     generator = torch.Generator().manual_seed(seed)
     sample = inputs[torch.randperm(len(inputs), generator=generator)[:20_000]].float()
     mean, deviation = sample.mean(dim=0), sample.std(dim=0).clamp(min=1e-5)
-    layer = nn.Linear(inputs.shape[1], targets.shape[1])
+    layer = nn.Linear(inputs.shape[1], num_outputs or targets.shape[1])
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=BEAT_RATE, weight_decay=0.01)

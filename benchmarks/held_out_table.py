@@ -1,9 +1,9 @@
-"""Writes the table of held-out sound in docs/small-backbone.md from what held_out_sound.py measured."""
+"""Writes the tables of held-out sound: of docs/small-backbone.md and, in short, of the README."""
 
 import json
 from pathlib import Path
 
-from small_backbone_tables import PAGE, cell, row, verdict, with_table
+from small_backbone_tables import PAGE, README, cell, row, verdict, with_table
 
 BACKBONES = {"filterbank-small": "filterbank-small", "music2vec-small": "music2vec-small"}
 START = "filterbank-small's start"
@@ -29,14 +29,23 @@ SETS = {
     ),
 }
 
+SHORT_ROW, NUM_SEEDS = "filterbank-small", 3
+SHORT = {
+    SHORT_ROW: SHORT_ROW,
+    f"random {SHORT_ROW}": "random weights",
+    "mfcc": "MFCCs",
+    "cqt": "mean CQT",
+    "librosa": "librosa's beat tracker",
+}
+
 Runs = dict[str, dict[str, dict[int, float]]]
 
 
 def write_page(result: Path) -> None:
-    """Put the table between its marks on the page, and print it."""
-    table = all_tables(result)
-    PAGE.write_text(with_table(PAGE, "held-out sound", table), encoding="utf-8")
-    print(table)
+    """Put the tables between their marks on the page and in the README, and print them."""
+    for page, table in ((PAGE, all_tables(result)), (README, short_table(result))):
+        page.write_text(with_table(page, "held-out sound", table), encoding="utf-8")
+        print(table)
 
 
 def read_runs(result: Path) -> tuple[Runs, dict[str, str]]:
@@ -76,6 +85,19 @@ def all_tables(result: Path) -> str:
             cells = [verdict(own, runs[task].get(other, {})) for other in rows]
             if any(cells):
                 lines.append(row(f"{words}, {task}", cells))
+    return "\n".join(lines)
+
+
+def short_table(result: Path) -> str:
+    """Return the README's table: the backbone of the quickstarts beside what needs no pre-training."""
+    runs, metrics = read_runs(result)
+    lines = heads("probing", ["metric", *SHORT.values()])
+    for tasks in SETS.values():
+        for task in tasks:
+            if len(runs.get(task, {}).get(SHORT_ROW, {})) < NUM_SEEDS:
+                continue
+            cells = [cell(runs[task].get(name)) or "-" for name in SHORT]
+            lines.append(row(f"{task} | {metrics[task]}", cells))
     return "\n".join(lines)
 
 

@@ -43,7 +43,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=60.0, help="(default: %(default)s)")
-    parser.add_argument("--backbone", default="music2vec-small", help="(default: %(default)s)")
+    parser.add_argument("--backbone", default="filterbank-small", help="(default: %(default)s)")
     parser.add_argument("--tasks", nargs="+", default=["tagging", "beats"])
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()

@@ -35,7 +35,7 @@ ROUNDS = 5
 def main() -> None:
     """Measure the backbones of the command line, and print all that were measured."""
     torch.set_num_threads(1)
-    for source in sys.argv[1:] or ["music2vec-small"]:
+    for source in sys.argv[1:] or ["filterbank-small"]:
         rows = measure(source)
         found = json.loads(RESULT.read_text()) if RESULT.is_file() else {"backbones": {}}
         found["backbones"][source] = rows

@@ -14,7 +14,7 @@ Rows:
             part below it cached
             beside the same step from waveforms
 
-The network has the size of music2vec-v1 and RANDOM weights; `--backbone music2vec-small` is for trying
+The network has the size of music2vec-v1 and RANDOM weights; `--backbone filterbank-small` is for trying
 the script. The commands hear N clips of the quickstart's training split, a third as many of validation and
 of test. Sides take turns, and the cache's folder is new each time. Reading from the disk is in the rows of
 commands, not in that of steps.

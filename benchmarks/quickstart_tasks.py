@@ -1,4 +1,4 @@
-"""Run every recipe's quickstart and compare the headline metric with chance.
+"""Run every recipe's quickstart and compare the headline metric with chance and with a baseline.
 
     python benchmarks/quickstart_tasks.py [TASK or RUN_FOLDER ...]
 
@@ -10,6 +10,8 @@ score that know nothing of the track they are given for:
   of the energy of each frequency in the training tracks, as a mask of the mixture's spectrogram;
 - every other task: the model's own answers, given to the test tracks in a random order, the mean over
   20 orders. The distribution of the answers stays as it is.
+
+Baselines without a network are those of benchmarks/simple_baselines.py.
 """
 
 import argparse
@@ -38,6 +40,7 @@ from m2v_finetune.tasks.separation.stem_files import stem_path
 
 REPOSITORY = Path(__file__).parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "quickstart_tasks.json"
+BACKBONE = "filterbank-small"
 NUM_ORDERS = 20
 NUM_FFT = 2048
 
@@ -65,7 +68,9 @@ def main() -> None:
 
 
 def measure(run: Path) -> dict[str, Any]:
-    """Return, by the task's name, what a run found on its test tracks, beside chance on the same."""
+    """Return, by the task's name, what a run found on its test tracks, beside chance and a baseline."""
+    from simple_baselines import baseline
+
     results = json.loads((run / "results.json").read_text())
     settings = yaml.safe_load((run / "config.yaml").read_text())
     model = TaskModel.from_pretrained(run / "model")
@@ -80,8 +85,10 @@ def measure(run: Path) -> dict[str, Any]:
             "metric": results["metric_names"][name],
             **results["metrics"][name],
             "chance": chance(model, train, test),
+            "baseline": baseline(model.task, train, test),
             "num_tracks": results["num_tracks"],
             "tuning": results["tuning"],
+            "layer_weights": results["layer_weights"],
             "backbone": results["backbone"]["source"],
         }
     }
@@ -140,14 +147,20 @@ def equalised(task: Separation, checked: CheckedTrack, shares: np.ndarray) -> St
 def table(tasks: dict[str, Any]) -> str:
     """Return the measured values as a Markdown table."""
     lines = [
-        "| task | metric | test tracks (95 % interval) | chance | above chance |",
-        "|---|---|---|---|---|",
+        "| task | metric | test tracks (95 % interval) | chance | without a network | above it |",
+        "|---|---|---|---|---|---|",
     ]
     for task, row in sorted(tasks.items()):
-        above = "yes" if row["low"] > row["chance"] else "no"
+        name = task if row["backbone"] == BACKBONE else f"{task} (on {row['backbone']})"
+        found = row.get("baseline")
+        others = [row["chance"], found["value"] if found else None]
+        best = max(value for value in others if value is not None)
+        above = "yes" if row["low"] > best else "open" if row["value"] > best else "no"
+        beside = f"{found['value']:.3f}, {found['name']}" if found else "-"
+        by_chance = "-" if row["chance"] is None else f"{row['chance']:.3f}"
         lines.append(
-            f"| {task} | {row['metric']} | {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | "
-            f"{row['chance']:.3f} | {above} |"
+            f"| {name} | {row['metric']} | {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | "
+            f"{by_chance} | {beside} | {above} |"
         )
     return "\n".join(lines)
 

@@ -22,7 +22,7 @@ in memory, and what a frozen backbone says of them is computed once.
 Seeds draw the head, the order, the share of the labels and the random weights. Every finished run is a
 line of the result file, and what is there is not run again, so that several processes may work on it at
 once (`--tasks`, `--rows`) and a stopped one goes on where it was. `--table` writes docs/small-backbone.md
-and the README's short form from that file, and runs nothing.
+from that file, and runs nothing.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/small-backbone.md and the README from what small_backbone.py measured."""
+"""Writes the tables of docs/small-backbone.md from what small_backbone.py measured."""
 
 import json
 import statistics
@@ -61,7 +61,7 @@ Runs = Mapping[int, float]
 
 
 def write_pages(result: Path) -> None:
-    """Put the tables between their marks on the page, and the short form between those of the README."""
+    """Put the tables between their marks on the page."""
     for (page, name), table in all_tables(result).items():
         page.write_text(with_table(page, name, table), encoding="utf-8")
         print(table)
@@ -74,7 +74,6 @@ def all_tables(result: Path) -> dict[tuple[Path, str], str]:
         (PAGE, "small backbone"): tables(runs, metrics),
         (PAGE, "trials"): trials_table(),
         (PAGE, "adaptation"): adaptation_table(result.parent),
-        (README, "small backbone"): short_table(runs, metrics),
     }
 
 
@@ -193,19 +192,6 @@ def tables(runs: Mapping[str, Mapping[str, Runs]], metrics: Mapping[str, str]) -
     for title, (better, worse) in COMPARISONS.items():
         cells = [verdict(runs[t].get(better, {}), runs[t].get(worse, {})) for t in tasks]
         lines.append(row(title, cells))
-    return "\n".join(lines)
-
-
-def short_table(runs: Mapping[str, Mapping[str, Runs]], metrics: Mapping[str, str]) -> str:
-    """Return the probes, a line a task."""
-    shown = ("pretrained", "random", "mfcc")
-    lines = [
-        "| probing | metric | pre-trained | random weights | mean MFCCs |",
-        "|---|---|---|---|---|",
-    ]
-    for task in (task for task in TASKS if task in runs):
-        cells = [cell(runs[task].get(f"probe/{weights}/100")) or "-" for weights in shown]
-        lines.append(row(f"{task} | {metrics[task]}", cells))
     return "\n".join(lines)
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/threads.py
 
-writes benchmarks/results/threads.json. The network is `music2vec-small` with a head of random weights. On the
-busy machine one other process computes without end. Each row has seconds of wall time and of CPU time, the
-median of the rounds; all numbers of threads take turns in each round.
+writes benchmarks/results/threads.json. The network is `filterbank-small` with a head of random weights. On
+the busy machine one other process computes without end. Each row has seconds of wall time and of CPU time,
+the median of the rounds; all numbers of threads take turns in each round.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def build(window_seconds: float) -> TaskModel:
     torch.manual_seed(0)
     return TaskModel.build(
         task=Genre(labels=("a", "b"), label_column="genre"),
-        backbone=BackboneConfig(source="music2vec-small"),
+        backbone=BackboneConfig(source="filterbank-small"),
         head=HeadConfig(),
         tuning=TuningConfig(method="probe"),
         window_seconds=window_seconds,

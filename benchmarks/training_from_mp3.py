@@ -4,7 +4,7 @@
                                            [--workers N]
 
 All sides take the same full training steps: all transformer layers learn, the same total batch and window.
-On a CPU the network is music2vec-small, and batches have 4 windows; on an NVIDIA card it has the size of
+On a CPU the network is filterbank-small, and batches have 4 windows; on an NVIDIA card it has the size of
 music2vec-v1 and RANDOM weights, steps are in bfloat16, and batches have 16. The sides differ in how a window
 becomes a tensor:
 
@@ -57,7 +57,7 @@ IS_ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if IS_ON_GPU else "cpu")
 RESULTS = Path(__file__).parent / "results"
 RESULT = RESULTS / f"training_from_mp3{'_on_card' if IS_ON_GPU else ''}.json"
-BACKBONE = "music2vec-v1" if IS_ON_GPU else "music2vec-small"
+BACKBONE = "music2vec-v1" if IS_ON_GPU else "filterbank-small"
 BATCH_SIZE = 16 if IS_ON_GPU else 4
 NUM_CLASSES = 10
 GOAL = 3.0

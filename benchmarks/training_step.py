@@ -12,7 +12,7 @@ Rows, each with the same windows, precision and dropout on both sides, and no gr
            beside PEFT with the same rank and layers on that model, whole
     stored the same, but this program begins with what its frozen part said of the windows, as from the cache
 
-The network has the size of music2vec-v1 and RANDOM weights; `--backbone music2vec-small` is for trying
+The network has the size of music2vec-v1 and RANDOM weights; `--backbone filterbank-small` is for trying
 the script. Both sides hold the same weights, and before any step their hidden states are asserted equal. The
 Trainer runs by itself, with its defaults; after each of its steps one is taken by this program. The first
 steps are kept apart: they make the optimizer's state, and compile what is compiled. On a CPU both sides

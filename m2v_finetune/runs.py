@@ -294,7 +294,8 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
     with Run.open(config, task=PRETRAIN) as run:
         # Tracks and their splits; no labels.
         tracks_by_split, dataset = load_splits(config.data, label_column=None, seed=config.run.seed)
-        tracks_by_split |= replay_split(config.data)
+        replayed, replay_dataset = replay_split(config.data)
+        tracks_by_split |= replayed
         splits = check_run_audio(tracks_by_split, config.data, run)
 
         # Model of the objective; random windows with masks and labels, and fixed ones for validation.
@@ -335,6 +336,7 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
             fitted,
             splits=splits,
             dataset=dataset,
+            replay_dataset=replay_dataset,
             config=config,
             labels=labels,
         )

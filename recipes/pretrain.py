@@ -54,7 +54,8 @@ def main() -> None:
     with Run.open(config, task="pretrain") as run:
         # Tracks and their splits; no labels.
         tracks_by_split, dataset = load_splits(config.data, label_column=None, seed=config.run.seed)
-        tracks_by_split |= replay_split(config.data)
+        replayed, replay_dataset = replay_split(config.data)
+        tracks_by_split |= replayed
         splits = check_run_audio(tracks_by_split, config.data, run)
 
         # Model of the objective; random windows with masks and labels, and fixed ones for validation.
@@ -95,6 +96,7 @@ def main() -> None:
             fitted,
             splits=splits,
             dataset=dataset,
+            replay_dataset=replay_dataset,
             config=config,
             labels=labels,
         )

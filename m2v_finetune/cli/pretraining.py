@@ -47,7 +47,7 @@ def _labels(arguments: argparse.Namespace) -> None:
     config = read_config("pretrain", [*arguments.settings, "--objective=masked_prediction"])
     start_logging()
     tracks_by_split, dataset = load_splits(config.data, label_column=None, seed=config.run.seed)
-    tracks_by_split |= replay_split(config.data)
+    tracks_by_split |= replay_split(config.data)[0]
     checked, _ = check_splits(
         tracks_by_split,
         on_bad_track=config.data.on_bad_track,

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from m2v_finetune.audio.windows import draw_generator
 from m2v_finetune.config import UnlabelledDataConfig
-from m2v_finetune.data.manifest import Track
+from m2v_finetune.data.manifest import DatasetInfo, Track
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.errors import UserError
 
@@ -85,15 +85,19 @@ class ReplayedWindows(Dataset[tuple[Tensor, ...]]):
         return turn, int(order[offset])
 
 
-def replay_split(config: UnlabelledDataConfig) -> dict[str, list[Track]]:
-    """Return the tracks of ``data.replay`` as a split of its own, with ids of their own; nothing without it.
+def replay_split(
+    config: UnlabelledDataConfig,
+) -> tuple[dict[str, list[Track]], DatasetInfo | None]:
+    """Return the tracks of ``data.replay`` as a split of its own, with ids of their own, and their data set.
+
+    Without ``data.replay`` there is no split and no data set.
 
     Raises:
         UserError: There is nothing at the source, or it has no training tracks.
     """
     if config.replay is None:
-        return {}
-    tracks, _ = load_tracks(
+        return {}, None
+    tracks, dataset = load_tracks(
         config.replay,
         label_column=None,
         allow_outside=config.allow_outside,
@@ -109,4 +113,4 @@ def replay_split(config: UnlabelledDataConfig) -> dict[str, list[Track]]:
             f"data.replay {config.replay} has no track without a split, or of train. Name other music.",
             code="split-empty",
         )
-    return {REPLAY: used}
+    return {REPLAY: used}, dataset

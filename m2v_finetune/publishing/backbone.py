@@ -22,6 +22,7 @@ from m2v_finetune.plotting.pretraining import (
     plot_pretraining,
     variance_curves,
 )
+from m2v_finetune.pretraining.replay import REPLAY
 from m2v_finetune.publishing.card import (
     TRAINING_PICTURE,
     UNKNOWN_LICENCE,
@@ -111,12 +112,20 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
         f"{environment['num_cpus']} CPU cores" if is_on_cpu else ", ".join(environment["gpus"])
     )
     packages = ", ".join(f"{key} {value}" for key, value in environment["packages"].items())
+    music = _described_music(results, "train", dataset)
+    datasets = [dataset]
+    if "replay_dataset" in results:
+        datasets.append(results["replay_dataset"])
+        share = settings["data"]["replay_share"]
+        music += f";\nreplayed beside it, in {share:.0%} of the windows: " + _described_music(
+            results, REPLAY, results["replay_dataset"]
+        )
     metadata = ModelCardData(
         license=licence,
         library_name="transformers",
         tags=["audio", "music", *objective.tags, LIBRARY_NAME],
         base_model=None if backbone["is_new"] else _hub_id(backbone["source"]),
-        datasets=[dataset["name"]] if is_repo_id(dataset["name"]) else None,
+        datasets=[one["name"] for one in datasets if is_repo_id(one["name"])] or None,
     ).to_yaml()
     return f"""\
 ---
@@ -142,8 +151,7 @@ or by `--backbone.source {repo_id or "path/to/model"}` in every recipe of {LIBRA
 
 ## Training
 
-{dataset["title"] or dataset["name"]}{f", {dataset['licence']}" if dataset["licence"] else ""}:
-{results["num_tracks"]["train"]:,} tracks, {results["hours"]["train"]:.2f} h;
+{music};
 {results["num_steps"]:,} steps of {results["total_batch_size"]} windows of
 {settings["data"]["window_seconds"]:g} s in {results["seconds"]["training"]:,.0f} s on {machine}.
 {objective.method(settings[objective.section])}
@@ -168,6 +176,15 @@ On {results["num_tracks"]["validation"]:,} held-out tracks {objective.result(res
 
 {objective.citation}
 """
+
+
+def _described_music(results: Mapping[str, Any], split: str, dataset: Mapping[str, str]) -> str:
+    """Return title and licence of a data set, and the tracks and hours of a split of it."""
+    licence = f", {dataset['licence']}" if dataset["licence"] else ""
+    return (
+        f"{dataset['title'] or dataset['name']}{licence}: "
+        f"{results['num_tracks'][split]:,} tracks, {results['hours'][split]:.2f} h"
+    )
 
 
 def _hub_id(source: str) -> str | None:

@@ -26,6 +26,7 @@ def write_pretraining(
     *,
     splits: Mapping[str, Sequence[CheckedTrack]],
     dataset: DatasetInfo,
+    replay_dataset: DatasetInfo | None,
     config: PretrainingConfig,
     labels: TrackLabels | None,
 ) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def write_pretraining(
         fitted: Result of `Trainer.fit`.
         splits: Training tracks, held-out tracks, and replayed ones.
         dataset: Name and licence of the data.
+        replay_dataset: The same of the replayed tracks; None without any.
         config: All settings.
         labels: Labels of the tracks; None if the objective has none.
     """
@@ -58,6 +60,7 @@ def write_pretraining(
         "total_batch_size": trainer.batches.total_batch_size,
         "num_parameters": count_parameters(backbone),
         "dataset": asdict(dataset),
+        **({} if replay_dataset is None else {"replay_dataset": asdict(replay_dataset)}),
         "backbone": {
             "source": backbone.source,
             "revision": backbone.revision,

@@ -7,7 +7,7 @@ from m2v_finetune.config import TuningMethod
 from m2v_finetune.tuning.methods import METHODS
 
 SMALL_PARAMETERS = 20_000_000
-"""Small backbones have fewer parameters. Shipped ones have up to 1.2 million, published ones 93 or more."""
+"""Small backbones have fewer parameters. Shipped ones have up to 3.0 million, published ones 93 or more."""
 
 
 @dataclass(frozen=True, kw_only=True)

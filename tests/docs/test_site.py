@@ -21,7 +21,7 @@ import m2v_finetune.runs
 
 whole = m2v_finetune.runs.read_config
 short = ["--data.source", {manifest!r}, "--training.epochs", "1", "--data.windows_per_track", "1"]
-short += ["--data.num_workers", "0", "--backbone.source", "music2vec-small"]
+short += ["--data.num_workers", "0", "--backbone.source", "filterbank-small"]
 m2v_finetune.runs.read_config = lambda task, words: whole(task, [*words, *short])
 """
 

@@ -245,6 +245,46 @@ def test_new_heads_are_trained_alone_in_the_first_steps(architecture):
         assert any(name.startswith("backbone.") for name in moved) is (step == 3)
 
 
+def test_gradient_checkpointing_changes_nothing(architecture):
+    found = []
+    for checkpointed in (False, True):
+        model = build(architecture)
+        batch = draw_batch(model)
+        model.backbone.gradient_checkpointing = checkpointed
+        calls = []
+        for layer in model.backbone.network.encoder.layers:
+            layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        loss = model.loss(model(*batch), batch[-1])
+        loss.backward()
+        # Forward, and once more in the backward pass.
+        assert len(calls) == 2 * (1 + checkpointed)
+        found.append((loss.detach(), {n: p.grad for n, p in model.named_parameters()}))
+    (loss, gradients), (loss_again, gradients_again) = found
+    assert torch.equal(loss, loss_again)
+    for name, gradient in gradients.items():
+        assert (gradient is None) == (gradients_again[name] is None), name
+        assert gradient is None or torch.equal(gradient, gradients_again[name]), name
+
+
+def test_a_step_in_bfloat16_is_near_one_in_float32(architecture):
+    found = []
+    for is_half in (False, True):
+        model = build(architecture)
+        batch = draw_batch(model)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            outputs = model(*batch)
+            loss = model.loss(outputs, batch[-1])
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), torch.inf)
+        optimizer.step()
+        after = model.loss(model(*batch), batch[-1])
+        found.append((loss.item(), norm.item(), after.item()))
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert found[0] != found[1]  # the products were in bfloat16
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+
+
 def copy_of(model):
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 

@@ -117,6 +117,8 @@ def stop_after(monkeypatch, step):
 
 
 def test_from_an_architecture_to_a_backbone(pretrain, architecture, music):
+    about = {"name": "general", "title": "Anybody's music", "licence": "CC-BY-SA-4.0"}
+    (music / "general" / "dataset.json").write_text(json.dumps(about))
     results, folder = pretrain(
         "run",
         **{
@@ -151,6 +153,8 @@ def test_from_an_architecture_to_a_backbone(pretrain, architecture, music):
     card = (folder / "model" / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
     assert "objective of MERT" in card
+    assert results["replay_dataset"]["licence"] == "CC-BY-SA-4.0"
+    assert "20% of the windows: Anybody's music, CC-BY-SA-4.0: 4 tracks, 0.00 h" in card
     assert "6 k-means clusters of log-mel spectra, 4 k-means clusters of chroma" in card
 
 

@@ -95,7 +95,7 @@ def test_the_run_summary_states_what_trains_on_what_at_which_cost(quickstart):
     for words in (
         "train 160 tracks",
         "test 72 tracks",
-        "music2vec-small",
+        "filterbank-small (cc-by-sa-4.0)",
         "probe (a probe on the frozen backbone)",
         "parameters are trainable",
         "LayerDrop off, SpecAugment off",
@@ -126,7 +126,8 @@ def test_the_card_carries_licence_results_and_pictures(quickstart):
     folder, _ = quickstart
     card = ModelCard.load(folder / "model" / "README.md")
     results = json.loads((folder / "results.json").read_text())["metrics"]
-    assert card.data.license == "apache-2.0"
+    assert card.data.license == "cc-by-sa-4.0"
+    assert "**cc-by-sa-4.0**. What is made from it has the same licence" in card.text
     shown = {r.metric_type: (r.metric_value, r.metric_args) for r in card.data.eval_results}
     for name, entry in results.items():
         assert shown[name][0] == pytest.approx(entry["value"], abs=1e-4)

@@ -47,7 +47,7 @@ def test_a_config_has_a_method_and_a_summary() -> None:
     lora = files["tagging", "magnatagatune-lora"]
     assert lora.method == "lora"
     assert lora.summary.startswith("MagnaTagATune: ")
-    assert files["beats", "quickstart"].method == "full"
+    assert files["beats", "quickstart"].method == "probe"
     assert files["pretrain", "small"].method is None
     assert all(file.summary for file in files.values())
 

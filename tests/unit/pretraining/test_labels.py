@@ -335,8 +335,10 @@ def test_replayed_windows_are_a_share_and_take_turns(tracks, labels):
 
 def test_the_tracks_of_replay_have_names_of_their_own(tracks):
     folder = str(Path(tracks[0].track.path).parent)
-    assert replay_split(UnlabelledDataConfig(source="x")) == {}
-    [(name, members)] = replay_split(UnlabelledDataConfig(source="x", replay=folder)).items()
+    assert replay_split(UnlabelledDataConfig(source="x")) == ({}, None)
+    replayed, dataset = replay_split(UnlabelledDataConfig(source="x", replay=folder))
+    [(name, members)] = replayed.items()
+    assert dataset.name == Path(folder).name
     assert name == "replay"
     assert {"replay/0.wav", "replay/4.wav"} <= {track.id for track in members}
     assert {track.split for track in members} == {"replay"}
