@@ -66,5 +66,5 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	$(VENV)/bin/python -m pip install --no-compile --constraint constraints.txt --editable ".[dev]"
 	touch $@ $(VENV)/.runtime

@@ -31,7 +31,7 @@ from m2v_finetune.data.checking import CheckedTrack, check_tracks
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import TASKS
-from m2v_finetune.tasks.clips import ClipPrediction
+from m2v_finetune.tasks.clip_prediction import ClipPrediction
 from m2v_finetune.tasks.emotion import Emotion
 from m2v_finetune.tasks.separation import Separation, Stems
 from m2v_finetune.tasks.separation.stem_files import stem_path

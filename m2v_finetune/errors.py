@@ -4,7 +4,9 @@ The command line and the recipes turn a `UserError` into one message without a t
 code 2; any other exception keeps its traceback and exits with 1.
 """
 
+import atexit
 import errno
+import gc
 import io
 import os
 import select
@@ -80,6 +82,8 @@ def run_command(command: Callable[[], None]) -> NoReturn:
     traceback. 130: stopped by SIGINT. 143: stopped by SIGTERM or SIGUSR1. 141: the reader of standard output
     is gone, such as ``| head -1``. 1: any other exception, which is a bug and keeps its traceback.
     """
+    # Else the garbage collector looks through every module once more, which takes seconds.
+    atexit.register(gc.freeze)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Escapes text that a terminal cannot show, such as a file name that is not UTF-8.

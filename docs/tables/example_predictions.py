@@ -14,7 +14,7 @@ from m2v_finetune.labels.sections import Sections
 from m2v_finetune.tasks import Prediction
 from m2v_finetune.tasks.beats import BeatsPrediction
 from m2v_finetune.tasks.chords import ChordsPrediction
-from m2v_finetune.tasks.clips import ClipPrediction, WindowPrediction
+from m2v_finetune.tasks.clip_prediction import ClipPrediction, WindowPrediction
 from m2v_finetune.tasks.melody import MelodyPrediction
 from m2v_finetune.tasks.separation import Stems
 from m2v_finetune.tasks.structure import StructurePrediction

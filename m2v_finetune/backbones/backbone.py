@@ -18,6 +18,7 @@ from m2v_finetune.audio.in_memory import AudioInput, audio_file
 from m2v_finetune.backbones.checkpoint_files import fingerprint, write_checkpoint
 from m2v_finetune.backbones.embedding import Pooled, embed_file, mean_of_state, mean_of_states
 from m2v_finetune.backbones.encoders import ENCODERS
+from m2v_finetune.backbones.network_parts import has_final_norm, keep_layers, set_spec_augment
 from m2v_finetune.config import WINDOW_SECONDS
 from m2v_finetune.errors import UserError
 
@@ -87,9 +88,9 @@ class Backbone(nn.Module):
         self.conv_size: int = config.conv_dim[-1]
         self.gradient_checkpointing = False
         self.network = network
-        self.final_norm = self.encoder.norm if self.encoder.has_final_norm(config) else None
-        self._truncate(num_layers)
-        self._control_masking(spec_augment)
+        keep_layers(network, self.encoder, num_layers, source=source)
+        self.final_norm = self.encoder.norm if has_final_norm(network, self.encoder) else None
+        set_spec_augment(network, self.encoder, spec_augment, source=source)
         self.eval()
 
     @property
@@ -372,35 +373,6 @@ class Backbone(nn.Module):
         SpecAugment's mask embedding is left out, as it exists only while its setting is on.
         """
         return fingerprint(self.network, without=self.encoder.mask_vector)
-
-    def _truncate(self, num_layers: int | None) -> None:
-        available = self.num_layers
-        if num_layers is None or num_layers == available:
-            return
-        if not 0 <= num_layers < available:
-            raise UserError(
-                f"The backbone {self.source} has {available} transformer layers, so {num_layers} cannot "
-                f"be kept. Choose 0 to {available}.",
-                code="num-layers-out-of-range",
-            )
-        self.network.set_submodule(self.encoder.layers, self.layers[:num_layers])
-        if self.final_norm is not None:
-            # It belongs to the network's output; a lower state is the input of the next layer.
-            self.network.set_submodule(self.final_norm, nn.Identity())
-            self.final_norm = None
-
-    def _control_masking(self, spec_augment: bool) -> None:
-        config = self.network.config
-        config.apply_spec_augment = spec_augment
-        if spec_augment and config.mask_time_prob == 0.0 and config.mask_feature_prob == 0.0:
-            raise UserError(
-                f"The config of {self.source} masks nothing (mask_time_prob and mask_feature_prob are 0), so "
-                "the network has no embedding for masked frames. Set backbone.spec_augment to false; to "
-                "pre-train, set mask_time_prob in its config.json, such as to 0.05.",
-                code="spec-augment-without-masks",
-            )
-        if not spec_augment and hasattr(self.network, self.encoder.mask_vector):
-            delattr(self.network, self.encoder.mask_vector)
 
 
 def _is_trainable(module: nn.Module) -> bool:

@@ -23,7 +23,8 @@ from m2v_finetune.heads import ClipHead
 from m2v_finetune.model import NotFiniteError, TaskModel, activate, require_audio_input
 from m2v_finetune.prediction.files import model_fingerprint
 from m2v_finetune.tasks import Prediction
-from m2v_finetune.tasks.clips import ClipPrediction, ClipTask
+from m2v_finetune.tasks.clip_prediction import ClipPrediction
+from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.variation import OutputVariation
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """`TaskModel`: backbone, layer weighting and task head, with inference, saving and loading."""
 
 from m2v_finetune.model.cached_features import FeatureLayout
+from m2v_finetune.model.description import describe_model, parse_description
 from m2v_finetune.model.inference import (
     NotFiniteError,
     activate,
@@ -11,12 +12,7 @@ from m2v_finetune.model.inference import (
 from m2v_finetune.model.metadata import CARD_FILE, CONFIG_FILE, LIBRARY_NAME, WEIGHTS_FILE
 from m2v_finetune.model.native import SECTION, require_native
 from m2v_finetune.model.native_card import MODEL_PLACEHOLDER, native_usage
-from m2v_finetune.model.saving import (
-    describe_model,
-    parse_description,
-    read_description,
-    upload_model,
-)
+from m2v_finetune.model.saving import read_description, upload_model
 from m2v_finetune.model.task_model import TaskModel
 
 __all__ = [

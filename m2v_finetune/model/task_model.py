@@ -156,7 +156,7 @@ class TaskModel(TaskNetwork):
             variation: Counter of the outputs of the head.
 
         Returns:
-            The prediction class of the task, such as `tasks.clips.ClipPrediction`.
+            The prediction class of the task, such as `tasks.clip_prediction.ClipPrediction`.
 
         Raises:
             AudioError: The file cannot be read.

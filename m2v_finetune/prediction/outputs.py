@@ -20,7 +20,7 @@ from m2v_finetune.prediction.record import (
     write_all,
 )
 from m2v_finetune.tasks import Prediction
-from m2v_finetune.tasks.clips import ClipPrediction
+from m2v_finetune.tasks.clip_prediction import ClipPrediction
 
 FOLDER_RECORD = f"predictions{RECORD_SUFFIX}"
 

@@ -18,14 +18,9 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.metrics.intervals import Statistic
-from m2v_finetune.tasks.clips import (
-    ClipPrediction,
-    ClipTask,
-    EvaluatedClip,
-    ProblemType,
-    saved_labels,
-    stack_evaluated,
-)
+from m2v_finetune.tasks.clip_prediction import ClipPrediction
+from m2v_finetune.tasks.clips import ClipTask, EvaluatedClip, ProblemType, stack_evaluated
+from m2v_finetune.tasks.label_names import saved_labels
 from m2v_finetune.tasks.task import Prediction, WindowScores
 
 

@@ -24,7 +24,6 @@ from m2v_finetune.decoding.targets import chord_targets
 from m2v_finetune.labels.problems import LabelError
 from m2v_finetune.labels.sections import Sections, format_sections, read_sections
 from m2v_finetune.metrics.sections import section_scores
-from m2v_finetune.tasks.clips import assumed_labels, check_label_names, saved_labels
 from m2v_finetune.tasks.frames import (
     FrameTask,
     annotation_path,
@@ -32,6 +31,7 @@ from m2v_finetune.tasks.frames import (
     join_windows,
     missing_annotation,
 )
+from m2v_finetune.tasks.label_names import assumed_labels, check_label_names, saved_labels
 from m2v_finetune.tasks.shown import Shown
 from m2v_finetune.tasks.task import Prediction, WindowScores
 

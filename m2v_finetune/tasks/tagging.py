@@ -23,15 +23,8 @@ from m2v_finetune.data.values import label_text
 from m2v_finetune.errors import UserError
 from m2v_finetune.metrics.bootstrap import macro_statistics
 from m2v_finetune.metrics.intervals import Statistic
-from m2v_finetune.tasks.clips import (
-    ClipTask,
-    EvaluatedClip,
-    ProblemType,
-    assumed_labels,
-    check_label_names,
-    saved_labels,
-    stack_evaluated,
-)
+from m2v_finetune.tasks.clips import ClipTask, EvaluatedClip, ProblemType, stack_evaluated
+from m2v_finetune.tasks.label_names import assumed_labels, check_label_names, saved_labels
 from m2v_finetune.tasks.losses import balanced_pos_weights, tag_loss
 from m2v_finetune.tasks.task import Prediction
 

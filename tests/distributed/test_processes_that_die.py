@@ -35,18 +35,6 @@ def settings_of(folder, manifest, **settings):
     } | settings
 
 
-def start(repository, folder, manifest, *, processes, output, launcher=None, **settings):
-    settings = settings_of(folder, manifest, **settings)
-    launcher = ["-m", *launcher] if launcher else torchrun(processes)
-    recipe = repository / "recipes" / "tagging.py"
-    return subprocess.Popen(
-        [sys.executable, *launcher, recipe, *options(settings)],
-        env=cpu_environment(),
-        stdout=output,
-        stderr=output,
-    )
-
-
 def wait_for(condition, *, seconds):
     until = time.monotonic() + seconds
     while not condition():
@@ -54,86 +42,69 @@ def wait_for(condition, *, seconds):
         time.sleep(0.1)
 
 
-def test_a_killed_process_takes_the_others_down_and_one_alone_resumes(
+def ranks_of(launched):
+    """Return the processes that a launcher started, by their rank."""
+    ranks = [
+        p for p in psutil.Process(launched.pid).children(recursive=True) if "RANK" in p.environ()
+    ]
+    return {int(process.environ()["RANK"]): process for process in ranks}
+
+
+def num_validations(metrics):
+    return metrics.read_text().count("validation") if metrics.is_file() else 0
+
+
+def test_a_stopped_run_resumes_by_its_printed_command_and_a_killed_process_ends_it(
     repository, small_manifest, tmp_path
 ):
-    folder = tmp_path / "run"
-    with (tmp_path / "output").open("wb") as output:
-        launched = start(
-            repository,
-            folder,
-            small_manifest,
-            processes=2,
-            output=output,
-            **{"training.epochs": 500, "data.windows_per_track": 1},
+    folder, log = tmp_path / "run", tmp_path / "output"
+    metrics = folder / "metrics.jsonl"
+    settings = settings_of(
+        folder, small_manifest, **{"training.epochs": 500, "data.windows_per_track": 1}
+    )
+    with log.open("wb") as output:
+        launched = subprocess.Popen(
+            [
+                *(sys.executable, *torchrun(2), repository / "recipes" / "tagging.py"),
+                *options(settings),
+            ],
+            env=cpu_environment(),
+            stdout=output,
+            stderr=output,
         )
-        metrics = folder / "metrics.jsonl"
-        wait_for(
-            lambda: metrics.is_file() and metrics.read_text().count("validation") > 1, seconds=180
+        wait_for(metrics.is_file, seconds=180)
+        for process in ranks_of(launched).values():
+            process.send_signal(signal.SIGTERM)
+        launched.wait(timeout=120)
+    *_, command = re.findall(r"Resume with:\n(.*?--run.resume auto)", log.read_text(), re.DOTALL)
+
+    before = num_validations(metrics)
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with log.open("wb") as output:
+        launched = subprocess.Popen(
+            " ".join(command.split()),
+            shell=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": programs},
+            stdout=output,
+            stderr=output,
         )
-        ranks = psutil.Process(launched.pid).children()
-        killed = next(p for p in ranks if p.environ().get("RANK") == "1")
+        wait_for(lambda: num_validations(metrics) > before + 1, seconds=180)
+        ranks = ranks_of(launched)
         start_time = time.monotonic()
-        os.kill(killed.pid, signal.SIGKILL)
+        ranks[1].kill()
         assert launched.wait(timeout=90) != 0
     assert time.monotonic() - start_time < 90
-    assert not any(process.is_running() for process in ranks)
-    text = " ".join((tmp_path / "output").read_text().split())
+    assert not any(process.is_running() for process in ranks.values())
+    text = " ".join(log.read_text().split())
+    assert "Resuming after step" in text
     assert "error: Process 0 of 2 stops: another one is gone" in text
+
     # What was saved is whole: one process goes on from it, with the same total batch.
-    done_epochs = sum("validation" in line for line in metrics.read_text().splitlines())
-    with (tmp_path / "output-2").open("wb") as output:
-        resumed = start(
-            repository,
-            folder,
-            small_manifest,
-            processes=1,
-            output=output,
-            launcher=["accelerate.commands.launch", "--cpu", "--num_processes", "1"],
-            **{
-                "training.epochs": done_epochs + 1,
-                "data.windows_per_track": 1,
-                "training.per_device_batch_size": 4,
-                "run.resume": "auto",
-            },
-        )
-        assert resumed.wait(timeout=180) == 0, (tmp_path / "output-2").read_text()[-2000:]
-    assert json.loads((folder / "results.json").read_text())["num_epochs"] == done_epochs + 1
-
-
-def test_the_printed_command_resumes_with_two_processes(repository, small_manifest, tmp_path):
-    folder, log = tmp_path / "run", tmp_path / "output"
-    with log.open("wb") as output:
-        launched = start(
-            repository,
-            folder,
-            small_manifest,
-            processes=2,
-            output=output,
-            **{"training.epochs": 500, "data.windows_per_track": 1},
-        )
-        wait_for(lambda: (folder / "metrics.jsonl").is_file(), seconds=180)
-        for rank in psutil.Process(launched.pid).children():
-            rank.send_signal(signal.SIGTERM)
-        launched.wait(timeout=120)
-    *_, command_line = re.findall(
-        r"Resume with:\n(.*?--run.resume auto)", log.read_text(), re.DOTALL
-    )
-    done_epochs = (folder / "metrics.jsonl").read_text().count("validation")
-    command = f"{' '.join(command_line.split())} --training.epochs {done_epochs + 1}"
-    done = subprocess.run(
-        command,
-        shell=True,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    errors = [line for line in done.stderr.splitlines() if not line.startswith(" ")]
-    assert done.returncode == 0, (command, errors[:20])
-    assert json.loads((folder / "results.json").read_text())["num_epochs"] == done_epochs + 1
+    epochs = num_validations(metrics) + 1
+    more = {"training.epochs": epochs, "training.per_device_batch_size": 4, "run.resume": "auto"}
+    done = run_recipe([repository / "recipes" / "tagging.py"], settings | more)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((folder / "results.json").read_text())["num_epochs"] == epochs
 
 
 def test_processes_that_see_other_run_folders_are_refused(repository, small_manifest, tmp_path):

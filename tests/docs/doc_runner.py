@@ -8,6 +8,7 @@ commands are run by bash. Training is cut to one epoch where a command does not 
 audio in its own process. The environment (a Hub on the loopback) is that of this process.
 """
 
+import gc
 import json
 import os
 import re
@@ -120,6 +121,7 @@ def main() -> None:
     import m2v_finetune.publishing.publish
     import m2v_finetune.training.summary  # noqa: F401
 
+    gc.freeze()  # so that no fork looks through what it did not make
     results = {}
     for block in jobs:
         log = Path(block["folder"]).with_suffix(".log")

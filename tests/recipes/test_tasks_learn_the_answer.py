@@ -26,7 +26,8 @@ from m2v_finetune.data.loader import Window
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.classification import Classification
-from m2v_finetune.tasks.clips import ClipPrediction, ClipTask
+from m2v_finetune.tasks.clip_prediction import ClipPrediction
+from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.emotion import Emotion, EmotionConfig
 from m2v_finetune.tasks.genre import Genre, GenreConfig
 from m2v_finetune.tasks.instrument import Instrument, InstrumentConfig

@@ -20,11 +20,14 @@ from contextlib import suppress
 from pathlib import Path
 
 SERVER = """
-import importlib, json, os, runpy, signal, socket, sys
+import atexit, gc, importlib, json, os, runpy, signal, socket, sys, threading
+gc.disable()  # while it imports
 import accelerate, torch, transformers
 import m2v_finetune.cli, m2v_finetune.metrics.multilabel, m2v_finetune.runs
 import m2v_finetune.plotting.runs, torch.utils.tensorboard
 import datasets, huggingface_hub.hf_api
+gc.freeze()  # so that no fork looks through what it did not make
+gc.enable()
 
 def hub_variables():
     return {name: value for name, value in os.environ.items() if name.startswith("HF_")}
@@ -74,14 +77,34 @@ if hub_variables() != before:
     huggingface_hub.hf_api.api.endpoint = huggingface_hub.constants.ENDPOINT
 sys.argv = request["words"]
 sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(":"))
-if sys.argv[0] == "m2v":
-    m2v_finetune.cli.main()
-elif sys.argv[0] == "-c":
-    program = sys.argv.pop(1)
-    exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
-else:
-    sys.path[0] = os.path.dirname(sys.argv[0])
-    runpy.run_path(sys.argv[0], run_name="__main__")
+
+def program():
+    if sys.argv[0] == "m2v":
+        m2v_finetune.cli.main()
+    elif sys.argv[0] == "-c":
+        program = sys.argv.pop(1)
+        exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.path[0] = os.path.dirname(sys.argv[0])
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+# As Python ends, without taking apart each module, which takes a second.
+code = 0
+try:
+    program()
+except SystemExit as ended:
+    code = ended.code or 0
+    if not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+except BaseException:
+    sys.excepthook(*sys.exc_info())
+    code = 1
+threading._shutdown()
+atexit._run_exitfuncs()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code)
 """
 _servers: dict[tuple[str, ...], Path] = {}
 

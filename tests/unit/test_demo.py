@@ -17,7 +17,7 @@ from m2v_finetune.demo import build_page, space_files
 from m2v_finetune.demo.page import heading
 from m2v_finetune.demo.space import installed_from
 from m2v_finetune.model import TaskModel
-from m2v_finetune.tasks.clips import ClipPrediction, WindowPrediction
+from m2v_finetune.tasks.clip_prediction import ClipPrediction, WindowPrediction
 from m2v_finetune.tasks.shown import escaped
 
 RATE = 8000

@@ -16,7 +16,7 @@ from m2v_finetune.audio.decode import read_audio
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.errors import AudioError
 from m2v_finetune.tasks.beats import BeatTracking
-from m2v_finetune.tasks.clips import ClipPrediction
+from m2v_finetune.tasks.clip_prediction import ClipPrediction
 from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.tasks.separation import Separation
 

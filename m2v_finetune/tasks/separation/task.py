@@ -28,7 +28,7 @@ from m2v_finetune.metrics.separation import (
     separation_report,
     separation_statistics,
 )
-from m2v_finetune.tasks.clips import saved_labels
+from m2v_finetune.tasks.label_names import saved_labels
 from m2v_finetune.tasks.separation.prediction import Stems
 from m2v_finetune.tasks.separation.settings import SeparationConfig
 from m2v_finetune.tasks.separation.stem_files import StemFiles

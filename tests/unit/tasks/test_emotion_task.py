@@ -16,7 +16,7 @@ from support.messages import raises
 
 from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.tasks.clips import ClipPrediction, WindowPrediction
+from m2v_finetune.tasks.clip_prediction import ClipPrediction, WindowPrediction
 from m2v_finetune.tasks.emotion import Emotion, EmotionConfig
 
 TRAIN = [(1.0, 10.0), (2.0, 20.0), ("3.0", " 30 "), (4, "4e1"), (10.0, -50.0)]

@@ -20,7 +20,8 @@ from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.tasks.clips import ClipPrediction, EvaluatedClip, WindowPrediction
+from m2v_finetune.tasks.clip_prediction import ClipPrediction, WindowPrediction
+from m2v_finetune.tasks.clips import EvaluatedClip
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 
 TRAIN = ({"tags": "rock;guitar"}, {"tags": ["pop", "rock"]}, {"tags": ""}, {})

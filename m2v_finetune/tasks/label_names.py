@@ -1,0 +1,53 @@
+"""Names of labels: of the settings, of the training tracks, and of saved tasks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from m2v_finetune.data.manifest import problem_list
+from m2v_finetune.errors import UserError
+from m2v_finetune.tasks.task import ASSUMED_OUTPUTS
+
+
+def check_label_names(
+    labels: Sequence[str], in_training: Mapping[str, int], *, column: str
+) -> None:
+    """Check the labels of the task.
+
+    Args:
+        labels: Labels of ``task.labels``, or all of the training tracks.
+        in_training: Number of training tracks with each label.
+        column: Column of the manifest, for messages.
+
+    Raises:
+        UserError: There is no label, one occurs twice, or no training track has one of them.
+    """
+    if len(labels) < 1 or len(set(labels)) < len(labels):
+        raise UserError(
+            f"The labels are {list(labels)}. There must be at least one, and no duplicates "
+            f"(task.labels, or the column '{column}' of the training tracks).",
+            code="labels-not-distinct",
+        )
+    nowhere = [label for label in labels if not in_training.get(label)]
+    if nowhere:
+        raise UserError(
+            problem_list(
+                "Labels of task.labels that no training track has",
+                nowhere,
+                f"Remove or correct them. The training tracks have: {', '.join(sorted(in_training))}.",
+            ),
+            code="labels-not-in-training",
+        )
+
+
+def assumed_labels(labels: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the labels of the settings, or placeholders where only the data define them."""
+    return tuple(labels or map(str, range(ASSUMED_OUTPUTS)))
+
+
+def saved_labels(labels: Any) -> tuple[str, ...]:
+    """Return the labels of a saved task; raise ValueError if they are not valid."""
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"its labels are {labels!r}, not a list of names")
+    if not labels or len(set(labels)) < len(labels):
+        raise ValueError("its labels are empty or not distinct")
+    return tuple(labels)
