@@ -32,6 +32,7 @@ from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.distillation import (
+    Loss,
     load_teacher,
     require_same_frames,
     student_task,
@@ -223,7 +224,7 @@ def train_task(
             splits = with_run_copies(splits, model.backbone.sample_rate, run)
             shared = shared_tracks(splits, config, run)
         windows = training_windows(model, splits["train"], config)
-        loss = task.loss
+        loss: Loss = task.loss
         if teacher is not None:
             require_same_frames(model, teacher, str(config.training.teacher))
             windows = with_waveforms_as_targets(windows)
