@@ -31,6 +31,15 @@ from m2v_finetune.settings import PRETRAIN, read_command, read_config
 from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.defaults import complete_settings
+from m2v_finetune.training.distillation import (
+    Loss,
+    load_teacher,
+    require_same_frames,
+    student_task,
+    teacher_loss,
+    with_teacher_settings,
+    with_waveforms_as_targets,
+)
 from m2v_finetune.training.feature_cache import plan_cache
 from m2v_finetune.training.init_from import start_from, with_start_settings
 from m2v_finetune.training.objective import PretrainingObjective, TaskObjective
@@ -187,8 +196,10 @@ def train_task(
             train_final=lambda own, found: train_task(own, task_class, pooled=found),
         )
         return FinishedRun(folder=folder, results=results)
+    config = with_teacher_settings(config)
     with Run.open(config, task=task_class.name) as run:
-        # Tracks, their splits, their labels.
+        # Tracks, their splits, their labels; those of a student are its teacher's.
+        teacher = load_teacher(config, task_class, run)
         task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
         by_split, dataset = load_splits(
             config.data,
@@ -196,7 +207,8 @@ def train_task(
             seed=config.run.seed,
             is_final=pooled is not None,
         )
-        task, splits = check_run_tracks(by_split, task_class, config, run)
+        taught = None if teacher is None else student_task(teacher, config)
+        task, splits = check_run_tracks(by_split, task_class, config, run, taught=taught)
         shared = shared_tracks(splits, config, run)
         config = complete_settings(
             with_start_settings(config, task),
@@ -212,6 +224,11 @@ def train_task(
             splits = with_run_copies(splits, model.backbone.sample_rate, run)
             shared = shared_tracks(splits, config, run)
         windows = training_windows(model, splits["train"], config)
+        loss: Loss = task.loss
+        if teacher is not None:
+            require_same_frames(model, teacher, str(config.training.teacher))
+            windows = with_waveforms_as_targets(windows)
+            loss = teacher_loss(teacher, temperature=config.training.temperature, run=run)
 
         # Memory, and the batches that fit into it; the cache of the frozen layers' output.
         training, plan = planned_training(config, task, run.accelerator)
@@ -229,7 +246,7 @@ def train_task(
         trainer = Trainer(
             model,
             cache.training_windows() if cache else windows,
-            loss=task.loss,
+            loss=loss,
             objective=TaskObjective(
                 model, splits["validation"], inputs=cache.inputs("validation") if cache else None
             ),

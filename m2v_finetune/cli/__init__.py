@@ -11,6 +11,7 @@ from m2v_finetune.cli import (
     curve,
     data,
     demo,
+    distil,
     embed,
     export,
     models,
@@ -27,6 +28,7 @@ from m2v_finetune.errors import run_command
 
 DESCRIPTION = """\
   m2v train tagging --data.source songs.csv  train a task, like recipes/tagging.py
+  m2v distil MODEL --backbone.num_layers 4   train a smaller model on the outputs of a trained one
   m2v curve tagging --output curve           learning curve: what more labels would bring
   m2v search tagging --over X=... --output D search settings on the validation split
   m2v configs                                list the included settings
@@ -75,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in (
         train,
+        distil,
         curve,
         search,
         starting,

@@ -160,10 +160,12 @@ class PretrainingConfig:
                 f"--objective {'masked_prediction' if is_data2vec else 'data2vec'}.",
                 code="settings-conflict",
             )
-        if self.training.init_from is not None or self.training.ema_decay > 0:
+        has_teacher = self.training.teacher is not None
+        if self.training.init_from is not None or has_teacher or self.training.ema_decay > 0:
             raise UserError(
-                "training.init_from and training.ema_decay are for models of a task. Pre-training continues "
-                "from backbone.source, and data2vec has its own moving average; remove them.",
+                "training.init_from, training.teacher and training.ema_decay are for models of a task. "
+                "Pre-training continues from backbone.source, and data2vec has its own moving average; "
+                "remove them.",
                 code="settings-conflict",
             )
         if self.publish.native:

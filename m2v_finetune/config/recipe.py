@@ -46,6 +46,8 @@ class RecipeConfig:
                 "training.ema_decay. Remove one of them.",
                 code="settings-conflict",
             )
+        if self.training.teacher is not None:
+            self._check_student()
         if self.training.init_from is not None and self.backbone.spec_augment:
             raise UserError(
                 "backbone.spec_augment needs the mask of a checkpoint, which models of training.init_from "
@@ -58,6 +60,25 @@ class RecipeConfig:
             raise UserError(
                 "backbone.spec_augment masks the input of a trainable backbone, and a probe's backbone is "
                 "frozen. Switch it off, or choose another tuning.method.",
+                code="settings-conflict",
+            )
+
+    def _check_student(self) -> None:
+        """Check that the settings fit a student, which reads waveforms and no labels in training."""
+        refused = {
+            "training.init_from (to null)": self.training.init_from is not None,
+            "data.features (to null)": self.data.features is not None,
+            "data.folds (to null)": self.data.folds is not None,
+            "data.sampling (to uniform)": self.data.sampling != "uniform",
+            "augmentation.mixup_alpha (to 0)": self.augmentation.mixup_alpha > 0,
+            "cache.use (to auto)": self.cache.use == "on",
+            "head.kind (to linear or mlp)": self.head.is_solved,
+            "run.memory (to null)": self.run.memory is not None,
+        }
+        if any(refused.values()):
+            raise UserError(
+                f"training.teacher is {self.training.teacher}: the student learns its outputs for waveforms, "
+                f"not labels. Set {', '.join(name for name, is_set in refused.items() if is_set)}.",
                 code="settings-conflict",
             )
 

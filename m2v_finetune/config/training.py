@@ -82,6 +82,10 @@ class TrainingConfig:
         init_from: Model of this program to start from: a folder, such as ``runs/songs/model``, or a Hub id.
             Weights, head and labels are taken over; of another task, the backbone alone. Default: a new head
             on the backbone.
+        teacher: Model of the same task whose outputs are learned, in place of labels: a folder or a Hub id.
+            Training tracks then need no labels. `m2v distil` sets it.
+        temperature: Divisor of the logits of classes, of teacher and student, above 0: higher, and classes
+            that the teacher finds unlikely count more. 1 to 4 are usual; tags and numbers have none.
         ema_decay: Decay of an exponential moving average of the trained weights, which is evaluated and saved
             in their place; 0 for none. 0.99 to 0.999 are usual: try them where validation jumps from epoch to
             epoch.
@@ -99,6 +103,8 @@ class TrainingConfig:
     on_nonfinite: OnNonfinite = "skip"
     log_every_steps: int = 10
     init_from: str | None = None
+    teacher: str | None = None
+    temperature: float = 2.0
     ema_decay: float = 0.0
     trackers: list[str] = field(default_factory=list)
 
@@ -112,6 +118,7 @@ class TrainingConfig:
             "log_every_steps",
         ):
             at_least(f"training.{name}", getattr(self, name), 1)
+        positive("training.temperature", self.temperature)
         in_range("training.ema_decay", self.ema_decay, 0.0, 1.0)
         if self.early_stopping_patience is not None:
             at_least("training.early_stopping_patience", self.early_stopping_patience, 1)

@@ -37,6 +37,7 @@ def method_rows(
         ],
         ["Trained parameters", f"{trained:,} of {total:,} ({trained / total:.1%})"],
         *([["Started from", escaped(str(start))]] if start else []),
+        *([["Teacher", _teacher(config)]] if config.get("training", {}).get("teacher") else []),
         ["Head", results["head"]],
         ["Clips" if is_of_vectors(results) else "Windows", _windows(results)],
         ["Augmentation", _augmentation(training, config)],
@@ -59,6 +60,12 @@ def method_rows(
         ["Seed", str(config["run"]["seed"])],
         *([["Resumed", _resumed(resumes)]] if resumes else []),
     ]
+
+
+def _teacher(config: Mapping[str, Any]) -> str:
+    training = config["training"]
+    source = escaped(str(public_settings(training["teacher"])))
+    return f"outputs of {source} in place of labels, at temperature {training['temperature']:g} for classes"
 
 
 def _backbone_used(results: Mapping[str, Any], card_data: Mapping[str, Any]) -> str:

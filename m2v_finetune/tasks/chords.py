@@ -132,6 +132,7 @@ class ChordRecognition(FrameTask):
         "root": "weighted chord symbol recall, root",
     }
     num_outputs: ClassVar[int] = len(CHORDS)
+    num_binary: ClassVar[int | None] = 0
     silence: ClassVar[float] = CHORDS.index(NO_CHORD)
 
     label_column: str

@@ -53,6 +53,8 @@ class FrameTask(ABC):
         label_column: Column of the manifest with the paths of annotations.
         about_metrics: Definition of the metrics, for results.json and the model card.
         prior: Approximate rate of positive outputs, where few are positive.
+        num_binary: Number of first outputs that are probabilities of their own, while the others are one
+            distribution; None if all are.
         silence: Target of frames that augmentation has silenced.
     """
 
@@ -62,6 +64,7 @@ class FrameTask(ABC):
     sample_rate: ClassVar[int | None] = None
     on_frames: ClassVar[bool] = True
     prior: ClassVar[float | None] = None
+    num_binary: ClassVar[int | None] = None
     silence: ClassVar[float] = 0.0
     about_metrics: ClassVar[str]
     metric_names: ClassVar[Mapping[str, str]]

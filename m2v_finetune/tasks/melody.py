@@ -141,6 +141,7 @@ class MelodyExtraction(FrameTask):
         "voicing_false_alarm": "voicing false alarm",
     }
     num_outputs: ClassVar[int] = 1 + NUM_BINS
+    num_binary: ClassVar[int | None] = 1
 
     label_column: str
     voicing_threshold: float = 0.5

@@ -137,6 +137,7 @@ class StructureAnalysis(FrameTask):
         "boundary_recall_3": "boundary recall within 3 s",
         "pairwise_f1": "pairwise F-measure of labels",
     }
+    num_binary: ClassVar[int | None] = 1
 
     labels: tuple[str, ...]
     label_column: str

@@ -97,7 +97,7 @@ def start_from(model: TaskModel, source: str | None, run: Run) -> None:
     if source is None:
         return
     start = TaskModel.from_pretrained(source)
-    _require_unchanged(start, source, run)
+    require_unchanged(start, source, run)
     _require_same_network(model, start, source)
     _take_backbone(model, start, source)
     model.started_from = source
@@ -216,7 +216,8 @@ def _fingerprint(model: TaskModel) -> str:
     return digest.hexdigest()
 
 
-def _require_unchanged(start: TaskModel, source: str, run: Run) -> None:
+def require_unchanged(start: TaskModel, source: str, run: Run) -> None:
+    """Raise `UserError` if the model that a resumed run started from has other weights now."""
     run.start_fingerprint = _fingerprint(start)
     if not run.has_checkpoint or not run.folder.start.is_file():
         return
@@ -235,9 +236,7 @@ def _require_unchanged(start: TaskModel, source: str, run: Run) -> None:
         )
 
 
-def keep_start(model: TaskModel, run: Run) -> None:
-    """Write source and hash of the model that a new run starts from, if there is one."""
-    if model.started_from is not None and run.is_main_process and not run.has_checkpoint:
-        write_json(
-            run.folder.start, {"source": model.started_from, "fingerprint": run.start_fingerprint}
-        )
+def keep_start(source: str | None, run: Run) -> None:
+    """Write source and hash of the model that a new run starts from, or of its teacher, if there is one."""
+    if source is not None and run.is_main_process and not run.has_checkpoint:
+        write_json(run.folder.start, {"source": source, "fingerprint": run.start_fingerprint})

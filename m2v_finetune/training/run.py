@@ -27,7 +27,7 @@ class Run:
         folder: Run folder.
         settings: Seed, and number and interval of checkpoints.
         bad_tracks: Policy for tracks that cannot be read, with those found so far.
-        start_fingerprint: Hash of the model of ``training.init_from``, if it starts from one.
+        start_fingerprint: Hash of the model of ``training.init_from`` or ``training.teacher``, if any.
         unused: Training tracks that ``data.num_train_tracks`` leaves out.
     """
 

@@ -112,7 +112,12 @@ def shared_tracks(splits: Splits, config: RecipeConfig, run: Run) -> list[Checke
 
 
 def check_run_tracks(
-    splits: Mapping[str, Sequence[Track]], task_class: type[Task], config: RecipeConfig, run: Run
+    splits: Mapping[str, Sequence[Track]],
+    task_class: type[Task],
+    config: RecipeConfig,
+    run: Run,
+    *,
+    taught: Task | None = None,
 ) -> tuple[Task, Splits]:
     """Build the task from the labels, and check labels and audio of all tracks.
 
@@ -124,6 +129,7 @@ def check_run_tracks(
         task_class: Class of the task.
         config: All settings, with the section ``task``.
         run: Run, whose policy for bad tracks gets the numbers of tracks.
+        taught: Task of a student, whose training tracks need no labels; made from the labels if None.
 
     Raises:
         UserError: Tracks cannot be used; the message lists them. Or the task is unknown, so that its model
@@ -137,17 +143,22 @@ def check_run_tracks(
         )
     task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
     is_strict = config.data.on_bad_track == "stop" and not run.has_checkpoint
-    task = (
-        task_class.from_tracks(task_config, splits)
-        if is_strict
-        else task_class.from_training(task_config, splits["train"])
-    )
+    with_labels = [name for name in splits if taught is None or name != "train"]
+    if taught is not None:
+        task = taught
+        if is_strict:
+            task.check_labels([track for name in with_labels for track in splits[name]])
+    elif is_strict:
+        task = task_class.from_tracks(task_config, splits)
+    else:
+        task = task_class.from_training(task_config, splits["train"])
     usable, num_skipped = _usable_audio(splits, config.data, run)
     labelled = usable
     if not is_strict:
         # A resumed run keeps all of its initial tracks.
         policy: OnBadTrack = "stop" if run.has_checkpoint else config.data.on_bad_track
-        labelled = labelled_tracks(task, usable, on_bad_track=policy)
+        checked = {name: usable[name] for name in with_labels}
+        labelled = usable | labelled_tracks(task, checked, on_bad_track=policy)
     num_lost = {
         name: number + len(usable[name]) - len(labelled[name])
         for name, number in num_skipped.items()

@@ -119,7 +119,7 @@ def open_task_run(
         needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
     )
     keep_run_tracks(splits, trainer.run)
-    keep_start(model, trainer.run)
+    keep_start(config.training.init_from or config.training.teacher, trainer.run)
 
 
 def _try_login(repo_id: str) -> None:

@@ -66,6 +66,7 @@ NUM_BLOCKS = {
     "docs/catalogue.md": (5, 0, 2),
     "docs/changing-a-recipe.md": (0, 0, 2),
     "docs/data-formats.md": (3, 0, 0),
+    "docs/distilling.md": (0, 0, 1),
     "docs/exporting.md": (4, 0, 1),
     "docs/few-labels.md": (0, 0, 3),
     "docs/imbalance.md": (0, 0, 1),

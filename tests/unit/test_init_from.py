@@ -158,7 +158,7 @@ def test_a_resume_needs_the_same_start(tmp_path: Any) -> None:
     run.is_main_process = True
     model = build(Tagging(labels=LABELS, label_column="tags"), "probe", seed=1)
     start_from(model, source, run)
-    keep_start(model, run)
+    keep_start(source, run)
     start_from(model, source, a_run(tmp_path / "run", has_checkpoint=True))
     build(Tagging(labels=LABELS, label_column="tags"), "probe", seed=2).save_pretrained(source)
     with raises("init-from-changed", "other weights"):

@@ -67,6 +67,8 @@ def plan_cache(
         return None, windows, ""
     if not isinstance(model.task, ClipTask | FrameTask):
         return _without(config, windows, f"{model.task.name} needs the waveform of the mixture")
+    if config.training.teacher is not None:
+        return _without(config, windows, "the teacher needs the waveforms of windows")
     if windows.mixup is not None:
         return _without(config, windows, "augmentation.mixup_alpha mixes the waveforms of windows")
     if layout is None:
