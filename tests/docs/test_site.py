@@ -102,7 +102,7 @@ def test_the_notebook_of_a_tagger(tmp_path: Path, small_manifest: Path) -> None:
 def test_the_notebook_of_nearest_songs(tmp_path: Path) -> None:
     printed = run_notebook("nearest-songs", tmp_path)
     [shape, nearest, *others] = printed.splitlines()
-    assert shape == "(12, 128)"
+    assert shape == "(12, 192)"
     assert nearest == "1.00  test-000.ogg"  # itself
     assert len(others) == 3
 

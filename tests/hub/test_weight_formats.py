@@ -4,8 +4,6 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from hub_server import HubServer
 from safetensors.torch import load_file, save
+from support.forked import run_forked
 from support.messages import raises
 
 from m2v_finetune.backbones import load_backbone
@@ -85,13 +84,8 @@ REPOSITORIES = {
 
 
 def load(hub: HubServer, home: Path, *sources: str, **variables: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, *sources],
-        env=os.environ | hub.environment(home) | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = os.environ | hub.environment(home) | variables
+    done = run_forked(["-c", LOAD, *sources], environment=environment)
     assert done.returncode == 0, done.stderr
     return dict(map(json.loads, done.stdout.splitlines()))
 
