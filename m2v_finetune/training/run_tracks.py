@@ -143,6 +143,13 @@ def check_run_tracks(
         )
     task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
     is_strict = config.data.on_bad_track == "stop" and not run.has_checkpoint
+    if config.training.teacher is not None and taught is None:
+        raise UserError(
+            f"training.teacher is {config.training.teacher}, from which `m2v distil` and `m2v train "
+            f"{task_class.name}` train a student. This file shows a run on labels: use such a command, "
+            "or remove training.teacher.",
+            code="teacher-needs-command",
+        )
     with_labels = [name for name in splits if taught is None or name != "train"]
     if taught is not None:
         task = taught

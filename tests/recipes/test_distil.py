@@ -1,6 +1,8 @@
 """Distillation: the loss by hand, and students of small teachers, some of whose tracks have no labels."""
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,18 @@ def test_a_student_learns_without_labels_and_resumes_to_the_bit(tmp_path, monkey
     save_teacher(tmp_path / "teacher", scale=10.0)
     with raises("init-from-changed", "other weights"):
         train("--run.resume=auto", "--training.epochs=3")
+
+
+def test_a_recipe_that_shows_a_run_on_labels_refuses_a_teacher(repository, tmp_path, monkeypatch):
+    teacher = save_teacher(tmp_path / "teacher")
+    source = write_clips(tmp_path, "tags")
+    recipe = repository / "recipes" / "tagging.py"
+    more = [f"--training.teacher={teacher}"]
+    monkeypatch.setattr(sys, "argv", [str(recipe), *words(source, tmp_path / "run", *more)])
+    reset_accelerate()
+    with raises("teacher-needs-command"):
+        runpy.run_path(str(recipe), run_name="recipe")["main"]()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", exhaustive("chords", "melody"))
