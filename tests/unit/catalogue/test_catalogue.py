@@ -350,6 +350,10 @@ def test_sources_name_tracks_by_id(music: Path, tmp_path: Path):
         ids(tmp_path / "bad.csv")
     with raises("catalogue-empty"):
         ids("-")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").touch()
+    with raises("catalogue-empty", ".txt (1). Name"):
+        ids(tmp_path / "texts")
     parquet.write_table(pyarrow.table({"file": ["a"]}), tmp_path / "none.parquet")
     with raises("manifest-no-path-column", "file"):
         ids(tmp_path / "none.parquet")
