@@ -216,8 +216,8 @@ def _compare(file: Path, now: Mapping[str, Any]) -> int:
             difference for name in other for difference in _differences(then, now, name)
         )
         raise UserError(
-            f"{file.parent} has a table with another {what}. One folder holds rows of one kind. Name another "
-            "--output, or delete that table with --overwrite.",
+            f"{file.parent} has a table that differs in {what}. One folder holds rows of one kind. Name "
+            "another --output, or delete that table with --overwrite.",
             code="catalogue-other-table",
         )
     return num_shards

@@ -80,7 +80,8 @@ def read_items(
     if not paths:
         raise UserError(
             f"There is no track in {', '.join(map(printable, sources))}. "
-            + " ".join([*notes, "Name files, folders with audio, manifests, or - for a list."]),
+            + "".join(f"{note}. " for note in notes)
+            + "Name files, folders with audio, manifests, or - for a list.",
             code="catalogue-empty",
         )
     return Sources(sorted(Item(*pair) for pair in paths.items()), num_repeated, notes)

@@ -2,6 +2,7 @@
 
 import argparse
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2v_finetune.cli.catalogue import (
@@ -12,6 +13,7 @@ from m2v_finetune.cli.catalogue import (
     write_table,
 )
 from m2v_finetune.cli.options import Commands
+from m2v_finetune.errors import UserError
 
 if TYPE_CHECKING:
     from m2v_finetune.catalogue import Embeddings
@@ -71,6 +73,13 @@ def add_commands(commands: Commands) -> None:
 
 
 def _embed(arguments: argparse.Namespace) -> None:
+    output = Path(arguments.output)
+    if output.suffix.lower().removeprefix(".") in TABLE_FORMATS and not output.is_dir():
+        raise UserError(
+            f"--output {output} looks like a file. A table is a folder: name one without a suffix, and its "
+            "format by --format.",
+            code="catalogue-not-a-folder",
+        )
     found = read_sources(arguments, arguments.sources)
     options = {name: getattr(arguments, name) for name in EMBEDDING_OPTIONS}
     build = partial(_build, arguments.network, options)

@@ -315,7 +315,7 @@ def require_column(tracks: Sequence[Track], column: str) -> None:
         found = ", ".join(sorted(tracks[0].columns)) or "none"
         raise UserError(
             f"No track has a column '{column}'. There are: {found}. Name the one with the labels by "
-            "--task.label_column.",
+            f"--task.label_column of a run, or rename it to '{column}'.",
             code="manifest-no-label-column",
         )
 

@@ -91,8 +91,10 @@ def describe_model(model: "TaskModel", weights: SavedWeights) -> dict[str, Any]:
 def read_config(path: Path) -> tuple[SavedModel, Task]:
     """Return the content of config.json; raise `UserError` if it is damaged or of another program."""
     if not path.is_file():
+        inside = path.parent / "model"
+        hint = f" Its folder {inside} does." if (inside / CONFIG_FILE).is_file() else ""
         raise UserError(
-            f"{path.parent} holds no {CONFIG_FILE}, so it is no model.", code="model-missing"
+            f"{path.parent} holds no {CONFIG_FILE}, so it is no model.{hint}", code="model-missing"
         )
     try:
         content = parse_json(path.read_text(encoding="utf-8"))

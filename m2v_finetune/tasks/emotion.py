@@ -168,7 +168,8 @@ class Emotion(ClipTask):
         if missing:
             raise UserError(
                 f"No track has a column {', '.join(map(repr, missing))}. There are: "
-                f"{', '.join(found) or 'none'}. Name those with the numbers with --task.target_columns.",
+                f"{', '.join(found) or 'none'}. Name those with the numbers by --task.target_columns of a "
+                "run, or rename them.",
                 code="column-missing",
             )
 

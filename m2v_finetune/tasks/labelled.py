@@ -26,7 +26,7 @@ def labelled_tracks(
 
     Raises:
         UserError: The labels of a track cannot be used and ``on_bad_track`` is ``stop``, or none of a split
-            can: all are listed.
+            can: all are listed. Or they are tags that all training tracks have.
     """
     usable: list[Checked] = []
     problems: list[str] = []
@@ -44,5 +44,5 @@ def labelled_tracks(
     )
     left = usable_by_split(tracks, usable)[0]
     if isinstance(task, Tagging):  # whose metrics need tracks with and without each label
-        task.warn_of_one_class({name: [one.track for one in left[name]] for name in left})
+        task.check_one_class({name: [one.track for one in left[name]] for name in left})
     return left

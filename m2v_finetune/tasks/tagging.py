@@ -138,7 +138,7 @@ class Tagging(ClipTask):
                 ),
                 code="labels-unusable",
             )
-        task.warn_of_one_class(splits)
+        task.check_one_class(splits)
         return task
 
     @classmethod
@@ -170,8 +170,23 @@ class Tagging(ClipTask):
             threshold_precision=config.threshold_precision,
         )
 
-    def warn_of_one_class(self, splits: Mapping[str, Sequence[Track]]) -> None:
-        """Warn of labels that are on all or none of the validation or test tracks: they have no score."""
+    def check_one_class(self, splits: Mapping[str, Sequence[Track]]) -> None:
+        """Check that some label is on a part of the training tracks only.
+
+        Labels that are on all or none of the validation or test tracks have no score: each is warned of.
+
+        Raises:
+            UserError: Each of two or more training tracks has all labels.
+        """
+        training = splits.get("train", ())
+        if len(training) > 1 and all(
+            set(self.labels) <= set(as_labels(track, self.label_column)) for track in training
+        ):
+            raise UserError(
+                f"Each of the {len(training)} training tracks has all labels "
+                f"({', '.join(self.labels)}), so there is nothing to learn. Add tracks without them.",
+                code="labels-constant",
+            )
         for split in ("validation", "test"):
             tracks = splits.get(split, ())
             counts = Counter(
@@ -182,7 +197,7 @@ class Tagging(ClipTask):
                     continue
                 logger.warning(
                     "%s of the %d tracks of the split '%s' has the label '%s': it has no ROC-AUC and no "
-                    "average precision there, and their means are over the other labels.",
+                    "average precision there, and their means leave it out.",
                     "Each" if counts[label] else "None",
                     len(tracks),
                     split,

@@ -403,6 +403,10 @@ def test_predict_with_what_is_no_model(m2v: M2v, saved: Path, tmp_path: Path) ->
     missing = tmp_path / "none"
     assert_refused(m2v("predict", missing, SONG), "model-missing", missing)
     assert_refused(m2v("predict", tmp_path, SONG), "model-missing", tmp_path, "config.json")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(saved)
+    inside = tmp_path / "run" / "model"
+    assert_refused(m2v("predict", tmp_path / "run", SONG), "model-missing", f"{inside} does")
     broken = tmp_path / "broken"
     shutil.copytree(saved, broken)
     weights = broken / "model.safetensors"

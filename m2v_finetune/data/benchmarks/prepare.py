@@ -76,6 +76,12 @@ def prepare_benchmark(
             code="benchmark-audio-missing",
         ) from error
     names = list(dict.fromkeys(row["path"] for rows in manifests.values() for row in rows))
+    if not names:
+        raise UserError(
+            f"There is no track of {title} in {root}.\n\n"
+            + benchmark.instructions.format(root=root),
+            code="benchmark-audio-missing",
+        )
     if with_audio and not any((root / name).is_file() for name in names):
         raise UserError(
             f"The label files of {title} are in {root}, its audio is not: none of {len(names)} "

@@ -297,6 +297,8 @@ def test_words_that_make_no_table_are_refused(models: Path, music: Path, tmp_pat
         run("predict", tags, tmp_path / "nowhere", "--output", tmp_path / "out")
     with raises("embed-window-of-model", "0.5"):
         run("embed", tags, song, "--output", tmp_path / "out", "--window-seconds", 2)
+    with raises("catalogue-not-a-folder", "out.csv", "--format"):
+        run("embed", tags, song, "--output", tmp_path / "out.csv")
     with raises("embed-no-such-layer", "9"):
         run("embed", "random-small", song, "--output", tmp_path / "out", "--layer", 9)
     torch.manual_seed(0)
@@ -313,6 +315,7 @@ def test_words_that_make_no_table_are_refused(models: Path, music: Path, tmp_pat
     with raises("catalogue-no-stems"):
         run("predict", tmp_path / "stems", song, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_sources_name_tracks_by_id(music: Path, tmp_path: Path):
@@ -347,6 +350,10 @@ def test_sources_name_tracks_by_id(music: Path, tmp_path: Path):
         ids(tmp_path / "bad.csv")
     with raises("catalogue-empty"):
         ids("-")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").touch()
+    with raises("catalogue-empty", ".txt (1). Name"):
+        ids(tmp_path / "texts")
     parquet.write_table(pyarrow.table({"file": ["a"]}), tmp_path / "none.parquet")
     with raises("manifest-no-path-column", "file"):
         ids(tmp_path / "none.parquet")

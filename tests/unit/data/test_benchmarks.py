@@ -298,6 +298,16 @@ def test_without_audio_the_labels_are_fetched_and_the_instructions_given(
     assert files_below(tmp_path) == ["labels/magnatagatune.json.gz"]
 
 
+def test_a_root_without_a_track_is_refused(tmp_path: Path) -> None:
+    benchmark = dataclasses.replace(
+        magnatagatune.BENCHMARK, remote_files=(), manifests=lambda root: {"manifest.jsonl": []}
+    )
+    for with_audio in (True, False):
+        with raises("benchmark-audio-missing", tmp_path, "mp3.zip.001"):
+            prepare_benchmark(benchmark, tmp_path, with_audio=with_audio)
+    assert files_below(tmp_path) == []
+
+
 def test_bad_tracks_stop_are_listed_and_can_be_skipped(
     small_magnatagatune: Benchmark, tmp_path: Path
 ) -> None:

@@ -393,3 +393,14 @@ def test_labels_of_one_class_in_a_split_are_named(caplog):
     assert message[1].startswith(
         "None of the 2 tracks of the split 'validation' has the label 'voice'"
     )
+
+
+@pytest.mark.parametrize("labels", [None, ["drums"]])
+def test_labels_that_all_training_tracks_have_are_refused(labels):
+    tracks = [{"tags": "drums;piano"}, {"tags": ["piano", "drums"]}]
+    if labels is not None:
+        tracks[0] = {"tags": "drums"}
+    splits = make_splits(train=tracks, validation=[{"tags": ""}], test=[{"tags": "drums"}])
+    with raises("labels-constant", "2 training tracks", "drums"):
+        build(splits, labels=labels, ignore_unknown_labels=labels is not None)
+    build(make_splits(train=[*tracks, {"tags": ""}]), ignore_unknown_labels=True)
