@@ -135,7 +135,7 @@ def at_batch(loop, number, do):
     loop.steps.reader.read = counted
 
 
-@pytest.mark.parametrize("bad_split", ["train", "validation"])
+@pytest.mark.parametrize("bad_split", ["train", *exhaustive("validation")])
 def test_a_file_that_turns_unreadable_stops_the_run_and_nothing_is_lost(music, tmp_path, bad_split):
     straight = build_trainer(music, tmp_path / "straight")
     fitted = straight.fit()

@@ -70,6 +70,7 @@ def test_a_damaged_checkpoint_and_a_full_disk_lose_nothing(straight, settings, t
     assert differences(run, straight) == []
 
 
+@pytest.mark.exhaustive
 def test_a_disk_that_is_full_after_training_loses_nothing(straight, settings, tmp_path):
     run = Run(folder=tmp_path / "run", settings={**settings, "data.num_workers": 0})
     shutil.copytree(straight.folder, run.folder)

@@ -163,7 +163,7 @@ def test_a_place_that_takes_nothing_is_named(what, place, probe, songs):
 
 
 @pytest.mark.parametrize(
-    "what", ["checkpoints", "checkpoint", *exhaustive("metrics.jsonl", "tracks.json")]
+    "what", ["checkpoint", *exhaustive("checkpoints", "metrics.jsonl", "tracks.json")]
 )
 def test_a_run_names_what_it_may_not_read_or_write_and_resumes_with_permission(
     what, probe, tmp_path

@@ -463,6 +463,7 @@ def test_the_plan_of_a_gpu_counts_the_position_bias_of_conformers(method, networ
     assert peaks[0] - peaks[1] >= 2 * matrix_bytes
 
 
+@pytest.mark.exhaustive
 def test_what_takes_less_in_pretraining(networks):
     config = pretraining_settings(networks / "layer", checkpointing=False)
     plan = plan_run(config, None, GPU, memory_bytes=1)
@@ -576,6 +577,7 @@ def test_the_largest_batch_that_fits_and_keeps_the_total():
     assert training.eval_batch_size == plan.eval_batch_size
 
 
+@pytest.mark.exhaustive
 def test_no_larger_batch_would_fit():
     """Where the peak does not grow in a line: at small batches it is the optimizer's step."""
     memory = RunMemory(settings(), TASK, GPU)
@@ -606,6 +608,7 @@ def test_only_what_runs_on_the_machine_is_advised():
     assert found[True] - found[False] == {"--optimizer.name adamw_8bit"}
 
 
+@pytest.mark.exhaustive
 def test_what_to_switch_on_where_nothing_fits():
     config = settings(checkpointing=False, batch=2)
     smallest = RunMemory(config, TASK, GPU).peak_bytes(Split(batch_size=1, accumulation=2))

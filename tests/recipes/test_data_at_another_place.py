@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from support.matrix import exhaustive
 
 SMALL = {
     "backbone.source": "random-small",
@@ -71,7 +72,7 @@ def results_of(run: Path) -> dict:
     return json.loads((run / "results.json").read_text())
 
 
-@pytest.mark.parametrize(("splits", "cache"), [(True, "auto"), (False, "off")])
+@pytest.mark.parametrize(("splits", "cache"), [(True, "auto"), *exhaustive((False, "off"))])
 def test_a_run_resumes_with_music_that_was_renamed(recipe, tmp_path, splits, cache):
     music = make_music(tmp_path / "music", splits=splits)
     run = tmp_path / "run"

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from support.matrix import exhaustive
 from support.messages import raises
 from support.runs import read_metrics, reset_accelerate
 
@@ -158,7 +159,7 @@ def test_from_an_architecture_to_a_backbone(pretrain, architecture, music):
     assert "6 k-means clusters of log-mel spectra, 4 k-means clusters of chroma" in card
 
 
-@pytest.mark.parametrize("steps", [2, 4])
+@pytest.mark.parametrize("steps", [2, *exhaustive(4)])
 def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, steps, monkeypatch):
     settings = {
         "backbone.architecture": architecture,

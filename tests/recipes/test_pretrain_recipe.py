@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from support.matrix import exhaustive
 from support.messages import raises
 from support.runs import read_metrics, reset_accelerate
 
@@ -163,7 +164,7 @@ def load_trained(folder):
     return torch.load(last / STATE_FILE, weights_only=True)["trained"]
 
 
-@pytest.mark.parametrize("stop_after", [2, 4])
+@pytest.mark.parametrize("stop_after", [2, *exhaustive(4)])
 def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, stop_after, monkeypatch):
     settings = {"backbone.architecture": architecture}
     _, straight = pretrain("straight", **settings)

@@ -204,9 +204,8 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", ["recipe", *exhaustive("m2v", "python -m", "accelerate launch -m")]
-)
+@pytest.mark.exhaustive  # tests/distributed has the printed command of two processes
+@pytest.mark.parametrize("case", PROGRAMS)
 def test_the_printed_command_resumes_the_run(
     case, repository, small_manifest, tmp_path, monkeypatch
 ):
