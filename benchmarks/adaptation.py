@@ -3,13 +3,13 @@
     python benchmarks/adaptation.py
 
 The backbone is music2vec-small. The script composes an hour of music without labels in a style with
-instruments that the backbone never heard ("music box": bells, harps, plucked and struck instruments), and
-labelled clips of that style played by another sound font; goes on with the objective of music2vec on the
+instruments that its pre-training had not ("music box": bells, harps, plucked and struck instruments), and
+labelled clips of that style played by another sound font; continues with the objective of music2vec on the
 former by `recipes/pretrain.py`, with the conv encoder learning and with it kept; and probes the backbones
 on the latter, and on the labelled music of the old styles too, where something may have been forgotten.
 FluidSynth and two sound fonts are needed.
 
-Everything that is there is kept: the script goes on where it was stopped. It prints the table, and
+Everything that is there is kept: the script resumes where it was stopped. It prints the table, and
 `benchmarks/small_backbone.py --table` puts it into docs/small-backbone.md.
 """
 

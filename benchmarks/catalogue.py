@@ -171,7 +171,9 @@ class Watch:
 
 def run_table(folder: Path, names: tuple[str, ...] = ("tags",)) -> dict[str, Any]:
     """Write a table, reading in the same process."""
-    from m2v_finetune.catalogue import NamedModel, Predictions, read_items, run_catalogue
+    from m2v_finetune.catalogue.predictions import NamedModel, Predictions
+    from m2v_finetune.catalogue.run import run_catalogue
+    from m2v_finetune.catalogue.sources import read_items
     from m2v_finetune.model import TaskModel
 
     analysis = Predictions(

@@ -33,6 +33,7 @@ from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.distillation import (
     Loss,
+    carry_licence,
     load_teacher,
     require_same_frames,
     student_task,
@@ -227,6 +228,7 @@ def train_task(
         loss: Loss = task.loss
         if teacher is not None:
             require_same_frames(model, teacher, str(config.training.teacher))
+            carry_licence(model, teacher)
             windows = with_waveforms_as_targets(windows)
             loss = teacher_loss(teacher, temperature=config.training.temperature, run=run)
 

@@ -10,7 +10,8 @@ from m2v_finetune.cli.options import OUTSIDE_HELP, count, warn
 from m2v_finetune.errors import UserError
 
 if TYPE_CHECKING:
-    from m2v_finetune.catalogue import Analysis, Sources
+    from m2v_finetune.catalogue.analysis import Analysis
+    from m2v_finetune.catalogue.sources import Sources
 
     AnyAnalysis = TypeVar("AnyAnalysis", bound=Analysis)
 
@@ -75,7 +76,7 @@ def _whole(text: str) -> int:
 
 def read_sources(arguments: argparse.Namespace, sources: Sequence[str]) -> "Sources":
     """Return the tracks of the sources of a command, and warn of what is not read."""
-    from m2v_finetune.catalogue import read_items
+    from m2v_finetune.catalogue.sources import read_items
 
     found = read_items(
         sources, standard_input=sys.stdin.buffer, allow_outside=arguments.allow_outside
@@ -110,7 +111,7 @@ def write_table(
     """
     from joblib import cpu_count
 
-    from m2v_finetune.catalogue import SHARD_TRACKS, run_catalogue
+    from m2v_finetune.catalogue.run import SHARD_TRACKS, run_catalogue
     from m2v_finetune.catalogue.stores import is_url
     from m2v_finetune.training.signals import stop_on_signals
 

@@ -16,7 +16,7 @@ from m2v_finetune.cli.options import Commands
 from m2v_finetune.errors import UserError
 
 if TYPE_CHECKING:
-    from m2v_finetune.catalogue import Embeddings
+    from m2v_finetune.catalogue.embeddings import Embeddings
 
 EMBEDDING_OPTIONS = ("layer", "pool", "precision", "window_seconds")
 """Options that are arguments of `Embeddings`."""
@@ -90,7 +90,7 @@ def _build(source: str, options: dict[str, Any]) -> "Embeddings":
     """Return what a table has, with the network on the device of this machine."""
     import torch
 
-    from m2v_finetune.catalogue import Embeddings, load_network
+    from m2v_finetune.catalogue.embeddings import Embeddings, load_network
 
     network = load_network(source)
     network.to("cuda" if torch.cuda.is_available() else "cpu")

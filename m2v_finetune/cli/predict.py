@@ -26,7 +26,7 @@ from m2v_finetune.cli.options import (
 from m2v_finetune.errors import AudioError, UserError
 
 if TYPE_CHECKING:
-    from m2v_finetune.catalogue import Predictions
+    from m2v_finetune.catalogue.predictions import Predictions
     from m2v_finetune.model import TaskModel
     from m2v_finetune.variation import OutputVariation
 
@@ -214,7 +214,7 @@ def _write_table(
 
 def _build(sources_of_models: Sequence[str], arguments: argparse.Namespace) -> "Predictions":
     """Return what a table has, with the models on the device of this machine."""
-    from m2v_finetune.catalogue import NamedModel, Predictions, model_name
+    from m2v_finetune.catalogue.predictions import NamedModel, Predictions, model_name
 
     return Predictions(
         [

@@ -83,12 +83,12 @@ def read_midi(
     clock = _clock(midi)
     pairing = Pairing()
     # Sorting is stable: at one tick, pedals come first, and then all is as the file has it.
-    heard = [
+    chosen = [
         event
         for event in events(midi, _tracks_named(path, midi, track_name))
         if (sustain or not event.is_pedal) and (drums or event.message.channel != _DRUM_CHANNEL)
     ]
-    for event in sorted(heard, key=lambda event: (event.tick, not event.is_pedal)):
+    for event in sorted(chosen, key=lambda event: (event.tick, not event.is_pedal)):
         pairing.take(event)
     end_tick = max((sum(message.time for message in track) for track in midi.tracks), default=0)
     for key in list(pairing.sounding):

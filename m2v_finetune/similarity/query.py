@@ -10,7 +10,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.similarity.table import Vectors, VectorTable
 
 if TYPE_CHECKING:
-    from m2v_finetune.catalogue import Embeddings
+    from m2v_finetune.catalogue.embeddings import Embeddings
 
 BATCH_SIZE = 16
 
@@ -29,7 +29,8 @@ def embed_query(table: VectorTable, path: str) -> Vectors:
             code="similar-query-missing",
         )
     embeddings = _embeddings_of(table)
-    from m2v_finetune.catalogue import Item, track_rows
+    from m2v_finetune.catalogue.items import Item
+    from m2v_finetune.catalogue.tracks import track_rows
 
     absolute = str(Path(path).absolute())
     [track] = track_rows(embeddings, [Item(path, absolute)], batch_size=BATCH_SIZE)
@@ -62,7 +63,7 @@ def _embeddings_of(table: VectorTable) -> "Embeddings":
         ) from error
     import torch
 
-    from m2v_finetune.catalogue import Embeddings, load_network
+    from m2v_finetune.catalogue.embeddings import Embeddings, load_network
     from m2v_finetune.model import TaskModel
 
     network = load_network(source)

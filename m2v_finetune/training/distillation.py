@@ -106,7 +106,7 @@ def student_task(teacher: TaskModel, config: RecipeConfig) -> Task:
 
 
 def require_same_frames(student: TaskModel, teacher: TaskModel, source: str) -> None:
-    """Raise `UserError` if teacher and student cannot read the same windows, and carry the licence over."""
+    """Raise `UserError` if teacher and student cannot read the same windows."""
     own, other = student.backbone, teacher.backbone
     is_other = own.sample_rate != other.sample_rate
     if is_other or (student.task.on_frames and own.frame_grid != other.frame_grid):
@@ -115,6 +115,11 @@ def require_same_frames(student: TaskModel, teacher: TaskModel, source: str) -> 
             f"of the teacher {source}, {other.source}. Choose a backbone.source of the same.",
             code="teacher-other-rate",
         )
+
+
+def carry_licence(student: TaskModel, teacher: TaskModel) -> None:
+    """Give the student's backbone an unknown licence, with a warning, if the teacher's is another one."""
+    own, other = student.backbone, teacher.backbone
     assert isinstance(own, Backbone)
     assert isinstance(other, Backbone)
     if own.licence != other.licence:

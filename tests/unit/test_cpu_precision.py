@@ -12,7 +12,7 @@ from support.messages import raises
 from support.models import SAMPLES, build_tagger
 
 from m2v_finetune import cli, cpu_precision
-from m2v_finetune.catalogue import NamedModel, Predictions
+from m2v_finetune.catalogue.predictions import NamedModel, Predictions
 from m2v_finetune.cpu_precision import bfloat16_units, inference_precision
 from m2v_finetune.training.summary import _precision_note
 

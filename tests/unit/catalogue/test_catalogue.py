@@ -20,16 +20,12 @@ from support.messages import raises
 
 from m2v_finetune import cli
 from m2v_finetune.calibration import PlattScaling, TemperatureScaling
-from m2v_finetune.catalogue import (
-    Embeddings,
-    Item,
-    NamedModel,
-    Predictions,
-    load_network,
-    read_items,
-    track_rows,
-)
+from m2v_finetune.catalogue.embeddings import Embeddings, load_network
+from m2v_finetune.catalogue.items import Item
+from m2v_finetune.catalogue.predictions import NamedModel, Predictions
+from m2v_finetune.catalogue.sources import read_items
 from m2v_finetune.catalogue.stream import WindowStream
+from m2v_finetune.catalogue.tracks import track_rows
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.data.feature_tables import read_table
 from m2v_finetune.data.features import read_vector_splits

@@ -13,8 +13,9 @@ import soundfile
 from support.forked import Forked
 from support.messages import raises
 
-from m2v_finetune.catalogue import Item, run_catalogue
+from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.ray_engine import ShardActor, shards_of
+from m2v_finetune.catalogue.run import run_catalogue
 from m2v_finetune.cli.embed import _build
 from m2v_finetune.data.values import printable
 
