@@ -18,7 +18,13 @@ from m2v_finetune.audio.in_memory import AudioInput, audio_file
 from m2v_finetune.backbones.checkpoint_files import fingerprint, write_checkpoint
 from m2v_finetune.backbones.embedding import Pooled, embed_file, mean_of_state, mean_of_states
 from m2v_finetune.backbones.encoders import ENCODERS
-from m2v_finetune.backbones.network_parts import has_final_norm, keep_layers, set_spec_augment
+from m2v_finetune.backbones.network_parts import (
+    computes_alike,
+    has_final_norm,
+    have_equal_weights,
+    keep_layers,
+    set_spec_augment,
+)
 from m2v_finetune.config import WINDOW_SECONDS
 from m2v_finetune.errors import UserError
 
@@ -149,6 +155,26 @@ class Backbone(nn.Module):
             if any(map(_is_trainable, self._layer_modules(index))):
                 return index
         return self.num_layers
+
+    def shared_depth(self, other: "Backbone") -> int | None:
+        """Return the greatest depth up to which another backbone computes the same, by settings and weights.
+
+        Returns:
+            Index of the last equal hidden state; `CONV_ENCODER` if only the output of the convolutional
+            encoder is equal; None if that is not.
+        """
+        if (
+            self.normalize != other.normalize
+            or not computes_alike(self.settings, other.settings)
+            or not have_equal_weights([self.conv_encoder], [other.conv_encoder])
+        ):
+            return None
+        if not have_equal_weights(self._embedding_modules(), other._embedding_modules()):
+            return CONV_ENCODER
+        for index in range(min(self.num_layers, other.num_layers)):
+            if not have_equal_weights(self._layer_modules(index), other._layer_modules(index)):
+                return index
+        return min(self.num_layers, other.num_layers)
 
     def frozen_modules(self) -> list[nn.Module]:
         """Return the modules below `frozen_depth`."""

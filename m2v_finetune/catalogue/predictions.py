@@ -1,25 +1,22 @@
-"""Table of the predictions of one model or several, where models of one frozen backbone share its pass."""
+"""Table of the predictions of one model or several; models share a pass of the layers they have in common."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from m2v_finetune import __version__
-from m2v_finetune.backbones import Backbone
 from m2v_finetune.catalogue.analysis import Array, Layout, Pass, Row
 from m2v_finetune.catalogue.items import Item
+from m2v_finetune.catalogue.shared_pass import SharedPass, shared_depth
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
-from m2v_finetune.heads import ClipHead
 from m2v_finetune.model import NotFiniteError, TaskModel, activate, require_audio_input
 from m2v_finetune.prediction.files import model_fingerprint
 from m2v_finetune.tasks import Prediction
@@ -73,8 +70,10 @@ class NamedModel:
 class Predictions:
     """Analysis of tracks by models of tasks; see `analysis.Analysis`.
 
-    Models of one backbone, by the fingerprint of its weights, with the same windows share a pass of it: their
-    predictions equal those of each model alone. Other models with the same windows share the reading.
+    Models with the same windows and the same convolutional encoder share a pass. In it, a layer with the same
+    weights and the same input runs once: probes of one backbone run it once, and models with tuned upper
+    layers run those alone. Predictions equal those of each model alone. Other models with the same windows
+    share the reading.
 
     Args:
         models: Models, on their devices.
@@ -110,7 +109,7 @@ class Predictions:
                 Pass(
                     layout=self.layouts.index(layout),
                     network=members[0].model,
-                    compute=_Heads([one.model for one in members]),
+                    compute=SharedPass([one.model for one in members]),
                 )
             )
         self.identity: dict[str, Any] = {
@@ -232,47 +231,19 @@ def _content(prediction: Prediction, path: Path) -> Any:
     return content
 
 
-class _Heads:
-    """Function from waveforms to the outputs of `TaskModel.score`, of models whose backbone runs once.
-
-    Args:
-        models: Models whose backbones have the same weights; that of the first one runs.
-    """
-
-    def __init__(self, models: Sequence[TaskModel]) -> None:
-        self.models = models
-        selected = [model.layer_weighting.selected_layer for model in models]
-        # The number of hidden states in use; a weighted sum needs all.
-        single = [layer for layer in selected if layer is not None]
-        self.num_states = 1 + max(single) if len(single) == len(selected) else None
-        self.pooled_alike = all(
-            isinstance(model.head, ClipHead) and model.head.pooling == "mean" for model in models
-        )
-
-    def __call__(self, waveforms: Tensor) -> list[Tensor]:
-        """Return the output of each model for waveforms (batch, window_samples)."""
-        with self.models[0].autocast():
-            return self._outputs(waveforms)
-
-    def _outputs(self, waveforms: Tensor) -> list[Tensor]:
-        first = self.models[0]
-        if len(self.models) == 1:
-            return [first.score(waveforms)]
-        states = first.backbone.iterate_hidden_states(first.backbone.prepare(waveforms))
-        if self.pooled_alike:
-            # The mean over time of a mean over time is the same, so all heads take those of the first.
-            states = first.head.pre_pool(states)
-        computed = list(islice(states, self.num_states))
-        return [model.score_states(computed) for model in self.models]
-
-
 def _sharing(models: Sequence[NamedModel]) -> list[list[NamedModel]]:
     """Divide models into those that share a pass."""
-    groups: dict[Any, list[NamedModel]] = {}
+    groups: list[list[NamedModel]] = []
     for one in models:
-        backbone = one.model.backbone
-        key: Any = id(one)
-        if isinstance(backbone, Backbone):
-            key = (backbone.fingerprint(), backbone.normalize, layout_of(one.model))
-        groups.setdefault(key, []).append(one)
-    return list(groups.values())
+        for group in groups:
+            first = group[0].model
+            if (
+                layout_of(first) == layout_of(one.model)
+                and first.precision == one.model.precision
+                and shared_depth(first, one.model) is not None
+            ):
+                group.append(one)
+                break
+        else:
+            groups.append([one])
+    return groups

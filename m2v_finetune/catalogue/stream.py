@@ -7,8 +7,8 @@ and started again gives the same numbers, to the bit.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +57,8 @@ class WindowStream(IterableDataset[StreamBatch]):
         units: First and last number, exclusive, of the tracks of each unit.
         layouts: Layouts of windows.
         batch_size: Windows of a batch; the last one of a unit and layout may be smaller.
+        num_workers: Number of processes.
+        crashed: Code and message of tracks at which a process crashed; they are not read.
         worker_status: Track that each process reads.
     """
 
@@ -65,6 +67,7 @@ class WindowStream(IterableDataset[StreamBatch]):
     layouts: Sequence[Layout]
     batch_size: int
     num_workers: int
+    crashed: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Share the table of the processes."""
@@ -101,6 +104,9 @@ class WindowStream(IterableDataset[StreamBatch]):
             return batch
 
         for number in numbers:
+            if number in self.crashed:
+                errors[number] = self.crashed[number]
+                continue
             self.worker_status.write(number)
             try:
                 item = self.items[number]

@@ -11,7 +11,7 @@ from m2v_finetune.catalogue.analysis import Analysis, Array, Pass, Row
 from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.stream import StreamBatch, WindowStream, as_checked, stream_loader
 from m2v_finetune.data.values import printable
-from m2v_finetune.data.workers import read_batches
+from m2v_finetune.data.workers import WorkerError, read_batches
 from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.threads import choose_threads, intra_op_threads
 
@@ -38,25 +38,55 @@ def track_rows(
 ) -> Iterator[TrackRows]:
     """Yield the rows of tracks, each when its last window is computed, in any order.
 
+    A file at which a process that reads audio crashes gets a row with the error; the others are read on.
+
     Args:
         analysis: What is computed.
         items: Tracks.
         batch_size: Windows of a batch, which is filled across files.
-        num_workers: Number of processes that read audio; with 0 this one does.
+        num_workers: Number of processes that read audio; with 0 this one does, and a crash ends it.
         units: First and last number, exclusive, of the tracks that are read by one process; all tracks are
             one unit if None.
 
     Raises:
-        WorkerError: A process that reads audio died.
+        WorkerError: A process that reads audio died without a crash, such as for want of memory.
         torch.OutOfMemoryError: A single window does not fit into memory.
     """
-    stream = WindowStream(
-        items=items,
-        units=[(0, len(items))] if units is None else units,
-        layouts=analysis.layouts,
-        batch_size=batch_size,
-        num_workers=num_workers,
-    )
+    missing = [(0, len(items))] if units is None else list(units)
+    done: set[int] = set()
+    crashed: dict[int, tuple[str, str]] = {}
+    while missing:
+        stream = WindowStream(
+            items=items,
+            units=missing,
+            layouts=analysis.layouts,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            crashed=crashed,
+        )
+        try:
+            for track in _stream_rows(analysis, items, stream):
+                if track.number not in done:
+                    done.add(track.number)
+                    yield track
+            return
+        except WorkerError as error:
+            if not error.crashed_at:
+                raise
+            for number in error.crashed_at:
+                crashed[number] = (
+                    "audio-crashed",
+                    f"The process that read {items[number].path} crashed. The file may be damaged in a way "
+                    "that its decoder does not detect: convert it, such as with ffmpeg.",
+                )
+            # Units are read again as a whole, so that their batches stay the same.
+            missing = [one for one in missing if not done.issuperset(range(*one))]
+
+
+def _stream_rows(
+    analysis: Analysis, items: Sequence[Item], stream: WindowStream
+) -> Iterator[TrackRows]:
+    """Yield the rows of the tracks of a stream."""
     runners = [_Runner(one) for one in analysis.passes]
     tracks = _OpenTracks(analysis, items)
     waiting: tuple[StreamBatch, dict[int, list[Tensor]]] | None = None

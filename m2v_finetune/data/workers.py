@@ -22,10 +22,24 @@ from m2v_finetune.errors import UserError
 HANDOVER_SECONDS = 5.0
 
 
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
+"""Signals of a process that a fault of its own ends; the system sends SIGKILL where memory runs out."""
+
+
 class WorkerError(UserError):
-    """Worker that reads audio died, or returned no batch before the timeout."""
+    """Worker that reads audio died, or returned no batch before the timeout.
+
+    Attributes:
+        crashed_at: Items of the dataset at which workers crashed; empty if none crashed.
+    """
 
     code = "worker-died"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, crashed_at: Sequence[int] = ()
+    ) -> None:
+        super().__init__(message, code=code)
+        self.crashed_at = tuple(crashed_at)
 
 
 def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -71,10 +85,13 @@ def _worker_error(error: Exception, loader: DataLoader[Any]) -> WorkerError:
         if is_timeout
         else [int(digits) for digits in re.findall(r"\d+", str(error))]
     )
-    reading = readable.origins(worker_status.read_by(pids))
+    items = worker_status.read_by(pids)
+    reading = readable.origins(items)
     for pid in worker_status.pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    told = f"{error} {error.__cause__}"  # torch's own error about the signal may be the cause
+    has_crashed = any(f"signal: {signal.strsignal(one)}" in told for one in CRASHES)
     where = f" while it read {', '.join(reading)}" if reading else ", between two tracks"
     if is_timeout:
         return WorkerError(
@@ -86,6 +103,7 @@ def _worker_error(error: Exception, loader: DataLoader[Any]) -> WorkerError:
         f"A process that reads audio died{where} ({error}). The machine may be out of memory: lower "
         "data.num_workers.",
         code="worker-died",
+        crashed_at=items if has_crashed else (),
     )
 
 

@@ -1,9 +1,11 @@
 """Tables of predictions: equal to `TaskModel.predict`, complete, and resumed by id after kills."""
 
+import faulthandler
 import io
 import json
 import os
 import random
+import signal
 import time
 import tracemalloc
 from pathlib import Path
@@ -19,7 +21,9 @@ from support.matrix import exhaustive
 from support.messages import raises
 
 from m2v_finetune import cli
+from m2v_finetune.audio.decode import inspect_audio
 from m2v_finetune.calibration import PlattScaling, TemperatureScaling
+from m2v_finetune.catalogue import stream
 from m2v_finetune.catalogue.embeddings import Embeddings, load_network
 from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.predictions import NamedModel, Predictions
@@ -418,6 +422,43 @@ def encoded_flac() -> bytes:
     samples = np.random.default_rng(0).standard_normal(RATE, dtype=np.float32)
     soundfile.write(buffer, 0.3 * samples, RATE, format="FLAC")
     return buffer.getvalue()
+
+
+def test_a_file_that_crashes_its_decoder_is_a_row(
+    models: Path, music: Path, monkeypatch: pytest.MonkeyPatch
+):
+    items = read_items([str(music)], standard_input=io.BytesIO()).items[:24]
+    model = NamedModel(name="tags", source="tags", model=TaskModel.from_pretrained(models / "tags"))
+    analysis = Predictions([model])
+    units = [(0, 8), (8, 16), (16, 24)]
+
+    def rows(killed: dict[int, signal.Signals]) -> dict[int, list[dict]]:
+        def crash(path: Path):
+            for number, one in killed.items():
+                if str(path) == items[number].path:
+                    faulthandler.disable()
+                    os.kill(os.getpid(), one)
+            return inspect_audio(path)
+
+        monkeypatch.setattr(stream, "inspect_audio", crash)
+        found = list(track_rows(analysis, items, batch_size=4, num_workers=2, units=units))
+        assert len({track.number for track in found}) == len(found) == len(items)
+        return {track.number: track.rows for track in found}
+
+    expected = rows({})
+    found = rows({3: signal.SIGSEGV, 11: signal.SIGABRT})
+    for number in (3, 11):
+        [row] = found.pop(number)
+        assert row["error"].startswith("audio-crashed: ")
+        assert items[number].path in row["error"]
+        assert row["prediction"] is None
+    for number, [row] in found.items():
+        assert row["prediction"]["scores"] == pytest.approx(
+            expected[number][0]["prediction"]["scores"], abs=1e-6
+        )
+        assert row["error"] is None
+    with raises("worker-died", items[5].path):
+        rows({5: signal.SIGKILL})
 
 
 def test_a_file_of_any_length_needs_the_memory_of_a_batch(tmp_path: Path):
