@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from m2v_finetune.model import TaskModel
     from m2v_finetune.variation import OutputVariation
 
-FORMAT_OF_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "json"}
+FORMAT_OF_SUFFIX = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 DATA_FORMATS = ("csv", "json")
 
 
@@ -344,6 +344,13 @@ def _format(arguments: argparse.Namespace, model: "TaskModel") -> str:
     """Return the requested format, by its name or by the suffix of the output."""
     formats = model.task.formats
     suffix = "" if arguments.output is None else Path(arguments.output).suffix.lower()
+    if arguments.format is None and suffix not in ("", *FORMAT_OF_SUFFIX) and "text" in formats:
+        suffixes = [name for name, kind in FORMAT_OF_SUFFIX.items() if kind in formats]
+        raise UserError(
+            f"No format has the suffix of --output {arguments.output}. Name a file that ends in "
+            f"{', '.join(suffixes)}; or choose a format by --format: {', '.join(formats)}.",
+            code="output-unknown-format",
+        )
     kind: str = arguments.format or FORMAT_OF_SUFFIX.get(suffix) or next(iter(formats))
     if kind not in formats:
         raise UserError(

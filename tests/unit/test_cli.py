@@ -506,6 +506,9 @@ def test_an_output_named_like_a_format_that_the_model_does_not_have(
 ) -> None:
     outcome = m2v("predict", beat_tracker, SONG, "--output", tmp_path / "beats.csv")
     assert_refused(outcome, "output-unknown-format", "'csv'", "beats", "--format")
+    for name in ("song.beats", "beats.parquet", "beats.xyz"):
+        outcome = m2v("predict", beat_tracker, SONG, "--output", tmp_path / name)
+        assert_refused(outcome, "output-unknown-format", name, ".txt", ".json", "--format")
     assert list(tmp_path.iterdir()) == []
 
 
