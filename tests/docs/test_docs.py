@@ -1,12 +1,14 @@
 """The documentation against the package: commands run, names and links exist, tables are current.
 
 Every shell and Python block is run (`doc_runner`), or says in a comment on the line before why not:
-`<!-- needs a download -->`, or `<!-- tested by: tests/path.py::test_name -->`. The blocks of a page run
+`<!-- needs a download -->`, or `<!-- tested by: tests/path.py::test_name -->`. Blocks of most pages run with
+`make exhaustive`; the commands of all pages are parsed each time. The blocks of a page run
 in their order in a folder with `songs.csv`, `music/`, `annotations/`, `song.mp3` and a finished run
 `runs/songs`. The Hub is one on the loopback; there `m-a-p/music2vec-v1` and `m-a-p/MERT-v1-95M` are
 stand-ins, tiny and with random weights, and `me/my-tagger` is a model already.
 """
 
+import argparse
 import ast
 import csv
 import itertools
@@ -14,6 +16,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -35,14 +38,16 @@ from doc_blocks import (
     read_blocks,
     without_blocks,
 )
+from support.matrix import exhaustive
 
-from m2v_finetune import __version__
+from m2v_finetune import __version__, cli
 from m2v_finetune.audio.augmentation import Effect, build_augmentation
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, SHIPPED_DIR
 from m2v_finetune.data.manifest import read_dataset_info, read_manifest
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.errors import UserError
 from m2v_finetune.parsing import OBJECTIVE
-from m2v_finetune.settings import config_class, read_config
+from m2v_finetune.settings import config_class, read_command, read_config
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.classification import Classification
 from m2v_finetune.training.sizes import count_parameters
@@ -86,6 +91,8 @@ NUM_BLOCKS = {
     "docs/search.md": (0, 0, 1),
     "docs/troubleshooting.md": (1, 0, 0),
 }
+# Run in each run of the tests; the others by `make exhaustive`.
+FIRST_PAGES = ("README.md", "docs/own-data.md")
 STAND_INS = ("music2vec-v1", "MERT-v1-95M")
 NUM_SONGS = {"train": 8, "validation": 4, "test": 4}
 TAGS = ("drums", "minor", "fast", "piano")
@@ -167,12 +174,20 @@ def train(folder: Path, environment: dict[str, str]) -> None:
     assert process.returncode == 0, process.stderr
 
 
-def test_every_block_runs_or_states_why_not(tmp_path: Path) -> None:
+def test_every_block_is_run_or_states_why_not() -> None:
     unmarked = [
         b for b in ALL_BLOCKS if b.marker.startswith(("needs", "tested")) and not is_marked(b)
     ]
     assert not unmarked, f"comments that are no marker: {[(b.name, b.marker) for b in unmarked]}"
-    runnable = [block for block in ALL_BLOCKS if is_run(block)]
+
+
+@pytest.mark.parametrize("which", ["first pages", *exhaustive("other pages")])
+def test_the_blocks_of_pages_run(which: str, tmp_path: Path) -> None:
+    runnable = [
+        block
+        for block in ALL_BLOCKS
+        if is_run(block) and (block.page in FIRST_PAGES) is (which == "first pages")
+    ]
     assert runnable
 
     with HubServer() as hub:
@@ -224,6 +239,56 @@ def test_every_block_runs_or_states_why_not(tmp_path: Path) -> None:
     assert results.keys() == {block.name for block in runnable}
     failed = {name: problem for name, problem in results.items() if problem}
     assert not failed, "\n\n".join(f"{name}: {problem}" for name, problem in failed.items())
+
+
+def test_every_command_of_a_page_is_one_that_the_package_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All blocks, also those that need a download or run with `make exhaustive`, without their work."""
+    monkeypatch.setenv("COLUMNS", "200")
+    parser = cli.build_parser()
+    num_commands: Counter[str] = Counter()
+    for page, blocks in BLOCKS.items():
+        folder = tmp_path / page.replace("/", "-")
+        folder.mkdir()
+        for name in ("recipes", "configs", "benchmarks"):
+            (folder / name).symlink_to(REPOSITORY / name)
+        monkeypatch.chdir(folder)
+        for made in ("runs/songs/config.yaml", "search/config.yaml"):
+            Path(made).parent.mkdir(parents=True)
+            Path(made).write_text("data:\n  source: songs.csv\n")
+        for block in blocks:
+            if block.language == "yaml" and block.file_name:
+                Path(block.file_name).write_text(block.text)
+        for block in blocks:
+            if block.language not in COMMAND_LANGUAGES:
+                continue
+            for command in block.commands:
+                words = shlex.split(command, comments=True)
+                scripts = [word for word in words if word.startswith("recipes/")]
+                try:
+                    if words[:1] == ["m2v"]:
+                        parse_command(parser, words[1:])
+                        num_commands["m2v"] += 1
+                    elif scripts:
+                        task = Path(scripts[0]).stem
+                        read_config(task, words[words.index(scripts[0]) + 1 :])
+                        num_commands["recipe"] += 1
+                except (SystemExit, UserError) as error:
+                    raise AssertionError(f"{block.name}: {command}: {error}") from error
+    assert num_commands["m2v"] > 60
+    assert num_commands["recipe"] > 10
+
+
+def parse_command(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """Parse a command of `m2v`; its settings too, if it has some."""
+    arguments, settings = parser.parse_known_args(words)
+    if not arguments.takes_settings:
+        assert not settings, settings
+    elif words[0] == "train":
+        read_command(arguments.words + settings)
+    elif task := getattr(arguments, "task", None):
+        read_config(task, settings)
 
 
 def test_as_many_blocks_as_the_pages_had() -> None:

@@ -8,8 +8,6 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import pyarrow.parquet
 import pytest
 import soundfile
 from hub_server import HubServer
+from support.forked import run_forked
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -44,13 +43,10 @@ else:
 
 def load(hub: HubServer, home: Path, repo_id: str, *, share: float = 0.0, **variables: str) -> Any:
     """Run `load_tracks`, of whose audio a share may fail; return what it found, or its error."""
-    process = subprocess.run(
-        [sys.executable, "-c", LOAD, repo_id, str(share)],
-        env=os.environ | hub.environment(home) | variables,
-        capture_output=True,
-        text=True,
+    process = run_forked(
+        ["-c", LOAD, repo_id, str(share)],
+        environment=os.environ | hub.environment(home) | variables,
         timeout=60,
-        check=False,
     )
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])
@@ -292,14 +288,13 @@ def test_a_run_continues_without_audio_that_the_hub_does_not_give(
         "data.windows_per_track": 1,
         "run.output_dir": tmp_path / "run",
     }
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "recipes" / "genre.py"]
-        + [f"--{key}={value}" for key, value in settings.items()],
-        env=os.environ | hub.environment(tmp_path / "home"),
-        capture_output=True,
-        text=True,
+    done = run_forked(
+        [
+            REPOSITORY / "recipes" / "genre.py",
+            *(f"--{key}={value}" for key, value in settings.items()),
+        ],
+        environment=os.environ | hub.environment(tmp_path / "home"),
         timeout=300,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     message = " ".join(done.stderr.split())

@@ -8,14 +8,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import datasets
 from hub_server import HubServer
+from support.forked import run_forked
 from test_hub_datasets import WAVS, audio, parquet
 
 BEGIN = """
@@ -56,13 +55,10 @@ SPLITS = ("train", "validation", "test")
 
 def begin(hub: HubServer, home: Path, *repo_ids: str, policy: str = "stop") -> Any:
     """Do what a run does first; return, by data set, ids by split and windows, or the error."""
-    process = subprocess.run(
-        [sys.executable, "-c", BEGIN, policy, *repo_ids],
-        env=os.environ | hub.environment(home),
-        capture_output=True,
-        text=True,
+    process = run_forked(
+        ["-c", BEGIN, policy, *repo_ids],
+        environment=os.environ | hub.environment(home),
         timeout=120,
-        check=False,
     )
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])

@@ -9,8 +9,6 @@ import http.client
 import io
 import json
 import os
-import subprocess
-import sys
 import wave
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from hub_server import GITATTRIBUTES, LFS_THRESHOLD_BYTES, HubServer, lfs_oid
+from support.forked import run_forked
 
 PUSH = """
 import json, sys
@@ -55,13 +54,10 @@ ERRORS = "huggingface_hub.errors"
 
 def run(hub: HubServer, home: Path, script: str, *arguments: object, **variables: str) -> Any:
     """Run a client script; return what it printed as JSON on its last line."""
-    process = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env=os.environ | hub.environment(home) | variables,
-        capture_output=True,
-        text=True,
+    process = run_forked(
+        ["-c", script, *map(str, arguments)],
+        environment=os.environ | hub.environment(home) | variables,
         timeout=60,
-        check=False,
     )
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])

@@ -131,7 +131,7 @@ def build(folder, case, seed=0, **more):
     return TaskModel.build(
         task=TASK,
         backbone=BackboneConfig(source=str(folder), **more),
-        head=HeadConfig(hidden_size=8),
+        head=HeadConfig(kind="mlp", hidden_size=8),
         tuning=case if isinstance(case, TuningConfig) else CASES[case],
         window_seconds=0.25,
     )

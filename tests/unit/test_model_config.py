@@ -16,7 +16,7 @@ def saved(tmp_path_factory):
     model = TaskModel.build(
         task=Tagging(labels=("fast", "slow"), label_column="tags"),
         backbone=BackboneConfig(source="random-small"),
-        head=HeadConfig(hidden_size=8),
+        head=HeadConfig(kind="mlp", hidden_size=8),
         tuning=TuningConfig(method="lora"),
         window_seconds=1.0,
     )

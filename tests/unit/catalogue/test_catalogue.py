@@ -77,7 +77,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = TaskModel.build(
             task=task,
             backbone=BackboneConfig(source="random-small"),
-            head=HeadConfig(hidden_size=16),
+            head=HeadConfig(kind="mlp", hidden_size=16),
             tuning=TuningConfig(),
             window_seconds=0.5,
         )

@@ -28,7 +28,7 @@ def build(method: str, *, task=CLIPS, layers=None, source="random-small", poolin
             num_layers=NUM_LAYERS,
             layer_weighting="softmax" if layers is None else layers,
         ),
-        head=HeadConfig(hidden_size=16, pooling=pooling),
+        head=HeadConfig(kind="mlp", hidden_size=16, pooling=pooling),
         tuning=TuningConfig(method=method, **tuning),
         window_seconds=0.5,
     )

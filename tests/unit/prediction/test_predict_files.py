@@ -41,7 +41,7 @@ def build(task, seed=0):
     return TaskModel.build(
         task=task,
         backbone=BackboneConfig(source="random-small"),
-        head=HeadConfig(hidden_size=16),
+        head=HeadConfig(kind="mlp", hidden_size=16),
         tuning=TuningConfig(),
         window_seconds=0.5,
     ).eval()

@@ -334,7 +334,7 @@ class TestText:
     def test_method_is_that_of_the_config(self, tmp_path: Path) -> None:
         config = Config(
             data=DataConfig(source="x.csv", window_seconds=30, hop_seconds=15),
-            head=HeadConfig(pooling="attention", hidden_size=256),
+            head=HeadConfig(kind="mlp", pooling="attention", hidden_size=256),
             tuning=TuningConfig(method="lora", r=8, lora_alpha=16, lora_targets="feed_forward"),
             augmentation=AugmentationConfig(transforms=[{"name": "gain"}, {"name": "low_pass"}]),
             optimizer=OptimizerConfig(backbone_learning_rate=3e-4, layer_decay=0.9),

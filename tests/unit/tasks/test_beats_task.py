@@ -500,9 +500,9 @@ def test_a_picture_is_drawn(clicks, tmp_path):
 
 
 def test_the_head_reads_each_frame():
-    head = TASK.build_head(HeadConfig(hidden_size=8), hidden_size=4, grid=GRIDS[50])
+    head = TASK.build_head(HeadConfig(kind="mlp", hidden_size=8), hidden_size=4, grid=GRIDS[50])
     assert head(torch.randn(2, 7, 4)).shape == (2, 7, 2)
-    assert TASK.describe_head(HeadConfig(hidden_size=8)) == (
+    assert TASK.describe_head(HeadConfig(kind="mlp", hidden_size=8)) == (
         "MLP with one hidden layer of 8, dropout 0.2, at each frame, standardised"
     )
     with raises("head-unsupported-setting", "head.pooling is 'attention'"):
