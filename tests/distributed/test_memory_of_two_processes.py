@@ -76,6 +76,7 @@ def launch(
     return done.returncode, " ".join(done.stderr.split())
 
 
+@pytest.mark.exhaustive
 def test_both_resume_as_if_they_had_started_with_smaller_batches(
     repository, small_manifest, tmp_path
 ):

@@ -54,6 +54,7 @@ def num_validations(metrics):
     return metrics.read_text().count("validation") if metrics.is_file() else 0
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_resumes_by_its_printed_command_and_a_killed_process_ends_it(
     repository, small_manifest, tmp_path
 ):

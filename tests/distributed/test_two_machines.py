@@ -52,6 +52,7 @@ def on_this_machine(command: str, port: int, folder: Path, manifest: Path) -> li
     return ["-c", MAIN[program], *words]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("program", ["accelerate", *exhaustive("torchrun")])
 def test_the_commands_of_the_page_train_as_one_process(
     repository, small_manifest, tmp_path, program

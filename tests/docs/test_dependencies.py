@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -38,9 +39,10 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+@cache
 def imported(folder: Path) -> dict[str, str]:
     """Return the distributions that the modules of a folder import, each with one of these modules."""
-    distributions = packages_distributions()
+    distributions = installed()
     found = {}
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -55,6 +57,10 @@ def imported(folder: Path) -> dict[str, str]:
     return found
 
 
+installed = cache(packages_distributions)
+
+
+@cache
 def is_own(name: str) -> bool:
     if (REPOSITORY / name).is_dir():
         return True

@@ -93,6 +93,7 @@ def run_notebook(name: str, folder: Path, manifest: Path | None = None) -> str:
     return done.stdout
 
 
+@pytest.mark.exhaustive
 def test_the_notebook_of_a_tagger(tmp_path: Path, small_manifest: Path) -> None:
     printed = run_notebook("own-tagger", tmp_path, small_manifest)
     assert "roc_auc: " in printed
@@ -107,6 +108,7 @@ def test_the_notebook_of_nearest_songs(tmp_path: Path) -> None:
     assert len(others) == 3
 
 
+@pytest.mark.exhaustive
 def test_the_notebook_of_beats(tmp_path: Path) -> None:
     printed = run_notebook("beats-of-a-folder", tmp_path, beats_manifest(tmp_path))
     assert printed.count(" bpm, ") + printed.count("nan bpm") >= 6

@@ -183,6 +183,7 @@ def test_a_file_that_turns_into_a_pipe_stops_a_run_without_workers(music, tmp_pa
     signal.alarm(0)
 
 
+@pytest.mark.exhaustive
 def test_a_file_that_turns_unreadable_before_the_first_step_stops_the_run(music, tmp_path):
     """While it is measured what the head reads: what was measured without it is not kept."""
     straight = build_trainer(music, tmp_path / "straight", standardize=True)
@@ -300,8 +301,7 @@ def release_workers(loop, raised):
     ("how", "where"),
     [
         ("dies", "training"),
-        ("hangs", "evaluation"),
-        *exhaustive(("hangs", "training"), ("dies", "evaluation")),
+        *exhaustive(("hangs", "evaluation"), ("hangs", "training"), ("dies", "evaluation")),
     ],
 )
 def test_a_worker_that_fails_is_named_with_its_track(music, tmp_path, how, where, monkeypatch):

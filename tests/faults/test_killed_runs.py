@@ -39,6 +39,7 @@ def test_a_run_that_is_killed_twice_is_the_run_that_was_not(
     assert found == []
 
 
+@pytest.mark.exhaustive
 def test_a_damaged_checkpoint_and_a_full_disk_lose_nothing(straight, settings, tmp_path):
     """One after the other, on the run that was never killed: its last epoch is done again."""
     run = Run(folder=tmp_path / "run", settings=settings)

@@ -100,6 +100,7 @@ def losses(folder):
     return (folder / "metrics.jsonl").read_text()
 
 
+@pytest.mark.exhaustive
 def test_a_run_is_the_same_without_a_cache_that_cannot_be_written_and_reads_one_that_is_whole(
     probe, tmp_path
 ):

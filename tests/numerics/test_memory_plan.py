@@ -599,6 +599,7 @@ def test_a_gpu_is_planned_as_a_gpu():
     assert on_cpu > 1.1 * on_gpu > 1.1 * in_half
 
 
+@pytest.mark.exhaustive
 def test_only_what_runs_on_the_machine_is_advised():
     config = settings("lora", batch=1, layers=1)
     found = {
@@ -685,6 +686,7 @@ def test_what_evaluation_takes_is_reported_where_it_is_more_than_a_step():
         assert ("evaluation" in plan.summary()) == (expected is not None)
 
 
+@pytest.mark.exhaustive
 def test_all_changes_together_are_counted_once():
     config = settings(checkpointing=False, batch=2)
     split = Split(batch_size=1, accumulation=2)

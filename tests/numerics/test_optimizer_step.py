@@ -343,6 +343,7 @@ def has_compiler():
     return True
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.parametrize(
     ("method", "graphs", "checkpointing"),

@@ -79,6 +79,7 @@ def test_a_signal_keeps_what_is_done_and_the_same_command_resumes(saved, tmp_pat
     assert output.read_bytes().splitlines(keepends=True)[: len(lines)] == lines
 
 
+@pytest.mark.exhaustive
 def test_a_reader_that_wants_one_line(saved):
     reader, writer = os.pipe()
     running = m2v("predict", saved, *[SONG] * 20, "--top", "1", stdout=writer)

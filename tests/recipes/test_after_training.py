@@ -100,6 +100,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(repository, manifest, straight,
         assert (folder / name).read_bytes() == (straight / name).read_bytes(), name
 
 
+@pytest.mark.exhaustive
 def test_two_processes_equal_one(repository, manifest, straight, tmp_path):
     folder = tmp_path / "run"
     settings = options(manifest, folder, **{"training.per_device_batch_size": 7})

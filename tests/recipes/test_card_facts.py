@@ -130,6 +130,7 @@ def test_full_tuning_by_adafactor_resumed_with_more_epochs(train, tmp_path):
     assert json.loads(line)["changed"]["training.epochs"] == [1, 2]
 
 
+@pytest.mark.exhaustive
 def test_clips_shorter_than_a_window_with_spec_augment(train):
     rows, text, _ = train(
         data={"window_seconds": 10.0},

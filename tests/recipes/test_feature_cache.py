@@ -509,6 +509,7 @@ def test_states_that_a_person_deletes_end_in_a_message(recipe, monkeypatch, tmp_
     assert len(recipe("run", resume=True)) > 3
 
 
+@pytest.mark.exhaustive
 def test_a_run_beyond_the_limit_is_reported(recipe, manifest, capsys, tmp_path):
     """What others use stays, and so all together take more."""
     recipe("first", epochs=1)
@@ -564,6 +565,7 @@ def test_variants_take_turns_and_are_those_of_every_seed(manifest):
     assert not replace(windows, window_samples=10**7).is_random
 
 
+@pytest.mark.exhaustive
 def test_two_processes_write_what_one_writes(recipe, repository, manifest, tmp_path):
     recipe("one", epochs=2)
     one = {name: states(path) for name, path in folders(tmp_path).items()}

@@ -127,6 +127,7 @@ def test_killed_and_resumed_ends_in_the_same_trials(manifest, done, tmp_path):
     assert search(manifest, output) == content
 
 
+@pytest.mark.exhaustive
 def test_two_processes_share_the_trials(manifest, done, tmp_path):
     output = tmp_path / "search"
     shutil.copytree(done[0].parent / "cache", tmp_path / "cache")

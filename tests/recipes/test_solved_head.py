@@ -165,6 +165,7 @@ def test_numbers_equal_ridge(short_manifest, tmp_path):
         assert list(scores.values()) == pytest.approx(expected[0], abs=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_each_track_counts_once_and_two_processes_equal_one(
     repository, manifest, tmp_path, monkeypatch
 ):

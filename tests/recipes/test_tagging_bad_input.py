@@ -470,6 +470,7 @@ def test_less_space_than_a_run_needs(tmp_path: Path) -> None:
     assert not (tmp_path / "not").exists()
 
 
+@pytest.mark.exhaustive
 def test_full_disk(tmp_path: Path, songs: Rows) -> None:
     # A disk of 4 MB that only this process and its children see; it goes with them.
     disk = tmp_path / "disk"

@@ -160,7 +160,7 @@ def stop_after_step(loop, last):
 
 @pytest.mark.parametrize(
     ("method", "stop_after"),
-    [("lora", 4), ("full", 1), *exhaustive(("probe", 6), ("lora", 1), ("lora", 6))],
+    [("lora", 4), *exhaustive(("full", 1), ("probe", 6), ("lora", 1), ("lora", 6))],
 )
 def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, straight, tmp_path):
     fitted, log, weights = straight(method=method, log_every=3)
@@ -646,6 +646,7 @@ def test_a_model_that_is_given_the_answer_is_perfect_on_the_quickstart_data():
     assert wrong["roc_auc"] < 0.6
 
 
+@pytest.mark.exhaustive
 def test_a_run_states_how_long_it_waits_for_data(data, tmp_path, monkeypatch, caplog):
     loop = build_trainer(data, tmp_path, method="probe", log_every=1)
     read_step = loop.steps.reader.read_step
@@ -681,6 +682,7 @@ class DeviceReads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.exhaustive
 def test_an_epoch_reads_the_device_once_a_step_and_once_a_line(data, tmp_path, monkeypatch):
     """Losses stay on the device until a line of the log is written."""
     loop = build_trainer(data, tmp_path, log_every=1000)

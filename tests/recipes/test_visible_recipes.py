@@ -45,15 +45,17 @@ def manifest(task: str, folder: Path) -> Path:
         ("tagging", {"task.ignore_unknown_labels": "true"}),
         *exhaustive(("tagging", {"task.ignore_unknown_labels": "true", "tuning.method": "lora"})),
         ("beats", {"tuning.method": "full"}),
-        (
-            "separation",
-            {
-                "task.stems": "[drums, bass, chords, melody]",
-                "task.sample_rate": 24000,
-                "task.num_channels": 1,
-            },
-        ),
         ("pretrain", {"pretrain.num_target_layers": 2, "pretrain.mask_span_frames": 4}),
+        *exhaustive(
+            (
+                "separation",
+                {
+                    "task.stems": "[drums, bass, chords, melody]",
+                    "task.sample_rate": 24000,
+                    "task.num_channels": 1,
+                },
+            ),
+        ),
     ],
 )
 def test_recipe_and_command_give_the_same_metrics(task, options, tmp_path, monkeypatch):

@@ -2,23 +2,16 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-
-COMMAND = "from m2v_finetune.cli import main; main()"
+from support.forked import run_forked
 
 
 def check(source: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", COMMAND, "data", "check", str(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_forked(["m2v", "data", "check", source])
 
 
 def write(path: Path, number: int = 0) -> None:

@@ -54,13 +54,13 @@ def is_picture(path):
     "kind",
     [
         pytest.param("half a formula", marks=pytest.mark.exhaustive),
-        "no formula",
+        pytest.param("no formula", marks=pytest.mark.exhaustive),
         pytest.param("an underline", marks=pytest.mark.exhaustive),
         "an emoji",
         pytest.param("one long word", marks=pytest.mark.exhaustive),
         pytest.param("two lines", marks=pytest.mark.exhaustive),
         "control characters",
-        "bytes that are no UTF-8",
+        pytest.param("bytes that are no UTF-8", marks=pytest.mark.exhaustive),
         "nothing",
     ],
 )

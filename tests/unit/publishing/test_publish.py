@@ -7,6 +7,7 @@ import os
 import pytest
 from finished_runs import finished_run
 from huggingface_hub import ModelCard
+from support.matrix import exhaustive
 
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import (
@@ -98,14 +99,16 @@ FAILURES = {
     ("failing", "error"),
     [
         ("a picture of the task", StopIteration()),
-        ("a picture of the task", MemoryError()),
-        ("the picture of layers", ValueError("Image size of 960x90000 pixels is too large")),
         ("the picture of training", KeyError("loss")),
         ("the card", KeyError("num_positive")),
-        ("the card", MemoryError()),
         ("writing the card", OSError(28, "No space left on device")),
-        ("the report", KeyError("warnings")),
         ("the report", MemoryError()),
+        *exhaustive(
+            ("a picture of the task", MemoryError()),
+            ("the picture of layers", ValueError("Image size of 960x90000 pixels is too large")),
+            ("the card", MemoryError()),
+            ("the report", KeyError("warnings")),
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
