@@ -23,8 +23,8 @@ fast: $(VENV)/.development
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/unit
 
-# What `test` leaves out: the composer, and the music, notes and voices that ship, to be run where scripts/ or a
-# quickstart's data change; and all formats, lengths and orders of audio, where reading audio changes.
+# What `test` leaves out: data that ships, whole programs that run several times, and members of matrices that repeat a
+# path. CONTRIBUTING.md has the parts, and when to run them.
 exhaustive: $(VENV)/.development
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m exhaustive
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from m2v_finetune.audio.frames import FrameGrid
 
 Pooling = Literal["mean", "mean_std", "attention"]
-Kind = Literal["mlp", "linear", "logistic", "ridge"]
+Kind = Literal["linear", "mlp", "logistic", "ridge"]
 STANDARD_DEVIATION_EPSILON = 1e-5
 
 
@@ -92,7 +92,7 @@ class ClipHead(Head):
         input_size: Feature dimension of a frame.
         num_outputs: Number of logits.
         pooling: Pooling over frames, ``mean``, ``mean_std`` or ``attention``.
-        kind: Kind of layers, ``mlp`` or ``linear``; ``logistic`` and ``ridge`` are linear.
+        kind: Kind of layers, ``linear`` or ``mlp``; ``logistic`` and ``ridge`` are linear.
         hidden_size: Size of the MLP's hidden layer.
         dropout: Dropout probability before each linear layer.
         standardize: Whether the pooled vector is standardised before the layers.
@@ -107,7 +107,7 @@ class ClipHead(Head):
         input_size: int,
         num_outputs: int,
         pooling: Pooling = "mean",
-        kind: Kind = "mlp",
+        kind: Kind = "linear",
         hidden_size: int = 512,
         dropout: float = 0.2,
         standardize: bool = False,
@@ -170,7 +170,7 @@ class FrameHead(Head):
         *,
         input_size: int,
         num_outputs: int,
-        kind: Kind = "mlp",
+        kind: Kind = "linear",
         hidden_size: int = 512,
         dropout: float = 0.2,
         prior: float | None = None,
@@ -310,7 +310,7 @@ class MaskHead(Head):
         """Return masks for `apply_masks`."""
         # log(1 + x): a full-scale sine has a magnitude of n_fft / 4 here, silence has 0.
         magnitudes = spectrum.abs().log1p().movedim(-1, 1).flatten(2)
-        at_columns = self._at_columns(features, spectrum.shape[-1])
+        at_columns = self.at_columns(features, spectrum.shape[-1])
         states = self.project_features(at_columns) + self.project_spectrum(magnitudes)
         states = self.norm(states).tanh()
         states = states + self.gru(self.dropout(states))[0]
@@ -319,7 +319,7 @@ class MaskHead(Head):
         masks: Tensor = logits.softmax(dim=2).movedim(1, -1)
         return masks
 
-    def _at_columns(self, features: Tensor, num_columns: int) -> Tensor:
+    def at_columns(self, features: Tensor, num_columns: int) -> Tensor:
         """Interpolate frames (batch, frames, hidden_size) linearly to the times of the spectrogram.
 
         Columns before the first frame's centre, or after the last one's, copy that frame.

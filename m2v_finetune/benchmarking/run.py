@@ -259,7 +259,7 @@ def _run(
             num_workers=protocol.num_workers,
         ),
         backbone=BackboneConfig() if vectors else BackboneConfig(source=settings.backbone),
-        head=HeadConfig(standardize=False),  # as the published probes
+        head=HeadConfig(kind="mlp", standardize=False),  # as the published probes
         optimizer=OptimizerConfig(learning_rate=learning_rate),
         training=TrainingConfig(
             epochs=protocol.epochs or row.epochs,

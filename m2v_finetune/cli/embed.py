@@ -82,11 +82,11 @@ def _embed(arguments: argparse.Namespace) -> None:
         )
     found = read_sources(arguments, arguments.sources)
     options = {name: getattr(arguments, name) for name in EMBEDDING_OPTIONS}
-    build = partial(_build, arguments.network, options)
+    build = partial(build_embeddings, arguments.network, options)
     write_table(arguments, build, found, format=arguments.format)
 
 
-def _build(source: str, options: dict[str, Any]) -> "Embeddings":
+def build_embeddings(source: str, options: dict[str, Any]) -> "Embeddings":
     """Return what a table has, with the network on the device of this machine."""
     import torch
 

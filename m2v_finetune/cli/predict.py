@@ -206,13 +206,15 @@ def _write_table(
             code="catalogue-option",
         )
     found = read_sources(arguments, sources)
-    build = partial(_build, sources_of_models, arguments)
+    build = partial(build_predictions, sources_of_models, arguments)
     predictions = write_table(arguments, build, found, format=arguments.format or "parquet")
     for one in predictions.models:
         _warn_of_constant_outputs(one.model, one.variation, num_tracks=one.num_tracks)
 
 
-def _build(sources_of_models: Sequence[str], arguments: argparse.Namespace) -> "Predictions":
+def build_predictions(
+    sources_of_models: Sequence[str], arguments: argparse.Namespace
+) -> "Predictions":
     """Return what a table has, with the models on the device of this machine."""
     from m2v_finetune.catalogue.predictions import NamedModel, Predictions, model_name
 

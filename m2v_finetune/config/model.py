@@ -84,11 +84,12 @@ class HeadConfig:
     Args:
         pooling: Pooling of a window's frames into one vector: ``mean``, ``mean_std`` (mean and standard
             deviation), or ``attention`` (a trained weighted mean).
-        kind: Network of the head. ``mlp`` has one hidden layer, as the published probes; ``linear`` has
-            none. ``logistic`` (classes and tags) and ``ridge`` (numbers) are linear too, but scikit-learn
-            solves them on the features of a frozen backbone, in seconds, with the penalty that is best on
-            validation; optimizer and epochs have no effect. Choose them for few labelled tracks.
-        hidden_size: Size of the hidden layer of ``mlp``.
+        kind: Network of the head. ``linear`` has one layer, and can be exported to transformers; ``mlp`` has
+            a hidden layer too, as the published probes. ``logistic`` (classes and tags) and ``ridge``
+            (numbers) are linear, but scikit-learn solves them on the features of a frozen backbone, in
+            seconds, with the penalty that is best on validation; optimizer and epochs have no effect. Choose
+            them for few labelled tracks.
+        hidden_size: Size of the hidden layer of ``mlp``, and of the head of separation.
         dropout: Dropout probability before each linear layer.
         standardize: Whether each input feature of the head is standardised to mean 0 and standard
             deviation 1 over the training windows, measured in one pass before training. Features of a
@@ -96,7 +97,7 @@ class HeadConfig:
     """
 
     pooling: Literal["mean", "mean_std", "attention"] = "mean"
-    kind: Literal["mlp", "linear", "logistic", "ridge"] = "mlp"
+    kind: Literal["linear", "mlp", "logistic", "ridge"] = "linear"
     hidden_size: int = 512
     dropout: float = 0.2
     standardize: bool = True
@@ -105,6 +106,15 @@ class HeadConfig:
         """Check ranges."""
         at_least("head.hidden_size", self.hidden_size, 1)
         in_range("head.dropout", self.dropout, 0.0, 1.0)
+
+    def require_hidden_layer(self) -> None:
+        """Raise `UserError` if the size of a hidden layer is set, and the head has none."""
+        if self.kind != "mlp" and self.hidden_size != HeadConfig.hidden_size:
+            raise UserError(
+                f"head.hidden_size is {self.hidden_size}, but head.kind {self.kind} has no hidden layer. Set "
+                "head.kind to mlp, or remove head.hidden_size.",
+                code="head-unsupported-setting",
+            )
 
     @property
     def is_solved(self) -> bool:

@@ -88,7 +88,7 @@ def track_beats(
     # Silence as long as a beat, so that the first beat starts in the track and not before it.
     silence = _beat_steps(int(intervals[-1]))
     beats = []
-    for start, interval in _best_beats(np.pad(fine, (silence, 0)), intervals):
+    for start, interval in best_beats(np.pad(fine, (silence, 0)), intervals):
         # The beat is at the peak in the first part of its interval.
         low, end = start - silence, start - silence + _beat_steps(interval)
         if end > 0:
@@ -161,7 +161,7 @@ def _beat_steps(interval: int) -> int:
     return math.ceil(interval / BEAT_PARTS)
 
 
-def _best_beats(
+def best_beats(
     probabilities: NDArray[np.float64], intervals: NDArray[np.intp]
 ) -> list[tuple[int, int]]:
     """Return (start step, interval) of each beat on the best path, in order.

@@ -45,7 +45,7 @@ def smaller_settings(
     """Yield the changes whose peak for a batch of one window is below ``before``."""
     for setting, change in _settings(config, machine).items():
         try:
-            peak = _one_window_bytes(change(config), task, machine)
+            peak = one_window_bytes(change(config), task, machine)
         except UserError:  # too few layers for the method, or windows too short for the network
             continue
         if peak < before:
@@ -72,11 +72,11 @@ def combine_changes(
     settings = _settings(config, machine)
     for setting in chosen.values():
         config = settings[setting](config)
-    peak = _one_window_bytes(config, task, machine)
+    peak = one_window_bytes(config, task, machine)
     return Change(setting=" ".join(chosen.values()), peak_bytes=peak, saved_bytes=before - peak)
 
 
-def _one_window_bytes(config: AnyRecipeConfig, task: Task | None, machine: Machine) -> int:
+def one_window_bytes(config: AnyRecipeConfig, task: Task | None, machine: Machine) -> int:
     """Return the peak of a step with batches of one window."""
     training = config.training
     accumulation = training.per_device_batch_size * training.gradient_accumulation_steps

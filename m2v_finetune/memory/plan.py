@@ -164,7 +164,7 @@ def plan_run(
     combined: Change | None = None
     eval_batch_size = config.training.eval_batch_size
     if memory_bytes is not None:
-        chosen = _largest(memory, splits, configured, memory_bytes)
+        chosen = largest_split(memory, splits, configured, memory_bytes)
         if chosen is None:
             smallest = memory.peak(splits[-1])
             before = sum(smallest.values())
@@ -226,7 +226,7 @@ def _splits(configured: Split) -> Iterator[Split]:
         yield Split(batch_size=size, accumulation=total // size)
 
 
-def _largest(
+def largest_split(
     memory: RunMemory, splits: Sequence[Split], configured: Split, memory_bytes: int
 ) -> Split | None:
     """Return the split with the largest batch that fits, or None.

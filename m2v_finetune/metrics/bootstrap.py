@@ -127,7 +127,7 @@ def bootstrap_intervals(
     reference_array, score_array = check_references_and_scores(references, scores)
     num_tracks = len(reference_array)
     rankings = [
-        _rank(label_references, label_scores)
+        rank_scores(label_references, label_scores)
         for label_references, label_scores in zip(reference_array.T, score_array.T, strict=True)
         if 0 < label_references.sum() < num_tracks
     ]
@@ -161,7 +161,7 @@ def macro_statistics(references: ArrayLike, scores: ArrayLike) -> dict[str, Stat
     """
     arrays = check_references_and_scores(references, scores)
     rankings = [
-        _rank(*columns)
+        rank_scores(*columns)
         for columns in zip(*(array.T for array in arrays), strict=True)
         if 0 < columns[0].sum() < len(columns[0])
     ]
@@ -190,7 +190,7 @@ def _refuse(values: NDArray[np.float64], *, bad: NDArray[np.bool_], name: str, l
         )
 
 
-def _rank(references: NDArray[np.bool_], scores: NDArray[np.float64]) -> _Ranking:
+def rank_scores(references: NDArray[np.bool_], scores: NDArray[np.float64]) -> _Ranking:
     """Sort the tracks of one label, (tracks,) each; both classes must occur."""
     order = np.argsort(-scores, kind="stable")
     sorted_scores = scores[order]
@@ -232,7 +232,7 @@ def _macro_values(
     average_precision_sum = np.zeros(num_resamples)
     num_defined = np.zeros(num_resamples)
     for ranking in rankings:
-        roc_auc, average_precision, is_defined = _label_values(ranking, counts)
+        roc_auc, average_precision, is_defined = label_values(ranking, counts)
         roc_auc_sum += np.where(is_defined, roc_auc, 0.0)
         average_precision_sum += np.where(is_defined, average_precision, 0.0)
         num_defined += is_defined
@@ -240,7 +240,7 @@ def _macro_values(
     return roc_auc_sum / num_labels, average_precision_sum / num_labels
 
 
-def _label_values(
+def label_values(
     ranking: _Ranking, counts: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """ROC-AUC and average precision of one label in each resample.

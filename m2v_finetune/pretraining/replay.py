@@ -67,7 +67,7 @@ class ReplayedWindows(Dataset[tuple[Tensor, ...]]):
         """Return the track of an item in an epoch."""
         if index < len(self.own):
             return self.own.track_of(index, epoch)
-        turn, item = self._replayed_item(epoch, index)
+        turn, item = self.replayed_item(epoch, index)
         return self.replayed.track_of(item, turn)
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -75,9 +75,9 @@ class ReplayedWindows(Dataset[tuple[Tensor, ...]]):
         epoch, index = position
         if index < len(self.own):
             return self.own[position]
-        return self.replayed[self._replayed_item(epoch, index)]
+        return self.replayed[self.replayed_item(epoch, index)]
 
-    def _replayed_item(self, epoch: int, index: int) -> tuple[int, int]:
+    def replayed_item(self, epoch: int, index: int) -> tuple[int, int]:
         """Return the turn over all replayed windows, and the number in it, of an item."""
         number = epoch * self.num_replayed + index - len(self.own)
         turn, offset = divmod(number, len(self.replayed))

@@ -80,7 +80,12 @@ class ClipTask(ABC):
         """Return the targets of any window of a track, after the label transform of augmentation."""
 
     def build_head(self, config: HeadConfig, *, hidden_size: int, grid: FrameGrid) -> Head:
-        """Return a head with one output vector for each window."""
+        """Return a head with one output vector for each window.
+
+        Raises:
+            UserError: A size is set of a hidden layer that the head does not have.
+        """
+        config.require_hidden_layer()
         return ClipHead(
             input_size=hidden_size,
             num_outputs=self.num_outputs,

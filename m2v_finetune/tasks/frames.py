@@ -210,6 +210,7 @@ class FrameTask(ABC):
                 "linear or mlp.",
                 code="head-unsupported-setting",
             )
+        config.require_hidden_layer()
         return FrameHead(
             input_size=hidden_size,
             num_outputs=self.num_outputs,

@@ -132,7 +132,7 @@ def _advice(facts: RunFacts, has_stopped_too_early: bool) -> str:
     if facts.is_solved:
         advice += [
             "add training tracks (`m2v curve` estimates their effect)",
-            "set tuning.method to lora and head.kind to mlp, which trains the backbone too",
+            "set tuning.method to lora and head.kind to linear, which trains the backbone too",
         ]
     elif facts.tuning.method == "probe":
         if not facts.head.standardize:

@@ -225,11 +225,11 @@ def describe(
         row("memory", trainer.plan.summary())
     row(
         "cost",
-        f"{len(PENALTIES)} penalties, on {accelerator.device} in {_precision_note(accelerator)}"
+        f"{len(PENALTIES)} penalties, on {accelerator.device} in {precision_note(accelerator)}"
         if is_solved
         else f"at most {config.training.epochs} epochs of {batches.steps_per_epoch} steps = "
         f"{trainer.total_steps} steps, on {accelerator.device} in "
-        f"{_precision_note(accelerator)}"
+        f"{precision_note(accelerator)}"
         f"{_threads_note(trainer)}"
         f"{', layers compiled' if config.training.compile else ''}"
         f", with {config.optimizer.name}; "
@@ -274,7 +274,7 @@ def describe_pretraining(
         **({} if trainer.plan is None else {"memory": trainer.plan.summary()}),
         "cost": f"{config.training.epochs} epochs of {batches.steps_per_epoch} steps = "
         f"{trainer.total_steps} steps, on {accelerator.device} in "
-        f"{_precision_note(accelerator)}{_threads_note(trainer)}; "
+        f"{precision_note(accelerator)}{_threads_note(trainer)}; "
         f"up to {needed_bytes / 1e6:,.0f} MB on disk",
         "run folder": str(trainer.run.folder.path),
     }
@@ -314,7 +314,7 @@ def _weights_note(source: str) -> str:
     return "RANDOM WEIGHTS, a demonstration; " if source.startswith("random") else ""
 
 
-def _precision_note(accelerator: Accelerator) -> str:
+def precision_note(accelerator: Accelerator) -> str:
     """Return the precision of a run, on a CPU with the reason of ``auto``."""
     name = "float32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     if accelerator.device.type != "cpu":

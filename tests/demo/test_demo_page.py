@@ -97,7 +97,7 @@ def fetched_sound(address: str) -> tuple[np.ndarray, int]:
         return soundfile.read(io.BytesIO(reply.read()), always_2d=True)
 
 
-@pytest.mark.parametrize("name", [*SHOWN_TASKS[:2], *exhaustive(*SHOWN_TASKS[2:])])
+@pytest.mark.parametrize("name", [SHOWN_TASKS[0], *exhaustive(*SHOWN_TASKS[1:])])
 def test_the_page_shows_what_predict_returns(
     name: str, folder: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:

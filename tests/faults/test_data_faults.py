@@ -240,13 +240,13 @@ def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
     stopped = build_trainer(music, tmp_path / "stopped", on_bad_track="skip")
     for path in whole:
         path.write_bytes(b"RIFF")
-    step = stopped._train_step
+    take = stopped.steps.take
 
-    def step_and_ask(batches):
-        stopped.stop.arrived = stopped.progress.step == 4
-        return step(batches)
+    def take_and_ask(batches, *, number, **others):
+        stopped.stop.arrived = number == 5
+        return take(batches, number=number, **others)
 
-    stopped._train_step = step_and_ask
+    stopped.steps.take = take_and_ask
     with pytest.raises(Exception, match="Stopped after step 5 of 8"):
         stopped.fit()
     resumed = build_trainer(music, tmp_path / "stopped", on_bad_track="skip")

@@ -36,11 +36,11 @@ from m2v_finetune.config import (
 )
 from m2v_finetune.data.loader import Window
 from m2v_finetune.memory import counted_step
-from m2v_finetune.memory.changes import _one_window_bytes
+from m2v_finetune.memory.changes import one_window_bytes
 from m2v_finetune.memory.counted_step import CountedRun, Machine
 from m2v_finetune.memory.counting import LimitExceededError, StorageRecorder
 from m2v_finetune.memory.gpu import CUBLAS_WORKSPACE_BYTES, FLOAT32_FUNCTIONS, GpuKernels
-from m2v_finetune.memory.plan import _largest, plan_run, planned_training
+from m2v_finetune.memory.plan import largest_split, plan_run, planned_training
 from m2v_finetune.memory.run_memory import RunMemory, Split, fits, spare_bytes
 from m2v_finetune.model import TaskModel
 from m2v_finetune.parsing import parse_recipe, recipe_config
@@ -448,6 +448,7 @@ def test_the_plan_holds_for_pretraining(
     assert_planned(config, None)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("method", ["lora", *exhaustive("full")])
 def test_the_plan_of_a_gpu_counts_the_position_bias_of_conformers(method, networks):
     """Attention with a bias makes a matrix (heads, frames, frames) for each window and layer."""
@@ -587,7 +588,7 @@ def test_no_larger_batch_would_fit():
     assert peaks[-2] - peaks[-1] < (peaks[0] - peaks[1]) / 16
     for configured in (splits[0], splits[-1]):
         for split, peak in zip(splits, peaks, strict=True):
-            assert _largest(memory, splits, configured, memory_bytes=room(peak)) == split
+            assert largest_split(memory, splits, configured, memory_bytes=room(peak)) == split
 
 
 def test_a_gpu_is_planned_as_a_gpu():
@@ -648,11 +649,11 @@ def test_what_is_advised_can_be_followed(words, monkeypatch):
     counted = []
 
     def count(config, task, machine):
-        peak = _one_window_bytes(config, task, machine)
+        peak = one_window_bytes(config, task, machine)
         counted.append((config, peak))
         return peak
 
-    monkeypatch.setattr("m2v_finetune.memory.changes._one_window_bytes", count)
+    monkeypatch.setattr("m2v_finetune.memory.changes.one_window_bytes", count)
     given = ["--data.source", "none", "--data.window_seconds", "0.5", "--backbone.source"]
     given += ["random-small", "--training.per_device_batch_size", "2", *words.split()]
 

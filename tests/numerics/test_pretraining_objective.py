@@ -18,7 +18,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.pretraining.data2vec.model import Data2vecModel, window_losses
-from m2v_finetune.pretraining.data2vec.teacher import _outputs_of, ema_decay, instance_normalize
+from m2v_finetune.pretraining.data2vec.teacher import ema_decay, instance_normalize, outputs_of
 from m2v_finetune.pretraining.masking import span_mask
 from m2v_finetune.pretraining.windows import MaskedWindows
 
@@ -115,7 +115,7 @@ def test_predictions_and_targets(architecture, averages, num_layers):
                 parameter.add_(0.05 * torch.randn_like(parameter))
     waveforms, masks = draw_batch(model)
     layers = model.teacher.backbone.network.encoder.layers
-    with _outputs_of([layer.feed_forward for layer in layers]) as blocks:
+    with outputs_of([layer.feed_forward for layer in layers]) as blocks:
         predictions, targets = model(waveforms, masks)
 
     centred = waveforms - waveforms.mean(dim=1, keepdim=True)
@@ -154,7 +154,7 @@ def test_every_family_is_pretrained(name, tmp_path):
     ]
     assert len(last_blocks) == LAYERS
     with torch.no_grad():
-        with _outputs_of(last_blocks) as blocks:
+        with outputs_of(last_blocks) as blocks:
             reference(input_values)
         last = reference(input_values, mask_time_indices=masks).last_hidden_state
         torch.testing.assert_close(outputs[0], model.head(last), rtol=0, atol=1e-5)

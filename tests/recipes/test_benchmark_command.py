@@ -213,6 +213,7 @@ def test_what_is_skipped_and_why(root, tmp_path, capsys):
         run_benchmark(settings(root, tmp_path, tasks=("jazz",)), **SMALL)
 
 
+@pytest.mark.exhaustive
 def test_a_row_on_vectors(tmp_path):
     """The truth is in the vectors, so the probe finds it; no audio is there."""
     folder = tmp_path / "representations" / "emomusic" / "jukebox"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from support.matrix import exhaustive
 from support.messages import raises
 from support.processes import run_ranks
+from support.runs import signal_at_step
 
 from m2v_finetune import backbones
 from m2v_finetune.audio.frames import FrameGrid
@@ -48,7 +49,6 @@ from m2v_finetune.tasks.key import Key, KeyConfig
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.feature_cache import plan_cache
 from m2v_finetune.training.run_tracks import training_windows
-from m2v_finetune.training.trainer import Trainer
 
 NUM_TRACKS = {"train": 6, "validation": 3, "test": 2}
 TASKS = {
@@ -431,14 +431,8 @@ def test_what_is_damaged_is_named_and_computed_again(damage, recipe, computed, c
 
 def test_a_run_that_resumes_ends_as_the_one_that_was_not_stopped(recipe, monkeypatch):
     straight = recipe("straight")
-    step = Trainer._train_step
-
-    def step_and_signal(loop, batches):
-        loop.stop.arrived = loop.progress.step + 1 == 3
-        return step(loop, batches)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", step_and_signal)
+        signal_at_step(patch, 3)
         with pytest.raises(Stopped, match="Stopped after step 3 of 6"):
             recipe("stopped")
     assert recipe("stopped", resume=True) == straight

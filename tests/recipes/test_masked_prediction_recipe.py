@@ -9,7 +9,7 @@ import torch
 import yaml
 from support.matrix import exhaustive
 from support.messages import raises
-from support.runs import read_metrics, reset_accelerate
+from support.runs import read_metrics, reset_accelerate, signal_at_step
 
 from m2v_finetune import runs
 from m2v_finetune.backbones import load_backbone
@@ -19,7 +19,6 @@ from m2v_finetune.errors import Stopped
 from m2v_finetune.pretraining.masked_prediction import labels as labels_module
 from m2v_finetune.settings import read_config
 from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
-from m2v_finetune.training.trainer import Trainer
 
 ARCHITECTURE = {
     "model_type": "hubert",
@@ -106,17 +105,6 @@ def load_trained(folder):
     return torch.load(last / STATE_FILE, weights_only=True)["trained"]
 
 
-def stop_after(monkeypatch, step):
-    take = Trainer._train_step
-
-    def step_and_signal(loop, batches):
-        result = take(loop, batches)
-        loop.stop.arrived = loop.progress.step + 1 == step
-        return result
-
-    monkeypatch.setattr(Trainer, "_train_step", step_and_signal)
-
-
 def test_from_an_architecture_to_a_backbone(pretrain, architecture, music):
     about = {"name": "general", "title": "Anybody's music", "licence": "CC-BY-SA-4.0"}
     (music / "general" / "dataset.json").write_text(json.dumps(about))
@@ -167,7 +155,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, steps, 
         "masked_prediction.mix_probability": 0.5,
     }
     _, straight = pretrain("straight", **settings)
-    stop_after(monkeypatch, steps)
+    signal_at_step(monkeypatch, steps)
     with pytest.raises(Stopped):
         pretrain("stopped", **settings)
     monkeypatch.undo()
@@ -202,7 +190,7 @@ def test_a_checkpoint_of_mert_starts_and_resumes(
         "masked_prediction.freeze_backbone_steps": 2,
         "run.checkpoint_every_steps": 1,
     }
-    stop_after(monkeypatch, 2)
+    signal_at_step(monkeypatch, 2)
     with pytest.raises(Stopped):
         pretrain("run", **settings)
     monkeypatch.undo()
@@ -229,7 +217,7 @@ def test_labels_before_a_run(words, architecture, cache, tmp_path, capsys, monke
         call(["pretrain-labels", "--output", str(output), *settings])
     # The run computes nothing.
     monkeypatch.setattr(labels_module, "fit_clusters", None)
-    monkeypatch.setattr(labels_module, "_labels_of", None)
+    monkeypatch.setattr(labels_module, "labels_of", None)
     reset_accelerate()
     config = read_config("pretrain", [*settings, "--training.epochs=1"])
     assert runs.pretrain(config)["num_steps"] == 4

@@ -11,7 +11,7 @@ import torch
 import yaml
 from support.matrix import exhaustive
 from support.messages import raises
-from support.runs import read_metrics, reset_accelerate
+from support.runs import read_metrics, reset_accelerate, signal_at_step
 
 from m2v_finetune import runs
 from m2v_finetune.backbones import load_backbone
@@ -20,7 +20,6 @@ from m2v_finetune.settings import read_config
 from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
 from m2v_finetune.training.objective import PretrainingObjective
 from m2v_finetune.training.step_policy import StepPolicy
-from m2v_finetune.training.trainer import Trainer
 
 ARCHITECTURE = {
     "model_type": "data2vec-audio",
@@ -169,14 +168,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, stop_af
     settings = {"backbone.architecture": architecture}
     _, straight = pretrain("straight", **settings)
 
-    take = Trainer._train_step
-
-    def step_and_signal(loop, batches):
-        result = take(loop, batches)
-        loop.stop.arrived = loop.progress.step + 1 == stop_after
-        return result
-
-    monkeypatch.setattr(Trainer, "_train_step", step_and_signal)
+    signal_at_step(monkeypatch, stop_after)
     with pytest.raises(Stopped):
         pretrain("stopped", **settings)
     monkeypatch.undo()
@@ -240,22 +232,22 @@ def test_the_teacher_is_updated_by_steps_that_changed_the_student(
 ):
     """Its decay is that of the number of changes; a step that is skipped moves nothing."""
     counted, teachers = [], []
-    end_step, take_step = PretrainingObjective.end_step, StepPolicy._take_step
+    end_step, take_step = PretrainingObjective.end_step, StepPolicy.take
 
     def count(objective, num_updates):
         counted.append(num_updates)
         end_step(objective, num_updates)
 
-    def skip_the_third(steps, batches, num_batches, *, number):
+    def skip_the_third(steps, batches, **others):
         if len(teachers) == 2:
             steps.model.backbone.network.masked_spec_embed.register_hook(
                 lambda gradient: gradient * (math.nan if len(teachers) == 3 else 1)
             )
         teachers.append(copy_of(steps.model.teacher))
-        return take_step(steps, batches, num_batches, number=number)
+        return take_step(steps, batches, **others)
 
     monkeypatch.setattr(PretrainingObjective, "end_step", count)
-    monkeypatch.setattr(StepPolicy, "_take_step", skip_the_third)
+    monkeypatch.setattr(StepPolicy, "take", skip_the_third)
     results, _ = pretrain(
         "run",
         **{

@@ -204,7 +204,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.exhaustive  # tests/distributed has the printed command of two processes
+@pytest.mark.exhaustive  # the test before takes the printed arguments
 @pytest.mark.parametrize("case", PROGRAMS)
 def test_the_printed_command_resumes_the_run(
     case, repository, small_manifest, tmp_path, monkeypatch

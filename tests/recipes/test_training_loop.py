@@ -148,14 +148,14 @@ def test_one_by_one_accumulated_equals_one_batch(method, data, tmp_path):
 
 def stop_after_step(loop, last):
     """Send a signal while this step is taken."""
-    step = loop._train_step
+    take = loop.steps.take
 
-    def step_and_signal(batches):
-        result = step(batches)
-        loop.stop.arrived = loop.progress.step + 1 == last
+    def take_and_signal(batches, *, number, **others):
+        result = take(batches, number=number, **others)
+        loop.stop.arrived = number == last
         return result
 
-    loop._train_step = step_and_signal
+    loop.steps.take = take_and_signal
 
 
 @pytest.mark.parametrize(
@@ -219,13 +219,13 @@ def test_checkpoints_within_an_epoch_and_the_last_ones_stay(data, tmp_path):
         data, tmp_path, method="probe", run={"checkpoint_every_steps": 3, "keep_checkpoints": 3}
     )
     saved = []
-    save = loop._save
+    save = loop.checkpoints.save
 
-    def save_and_look():
-        save()
+    def save_and_look(*arguments, **named):
+        save(*arguments, **named)
         saved.append(loop.checkpoint)
 
-    loop._save = save_and_look
+    loop.checkpoints.save = save_and_look
     loop.fit()
     assert [(path.name[:11], step_of(path)) for path in saved] == [
         ("epoch-00000", 3),
@@ -262,18 +262,19 @@ def test_a_finished_run_resumes_with_more_epochs(data, tmp_path, caplog):
 def test_a_disk_that_takes_no_more_stops_the_run_with_what_there_is(what, data, straight, tmp_path):
     fitted, log, _ = straight(method="probe")
     loop = build_trainer(data, tmp_path / "run", method="probe")
-    train = loop._train_epoch
+    take = loop.steps.take
     metrics, folder = loop.run.folder.metrics, loop.run.folder.checkpoints
 
-    def train_and_fill():
-        if loop.progress.epoch == 1 and what == "log":
+    def take_and_fill(batches, *, number, **others):
+        if number == 5 and what == "log":
             metrics.rename(tmp_path / "metrics")
             metrics.symlink_to("/dev/full")
-        train()
-        if loop.progress.epoch == 1 and what == "checkpoint":
+        result = take(batches, number=number, **others)
+        if number == 8 and what == "checkpoint":
             folder.rename(tmp_path / "checkpoints")
+        return result
 
-    loop._train_epoch = train_and_fill
+    loop.steps.take = take_and_fill
     with pytest.raises(UserError) as caught:
         loop.fit()
     message = str(caught.value)
@@ -431,24 +432,24 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(data, tmp_path, monkeypatc
     assert step_of(loop.checkpoint) == 7
     # What was learned before is kept, and a run that goes on may try as many steps again.
     kept = build_trainer(data, tmp_path, method="lora")
-    kept._resume()
-    assert (kept.progress.step, kept.progress.num_skipped_steps) == (7, 5)
-    assert kept.progress.skipped_in_a_row == 0
+    progress = kept.checkpoints.resume().progress
+    assert (progress.step, progress.num_skipped_steps) == (7, 5)
+    assert progress.skipped_in_a_row == 0
     for name, tensor in kept.model.trained_tensors().items():
         assert torch.equal(tensor, loop.model.trained_tensors()[name])
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == list(range(1, 8))
 
 
-def test_validation_that_is_not_finite_is_named(data, tmp_path):
+def test_validation_that_is_not_finite_is_named(data, tmp_path, monkeypatch):
     loop = build_trainer(data, tmp_path, method="probe")
-    train_epoch = loop._train_epoch
+    evaluate = TaskObjective.evaluate
 
-    def train_and_damage():
-        train_epoch()
+    def damage_and_evaluate(*arguments, **named):
         with torch.no_grad():
             loop.model.head.layers[-1].bias.fill_(torch.nan)
+        return evaluate(*arguments, **named)
 
-    loop._train_epoch = train_and_damage
+    monkeypatch.setattr(TaskObjective, "evaluate", damage_and_evaluate)
     with raises("training-not-finite", "validation tracks", "step 4", "There is no checkpoint yet"):
         loop.fit()
 

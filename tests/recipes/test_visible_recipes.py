@@ -44,9 +44,9 @@ def manifest(task: str, folder: Path) -> Path:
     [
         ("tagging", {"task.ignore_unknown_labels": "true"}),
         *exhaustive(("tagging", {"task.ignore_unknown_labels": "true", "tuning.method": "lora"})),
-        ("beats", {"tuning.method": "full"}),
         ("pretrain", {"pretrain.num_target_layers": 2, "pretrain.mask_span_frames": 4}),
         *exhaustive(
+            ("beats", {"tuning.method": "full"}),
             (
                 "separation",
                 {

@@ -1,10 +1,13 @@
 """Runs in this process: their loop, their log, and Accelerate's global state."""
 
 import json
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
@@ -20,6 +23,7 @@ from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.oom_retry import PlannedMemory
 from m2v_finetune.training.run import Run
 from m2v_finetune.training.run_folder import RunFolder
+from m2v_finetune.training.step_policy import StepPolicy
 from m2v_finetune.training.trainer import Trainer
 
 
@@ -27,6 +31,19 @@ def reset_accelerate() -> None:
     """Forget Accelerate's global state, as in a new process."""
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
+
+
+def signal_at_step(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Send this process SIGTERM, as a cluster does, when a run has taken this step."""
+    take = StepPolicy.take
+
+    def take_and_signal(steps: StepPolicy, *arguments: Any, number: int, **others: Any) -> Any:
+        result = take(steps, *arguments, number=number, **others)
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    patch.setattr(StepPolicy, "take", take_and_signal)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from support.models import SAMPLES, build_tagger
 from m2v_finetune import cli, cpu_precision
 from m2v_finetune.catalogue.predictions import NamedModel, Predictions
 from m2v_finetune.cpu_precision import bfloat16_units, inference_precision
-from m2v_finetune.training.summary import _precision_note
+from m2v_finetune.training.summary import precision_note
 
 CPU = torch.device("cpu")
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "precision.json"
@@ -44,7 +44,7 @@ def test_units_decide_and_the_run_summary_names_them(units):
         ("bfloat16", "no-such-task", CPU, "bfloat16"),
     ):
         assert inference_precision(setting, task=task, device=device) == chosen
-    note = _precision_note(Accelerator(cpu=True))
+    note = precision_note(Accelerator(cpu=True))
     assert (bfloat16_units() or ["without units"])[0] in note
     assert "float32" in note
 

@@ -153,7 +153,7 @@ def test_features_are_interpolated_at_the_exact_times_of_the_spectrogram(sample_
     # Features that are linear in time interpolate to the time itself.
     features = torch.tensor(times, dtype=torch.float32)[None, :, None].expand(1, 49, 6)
     columns = sample_rate // 64 + 1
-    found = head._at_columns(features, columns)
+    found = head.at_columns(features, columns)
     expected = np.clip(np.arange(columns) * 64 / sample_rate, times[0], times[-1])
     assert found.shape == (1, columns, 6)
     np.testing.assert_allclose(found[0, :, 0].numpy(), expected, atol=1e-5)
@@ -162,7 +162,7 @@ def test_features_are_interpolated_at_the_exact_times_of_the_spectrogram(sample_
 def test_one_frame_is_enough():
     head = mask_head()
     features = torch.randn(1, 1, 6)
-    torch.testing.assert_close(head._at_columns(features, 3), features.expand(1, 3, 6))
+    torch.testing.assert_close(head.at_columns(features, 3), features.expand(1, 3, 6))
 
 
 def test_stems_do_not_depend_on_the_rest_of_the_batch():

@@ -108,7 +108,7 @@ class Teacher(nn.Module):
         Args:
             features: Output of the conv encoder, (batch, channels, frames), without masks.
         """
-        with _outputs_of(self._target_blocks) as outputs:
+        with outputs_of(self._target_blocks) as outputs:
             for _ in self.backbone.iterate_layers(self.backbone.project(features)):
                 pass
         total = torch.zeros_like(outputs[0], dtype=torch.float32)
@@ -118,7 +118,7 @@ class Teacher(nn.Module):
 
 
 @contextmanager
-def _outputs_of(modules: list[Any]) -> Iterator[list[Tensor]]:
+def outputs_of(modules: list[Any]) -> Iterator[list[Tensor]]:
     """Collect the outputs of modules while the context is open, in the order of their calls."""
     outputs: list[Tensor] = []
     handles = [

@@ -176,7 +176,7 @@ def label_tracks(
         try:
             path = folder / f"{_identity(checked, config.codes)}.npy"
             if not path.is_file():
-                labels = _labels_of(checked, config, clusters)
+                labels = labels_of(checked, config, clusters)
                 write_atomically(path, lambda unfinished: _save(unfinished, labels))  # noqa: B023
             paths[checked.track.id] = path
         except (UserError, FileNotFoundError) as error:
@@ -191,7 +191,7 @@ def labels_folder() -> Path:
     return data_cache_folder() / "labels"
 
 
-def _labels_of(checked: CheckedTrack, config: MaskedPredictionConfig, clusters: Clusters) -> Labels:
+def labels_of(checked: CheckedTrack, config: MaskedPredictionConfig, clusters: Clusters) -> Labels:
     """Return the labels of all frames of a track, (sets, frames)."""
     grid = clusters.grid
     num_frames = grid.num_frames(checked.audio.num_samples(grid.sample_rate))

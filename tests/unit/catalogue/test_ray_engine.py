@@ -16,7 +16,7 @@ from support.messages import raises
 from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.ray_engine import ShardActor, shards_of
 from m2v_finetune.catalogue.run import run_catalogue
-from m2v_finetune.cli.embed import _build
+from m2v_finetune.cli.embed import build_embeddings
 from m2v_finetune.data.values import printable
 
 OPTIONS = {"layer": 0, "pool": "track", "precision": "float16", "window_seconds": 0.1}
@@ -46,7 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def compute(items, output: Path, shard_tracks: int = 4, **options):
-    analysis = _build("random-small", OPTIONS)
+    analysis = build_embeddings("random-small", OPTIONS)
     return run_catalogue(
         analysis,
         items,
@@ -61,7 +61,12 @@ def compute(items, output: Path, shard_tracks: int = 4, **options):
 
 def actors(analysis, folder, plan, *, batch_size, num_workers, advance, build=None):
     """Give the shards to an actor as Ray does, with all that it gets as bytes."""
-    words = (build or partial(_build, "random-small", OPTIONS), folder, batch_size, num_workers)
+    words = (
+        build or partial(build_embeddings, "random-small", OPTIONS),
+        folder,
+        batch_size,
+        num_workers,
+    )
     actor = ShardActor(*pickle.loads(pickle.dumps(words)))
     for shard in shards_of(plan):
         batch = {"shard": np.array([shard["shard"]])}
@@ -84,7 +89,7 @@ def test_actors_write_the_shards_of_one_machine(music, tmp_path):
     assert 0 < again.num_computed < len(music)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     (tmp_path / "two" / "part-00001.parquet").unlink()
-    other = partial(_build, "random-small", OPTIONS | {"layer": 1})
+    other = partial(build_embeddings, "random-small", OPTIONS | {"layer": 1})
     with raises("ray-other-model"):
         compute(music, tmp_path / "two", engine=partial(actors, build=other))
 

@@ -172,7 +172,7 @@ def test_the_search_finds_the_best_path_of_the_whole_state_space(seed, monkeypat
         for step, state in enumerate(reversed(path))
         if states[state][1] == 0
     ]
-    assert module._best_beats(probabilities, intervals) == expected
+    assert module.best_beats(probabilities, intervals) == expected
     assert len(expected) > 3
 
 

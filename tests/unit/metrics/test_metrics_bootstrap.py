@@ -81,8 +81,8 @@ def test_any_weights_and_ties_equal_scikit_learn(tracks):
     weights = np.concatenate([weights, np.zeros(total, dtype=int)])
     weights[len(tracks)] = len(weights) - weights.sum()
 
-    ranking = bootstrap._rank(reference, levels.astype(float))
-    roc_auc, average_precision, is_defined = bootstrap._label_values(
+    ranking = bootstrap.rank_scores(reference, levels.astype(float))
+    roc_auc, average_precision, is_defined = bootstrap.label_values(
         ranking, weights[np.newaxis].astype(np.int32)
     )
 

@@ -137,7 +137,7 @@ def test_labels_are_the_nearest_centres_and_are_computed_once(tracks, cache, mon
         raise AssertionError("computed again")
 
     monkeypatch.setattr(labels_module, "fit_clusters", forbidden)
-    monkeypatch.setattr(labels_module, "_labels_of", forbidden)
+    monkeypatch.setattr(labels_module, "labels_of", forbidden)
     again = find_clusters(CONFIG, tracks[:3], grid=GRID, seed=0, show_progress=False)
     assert again.fingerprint == clusters.fingerprint
     assert label_tracks(CONFIG, tracks, again, show_progress=False).paths == labels.paths
@@ -324,7 +324,7 @@ def test_replayed_windows_are_a_share_and_take_turns(tracks, labels):
         for index in (0, 11):
             assert all(map(torch.equal, both[epoch, index], own[epoch, index]))
         for index in range(12, 15):
-            turn, item = both._replayed_item(epoch, index)
+            turn, item = both.replayed_item(epoch, index)
             assert all(map(torch.equal, both[epoch, index], general[turn, item]))
             seen.append((turn, item))
     assert sorted(seen) == [(turn, item) for turn in range(4) for item in range(3)]
