@@ -52,7 +52,7 @@ OTHER_METHODS = {
     "top_layers": 1e-3,
 }
 PUBLISHED_SIZE = "random-95m"
-BACKBONES = ("music2vec-small", PUBLISHED_SIZE)
+BACKBONES = ("filterbank-small", PUBLISHED_SIZE)
 NUM_VALIDATION = {60: 24, 300: 60, 3000: 96}
 NUM_TEST = 120
 VOICE_SEEDS = {"train": range(100, 121), "validation": range(121, 122), "test": range(122, 123)}

@@ -5,8 +5,12 @@ import pytest
 import scipy.signal
 import torch
 from support.frames import GRID
+from support.messages import raises
 
+from m2v_finetune.config import HeadConfig
 from m2v_finetune.heads import FrameHead, MaskHead
+from m2v_finetune.tasks.beats import BeatTracking
+from m2v_finetune.tasks.tagging import Tagging
 
 
 def mask_head(*, seed=0, num_stems=4, channels=2, sample_rate=8000, n_fft=256, **settings):
@@ -39,8 +43,23 @@ def test_every_frame_has_logits_of_its_own(kind, sizes):
 
 
 def test_dropout_is_where_it_is_documented():
-    head = FrameHead(input_size=6, num_outputs=3, dropout=0.3)
+    head = FrameHead(input_size=6, num_outputs=3, kind="mlp", dropout=0.3)
     assert [m.p for m in head.layers if isinstance(m, torch.nn.Dropout)] == [0.3, 0.3]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [Tagging(labels=("fast", "slow"), label_column="tags"), BeatTracking(label_column="beats")],
+    ids=["clips", "frames"],
+)
+def test_the_size_of_a_hidden_layer_that_there_is_not_is_refused(task):
+    for kind, sizes in (("mlp", [7, task.num_outputs]), ("linear", [task.num_outputs])):
+        config = HeadConfig(kind=kind, **({"hidden_size": 7} if kind == "mlp" else {}))
+        head = task.build_head(config, hidden_size=6, grid=GRID)
+        found = [one.out_features for one in head.layers if isinstance(one, torch.nn.Linear)]
+        assert found == sizes
+    with raises("head-unsupported-setting", "7", "linear", "mlp"):
+        task.build_head(HeadConfig(hidden_size=7), hidden_size=6, grid=GRID)
 
 
 def test_hidden_states_pass_through_as_they_come():
