@@ -3,10 +3,13 @@
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from m2v_finetune.threads import choose_threads, intra_op_threads
 
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -61,6 +64,55 @@ class MicroBatcher:
                 self.size,
             )
             free_memory()
+
+
+class ForwardPass:
+    """Forward pass of a network without gradients: on its device, with its threads, in batches that fit.
+
+    Prediction, embeddings and the feature cache compute with it.
+
+    Args:
+        network: Network that decides device and number of threads.
+        function: Function from tensors (batch, ...) on the device to one (batch, ...); windows are
+            independent.
+        autocast: Context of each call.
+        micro_batcher: Batch size that fits; a new one if None.
+        stays_on_device: Whether the output stays on the device, where it may not be computed yet.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        function: Callable[..., Tensor],
+        *,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        micro_batcher: MicroBatcher | None = None,
+        stays_on_device: bool = False,
+    ) -> None:
+        self.device = device_of(network)
+        self.num_threads = choose_threads(network)
+        self.function = function
+        self.autocast = autocast
+        self.micro_batcher = micro_batcher or MicroBatcher()
+        self.stays_on_device = stays_on_device
+
+    def __call__(self, *parts: Tensor) -> Tensor:
+        """Return the output of the function in float32.
+
+        Raises:
+            torch.OutOfMemoryError: A single window does not fit.
+        """
+        return self.micro_batcher.run(self._compute, parts)
+
+    def _compute(self, *parts: Tensor) -> Tensor:
+        with intra_op_threads(self.num_threads), torch.inference_mode(), self.autocast():
+            output = self.function(*(part.to(self.device, non_blocking=True) for part in parts))
+            return output.float() if self.stays_on_device else output.float().cpu()
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of a network; the CPU for one without weights, which ONNX Runtime runs."""
+    return next((one.device for one in network.parameters()), torch.device("cpu"))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 from m2v_finetune.audio.decode import inspect_audio, read_excerpt
 from m2v_finetune.audio.windows import pad_to_window, window_starts
 from m2v_finetune.errors import UserError
-from m2v_finetune.threads import choose_threads, intra_op_threads
+from m2v_finetune.micro_batching import ForwardPass
 
 if TYPE_CHECKING:
     from m2v_finetune.backbones.backbone import Backbone
@@ -56,8 +56,10 @@ def embed_file(
     backbone.check_window(window_samples)
     num_samples = inspect_audio(path).num_samples(rate)
     starts = window_starts(num_samples, window_samples, hop_samples)
-    device = next(backbone.parameters()).device
-    num_threads = choose_threads(backbone)
+    embed = ForwardPass(
+        backbone,
+        lambda waveforms: combine(backbone.iterate_hidden_states(backbone.prepare(waveforms))),
+    )
     rows = []
     for first in range(0, len(starts), batch_size):
         windows = [
@@ -72,10 +74,7 @@ def embed_file(
             )
             for start in starts[first : first + batch_size]
         ]
-        waveforms = torch.from_numpy(np.stack(windows)).to(device)
-        with intra_op_threads(num_threads), torch.inference_mode():
-            states = backbone.iterate_hidden_states(backbone.prepare(waveforms))
-            rows.append(combine(states).float().cpu().numpy())
+        rows.append(embed(torch.from_numpy(np.stack(windows))).numpy())
     embeddings = np.concatenate(rows)
     if not np.isfinite(embeddings).all():
         raise UserError(

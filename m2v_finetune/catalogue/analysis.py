@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -66,11 +65,6 @@ class Pass:
     layout: int
     network: nn.Module
     compute: Callable[[Tensor], list[Tensor]]
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the network; the CPU for one without weights, which ONNX Runtime runs."""
-        return next((one.device for one in self.network.parameters()), torch.device("cpu"))
 
 
 class Analysis(Protocol):

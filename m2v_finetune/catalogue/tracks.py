@@ -12,8 +12,7 @@ from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.stream import StreamBatch, WindowStream, as_checked, stream_loader
 from m2v_finetune.data.values import printable
 from m2v_finetune.data.workers import WorkerError, read_batches
-from m2v_finetune.micro_batching import MicroBatcher
-from m2v_finetune.threads import choose_threads, intra_op_threads
+from m2v_finetune.micro_batching import ForwardPass
 
 
 class TrackRows(NamedTuple):
@@ -106,28 +105,25 @@ def _stream_rows(
 
 
 class _Runner:
-    """A pass, with its device, threads, and batches that fit into memory."""
+    """A pass, whose outputs are computed as one tensor."""
 
     def __init__(self, one_pass: Pass) -> None:
         self.one_pass = one_pass
-        self.device = one_pass.device
-        self.num_threads = choose_threads(one_pass.network)
-        self.micro_batcher = MicroBatcher()
+        self.forward = ForwardPass(one_pass.network, self._side_by_side, stays_on_device=True)
         self.shapes: list[torch.Size] = []
 
     def start(self, waveforms: Tensor) -> list[Tensor]:
         """Return the outputs for a batch, on the device, where they may not be computed yet."""
-        flat = self.micro_batcher.run(self._compute, [waveforms])
+        flat = self.forward(waveforms)
         sizes = [shape.numel() for shape in self.shapes]
         parts = flat.split(sizes, dim=1)  # type: ignore[no-untyped-call]
         return [part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
-    def _compute(self, waveforms: Tensor) -> Tensor:
-        """Return all outputs of windows side by side, (batch, numbers), for the micro-batcher."""
-        with intra_op_threads(self.num_threads), torch.inference_mode():
-            outputs = self.one_pass.compute(waveforms.to(self.device, non_blocking=True))
-            self.shapes = [output.shape[1:] for output in outputs]
-            return torch.cat([output.float().flatten(1) for output in outputs], dim=1)
+    def _side_by_side(self, waveforms: Tensor) -> Tensor:
+        """Return all outputs of windows side by side, (batch, numbers)."""
+        outputs = self.one_pass.compute(waveforms)
+        self.shapes = [output.shape[1:] for output in outputs]
+        return torch.cat([output.float().flatten(1) for output in outputs], dim=1)
 
 
 class _OpenTracks:

@@ -113,6 +113,7 @@ def write_table(
 
     from m2v_finetune.catalogue.run import SHARD_TRACKS, run_catalogue
     from m2v_finetune.catalogue.stores import is_url
+    from m2v_finetune.micro_batching import device_of
     from m2v_finetune.training.signals import stop_on_signals
 
     output = arguments.output if is_url(arguments.output) else Path(arguments.output)
@@ -122,7 +123,7 @@ def write_table(
 
         engine = RayEngine(build=build, cluster=connect(num_workers))
     analysis = build()
-    on_gpu = any(one.device.type == "cuda" for one in analysis.passes)
+    on_gpu = any(device_of(one.network).type == "cuda" for one in analysis.passes)
     if engine is not None:
         on_gpu = engine.cluster.gpus_per_actor > 0
     with stop_on_signals(lambda: ""):

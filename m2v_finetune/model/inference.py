@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -23,8 +22,8 @@ from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.reading import track_loader
 from m2v_finetune.data.workers import read_batches
 from m2v_finetune.errors import AudioError, UserError
+from m2v_finetune.micro_batching import ForwardPass
 from m2v_finetune.tasks import Prediction
-from m2v_finetune.threads import choose_threads, intra_op_threads
 from m2v_finetune.variation import OutputVariation
 
 if TYPE_CHECKING:
@@ -88,15 +87,9 @@ def score_windows(
         WorkerError: A process that reads audio failed.
         torch.OutOfMemoryError: A single window does not fit into memory.
     """
-    device = next(model.parameters()).device
-    autocast = autocast or model.autocast
-    num_threads = choose_threads(model)
-
-    def run(*parts: Tensor) -> Tensor:
-        with intra_op_threads(num_threads), torch.inference_mode(), autocast():
-            outputs = model.score(*(part.to(device, non_blocking=True) for part in parts))
-            return outputs.float().cpu()
-
+    score = ForwardPass(
+        model, model.score, autocast=autocast or model.autocast, micro_batcher=model.micro_batcher
+    )
     if any(module.training for module in model.modules()):
         model.eval()
     loader = track_loader(
@@ -108,7 +101,7 @@ def score_windows(
     for indices, parts, bad in read_batches(loader):
         rows: dict[int, NDArray[np.float32] | AudioError] = dict(bad)
         if len(indices):
-            scores = activate(model, model.micro_batcher.run(run, parts), variation)
+            scores = activate(model, score(*parts), variation)
             rows |= zip(indices.tolist(), scores, strict=True)
         for index, one in sorted(rows.items(), key=lambda pair: pair[0]):
             number, window = windows.locations[index]

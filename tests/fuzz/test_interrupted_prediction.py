@@ -70,7 +70,7 @@ def models():
         made[name] = TaskModel.build(
             task=task,
             backbone=BackboneConfig(source="random-small"),
-            head=HeadConfig(kind="mlp", hidden_size=8),
+            head=HeadConfig(kind="linear" if name == "separation" else "mlp", hidden_size=8),
             tuning=TuningConfig(),
             window_seconds=0.3,
         ).eval()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file, save_file
 from support.matrix import exhaustive
@@ -427,6 +428,25 @@ def test_what_is_damaged_is_named_and_computed_again(damage, recipe, computed, c
         assert "allfeaturesarecomputedagain" in message
         assert 0 < sum(computed) == len(good) < total
     np.testing.assert_allclose(states(folder), good, rtol=0, atol=1e-5)
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_parts(recipe, monkeypatch, tmp_path, capsys):
+    straight = recipe("straight")
+    compute, most = TaskModel.frozen_features, 2
+
+    def refuse(model, waveforms):
+        if len(waveforms) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return compute(model, waveforms)
+
+    monkeypatch.setattr(TaskModel, "frozen_features", refuse)
+    other = CacheConfig(use="on", folder=str(tmp_path / "other"))
+    assert_same(recipe("small", cache=other), straight)
+    message = " ".join(capsys.readouterr().err.split())
+    assert "A batch of 4 windows ran out of memory" in message
+    most = 0
+    with raises("cache-out-of-memory", "data.window_seconds"):
+        recipe("none", cache=CacheConfig(use="on", folder=str(tmp_path / "none")))
 
 
 def test_a_run_that_resumes_ends_as_the_one_that_was_not_stopped(recipe, monkeypatch):

@@ -30,7 +30,7 @@ def model():
     return TaskModel.build(
         task=Tagging(labels=("drums", "piano"), label_column="tags"),
         backbone=BackboneConfig(source="random-small"),
-        head=HeadConfig(),
+        head=HeadConfig(kind="mlp"),
         tuning=TuningConfig(method="lora"),
         window_seconds=1.0,
     )

@@ -12,8 +12,8 @@ from m2v_finetune.data.feature_store import FeatureStore
 from m2v_finetune.data.reading import track_loader
 from m2v_finetune.data.workers import read_batches
 from m2v_finetune.errors import UserError
+from m2v_finetune.micro_batching import ForwardPass
 from m2v_finetune.model import NotFiniteError, TaskModel
-from m2v_finetune.threads import choose_threads, intra_op_threads
 from m2v_finetune.training.progress import progress_bar
 
 
@@ -46,11 +46,11 @@ def compute_features(
     Raises:
         OSError: The disk refuses to write.
         WorkerError: A worker failed.
-        UserError: Memory ran out, or features exceed the range of the precision.
+        UserError: A single window does not fit into memory, or features exceed the range of the precision.
         NotFiniteError: Features are not finite.
     """
     bad_tracks: dict[str, str] = {}
-    num_threads = choose_threads(model)
+    frozen_features = ForwardPass(model, model.frozen_features, autocast=accelerator.autocast)
     model.eval()
     if not windows.rows:
         return bad_tracks
@@ -66,24 +66,17 @@ def compute_features(
             if len(indices):
                 samples, label_transform = parts
                 try:
-                    with (
-                        intra_op_threads(num_threads),
-                        torch.inference_mode(),
-                        accelerator.autocast(),
-                    ):
-                        features = model.frozen_features(
-                            samples.to(accelerator.device, non_blocking=True)
-                        )
+                    features = frozen_features(samples)
                 except torch.OutOfMemoryError as error:
                     raise UserError(
-                        f"Caching ran out of memory with a batch of {batch_size} windows. Lower "
-                        "training.eval_batch_size. Features that are already cached stay.",
+                        "Caching ran out of memory with a single window. Lower data.window_seconds. Features "
+                        "that are already cached stay.",
                         code="cache-out-of-memory",
                     ) from error
                 origins = [sampled[index].checked.track.origin for index in indices.tolist()]
                 store.write(
                     [windows.rows[index] for index in indices.tolist()],
-                    _in_precision(features.float().cpu().numpy(), store.dtype, origins),
+                    _in_precision(features.numpy(), store.dtype, origins),
                     label_transform.numpy(),
                 )
             bar.advance(task, len(indices) + len(bad))

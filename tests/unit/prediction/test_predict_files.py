@@ -38,10 +38,11 @@ def no_pauses(monkeypatch):
 
 def build(task, seed=0):
     torch.manual_seed(seed)
+    kind = "linear" if isinstance(task, Separation) else "mlp"  # a mask has one kind
     return TaskModel.build(
         task=task,
         backbone=BackboneConfig(source="random-small"),
-        head=HeadConfig(kind="mlp", hidden_size=16),
+        head=HeadConfig(kind=kind, hidden_size=16),
         tuning=TuningConfig(),
         window_seconds=0.5,
     ).eval()

@@ -263,7 +263,7 @@ def test_the_head_masks_a_spectrogram_of_a_tenth_of_a_second(sample_rate, n_fft)
     ("settings", "code", "named"),
     [
         ({"pooling": "attention"}, "head-unsupported-setting", "head.pooling is 'attention'"),
-        ({"kind": "linear"}, "head-unsupported-setting", "head.kind is 'linear'"),
+        ({"kind": "mlp"}, "head-unsupported-setting", "head.kind is 'mlp'"),
         ({"hidden_size": 7}, "head-odd-hidden-size", "head.hidden_size is 7"),
     ],
 )
