@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from m2v_finetune.audio.frames import FrameGrid
+from m2v_finetune.config import HeadKind
 
 Pooling = Literal["mean", "mean_std", "attention"]
-Kind = Literal["linear", "mlp", "logistic", "ridge"]
 STANDARD_DEVIATION_EPSILON = 1e-5
 
 
 def _layers(
-    kind: Kind, input_size: int, num_outputs: int, hidden_size: int, dropout: float
+    kind: HeadKind, input_size: int, num_outputs: int, hidden_size: int, dropout: float
 ) -> nn.Sequential:
     """Return the layers of a head, a linear one or an MLP, over the last dimension."""
     if kind != "mlp":
@@ -92,7 +92,7 @@ class ClipHead(Head):
         input_size: Feature dimension of a frame.
         num_outputs: Number of logits.
         pooling: Pooling over frames, ``mean``, ``mean_std`` or ``attention``.
-        kind: Kind of layers, ``linear`` or ``mlp``; ``logistic`` and ``ridge`` are linear.
+        kind: HeadKind of layers, ``linear`` or ``mlp``; ``logistic`` and ``ridge`` are linear.
         hidden_size: Size of the MLP's hidden layer.
         dropout: Dropout probability before each linear layer.
         standardize: Whether the pooled vector is standardised before the layers.
@@ -107,13 +107,13 @@ class ClipHead(Head):
         input_size: int,
         num_outputs: int,
         pooling: Pooling = "mean",
-        kind: Kind = "linear",
+        kind: HeadKind = "linear",
         hidden_size: int = 512,
         dropout: float = 0.2,
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        if pooling not in get_args(Pooling) or kind not in get_args(Kind):
+        if pooling not in get_args(Pooling) or kind not in get_args(HeadKind):
             raise ValueError(f"no head has pooling {pooling!r} and kind {kind!r}")
         self.pooling = pooling
         if pooling == "attention":
@@ -153,7 +153,7 @@ class FrameHead(Head):
     Args:
         input_size: Feature dimension of a frame.
         num_outputs: Number of logits.
-        kind: Kind of layers, ``mlp`` or ``linear``.
+        kind: HeadKind of layers, ``mlp`` or ``linear``.
         hidden_size: Size of the MLP's hidden layer.
         dropout: Dropout probability before each linear layer.
         prior: Approximate probability of a new head's outputs, set by its last bias: where few frames
@@ -170,14 +170,14 @@ class FrameHead(Head):
         *,
         input_size: int,
         num_outputs: int,
-        kind: Kind = "linear",
+        kind: HeadKind = "linear",
         hidden_size: int = 512,
         dropout: float = 0.2,
         prior: float | None = None,
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        if kind not in get_args(Kind):
+        if kind not in get_args(HeadKind):
             raise ValueError(f"no head has kind {kind!r}")
         self.standardization = Standardization(input_size) if standardize else nn.Identity()
         self.layers = _layers(kind, input_size, num_outputs, hidden_size, dropout)

@@ -9,13 +9,14 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import asdict, field, fields, make_dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from jsonargparse import ArgumentParser
 
-from m2v_finetune.config import AnyRecipeConfig, RecipeConfig
+from m2v_finetune.config import AnyRecipeConfig, HeadConfig, RecipeConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.shipped import find_file
 
@@ -83,11 +84,19 @@ def parse_recipe(
     return config_class(**{f.name: settings[f.name] for f in fields(config_class)})
 
 
-def recipe_config(task_settings: type[Any]) -> type[Any]:
-    """Return the class of a recipe's settings whose section ``task`` is of ``task_settings``."""
+def recipe_config(task: type[Any]) -> type[Any]:
+    """Return the class of a recipe's settings, with the section ``task`` and the default head of a task.
+
+    Args:
+        task: Class of the task; see `tasks.task.Task`.
+    """
+    head = partial(HeadConfig, kind=task.head_kind)
     return make_dataclass(
         "Config",
-        [("task", task_settings, field(default_factory=task_settings))],
+        [
+            ("task", task.settings_class, field(default_factory=task.settings_class)),
+            ("head", HeadConfig, field(default_factory=head)),
+        ],
         bases=(RecipeConfig,),
         frozen=True,
         kw_only=True,

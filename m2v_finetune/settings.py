@@ -40,7 +40,7 @@ def config_class(task: str) -> type[Any]:
     """
     if task == PRETRAIN:
         return PretrainingConfig
-    return recipe_config(find_task(task).settings_class)
+    return recipe_config(find_task(task))
 
 
 def require_task(name: str, *, command: str) -> type[Any]:

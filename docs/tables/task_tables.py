@@ -173,7 +173,7 @@ def facts_table(name: str) -> str:
         "quickstart": f"`accelerate launch recipes/{name}.py`, on `{quickstart_of(name)}`",
         "data sets": sets or "none yet",
         "configs": f"in `configs/{name}/`: {configs}; {methods}" if configs else "the quickstart",
-        "head": task.describe_head(HeadConfig()),
+        "head": task.describe_head(HeadConfig(kind=task.head_kind)),
         "windows of a track": f"{windows} apart"
         + (", each beginning at a frame of one grid" if task.on_frames else ""),
         "augmentation": f"allowed: {named(allowed)}. Labels follow: {named(transformed)}. "

@@ -108,9 +108,7 @@ def _plan(arguments: argparse.Namespace) -> None:
             "its name, as in configs/tagging/.",
             code=error.code,
         ) from error
-    config_class: type[Any] = (
-        PretrainingConfig if task_class is None else recipe_config(task_class.settings_class)
-    )
+    config_class: type[Any] = PretrainingConfig if task_class is None else recipe_config(task_class)
     config = parse_recipe(
         config_class,
         [*(f"--config={file}" for file in files), *arguments.settings],

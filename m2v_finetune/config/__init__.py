@@ -18,6 +18,7 @@ from m2v_finetune.config.model import (
     TUNING_SETTINGS,
     BackboneConfig,
     HeadConfig,
+    HeadKind,
     TuningConfig,
     TuningMethod,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "CacheConfig",
     "DataConfig",
     "HeadConfig",
+    "HeadKind",
     "InitialBackboneConfig",
     "MaskedPredictionConfig",
     "ObjectiveConfig",

@@ -18,6 +18,7 @@ TuningMethod = Literal[
     "top_layers",
     "full",
 ]
+HeadKind = Literal["linear", "mlp", "logistic", "ridge"]
 LORA_SETTINGS = ("r", "lora_alpha", "lora_dropout", "lora_targets")
 TUNING_SETTINGS: dict[TuningMethod, tuple[str, ...]] = {
     "probe": (),
@@ -85,10 +86,10 @@ class HeadConfig:
         pooling: Pooling of a window's frames into one vector: ``mean``, ``mean_std`` (mean and standard
             deviation), or ``attention`` (a trained weighted mean).
         kind: Network of the head. ``linear`` has one layer, and can be exported to transformers; ``mlp`` has
-            a hidden layer too, as the published probes. ``logistic`` (classes and tags) and ``ridge``
-            (numbers) are linear, but scikit-learn solves them on the features of a frozen backbone, in
-            seconds, with the penalty that is best on validation; optimizer and epochs have no effect. Choose
-            them for few labelled tracks.
+            a hidden layer too, as the published probes, and is the default of tasks of frames. ``logistic``
+            (classes and tags) and ``ridge`` (numbers) are linear, but scikit-learn solves them on the
+            features of a frozen backbone, in seconds, with the penalty that is best on validation; optimizer
+            and epochs have no effect. Choose them for few labelled tracks.
         hidden_size: Size of the hidden layer of ``mlp``, and of the head of separation.
         dropout: Dropout probability before each linear layer.
         standardize: Whether each input feature of the head is standardised to mean 0 and standard
@@ -97,7 +98,7 @@ class HeadConfig:
     """
 
     pooling: Literal["mean", "mean_std", "attention"] = "mean"
-    kind: Literal["linear", "mlp", "logistic", "ridge"] = "linear"
+    kind: HeadKind = "linear"
     hidden_size: int = 512
     dropout: float = 0.2
     standardize: bool = True

@@ -12,7 +12,7 @@ from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.calibration import Calibration
-from m2v_finetune.config import HeadConfig
+from m2v_finetune.config import HeadConfig, HeadKind
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window
 from m2v_finetune.data.manifest import Track
@@ -58,6 +58,7 @@ class ClipTask(ABC):
         thresholds: Probability of each label from which a track has it; empty where there are none.
     """
 
+    head_kind: ClassVar[HeadKind] = "linear"
     pipeline_tag: ClassVar[str] = "audio-classification"
     hop_fraction: ClassVar[float] = 1.0
     sample_rate: ClassVar[int | None] = None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from m2v_finetune.audio.decode import inspect_audio
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.label_transform import LabelTransform
-from m2v_finetune.config import HeadConfig
+from m2v_finetune.config import HeadConfig, HeadKind
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.folders import MAX_NAMES
 from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window
@@ -58,6 +58,7 @@ class FrameTask(ABC):
         silence: Target of frames that augmentation has silenced.
     """
 
+    head_kind: ClassVar[HeadKind] = "mlp"
     pipeline_tag: ClassVar[str] = "audio-classification"
     hop_fraction: ClassVar[float] = 0.5
     name: ClassVar[str]

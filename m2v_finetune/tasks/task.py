@@ -10,7 +10,7 @@ from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.frames import FrameGrid
-from m2v_finetune.config import HeadConfig
+from m2v_finetune.config import HeadConfig, HeadKind
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window
 from m2v_finetune.data.manifest import Track
@@ -67,6 +67,7 @@ class Task(Protocol):
     Attributes:
         name: Key in `TASKS`, name of the recipe, prefix of a run folder's name.
         settings_class: Class of the section ``task`` of the settings.
+        head_kind: Default of ``head.kind``.
         selection_metric: Validation metric that selects the best epoch; higher is better.
         pipeline_tag: Name of the task on the Hub.
         hop_fraction: Hop between a track's windows, as a fraction of the window; a default.
@@ -79,6 +80,7 @@ class Task(Protocol):
 
     name: ClassVar[str]
     settings_class: ClassVar[type[Any]]
+    head_kind: ClassVar[HeadKind]
     selection_metric: ClassVar[str]
     pipeline_tag: ClassVar[str]
     hop_fraction: ClassVar[float]

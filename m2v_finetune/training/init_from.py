@@ -50,10 +50,11 @@ def with_start_settings(config: Config, task: Task) -> Config:
     of_backbone: dict[str, Any] = {"source": saved.backbone.source, "num_layers": used}
     if is_same_task:
         of_backbone["layer_weighting"] = saved.layer_weighting
-    conflicts = _conflicts("backbone", config.backbone, of_backbone)
+    conflicts = _conflicts("backbone", config.backbone, of_backbone, default=BackboneConfig())
     of_head = {one.name: getattr(saved.head, one.name) for one in fields(HeadConfig)}
     if is_same_task:
-        conflicts += _conflicts("head", config.head, of_head)
+        default_head = HeadConfig(kind=task.head_kind)
+        conflicts += _conflicts("head", config.head, of_head, default=default_head)
     if conflicts:
         raise UserError(
             f"training.init_from {source} is a model with other settings: {', '.join(conflicts)}. Remove "
@@ -67,10 +68,13 @@ def with_start_settings(config: Config, task: Task) -> Config:
 
 
 def _conflicts(
-    section: str, given: BackboneConfig | HeadConfig, own: Mapping[str, Any]
+    section: str,
+    given: BackboneConfig | HeadConfig,
+    own: Mapping[str, Any],
+    *,
+    default: BackboneConfig | HeadConfig,
 ) -> list[str]:
     """Return the settings that were changed to another value than that of the model."""
-    default = type(given)()
     return [
         f"{section}.{name} is {getattr(given, name)!r}, not {value!r}"
         for name, value in own.items()

@@ -159,7 +159,7 @@ def test_pooled_states_as_vectors_train_as_the_audio_does(
 
 
 def recipe_config(manifest, features, output, **changes):
-    return parsing.recipe_config(type(SETTINGS))(
+    return parsing.recipe_config(Instrument)(
         task=SETTINGS,
         data=DataConfig(
             source=str(manifest), features=str(features), windows_per_track=1, num_workers=0

@@ -13,6 +13,7 @@ from support.messages import raises
 
 from m2v_finetune.config import (
     DataConfig,
+    HeadConfig,
     OptimizerConfig,
     RecipeConfig,
     RunConfig,
@@ -21,6 +22,9 @@ from m2v_finetune.config import (
     parse_bytes,
 )
 from m2v_finetune.parsing import parse_recipe, save_config
+from m2v_finetune.settings import read_config
+from m2v_finetune.tasks import TASKS
+from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.tasks.tagging import TaggingConfig
 
 
@@ -142,6 +146,13 @@ def test_a_saved_config_gives_an_equal_config(parse, tmp_path):
     )
     save_config(config, tmp_path / "config.yaml")
     assert parse("--config", str(tmp_path / "config.yaml")) == config
+
+
+def test_the_default_head_is_linear_for_clips_and_an_mlp_for_frames() -> None:
+    for name, task in TASKS.items():
+        config = read_config(name, ["--data.source=songs.csv", "--head.dropout=0.3"])
+        frames = issubclass(task, FrameTask)
+        assert config.head == HeadConfig(kind="mlp" if frames else "linear", dropout=0.3), name
 
 
 name = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.decode import resample
 from m2v_finetune.audio.frames import FrameGrid
-from m2v_finetune.config import HeadConfig
+from m2v_finetune.config import HeadConfig, HeadKind
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Augment, Window
 from m2v_finetune.data.manifest import Track, problem_list, require_column
@@ -55,6 +55,7 @@ class Separation:
     name: ClassVar[str] = "separation"
     settings_class: ClassVar[type[Any]] = SeparationConfig
     selection_metric: ClassVar[str] = "sdr"
+    head_kind: ClassVar[HeadKind] = "linear"
     pipeline_tag: ClassVar[str] = "audio-to-audio"
     hop_fraction: ClassVar[float] = 0.5
     on_frames: ClassVar[bool] = False
