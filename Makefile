@@ -15,13 +15,14 @@ test: $(VENV)/.development
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 10
 
-# The checks of `test`, and the tests of single modules.
+# The checks of `test`, and the tests of single modules, but for pictures, pages, tables and commands, which take longer.
+LONGER = catalogue plotting prediction publishing test_cli.py test_configs.py test_shipped.py
 fast: $(VENV)/.development
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/unit
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/unit $(LONGER:%=--ignore tests/unit/%)
 
 # What `test` leaves out: data that ships, whole programs that run several times, and members of matrices that repeat a
 # path. CONTRIBUTING.md has the parts, and when to run them.
