@@ -112,7 +112,7 @@ def suggest(
     """
     chosen: dict[str, float | int | str] = {}
     for dimension in dimensions:
-        if not _is_used(dimension.key, {**base, **chosen}):
+        if not _is_used(dimension.key, base, chosen):
             continue
         number = zlib.crc32(f"{seed} {trial.number} {dimension.key}".encode())
         trial.study.sampler = sampler(number)
@@ -127,12 +127,15 @@ def sampler(seed: int) -> optuna.samplers.TPESampler:
     )
 
 
-def _is_used(key: str, settings: Mapping[str, Any]) -> bool:
+def _is_used(key: str, base: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
     """Return whether a setting has an effect with a trial's tuning method and head."""
+    settings = {**base, **chosen}
     section, _, name = key.partition(".")
     used: Callable[[str], bool] = TUNING_SETTINGS[settings["tuning.method"]].__contains__
     if section == "tuning" and name != "method":
         return used(name)
     if key == "optimizer.backbone_learning_rate":
         return bool(settings["tuning.method"] != "probe")
+    if key == "head.hidden_size":  # a run refuses it where its kind of head, not searched, lacks it
+        return bool(chosen.get("head.kind", "mlp") == "mlp")
     return section != "optimizer" or settings["head.kind"] not in ("logistic", "ridge")
