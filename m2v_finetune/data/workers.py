@@ -90,8 +90,8 @@ def _worker_error(error: Exception, loader: DataLoader[Any]) -> WorkerError:
     for pid in worker_status.pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    told = f"{error} {error.__cause__}"  # torch's own error about the signal may be the cause
-    has_crashed = any(f"signal: {signal.strsignal(one)}" in told for one in CRASHES)
+    messages = f"{error} {error.__cause__}"  # torch's own error about the signal may be the cause
+    has_crashed = any(f"signal: {signal.strsignal(one)}" in messages for one in CRASHES)
     where = f" while it read {', '.join(reading)}" if reading else ", between two tracks"
     if is_timeout:
         return WorkerError(

@@ -136,7 +136,7 @@ def _require_each_frame_once(file: ByteFile, stream: _Stream, stop: int) -> None
     """
     first = next(_headers(file.read(stream.first, _MAX_HEADER_BYTES), stream), None)
     if first is None:
-        return  # the decoder says what is wrong
+        return  # the decoder names the fault
     expected, earlier, suspect = first[0], {}, None
     for location in file.find(stream.sync, stream.first, stop):
         header = _parse(file.read(location, _MAX_HEADER_BYTES), stream)

@@ -63,7 +63,7 @@ To get the audio of GTZAN (about 1.2 GB; no licence is stated, so it is for rese
        https://www.kaggle.com/datasets/andradaolteanu/gtzan-dataset-music-genre-classification
      It names the folder genres_original, which has to be renamed to genres, and its
      jazz.00054.wav is damaged; that clip is in the training split.
-  2. Unpack it so that the clips lie in
+  2. Unpack it so that the clips are in
        {root}/genres/blues/blues.00000.wav
      and so on for ten genres. Files that end in .au, as in older archives, will do as well.
   3. Run the same command again (with --on-bad-track skip, if jazz.00054 is all that is bad)."""

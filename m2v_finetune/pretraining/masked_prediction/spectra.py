@@ -43,7 +43,7 @@ class Feature:
 
 
 def frame_features(samples: Tensor, grid: FrameGrid, feature: Feature) -> Tensor:
-    """Return a feature of every frame that lies inside the samples, (frames, num_dims).
+    """Return a feature of every frame inside the samples, (frames, num_dims).
 
     The first frame starts at the first sample, and frames are ``grid.stride_samples`` apart. A frame is
     weighted by a periodic Hann window.
