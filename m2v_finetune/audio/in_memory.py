@@ -29,6 +29,10 @@ AudioInput: TypeAlias = (
 """A path; an array or tensor with its sample rate; a row's audio of `datasets`; or a binary file object."""
 
 MAX_CHANNELS = 64
+LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
+"""Sample rates of an array, in Hz; others are numbers in kHz, or of something else."""
+LARGEST_SAMPLE = 100.0
+"""Full scale is 1; recordings in floating point exceed it a little, integers as floating point by far."""
 
 
 @contextmanager
@@ -42,7 +46,7 @@ def audio_file(audio: AudioInput, sample_rate: int | None = None) -> Iterator[Pa
             - an array or tensor of floating-point numbers, (samples,) or (channels, samples), full scale
               [-1, 1], with ``sample_rate``;
             - the audio of a row of `datasets`: a mapping, or its decoder, with ``array`` and
-              ``sampling_rate``;
+              ``sampling_rate``; or one that is not decoded, with ``bytes`` or ``path``;
             - a file object that is open for reading bytes, at the start of an encoded file.
         sample_rate: Sample rate of an array, in Hz.
 
@@ -53,11 +57,16 @@ def audio_file(audio: AudioInput, sample_rate: int | None = None) -> Iterator[Pa
         _refuse_rate(sample_rate, "a file has its own")
         yield Path(audio)
         return
+    encoded = _encoded_row(audio)
+    if isinstance(encoded, str):
+        _refuse_rate(sample_rate, "a file has its own")
+        yield Path(encoded)
+        return
     with tempfile.TemporaryDirectory(prefix="m2v-audio-") as folder:
         path = Path(folder) / "audio"
-        if hasattr(audio, "read"):
+        if encoded is not None or hasattr(audio, "read"):
             _refuse_rate(sample_rate, "an encoded file has its own")
-            path.write_bytes(_read_bytes(audio))
+            path.write_bytes(_read_bytes(audio) if encoded is None else encoded)
         else:
             samples, rate = _samples_and_rate(audio, sample_rate)
             soundfile.write(path, samples.T, rate, format="WAV", subtype="FLOAT")
@@ -76,14 +85,38 @@ def _refuse_rate(sample_rate: int | None, reason: str) -> None:
         )
 
 
+def _encoded_row(audio: Any) -> str | bytes | None:
+    """Return path or bytes of the audio of a row of `datasets` that is not decoded; None for other input."""
+    if not isinstance(audio, Mapping) or "array" in audio:
+        return None
+    for key, kind in (("bytes", bytes), ("path", str)):
+        value = audio.get(key)
+        if isinstance(value, kind) and value:
+            return value
+    return None
+
+
 def _read_bytes(file: Any) -> bytes:
-    content = file.read()
-    if not isinstance(content, bytes):
+    try:
+        content = file.read()
+    except (OSError, ValueError, TypeError) as error:  # closed, open for writing, no file of bytes
         raise UserError(
-            "The file object gives text. Open the audio file in binary mode: open(path, 'rb').",
+            f"The file object cannot be read ({error}). Open the file in binary mode: open(path, 'rb').",
+            code="audio-input-type",
+        ) from error
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise UserError(
+            f"The file object gives {type(content).__name__}, not bytes. Open the audio file in binary mode: "
+            "open(path, 'rb').",
             code="audio-input-type",
         )
-    return content
+    if not content:
+        raise UserError(
+            "The file object has no bytes left: the file is empty, or was read to its end. Go to its start: "
+            "file.seek(0).",
+            code="audio-empty",
+        )
+    return bytes(content)
 
 
 def _samples_and_rate(audio: Any, sample_rate: int | None) -> tuple[NDArray[np.float32], int]:
@@ -100,9 +133,15 @@ def _samples_and_rate(audio: Any, sample_rate: int | None) -> tuple[NDArray[np.f
                 code="audio-input-type",
             ) from error
     if hasattr(audio, "detach"):
-        audio = audio.detach().cpu()
-        audio = (audio.float() if audio.is_floating_point() else audio).numpy()
-    if not isinstance(audio, np.ndarray | list | tuple):
+        try:
+            audio = audio.detach().cpu()
+            audio = (audio.float() if audio.is_floating_point() else audio).numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, or without numbers
+            raise UserError(
+                f"The tensor cannot become an array ({error}). Give a dense tensor.",
+                code="audio-input-type",
+            ) from error
+    if not isinstance(audio, np.ndarray | list | tuple) or isinstance(audio, np.ma.MaskedArray):
         raise UserError(
             f"Audio is a {type(audio).__name__}. Give a path, an array or tensor with sample_rate, the audio "
             "of a row of datasets, or a file object.",
@@ -130,14 +169,23 @@ def _samples_and_rate(audio: Any, sample_rate: int | None) -> tuple[NDArray[np.f
     rate = _checked_rate(sample_rate)
     if not np.isfinite(samples).all():
         raise UserError("The array holds NaN or infinity.", code="audio-input-not-finite")
+    largest = float(np.abs(samples).max())
+    if largest > LARGEST_SAMPLE:
+        raise UserError(
+            f"The array has samples up to {largest:g}. Give floating-point numbers in [-1, 1]: 16-bit "
+            "integers, for example, divided by 32768.",
+            code="audio-input-range",
+        )
     return samples.astype(np.float32), rate
 
 
 def _checked_rate(value: Any) -> int:
     is_number = isinstance(value, int | float | np.integer | np.floating)
-    if not is_number or isinstance(value, bool) or not value > 0 or value != value // 1:
+    is_rate = is_number and not isinstance(value, bool) and LOWEST_RATE <= value <= HIGHEST_RATE
+    if not is_rate or value != value // 1:
         raise UserError(
-            f"sample_rate is {value!r}. Give the sample rate of the array in Hz, such as 44100.",
+            f"sample_rate is {value!r}. Give the sample rate of the array in Hz, such as 44100; it is from "
+            f"{LOWEST_RATE} to {HIGHEST_RATE}.",
             code="audio-input-rate",
         )
     return int(value)

@@ -26,6 +26,7 @@ from m2v_finetune.backbones.network_parts import (
     set_spec_augment,
 )
 from m2v_finetune.config import WINDOW_SECONDS
+from m2v_finetune.config.ranges import in_range
 from m2v_finetune.errors import UserError
 
 NORMALIZE_EPSILON = 1e-7
@@ -235,6 +236,12 @@ class Backbone(nn.Module):
             AudioError: The file cannot be read.
             UserError: ``audio`` is none of these, there is no such layer, or the windows are too short.
         """
+        if not isinstance(window_seconds, int | float):
+            raise UserError(
+                f"window_seconds is {window_seconds!r}. Give a number of seconds.",
+                code="settings-range",
+            )
+        in_range("window_seconds", window_seconds, 0.0, 3600.0)
         num_samples = round(window_seconds * self.sample_rate)
         combine = mean_of_states if layer is None else mean_of_state(layer, self.num_hidden_states)
         with audio_file(audio, sample_rate) as path:

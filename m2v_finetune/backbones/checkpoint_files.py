@@ -61,6 +61,11 @@ def find_checkpoint(
         folder = shipped
     elif Path(source).is_dir():
         folder = Path(source)
+    elif Path(source).is_file():
+        raise UserError(
+            f"{source} is a file. Name a folder; an ONNX file is for m2v predict --runtime onnx.",
+            code="model-is-a-file",
+        )
     elif source in CHECKPOINTS or is_repo_id(source):
         published = published_checkpoint(source)
         repo_id = published.hub_id if published and published.hub_id else source

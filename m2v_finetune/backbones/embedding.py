@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from m2v_finetune.audio.decode import inspect_audio, read_excerpt
 from m2v_finetune.audio.windows import pad_to_window, window_starts
+from m2v_finetune.config.ranges import whole_number
 from m2v_finetune.errors import UserError
 from m2v_finetune.micro_batching import ForwardPass
 
@@ -50,9 +51,15 @@ def embed_file(
 
     Raises:
         AudioError: The file cannot be read.
-        UserError: A window is too short for the network, or the output is not finite.
+        UserError: There is no such pool, a window is too short for the network, or the output is not finite.
     """
     rate = backbone.sample_rate
+    whole_number("batch_size", batch_size, 1)
+    if pool not in get_args(Pooled):
+        raise UserError(
+            f"pool is {pool!r}. There are: {', '.join(get_args(Pooled))}.",
+            code="embed-no-such-pool",
+        )
     backbone.check_window(window_samples)
     num_samples = inspect_audio(path).num_samples(rate)
     starts = window_starts(num_samples, window_samples, hop_samples)
@@ -91,9 +98,9 @@ def mean_of_state(layer: int, num_hidden_states: int) -> Callable[[Iterable[Tens
     Raises:
         UserError: There is no such hidden state.
     """
-    if not 0 <= layer < num_hidden_states:
+    if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer < num_hidden_states:
         raise UserError(
-            f"layer is {layer}; the hidden states of this backbone are 0 to {num_hidden_states - 1}.",
+            f"layer is {layer!r}; the hidden states of this backbone are 0 to {num_hidden_states - 1}.",
             code="embed-no-such-layer",
         )
 

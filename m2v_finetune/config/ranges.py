@@ -43,6 +43,15 @@ def parse_bytes(name: str, text: str) -> int:
     return number
 
 
+def whole_number(name: str, value: object, lowest: int) -> None:
+    """Raise `UserError` for an argument that is no integer, or below its lowest value."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise UserError(
+            f"{name} is {value!r}; it must be a whole number, at least {lowest}.",
+            code="settings-range",
+        )
+
+
 def at_least(name: str, value: int, lowest: int) -> None:
     """Raise `UserError` if a number is below its lowest value."""
     if value < lowest:

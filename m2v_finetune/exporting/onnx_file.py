@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ FLOAT32_OPERATORS = ("ReduceMean", "LayerNormalization", "InstanceNormalization"
 """Operators that stay in float32: variances of quiet music are below the smallest float16."""
 
 
-def export_onnx(model: TaskModel, file: Path, *, precision: Precision = "float32") -> None:
+def export_onnx(model: TaskModel, file: str | Path, *, precision: Precision = "float32") -> None:
     """Write a model as an ONNX file.
 
     The input ``waveforms``, (batch, samples), are mono at the backbone's rate, in [-1, 1]; both lengths are
@@ -46,8 +46,15 @@ def export_onnx(model: TaskModel, file: Path, *, precision: Precision = "float32
         precision: Precision of weights and of most operators.
 
     Raises:
-        UserError: The extra ``onnx`` is missing, the file exists, or the model cannot be exported.
+        UserError: The extra ``onnx`` is missing, the file exists, there is no such precision, or the model
+            cannot be exported.
     """
+    file = Path(file)
+    if precision not in get_args(Precision):
+        raise UserError(
+            f"precision is {precision!r}. There are: {', '.join(get_args(Precision))}.",
+            code="export-precision",
+        )
     require_audio_input(model)
     if isinstance(model.head, MaskHead):
         raise UserError(

@@ -54,6 +54,12 @@ class OnnxModel(TaskModel):
 
     def __init__(self, file: str | Path) -> None:
         path = Path(file)
+        if path.is_dir():
+            raise UserError(
+                f"{path} is a folder, not an ONNX file. Export one: m2v export onnx {path} FILE. Or predict "
+                "without --runtime onnx.",
+                code="model-missing",
+            )
         if not path.is_file():
             raise UserError(f"There is no ONNX file {path}.", code="model-missing")
         require_readable(path)

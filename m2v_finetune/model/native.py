@@ -57,6 +57,9 @@ def require_native(model: "TaskModel", *, is_trained: bool = True) -> None:
         "export-task": (problem_type(model) is None or not isinstance(model.head, ClipHead))
         and f"it has a class of networks for labels of a clip, and none for the task {model.task.name}. Use "
         "`m2v export onnx`.",
+        "export-one-class": problem_type(model) == "single_label_classification"
+        and model.task.num_outputs < 2
+        and "it has one class, so its answer is always the same. Train with two classes at least.",
         "export-pooling": head.pooling != "mean"
         and f"its head pools frames by {head.pooling}. Train with --head.pooling mean.",
         "export-head": head.kind == "mlp"
@@ -85,6 +88,8 @@ def _is_a_mean(weighting: LayerWeighting, *, is_trained: bool) -> bool:
     if not is_trained:
         return weighting.kind != "conv1d"
     weights = weighting.weights()
+    if not weights.any():
+        return False
     return bool((weights >= 0).all() or (weights <= 0).all())
 
 

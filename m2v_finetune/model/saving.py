@@ -110,6 +110,12 @@ def find_model_folder(source: str | Path, *, revision: str | None, access: HubAc
     """
     folder = Path(source)
     if not folder.is_dir():
+        if folder.is_file():
+            raise UserError(
+                f"{source} is a file. Name the folder of a model; an ONNX file is for m2v predict --runtime "
+                "onnx.",
+                code="model-is-a-file",
+            )
         if not is_repo_id(str(source)):
             raise UserError(
                 f"There is no model at '{source}'. Give a folder, such as model/ of a run, or a Hub id.",

@@ -20,6 +20,7 @@ from m2v_finetune.backbones import (
 from m2v_finetune.backbones.embedding import Pooled
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.config.ranges import whole_number
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.features import read_vector
 from m2v_finetune.data.loader import Inputs, TrackWindows
@@ -163,6 +164,7 @@ class TaskModel(TaskNetwork):
             UserError: ``audio`` is none of these, or the model reads vectors in place of audio.
         """
         inference.require_audio_input(self)
+        whole_number("batch_size", batch_size, 1)
         with ExitStack() as resources:
             checked = inference.check_file(resources.enter_context(audio_file(audio, sample_rate)))
             rows = inference.score_windows(
@@ -193,12 +195,22 @@ class TaskModel(TaskNetwork):
             long files one after the other.
 
         Raises:
-            UserError: The model reads vectors in place of audio.
+            UserError: The model reads vectors in place of audio, or an argument is none of these.
             WorkerError: A process that reads audio failed.
         """
+        whole_number("batch_size", batch_size, 1)
+        whole_number("num_workers", num_workers, 0)
+        paths = [files] if isinstance(files, str | Path) else list(files)
+        strange = [type(one).__name__ for one in paths if not isinstance(one, str | Path)]
+        if strange or isinstance(files, str | Path):
+            raise UserError(
+                f"predict_many takes a list of paths, not {strange[0] if strange else 'one path'}. For "
+                "arrays and file objects, call predict for each.",
+                code="audio-input-type",
+            )
         return inference.predict_many(
             self,
-            [Path(file) for file in files],
+            [Path(file) for file in paths],
             batch_size=batch_size,
             num_workers=num_workers,
             show_progress=show_progress,
@@ -343,7 +355,15 @@ class TaskModel(TaskNetwork):
                 config or its backbone.
         """
         access = HubAccess(token=token, local_files_only=local_files_only)
-        return saving.load_model(cls, source, revision=revision, access=access).to(device)
+        try:
+            place = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise UserError(
+                f"device is {device!r}, which PyTorch cannot use here ({str(error).splitlines()[0]}). Choose "
+                "cpu, or cuda on a machine with a GPU.",
+                code="device-unavailable",
+            ) from error
+        return saving.load_model(cls, source, revision=revision, access=access).to(place)
 
     def is_adapter_enough(self) -> bool:
         """Return whether others can rebuild the model from its trained weights and the backbone's name."""

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json, write_atomically
+from m2v_finetune.model.description import read_config
 from m2v_finetune.publishing.card import (
     LAYER_PICTURE,
     RELIABILITY_PICTURE,
@@ -21,7 +22,7 @@ from m2v_finetune.publishing.card import (
 from m2v_finetune.publishing.method import is_random, method_rows, tuning_name
 from m2v_finetune.publishing.report_tracks import track_lists
 from m2v_finetune.publishing.text import shown_number
-from m2v_finetune.tasks import Task, find_task
+from m2v_finetune.tasks import Task
 from m2v_finetune.training.calibrating import describe_calibration
 from m2v_finetune.training.novelty import describe_novelty
 from m2v_finetune.training.results import POOLED_SPLIT
@@ -83,9 +84,8 @@ def read_finished_run(run_dir: Path) -> tuple[dict[str, Any], Task, list[TrackRe
         results = parse_json(folder.results.read_bytes())
         if results["split"] not in ("test", POOLED_SPLIT):
             raise KeyError("split")
-        settings = parse_json(model_config.read_bytes())["task"]
-        task = find_task(settings["name"]).from_dict(settings)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _, task = read_config(model_config)
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(
             f"{run_dir} is not the folder of a finished run of a task: it needs results.json with test "
             f"metrics, and model/ ({type(error).__name__}: {error}). Name a folder of runs/.",

@@ -73,6 +73,7 @@ def test_one_repository_serves_both(tmp_path: Path, small_manifest: Path) -> Non
         by_pipeline = run_script(PIPELINE, environment, tmp_path)
     assert by_pipeline == pytest.approx(by_package, abs=1e-5)
     assert len(set(np.round(list(by_package.values()), 4))) > 1
+    assert "ROC-AUC" in (tmp_path / "run" / "report.html").read_text()
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "library_name: transformers" in card
     assert 'model="me/native", top_k=None, function_to_apply="sigmoid"' in card

@@ -224,6 +224,7 @@ def test_export_command_writes_one_folder_for_both(checkpoints: Path, tmp_path: 
         ("export-pooling", {"head": replace(LINEAR, pooling="mean_std")}),
         ("export-pooling", {"head": replace(LINEAR, pooling="attention")}),
         ("export-adapter", {"tuning": TuningConfig(method="adapter")}),
+        ("export-one-class", {"task": Genre(labels=("solo",), label_column="genre")}),
         ("export-task", {"task": BeatTracking.from_settings(BeatTracking.settings_class())}),
     ],
 )
@@ -237,7 +238,11 @@ def test_refusals_name_the_setting(
     }
     backbone = BackboneConfig(source=str(checkpoints / "MERT-v0"))
     model = TaskModel.build(backbone=backbone, window_seconds=0.25, **(settings | change))
-    setting = {"export-task": "m2v export onnx", "export-adapter": "--tuning.method"}
+    setting = {
+        "export-task": "m2v export onnx",
+        "export-adapter": "--tuning.method",
+        "export-one-class": "two classes",
+    }
     named = setting.get(code, f"--head.{'kind' if code == 'export-head' else 'pooling'}")
     with raises(code, named):
         model.save_pretrained(tmp_path / "native", native=True)
@@ -248,6 +253,10 @@ def test_weights_of_both_signs_are_refused(checkpoints: Path) -> None:
     model = build(checkpoints / "MERT-v0", layer_weighting="conv1d")
     with torch.no_grad():
         model.layer_weighting.layer_weights[1] = -0.5
+    with raises("export-weighting", "--backbone.layer_weighting softmax"):
+        model.to_transformers()
+    with torch.no_grad():
+        model.layer_weighting.layer_weights.zero_()
     with raises("export-weighting", "--backbone.layer_weighting softmax"):
         model.to_transformers()
 

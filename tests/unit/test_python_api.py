@@ -79,6 +79,8 @@ def forms(stereo: np.ndarray, wav: Path) -> dict[str, tuple]:
         "tensor with gradient": (torch.from_numpy(stereo.T.copy()).requires_grad_(), rated),
         "mapping": ({"path": None, "array": stereo.T, "sampling_rate": RATE}, {}),
         "decoder": (Decoder(stereo.T), {}),
+        "row with bytes": ({"bytes": wav.read_bytes(), "path": "elsewhere.wav"}, {}),
+        "row with path": ({"bytes": None, "path": str(wav)}, {}),
         "open file": (io.BytesIO(wav.read_bytes()), {}),
     }
 
@@ -173,7 +175,20 @@ SOUND = np.zeros(RATE, dtype=np.float32)
         ),
         ({"array": SOUND, "sampling_rate": None}, {}, "audio-input-rate", ("None",)),
         ({"array": SOUND}, {}, "audio-input-type", ("'sampling_rate'",)),
-        ({"bytes": b"", "path": "a"}, {}, "audio-input-type", ("'array'", "bytes, path")),
+        ({"bytes": b"", "path": None}, {}, "audio-input-type", ("'array'", "bytes, path")),
+        (SOUND, {"sample_rate": 22.05}, "audio-input-rate", ("22.05",)),
+        (SOUND, {"sample_rate": 44}, "audio-input-rate", ("44", "Hz")),
+        (SOUND, {"sample_rate": 10**400}, "audio-input-rate", ("Hz",)),
+        (SOUND * 0 + 20_000, {"sample_rate": RATE}, "audio-input-range", ("20000", "32768")),
+        (
+            np.ma.masked_array(SOUND, SOUND > 0),
+            {"sample_rate": RATE},
+            "audio-input-type",
+            ("Masked",),
+        ),
+        (torch.zeros(9).to_sparse(), {"sample_rate": RATE}, "audio-input-type", ("dense",)),
+        (torch.zeros(9, device="meta"), {"sample_rate": RATE}, "audio-input-type", ("dense",)),
+        (io.BytesIO(), {}, "audio-empty", ("seek(0)",)),
         (
             SOUND.astype(np.int16),
             {"sample_rate": RATE},
@@ -198,6 +213,55 @@ SOUND = np.zeros(RATE, dtype=np.float32)
 def test_input_that_is_no_sound_is_refused(audio, options, code, values) -> None:
     with raises(code, *values):
         build().predict(audio, **options)
+
+
+def test_files_that_cannot_be_read_from(tmp_path: Path) -> None:
+    closed = io.BytesIO(b"x")
+    closed.close()
+    with (tmp_path / "new").open("wb") as writable:
+        for file in (closed, writable):
+            with raises("audio-input-type", "'rb'"):
+                build().predict(file)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "4", None, True])
+def test_counts_that_are_none(value, wav: Path) -> None:
+    model = build()
+    for call in (model.predict, model.embed, load_backbone("random-small").embed):
+        with raises("settings-range", "batch_size", repr(value)):
+            call(wav, batch_size=value)
+    with raises("settings-range", "batch_size", repr(value)):
+        model.predict_many([wav], batch_size=value)
+    if value != 0:
+        with raises("settings-range", "num_workers", repr(value)):
+            model.predict_many([wav], num_workers=value)
+
+
+def test_options_of_embeddings_that_are_none(wav: Path) -> None:
+    backbone = load_backbone("random-small")
+    for pool in ("mean", None):
+        with raises("embed-no-such-pool", repr(pool), "track, windows"):
+            backbone.embed(wav, pool=pool)
+    for seconds in (float("nan"), float("inf"), "1", -1.0, 1e9):
+        with raises("settings-range", "window_seconds", seconds):
+            backbone.embed(wav, window_seconds=seconds)
+
+
+@pytest.mark.parametrize("files", ["song.wav", Path("song.wav"), [SOUND], ["a.wav", None], [{}]])
+def test_many_files_are_a_list_of_paths(files) -> None:
+    with raises("audio-input-type", "list of paths"):
+        build().predict_many(files)
+
+
+def test_a_place_of_a_model_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    with raises("model-is-a-file", "model.onnx", "--runtime onnx"):
+        TaskModel.from_pretrained(tmp_path / "model.onnx")
+    with raises("model-is-a-file", "model.onnx"):
+        load_backbone(str(tmp_path / "model.onnx"))
+    build().save_pretrained(tmp_path / "model")
+    with raises("device-unavailable", "'gpu'", "cuda"):
+        TaskModel.from_pretrained(tmp_path / "model", device="gpu")
 
 
 def test_a_file_object_that_is_no_audio(tmp_path: Path) -> None:
@@ -270,11 +334,11 @@ def test_embeddings_are_means_of_hidden_states(wav: Path) -> None:
     np.testing.assert_allclose(model.embed(wav, layer=2), track, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("layer", [-1, 5])
-def test_a_layer_that_is_not_there(layer: int, wav: Path) -> None:
-    with raises("embed-no-such-layer", layer, "0 to 4"):
+@pytest.mark.parametrize("layer", [-1, 5, 1.5, "last", True])
+def test_a_layer_that_is_not_there(layer, wav: Path) -> None:
+    with raises("embed-no-such-layer", repr(layer), "0 to 4"):
         load_backbone("random-small").embed(wav, layer=layer)
-    with raises("embed-no-such-layer", layer, "0 to 4"):
+    with raises("embed-no-such-layer", repr(layer), "0 to 4"):
         build().embed(wav, layer=layer)
 
 
