@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).parent.parent
 RUNS = REPOSITORY / "benchmarks" / "results" / "default_head.jsonl"
 RESULT = RUNS.with_suffix(".json")
 CLIP_TASKS = ("tagging", "genre", "key", "emotion", "instrument", "pitch", "singer", "technique")
-FRAME_TASKS = ("beats", "chords", "transcription", "melody", "structure")
+FRAME_TASKS = ("beats", "chords", "transcription", "melody")
 TASKS = (*CLIP_TASKS, *FRAME_TASKS)
 HEADS: dict[str, dict[str, Any]] = {
     "mlp": {"head.kind": "mlp"},

@@ -223,6 +223,10 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     model = TaskModel.from_pretrained(folder / "tagging")
     with raises("export-exists", "tagging.onnx"):
         export_onnx(model, folder / "tagging.onnx")
+    with raises("export-precision", "'int8'", "float32, float16"):
+        export_onnx(model, tmp_path / "new.onnx", precision="int8")
+    with raises("model-missing", "m2v export onnx"):
+        OnnxModel(folder / "tagging")
     (tmp_path / "other.onnx").write_bytes(b"no model")
     with raises("onnx-unreadable", "other.onnx"):
         OnnxModel(tmp_path / "other.onnx")
