@@ -111,7 +111,7 @@ def write_models(folder: Path, backbone: str) -> None:
     shared = None
     for name, task_name in TASKS.items():
         config = parse_recipe(
-            recipe_config(ALL_TASKS[task_name].settings_class),
+            recipe_config(ALL_TASKS[task_name]),
             ["--data.source=quickstart"],
             description="",
             quickstart=Path(),

@@ -79,7 +79,7 @@ def write_long_file(path: Path, seconds: float) -> float:
 def measure(task_name: str, backbone: str, path: Path, seconds: float) -> dict[str, Any]:
     """Predict once."""
     config = parse_recipe(
-        recipe_config(TASKS[task_name].settings_class),
+        recipe_config(TASKS[task_name]),
         ["--data.source=quickstart"],
         description="",
         quickstart=Path(),

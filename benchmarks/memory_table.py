@@ -106,7 +106,7 @@ def settings(
     return RecipeConfig(
         data=DataConfig(source="none", window_seconds=seconds),
         backbone=BackboneConfig(source=checkpoint),
-        head=HeadConfig(standardize=False),
+        head=HeadConfig(kind="mlp", standardize=False),
         tuning=TuningConfig(method=method, **tuning),  # type: ignore[arg-type]
         training=TrainingConfig(per_device_batch_size=batch_size),
     )

@@ -657,7 +657,7 @@ def test_what_is_advised_can_be_followed(words, monkeypatch):
     given = ["--data.source", "none", "--data.window_seconds", "0.5", "--backbone.source"]
     given += ["random-small", "--training.per_device_batch_size", "2", *words.split()]
 
-    config_class = recipe_config(TaggingConfig)
+    config_class = recipe_config(Tagging)
 
     def parsed(*more):
         return parse_recipe(config_class, [*given, *more], description="", quickstart=None)
