@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hub_server import HubServer
+from support.forked import run_forked
 
 TRAIN = """
 import json, sys
@@ -38,17 +39,8 @@ assert model.config.problem_type == "multi_label_classification"
 """
 
 
-def run_script(script: str, environment: dict[str, str], folder: Path, **settings: Any) -> Any:
-    """Run a script in a process of its own; return its last line, as JSON."""
-    words = [f"--{key}={value}" for key, value in settings.items()]
-    done = subprocess.run(
-        [sys.executable, "-c", script, "", *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def last_line(done: subprocess.CompletedProcess[str]) -> Any:
+    """Return the last line that a program printed, as JSON."""
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -69,8 +61,20 @@ def test_one_repository_serves_both(tmp_path: Path, small_manifest: Path) -> Non
     }
     with HubServer() as hub:
         environment = os.environ | hub.environment(tmp_path / "hub") | {"OMP_NUM_THREADS": "1"}
-        by_package = run_script(TRAIN, environment, tmp_path, **settings)
-        by_pipeline = run_script(PIPELINE, environment, tmp_path)
+        words = [f"--{key}={value}" for key, value in settings.items()]
+        trained = run_forked(["-c", TRAIN, "", *words], environment=environment, folder=tmp_path)
+        by_package = last_line(trained)
+        # A process of its own, in which this package cannot be imported.
+        by_pipeline = last_line(
+            subprocess.run(
+                [sys.executable, "-c", PIPELINE],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        )
     assert by_pipeline == pytest.approx(by_package, abs=1e-5)
     assert len(set(np.round(list(by_package.values()), 4))) > 1
     assert "ROC-AUC" in (tmp_path / "run" / "report.html").read_text()
