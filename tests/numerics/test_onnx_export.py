@@ -1,5 +1,6 @@
 """ONNX Runtime computes what torch computes, for windows and for songs."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -146,22 +147,26 @@ def run_m2v(*words: object) -> int:
     return int(ended.value.code or 0)
 
 
-def lines_of(words: list[object], capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+def rows_of(words: list[object], capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """Run a command, and return the rows of the CSV that it prints."""
     assert run_m2v(*words) == 0
-    return [line.split() for line in capsys.readouterr().out.splitlines()]
+    return list(csv.reader(capsys.readouterr().out.splitlines()))
 
 
 def test_predict_command_gives_the_same_labels(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [folder / "song.wav", "--format", "csv", "--timeline"]
-    by_torch = lines_of(["predict", folder / "tagging", *words], capsys)
-    by_onnx = lines_of(["predict", folder / "tagging.onnx", *words, "--runtime", "onnx"], capsys)
-    assert len(by_torch) == 10  # a header and 9 windows of half a second
+    header, *by_torch = rows_of(["predict", folder / "tagging", *words], capsys)
+    onnx_words = ["predict", folder / "tagging.onnx", *words, "--runtime", "onnx"]
+    onnx_header, *by_onnx = rows_of(onnx_words, capsys)
+    assert onnx_header == header
+    assert header == ["path", "start_seconds", "end_seconds", *make_task("tagging").labels]
+    assert len(by_torch) == 9  # windows of half a second
     for first, second in zip(by_torch, by_onnx, strict=True):
-        scores = [np.array(one[-1].split(",")[3:]) for one in (first, second)]
-        if first != by_torch[0]:
-            np.testing.assert_allclose(*(one.astype(float) for one in scores), atol=2e-4)
+        assert second[:3] == first[:3]
+        scores = [np.array(one[3:], dtype=float) for one in (first, second)]
+        np.testing.assert_allclose(*scores, atol=2e-4)
 
 
 def test_predict_of_files_and_arrays(folder: Path) -> None:
