@@ -45,15 +45,16 @@ def native_usage(model: "TaskModel", name: str = MODEL_PLACEHOLDER) -> str:
     rate, window, hop = model.backbone.sample_rate, model.window_samples, model.hop_samples
     calibration = getattr(model.task, "calibration", None)
     function = FUNCTIONS[str(problem_type(model))] if calibration is None else "none"
-    joined, imports = MEAN, ""
+    joined = MEAN
     if calibration is not None:
         of_kind = TEMPERATURE if isinstance(calibration, TemperatureScaling) else PLATT
-        joined, imports = CALIBRATED.format(of_kind=of_kind), "import numpy as np\n"
+        joined = CALIBRATED.format(of_kind=of_kind)
     return f"""\
 {HEADING}
 
 ```python
-{imports}from transformers import pipeline
+import numpy as np
+from transformers import pipeline
 from transformers.pipelines.audio_classification import ffmpeg_read
 
 classify = pipeline(
@@ -62,8 +63,9 @@ classify = pipeline(
 with open("song.mp3", "rb") as file:
     audio = ffmpeg_read(file.read(), {rate})
 
-# Windows as in training; the last one ends with the song.
-starts = [*range(0, len(audio) - {window}, {hop}), max(0, len(audio) - {window})]
+# Windows as in training; the last one ends with the song. A song shorter than a window is padded with zeros.
+audio = np.pad(audio, (0, max(0, {window} - len(audio))))
+starts = [*range(0, len(audio) - {window}, {hop}), len(audio) - {window}]
 found = [classify(audio[start : start + {window}]) for start in starts]
 windows = [{{one["label"]: one["score"] for one in own}} for own in found]
 {joined}

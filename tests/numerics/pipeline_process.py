@@ -2,8 +2,8 @@
 
     python pipeline_process.py FOLDER ...
 
-Each folder has input.npy, (samples,). The scores and the logits are written beside it, by label; where there
-is a song.mp3, also the scores that the code of the card finds for it.
+Each folder has input.npy, (samples,). The scores and the logits are written beside it, by label; also the
+scores that the code of the card finds for each song, a file of the suffix .mp3.
 """
 
 import json
@@ -27,12 +27,13 @@ def main() -> None:
             name: {one["label"]: one["score"] for one in classify(waveform, **options)}
             for name, options in (("scores", {}), ("logits", {"function_to_apply": "none"}))
         }
-        if (folder / "song.mp3").exists():
+        os.chdir(folder)
+        found["card"] = {}
+        for song in folder.glob("*.mp3"):
             code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-            os.chdir(folder)
             names: dict = {}
-            exec(code[-1].replace("path/to/model", "."), names)
-            found["card"] = names["scores"]
+            exec(code[-1].replace("path/to/model", ".").replace("song.mp3", song.name), names)
+            found["card"][song.name] = names["scores"]
         (folder / "found.json").write_text(json.dumps(found))
 
 

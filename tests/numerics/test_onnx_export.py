@@ -1,12 +1,15 @@
 """ONNX Runtime computes what torch computes, for windows and for songs."""
 
+import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 import torch
@@ -144,22 +147,26 @@ def run_m2v(*words: object) -> int:
     return int(ended.value.code or 0)
 
 
-def lines_of(words: list[object], capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+def rows_of(words: list[object], capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """Run a command, and return the rows of the CSV that it prints."""
     assert run_m2v(*words) == 0
-    return [line.split() for line in capsys.readouterr().out.splitlines()]
+    return list(csv.reader(capsys.readouterr().out.splitlines()))
 
 
 def test_predict_command_gives_the_same_labels(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [folder / "song.wav", "--format", "csv", "--timeline"]
-    by_torch = lines_of(["predict", folder / "tagging", *words], capsys)
-    by_onnx = lines_of(["predict", folder / "tagging.onnx", *words, "--runtime", "onnx"], capsys)
-    assert len(by_torch) == 10  # a header and 9 windows of half a second
+    header, *by_torch = rows_of(["predict", folder / "tagging", *words], capsys)
+    onnx_words = ["predict", folder / "tagging.onnx", *words, "--runtime", "onnx"]
+    onnx_header, *by_onnx = rows_of(onnx_words, capsys)
+    assert onnx_header == header
+    assert header == ["path", "start_seconds", "end_seconds", *make_task("tagging").labels]
+    assert len(by_torch) == 9  # windows of half a second
     for first, second in zip(by_torch, by_onnx, strict=True):
-        scores = [np.array(one[-1].split(",")[3:]) for one in (first, second)]
-        if first != by_torch[0]:
-            np.testing.assert_allclose(*(one.astype(float) for one in scores), atol=2e-4)
+        assert second[:3] == first[:3]
+        scores = [np.array(one[3:], dtype=float) for one in (first, second)]
+        np.testing.assert_allclose(*scores, atol=2e-4)
 
 
 def test_predict_of_files_and_arrays(folder: Path) -> None:
@@ -178,24 +185,50 @@ def test_predict_of_files_and_arrays(folder: Path) -> None:
 
 WITHOUT = """
 import runpy, sys
-for name in ("torch", "transformers", "peft", "huggingface_hub", "soxr"):
+for name in sys.argv[1].split():
     sys.modules[name] = None
-sys.argv = sys.argv[1:]
+sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0])
 """
+BLOCKED = {
+    "beats": "torch transformers peft huggingface_hub soxr scipy librosa",
+    "tagging": "torch transformers peft huggingface_hub soxr scipy librosa m2v_finetune",
+}
+"""What the examples must not import."""
 
 
-def run_example(name: str, folder: Path, file: str) -> list[list[str]]:
-    """Run an example in a process that cannot import torch; return the words of its lines."""
+def example_process(name: str, model: Path, song: Path) -> "subprocess.CompletedProcess[str]":
+    """Run an example in a process that cannot import more than the example names."""
     script = REPOSITORY / "examples" / f"onnx_{name}.py"
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, script, folder / f"{name}.onnx", folder / file],
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT, BLOCKED[name], script, model, song],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     )
+
+
+def run_example(name: str, model: Path, song: Path) -> list[list[str]]:
+    """Return the words of the lines of an example."""
+    done = example_process(name, model, song)
+    assert done.returncode == 0, done.stderr
     return [line.split() for line in done.stdout.splitlines()]
+
+
+def start_of_song(folder: Path, num_samples: int, to: Path) -> Path:
+    samples, rate = soundfile.read(folder / "song.wav", dtype="float32")
+    soundfile.write(to / f"{num_samples}.wav", samples[:num_samples], rate, subtype="FLOAT")
+    return to / f"{num_samples}.wav"
+
+
+def with_metadata(file: Path, changed: Path, **values: str) -> Path:
+    """Write an ONNX file with other metadata."""
+    proto = onnx.load(file)
+    for one in proto.metadata_props:
+        one.value = values.get(one.key, one.value)
+    onnx.save(proto, changed)
+    return changed
 
 
 def test_novelty_is_the_same(folder: Path) -> None:
@@ -205,18 +238,49 @@ def test_novelty_is_the_same(folder: Path) -> None:
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_example_of_tagging(folder: Path) -> None:
-    scores = TaskModel.from_pretrained(folder / "tagging").predict(folder / "song.wav").scores
-    found = {label: float(score) for score, label in run_example("tagging", folder, "song.wav")}
-    assert found == pytest.approx(scores, abs=2e-4)
+@pytest.mark.parametrize("is_calibrated", [True, False])
+def test_example_of_tagging(is_calibrated: bool, folder: Path, tmp_path: Path) -> None:
+    model, file = TaskModel.from_pretrained(folder / "tagging"), folder / "tagging.onnx"
+    if not is_calibrated:
+        model.task = replace(model.task, calibration=None)
+        file = with_metadata(file, tmp_path / "plain.onnx", calibration="null")
+    scores = model.predict(folder / "song.wav").scores
+    lines = run_example("tagging", file, folder / "song.wav")
+    assert {label: float(score) for score, label in lines} == pytest.approx(scores, abs=2e-4)
 
 
-def test_example_of_beats(folder: Path) -> None:
-    expected = TaskModel.from_pretrained(folder / "beats").predict(folder / "song.wav")
-    found = run_example("beats", folder, "song.wav")
+@pytest.mark.parametrize(
+    ("window", "hop", "num_samples"),
+    [(0.5, 0.25, 16000 * 4 + 1234), (2.0, 2.0, 16000 * 4 + 1234), (2.0, 1.0, 12345)],
+    ids=["overlap", "side by side", "shorter than a window"],
+)
+def test_example_of_beats(
+    window: float, hop: float, num_samples: int, folder: Path, tmp_path: Path
+) -> None:
+    model = TaskModel.from_pretrained(folder / "beats")
+    model.window_seconds, model.hop_seconds = window, hop
+    samples = {"window_samples": model.window_samples, "hop_samples": model.hop_samples}
+    values = {key: str(value) for key, value in samples.items()}
+    file = with_metadata(folder / "beats.onnx", tmp_path / "beats.onnx", **values)
+    song = start_of_song(folder, num_samples, tmp_path)
+    expected = model.predict(song)
+    found = run_example("beats", file, song)
     assert [int(position) for _, position in found] == expected.positions.tolist()
     times = [float(seconds) for seconds, _ in found]
     np.testing.assert_allclose(times, expected.times_seconds, atol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "other"), [("tagging", "beats"), ("beats", "tagging")])
+def test_examples_refuse_other_tasks_and_empty_songs(
+    name: str, other: str, folder: Path, tmp_path: Path
+) -> None:
+    of_other_task = example_process(name, folder / f"{other}.onnx", folder / "song.wav")
+    empty = start_of_song(folder, 0, tmp_path)
+    without_samples = example_process(name, folder / f"{name}.onnx", empty)
+    assert (of_other_task.returncode, without_samples.returncode) == (1, 1)
+    line = f"{folder / other}.onnx is a model of {other}. Give a model of {name}."
+    assert of_other_task.stderr.splitlines() == [line]
+    assert without_samples.stderr.splitlines() == [f"{empty} has no samples."]
 
 
 def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
