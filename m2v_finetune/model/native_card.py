@@ -32,6 +32,7 @@ slopes, intercepts = (
     for name in ("slopes", "intercepts")
 )
 mean = (1 / (1 + np.exp((intercepts - logits) / slopes))).mean(axis=0)
+mean = np.clip(mean, np.finfo("float32").tiny, 1 - 2.0**-24)
 probabilities = 1 / (1 + np.exp(-slopes * np.log(mean / (1 - mean)) - intercepts))"""
 
 
