@@ -98,14 +98,15 @@ class SharedPass:
         for number, model in enumerate(self.models):
             branch = self.branches[number]
             own = [] if branch.depth == CONV_ENCODER else states[branch.parent][: branch.depth + 1]
-            start = starts.get(branch, features)
-            assert isinstance(model.backbone, Backbone)
-            above = model.backbone.iterate_from(branch.depth, start)
-            num_missing = self.num_states[number] - len(own)
-            for depth, state in enumerate(islice(above, num_missing), start=len(own)):
-                place = Branch(number, depth)
-                if place in self.kept:
-                    starts[place] = state
-                own += first.head.pre_pool([state]) if self.pools_alike else [state]
+            if len(own) < self.num_states[number]:
+                start = features if branch.depth == CONV_ENCODER else starts[branch]
+                assert isinstance(model.backbone, Backbone)
+                above = model.backbone.iterate_from(branch.depth, start)
+                num_missing = self.num_states[number] - len(own)
+                for depth, state in enumerate(islice(above, num_missing), start=len(own)):
+                    place = Branch(number, depth)
+                    if place in self.kept:
+                        starts[place] = state
+                    own += first.head.pre_pool([state]) if self.pools_alike else [state]
             states.append(own)
         return states
