@@ -52,6 +52,7 @@ class RunLog:
         self.num_workers = num_workers
         self._advises_on_wait = reads_audio
         self._reports_compilation = is_compiled
+        self._undefined: set[str] = set()
         self._bar: ProgressBar | None = None
         self.losses: list[torch.Tensor] = []
 
@@ -161,17 +162,19 @@ class RunLog:
     def warn_undefined(
         self, values: Mapping[str, float], *, selection: str | None, metric_names: Mapping[str, str]
     ) -> None:
-        """Warn of metrics that the validation tracks do not define."""
-        if selection is not None and math.isnan(values[selection]):
+        """Warn once of each metric that the validation tracks do not define."""
+        undefined = {name for name, value in values.items() if math.isnan(value)}
+        new, self._undefined = undefined - self._undefined, undefined
+        if selection in new:
+            assert selection is not None
             logger.warning(
                 "%s is not defined for the validation tracks, so no epoch is the best: the last one is used. "
                 "Give the validation split more tracks.",
                 metric_names[selection],
             )
-        for name, value in values.items():
-            if math.isnan(value) and name != selection:
-                message = "%s is not defined for the validation tracks, so it is left out."
-                logger.warning(message, metric_names[name])
+        for name in sorted(new - {selection}):
+            message = "%s is not defined for the validation tracks, so it is left out."
+            logger.warning(message, metric_names[name])
 
     def _advise_on_data_wait(self) -> None:
         self._advises_on_wait = False

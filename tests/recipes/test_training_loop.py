@@ -1,6 +1,7 @@
 """The loop on real audio: accumulation, resuming, and a model that is told the answer."""
 
 import logging
+import math
 import os
 import re
 import signal
@@ -438,6 +439,22 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(data, tmp_path, monkeypatc
     for name, tensor in kept.model.trained_tensors().items():
         assert torch.equal(tensor, loop.model.trained_tensors()[name])
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == list(range(1, 8))
+
+
+def test_a_metric_that_validation_does_not_define_is_named_once(data, tmp_path, caplog):
+    log = build_trainer(data, tmp_path, method="probe").log
+    names = {"roc_auc": "ROC-AUC", "average_precision": "average precision"}
+
+    def warned(roc_auc, average_precision):
+        caplog.clear()
+        values = {"roc_auc": roc_auc, "average_precision": average_precision}
+        log.warn_undefined(values, selection="roc_auc", metric_names=names)
+        return [record.getMessage().partition(" is not defined")[0] for record in caplog.records]
+
+    assert warned(math.nan, math.nan) == ["ROC-AUC", "average precision"]
+    assert warned(math.nan, math.nan) == []
+    assert warned(0.5, math.nan) == []
+    assert warned(math.nan, 0.5) == ["ROC-AUC"]
 
 
 def test_validation_that_is_not_finite_is_named(data, tmp_path, monkeypatch):
