@@ -262,7 +262,7 @@ def test_a_file_that_was_cut_is_refused(name, share, files, tmp_path):
             inspect_audio(path)
 
 
-def test_parts_of_other_learning_rates_are_refused(files, tmp_path):
+def test_parts_of_other_sample_rates_are_refused(files, tmp_path):
     other = encode(tmp_path, "b.m4a", bursts(1.0, rate=22_050), "-c:a", "alac", rate=22_050)
     (tmp_path / "a.m4a").write_bytes(files["alac.m4a"][0] + other)
     with pytest.raises(AudioError, match=r"a\.m4a: files joined in one"):

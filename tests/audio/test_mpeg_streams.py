@@ -70,8 +70,6 @@ def test_one_stream(name, parts, tmp_path):
     ("names", "between"),
     [
         (("first", "second"), b""),
-        (("second", "first"), b""),
-        (("first", "first"), b""),
         (("first", "variable"), b""),
         (("variable", "average", "second"), b""),
         (("short", "first", "short"), b""),
@@ -79,16 +77,20 @@ def test_one_stream(name, parts, tmp_path):
         (("no header", "first"), b""),
         (("variable, no header", "variable"), b""),
         (("mono", "mono"), b""),
-        (("half rate", "half rate"), b""),
         (("half rate, no header", "half rate"), b""),
-        (("quarter rate", "quarter rate"), b""),
         (("first", "second"), ID3),
         (("first", "variable, no header", "first"), ID3),
         (("first", "second"), PICTURE),
-        (("first", "second"), ID3 + bytes(9_000)),
-        (("first", "second"), b"TAG" + bytes(125)),
-        (("first", "second"), bytes(3_000)),
         (("first", "second"), b"not sound at all" * 9),
+        *exhaustive(
+            (("second", "first"), b""),
+            (("first", "first"), b""),
+            (("half rate", "half rate"), b""),
+            (("quarter rate", "quarter rate"), b""),
+            (("first", "second"), ID3 + bytes(9_000)),
+            (("first", "second"), b"TAG" + bytes(125)),
+            (("first", "second"), bytes(3_000)),
+        ),
     ],
 )
 def test_joined_files_are_read_one_after_the_other(names, between, parts, tmp_path):
@@ -117,7 +119,7 @@ def test_frames_that_follow_without_a_header_belong_to_the_stream(names, parts, 
 
 @pytest.mark.parametrize("other", ["mono", "mono, no header", "half rate", "half rate, no header"])
 @pytest.mark.parametrize("first", ["first", "no header"])
-def test_parts_of_other_learning_rates_or_channels_are_refused(first, other, parts, tmp_path):
+def test_parts_of_other_sample_rates_or_channels_are_refused(first, other, parts, tmp_path):
     path = tmp_path / "a.mp3"
     path.write_bytes(parts[first] + parts[other])
     with raises("audio-joined-files", "a.mp3: 2 files", "ffmpeg -i FILE"):
@@ -348,7 +350,7 @@ APE_FOOTER = b"APETAGEX" + struct.pack("<4I8x", 2000, len(APE_ITEMS) + 32, 1, 0)
     ],
     ids=["nothing", "ID3v2", "padded", "ID3v1", "ID3v1, ID3v2", "APEv2", "APEv2, ID3v1, ID3v2"],
 )
-@pytest.mark.parametrize("name", ["first", "no header", "variable, no header"])
+@pytest.mark.parametrize("name", ["no header", *exhaustive("first", "variable, no header")])
 def test_frames_without_a_header_behind_tags_are_read(name, between, parts, tmp_path):
     second = parts["no header"]
     if between:

@@ -87,7 +87,7 @@ NUM_BLOCKS = {
     "docs/probabilities.md": (0, 0, 4),
     "docs/starting.md": (0, 0, 3),
     "docs/publishing.md": (6, 0, 0),
-    "docs/python.md": (5, 0, 0),
+    "docs/python.md": (6, 0, 0),
     "docs/search.md": (0, 0, 1),
     "docs/troubleshooting.md": (1, 0, 0),
 }

@@ -425,6 +425,7 @@ def test_a_run_that_resumes_needs_the_tracks_that_it_started_with(music, tmp_pat
         load_checked(tmp_path / "tracks.json", music)
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_dies_while_it_hands_a_batch_over_is_named(music, tmp_path, monkeypatch):
     """The connection breaks before the signal arrives: the same error as of any dead worker."""
     loop = build_trainer(music, tmp_path / "run", workers=1, seconds=5)

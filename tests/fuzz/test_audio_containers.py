@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from support.matrix import exhaustive
 
 from m2v_finetune.audio.containers.mpeg_frames import parse_frame
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
@@ -375,7 +376,14 @@ UNNOTICED = {
 }
 
 
-@pytest.mark.parametrize("name", [*KINDS, *FFMPEG_KINDS])
+# ffmpeg reads them, each in a process; one of those with tables of packets stays.
+SLOW_KINDS = ("aac.m4a", "faststart.m4a", "flac.mka", "adts.aac", "au-g721", "v2.wma", "alac.m4a")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in (*KINDS, *FFMPEG_KINDS) if name not in SLOW_KINDS] + exhaustive(*SLOW_KINDS),
+)
 def test_damage_in_the_middle_moves_no_sound(name, tmp_path, record_property):
     if name in FFMPEG_KINDS:
         if shutil.which("ffmpeg") is None:

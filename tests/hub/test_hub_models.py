@@ -936,6 +936,7 @@ def test_without_network_what_was_fetched_still_works(
     assert len(server.requests) == num_requests
 
 
+@pytest.mark.exhaustive
 def test_a_space_is_pushed(server: HubServer, me: Client, stranger: Client, tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     build_tagger(method="probe").save_pretrained(tmp_path / "model")

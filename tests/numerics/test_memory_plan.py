@@ -291,6 +291,7 @@ def test_a_gpu_holds_workspace_and_whole_blocks():
     assert recorder.timeline().sizes.tolist() == [len(one) for one in kept]
 
 
+@pytest.mark.exhaustive
 def test_what_does_not_fit_is_counted_no_further():
     config, split = settings("lora"), Split(batch_size=4, accumulation=1)
     run, memory = CountedRun(config, TASK, GPU), RunMemory(config, TASK, GPU)
@@ -633,6 +634,7 @@ def test_what_to_switch_on_where_nothing_fits():
     assert plan_run(config, TASK, GPU).changes == ()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "words",
     [

@@ -82,6 +82,7 @@ def test_results_and_model_have_them(straight):
     assert prediction.novelty is not None
 
 
+@pytest.mark.exhaustive
 def test_resumed_equals_uninterrupted_to_the_bit(repository, manifest, straight, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)

@@ -116,6 +116,7 @@ def test_a_run_does_not_resume_with_other_music(recipe, tmp_path):
     assert written() == before
 
 
+@pytest.mark.exhaustive
 def test_names_that_are_not_utf8_are_trained_on_and_written(recipe, tmp_path):
     """The folder, a label and a file; what is written is UTF-8."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcsik"))

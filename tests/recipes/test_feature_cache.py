@@ -235,6 +235,7 @@ def test_float16_is_the_same_to_its_rounding(recipe, manifest, tmp_path):
     assert_same(rounded, straight, loss=2e-3, metric=0.1)
 
 
+@pytest.mark.exhaustive
 def test_runs_of_other_seeds_heads_and_learning_rates_share_what_is_there(
     recipe, computed, tmp_path
 ):

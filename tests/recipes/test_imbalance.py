@@ -63,6 +63,7 @@ def straight(repository, manifest, tmp_path_factory):
     return folder
 
 
+@pytest.mark.exhaustive
 def test_workers_change_nothing(repository, manifest, straight, tmp_path):
     folder = tmp_path / "run"
     settings = options(manifest, folder, **{"data.num_workers": 2})

@@ -509,6 +509,7 @@ def test_out_of_memory_continues_in_smaller_batches_as_if_it_had_started_so(
         assert torch.equal(loop.model.state_dict()[name], value), name
 
 
+@pytest.mark.exhaustive
 def test_out_of_memory_later_loses_no_step(data, tmp_path, caplog):
     options = {"method": "lora", "batch": 4, "accumulation": 2, "dropout": False, "log_every": 3}
     options["epochs"] = 1
@@ -534,6 +535,7 @@ def test_out_of_memory_with_one_window_ends_the_run_with_its_steps_saved(data, t
     assert lines(tmp_path) == lines(tmp_path / "straight")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("optimizer", ["adafactor", *exhaustive("adamw")])
 def test_out_of_memory_for_what_the_optimizer_keeps_continues_in_smaller_batches(
     optimizer, data, tmp_path, monkeypatch
@@ -588,6 +590,7 @@ def test_out_of_memory_outside_of_training_changes_no_result(data, tmp_path, cap
             assert one[name] == pytest.approx(other[name], abs=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("where", ["before", "evaluation"])
 def test_a_window_that_cannot_be_evaluated_ends_the_run(where, data, tmp_path):
     loop = build_trainer(data, tmp_path, method="probe", epochs=1)
@@ -633,6 +636,7 @@ class Oracle(TaskModel):
         return torch.stack([self.outputs[w.numpy().tobytes()] for w in waveforms])
 
 
+@pytest.mark.exhaustive
 def test_a_model_that_is_given_the_answer_is_perfect_on_the_quickstart_data():
     task, splits = load_splits("quickstart")
     oracle = Oracle.build(

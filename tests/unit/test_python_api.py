@@ -11,6 +11,7 @@ import soundfile
 import torch
 from support.messages import raises
 
+import m2v_finetune
 from m2v_finetune import TaskModel, load_backbone
 from m2v_finetune.audio.decode import read_audio
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
@@ -99,6 +100,16 @@ def test_every_form_of_input_gives_the_same_answer(
     assert [one.scores for one in prediction.timeline] == [one.scores for one in expected.timeline]
     audio, options = forms(stereo, wav)[form]
     np.testing.assert_array_equal(model.embed(audio, **options), model.embed(wav))
+
+
+def test_public_names_are_there_and_those_of_predictions_are_returned(wav: Path) -> None:
+    for name in m2v_finetune.__all__:
+        assert getattr(m2v_finetune, name).__doc__ or name == "__version__", name
+    assert isinstance(build().predict(wav), m2v_finetune.ClipPrediction)
+    beats = build(BeatTracking(label_column="beats"))
+    assert isinstance(beats.predict(wav), m2v_finetune.BeatsPrediction)
+    with pytest.raises(AttributeError):
+        m2v_finetune.Prediction  # noqa: B018
 
 
 def test_half_precision_is_read(stereo: np.ndarray) -> None:
