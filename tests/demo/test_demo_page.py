@@ -6,6 +6,7 @@ song.flac, the same test takes the pictures of docs/demo.md:
     M2V_DEMO_RUNS=FOLDER python -m pytest tests/demo
 """
 
+import importlib.util
 import io
 import os
 import socket
@@ -28,13 +29,14 @@ from m2v_finetune.demo.page import MAX_LABELS
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import TASKS
 
-pytest.importorskip("gradio")
 pytest.importorskip("selenium")
 from browser import CHROMIUM, DRIVER, Browser
 
 if not (CHROMIUM and DRIVER):
     pytest.skip("needs chromium and chromedriver", allow_module_level=True)
 
+# Found, not imported: it takes seconds.
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs gradio")
 RUNS = os.environ.get("M2V_DEMO_RUNS")
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SHOWN_TASKS = ("tagging", "beats", "chords", "transcription", "separation")
