@@ -92,7 +92,7 @@ class ClipHead(Head):
         input_size: Feature dimension of a frame.
         num_outputs: Number of logits.
         pooling: Pooling over frames, ``mean``, ``mean_std`` or ``attention``.
-        kind: HeadKind of layers, ``linear`` or ``mlp``; ``logistic`` and ``ridge`` are linear.
+        kind: Kind of layers, ``linear`` or ``mlp``; ``logistic`` and ``ridge`` are linear.
         hidden_size: Size of the MLP's hidden layer.
         dropout: Dropout probability before each linear layer.
         standardize: Whether the pooled vector is standardised before the layers.
@@ -153,7 +153,7 @@ class FrameHead(Head):
     Args:
         input_size: Feature dimension of a frame.
         num_outputs: Number of logits.
-        kind: HeadKind of layers, ``mlp`` or ``linear``.
+        kind: Kind of layers, ``mlp`` or ``linear``.
         hidden_size: Size of the MLP's hidden layer.
         dropout: Dropout probability before each linear layer.
         prior: Approximate probability of a new head's outputs, set by its last bias: where few frames

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,7 @@ class Backbone(nn.Module):
             AudioError: The file cannot be read.
             UserError: ``audio`` is none of these, there is no such layer, or the windows are too short.
         """
-        if not isinstance(window_seconds, int | float):
+        if not isinstance(window_seconds, Real):
             raise UserError(
                 f"window_seconds is {window_seconds!r}. Give a number of seconds.",
                 code="settings-range",

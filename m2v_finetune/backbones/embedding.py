@@ -1,6 +1,7 @@
 """Embeddings of sounds: means over time of hidden states, of a whole track or of each window."""
 
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -98,7 +99,11 @@ def mean_of_state(layer: int, num_hidden_states: int) -> Callable[[Iterable[Tens
     Raises:
         UserError: There is no such hidden state.
     """
-    if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer < num_hidden_states:
+    if (
+        not isinstance(layer, Integral)
+        or isinstance(layer, bool)
+        or not 0 <= layer < num_hidden_states
+    ):
         raise UserError(
             f"layer is {layer!r}; the hidden states of this backbone are 0 to {num_hidden_states - 1}.",
             code="embed-no-such-layer",

@@ -248,6 +248,12 @@ def test_counts_that_are_none(value, wav: Path) -> None:
             model.predict_many([wav], num_workers=value)
 
 
+def test_numbers_of_numpy_are_numbers(wav: Path) -> None:
+    backbone = load_backbone("random-small")
+    found = backbone.embed(wav, layer=np.int64(2), window_seconds=np.float32(1.0))
+    np.testing.assert_array_equal(found, backbone.embed(wav, layer=2, window_seconds=1.0))
+
+
 def test_options_of_embeddings_that_are_none(wav: Path) -> None:
     backbone = load_backbone("random-small")
     for pool in ("mean", None):
