@@ -1,31 +1,39 @@
 # `quickstart` and `test` are the two commands of the README; `fast` is what one runs between changes. Each sets up a
-# virtual environment first.
+# virtual environment first. The static checks and the tests run at the same time.
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test fast exhaustive coverage test-faults audit fuzz format clean
+.PHONY: quickstart test checks tests fast unit-tests slow exhaustive coverage test-faults audit fuzz format clean
 
 quickstart: $(VENV)/.runtime
 	$(VENV)/bin/accelerate launch recipes/tagging.py
 
 test: $(VENV)/.development
+	$(MAKE) --no-print-directory --jobs 2 checks tests
+
+checks: $(VENV)/.development
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+tests: $(VENV)/.development
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 10
 
 # The checks of `test`, and the tests of single modules, but for pictures, pages, tables and commands, which take longer.
-LONGER = catalogue plotting prediction publishing test_cli.py test_configs.py test_shipped.py
 fast: $(VENV)/.development
-	$(VENV)/bin/ruff check
-	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	$(MAKE) --no-print-directory --jobs 2 checks unit-tests
+
+LONGER = audio/test_container_headers.py catalogue plotting prediction publishing test_cli.py test_configs.py test_shipped.py
+unit-tests: $(VENV)/.development
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/unit $(LONGER:%=--ignore tests/unit/%)
 
-# What `test` leaves out: data that ships, whole programs that run several times, and members of matrices that repeat a
-# path. CONTRIBUTING.md has the parts, and when to run them.
+# Whole programs and whatever else takes seconds a test. CI runs them too.
+slow: $(VENV)/.development
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 10 -m "slow and not exhaustive"
+
+# Data that ships, whole programs that run several times, and members of matrices that repeat a path. CONTRIBUTING.md has
+# the parts, and when to run them.
 exhaustive: $(VENV)/.development
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m exhaustive
 

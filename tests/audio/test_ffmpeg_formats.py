@@ -242,6 +242,7 @@ def test_sound_that_starts_later_than_the_picture(delay, container, codec, tmp_p
     np.testing.assert_allclose(channels.mean(axis=0), whole[at : at + 1_000], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_silence_is_put_before_long_sound(tmp_path, monkeypatch):
     """In blocks, also where it is longer or shorter than one."""
     monkeypatch.setattr(decoded, "_BLOCK_FRAMES", 7_001)

@@ -36,7 +36,10 @@ if not (CHROMIUM and DRIVER):
     pytest.skip("needs chromium and chromedriver", allow_module_level=True)
 
 # Found, not imported: it takes seconds.
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs gradio")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs gradio"),
+]
 RUNS = os.environ.get("M2V_DEMO_RUNS")
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SHOWN_TASKS = ("tagging", "beats", "chords", "transcription", "separation")

@@ -101,6 +101,7 @@ def test_both_resume_as_if_they_had_started_with_smaller_batches(
             assert one[name] == pytest.approx(other[name], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_window_that_does_not_fit_ends_both_with_what_was_learned_saved(
     repository, small_manifest, tmp_path
 ):

@@ -44,6 +44,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["data2vec", *exhaustive("masked_prediction")])
 def test_two_processes_give_what_one_gives(
     repository, small_manifest, tmp_path, objective, monkeypatch

@@ -1,7 +1,8 @@
-"""A signal to one of two real processes while both judge: both stop, and what goes on is the same run."""
+"""A signal to one of two real processes while both evaluate: both stop, and what resumes is the same run."""
 
 from pathlib import Path
 
+import pytest
 from support.processes import run_ranks
 
 # Starts the recipe; where asked, the second process gets a signal at its second validation track.
@@ -48,6 +49,7 @@ def launch(repository, folder: Path, manifest, *, mode: str, resume: str = "neve
     return done.returncode, " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_both_stop_at_once_and_resume_as_if_nothing_had_been(repository, small_manifest, tmp_path):
     straight = tmp_path / "straight"
     code, message = launch(repository, straight, small_manifest, mode="plain")

@@ -326,15 +326,16 @@ def test_the_makefile_runs_what_the_readme_prints() -> None:
     assert ["make quickstart"] in printed
     assert ["make test"] in printed
     assert commands_of("$(VENV)/bin/python", "$(VENV)/.runtime", "quickstart") in printed
-    assert commands_of("$(VENV)/bin/python", "$(VENV)/.development", "test") in printed
+    assert commands_of("$(VENV)/bin/python", "$(VENV)/.development", "checks", "tests") in printed
 
 
 def test_make_fast_is_the_first_part_of_make_test() -> None:
     assert printed_commands("CONTRIBUTING.md") == [["make fast"], ["make test"]]
-    *checks, tests = commands_of("fast")
-    assert checks == commands_of("test")[:-1]
-    command, _, ignored = tests.partition(" tests/unit ")
-    assert commands_of("test")[-1].startswith(command)
+    at_once = "$(MAKE) --no-print-directory --jobs 2 checks "
+    assert commands_of("test", "fast") == [f"{at_once}tests", f"{at_once}unit-tests"]
+    [tests], [unit_tests] = commands_of("tests"), commands_of("unit-tests")
+    command, _, ignored = unit_tests.partition(" tests/unit ")
+    assert tests.startswith(command)
     assert ignored == "$(LONGER:%=--ignore tests/unit/%)"
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     [longer] = re.findall(r"^LONGER = (.*)$", makefile, flags=re.MULTILINE)

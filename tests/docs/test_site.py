@@ -31,6 +31,7 @@ def code_of(notebook: Path) -> str:
     return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
+@pytest.mark.slow
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     built = subprocess.run(
@@ -100,6 +101,7 @@ def test_the_notebook_of_a_tagger(tmp_path: Path, small_manifest: Path) -> None:
     assert "0.0 s: " in printed
 
 
+@pytest.mark.slow
 def test_the_notebook_of_nearest_songs(tmp_path: Path) -> None:
     printed = run_notebook("nearest-songs", tmp_path)
     [shape, nearest, *others] = printed.splitlines()

@@ -135,6 +135,7 @@ def at_batch(loop, number, do):
     loop.steps.reader.read = counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad_split", ["train", *exhaustive("validation")])
 def test_a_file_that_turns_unreadable_stops_the_run_and_nothing_is_lost(music, tmp_path, bad_split):
     straight = build_trainer(music, tmp_path / "straight")
@@ -161,6 +162,7 @@ def test_a_file_that_turns_unreadable_stops_the_run_and_nothing_is_lost(music, t
     assert same_weights(resumed, straight)
 
 
+@pytest.mark.slow
 def test_a_file_that_turns_into_a_pipe_stops_a_run_without_workers(music, tmp_path):
     """Which would wait for the pipe's writer without end."""
     loop = build_trainer(music, tmp_path / "run", workers=0)
@@ -206,6 +208,7 @@ def test_a_file_that_turns_unreadable_before_the_first_step_stops_the_run(music,
     assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_under_skip_other_windows_take_the_places_and_a_resumed_run_is_the_same(
     music, tmp_path, caplog
 ):
@@ -297,6 +300,7 @@ def release_workers(loop, raised):
     gc.collect()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "where"),
     [
@@ -370,6 +374,7 @@ class BadGradient(torch.autograd.Function):
         return gradient * torch.nan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["gradient", *exhaustive("loss")])
 def test_a_step_that_is_not_finite_is_named_with_batch_and_tracks(music, tmp_path, caplog, what):
     loop = build_trainer(music, tmp_path / "run", on_nonfinite="skip")

@@ -8,6 +8,8 @@ from kills import Run, differences, kill, write_manifest
 
 from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in, step_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):

@@ -134,6 +134,7 @@ def place(request, tmp_path):
     return forbidden(tmp_path / "folder", 0o555 if request.param == "unwritable" else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "place"),
     [
@@ -163,6 +164,7 @@ def test_a_place_that_takes_nothing_is_named(what, place, probe, songs):
     assert str(place) in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what", ["checkpoint", *exhaustive("checkpoints", "metrics.jsonl", "tracks.json")]
 )
@@ -196,6 +198,7 @@ def test_a_run_names_what_it_may_not_read_or_write_and_resumes_with_permission(
     assert losses(folder).startswith(before)
 
 
+@pytest.mark.slow
 def test_a_folder_of_checkpoints_that_may_not_be_read_is_not_empty(probe, tmp_path):
     folder = tmp_path / "run"
     words = [*probe, "--cache.use=off", f"--run.output_dir={folder}"]

@@ -156,6 +156,7 @@ def whole(models, songs, tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["csv", *exhaustive("wav", "json", "beats")])
 def test_killed_at_any_moment(name, models, songs, whole, tmp_path, record_property):
     task, rendering = FORMATS[name]

@@ -155,6 +155,7 @@ def test_tables_with_audio_and_classes(hub: HubServer, tmp_path: Path) -> None:
     assert load(hub, tmp_path, "me/tables", HF_HUB_OFFLINE="1") == found
 
 
+@pytest.mark.slow
 def test_one_table_has_no_split_unless_it_has_the_column(hub: HubServer, tmp_path: Path) -> None:
     kinds = {"audio": datasets.Audio(), "tags": datasets.List(datasets.Value("string"))}
     rows = [{"audio": audio(n), "tags": ["a"], "split": s} for n, s in enumerate(["dev", "test"])]
@@ -203,6 +204,7 @@ def test_no_network_is_reported(hub: HubServer, tmp_path: Path, offline: str) ->
     refused(hub, tmp_path, "me/songs", "hub-unreachable", *values, **unplugged)
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_for_a_moment_is_asked_again(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0]}, "dataset")
     info = hub.fail_next("GET /api/datasets/me/songs", status=503, times=2)
@@ -212,12 +214,14 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(hub: HubServer, tmp_pat
     assert info.remaining == file.remaining == 0
 
 
+@pytest.mark.slow
 def test_a_failing_server_is_reported(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0]}, "dataset")
     hub.fail_next("GET /api/datasets/me/songs", status=507, times=9)
     refused(hub, tmp_path, "me/songs", "hub-server-error", "me/songs", "507")
 
 
+@pytest.mark.slow
 def test_a_file_that_fails_is_reported_and_the_next_try_resumes(
     hub: HubServer, tmp_path: Path
 ) -> None:
@@ -228,6 +232,7 @@ def test_a_file_that_fails_is_reported_and_the_next_try_resumes(
     assert len(load(hub, tmp_path, "me/songs")["tracks"]) == 2
 
 
+@pytest.mark.slow
 def test_audio_that_fails_is_left_out_up_to_a_share(hub: HubServer, tmp_path: Path) -> None:
     names = [f"{split}/jazz/{n}.wav" for split in ("train", "validation", "test") for n in range(2)]
     files = dict(zip(names, WAVS, strict=True)) | {"README.md": CARD}
@@ -265,6 +270,7 @@ def test_a_table_that_fails_is_no_bad_track(hub: HubServer, tmp_path: Path) -> N
     assert lost.remaining < 99
 
 
+@pytest.mark.slow
 def test_a_run_continues_without_audio_that_the_hub_does_not_give(
     hub: HubServer, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pytest
 from hub_server import HubServer
 from support.forked import run_forked
 from test_hub_datasets import WAVS, audio, parquet
@@ -144,6 +145,7 @@ def test_rows_of_one_recording_are_two_tracks(hub: HubServer, tmp_path: Path) ->
     }
 
 
+@pytest.mark.slow
 def test_one_recording_in_two_splits_is_named_and_stays_where_it_is_measured(
     hub: HubServer, tmp_path: Path
 ) -> None:
@@ -200,6 +202,7 @@ def test_a_list_that_names_a_file_twice(hub: HubServer, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_an_archive_of_a_web_data_set(hub: HubServer, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

@@ -297,6 +297,7 @@ def pushed(me: Client) -> dict[str, Any]:
     return models
 
 
+@pytest.mark.slow
 def test_every_method_comes_back_from_the_hub(
     server: HubServer, stranger: Client, pushed: dict[str, Any]
 ) -> None:
@@ -480,6 +481,7 @@ def assert_is_safe(
     assert files == files_below(folder / "model")
 
 
+@pytest.mark.slow
 def test_recipe_whose_commit_fails(
     server: HubServer, me: Client, manifest: Path, tmp_path: Path, homes: Path
 ) -> None:
@@ -501,6 +503,7 @@ def test_recipe_whose_commit_fails(
     assert_is_safe(reply, folder=folder, repo_id="me/failed", me=me, server=server)
 
 
+@pytest.mark.slow
 def test_recipe_with_a_refused_token(
     server: HubServer, me: Client, manifest: Path, tmp_path: Path
 ) -> None:
@@ -515,6 +518,7 @@ def test_recipe_with_a_refused_token(
     assert_is_safe(reply, folder=folder, repo_id="me/refused", me=me, server=server)
 
 
+@pytest.mark.slow
 def test_recipe_with_a_namespace_of_others(
     server: HubServer, me: Client, manifest: Path, tmp_path: Path
 ) -> None:
@@ -586,6 +590,7 @@ def test_commit_whose_connection_drops(
     assert me.m2v("push", published[0] / "model", "me/cut").code == 0
 
 
+@pytest.mark.slow
 def test_a_pretrained_backbone_is_pushed_and_comes_back(
     server: HubServer, me: Client, stranger: Client, manifest: Path, tmp_path: Path
 ) -> None:
@@ -842,6 +847,7 @@ def test_revision_of_a_backbone(
     reply.assert_refused("hub-no-revision", "lab/moving", "release-9")
 
 
+@pytest.mark.slow
 def test_model_stays_on_the_commit_of_its_backbone(
     server: HubServer, me: Client, stranger: Client, checkpoints: dict[str, Checkpoint]
 ) -> None:

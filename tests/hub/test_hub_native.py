@@ -45,6 +45,7 @@ def last_line(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_one_repository_serves_both(tmp_path: Path, small_manifest: Path) -> None:
     settings = {
         "data.source": small_manifest,

@@ -352,6 +352,7 @@ def test_a_connection_that_drops_in_the_middle_of_a_commit(hub: HubServer, tmp_p
     assert repo.files() == {"config.json": b"first", "b.txt": b"{}"}
 
 
+@pytest.mark.slow
 def test_transfers_that_drop_once_go_through_in_the_end(hub: HubServer, tmp_path: Path) -> None:
     files = make_model(tmp_path / "model", version=1)
     weights = "model.safetensors"

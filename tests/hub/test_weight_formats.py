@@ -97,6 +97,7 @@ def fetched(hub: HubServer, repo_id: str) -> list[str]:
     return sorted(match[1] for match in found if match)
 
 
+@pytest.mark.slow
 def test_one_format_is_fetched_once(hub: HubServer, tmp_path: Path) -> None:
     beside = {name: (SMALL / name).read_bytes() for name in BESIDE}
     for name, (files, _) in REPOSITORIES.items():

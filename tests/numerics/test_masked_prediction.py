@@ -183,6 +183,7 @@ def test_the_cqt_of_a_window(sample_rate):
     assert not cqt.state_dict()
 
 
+@pytest.mark.slow
 def test_kernels_are_those_of_librosa():
     wavelet = pytest.importorskip("librosa").filters.wavelet
     for index in (100, 250, 335):

@@ -152,6 +152,7 @@ def real_peak_bytes(config, task, *, autocast=nullcontext):
     return sum(recorder.timeline().peak().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "machine"),
     [
@@ -244,6 +245,7 @@ def test_the_plan_holds_for_losses_against_imbalance(task):
     assert_planned(settings("probe"), task)
 
 
+@pytest.mark.slow
 def test_the_plan_holds_in_bfloat16():
     config = settings("full", accumulation=2)
     machine = Machine(on_gpu=False, precision="bf16")
@@ -252,6 +254,7 @@ def test_the_plan_holds_in_bfloat16():
     assert planned == pytest.approx(real, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "optimizer"),
     [("full", "adafactor"), *exhaustive(("probe", "adamw"), ("full", "adamw"))],
@@ -321,6 +324,7 @@ def test_what_has_to_be_free_beside_a_peak(peak, spare):
     assert not fits(peak, peak + spare - 1, GPU)
 
 
+@pytest.mark.slow
 def test_shorter_windows_have_closer_hops():
     config = settings("probe", seconds=2.0)
     config = replace(config, data=replace(config.data, hop_seconds=1.5))
@@ -396,6 +400,7 @@ def networks(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "task", "method", "optimizer"),
     [
@@ -423,6 +428,7 @@ def test_the_plan_holds_for_other_networks_heads_and_optimizers(
     assert_planned(config, TASKS[task].from_settings(TASKS[task].settings_class()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "averages", "checkpointing", "accumulation"),
     [
@@ -559,6 +565,7 @@ def test_a_gpu_computes_norms_in_float32_under_autocast():
             assert F.layer_norm(half, (3,)).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_the_largest_batch_that_fits_and_keeps_the_total():
     config = settings(batch=3, accumulation=4, layers=1)
     config = replace(config, training=replace(config.training, eval_batch_size=512))
@@ -592,6 +599,7 @@ def test_no_larger_batch_would_fit():
             assert largest_split(memory, splits, configured, memory_bytes=room(peak)) == split
 
 
+@pytest.mark.slow
 def test_a_gpu_is_planned_as_a_gpu():
     config, split = settings(checkpointing=False), Split(batch_size=4, accumulation=1)
     on_cpu, on_gpu, in_half = (
@@ -679,6 +687,7 @@ def test_what_is_advised_can_be_followed(words, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_what_evaluation_takes_is_reported_where_it_is_more_than_a_step():
     config = settings("probe", batch=2)
     memory = RunMemory(config, TASK, GPU)
@@ -718,6 +727,7 @@ def test_all_changes_together_are_counted_once():
     assert plan_run(config, TASK, GPU, memory_bytes=room(some)).combined is None
 
 
+@pytest.mark.slow
 def test_what_an_optimizer_keeps():
     kept = {}
     for name in ("adamw", "adafactor", "adamw_8bit", "paged_adamw_8bit"):
@@ -729,6 +739,7 @@ def test_what_an_optimizer_keeps():
     assert kept["paged_adamw_8bit"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_task", [True, *exhaustive(False)])
 def test_the_steps_that_a_gpu_would_measure_run(is_task, networks, repository, monkeypatch):
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))

@@ -106,6 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tagging", "beats"])
 def test_onnx_runtime_equals_torch(name: str, folder: Path, record_property: Any) -> None:
     largest = largest_difference(TaskModel.from_pretrained(folder / name), folder / f"{name}.onnx")

@@ -72,6 +72,7 @@ def half():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "gain"),
     [*((name, 1.0) for name in PUBLISHED), ("MERT-v0", 1e-3), ("music2vec-v1", 1e-3)],
@@ -176,6 +177,7 @@ def test_a_step_that_runs_out_of_a_cpus_memory_can_be_taken_again():
     assert torch.equal(weights(model), weights(other))
 
 
+@pytest.mark.slow
 def test_passes_that_run_out_of_a_cpus_memory_are_divided():
     micro_batcher = MicroBatcher()
 

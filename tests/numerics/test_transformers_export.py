@@ -174,6 +174,7 @@ def representative(checkpoints: Path) -> Iterator[TaskModel]:
     yield build(checkpoints / "MERT-v0", num_layers=2, layer_weighting="last")
 
 
+@pytest.mark.slow
 def test_pipeline_equals_the_model(checkpoints: Path, tmp_path: Path, record_property: Any) -> None:
     largest = check_in_pipeline(list(representative(checkpoints)), tmp_path)
     record_property("largest difference of exported models in transformers' pipeline", largest)

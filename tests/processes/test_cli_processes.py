@@ -90,6 +90,7 @@ def test_a_reader_that_wants_one_line(saved):
     assert (running.returncode, stderr) == (141, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "variables"),
     [

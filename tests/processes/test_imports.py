@@ -62,6 +62,7 @@ def places(tmp_path_factory):
     return {"model": folder / "model", "song": write_song(folder)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -61,6 +61,7 @@ def straight(repository, manifest, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_results_and_model_have_them(straight):
     results = json.loads((straight / "results.json").read_text())
     calibration = results["calibration"]

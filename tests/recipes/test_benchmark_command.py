@@ -60,6 +60,7 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.slow
 def test_the_table_and_a_second_call_that_runs_nothing(root, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -135,6 +136,7 @@ def test_the_table_and_a_second_call_that_runs_nothing(root, tmp_path, capsys, m
         run_benchmark(settings(root, output, backbone="music2vec-v1"), **SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, *exhaustive(signal.SIGINT)])
 def test_a_stop_in_the_second_run_and_going_on(number, root, tmp_path):
     output = tmp_path / "out"

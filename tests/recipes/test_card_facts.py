@@ -92,6 +92,7 @@ def test_a_probe_by_the_defaults(train):
     assert "they repeat the run" in text
 
 
+@pytest.mark.slow
 def test_full_tuning_by_adafactor_resumed_with_more_epochs(train, tmp_path):
     settings = {
         "data": {"window_seconds": 1.0, "windows_per_track": 2},

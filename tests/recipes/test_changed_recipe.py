@@ -30,6 +30,7 @@ def run(recipe: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_recipe_with_another_loss(
     tmp_path: Path, small_manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

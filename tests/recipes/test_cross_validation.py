@@ -74,6 +74,7 @@ def done(manifest, tmp_path_factory):
     changed.undo()
 
 
+@pytest.mark.slow
 def test_each_track_is_evaluated_once_by_a_model_that_was_not_trained_on_it(manifest, done):
     rows = {row["path"]: row for row in map(json.loads, manifest.read_text().splitlines())}
     evaluated = []
@@ -131,6 +132,7 @@ def test_the_folds_share_one_feature_cache(done):
     assert len(stores) == 2  # training windows and windows of evaluation, of all tracks
 
 
+@pytest.mark.slow
 def test_finished_folds_are_not_run_again(manifest, done, monkeypatch):
     (done.folder / "fold-1" / "results.json").unlink()
     before = (done.folder / "results.json").read_bytes()

@@ -72,6 +72,7 @@ def results_of(run: Path) -> dict:
     return json.loads((run / "results.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("splits", "cache"), [(True, "auto"), *exhaustive((False, "off"))])
 def test_a_run_resumes_with_music_that_was_renamed(recipe, tmp_path, splits, cache):
     music = make_music(tmp_path / "music", splits=splits)
@@ -94,6 +95,7 @@ def test_a_run_resumes_with_music_that_was_renamed(recipe, tmp_path, splits, cac
     assert results_of(tmp_path / "there")["num_epochs"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_does_not_resume_with_other_music(recipe, tmp_path):
     music = make_music(tmp_path / "music")
     initial = {"data__source": music, "run__output_dir": tmp_path / "run"}
@@ -149,6 +151,7 @@ def write_midi(path: Path, *notes: tuple[int, int, int]) -> None:
     mido.MidiFile(type=0, tracks=[track]).save(path)
 
 
+@pytest.mark.slow
 def test_bad_annotations_are_skipped_and_counted_like_bad_audio(recipe, tmp_path):
     rows = []
     for number, split in enumerate(["train"] * 4 + ["validation"] * 2 + ["test"] * 3):

@@ -118,6 +118,7 @@ def words(source: Path, folder: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_student_learns_without_labels_and_resumes_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     teacher = save_teacher(tmp_path / "teacher")

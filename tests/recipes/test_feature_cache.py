@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file, save_file
-from support.matrix import exhaustive
+from support.matrix import exhaustive, slow
 from support.messages import raises
 from support.processes import run_ranks
 from support.runs import signal_at_step
@@ -212,9 +212,8 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     "case",
     [
-        "probe of frames",
         "lora",
-        "augmented",
+        *slow("probe of frames", "augmented"),
         *exhaustive("probe", "probe, attention", "top layers, data2vec", "full"),
     ],
 )
@@ -226,6 +225,7 @@ def test_the_run_is_the_one_that_computes_all_in_each_epoch(case, recipe, manife
     assert len({line["loss"] for line in cached if "loss" in line}) == 6
 
 
+@pytest.mark.slow
 def test_float16_is_the_same_to_its_rounding(recipe, manifest, tmp_path):
     options = {"data": with_data(manifest, num_variants=2)}
     half = CacheConfig(use="on", folder=str(tmp_path / "cache"), precision="float16")
@@ -257,6 +257,7 @@ def test_runs_of_other_seeds_heads_and_learning_rates_share_what_is_there(
     assert 0 < sum(computed) < 20
 
 
+@pytest.mark.slow
 def test_what_decides_the_features_makes_another_cache(planned, manifest, tmp_path):
     other = copy_of_backbone(tmp_path / "other")
     same = planned(backbone=BackboneConfig(source=str(other)))
@@ -317,6 +318,7 @@ def test_the_same_samples_at_another_rate_make_another_cache(planned, manifest, 
     assert not set(found.values()) & set(slow.values())
 
 
+@pytest.mark.slow
 def test_a_converted_set_makes_another_cache(planned, manifest, tmp_path, monkeypatch):
     """Copies are rounded, so that what is said of them differs."""
     monkeypatch.setenv("M2V_CACHE", str(tmp_path / "copies"))
@@ -356,6 +358,7 @@ def test_what_decides_nothing_makes_none(planned, manifest, tmp_path):
     assert planned(data=with_data(moved / "manifest.jsonl")) != first
 
 
+@pytest.mark.slow
 def test_a_computation_that_died_resumes_where_it_was(recipe, computed, monkeypatch, tmp_path):
     recipe("straight")
     straight = {name: states(path) for name, path in folders(tmp_path).items()}
@@ -431,6 +434,7 @@ def test_what_is_damaged_is_named_and_computed_again(damage, recipe, computed, c
     np.testing.assert_allclose(states(folder), good, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_computed_in_parts(recipe, monkeypatch, tmp_path, capsys):
     straight = recipe("straight")
     compute, most = TaskModel.frozen_features, 2
@@ -488,6 +492,7 @@ def test_the_oldest_features_make_room_for_new_ones(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {names[0], names[3], "of the user"}
 
 
+@pytest.mark.slow
 def test_what_another_run_uses_stays(recipe, computed, capsys, monkeypatch, tmp_path):
     """A run that needs room comes while another one writes, then after it."""
     expected = recipe("alone")
@@ -510,6 +515,7 @@ def test_what_another_run_uses_stays(recipe, computed, capsys, monkeypatch, tmp_
     assert folders(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_states_that_a_person_deletes_end_in_a_message(recipe, monkeypatch, tmp_path):
     write = FeatureStore.write
 
@@ -544,6 +550,7 @@ def test_a_run_beyond_the_limit_is_reported(recipe, manifest, capsys, tmp_path):
     assert "will exceed cache.max_size" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_auto_leaves_what_is_trainable_alone(recipe, computed, tmp_path):
     auto = CacheConfig(folder=str(tmp_path / "cache"))
     recipe("lora", tuning=TuningConfig(method="lora"), cache=auto, epochs=1)

@@ -116,6 +116,7 @@ def build_trainer(model, tracks, example, folder):
     )
 
 
+@pytest.mark.slow
 def test_pooled_states_as_vectors_train_as_the_audio_does(
     on_audio, task, split, features, tmp_path
 ):
@@ -183,6 +184,7 @@ def run(manifest, features, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_audio_and_states_what_it_read(run, features, split):
     results = json.loads((run / "results.json").read_text())
     size = np.load(next(features.iterdir())).size
@@ -251,6 +253,7 @@ def test_the_model_states_why_it_takes_no_audio(command, run, manifest, capsys):
     assert "vectors in pooled" in message
 
 
+@pytest.mark.slow
 def test_a_run_on_vectors_resumes(manifest, features, tmp_path):
     """What a search leaves, the run without it finishes: the same test results as in one go."""
     config = recipe_config(manifest, features, tmp_path / "run")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 from huggingface_hub import ModelCard
+from support.matrix import slow
 from support.messages import raises
 from support.runs import read_metrics, reset_accelerate
 
@@ -120,7 +121,9 @@ def cut_annotations(row, folder, *, seconds=0.7) -> dict[str, str]:
     return {"beats": "short.beats", "chords": "short.lab", "notes": "short.mid"}
 
 
-@pytest.fixture(scope="module", params=list(FORMATS))
+@pytest.fixture(
+    scope="module", params=["beats", *slow(*(name for name in FORMATS if name != "beats"))]
+)
 def run(request, few_clips, repository, tmp_path_factory) -> Run:
     """A recipe, as its script runs it, on a few clips."""
     name = request.param

@@ -73,6 +73,7 @@ def test_workers_change_nothing(repository, manifest, straight, tmp_path):
         assert (folder / name).read_bytes() == (straight / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted_to_the_bit(repository, manifest, straight, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)

@@ -55,6 +55,7 @@ def done(manifest, tmp_path_factory):
     changed.undo()
 
 
+@pytest.mark.slow
 def test_points_are_the_means_of_runs_on_nested_subsets(done):
     folder, content = done
     assert [one["num_tracks"] for one in content["points"]] == list(SIZES)
@@ -95,6 +96,7 @@ def test_the_runs_share_one_feature_cache(done):
     assert len([path for path in (folder.parent / "cache").iterdir() if path.is_dir()]) == 1
 
 
+@pytest.mark.slow
 def test_the_same_command_runs_only_what_is_missing(manifest, done, monkeypatch):
     folder, content = done
     (folder / "tracks-6-repeat-1" / "results.json").unlink()

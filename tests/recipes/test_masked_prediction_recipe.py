@@ -105,6 +105,7 @@ def load_trained(folder):
     return torch.load(last / STATE_FILE, weights_only=True)["trained"]
 
 
+@pytest.mark.slow
 def test_from_an_architecture_to_a_backbone(pretrain, architecture, music):
     about = {"name": "general", "title": "Anybody's music", "licence": "CC-BY-SA-4.0"}
     (music / "general" / "dataset.json").write_text(json.dumps(about))
@@ -147,6 +148,7 @@ def test_from_an_architecture_to_a_backbone(pretrain, architecture, music):
     assert "6 k-means clusters of log-mel spectra, 4 k-means clusters of chroma" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, *exhaustive(4)])
 def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, steps, monkeypatch):
     settings = {
@@ -179,6 +181,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, steps, 
         assert torch.equal(tensor, ends[1][name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MERT-v0", "MERT-v1-95M"])
 def test_a_checkpoint_of_mert_starts_and_resumes(
     pretrain, shared_dir, name, monkeypatch, tmp_path, cache
@@ -206,6 +209,7 @@ def test_a_checkpoint_of_mert_starts_and_resumes(
     assert any("attention" in n for n in moved)
 
 
+@pytest.mark.slow
 def test_labels_before_a_run(words, architecture, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("M2V_CACHE", str(tmp_path / "cache"))
     settings = words("run", **{"backbone.architecture": architecture, "run.seed": 3})

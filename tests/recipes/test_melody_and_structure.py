@@ -39,6 +39,7 @@ def few_clips(name: str, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["melody", *exhaustive("structure")])
 def test_a_run_and_its_model(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     _, kind, suffix, picture = FORMATS[name]

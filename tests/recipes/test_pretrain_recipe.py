@@ -84,6 +84,7 @@ def pretrain(repository, music, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_from_an_architecture_to_a_backbone(pretrain, architecture, capfd):
     results, folder = pretrain(
         "run",
@@ -131,6 +132,7 @@ def test_from_an_architecture_to_a_backbone(pretrain, architecture, capfd):
     assert str(folder.parent) not in card
 
 
+@pytest.mark.slow
 def test_from_a_checkpoint_with_its_licence(pretrain):
     results, folder = pretrain(
         "run",
@@ -210,6 +212,7 @@ def test_settings_that_make_no_run(pretrain, settings, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_too_short_to_be_stopped_states_what_it_ends_with(pretrain, architecture, capfd):
     """Watching begins later: what a run ends with is compared all the same."""
     settings = {
@@ -227,6 +230,7 @@ def test_a_run_too_short_to_be_stopped_states_what_it_ends_with(pretrain, archit
     assert "pretrain.watch_after_steps (1000); this one had 4." in log
 
 
+@pytest.mark.slow
 def test_the_teacher_is_updated_by_steps_that_changed_the_student(
     pretrain, architecture, monkeypatch
 ):

@@ -25,6 +25,7 @@ def run(small_manifest, tmp_path_factory):
     return m2v_finetune.train("tagging", data, run={"output_dir": folder}, **SECTIONS)
 
 
+@pytest.mark.slow
 def test_the_run_has_folder_results_and_model(run, small_manifest):
     assert run.results == json.loads((run.folder / "results.json").read_text())
     track = json.loads(small_manifest.read_text().splitlines()[0])
@@ -32,6 +33,7 @@ def test_the_run_has_folder_results_and_model(run, small_manifest):
     assert set(labels) <= set(run.model.id2label.values())
 
 
+@pytest.mark.slow
 def test_it_trains_as_the_command_does(run, small_manifest, tmp_path):
     words = [f"--data.source={small_manifest}", f"--run.output_dir={tmp_path / 'run'}"]
     for section, settings in {"data": DATA, **SECTIONS}.items():

@@ -71,6 +71,7 @@ def done(manifest, tmp_path_factory):
     return folder, search(manifest, folder)
 
 
+@pytest.mark.slow
 def test_trials_are_of_validation_alone_and_skip_unused_settings(done):
     folder, content = done
     assert json.loads((folder / "search.json").read_text()) == content
@@ -109,6 +110,7 @@ def test_table_picture_and_config_are_written(done):
     assert (folder / "importance.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_in_the_same_trials(manifest, done, tmp_path):
     folder, content = done
     output = tmp_path / "search"
@@ -160,6 +162,7 @@ def test_a_trial_below_the_median_is_stopped(manifest, tmp_path, monkeypatch):
     assert content["trials"][1]["num_epochs"] < 4
 
 
+@pytest.mark.slow
 def test_settings_that_conflict_fail_one_trial(manifest, tmp_path):
     over = ["backbone.layer_weighting=softmax,conv1d"]
     more = ["--head.kind=logistic"]

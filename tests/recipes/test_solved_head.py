@@ -94,6 +94,7 @@ def short_manifest(manifest):
     return path
 
 
+@pytest.mark.slow
 def test_classes_equal_scikit_learn_and_predict_from_the_saved_model(short_manifest, tmp_path):
     words = ["--task.label_column=style", "--head.kind=logistic", "--task.class_weight=balanced"]
     run = train("genre", short_manifest, tmp_path / "run", *words)
@@ -129,6 +130,7 @@ def test_classes_equal_scikit_learn_and_predict_from_the_saved_model(short_manif
     model.to_transformers()
 
 
+@pytest.mark.slow
 def test_tags_equal_scikit_learn(short_manifest, tmp_path):
     run = train(
         "tagging", short_manifest, tmp_path / "run", "--head.kind=logistic", "--task.pos_weight=2.5"
@@ -149,6 +151,7 @@ def test_tags_equal_scikit_learn(short_manifest, tmp_path):
             assert score == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_numbers_equal_ridge(short_manifest, tmp_path):
     run = train("emotion", short_manifest, tmp_path / "run", "--head.kind=ridge")
     model = TaskModel.from_pretrained(run.folder / "model")

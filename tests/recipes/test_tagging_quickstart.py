@@ -18,6 +18,8 @@ from support.processes import cpu_environment, options
 from m2v_finetune.model import TaskModel
 from m2v_finetune.training.checkpoint_files import find_checkpoint
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "checkpoints/epoch-00011-step-00000220/best.safetensors",
     "checkpoints/epoch-00011-step-00000220/manifest.json",

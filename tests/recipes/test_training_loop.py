@@ -122,6 +122,7 @@ def straight(data, tmp_path_factory):
     return fit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", *exhaustive("probe", "full")])
 def test_one_by_one_accumulated_equals_one_batch(method, data, tmp_path):
     for batch in (8, 1):
@@ -177,6 +178,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(method, stop_after, data, strai
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, *exhaustive(signal.SIGINT, signal.SIGUSR1)])
 def test_a_signal_in_validation_saves_and_the_validation_is_started_again(
     number, data, straight, tmp_path
@@ -215,6 +217,7 @@ def test_a_signal_before_the_first_step_needs_no_checkpoint(data, tmp_path):
     assert list(loop.run.folder.checkpoints.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_checkpoints_within_an_epoch_and_the_last_ones_stay(data, tmp_path):
     loop = build_trainer(
         data, tmp_path, method="probe", run={"checkpoint_every_steps": 3, "keep_checkpoints": 3}
@@ -240,6 +243,7 @@ def test_checkpoints_within_an_epoch_and_the_last_ones_stay(data, tmp_path):
         assert torch.equal(best[name], value), name
 
 
+@pytest.mark.slow
 def test_a_finished_run_resumes_with_more_epochs(data, tmp_path, caplog):
     build_trainer(data, tmp_path, method="probe", epochs=1).fit()
     first = lines(tmp_path)
@@ -309,6 +313,7 @@ def test_a_log_that_cannot_be_cut_is_named(is_saved, data, tmp_path):
         build_trainer(data, tmp_path, method="probe", epochs=2).fit()
 
 
+@pytest.mark.slow
 def test_what_the_head_reads_is_standardised_by_the_training_windows(data, tmp_path):
     loop = build_trainer(data, tmp_path / "run", method="probe", epochs=1)
     before = loop.model.layer_weighting.weights().detach().clone()
@@ -347,6 +352,7 @@ def test_a_number_that_never_changes_is_not_divided_by_zero():
     assert model.head.std[1] != 1
 
 
+@pytest.mark.slow
 def test_what_was_logged_after_the_last_checkpoint_is_cut_off(data, tmp_path):
     build_trainer(data, tmp_path, method="probe", epochs=1).fit()
     expected = lines(tmp_path)
@@ -356,6 +362,7 @@ def test_what_was_logged_after_the_last_checkpoint_is_cut_off(data, tmp_path):
     assert lines(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_training_stops_early_and_the_best_weights_come_back(data, tmp_path, monkeypatch):
     loop = build_trainer(data, tmp_path, method="full", epochs=10)
     loop.training = replace(loop.training, early_stopping_patience=3)
@@ -401,6 +408,7 @@ def damage_steps(loop, damaged):
     loop.model.head.register_forward_hook(damage)
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_skipped_and_counted_over_a_resume(data, tmp_path, caplog):
     straight = build_trainer(data, tmp_path / "straight", method="lora")
     damage_steps(straight, {2, 3, 5})
@@ -422,6 +430,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted_over_a_resume(data, t
     assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_too_many_skipped_steps_in_a_row_stop_the_run(data, tmp_path, monkeypatch):
     assert MAX_SKIPPED_IN_A_ROW == 20
     monkeypatch.setattr("m2v_finetune.training.trainer.MAX_SKIPPED_IN_A_ROW", 3)
@@ -485,6 +494,7 @@ def run_out_of_memory(loop, *, above: int, at_step: int = 0):
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "spec_augment"), [("probe", False), ("full", True)])
 def test_out_of_memory_continues_in_smaller_batches_as_if_it_had_started_so(
     method, spec_augment, data, tmp_path, caplog
@@ -524,6 +534,7 @@ def test_out_of_memory_later_loses_no_step(data, tmp_path, caplog):
         assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), abs=2e-5)
 
 
+@pytest.mark.slow
 def test_out_of_memory_with_one_window_ends_the_run_with_its_steps_saved(data, tmp_path):
     options = {"method": "probe", "batch": 2, "accumulation": 4, "epochs": 1}
     loop = build_trainer(data, tmp_path, **options)
@@ -565,6 +576,7 @@ def test_out_of_memory_for_what_the_optimizer_keeps_continues_in_smaller_batches
         assert torch.equal(loop.model.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 def test_out_of_memory_outside_of_training_changes_no_result(data, tmp_path, caplog):
     """Before the first step, when the head's scale is measured, and when tracks are judged."""
     whole = build_trainer(data, tmp_path / "whole", method="probe", epochs=1)
@@ -721,6 +733,7 @@ def test_an_epoch_reads_the_device_once_a_step_and_once_a_line(data, tmp_path, m
     assert counts[1] == loop.batches.steps_per_epoch + 1 == 5
 
 
+@pytest.mark.slow
 def test_a_compiled_run_reports_its_warm_up(data, tmp_path, caplog):
     """That compiled layers give the same losses is asserted with the step; here nothing is compiled."""
     loop = build_trainer(data, tmp_path, compiled=True)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.matrix import exhaustive
+from support.matrix import exhaustive, slow
 
 from m2v_finetune.runs import main
 from m2v_finetune.shipped import recipe_file
@@ -44,7 +44,7 @@ def manifest(task: str, folder: Path) -> Path:
     [
         ("tagging", {"task.ignore_unknown_labels": "true"}),
         *exhaustive(("tagging", {"task.ignore_unknown_labels": "true", "tuning.method": "lora"})),
-        ("pretrain", {"pretrain.num_target_layers": 2, "pretrain.mask_span_frames": 4}),
+        *slow(("pretrain", {"pretrain.num_target_layers": 2, "pretrain.mask_span_frames": 4})),
         *exhaustive(
             ("beats", {"tuning.method": "full"}),
             (

@@ -175,6 +175,7 @@ def test_plan(m2v: M2v) -> None:
     assert "--training.per_device_batch_size 4 --training.gradient_accumulation_steps 1" in message
 
 
+@pytest.mark.slow
 def test_plan_of_pretraining(m2v: M2v) -> None:
     config = PLAN_CONFIG.parents[1] / "pretrain" / "adaptation.yaml"
     settings = ("--data.window_seconds", "1", "--training.per_device_batch_size", "2")
@@ -186,6 +187,7 @@ def test_plan_of_pretraining(m2v: M2v) -> None:
     assert "--training.per_device_batch_size 2 --training.gradient_accumulation_steps 1" in message
 
 
+@pytest.mark.slow
 def test_plan_of_what_cannot_be_planned(m2v: M2v, tmp_path: Path) -> None:
     elsewhere = tmp_path / "mine.yaml"
     shutil.copy(PLAN_CONFIG, elsewhere)
@@ -199,6 +201,7 @@ def test_plan_of_what_cannot_be_planned(m2v: M2v, tmp_path: Path) -> None:
     assert_refused(m2v("plan", "--config", missing), "config-not-found", missing)
 
 
+@pytest.mark.slow
 def test_a_plan_of_what_does_not_fit_ends_as_an_error(m2v: M2v) -> None:
     done = m2v(*PLAN, "--memory", "2MB")
     assert (done.code, done.error) == (2, "plan-no-fit")
@@ -218,6 +221,7 @@ def test_check_of_good_data(m2v: M2v, songs: Path) -> None:
     assert all(re.match(r"Column \w+: ", line) for line in labels)
 
 
+@pytest.mark.slow
 def test_convert_twice(m2v: M2v, songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M2V_CACHE", str(songs.parent / "cache"))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -528,6 +532,7 @@ def test_predict_resumes_without_bad_files_and_lists_them(
     assert str(SONG) not in stderr
 
 
+@pytest.mark.slow
 def test_predict_states_that_outputs_hardly_vary(
     m2v: M2v, model: TaskModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -556,6 +561,7 @@ def test_predict_states_that_outputs_hardly_vary(
 # -- evaluate -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_equals_the_results_of_the_same_model(
     m2v: M2v, model: TaskModel, saved: Path, songs: Path
 ) -> None:

@@ -159,6 +159,7 @@ name = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), mi
 rate = st.floats(min_value=1e-30, max_value=1e30)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(source=name, labels=st.lists(name), rate=rate, seed=st.integers(0, 2**32 - 1))
 def test_any_saved_config_gives_an_equal_config(tmp_path_factory, source, labels, rate, seed):

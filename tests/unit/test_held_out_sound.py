@@ -106,6 +106,7 @@ def test_regression_scores_have_a_column_for_each_class():
     assert not scores[:, 3].any()
 
 
+@pytest.mark.slow
 def test_a_linear_layer_on_frames_finds_the_beats():
     import torch
 

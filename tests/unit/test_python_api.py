@@ -135,6 +135,7 @@ def test_an_array_is_separated_with_its_channels(stereo: np.ndarray, wav: Path) 
     assert expected.arrays().keys() == {"left", "right"}
 
 
+@pytest.mark.slow
 def test_no_file_is_left_of_an_array(
     stereo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +288,7 @@ def test_a_file_object_that_is_no_audio(tmp_path: Path) -> None:
     assert "m2v-audio-" not in str(raised.value)  # the temporary file means nothing to the caller
 
 
+@pytest.mark.slow
 def test_many_files_in_batches_with_errors_as_results(
     stereo: np.ndarray, wav: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,7 @@ def test_what_hardly_varies(stds, num_tracks, expected):
     assert outputs_hardly_vary(counted([rows]), num_tracks=num_tracks) is expected
 
 
+@pytest.mark.slow
 def test_the_least_deviation_is_what_its_reason_states():
     """Labels drawn by a logit of that deviation: the share of their variance, and the ROC-AUC."""
     rng = np.random.default_rng(0)

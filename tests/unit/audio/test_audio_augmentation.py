@@ -67,6 +67,7 @@ def settings_of(name, impulse_responses):
     return settings
 
 
+@pytest.mark.slow
 def test_every_transform_keeps_the_form_and_depends_on_the_generator_alone(
     samples, impulse_responses
 ):

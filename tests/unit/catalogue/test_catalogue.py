@@ -119,6 +119,7 @@ def rows_of(folder: Path) -> list[dict]:
     return sorted(rows, key=lambda row: row["id"])
 
 
+@pytest.mark.slow
 def test_predictions_equal_those_of_each_model_alone(models: Path, music: Path, tmp_path: Path):
     output = tmp_path / "out"
     words = [*(models / name for name in TASKS), music, "--output", output]
@@ -181,6 +182,7 @@ def run(*words: object) -> None:
     arguments.command(arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "num_kills"),
     [("parquet", 5), *exhaustive(("parquet", 20), ("jsonl", 20), ("csv", 20))],
@@ -424,6 +426,7 @@ def encoded_flac() -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_a_file_that_crashes_its_decoder_is_a_row(
     models: Path, music: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -506,6 +509,7 @@ def test_embeddings_equal_embed(models: Path, music: Path, pool, source: str, la
         assert times == pytest.approx([*np.arange(len(times) - 1) * hop, 1.4 - (seconds or 0.5)])
 
 
+@pytest.mark.slow
 def test_a_table_of_embeddings_is_trained_from(music: Path, tmp_path: Path):
     output = tmp_path / "vectors"
     run("embed", "random-small", music, "--output", output, "--num-workers", 0)

@@ -57,6 +57,7 @@ def embed(source, output, *words, layer=0):
     arguments.command(arguments)
 
 
+@pytest.mark.slow
 def test_audio_and_tables_of_a_store_are_those_of_a_disk(music, store, tmp_path, capsys):
     embed(music, tmp_path / "local")
     capsys.readouterr()

@@ -181,6 +181,7 @@ def test_a_file_of_one_frame_has_one_sample_at_any_rate(tmp_path):
     assert np.isfinite(waveform.numpy()).all()
 
 
+@pytest.mark.slow
 def test_a_file_that_nothing_ends_is_named_and_the_process_ends(tmp_path):
     """A drive that hangs, as a read that waits: the thread cannot be ended, the process has to."""
     paths = [write_noise(tmp_path / name) for name in ("hangs.wav", "good.wav")]

@@ -57,6 +57,7 @@ def convert(tracks, **options):
     return resample_tracks(tracks, **options)
 
 
+@pytest.mark.slow
 def test_the_loader_reads_what_was_converted(tracks, monkeypatch):
     assert with_resampled(tracks, sample_rate=RATE_HZ) == tracks
     originals = [read_window(checked, WINDOW) for checked in tracks]
@@ -83,6 +84,7 @@ def test_windows_at_another_rate_are_read_from_the_file(tracks):
     assert (read_window(copied, window) == read_window(tracks[0], window)).all()
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_is_read_itself_and_the_log_is_reported(tracks, caplog):
     convert(tracks)
     path = write_noise(tracks[1].track.path, seed=99)
@@ -96,6 +98,7 @@ def test_a_file_that_changed_is_read_itself_and_the_log_is_reported(tracks, capl
     assert all(c.resampled is not None for c in with_resampled(tracks, sample_rate=RATE_HZ))
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_reads_what_it_started_with(tracks, tmp_path, caplog):
     convert(tracks[:2])
     initial = with_resampled(tracks, sample_rate=RATE_HZ)

@@ -111,6 +111,7 @@ def test_shares_have_the_mean_and_variance_of_the_beta_distribution():
     assert np.var(shares) == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_partner_that_cannot_be_read_is_named_not_the_track_itself():
     class Windows:
         seed = 0

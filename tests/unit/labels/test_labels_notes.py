@@ -474,6 +474,7 @@ def test_notes_of_unequal_length_are_refused(path: Path) -> None:
         write_midi(path, notes)
 
 
+@pytest.mark.slow
 def test_notes_of_the_quickstart_are_those_of_the_scripts_own_reader(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

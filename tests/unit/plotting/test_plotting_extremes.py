@@ -50,6 +50,7 @@ def is_picture(path):
         return image.format == "PNG"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [
@@ -174,6 +175,7 @@ def test_one_class(counts):
     assert_nothing_is_cut(per_label_figure(per_label, metric="roc_auc", name="ROC-AUC"))
 
 
+@pytest.mark.slow
 def test_many_labels_show_the_best_and_the_worst(tmp_path):
     per_label = {str(i): {"roc_auc": i / 3000, "num_positive": i} for i in range(3000)}
     figure = per_label_figure(per_label, metric="roc_auc", name="ROC-AUC")
@@ -185,6 +187,7 @@ def test_many_labels_show_the_best_and_the_worst(tmp_path):
     assert is_picture(tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_many_targets_of_a_regression(tmp_path):
     values = np.random.default_rng(0).random((10, 300))
     figure = regression_figure(values, values, list(map(str, range(300))))
@@ -194,6 +197,7 @@ def test_many_targets_of_a_regression(tmp_path):
     assert is_picture(tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_nothing_was_found(tmp_path):
     """No beat, chord or note, estimated or annotated; silence; keys of nothing."""
     for number, reference in enumerate((None, NONE)):

@@ -45,6 +45,7 @@ class TestPerLabel:
         [axes] = per_label_figure(labels_of(3), metric="average_precision", name="AP").axes
         assert not axes.get_lines()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("count", [1, 20, 50, 90])
     def test_height_grows_with_the_labels_and_nothing_is_cut(self, count: int) -> None:
         per_label = labels_of(count, prefix="instrument---acoustic guitar of a very long name")
@@ -66,6 +67,7 @@ class TestPerLabel:
         assert "harp, sitar" in figure.get_supxlabel()
         assert not per_label_figure(labels_of(2), metric="roc_auc", name="A").get_supxlabel()
 
+    @pytest.mark.slow
     def test_of_very_many_labels_without_a_value_some_are_named(self) -> None:
         nothing = {"roc_auc": None, "num_positive": 0}
         per_label = labels_of(60) | {f"without a value, number {i}": nothing for i in range(30)}

@@ -66,6 +66,7 @@ def assert_published(folder, pushed, labels):
     assert json.loads(folder.results.read_text())["metrics"]["accuracy"]["value"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "labels",
     [

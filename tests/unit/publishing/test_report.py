@@ -90,6 +90,7 @@ def test_the_same_command_writes_the_same_report_again(run, capsys):
     assert run.report.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_chromium_shows_sorts_and_plays(run, browser):
     browser.get(run.report.as_uri())
     assert browser.execute_script("return [...document.images].every(i => i.naturalWidth > 100)")

@@ -189,6 +189,7 @@ def shifted_example(task, checked, semitones: int):
 CENTS_30 = 0.3
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @example(key=12, semitones=-3)
 @given(key=st.integers(0, 23), semitones=st.integers(-7, 7).filter(bool))
@@ -220,6 +221,7 @@ def test_each_of_the_24_keys_sounds_as_its_label(record):
         assert (strongest_pitch(samples) - label % 12 + 6) % 12 == pytest.approx(6, abs=0.05)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(pitch=st.integers(48, 72), to=st.integers(48, 72))
 def test_a_shift_of_pitch_moves_the_note_and_its_label_alike(record, pitch, to):

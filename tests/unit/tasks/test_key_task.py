@@ -195,6 +195,7 @@ def test_a_row_is_truth_and_answer_and_every_probability():
     )
 
 
+@pytest.mark.slow
 def test_pictures_are_the_circle_of_fifths_and_the_confusion_matrix(tmp_path):
     task = build()
     evaluated = evaluated_clips(*draw_classes(48, 24))

@@ -490,6 +490,7 @@ def test_text_and_json_are_the_levels():
     }
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_of_the_first_seconds_alone(tmp_path):
     task = build()
     stems = true_stems(2.0, 16000)
