@@ -1,78 +1,163 @@
-"""Settings against imbalance, and the logistic head, beside the default on the data that ship.
+"""Settings of training beside the default on the data that ship: what helped, and what did not.
 
     OMP_NUM_THREADS=1 python benchmarks/what_helped.py RUNS
 
-Each setting is one run of the quickstart, compared with the default run by a paired bootstrap over the same
+Each setting is one run of the quickstart, compared with a run without it by a paired bootstrap over the same
 test tracks. Finished runs in the folder RUNS are not repeated. Writes benchmarks/results/what_helped.json
 and docs/what-helped.md.
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from m2v_finetune.cross_validation import is_finished
+from m2v_finetune.data.checking import check_tracks
+from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.model import TaskModel
+from m2v_finetune.model.averaging import write_model_average
 from m2v_finetune.publishing.comparison import compare_runs
 from m2v_finetune.runs import train_task
 from m2v_finetune.settings import read_config
 from m2v_finetune.tasks import find_task
+from m2v_finetune.training.evaluation import evaluate_tracks
+from m2v_finetune.training.progress import progress_bar
+from m2v_finetune.training.track_results import write_track_results
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "what_helped.json"
 PAGE = REPOSITORY / "docs" / "what-helped.md"
-SETTINGS = {
+START = "tagging, LoRA"
+AVERAGE = "`m2v merge`, with the row above"
+HALF = {"optimizer.learning_rate": 5e-4, "optimizer.backbone_learning_rate": 5e-5}
+LORA = {"tuning.method": "lora", "training.epochs": 8}
+# By group: the task, the settings of its reference, and those that are compared with it.
+GROUPS: dict[str, tuple[str, dict[str, object], list[dict[str, object]]]] = {
     "genre": (
+        "genre",
         {},
-        {"head.kind": "logistic"},
-        {"data.sampling": "balanced"},
-        {"task.class_weight": "balanced"},
-        {"task.label_smoothing": 0.1},
+        [
+            {"head.kind": "logistic"},
+            {"data.sampling": "balanced"},
+            {"task.class_weight": "balanced"},
+            {"task.label_smoothing": 0.1},
+            {"training.ema_decay": 0.98},
+        ],
     ),
     "tagging": (
+        "tagging",
         {},
-        {"head.kind": "logistic"},
-        {"task.pos_weight": "balanced"},
-        {"task.focal_gamma": 2},
+        [
+            {"head.kind": "logistic"},
+            {"task.pos_weight": "balanced"},
+            {"task.focal_gamma": 2},
+            {"training.ema_decay": 0.98},
+        ],
+    ),
+    "genre, LoRA": (
+        "genre",
+        LORA,
+        [
+            {"training.ema_decay": 0.98},
+            {"augmentation.mixup_alpha": 0.3},
+            {"training.init_from": START},
+            HALF,
+        ],
     ),
 }
 
 
 def name_of(settings: dict[str, object]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items()) or "default"
+    """Return settings in words."""
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
-def measure(folder: Path) -> list[dict[str, object]]:
-    """Run what is missing, and return a row for each metric of each setting."""
-    rows = []
-    for task, all_settings in SETTINGS.items():
-        for number, settings in enumerate(all_settings):
-            run = folder / f"{task}-{number}"
-            if not is_finished(run):
-                for state in (AcceleratorState, PartialState, GradientState):
-                    state._reset_state()
-                words = [f"--config={REPOSITORY / 'configs' / task / 'quickstart.yaml'}"]
-                words += ["--backbone.source=music2vec-small"]
-                words += [f"--{key}={value}" for key, value in settings.items()]
-                words += [f"--run.output_dir={run}", "--run.resume=auto"]
-                train_task(read_config(task, words), find_task(task))
-            seconds = json.loads((run / "results.json").read_text())["seconds"]["training"]
-            for row in compare_runs(folder / f"{task}-0", run):
-                if row.label is None:
-                    rows.append(
-                        {
-                            "task": task,
-                            "setting": name_of(settings),
-                            "metric": row.metric,
-                            "value": row.second,
-                            **{f"difference_{key}": one for key, one in row.difference.items()},
-                            "training_seconds": seconds,
-                        }
-                    )
-            RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-            PAGE.write_text(render(rows), encoding="utf-8")
-    return rows
+def run_of(folder: Path, task: str, settings: dict[str, object]) -> Path:
+    """Train a run that is not finished; return its folder."""
+    if not is_finished(folder):
+        for state in (AcceleratorState, PartialState, GradientState):
+            state._reset_state()
+        words = [f"--config={REPOSITORY / 'configs' / task / 'quickstart.yaml'}"]
+        words += [f"--{key}={value}" for key, value in settings.items()]
+        words += [f"--run.output_dir={folder}", "--run.resume=auto"]
+        train_task(read_config(task, words), find_task(task))
+    return folder
+
+
+def average_of(folder: Path, runs: list[Path]) -> Path:
+    """Write a folder like that of a run: the average of models, and its results on the test tracks."""
+    if not folder.is_dir():
+        unfinished = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(runs[0], unfinished)
+        shutil.rmtree(unfinished / "model")
+        write_model_average([str(run / "model") for run in runs], unfinished / "model")
+        model = TaskModel.from_pretrained(unfinished / "model")
+        settings = read_config("genre", [f"--config={runs[0] / 'config.yaml'}"])
+        tracks, _ = load_tracks(str(settings.data.source), label_column=model.task.label_column)
+        checked, _ = check_tracks(
+            [track for track in tracks if track.split == "test"],
+            on_bad_track="stop",
+            skip_option=None,
+        )
+        accelerator = Accelerator()
+        with progress_bar(accelerator) as bar:
+            evaluations = evaluate_tracks(
+                model.to(accelerator.device),
+                checked,
+                accelerator=accelerator,
+                batch_size=settings.training.eval_batch_size,
+                num_workers=0,
+                bar=bar,
+            )
+        write_track_results(unfinished / "test_tracks.jsonl", checked, evaluations.own)
+        unfinished.rename(folder)
+    return folder
+
+
+def measure(folder: Path) -> None:
+    """Run what is missing; write the result and the page after each setting."""
+    rows: list[dict[str, object]] = []
+
+    def add(group: str, setting: str, reference: Path, run: Path, seconds: float | None) -> None:
+        rows.extend(
+            {
+                "task": group,
+                "setting": setting,
+                "metric": row.metric,
+                "value": row.second,
+                **{f"difference_{key}": one for key, one in row.difference.items()},
+                "training_seconds": seconds,
+            }
+            for row in compare_runs(reference, run)
+            if row.label is None
+        )
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        PAGE.write_text(render(rows), encoding="utf-8")
+
+    for group, (task, base, others) in GROUPS.items():
+        reference = run_of(folder / group, task, base)
+        add(group, "default", reference, reference, seconds_of(reference))
+        for settings in others:
+            given = dict(settings)
+            if "training.init_from" in given:
+                start = run_of(folder / START, "tagging", LORA)
+                given["training.init_from"] = str(start / "model")
+            run = run_of(folder / f"{group}, {name_of(settings)}", task, {**base, **given})
+            add(group, f"`{name_of(settings)}`", reference, run, seconds_of(run))
+            if settings is HALF:
+                both = average_of(folder / f"{group}, average", [reference, run])
+                add(group, AVERAGE, reference, both, None)
+
+
+def seconds_of(run: Path) -> float:
+    """Return what the training of a run took."""
+    seconds: float = json.loads((run / "results.json").read_text())["seconds"]["training"]
+    return seconds
 
 
 def verdict(row: dict[str, object]) -> str:
@@ -87,14 +172,16 @@ def verdict(row: dict[str, object]) -> str:
 INTRODUCTION = """\
 # What helped
 
-Do the settings against [imbalance](imbalance.md), and the [logistic head](few-labels.md), help on the data that ship?
-One run each of the quickstart, which had the backbone `music2vec-small` then, beside the default, on the same 72 test
-tracks. The interval is a paired bootstrap over
-them: it leaves out zero where a setting helped or hurt more than the choice of tracks explains. It does not cover other
-seeds, and one row in twenty leaves out zero by chance. The music is synthetic, its styles are equally frequent, and its
-labels are right, so this is no evidence about rare or wrong labels in real music: try them on yours. Mixup is not in the
-table: it needs more epochs than the quickstart has, and no feature cache. Seconds are those of one thread on two busy
-cores.
+Do the settings against [imbalance](imbalance.md), the [logistic head](few-labels.md), mixup, moving averages, and
+[models to start from](starting.md) help on the data that ship? One run each of the quickstart, beside a run without
+the setting, on the same 72 test tracks. The interval is a paired bootstrap over them: it leaves out zero where a
+setting helped or hurt more than the choice of tracks explains. It does not cover other seeds, and one row in twenty
+leaves out zero by chance. The music is synthetic, its styles are equally frequent, and its labels are right, so this
+is no evidence about rare or wrong labels in real music: try them on yours.
+
+Rows of "genre, LoRA" train 8 epochs with LoRA. The model to start from was trained on the tags of the same tracks,
+also with LoRA. The last rows are a
+run with half the learning rates, and the average of its weights and those of the default. Seconds are those of one thread on two busy cores.
 
 | task | setting | metric | value | difference to the default, 95 % interval | | seconds of training |
 |---|---|---|---|---|---|---|
@@ -106,10 +193,12 @@ def render(rows: list[dict[str, object]]) -> str:
     for row in rows:
         difference, low, high = (row[f"difference_{key}"] for key in ("value", "low", "high"))
         is_default = row["setting"] == "default"
+        taken = row["training_seconds"]
+        seconds = "-" if taken is None else f"{taken:.0f}"
         interval = "-" if is_default else f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
         lines.append(
-            f"| {row['task']} | `{row['setting']}` | {row['metric']} | {row['value']:.3f} | {interval} "
-            f"| {verdict(row)} | {row['training_seconds']:.0f} |"
+            f"| {row['task']} | {row['setting']} | {row['metric']} | {row['value']:.3f} | {interval} "
+            f"| {verdict(row)} | {seconds} |"
         )
     again = "`python benchmarks/what_helped.py RUNS` measures again and writes this page."
     return INTRODUCTION + "\n".join([*lines, "", again, ""])

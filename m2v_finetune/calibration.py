@@ -4,6 +4,7 @@ Calibration maps the probabilities of a track, each monotonically, so that their
 between classes stays: metrics of rankings and the predicted class do not change.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,20 @@ class TemperatureScaling:
 
     temperature: float
 
+    @classmethod
+    def from_dict(cls, content: Any) -> "TemperatureScaling | None":
+        """Return what `to_dict` returned, or None for None.
+
+        Raises:
+            KeyError, TypeError, ValueError: The content is not valid.
+        """
+        if content is None:
+            return None
+        temperature = content["temperature"]
+        if not isinstance(temperature, float) or not 0 < temperature < math.inf:
+            raise ValueError(f"the temperature of its calibration is {temperature!r}")
+        return cls(temperature=temperature)
+
     def apply(self, probabilities: Array) -> Array:
         """Return calibrated probabilities, (..., classes), float32."""
         logs = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST)) / self.temperature
@@ -69,6 +84,21 @@ class PlattScaling:
 
     slopes: tuple[float, ...]
     intercepts: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, content: Any, num_labels: int) -> "PlattScaling | None":
+        """Return what `to_dict` returned, or None for None.
+
+        Raises:
+            KeyError, TypeError, ValueError: The content is not valid for so many labels.
+        """
+        if content is None:
+            return None
+        slopes, intercepts = (tuple(map(float, content[key])) for key in ("slopes", "intercepts"))
+        is_finite = all(map(math.isfinite, slopes + intercepts))
+        if not len(slopes) == len(intercepts) == num_labels or not is_finite or min(slopes) <= 0:
+            raise ValueError("its calibration is not that of its labels")
+        return cls(slopes=slopes, intercepts=intercepts)
 
     def apply(self, probabilities: Array) -> Array:
         """Return calibrated probabilities, (..., labels), float32."""
@@ -233,6 +263,20 @@ def fit_thresholds(
         else _threshold(probabilities[:, label].astype(np.float64), targets[:, label], precision)
         for label in range(targets.shape[1])
     )
+
+
+def saved_thresholds(content: Any, num_labels: int) -> tuple[float | None, ...]:
+    """Return the thresholds of a saved model; none for None.
+
+    Raises:
+        TypeError, ValueError: The content is not valid for so many labels.
+    """
+    if content is None:
+        return ()
+    thresholds = tuple(None if limit is None else float(limit) for limit in content)
+    if len(thresholds) != num_labels or any(not 0 <= (t or 0) <= 1 for t in thresholds):
+        raise ValueError("its thresholds are not those of its labels")
+    return thresholds
 
 
 def _threshold(probabilities: Matrix, targets: Array, precision: float | None) -> float | None:

@@ -152,7 +152,7 @@ class Classification(ClipTask):
         return cls(
             labels=saved_labels(settings["labels"]),
             label_column=column,
-            calibration=_saved_calibration(settings.get("calibration")),
+            calibration=TemperatureScaling.from_dict(settings.get("calibration")),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -289,16 +289,6 @@ class Classification(ClipTask):
             title=f"Confusion of {self.name}",
         )
         return {"confusion.png": "Confusion matrix of the test tracks"}
-
-
-def _saved_calibration(content: Any) -> TemperatureScaling | None:
-    """Return the calibration of a saved model; raise ValueError if it is not valid."""
-    if content is None:
-        return None
-    temperature = content["temperature"]
-    if not isinstance(temperature, float) or not 0 < temperature < math.inf:
-        raise ValueError(f"the temperature of its calibration is {temperature!r}")
-    return TemperatureScaling(temperature=temperature)
 
 
 def as_label(track: Track, column: str) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.audio.label_transform import LabelTransform
-from m2v_finetune.calibration import PlattScaling, fit_platt, fit_thresholds
+from m2v_finetune.calibration import PlattScaling, fit_platt, fit_thresholds, saved_thresholds
 from m2v_finetune.config.ranges import positive
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, as_labels, problem_list, require_column
@@ -224,8 +224,8 @@ class Tagging(ClipTask):
         return cls(
             labels=labels,
             label_column=str(settings["label_column"]),
-            calibration=_saved_calibration(settings.get("calibration"), len(labels)),
-            thresholds=_saved_thresholds(settings.get("thresholds"), len(labels)),
+            calibration=PlattScaling.from_dict(settings.get("calibration"), len(labels)),
+            thresholds=saved_thresholds(settings.get("thresholds"), len(labels)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -359,27 +359,6 @@ class Tagging(ClipTask):
             plot_per_label(results["per_label"], folder / file_name, metric=metric, name=name)
             captions[file_name] = f"{name} of each label"
         return captions
-
-
-def _saved_calibration(content: Any, num_labels: int) -> PlattScaling | None:
-    """Return the calibration of a saved model; raise ValueError if it is not valid."""
-    if content is None:
-        return None
-    slopes, intercepts = (tuple(map(float, content[key])) for key in ("slopes", "intercepts"))
-    is_finite = all(map(math.isfinite, slopes + intercepts))
-    if not len(slopes) == len(intercepts) == num_labels or not is_finite or min(slopes) <= 0:
-        raise ValueError("its calibration is not that of its labels")
-    return PlattScaling(slopes=slopes, intercepts=intercepts)
-
-
-def _saved_thresholds(content: Any, num_labels: int) -> tuple[float | None, ...]:
-    """Return the thresholds of a saved model; raise ValueError if they are not valid."""
-    if content is None:
-        return ()
-    thresholds = tuple(None if limit is None else float(limit) for limit in content)
-    if len(thresholds) != num_labels or any(not 0 <= (t or 0) <= 1 for t in thresholds):
-        raise ValueError("its thresholds are not those of its labels")
-    return thresholds
 
 
 def _equal_weights(config: TaggingConfig, labels: Sequence[str]) -> tuple[float, ...]:

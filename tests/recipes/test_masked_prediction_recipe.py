@@ -11,7 +11,7 @@ from support.matrix import exhaustive
 from support.messages import raises
 from support.runs import read_metrics, reset_accelerate, signal_at_step
 
-from m2v_finetune import runs
+from m2v_finetune import pretraining_runs
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.backbones.averaging import average_backbones
 from m2v_finetune.cli import build_parser
@@ -95,7 +95,7 @@ def pretrain(words, tmp_path):
     def run(folder, **settings):
         reset_accelerate()
         config = read_config("pretrain", words(folder, **settings))
-        return runs.pretrain(config), tmp_path / folder
+        return pretraining_runs.pretrain(config), tmp_path / folder
 
     return run
 
@@ -170,7 +170,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(pretrain, architecture, steps, 
     resumed = read_config(
         "pretrain", [f"--config={straight.parent / 'stopped' / 'config.yaml'}", "--run.resume=auto"]
     )
-    runs.pretrain(resumed)
+    pretraining_runs.pretrain(resumed)
     stopped = straight.parent / "stopped"
     assert (straight / "metrics.jsonl").read_text() == (stopped / "metrics.jsonl").read_text()
     ends = [load_trained(folder) for folder in (straight, stopped)]
@@ -224,7 +224,7 @@ def test_labels_before_a_run(words, architecture, cache, tmp_path, capsys, monke
     monkeypatch.setattr(labels_module, "labels_of", None)
     reset_accelerate()
     config = read_config("pretrain", [*settings, "--training.epochs=1"])
-    assert runs.pretrain(config)["num_steps"] == 4
+    assert pretraining_runs.pretrain(config)["num_steps"] == 4
 
 
 def call(words):

@@ -13,7 +13,7 @@ from support.matrix import exhaustive
 from support.messages import raises
 from support.runs import read_metrics, reset_accelerate, signal_at_step
 
-from m2v_finetune import runs
+from m2v_finetune import pretraining_runs
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.errors import Stopped, UserError
 from m2v_finetune.settings import read_config
@@ -79,7 +79,7 @@ def pretrain(repository, music, tmp_path):
         }
         words = [f"--{name}={value}" for name, value in given.items()]
         config = read_config("pretrain", words)
-        return runs.pretrain(config), tmp_path / folder
+        return pretraining_runs.pretrain(config), tmp_path / folder
 
     return run
 
