@@ -27,6 +27,8 @@ from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.emotion import Emotion
 from m2v_finetune.tasks.tagging import Tagging
 
+pytestmark = pytest.mark.slow
+
 EXPORTED = [name for name in TASKS if name != "separation"]
 BATCHES, LENGTHS = (1, 3, 40), (4000, 8000, 12345)
 """Windows of a batch, and their samples: half, one and more than a window of the models here."""
@@ -106,7 +108,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tagging", "beats"])
 def test_onnx_runtime_equals_torch(name: str, folder: Path, record_property: Any) -> None:
     largest = largest_difference(TaskModel.from_pretrained(folder / name), folder / f"{name}.onnx")
