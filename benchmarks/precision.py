@@ -4,8 +4,9 @@
 
 A task is trained by its quickstart first; a folder is of a finished quickstart run. Each model predicts its
 test tracks in both precisions. Then networks with random weights compute hidden states, and gradients of full
-fine-tuning, of noise. Numbers of bfloat16 are the same on CPUs without units for it, to the order of sums;
-only time is not. Written to benchmarks/results/precision.json and the table of docs/precision.md.
+fine-tuning, of noise; and two quickstarts are trained in both precisions. Numbers of bfloat16 are the same on
+CPUs without units for it, to the order of sums; only time is not. Written to
+benchmarks/results/precision.json and the table of docs/precision.md.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.data.checking import CheckedTrack, check_tracks
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.model import TaskModel
+from m2v_finetune.publishing.comparison import compare_runs
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.genre import Genre
 
@@ -36,6 +38,10 @@ PAGE = REPOSITORY / "docs" / "precision.md"
 BOUND = 0.01
 """Largest change of a metric for which bfloat16 is chosen by itself."""
 NETWORKS = {"music2vec's size": "music2vec-v1"}
+TRAINING = {
+    "tagging, probe": ("tagging", {}),
+    "genre, full": ("genre", {"tuning.method": "full", "training.epochs": 3}),
+}
 
 
 def main() -> None:
@@ -48,10 +54,14 @@ def main() -> None:
         "--tracks", type=int, help="number of test tracks of each task; default: all"
     )
     parser.add_argument("--networks", action="store_true", help="compare only the large networks")
+    parser.add_argument("--training", action="store_true", help="compare only the training runs")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a window of noise")
     arguments = parser.parse_args()
-    found = json.loads(RESULT.read_text()) if RESULT.is_file() else {"tasks": {}, "networks": {}}
-    for one in [] if arguments.networks else arguments.tasks or list(TASKS):
+    found = {"tasks": {}, "networks": {}, "training": {}}
+    if RESULT.is_file():
+        found |= json.loads(RESULT.read_text())
+    only = arguments.networks or arguments.training
+    for one in [] if only else arguments.tasks or list(TASKS):
         with tempfile.TemporaryDirectory() as temporary:
             run = Path(one)
             if one in TASKS:
@@ -60,9 +70,14 @@ def main() -> None:
                 subprocess.run([sys.executable, recipe, "--run.output_dir", run], check=True)
             found["tasks"] |= compare_run(run, arguments.tracks)
         write(found)
-    for name, source in {} if arguments.tasks else NETWORKS.items():
-        found["networks"][name] = compare_network(source, arguments.seconds)
-        write(found)
+    if arguments.networks or not (only or arguments.tasks):
+        for name, source in NETWORKS.items():
+            found["networks"][name] = compare_network(source, arguments.seconds)
+            write(found)
+    if arguments.training or not (only or arguments.tasks):
+        for name, (task, settings) in TRAINING.items():
+            found["training"][name] = compare_training(task, settings)
+            write(found)
 
 
 def write(found: dict[str, Any]) -> None:
@@ -156,6 +171,31 @@ def compare_network(source: str, seconds: float) -> dict[str, Any]:
     }
 
 
+def compare_training(task: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the metric of test tracks after training in each precision, and the difference."""
+    with tempfile.TemporaryDirectory() as temporary:
+        runs = {name: Path(temporary) / name for name in ("no", "bf16")}
+        for name, run in runs.items():
+            words = {**settings, "training.mixed_precision": name, "run.output_dir": run}
+            recipe = REPOSITORY / "recipes" / f"{task}.py"
+            given = [f"--{key}={value}" for key, value in words.items()]
+            subprocess.run([sys.executable, recipe, *given], check=True)
+        results = json.loads((runs["no"] / "results.json").read_text())
+        metric = results["metric_names"][results["selection_metric"]]
+        [row] = [
+            one
+            for one in compare_runs(*runs.values())
+            if one.label is None and one.metric == metric
+        ]
+        return {
+            "metric": metric,
+            "num_tracks": results["num_tracks"],
+            "float32": row.first,
+            "bfloat16": row.second,
+            "difference": row.difference,
+        }
+
+
 def cosine(a: Tensor, b: Tensor) -> float:
     """Return the cosine of two vectors."""
     return float(torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0))
@@ -171,6 +211,19 @@ def table(found: dict[str, Any]) -> str:
         lines.append(
             f"| {name}, {row['backbone']}, {row['tuning']} | {row['num_tracks']} | {row['metric']} | "
             f"{row['float32']:.4f} | {row['bfloat16']:.4f} | {row['difference']:+.4f} |"
+        )
+    if found["training"]:
+        lines += [
+            "",
+            "| trained in each precision | test tracks | metric | float32 | bfloat16 "
+            "| difference, 95 % interval |",
+            "|---|---|---|---|---|---|",
+        ]
+    for name, row in found["training"].items():
+        value, low, high = (row["difference"][key] for key in ("value", "low", "high"))
+        lines.append(
+            f"| {name} | {row['num_tracks']} | {row['metric']} | {row['float32']:.4f} "
+            f"| {row['bfloat16']:.4f} | {value:+.4f} ({low:+.4f} to {high:+.4f}) |"
         )
     if not found["networks"]:
         return "\n".join(lines)

@@ -92,7 +92,7 @@ def take_step(
                 share = value / (gradient_accumulation_steps * num_processes)
                 (share if scaler is None else scaler.scale(share)).backward()  # type: ignore[no-untyped-call]
         if num_processes > 1:
-            _sum_gradients(model)
+            sum_gradients(model)
         if scaler is not None:
             scaler.unscale_(optimizer)
         try:
@@ -142,8 +142,12 @@ def _together(num_processes: int, device: torch.device) -> Iterator[None]:
         raise StepOutOfMemoryError(numbers, is_undone=True)
 
 
-def _sum_gradients(model: nn.Module) -> None:
-    """Sum the gradients over all processes, in place, without further memory."""
+def sum_gradients(model: nn.Module) -> None:
+    """Sum the gradients over all processes, in place, without further memory.
+
+    All exchanges are under way at once. Buckets, and an exchange within the backward pass, gain little:
+    docs/several-gpus.md has the measurement.
+    """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     for exchange in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
         exchange.wait()
