@@ -127,7 +127,14 @@ def take_steps(config: RecipeConfig) -> dict[str, Any]:
         take_step(model, optimizer, [batch], loss=model.task.loss, max_grad_norm=max_grad_norm)
         seconds.append(time.process_time() - start_time)
     with StorageRecorder() as recorder:
-        record_step(recorder, model, optimizer, batch, max_grad_norm=max_grad_norm)
+        record_step(
+            recorder,
+            model,
+            optimizer,
+            batch,
+            loss=model.task.loss,
+            max_grad_norm=max_grad_norm,
+        )
     return {
         "trained_parameters": count_parameters(model, trained_only=True),
         "of_the_backbone": count_parameters(model.backbone, trained_only=True),

@@ -221,7 +221,8 @@ def train_task(
             require_same_frames(model, teacher, str(config.training.teacher))
             carry_licence(model, teacher)
             windows = with_waveforms_as_targets(windows)
-            loss = teacher_loss(teacher, temperature=config.training.temperature, run=run)
+            temperature = config.training.temperature
+            loss = teacher_loss(teacher, temperature=temperature, autocast=run.accelerator.autocast)
 
         # Memory, and the batches that fit into it; the cache of the frozen layers' output.
         training, plan = planned_training(config, task, run.accelerator)

@@ -124,7 +124,10 @@ def _plan(arguments: argparse.Namespace) -> None:
         from m2v_finetune.memory.plan import plan_run
         from m2v_finetune.memory.plan_tables import show_plan
         from m2v_finetune.training.defaults import complete_tuning
+        from m2v_finetune.training.distillation import with_teacher_settings
         from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
+    if task_class is not None:
+        config = with_teacher_settings(config)
     if task_class is not None and config.data.window_seconds is None:
         # The longest default; shorter tracks reduce it.
         config = replace(config, data=replace(config.data, window_seconds=WINDOW_SECONDS))
@@ -145,7 +148,8 @@ def _plan(arguments: argparse.Namespace) -> None:
     task = None if task_class is None else task_class.from_settings(config.task)
     plan = plan_run(config, task, machine, memory_bytes=memory_bytes)
     assumed = ""
-    if task is not None and getattr(config.task, "labels", ()) is None:
+    has_teacher = config.training.teacher is not None  # its labels are those of the student
+    if task is not None and not has_teacher and getattr(config.task, "labels", ()) is None:
         assumed = f" {task.num_outputs} labels are assumed, as the data name them."
     TableConsole().print(show_plan(plan, assumed=assumed))
     if plan.memory_bytes is not None and plan.chosen is None:

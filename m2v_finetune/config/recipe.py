@@ -40,12 +40,6 @@ class RecipeConfig:
         """Check that the sections fit together."""
         if self.head.is_solved:
             self._check_solved_head()
-        if self.training.ema_decay > 0 and self.run.memory is not None:
-            raise UserError(
-                f"run.memory is '{self.run.memory}', but its plan does not count the averaged weights of "
-                "training.ema_decay. Remove one of them.",
-                code="settings-conflict",
-            )
         if self.training.teacher is not None:
             self._check_student()
         if self.training.init_from is not None and self.backbone.spec_augment:
@@ -73,7 +67,6 @@ class RecipeConfig:
             "augmentation.mixup_alpha (to 0)": self.augmentation.mixup_alpha > 0,
             "cache.use (to auto)": self.cache.use == "on",
             "head.kind (to linear or mlp)": self.head.is_solved,
-            "run.memory (to null)": self.run.memory is not None,
         }
         if any(refused.values()):
             raise UserError(

@@ -6,7 +6,7 @@ their allocations.
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from m2v_finetune.backbones.encoders.frames_last import channels_first
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
 from m2v_finetune.data.loader import Window
-from m2v_finetune.memory.counting import BLOCK_BYTES, FakeRecorder, StorageRecorder, Timeline
+from m2v_finetune.memory.counting import BLOCK_BYTES, FakeRecorder, Part, StorageRecorder, Timeline
 from m2v_finetune.memory.fake_tensors import QuickFakeTensorMode
 from m2v_finetune.memory.gpu import GpuKernels
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.building import build_pretraining_model
 from m2v_finetune.pretraining.model import PretrainingModel, backbone_without_weights
 from m2v_finetune.tasks import Task
+from m2v_finetune.training.distillation import Loss, teacher_loss
+from m2v_finetune.training.moving_average import MovingAverage
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.step import take_step
 
@@ -61,9 +63,14 @@ class CountedRun:
         self._machine = machine
         self._fake_tensors = QuickFakeTensorMode()
         # Built on "meta": PEFT moves its new parameters, which fake tensors do not support.
+        teacher = None
+        if config.training.teacher is not None:
+            teacher = TaskModel.from_pretrained(config.training.teacher).to("meta")
+            task = teacher.task  # the student has its outputs
         model = model_without_weights(config, task)
         with self._fake():
             self._model = model.to_empty(device="cpu")
+            self._teacher = None if teacher is None else teacher.to_empty(device="cpu")
 
     def step(self, batch_size: int, *, limit_bytes: float = math.inf) -> Timeline:
         """Count an optimizer step of one batch, after earlier steps: the optimizer has its moments.
@@ -79,16 +86,18 @@ class CountedRun:
         model = self._model.train()
         with self._fake():
             optimizer = _optimizer(model, self._config)
-            batch = _empty_batch(model, batch_size)
+            batch, beside = self._batch(batch_size), self._beside()
             if isinstance(model, PretrainingModel):
                 # After the steps in which parts are frozen.
                 model.start_step(sys.maxsize)
             with recorder:
+                _note_beside(recorder, beside)
                 record_step(
                     recorder,
                     model,
                     optimizer,
                     batch,
+                    loss=self._loss(),
                     max_grad_norm=self._config.optimizer.max_grad_norm,
                     autocast=_autocast(self._machine),
                     read_norm=lambda norm: 1e9,  # large, so that clipping is counted
@@ -108,7 +117,9 @@ class CountedRun:
                 optimizer.step()
             optimizer.zero_grad()
             *inputs, targets = batch = _empty_batch(model.eval(), batch_size)
+            beside = self._beside()
             with recorder:
+                _note_beside(recorder, beside)
                 _note_all(recorder, model, batch)
                 _note_moments(recorder, optimizer)
                 with torch.no_grad(), _autocast(self._machine)():
@@ -116,6 +127,27 @@ class CountedRun:
                     if isinstance(model, PretrainingModel):
                         model.window_metrics(outputs, targets)
         return self._timeline(recorder)
+
+    def _batch(self, batch_size: int) -> list[Tensor]:
+        """Return the tensors of a training batch; a student's targets are its waveforms."""
+        batch = _empty_batch(self._model, batch_size)
+        return batch if self._teacher is None else [batch[0], torch.empty_like(batch[0])]
+
+    def _loss(self) -> Loss:
+        if self._teacher is not None:
+            temperature = self._config.training.temperature
+            return teacher_loss(
+                self._teacher, temperature=temperature, autocast=_autocast(self._machine)
+            )
+        model = self._model
+        return model.loss if isinstance(model, PretrainingModel) else model.task.loss
+
+    def _beside(self) -> dict[Part, list[Tensor]]:
+        """Return the tensors of a run that model, optimizer and batch do not have."""
+        teacher, decay = self._teacher, self._config.training.ema_decay
+        weights = [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
+        average = MovingAverage(self._model, decay).values.values() if decay > 0 else ()
+        return {"weights": weights, "optimizer": list(average)}
 
     @contextmanager
     def _fake(self) -> Iterator[None]:
@@ -135,6 +167,7 @@ def record_step(
     optimizer: torch.optim.Optimizer,
     batch: Sequence[Tensor],
     *,
+    loss: Loss,
     max_grad_norm: float,
     **others: Any,
 ) -> None:
@@ -145,6 +178,7 @@ def record_step(
         model: Model in training mode.
         optimizer: Optimizer of its parameters.
         batch: Inputs and targets.
+        loss: Argument of `step.take_step`.
         max_grad_norm: Argument of `step.take_step`.
         others: Further arguments of `step.take_step`.
     """
@@ -156,7 +190,6 @@ def record_step(
         for parameter in model.parameters()
         if parameter.requires_grad
     ]
-    loss = model.loss if isinstance(model, PretrainingModel) else model.task.loss
     try:
         take_step(model, optimizer, [batch], loss=loss, max_grad_norm=max_grad_norm, **others)
     finally:
@@ -165,6 +198,12 @@ def record_step(
     if isinstance(model, PretrainingModel):
         model.end_step(0)
     _note_moments(recorder, optimizer)
+
+
+def _note_beside(recorder: StorageRecorder, beside: Mapping[Part, Sequence[Tensor]]) -> None:
+    for part, tensors in beside.items():
+        for tensor in tensors:
+            recorder.note(tensor, part)
 
 
 def _note_moments(recorder: StorageRecorder, optimizer: torch.optim.Optimizer) -> None:

@@ -32,7 +32,8 @@ def is_adapter_enough(model: "TaskModel") -> bool:
     """Return whether others can rebuild the model from its trained weights and the backbone's name."""
     source = model.backbone.source
     is_public = source in CHECKPOINTS or (is_repo_id(source) and not Path(source).is_dir())
-    return is_public and model.tuning.method != "full" and model.base_fingerprint is not None
+    is_tuned = model.tuning.method != "full" and model.base_fingerprint is not None
+    return is_public and is_tuned and not model.trains_more()
 
 
 def card_data(model: "TaskModel", *, weights: Weights, native: bool = False) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class TaskNetwork(nn.Module):
         self.precision: InferencePrecision = "float32"
         if isinstance(backbone, Backbone):
             backbone.check_window(self.window_samples)
+        self._trainable_names = self._trainable()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of a prediction in `precision`."""
@@ -210,13 +211,20 @@ class TaskNetwork(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Return trainable parameters, layer weights and measured buffers of head and novelty, by name."""
-        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        """Return what the tuning method trains, layer weights, and buffers of head and novelty, by name."""
+        names = set(self._trainable_names)  # also if they were frozen since, to predict
         names |= {f"layer_weighting.{name}" for name in self.layer_weighting.state_dict()}
         names |= {f"head.{name}" for name, _ in self.head.named_buffers()}
         if self.novelty is not None:
             names |= {f"novelty.{name}" for name, _ in self.novelty.named_buffers()}
         return {name: tensor for name, tensor in self.state_dict().items() if name in names}
+
+    def trains_more(self) -> bool:
+        """Return whether parameters were made trainable that the tuning method freezes."""
+        return not self._trainable() <= self._trainable_names
+
+    def _trainable(self) -> frozenset[str]:
+        return frozenset(name for name, one in self.named_parameters() if one.requires_grad)
 
     def trained_parts(self) -> dict[str, int]:
         """Return the number of trainable parameters of each part, from the input to the head."""

@@ -58,6 +58,12 @@ def _own_files(model: "TaskModel", weights: SavedWeights) -> dict[str, bytes]:
             "from the others. Save it with weights='all'.",
             code="model-is-merged",
         )
+    if weights == "trained" and model.trains_more():
+        raise UserError(
+            f"More parameters are trainable than tuning.method {model.tuning.method} trains, so its weights "
+            "are not enough. Save the model with weights='all'.",
+            code="model-trains-more",
+        )
     if weights == "trained":
         tensors = model.trained_tensors()
     else:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar, cast
 
@@ -137,11 +138,19 @@ def with_waveforms_as_targets(windows: TrainingWindows) -> TrainingWindows:
     return replace(windows, example=_waveform_twice)
 
 
-def teacher_loss(teacher: TaskModel, *, temperature: float, run: Run) -> Loss:
-    """Return the loss of a student's outputs against those of a teacher for the same waveforms."""
+def teacher_loss(
+    teacher: TaskModel, *, temperature: float, autocast: Callable[[], AbstractContextManager[Any]]
+) -> Loss:
+    """Return the loss of a student's outputs against those of a teacher for the same waveforms.
+
+    Args:
+        teacher: Teacher, in evaluation mode.
+        temperature: As in `distillation_loss`.
+        autocast: Context of the teacher's forward pass.
+    """
 
     def loss(outputs: Tensor, waveforms: Tensor) -> Tensor:
-        with torch.no_grad(), run.accelerator.autocast():
+        with torch.no_grad(), autocast():
             targets = teacher(waveforms).float()
         return distillation_loss(teacher.task, outputs, targets, temperature=temperature)
 

@@ -49,6 +49,8 @@ from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
+from m2v_finetune.training.distillation import teacher_loss
+from m2v_finetune.training.moving_average import MovingAverage
 from m2v_finetune.training.optimization import build_optimizer
 from m2v_finetune.training.sizes import gigabytes
 from m2v_finetune.training.step import take_step
@@ -183,6 +185,44 @@ def test_quick_fake_tensors_count_what_those_of_torch_count(machine, method, mon
     for one, expected in zip(found, count(), strict=True):
         for name in ("starts", "ends", "sizes", "parts"):
             np.testing.assert_array_equal(getattr(one, name), getattr(expected, name))
+
+
+def test_the_plan_counts_an_average_and_a_teacher(tmp_path):
+    """Both live beside the model; the teacher reads each batch after the student."""
+    plain = settings("full")
+    teacher = real_model(settings("probe", layers=4), TASK).eval().requires_grad_(False)
+    teacher.save_pretrained(tmp_path / "teacher")
+    training = replace(plain.training, ema_decay=0.9, teacher=str(tmp_path / "teacher"))
+    config = replace(plain, training=training)
+    planned = RunMemory(config, TASK, CPU)
+
+    model = real_model(config, TASK).train()
+    model.backbone.gradient_checkpointing = config.training.gradient_checkpointing
+    optimizer = build_optimizer(model, config.optimizer)
+    waveforms = torch.rand(4, model.window_samples)
+    average = MovingAverage(model, 0.9)
+    loss = teacher_loss(teacher, temperature=1.0, autocast=nullcontext)
+
+    def step():
+        take_step(model, optimizer, [[waveforms, waveforms.clone()]], loss=loss, max_grad_norm=1.0)
+        average.update(1)
+
+    step()
+    with StorageRecorder() as recorder:
+        note_all(recorder, model, optimizer, [waveforms, *average.values.values()])
+        note_all(recorder, teacher, optimizer, [])
+        step()
+    real = sum(recorder.timeline().peak().values())
+    found = planned.peak_bytes(Split(batch_size=4, accumulation=1))
+    assert found == pytest.approx(real, rel=0.03)
+    trained = sum(one.nbytes for one in average.values.values())
+    taught = sum(one.nbytes for one in (*teacher.parameters(), *teacher.buffers()))
+    without = RunMemory(plain, TASK, CPU).peak_bytes(Split(batch_size=4, accumulation=1))
+    targets = waveforms.nbytes - 4 * 4 * TASK.num_outputs  # waveforms in place of labels
+    assert found - without == trained + taught + targets
+    grown = sum(planned.evaluation_peak(4).values())
+    less = sum(RunMemory(plain, TASK, CPU).evaluation_peak(4).values())
+    assert grown - less == trained + taught
 
 
 def note_all(recorder, model, optimizer, batch):

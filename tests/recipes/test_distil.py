@@ -1,6 +1,7 @@
 """Distillation: the loss by hand, and students of small teachers, some of whose tracks have no labels."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -29,6 +30,9 @@ from m2v_finetune.training.distillation import distillation_loss
 TAGGING = Tagging(labels=("piano", "drums", "minor"), label_column="tags")
 """In an order of its own: that of sorted training labels would be another."""
 NUM_CLIPS = {"train": 4, "validation": 2, "test": 2}
+
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_losses_are_those_of_the_field():
@@ -116,6 +120,29 @@ def words(source: Path, folder: Path, *more: str) -> list[str]:
         *("--training.per_device_batch_size", "4", "--run.checkpoint_every_steps", "1"),
         *("--optimizer.learning_rate", "0.01", "--run.output_dir", str(folder), *more),
     ]
+
+
+def test_the_plan_of_a_student_counts_its_teacher(tmp_path, capsys):
+    teacher = save_teacher(tmp_path / "teacher")
+    config = str(REPOSITORY / "configs" / "tagging" / "quickstart.yaml")
+    common = ["plan", "--config", config, "--device", "cpu", "--data.window_seconds", "1"]
+
+    def plan(*more):
+        with pytest.raises(SystemExit) as ended:
+            main([*common, "--backbone.source", "random-small", *more])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    alone, taught = plan(), plan("--training.teacher", str(teacher))
+    assert "assumed" in alone
+    assert "assumed" not in taught
+    assert megabytes(alone, "weights") < 0.6 * megabytes(taught, "weights")
+
+
+def megabytes(shown: str, part: str) -> float:
+    """Return the number of a part in the table of `m2v plan`."""
+    [size] = re.findall(rf"^\W*{part}\W+([\d.]+) MB", shown, re.MULTILINE)
+    return float(size)
 
 
 @pytest.mark.slow

@@ -388,6 +388,29 @@ def test_a_merged_model_gives_the_same_and_is_saved_whole(tmp_path: Path, wav: P
     assert loaded.predict(wav).scores == model.predict(wav).scores
 
 
+@pytest.mark.parametrize("method", ["probe", "lora", "bitfit"])
+def test_a_frozen_model_is_saved_whole(method: str, tmp_path: Path, wav: Path) -> None:
+    model = build(method=method, seed=1)
+    with torch.no_grad():  # also what starts at zero, such as adapters
+        for parameter in model.trained_tensors().values():
+            parameter.add_(0.01)
+    model.requires_grad_(False)
+    model.save_pretrained(tmp_path / "model")
+    assert TaskModel.from_pretrained(tmp_path / "model").predict(wav) == model.predict(wav)
+
+
+def test_what_a_loop_trained_beyond_the_tuning_method_is_saved(tmp_path: Path, wav: Path) -> None:
+    model = build(seed=1)
+    norm = model.backbone.layers[-1].final_layer_norm.weight.requires_grad_(True)
+    with torch.no_grad():
+        norm.mul_(2)
+    with raises("model-trains-more", "weights='all'"):
+        model.save_pretrained(tmp_path / "trained", weights="trained")
+    assert not (tmp_path / "trained").exists()
+    model.save_pretrained(tmp_path / "model")
+    assert TaskModel.from_pretrained(tmp_path / "model").predict(wav) == model.predict(wav)
+
+
 def test_a_device_is_chosen_when_a_model_is_loaded(tmp_path: Path) -> None:
     build().save_pretrained(tmp_path)
     assert TaskModel.from_pretrained(tmp_path, device="meta").device == torch.device("meta")
