@@ -1,13 +1,17 @@
-"""Number of intra-op threads of PyTorch, by the size of the work and the cores of this process.
+"""Use of the cores of this process: intra-op threads of PyTorch, and batches that are computed at once.
 
 Each operation on several threads ends with a barrier. If other work takes a core, or a container has a quota
 of less than the machine's cores, the operations of a small network wait there most of the time. Results are
-those of any other number of threads, to rounding.
+those of any other number of threads, to rounding. So a small network has one thread for each batch, and on
+several cores computes several batches at once, without barriers and with the same results.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +20,9 @@ SMALL_PARAMETERS = 20_000_000
 """Networks with fewer parameters run on one thread. Source: benchmarks/threads.py."""
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables by which users set the number."""
+
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 
 _INITIAL = torch.get_num_threads()
 
@@ -38,12 +45,67 @@ def choose_threads(model: nn.Module, *, without: Iterable[nn.Module] = ()) -> in
         return current
     idle = {id(parameter) for module in without for parameter in module.parameters()}
     size = sum(one.numel() for one in model.parameters() if id(one) not in idle)
-    if size < SMALL_PARAMETERS:
+    return 1 if size < SMALL_PARAMETERS else min(current, _cores())
+
+
+def batches_at_once(model: nn.Module) -> int:
+    """Return the number of batches that a network computes at once, each with `choose_threads` threads.
+
+    It is the number of cores for a small network on a CPU, unless the user set a number of threads; else one.
+    """
+    on_cpu = all(one.device.type == "cpu" for one in model.parameters())
+    if not on_cpu or torch.get_num_threads() == choose_threads(model):
         return 1
+    return _cores() if choose_threads(model) == 1 else 1
+
+
+def in_order(
+    function: Callable[[Batch], Result], batches: Iterable[Batch], *, at_once: int
+) -> Iterator[tuple[Batch, Result]]:
+    """Yield each batch with ``function(batch)``, in the order of the batches.
+
+    Args:
+        function: Function of a batch; several calls run at once, on threads, if ``at_once`` is above one.
+        batches: Batches, which are read in this thread, at most ``at_once`` ahead. An error of theirs is
+            raised after the results of the batches before it.
+        at_once: Number of calls at once.
+    """
+    if at_once == 1:
+        for batch in batches:
+            yield batch, function(batch)
+        return
+    waiting: deque[tuple[Batch, Future[Result]]] = deque()
+    unread, error = iter(batches), None
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            while True:
+                try:
+                    batch = next(unread)
+                except StopIteration:
+                    break
+                except Exception as failed:
+                    error = failed
+                    break
+                waiting.append((batch, pool.submit(function, batch)))
+                if len(waiting) > at_once:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+    if error is not None:
+        raise error
+
+
+def _cores() -> int:
+    """Return the cores for this process, of those that the processes of a run share on this machine."""
     from joblib import cpu_count
 
     cores: int = cpu_count()
-    return max(1, min(current, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from m2v_finetune.catalogue.stream import StreamBatch, WindowStream, as_checked,
 from m2v_finetune.data.values import printable
 from m2v_finetune.data.workers import WorkerError, read_batches
 from m2v_finetune.micro_batching import ForwardPass
+from m2v_finetune.threads import batches_at_once, in_order
 
 
 class TrackRows(NamedTuple):
@@ -89,13 +90,17 @@ def _stream_rows(
     runners = [_Runner(one) for one in analysis.passes]
     tracks = _OpenTracks(analysis, items)
     waiting: tuple[StreamBatch, dict[int, list[Tensor]]] | None = None
-    for batch in read_batches(stream_loader(stream)):
-        # A GPU computes this batch while the outputs of the one before become rows.
-        started = {
+
+    def start(batch: StreamBatch) -> dict[int, list[Tensor]]:
+        return {
             number: runner.start(batch.waveforms)
             for number, runner in enumerate(runners)
             if runner.one_pass.layout == batch.layout and batch.owners
         }
+
+    at_once = min(batches_at_once(one.network) for one in analysis.passes)
+    for batch, started in in_order(start, read_batches(stream_loader(stream)), at_once=at_once):
+        # A GPU computes this batch while the outputs of the one before become rows.
         if waiting is not None:
             yield from tracks.take(*waiting)
         waiting = (batch, started)

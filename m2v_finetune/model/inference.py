@@ -24,6 +24,7 @@ from m2v_finetune.data.workers import read_batches
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.micro_batching import ForwardPass
 from m2v_finetune.tasks import Prediction
+from m2v_finetune.threads import batches_at_once, in_order
 from m2v_finetune.variation import OutputVariation
 
 if TYPE_CHECKING:
@@ -98,10 +99,15 @@ def score_windows(
         num_workers=num_workers,
         timeout_seconds=timeout_seconds,
     )
-    for indices, parts, bad in read_batches(loader):
+    computed = in_order(
+        lambda batch: score(*batch[1]) if len(batch[0]) else None,
+        read_batches(loader),
+        at_once=batches_at_once(model),
+    )
+    for (indices, _, bad), outputs in computed:
         rows: dict[int, NDArray[np.float32] | AudioError] = dict(bad)
-        if len(indices):
-            scores = activate(model, score(*parts), variation)
+        if outputs is not None:
+            scores = activate(model, outputs, variation)
             rows |= zip(indices.tolist(), scores, strict=True)
         for index, one in sorted(rows.items(), key=lambda pair: pair[0]):
             number, window = windows.locations[index]

@@ -1,6 +1,8 @@
 """Intra-op threads: by the size of a network, the cores of the process, and what the user set."""
 
 import os
+import threading
+import time
 
 import joblib
 import numpy as np
@@ -10,7 +12,14 @@ from support.models import SAMPLES, build_tagger
 from torch import nn
 
 from m2v_finetune import threads
-from m2v_finetune.threads import SMALL_PARAMETERS, choose_threads, intra_op_threads
+from m2v_finetune.model import inference
+from m2v_finetune.threads import (
+    SMALL_PARAMETERS,
+    batches_at_once,
+    choose_threads,
+    in_order,
+    intra_op_threads,
+)
 
 SMALL = nn.Linear(10, 10)
 
@@ -90,3 +99,70 @@ def test_the_cores_of_a_process_are_those_of_its_affinity(monkeypatch):
         assert joblib.cpu_count() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_batches_come_in_their_order_and_an_error_after_those_before_it(at_once):
+    def batches():
+        yield from range(5)
+        raise ValueError("the fifth cannot be read")
+
+    def work(number):
+        time.sleep(0.02 * (5 - number))  # later ones are faster
+        return number**2
+
+    rows = in_order(work, batches(), at_once=at_once)
+    assert [next(rows) for _ in range(5)] == [(number, number**2) for number in range(5)]
+    with pytest.raises(ValueError, match="fifth"):
+        next(rows)
+
+
+def test_an_error_of_a_batch_is_raised_at_its_place_and_the_others_end():
+    ended = []
+
+    def work(number):
+        if number == 1:
+            raise ValueError("not finite")
+        ended.append(number)
+        return number
+
+    rows = in_order(work, range(100), at_once=2)
+    assert next(rows) == (0, 0)
+    with pytest.raises(ValueError, match="finite"):
+        next(rows)
+    assert len(ended) < 10
+    assert threading.active_count() == 1
+
+
+def test_several_batches_are_computed_at_once():
+    both = threading.Barrier(2, timeout=30)  # each waits for the other
+    assert [r for _, r in in_order(lambda _: both.wait() >= 0, range(4), at_once=2)] == [True] * 4
+
+
+def test_only_small_networks_on_a_cpu_compute_several(cores, monkeypatch):
+    assert batches_at_once(SMALL) == 8
+    assert batches_at_once(nn.Linear(SMALL_PARAMETERS // 10, 10)) == 1
+    assert batches_at_once(nn.Linear(10, 10, device="meta")) == 1  # not on a CPU
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert batches_at_once(SMALL) == 4
+    with intra_op_threads(1):
+        assert batches_at_once(SMALL) == 1  # within training
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert batches_at_once(SMALL) == 1
+
+
+def test_results_are_the_same_at_any_number(cores, monkeypatch):
+    tagger = build_tagger()
+    song = np.random.default_rng(0).normal(0, 0.1, 9 * SAMPLES).astype(np.float32)
+    running, most = [], []
+
+    def start(*_):
+        running.append(1)
+        most.append(len(running))
+
+    tagger.backbone.layers[0].register_forward_pre_hook(start)
+    tagger.backbone.layers[-1].register_forward_hook(lambda *_: running.pop() and None)
+    several = tagger.predict(song, sample_rate=16000, batch_size=1)
+    assert max(most) > 1
+    monkeypatch.setattr(inference, "batches_at_once", lambda _: 1)
+    assert tagger.predict(song, sample_rate=16000, batch_size=1) == several

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from m2v_finetune.data.cached_windows import SampledWindows
 from m2v_finetune.data.feature_store import FeatureStore
@@ -14,6 +15,7 @@ from m2v_finetune.data.workers import read_batches
 from m2v_finetune.errors import UserError
 from m2v_finetune.micro_batching import ForwardPass
 from m2v_finetune.model import NotFiniteError, TaskModel
+from m2v_finetune.threads import batches_at_once, in_order
 from m2v_finetune.training.progress import progress_bar
 
 
@@ -51,6 +53,20 @@ def compute_features(
     """
     bad_tracks: dict[str, str] = {}
     frozen_features = ForwardPass(model, model.frozen_features, autocast=accelerator.autocast)
+
+    def features_of(batch: Any) -> Tensor | None:
+        indices, parts, _ = batch
+        if not len(indices):
+            return None
+        try:
+            return frozen_features(parts[0])
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                "Caching ran out of memory with a single window. Lower data.window_seconds. Features that "
+                "are already cached stay.",
+                code="cache-out-of-memory",
+            ) from error
+
     model.eval()
     if not windows.rows:
         return bad_tracks
@@ -60,19 +76,12 @@ def compute_features(
     sampled = [windows.sampled_windows[row] for row in windows.rows]
     with progress_bar(accelerator) as bar:
         task = bar.add_task(title, total=len(windows))
-        for indices, parts, bad in read_batches(loader):
+        computed = in_order(features_of, read_batches(loader), at_once=batches_at_once(model))
+        for (indices, parts, bad), features in computed:
             for index, error in bad.items():
                 bad_tracks[sampled[index].checked.track.id] = str(error)
-            if len(indices):
-                samples, label_transform = parts
-                try:
-                    features = frozen_features(samples)
-                except torch.OutOfMemoryError as error:
-                    raise UserError(
-                        "Caching ran out of memory with a single window. Lower data.window_seconds. Features "
-                        "that are already cached stay.",
-                        code="cache-out-of-memory",
-                    ) from error
+            if features is not None:
+                label_transform = parts[1]
                 origins = [sampled[index].checked.track.origin for index in indices.tolist()]
                 store.write(
                     [windows.rows[index] for index in indices.tolist()],

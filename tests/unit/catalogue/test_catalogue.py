@@ -23,7 +23,7 @@ from support.messages import raises
 from m2v_finetune import cli
 from m2v_finetune.audio.decode import inspect_audio
 from m2v_finetune.calibration import PlattScaling, TemperatureScaling
-from m2v_finetune.catalogue import stream
+from m2v_finetune.catalogue import stream, tracks
 from m2v_finetune.catalogue.embeddings import Embeddings, load_network
 from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.predictions import NamedModel, Predictions
@@ -219,6 +219,18 @@ def test_a_table_after_kills_equals_an_undisturbed_one(
     assert len(set(num_found)) > num_kills // 4
     m2v(*words(output))
     assert contents(output) == expected
+
+
+def test_a_table_is_the_same_however_many_batches_are_computed_at_once(
+    models: Path, music: Path, tmp_path: Path, monkeypatch
+):
+    words = [models / "tags", models / "genre", music, "--batch-size", "2"]
+    found = []
+    for count in (1, 3):
+        monkeypatch.setattr(tracks, "batches_at_once", lambda _, count=count: count)
+        m2v("predict", *words, "--output", tmp_path / f"{count}")
+        found.append(contents(tmp_path / f"{count}"))
+    assert found[0] == found[1]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
