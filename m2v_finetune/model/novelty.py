@@ -9,6 +9,10 @@ MIN_WINDOWS, MIN_TRACKS = 50, 20
 """Training windows and validation tracks below which nothing is fitted."""
 
 
+LEAST_VARIANCE = 1e-6
+"""Least variance of standardised features in any direction: equal windows have none."""
+
+
 class Novelty(nn.Module):
     """Mahalanobis distance of the head's input, averaged over frames, relative to a bound.
 
@@ -48,11 +52,13 @@ class Novelty(nn.Module):
         scale = rows.std(dim=0, correction=0)
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         standardised = (rows - rows.mean(dim=0)) / scale
-        precision = torch.from_numpy(
-            LedoitWolf(assume_centered=True).fit(standardised.numpy()).precision_
+        covariance = torch.from_numpy(
+            LedoitWolf(assume_centered=True).fit(standardised.numpy()).covariance_
         )
+        variances, directions = torch.linalg.eigh(covariance)
         self.mean.copy_(rows.mean(dim=0))
-        self.factor.copy_(torch.linalg.cholesky(precision) / scale[:, None])
+        factor = directions / variances.clamp(min=LEAST_VARIANCE).sqrt()
+        self.factor.copy_(factor / scale[:, None])
 
     def set_bound(self, distances: Tensor) -> None:
         """Set the bound so that a further track like these is above it in at most `RATE` of the cases.

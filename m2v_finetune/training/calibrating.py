@@ -53,7 +53,7 @@ def fit_calibration(trainer: Trainer[TaskModel], bar: Progress) -> tuple[Task, l
     if not is_calibrated_task(model.task) or not isinstance(objective, TaskObjective):
         return model.task, []
     assert isinstance(model.task, ClipTask)
-    fit_novelty(trainer)
+    fit_novelty(trainer, num_validation=len(objective.validation))
     evaluated = evaluate_tracks(
         model,
         objective.validation,

@@ -17,16 +17,19 @@ MAX_WINDOWS = 2000
 """Number of training windows after which their covariance is known well enough."""
 
 
-def fit_novelty(trainer: Trainer[TaskModel]) -> None:
+def fit_novelty(trainer: Trainer[TaskModel], *, num_validation: int) -> None:
     """Add `Novelty` with a bound of 1 to a trained model, from the windows of the first epoch.
 
-    Of too few windows nothing is added. The result is the same on every process, and after a resume.
+    Nothing is added if there are too few windows, or too few validation tracks for a bound. The
+    result is the same on every process, and after a resume.
 
     Raises:
         DataError: Windows cannot be read, or a single one does not fit into memory.
     """
     model, accelerator = trainer.model, trainer.accelerator
     model.novelty = None
+    if num_validation < MIN_TRACKS:
+        return
 
     def features(*inputs: Tensor) -> Tensor:
         with torch.inference_mode(), accelerator.autocast():

@@ -29,6 +29,17 @@ def test_constant_features_and_few_windows_are_finite():
     assert novelty(rows).isfinite().all()
 
 
+@pytest.mark.parametrize("num_different", [1, 2, 3])
+def test_windows_of_which_few_differ(num_different):
+    """Equal windows have no variance, in any direction or in all but one."""
+    rows = torch.randn(num_different, 128, generator=torch.Generator().manual_seed(0))
+    novelty = Novelty(128)
+    novelty.fit(rows.repeat(100, 1))
+    assert novelty(rows).isfinite().all()
+    other = torch.randn(1, 128, generator=torch.Generator().manual_seed(1))
+    assert float(novelty(other)) > 10 * float(novelty(rows).max())
+
+
 @pytest.mark.parametrize(("count", "rank"), [(20, 20), (39, 38), (99, 95), (199, 190)])
 def test_bound_has_the_rate_of_false_alarms(count, rank):
     novelty = Novelty(2)
