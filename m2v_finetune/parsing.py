@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser
 
 from m2v_finetune.config import AnyRecipeConfig, HeadConfig, RecipeConfig
 from m2v_finetune.errors import UserError
+from m2v_finetune.path_hints import did_you_mean
 from m2v_finetune.shipped import find_file
 
 Config = TypeVar("Config", bound=AnyRecipeConfig)
@@ -162,7 +163,8 @@ def _check_config_file(path: Path) -> None:
     """
     if not path.is_file():
         raise UserError(
-            f"There is no settings file at {path}. Give a YAML file to --config.",
+            f"There is no settings file at {path}.{did_you_mean(path.absolute())} Give a YAML file to "
+            "--config.",
             code="config-not-found",
         )
     try:

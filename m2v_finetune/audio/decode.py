@@ -35,6 +35,7 @@ from m2v_finetune.audio.sounds.joined import JoinedSound
 from m2v_finetune.audio.sounds.libsndfile import LibsndfileSound, refuse_unknown
 from m2v_finetune.audio.sounds.sound import Frames, Sound, mean_of_channels
 from m2v_finetune.errors import AudioError
+from m2v_finetune.path_hints import did_you_mean
 
 # Samples on either side of an excerpt for soxr's HQ filter, at the slower of the two rates.
 # Measured on white noise at nine pairs of rates: an excerpt differs from the complete file by up to
@@ -306,10 +307,9 @@ def _require_file(path: Path) -> os.stat_result:
         with path.open("rb") as file:
             is_empty = not file.read(1)
     except FileNotFoundError as error:
-        raise AudioError(
-            f"{path}: no such file. Check the path, and the audio directory that it is joined to.",
-            code="audio-not-found",
-        ) from error
+        hint = did_you_mean(path.absolute())
+        advice = hint or " Check the path, and the audio directory that it is joined to."
+        raise AudioError(f"{path}: no such file.{advice}", code="audio-not-found") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise AudioError(f"{path!s}: cannot be read ({error}).", code="audio-unreadable") from error
     if is_empty:

@@ -9,10 +9,11 @@ from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.stores import is_url, remote_items
 from m2v_finetune.data.folders import find_audio
 from m2v_finetune.data.manifest import PATH_COLUMNS, problem_list
-from m2v_finetune.data.paths import did_you_mean, path_problem
+from m2v_finetune.data.paths import path_problem
 from m2v_finetune.data.rows import read_rows
 from m2v_finetune.data.values import as_text, is_missing, named, printable
 from m2v_finetune.errors import UserError
+from m2v_finetune.path_hints import did_you_mean
 
 STANDARD_INPUT = "-"
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")

@@ -8,6 +8,7 @@ from typing import Any
 
 from m2v_finetune.cli.options import Commands, TableConsole, count, without_collection
 from m2v_finetune.errors import UserError
+from m2v_finetune.path_hints import did_you_mean
 from m2v_finetune.shipped import find_file
 
 
@@ -96,7 +97,8 @@ def _plan(arguments: argparse.Namespace) -> None:
     for file in files:
         if not os.path.isfile(file):  # noqa: PTH113 (Path raises where a folder cannot be read)
             raise UserError(
-                f"There is no file {file}. Give the settings of a recipe by --config.",
+                f"There is no file {file}.{did_you_mean(file.absolute())} Give the settings of a recipe by "
+                "--config.",
                 code="config-not-found",
             )
     name = arguments.task or files[-1].resolve().parent.name

@@ -16,7 +16,6 @@ from m2v_finetune.audio.decode import AudioInfo, inspect_audio
 from m2v_finetune.audio.resample_cache import ResampledAudio
 from m2v_finetune.data.leaks import file_key, leaking_tracks
 from m2v_finetune.data.manifest import Track, problem_list
-from m2v_finetune.data.paths import did_you_mean
 from m2v_finetune.errors import AudioError, UserError
 
 logger = logging.getLogger(__name__)
@@ -114,7 +113,7 @@ def _look_at_all(
             try:
                 result = inspect_audio(track.path)
             except AudioError as error:
-                result = f"{track.origin}: {error}{did_you_mean(track.path)}"
+                result = f"{track.origin}: {error}"
             except Exception as error:
                 result = error
             del being_read[number]

@@ -25,8 +25,9 @@ from m2v_finetune.data.feature_tables import is_table, read_table
 from m2v_finetune.data.leaks import leaking_tracks
 from m2v_finetune.data.loader import Augment, Window
 from m2v_finetune.data.manifest import Track, as_labels
-from m2v_finetune.data.paths import did_you_mean, path_problem
+from m2v_finetune.data.paths import path_problem
 from m2v_finetune.errors import UserError
+from m2v_finetune.path_hints import did_you_mean
 
 Array = NDArray[np.float32]
 CLIPS_COLUMN = "clips"

@@ -14,12 +14,12 @@ from m2v_finetune.data.manifest import (
     read_dataset_info,
     read_manifest,
 )
-from m2v_finetune.data.paths import did_you_mean
 from m2v_finetune.data.quickstart import QUICKSTARTS
 from m2v_finetune.data.values import printable
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import expand_home
 from m2v_finetune.hub import is_repo_id
+from m2v_finetune.path_hints import did_you_mean
 
 
 def load_tracks(

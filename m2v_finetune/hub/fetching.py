@@ -18,6 +18,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub.explained import UNREACHABLE, explained, explanation
+from m2v_finetune.path_hints import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +82,12 @@ def download_snapshot(
         token=access.token,
         local_files_only=access.local_files_only,
     )
-    with explained(f"fetch {repo_id}" + (f" at {revision}" if revision else "")):
-        return Path(_with_retries(fetch))
+    try:
+        with explained(f"fetch {repo_id}" + (f" at {revision}" if revision else "")):
+            return Path(_with_retries(fetch))
+    except UserError as error:  # a folder with a mistake in its name looks like an id
+        hint = did_you_mean(Path(repo_id).absolute())
+        raise UserError(f"{error}{hint}", code=error.code) from error
 
 
 def download_checkpoint(

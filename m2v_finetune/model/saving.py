@@ -30,6 +30,7 @@ from m2v_finetune.model.metadata import (
 )
 from m2v_finetune.model.native_card import with_native_usage
 from m2v_finetune.model.novelty import Novelty
+from m2v_finetune.path_hints import did_you_mean
 from m2v_finetune.tasks import Task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
 
@@ -124,7 +125,8 @@ def find_model_folder(source: str | Path, *, revision: str | None, access: HubAc
             )
         if not is_repo_id(str(source)):
             raise UserError(
-                f"There is no model at '{source}'. Give a folder, such as model/ of a run, or a Hub id.",
+                f"There is no model at '{source}'.{did_you_mean(folder.absolute())} Give a folder, such as "
+                "model/ of a run, or a Hub id.",
                 code="model-missing",
             )
         folder = download_snapshot(

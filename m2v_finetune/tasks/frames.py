@@ -22,7 +22,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.folders import MAX_NAMES
 from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window
 from m2v_finetune.data.manifest import Track, require_column
-from m2v_finetune.data.paths import did_you_mean, path_problem
+from m2v_finetune.data.paths import path_problem
 from m2v_finetune.data.values import is_missing
 from m2v_finetune.decoding.joining import FrameJoiner
 from m2v_finetune.errors import AudioError, UserError
@@ -30,6 +30,7 @@ from m2v_finetune.heads import FrameHead, Head
 from m2v_finetune.labels.problems import LabelError
 from m2v_finetune.metrics.intervals import Statistic, mean_of_tracks
 from m2v_finetune.metrics.reports import mean_report
+from m2v_finetune.path_hints import did_you_mean
 from m2v_finetune.tasks.task import WindowScores
 
 Array = NDArray[np.float32]

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.paths import did_you_mean, path_problem
+from m2v_finetune.data.paths import path_problem
 from m2v_finetune.errors import UserError
+from m2v_finetune.path_hints import did_you_mean
 
 CODE_RATE_HZ = 75
 """Frames a second of EnCodec at 24 kHz (arXiv 2210.13438)."""

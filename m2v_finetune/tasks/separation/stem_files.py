@@ -12,9 +12,10 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.folders import AUDIO_SUFFIXES
 from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
-from m2v_finetune.data.paths import did_you_mean, path_problem
+from m2v_finetune.data.paths import path_problem
 from m2v_finetune.data.values import is_missing
 from m2v_finetune.errors import AudioError
+from m2v_finetune.path_hints import did_you_mean
 
 Array = NDArray[np.float32]
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from support.messages import raises
 
+from m2v_finetune.audio.decode import inspect_audio
+from m2v_finetune.cli import main
 from m2v_finetune.data.checking import check_tracks
 from m2v_finetune.data.manifest import tracks_from_rows
-from m2v_finetune.data.paths import did_you_mean
 from m2v_finetune.data.sources import load_tracks
+from m2v_finetune.model import TaskModel
+from m2v_finetune.path_hints import did_you_mean
 from m2v_finetune.tasks.beats import BeatTracking
 
 NFC, NFD = "Café.wav", unicodedata.normalize("NFD", "Café.wav")
@@ -89,3 +92,35 @@ def test_a_source_hints(tmp_path, monkeypatch, written):
     for source in (written, str(tmp_path / written)):
         with raises("data-not-found", repr(str(tmp_path / "songs.csv"))):
             load_tracks(source, label_column="tags")
+
+
+@pytest.mark.parametrize("case", MEANT)
+def test_a_file_to_predict_hints(tmp_path, monkeypatch, case):
+    there, written, _ = MEANT[case]
+    path = make(tmp_path, there)
+    monkeypatch.chdir(tmp_path)
+    for given in (written, str(tmp_path / written)):
+        with raises("audio-not-found", repr(str(path))):
+            inspect_audio(Path(given))
+
+
+@pytest.mark.parametrize(
+    ("written", "code"), [("Runs/model", "hub-unreachable"), ("runs/a/Model", "model-missing")]
+)
+def test_a_model_hints(tmp_path, monkeypatch, written, code):
+    """The first looks like an id of the Hub."""
+    there = make(tmp_path, f"{written.lower()}/config.json").parent
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with raises(code, repr(str(there))):
+        TaskModel.from_pretrained(written)
+
+
+@pytest.mark.parametrize("command", ["train tagging", "plan"])
+def test_a_config_hints(tmp_path, monkeypatch, capsys, command):
+    path = make(tmp_path, "tagging/Mine.yaml")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), "--config", "tagging/mine.yaml"])
+    assert ended.value.code == 2
+    assert repr(str(path)) in "".join(capsys.readouterr().err.split("\n"))
