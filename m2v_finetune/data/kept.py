@@ -20,21 +20,26 @@ class KeptTrack:
         audio: Rate, length and channels of its file.
         num_bytes: Size of its file; None without a file, as for vectors in place of audio.
         is_resampled: True if it was read from a resampled copy.
+        labels: Hash of its labels or annotation; None if the run has none.
     """
 
     audio: AudioInfo
     num_bytes: int | None
     is_resampled: bool
+    labels: str | None = None
 
     @classmethod
-    def of(cls, checked: CheckedTrack) -> "KeptTrack":
+    def of(cls, checked: CheckedTrack, labels: str | None = None) -> "KeptTrack":
         """Describe a track as it is now."""
         try:
             num_bytes = checked.track.path.stat().st_size
         except OSError:
             num_bytes = None
         return cls(
-            audio=checked.audio, num_bytes=num_bytes, is_resampled=checked.resampled is not None
+            audio=checked.audio,
+            num_bytes=num_bytes,
+            is_resampled=checked.resampled is not None,
+            labels=labels,
         )
 
     def is_same_file(self, other: "KeptTrack") -> bool:
@@ -46,10 +51,23 @@ Known = Mapping[str, Mapping[str, KeptTrack]]
 """The tracks of a run, by split and id."""
 
 
-def save_checked(path: Path, splits: Mapping[str, Sequence[CheckedTrack]]) -> None:
-    """Save the usable tracks, so that a resumed run has the same windows."""
+def save_checked(
+    path: Path,
+    splits: Mapping[str, Sequence[CheckedTrack]],
+    labels: Mapping[str, str | None] | None = None,
+) -> None:
+    """Save the usable tracks, so that a resumed run has the same windows and labels.
+
+    Args:
+        path: File to write.
+        splits: Tracks by split.
+        labels: Hash of the labels of each track, by its id; None if the run has no labels.
+    """
+    labels = labels or {}
     content = {
-        split: {one.track.id: asdict(KeptTrack.of(one)) for one in members}
+        split: {
+            one.track.id: asdict(KeptTrack.of(one, labels.get(one.track.id))) for one in members
+        }
         for split, members in splits.items()
     }
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -126,6 +144,33 @@ def require_same_files(path: Path, splits: Mapping[str, Sequence[CheckedTrack]])
                 "start a new run.",
             ),
             code="run-data-changed",
+        )
+
+
+def require_same_labels(path: Path, labels: Mapping[str, str | None]) -> None:
+    """Check that the tracks of `save_checked` have the labels of then.
+
+    Args:
+        path: File that it wrote.
+        labels: Hash of the labels of each track now, by its id.
+
+    Raises:
+        UserError: The file is damaged; or lists the tracks whose labels or annotations changed.
+    """
+    changed = [
+        f"{split}: {name}"
+        for split, members in _known(path).items()
+        for name, kept in members.items()
+        if name in labels and kept.labels is not None and labels[name] != kept.labels
+    ]
+    if changed:
+        raise UserError(
+            problem_list(
+                "These tracks of the run have other labels or annotations than when it was started",
+                changed,
+                "Restore them, or start a new run.",
+            ),
+            code="run-labels-changed",
         )
 
 

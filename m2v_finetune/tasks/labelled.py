@@ -1,10 +1,17 @@
-"""Selection of the tracks whose labels are usable."""
+"""Labels of tracks, whatever the task: the tracks whose labels are usable, and hashes of labels."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from m2v_finetune.config import OnBadTrack
 from m2v_finetune.data.checking import CheckedTrack, stop_or_skip, usable_by_split
+from m2v_finetune.data.manifest import Track, as_labels
+from m2v_finetune.tasks.clips import ClipTask
+from m2v_finetune.tasks.frames import FrameTask, annotation_path, missing_annotation
+from m2v_finetune.tasks.separation import Separation
+from m2v_finetune.tasks.separation.stem_files import stem_path
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.tasks.task import Task
 
@@ -46,3 +53,31 @@ def labelled_tracks(
     if isinstance(task, Tagging):  # whose metrics need tracks with and without each label
         task.check_one_class({name: [one.track for one in left[name]] for name in left})
     return left
+
+
+def label_hash(task: Task, track: Track) -> str | None:
+    """Return a hash of the labels of a track; None if there are none, or the task is of no known kind.
+
+    It is of the labels themselves, not of their place, as a run may resume with files that were moved. Of
+    stems it is of the sizes of their files.
+
+    Args:
+        task: Task that uses the labels.
+        track: Track.
+    """
+    content: Any = None
+    if isinstance(task, ClipTask):
+        is_numbers = task.problem_type == "regression"
+        columns = task.labels if is_numbers else (task.label_column,)
+        content = [sorted(as_labels(track, column)) for column in columns]
+    elif isinstance(task, FrameTask):
+        if missing_annotation(track, task.label_column) is None:
+            data = annotation_path(track, task.label_column).read_bytes()
+            content = hashlib.sha256(data).hexdigest()
+    elif isinstance(task, Separation):
+        folder = track.folder / str(track.columns.get(task.label_column))
+        paths = [stem_path(folder, stem) for stem in task.stems]
+        content = [None if path is None else path.stat().st_size for path in paths]
+    if content is None:
+        return None
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

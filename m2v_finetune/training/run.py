@@ -1,6 +1,6 @@
 """A run: its processes, its folder and its policy for tracks that cannot be read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -28,6 +28,7 @@ class Run:
         settings: Seed, and number and interval of checkpoints.
         bad_tracks: Policy for tracks that cannot be read, with those found so far.
         start_fingerprint: Hash of the model of ``training.init_from`` or ``training.teacher``, if any.
+        labels: Hash of the labels of each track, by its id; None for tracks without.
         unused: Training tracks that ``data.num_train_tracks`` leaves out.
     """
 
@@ -36,6 +37,7 @@ class Run:
     settings: RunConfig
     bad_tracks: BadTrackPolicy = field(default_factory=BadTrackPolicy)
     start_fingerprint: str | None = None
+    labels: Mapping[str, str | None] = field(default_factory=dict)
     unused: list[CheckedTrack] = field(default_factory=list)
 
     @classmethod

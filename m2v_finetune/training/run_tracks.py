@@ -11,7 +11,13 @@ from m2v_finetune.config import DataConfig, OnBadTrack, RecipeConfig, Unlabelled
 from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.folds import UNUSED, fold_splits, nested_subset
-from m2v_finetune.data.kept import load_checked, require_same_files, resampled_ids, save_checked
+from m2v_finetune.data.kept import (
+    load_checked,
+    require_same_files,
+    require_same_labels,
+    resampled_ids,
+    save_checked,
+)
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import DatasetInfo, Track
 from m2v_finetune.data.mixup import Mixup
@@ -24,7 +30,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import Task, find_task
 from m2v_finetune.tasks.classification import Classification
 from m2v_finetune.tasks.clips import ClipTask
-from m2v_finetune.tasks.labelled import labelled_tracks
+from m2v_finetune.tasks.labelled import label_hash, labelled_tracks
 from m2v_finetune.training.faults import usable_to_all
 from m2v_finetune.training.run import Run
 
@@ -122,7 +128,7 @@ def check_run_tracks(
     """Build the task from the labels, and check labels and audio of all tracks.
 
     Under ``data.on_bad_track skip``, tracks that cannot be used are left out and counted. Errors in labels
-    are reported before any audio is read. A resumed run keeps its initial tracks.
+    are reported before any audio is read. A resumed run keeps its initial tracks and labels.
 
     Args:
         splits: Tracks by split.
@@ -175,6 +181,14 @@ def check_run_tracks(
     run.unused = usable.pop(UNUSED, [])
     num_skipped.pop(UNUSED, None)
     _set_policy(run, usable, num_skipped)
+    run.labels = {
+        one.track.id: label_hash(task, one.track)
+        for split, members in (*usable.items(), ("train", run.unused))
+        if split in with_labels
+        for one in members
+    }
+    if run.has_checkpoint:
+        require_same_labels(run.folder.tracks, run.labels)
     return task, usable
 
 
@@ -207,7 +221,9 @@ def keep_run_tracks(splits: Splits, run: Run) -> None:
     """Write the tracks of a new run to its folder, so that a resumed run has the same ones."""
     if run.is_main_process and not run.has_checkpoint:
         splits = splits | ({UNUSED: run.unused} if run.unused else {})
-        write_atomically(run.folder.tracks, lambda unfinished: save_checked(unfinished, splits))
+        write_atomically(
+            run.folder.tracks, lambda unfinished: save_checked(unfinished, splits, run.labels)
+        )
 
 
 def training_windows(

@@ -118,6 +118,56 @@ def test_a_run_does_not_resume_with_other_music(recipe, tmp_path):
     assert written() == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["genre", "beats"])
+def test_a_run_does_not_resume_with_other_labels(recipe, tmp_path, task):
+    """Neither in the same manifest nor in a moved one; the order of rows does not matter."""
+    music = make_music(tmp_path / "music")
+    for number, path in enumerate(sorted(music.rglob("*.wav"))):
+        path.with_suffix(".beats").write_text(f"0.0{number + 1}\t1\n0.5\t2\n0.9\t3\n")
+    rows = [
+        {
+            "id": str(number),
+            "path": str(path),
+            "split": path.parts[-3],
+            "genre": path.parts[-2],
+            "beats": str(path.with_suffix(".beats")),
+        }
+        for number, path in enumerate(sorted(music.rglob("*.wav")))
+    ]
+
+    def write(name: str, rows: list[dict]) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    settings = {"data__source": write("a.jsonl", rows), "run__output_dir": tmp_path / "run"}
+    code, message = recipe(task, **settings, training__epochs=1)
+    assert code == 0, message
+    [changed] = [row for row in rows if row["path"].endswith("train/jazz/1.wav")]
+    annotation = Path(changed["beats"])
+    before = annotation.read_text()
+    if task == "genre":
+        changed["genre"] = "pop"
+    else:
+        annotation.write_text(before.replace("0.5", "0.6"))
+    write("a.jsonl", rows)
+    moved = write("b.jsonl", rows)
+    for source in (settings["data__source"], moved):
+        again = settings | {"data__source": source}
+        code, message = recipe(task, **again, training__epochs=2, run__resume="auto")
+        assert code == 2
+        assert f"train: {changed['id']}" in message
+        assert "other labels or annotations" in message
+    changed["genre"] = "jazz"
+    annotation.write_text(before)
+    write("b.jsonl", rows[::-1])
+    code, message = recipe(
+        task, **settings | {"data__source": moved}, training__epochs=2, run__resume="auto"
+    )
+    assert code == 0, message
+
+
 @pytest.mark.exhaustive
 def test_names_that_are_not_utf8_are_trained_on_and_written(recipe, tmp_path):
     """The folder, a label and a file; what is written is UTF-8."""
