@@ -118,7 +118,8 @@ def read_label_folders(
     if label_column is not None and (bare := _without_audio(content, layout)):
         notes.append(f"{count_of(len(bare), 'folder')} without audio, so no label: {some_of(bare)}")
     if not rows:
-        raise UserError("\n".join([_nothing(folder, label_column), *notes]), code="folder-no-audio")
+        nothing = _nothing(folder, label_column, layout)
+        raise UserError("\n".join([nothing, *notes]), code="folder-no-audio")
     for note in notes:
         logger.warning("%s: %s", printable(str(folder)), note)
     return tracks_from_rows(
@@ -311,9 +312,16 @@ def _above(name: str) -> list[str]:
     return [name[:location] for location, letter in enumerate(name) if letter == "/"]
 
 
-def _nothing(folder: Path, label_column: str | None) -> str:
+def _nothing(folder: Path, label_column: str | None, layout: Layout) -> str:
     manifests = ", ".join(MANIFEST_NAMES)
     holds = f"The folder {printable(str(folder))} holds no manifest ({manifests}) and no audio"
     if label_column is None:
         return f"{holds} ({', '.join(sorted(AUDIO_SUFFIXES))})."
+    if layout.splits:
+        splits = sorted(layout.splits)
+        example = printable(str(folder / splits[0] / "jazz" / "song.mp3"))
+        return (
+            f"{holds} in folders named by label. Its folders {some_of(splits)} have names of splits, so "
+            f"labels are the folders in them, such as {example}."
+        )
     return f"{holds} in folders named by label, such as {printable(str(folder / 'jazz' / 'song.mp3'))}."

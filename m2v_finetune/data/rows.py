@@ -53,8 +53,11 @@ def read_rows(path: Path, *, path_columns: Sequence[str]) -> list[tuple[int, dic
 
 def _csv_rows(path: Path, path_columns: Sequence[str]) -> Iterable[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        header = [name.strip() for name in reader.fieldnames or []]
+        reader = csv.DictReader(
+            file, skipinitialspace=True
+        )  # so that quotes after a space are quotes
+        names = [name.strip() for name in reader.fieldnames or []]
+        header = [name for name in names if name]
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:
             raise UserError(
@@ -67,13 +70,21 @@ def _csv_rows(path: Path, path_columns: Sequence[str]) -> Iterable[tuple[int, di
                 f"{' or '.join(map(repr, path_columns))}; columns are separated by commas.",
                 code="manifest-no-path-column",
             )
-        reader.fieldnames = header
+        # Columns without a name, as spreadsheets leave them, have no values either.
+        unnamed = [f"\0{number}" for number, name in enumerate(names) if not name]
+        reader.fieldnames = [name or f"\0{number}" for number, name in enumerate(names)]
         for row in reader:
             if None in row or None in row.values():
                 raise UserError(
                     f"{path.name}:{reader.line_num}: this line has another number of cells than the header "
-                    f"({', '.join(reader.fieldnames or [])}). Put cells with a comma in quotes.",
+                    f"({', '.join(header)}). Put cells with a comma in quotes.",
                     code="manifest-cell-count",
+                )
+            if any(row.pop(name).strip() for name in unnamed):
+                raise UserError(
+                    f"{path.name}:{reader.line_num}: this line has a cell in a column without a name. "
+                    f"Name it in the header ({', '.join(header)}), or remove it.",
+                    code="manifest-unnamed-column",
                 )
             yield reader.line_num, row
 

@@ -44,7 +44,8 @@ def split_tracks(
         found = dict(Counter(track.split for track in tracks))
         raise UserError(
             f"The data have no track in {' and '.join(empty)} (found: {found}). "
-            "Put tracks there, or remove the column 'split' to have a split made.",
+            "Put tracks there. Or remove the splits, a column 'split' or folders with their names, to have "
+            "them drawn.",
             code="split-empty",
         )
     return splits

@@ -55,7 +55,7 @@ def as_texts(value: Any) -> list[str]:
         parts = value if isinstance(value, list | tuple) else [value]
     for part in parts:
         if not isinstance(part, str | int | float | None):
-            raise ValueError(f"{part!r} is neither text nor a number")
+            raise ValueError(f"{part!r}, which is neither text nor a number")
     return [label_text(as_text(part)) for part in parts if not is_missing(part)]
 
 

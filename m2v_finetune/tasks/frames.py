@@ -153,10 +153,11 @@ class FrameTask(ABC):
         times, end = self.times_seconds(annotation), self.end_seconds(annotation)
         overhang = times.max(initial=0.0) - duration
         allowed = max(ROUNDING_SECONDS, min(OVERHANG_SECONDS, OVERHANG_SHARE * duration))
-        behind = f"{np.count_nonzero(times > duration)} of {len(times)} times are behind the end"
+        num_behind = np.count_nonzero(times > duration)
+        behind = f"{num_behind} of {len(times)} times are behind the end"
         if overhang > allowed or end > duration + OVERHANG_SECONDS:
             ends = f"{path}: ends at {end:.3f} s, but {track.path} ends at {duration:.3f} s"
-            return [f"{ends}; {behind}"], None
+            return [f"{ends}; {behind}" if num_behind else ends], None
         return [], f"{path}: {behind}" if overhang > ROUNDING_SECONDS else None
 
     def annotation(self, track: Track) -> Any:

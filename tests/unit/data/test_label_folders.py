@@ -203,6 +203,19 @@ def test_what_is_not_read_is_in_the_message_where_nothing_is(tmp_path):
     refuses(tmp_path, "folder-no-audio", ".mid (1)", ": a.wav")
 
 
+@pytest.mark.parametrize(
+    ("files", "split"),
+    [
+        (("train/0.wav", "valid/1.wav", "testing/2.wav"), "testing"),
+        (("jazz_train/0.wav", "jazz_test/1.wav", "rock_train/2.wav"), "jazz_test"),
+        (("Test/a.wav", "Train/b.wav"), "Test"),
+    ],
+)
+def test_audio_directly_in_folders_of_splits_is_explained(tmp_path, files, split):
+    touch(tmp_path, *files)
+    refuses(tmp_path, "folder-no-audio", "names of splits", f"{split}/jazz/song.mp3")
+
+
 def as_nobody(call) -> str:
     """Return the text that a call gives in a process of a user with no rights."""
     reading, writing = os.pipe()

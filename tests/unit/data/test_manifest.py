@@ -261,6 +261,28 @@ def test_an_empty_manifest_is_refused(tmp_path, name, content):
     refuses(tmp_path / name, content, "manifest-empty", name)
 
 
+@pytest.mark.parametrize("end", [",", ",,", ", ,"])
+def test_columns_of_a_spreadsheet_without_name_and_values_do_not_count(tmp_path, end):
+    text = f"path,tags{end}\na.mp3,rock{end}\nb.mp3,pop{end}\n"
+    tracks = read_manifest(write(tmp_path / "m.csv", text))
+    assert [track.columns for track in tracks] == [{"tags": "rock"}, {"tags": "pop"}]
+    for cell in ("x", "0"):
+        refused = f"path,tags{end}\na.mp3,rock{end}\nb.mp3,pop{end}{cell}\n"
+        refuses(tmp_path / "m.csv", refused, "manifest-unnamed-column", "m.csv:3", "path, tags")
+
+
+def test_an_unnamed_column_may_be_anywhere_in_front_too(tmp_path):
+    text = ",path,tags\n,a.mp3,rock\n"
+    (track,) = read_manifest(write(tmp_path / "m.csv", text))
+    assert track.columns == {"tags": "rock"}
+
+
+@pytest.mark.parametrize("cell", ['"rock, hard"', ' "rock, hard"', '   "rock, hard"'])
+def test_quotes_after_a_space_are_quotes(tmp_path, cell):
+    (track,) = read_manifest(write(tmp_path / "m.csv", f"path, tags\na.mp3,{cell}\n"))
+    assert as_labels(track, "tags") == ["rock, hard"]
+
+
 def test_a_csv_with_a_header_only_is_refused(tmp_path):
     refuses(tmp_path / "m.csv", "path,tags\n", "manifest-empty", "m.csv")
 
