@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from accelerate import Accelerator
 
-from m2v_finetune.config import AnyRecipeConfig, RunConfig
+from m2v_finetune.config import AnyRecipeConfig, DataConfig, RunConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.errors import DISK_ERRORS, FULL_ERRORS, UserError, disk_advice
 from m2v_finetune.model import TaskModel
@@ -74,7 +74,11 @@ class Run:
                 if error.errno in DISK_ERRORS and folder.is_a_run:
                     error.add_note(f"Then resume with:\n  {folder.resume_command()}")
                 raise
-        accelerator.end_training()
+        if isinstance(data, DataConfig) and data.folds is not None:
+            for tracker in accelerator.trackers:
+                tracker.finish()  # the next fold has the same processes
+        else:
+            accelerator.end_training()
 
     @property
     def is_main_process(self) -> bool:

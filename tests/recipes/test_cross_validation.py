@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from support.clip_tracks import make_track
 from support.messages import raises
+from support.processes import run_ranks
 from support.runs import reset_accelerate
 
 from m2v_finetune import TaskModel, runs
@@ -182,6 +183,30 @@ TRACKS = [
 ]
 
 
+@pytest.mark.slow
+def test_two_processes_give_the_folds_of_one(manifest, repository, tmp_path):
+    """With a model on all tracks at the end; each fold has the processes of the one before."""
+    script = repository / "recipes" / "genre.py"
+    common = {
+        "head.kind": "linear",
+        "head.dropout": 0,
+        "training.epochs": 1,
+        "data.windows_per_track": 2,
+        "data.final_model": "true",
+    }
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for count, folder in enumerate(folders, start=1):
+        batch = {"training.per_device_batch_size": 8 // count}
+        given = words(manifest, folder, **common, **batch)
+        done = run_ranks(count, [script, *given], {})
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in folders)
+    for name, entry in one["metrics"].items():
+        assert two["metrics"][name]["value"] == pytest.approx(entry["value"], abs=1e-5)
+    assert (folders[1] / "final" / "model" / "config.json").is_file()
+    assert all(row.second == pytest.approx(row.first) for row in compare_runs(*folders))
+
+
 def test_folds_depend_on_the_seed_and_not_on_the_order():
     def ids(tracks, seed):
         return [
@@ -203,6 +228,32 @@ def test_folds_depend_on_the_seed_and_not_on_the_order():
     assert ids(TRACKS, 0) == ids(TRACKS[::-1], 0)
     assert ids(TRACKS, 0) != ids(TRACKS, 1)
     assert sorted(itertools.chain(*ids(TRACKS, 0))) == sorted(t.id for t in TRACKS)
+
+
+@pytest.mark.parametrize(("num_labels", "num_each"), [(3, 9), (10, 4), (25, 4), (2, 6)])
+def test_labels_with_fewer_tracks_than_parts(num_labels, num_each):
+    """The validation split is a tenth of the groups, also where no label has ten tracks."""
+    tracks = [
+        make_track({"tags": [f"tag {n % num_labels}"]}, line=n + 2)
+        for n in range(num_labels * num_each)
+    ]
+    folds = [
+        fold_splits(
+            tracks,
+            group_columns=["artist"],
+            label_column="tags",
+            num_folds=3,
+            fold=fold,
+            validation_fraction=0.1,
+            seed=0,
+        )
+        for fold in (0, 1, 2, None)
+    ]
+    tested = [track.id for splits in folds[:3] for track in splits["test"]]
+    assert sorted(tested) == sorted(track.id for track in tracks)
+    for splits in folds:
+        num_rest = len(splits["train"]) + len(splits["validation"])
+        assert len(splits["validation"]) == pytest.approx(num_rest / 10, abs=2)
 
 
 def test_subsets_are_nested_and_have_every_label():
