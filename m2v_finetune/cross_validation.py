@@ -87,16 +87,13 @@ def cross_validate(
                 continue
             logger.info("Fold %d of %d, in %s.", fold + 1, num_folds, path)
             train_fold(_config_of(config, path, fold=fold))
-            accelerator.wait_for_everyone()  # until the first process has written the results
         pooled = pool_folds([folder.path / f"fold-{n}" for n in range(num_folds)], config.run.seed)
         if accelerator.is_main_process:
             _write(folder, pooled)
         if config.data.final_model and not is_finished(folder.path / "final"):
             train_final(_config_of(config, folder.path / "final", fold=None), pooled)
-        accelerator.wait_for_everyone()
     except Stopped as stopped:
         raise Stopped(stopped.signal_number, folder.resume_advice()) from stopped
-    accelerator.end_training()
     return folder.path, pooled.results
 
 

@@ -1,12 +1,13 @@
 """A run: its processes, its folder and its policy for tracks that cannot be read."""
 
+import atexit
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
-from m2v_finetune.config import AnyRecipeConfig, DataConfig, RunConfig
+from m2v_finetune.config import AnyRecipeConfig, RunConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.errors import DISK_ERRORS, FULL_ERRORS, UserError, disk_advice
 from m2v_finetune.model import TaskModel
@@ -55,6 +56,9 @@ class Run:
             UserError: The run folder may not be used, or the processes do not find each other.
             Stopped: A signal arrived.
         """
+        atexit.unregister(
+            _leave_processes
+        )  # an error may leave others in the middle of an exchange
         accelerator, folder = start(config, task=task)
         data = config.data
         bad_tracks = BadTrackPolicy(
@@ -74,11 +78,10 @@ class Run:
                 if error.errno in DISK_ERRORS and folder.is_a_run:
                     error.add_note(f"Then resume with:\n  {folder.resume_command()}")
                 raise
-        if isinstance(data, DataConfig) and data.folds is not None:
-            for tracker in accelerator.trackers:
-                tracker.finish()  # the next fold has the same processes
-        else:
-            accelerator.end_training()
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        accelerator.wait_for_everyone()  # until the first process has written all files
+        atexit.register(_leave_processes)  # not now: another run may follow, such as the next fold
 
     @property
     def is_main_process(self) -> bool:
@@ -112,3 +115,8 @@ class Run:
                 f"  {self.folder.resume_command()}",
                 code="run-folder-disk",
             ) from error
+
+
+def _leave_processes() -> None:
+    """Leave the group of the processes of a run."""
+    PartialState().destroy_process_group()

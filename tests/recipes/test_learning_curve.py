@@ -7,6 +7,7 @@ import pytest
 from scipy.optimize import curve_fit
 from support.clip_tracks import write_styles
 from support.messages import raises
+from support.processes import run_ranks
 from support.runs import reset_accelerate
 
 from m2v_finetune import learning_curve
@@ -53,6 +54,33 @@ def done(manifest, tmp_path_factory):
     changed.setattr(solved_head, "PENALTIES", (10.0, 1.0))
     yield folder, measure(manifest, folder)
     changed.undo()
+
+
+@pytest.mark.slow
+def test_two_processes_run_one_run_after_the_other(manifest, tmp_path):
+    """Each run has the processes of the one before, and both read what the first wrote."""
+    settings = {
+        "data.source": manifest,
+        "data.window_seconds": 1,
+        "data.windows_per_track": 1,
+        "data.num_workers": 0,
+        "task.label_column": "style",
+        "backbone.source": "random-small",
+        "backbone.num_layers": 1,
+        "head.dropout": 0,
+        "training.epochs": 1,
+        "cache.folder": tmp_path / "cache",
+    }
+    found = []
+    for count in (1, 2):
+        output = tmp_path / f"{count}"
+        words = ["m2v", "curve", "genre", "--output", str(output), "--repeats", "1"]
+        batch = {"training.per_device_batch_size": 4 // count}
+        done = run_ranks(count, words, {**settings, **batch})
+        assert done.returncode == 0, done.stderr[-3000:]
+        points = json.loads((output / "curve.json").read_text())["points"]
+        found.append({one["num_tracks"]: one["value"] for one in points})
+    assert found[0] == pytest.approx(found[1])
 
 
 @pytest.mark.slow
