@@ -2,8 +2,10 @@
 
 import io
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -80,6 +82,7 @@ class Part:
         num_frames: Number of frames that there are; None where the decoder counts them.
         last_page_frame: Frame at which the last page of an Ogg stream starts.
         max_drift_seconds: Deviation of the length from the timestamps that is no damage; None without any.
+        patches: Bytes in place of those of the file, by their offset in it, in order, without an overlap.
     """
 
     start: int
@@ -93,6 +96,7 @@ class Part:
     num_frames: int | None = None
     last_page_frame: int | None = None
     max_drift_seconds: float | None = None
+    patches: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -139,10 +143,23 @@ class PartFile(io.RawIOBase):
         offset = part.start + max(0, self._position - len(part.head))
         wanted = min(len(buffer) - len(content), part.stop - offset)
         if wanted > 0:
-            content += os.pread(self._file.fileno(), wanted, offset)
+            content += self._patched(os.pread(self._file.fileno(), wanted, offset), offset)
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)
+
+    def _patched(self, content: bytes, offset: int) -> bytes:
+        """Return bytes of the file at an offset with those of the patches."""
+        patches = self._part.patches
+        number = max(0, bisect_right(patches, offset, key=itemgetter(0)) - 1)
+        stop = offset + len(content)
+        while number < len(patches) and patches[number][0] < stop:
+            start, other = patches[number]
+            other = other[max(0, offset - start) : stop - start]
+            location = max(0, start - offset)
+            content = content[:location] + other + content[location + len(other) :]
+            number += 1
+        return content
 
     def close(self) -> None:
         """Close the complete file."""

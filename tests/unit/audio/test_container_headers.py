@@ -2,17 +2,26 @@
 
 import io
 import os
-import re
 import shutil
 import struct
 import subprocess
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import soundfile
-from support.encoded_audio import RATE, bursts, encoded, ffmpeg, mean_of, needs, read_whole, run
+from support.encoded_audio import (
+    RATE,
+    bursts,
+    encoded,
+    ffmpeg,
+    mean_of,
+    needs,
+    ogg_pages,
+    read_whole,
+    run,
+    shifted_ogg,
+)
 from support.messages import raises
 
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
@@ -430,44 +439,12 @@ def test_ogg_streams_that_were_recorded_from_the_middle(name, tmp_path):
     assert_whole(tmp_path / "b", content + FILES[name], joined)
 
 
-def shifted_ogg(content: bytes, offset: int) -> bytes:
-    """Add to the positions of all pages of an Ogg stream."""
-    pages = b""
-    location = 0
-    while location < len(content):
-        lacing = content[location + 27 : location + 27 + content[location + 26]]
-        page = bytearray(content[location : location + 27 + len(lacing) + sum(lacing)])
-        location += len(page)
-        (position,) = struct.unpack_from("<q", page, 6)
-        if position > 0:
-            struct.pack_into("<q", page, 6, position + offset)
-            page[22:26] = bytes(4)
-            struct.pack_into("<I", page, 22, ogg_checksum(page))
-        pages += page
-    return pages
-
-
-def ogg_checksum(page: bytes) -> int:
-    checksum = 0
-    for byte in page:
-        checksum ^= byte << 24
-        for _ in range(8):
-            checksum = (checksum << 1 ^ (0x04C11DB7 if checksum >> 31 else 0)) & 0xFFFFFFFF
-    return checksum
-
-
 def test_ogg_without_its_first_page_is_refused(tmp_path):
     content = FILES["vorbis"]
     second = content.index(b"OggS", 4)
     assert_refused(tmp_path / "a", content[second:], "does not start with its first page")
     third = content.index(b"OggS", second + 4)
     assert_refused(tmp_path / "b", content[third:] + content, "does not start with its first page")
-
-
-def ogg_pages(content: bytes) -> list[bytes]:
-    """Return the pages of an Ogg file."""
-    starts = [match.start() for match in re.finditer(rb"OggS\0", content)]
-    return [content[start:stop] for start, stop in pairwise([*starts, len(content)])]
 
 
 def flipped(content: bytes, location: int) -> bytes:
