@@ -21,8 +21,6 @@ from m2v_finetune.errors import AudioError
 
 _Order = Literal["little", "big"]
 
-_UNKNOWN = -1
-
 # Behind the samples, so few bytes are junk.
 _FEW_BYTES = 8
 
@@ -79,7 +77,8 @@ class _Samples:
         size_bytes: Length of the stated size.
         byteorder: Byte order of the stated size.
         overhead: Bytes that it counts beside the samples.
-        stated: Stated bytes of samples, or `_UNKNOWN`.
+        stated: Stated bytes of samples.
+        may_be_unknown: True if programs that do not know the size state this one.
     """
 
     start: int
@@ -88,6 +87,7 @@ class _Samples:
     byteorder: _Order
     overhead: int
     stated: int
+    may_be_unknown: bool
 
 
 def kind(head: bytes) -> bytes | None:
@@ -126,34 +126,37 @@ def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
     if samples is None:  # the decoder reports the missing samples
         return Part(start=start, stop=file.size, is_file=start == 0), file.size
     available = file.size - samples.start
+    samples_stop = _stop_beyond_32_bits(file, name, start, samples)
+    if samples.may_be_unknown and not _is_end(file, name, start, samples_stop):
+        return _without_size(file, name, start, samples)
     if samples.stated > available:
         part = _with_size(file, name, start, samples, file.size, file.size)
         return replace(part, missing_bytes=samples.stated - available), file.size
-    if samples.stated != _UNKNOWN:
-        samples_stop = _stop_beyond_32_bits(file, name, start, samples)
-        after = _after_chunks(file, name, start, samples_stop)
-        following = _following(file, name, start, after)
-        is_last = following == file.size
-        if is_last or kind(file.read(following, 12)) is not None:
-            # libsndfile 1.2.2 reads the bytes after the samples of these as samples.
-            reads_on = name in (b"riff", b"NIST", b".snd", b"dns.") and samples_stop < file.size
-            is_right = samples_stop == samples.start + samples.stated and name != b"BW64"
-            if start == 0 and is_last and is_right and not reads_on:
-                part = Part(
-                    start=0,
-                    stop=file.size,
-                    is_file=True,
-                    samples_start=samples.start,
-                    samples_stop=samples_stop,
-                )
-                return part, following
-            stop = samples_stop if reads_on else after
-            return _with_size(file, name, start, samples, samples_stop, stop), following
-        if samples.stated > 0:
-            part = _with_size(file, name, start, samples, samples_stop, after)
-            rest = file.size - after
-            return replace(part, rest_bytes=rest if rest > _FEW_BYTES else 0), file.size
-    # To the next header, or to the end of the file but for tags.
+    after = _after_chunks(file, name, start, samples_stop)
+    following = _following(file, name, start, after)
+    is_last = following == file.size
+    if is_last or kind(file.read(following, 12)) is not None:
+        # libsndfile 1.2.2 reads the bytes after the samples of these as samples.
+        reads_on = name in (b"riff", b"NIST", b".snd", b"dns.") and samples_stop < file.size
+        is_right = samples_stop == samples.start + samples.stated and name != b"BW64"
+        if start == 0 and is_last and is_right and not reads_on:
+            part = Part(
+                start=0,
+                stop=file.size,
+                is_file=True,
+                samples_start=samples.start,
+                samples_stop=samples_stop,
+            )
+            return part, following
+        stop = samples_stop if reads_on else after
+        return _with_size(file, name, start, samples, samples_stop, stop), following
+    part = _with_size(file, name, start, samples, samples_stop, after)
+    rest = file.size - after
+    return replace(part, rest_bytes=rest if rest > _FEW_BYTES else 0), file.size
+
+
+def _without_size(file: ByteFile, name: bytes, start: int, samples: _Samples) -> tuple[Part, int]:
+    """Return a part up to the next header, and where that is; or up to the end of the file but for tags."""
     stop = _next_header(file, name, start, samples.start)
     if stop == file.size:
         stop = strip_tags(file, samples.start, strip_zeros=False)
@@ -173,7 +176,8 @@ def _samples(file: ByteFile, start: int, name: bytes) -> _Samples | None:
             size_bytes=4,
             byteorder=order,
             overhead=0,
-            stated=_known(stated, 4),
+            stated=stated,
+            may_be_unknown=_may_be_unknown(stated, 4, 0),
         )
     if name == b"NIST":
         return _nist_samples(file, start)
@@ -194,14 +198,14 @@ def _samples(file: ByteFile, start: int, name: bytes) -> _Samples | None:
                 size_at, size_bytes = wide, 8
                 stated = int.from_bytes(file.read(wide, 8), "little")
             overhead = style.overhead + (len(header) if style.counts_header else 0)
-            stated = _known(stated, size_bytes)
             return _Samples(
                 start=body + style.overhead,
                 size_at=size_at,
                 size_bytes=size_bytes,
                 byteorder=style.byteorder,
                 overhead=overhead,
-                stated=max(0, stated - overhead) if stated != _UNKNOWN else _UNKNOWN,
+                stated=max(0, stated - overhead),
+                may_be_unknown=_may_be_unknown(stated, size_bytes, overhead),
             )
         size = stated - (len(header) if style.counts_header else 0)
         if size < 0:
@@ -230,11 +234,12 @@ def _nist_samples(file: ByteFile, start: int) -> _Samples | None:
         byteorder="big",
         overhead=0,
         stated=stated,
+        may_be_unknown=stated == 0,
     )
 
 
-def _known(stated: int, size_bytes: int) -> int:
-    """Return a stated size, or `_UNKNOWN` for the placeholder of programs that cannot know it.
+def _may_be_unknown(stated: int, size_bytes: int, overhead: int) -> bool:
+    """Return True if a stated size may be the placeholder of a program that cannot know it, or nothing.
 
     sox states 0x7F000000 or 0x7FFFF000, arecord 0x80000000, ffmpeg and most others 0xFFFFFFFF, each with or
     without the size of the header; 64 bits are all ones, or the largest signed number.
@@ -243,7 +248,21 @@ def _known(stated: int, size_bytes: int) -> int:
     half = 1 << (bits - 1)
     is_near_half = half - (1 << (bits - 8)) <= stated <= half + 0x1000
     is_near_end = stated >= 2 * half - (1 << (bits - 8))
-    return _UNKNOWN if is_near_half or is_near_end else stated
+    return is_near_half or is_near_end or stated <= overhead
+
+
+def _is_end(file: ByteFile, name: bytes, start: int, stop: int) -> bool:
+    """Return True if samples end at an offset: there are chunks, tags, another header or nothing.
+
+    Zeros may be samples.
+    """
+    if stop > file.size:
+        return False
+    after = _after_chunks(file, name, start, stop)
+    following = _following(file, name, start, after)
+    if following < file.size and kind(file.read(following, 12)) is None:
+        return False
+    return after > stop or file.end_of_zeros(stop) - stop <= _FEW_BYTES
 
 
 def _after_chunks(file: ByteFile, name: bytes, start: int, samples_stop: int) -> int:
@@ -253,25 +272,32 @@ def _after_chunks(file: ByteFile, name: bytes, start: int, samples_stop: int) ->
         return samples_stop
     position = samples_stop
     for _ in range(_MAX_CHUNKS):
-        begin = _aligned(position, start, style.align)
-        header = file.read(begin, style.id_bytes + style.size_bytes)
-        is_name = len(header) == style.id_bytes + style.size_bytes and re.match(
-            rb"[ -~]{4}", header[:4]
-        )
-        if not is_name or kind(file.read(begin, 12)) is not None:
-            break
-        if header.startswith(style.data):
-            raise AudioError(
-                f"{file.path}: two chunks of samples ({style.data.decode()}), the second at byte {begin}, "
-                f"where a file has one. Other programs read the first alone. {GET_AGAIN}",
-                code="audio-two-data-chunks",
-            )
-        size = int.from_bytes(header[style.id_bytes :], style.byteorder)
-        stop = begin + size + (0 if style.counts_header else len(header))
-        if stop <= begin or stop > file.size:
+        # Some programs leave out the byte that aligns the next chunk.
+        stop = _chunk_stop(file, style, _aligned(position, start, style.align))
+        stop = stop or _chunk_stop(file, style, position)
+        if stop is None:
             break
         position = stop
     return position
+
+
+def _chunk_stop(file: ByteFile, style: _Style, begin: int) -> int | None:
+    """Return the offset after a chunk behind the samples; None if there is none."""
+    header = file.read(begin, style.id_bytes + style.size_bytes)
+    is_name = len(header) == style.id_bytes + style.size_bytes and re.match(
+        rb"[ -~]{4}", header[:4]
+    )
+    if not is_name or kind(file.read(begin, 12)) is not None:
+        return None
+    if header.startswith(style.data):
+        raise AudioError(
+            f"{file.path}: two chunks of samples ({style.data.decode()}), the second at byte {begin}, "
+            f"where a file has one. Other programs read the first alone. {GET_AGAIN}",
+            code="audio-two-data-chunks",
+        )
+    size = int.from_bytes(header[style.id_bytes :], style.byteorder)
+    stop = begin + size + (0 if style.counts_header else len(header))
+    return stop if begin < stop <= file.size else None
 
 
 def _following(file: ByteFile, name: bytes, start: int, after: int) -> int:

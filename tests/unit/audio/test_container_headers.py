@@ -22,6 +22,7 @@ from support.encoded_audio import (
     run,
     shifted_ogg,
 )
+from support.matrix import exhaustive
 from support.messages import raises
 
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
@@ -275,7 +276,74 @@ def test_unknown_bytes_behind_the_samples_are_refused(tmp_path):
         assert_refused(tmp_path / name, FILES[name] + JUNK, "bytes follow")
 
 
-def sparse_wav(path, *, stated_bytes: int, num_bytes: int):
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"LIST" + struct.pack("<I", 200) + JUNK[:200],
+        b"id3 " + struct.pack("<I", 0x2020) + JUNK[:0x2020],
+        b"bext" + struct.pack("<I", 3) + b"abc" + b"LIST" + struct.pack("<I", 4) + b"INFO",
+    ],
+    ids=["LIST", "id3", "two"],
+)
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("WAV", "PCM_U8"), ("WAV", "PCM_24"), ("WAVEX", "ULAW"), ("AIFF", "PCM_24")],
+)
+def test_a_chunk_without_the_byte_that_aligns_it(kind, subtype, chunk, tmp_path):
+    content = encoded(kind, subtype, MONO[:9_001])
+    unpadded = content[: len(content) - 1]
+    if kind == "AIFF":
+        if chunk.startswith(b"bext"):
+            return
+        chunk = chunk[:4] + chunk[7:3:-1] + chunk[8:]
+        place = unpadded.index(b"SSND") + 4  # libsndfile counts the byte that aligns as a sample's
+        size = struct.pack(">I", len(unpadded) - place - 4)
+        unpadded = unpadded[:place] + size + unpadded[place + 4 :]
+    assert_whole(tmp_path / "a", unpadded + chunk, mean_of(content))
+    assert_whole(tmp_path / "b", content + chunk, mean_of(content))
+    joined = np.concatenate([mean_of(content)] * 2)
+    assert_whole(tmp_path / "c", unpadded + chunk + bytes(len(chunk) % 2) + content, joined)
+
+
+SILENCE = {
+    name: encoded(layout.format, layout.subtype, np.zeros((9_000, layout.channels)))
+    for name in SIZES
+    for layout in [soundfile.info(io.BytesIO(FILES[name]))]
+    if layout.subtype in ("PCM_16", "PCM_24", "FLOAT")
+}
+
+
+@pytest.mark.parametrize("name", SILENCE)
+def test_silence_of_a_size_that_is_not_known(name, tmp_path):
+    """Zeros behind the end that a header states are padding elsewhere."""
+    content = SILENCE[name]
+    _, form, overhead = SIZES[name]
+    for number, size in enumerate((overhead, *(UNKNOWN_64 if form.endswith("Q") else UNKNOWN_32))):
+        changed = bytearray(content)
+        struct.pack_into(form, changed, offset_of_size(name), size)
+        silence = mean_of(content)
+        assert_whole(tmp_path / f"{number}", bytes(changed), silence)
+        assert_whole(tmp_path / f"{number} tag", bytes(changed) + b"TAG" + bytes(125), silence)
+        joined = np.concatenate([silence, mean_of(FILES[name])])
+        assert_whole(tmp_path / f"{number} joined", bytes(changed) + FILES[name], joined)
+
+
+@pytest.mark.parametrize("name", SILENCE)
+def test_a_header_alone_has_no_samples(name, tmp_path):
+    _, form, overhead = SIZES[name]
+    place = offset_of_size(name)
+    header = bytearray(SILENCE[name][: place + struct.calcsize(form) + overhead % 16])
+    if name == "au":
+        header = bytearray(SILENCE[name][:24])
+    path = tmp_path / "a"
+    for size in (0, overhead):
+        struct.pack_into(form, header, place, size)
+        path.write_bytes(header)
+        with raises("audio-no-samples", path):
+            inspect_audio(path)
+
+
+def sparse_wav(path, *, stated_bytes: int, num_bytes: int, behind: bytes = b""):
     """Write a WAV of silence that takes no room, with sound in its last second."""
     header = bytearray(FILES["wav"][:44])
     struct.pack_into("<I", header, 40, stated_bytes)
@@ -284,23 +352,55 @@ def sparse_wav(path, *, stated_bytes: int, num_bytes: int):
         file.write(header)
         os.truncate(path, 44 + num_bytes)
         file.seek(44 + num_bytes - len(end))
-        file.write(end)
+        file.write(end + behind)
     return mean_of(bytes(FILES["wav"][:44]) + end)
+
+
+LIST = b"LIST" + struct.pack("<I", 20_000) + JUNK[:20_000]
+
+
+def assert_ends_with(path, num_bytes: int, end: np.ndarray) -> None:
+    audio = inspect_audio(path)
+    assert audio.num_frames == num_bytes // 4
+    start = audio.num_frames - len(end)
+    last = read_excerpt(path, sample_rate=RATE, start_sample=start, num_samples=len(end))
+    np.testing.assert_array_equal(last, end)
+
+
+@pytest.mark.parametrize(
+    "num_bytes",
+    [
+        *(0x7F000000, 0x7FFFFFFC, 0xFF000000, 0xFFFFFF00),
+        *exhaustive(0x7FFFF000, 0x80000000, 0x80000FFC, 0xFFFFFFFC),
+        *exhaustive((1 << 32) + 0x7FFFF000),
+    ],
+)
+@pytest.mark.parametrize(
+    "behind",
+    [LIST, *exhaustive(b"", LIST + b"id3 " + LIST[4:], b"TAG" + bytes(125), JUNK_TAG)],
+    ids=["LIST", "nothing", "two", "ID3v1", "ID3v2"],
+)
+def test_a_size_near_that_of_pipes_that_is_right(behind, num_bytes, tmp_path):
+    """Of a recorder that starts another file at 2 or 4 GB."""
+    path = tmp_path / "a.wav"
+    stated = num_bytes % (1 << 32)
+    end = sparse_wav(path, stated_bytes=stated, num_bytes=num_bytes, behind=behind)
+    assert_ends_with(path, num_bytes, end)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stated", [0x7FFFF000, *exhaustive(0x7F000000, 0x80000000, 0xFFFFFFFF)])
+def test_a_pipe_of_more_bytes_than_it_states(stated, tmp_path):
+    num_bytes = min(stated, 0x80000000) + 4_000_000
+    end = sparse_wav(tmp_path / "a.wav", stated_bytes=stated, num_bytes=num_bytes)
+    assert_ends_with(tmp_path / "a.wav", num_bytes, end)
 
 
 @pytest.mark.parametrize("excess", [0, 1 << 32])
 def test_a_wav_above_4_gib_has_a_size_that_wrapped_around(excess, tmp_path):
     num_bytes = (1 << 32) + 4_000_000 + excess
     end = sparse_wav(tmp_path / "a.wav", stated_bytes=4_000_000, num_bytes=num_bytes)
-    audio = inspect_audio(tmp_path / "a.wav")
-    assert audio.num_frames == num_bytes // 4
-    last = read_excerpt(
-        tmp_path / "a.wav",
-        sample_rate=RATE,
-        start_sample=audio.num_frames - len(end),
-        num_samples=len(end),
-    )
-    np.testing.assert_array_equal(last, end)
+    assert_ends_with(tmp_path / "a.wav", num_bytes, end)
 
 
 def test_a_wav_of_3_gb_that_was_cut_is_no_pipe(tmp_path):
