@@ -515,6 +515,53 @@ def test_flac_that_counts_too_many_samples_is_refused(tmp_path):
     assert_refused(tmp_path / "a", bytes(changed), "truncated")
 
 
+NO_COUNT = bytearray(FILES["flac"])
+NO_COUNT[21] &= 0xF0
+NO_COUNT[22:26] = bytes(4)
+FLACS = {
+    "plain": FILES["flac"],
+    "24 bit": FILES["flac-24-bit"],
+    "no count": bytes(NO_COUNT),
+    "joined": FILES["flac"] * 2,
+    "silent": encoded("FLAC", "PCM_16", np.zeros((9_001, 2))),
+    "odd length": encoded("FLAC", "PCM_16", bursts(8.0)[:100_003]),
+    "6 channels": encoded("FLAC", "PCM_16", bursts(channels=6)),
+}
+
+
+@pytest.mark.parametrize("num_bytes", [9, 100, 5_000, 70_000])
+@pytest.mark.parametrize("name", FLACS)
+def test_unknown_bytes_behind_flac_are_refused(name, num_bytes, tmp_path):
+    path = tmp_path / "a"
+    junk = b"\x55" + JUNK[: num_bytes - 2].ljust(num_bytes - 2, b"x") + b"\x55"
+    for content in (junk, junk + b"TAG" + bytes(125)):
+        path.write_bytes(FLACS[name] + content)
+        with raises("audio-trailing-data", path, "FLAC"):
+            inspect_audio(path)
+    path.write_bytes(FLACS[name])
+    whole = read_whole(path)
+    for content in (junk[:8], b"TAG" + b"x" * 125, bytes(9_000)):
+        assert_whole(path, FLACS[name] + content, whole)
+
+
+@needs("ffmpeg")
+@pytest.mark.parametrize("share", [0.1, 2 / 3, 0.9])
+@pytest.mark.parametrize("name", ["24 bit", "odd length", "joined"])
+def test_flac_that_was_cut_is_named_with_what_can_be_decoded(name, share, tmp_path):
+    before = FILES["flac"] if name == "joined" else b""
+    content = FILES["flac-24-bit"] if name == "joined" else FLACS[name]
+    path = tmp_path / "a.flac"
+    path.write_bytes(content[: int(share * len(content))])
+    decoder = subprocess.run(
+        ["ffmpeg", "-v", "quiet", "-i", path, "-f", "s32le", "-"], capture_output=True, check=False
+    )
+    seconds = len(decoder.stdout) / 8 / RATE
+    promised = len(mean_of(content)) / RATE
+    path.write_bytes(before + path.read_bytes())
+    with raises("audio-truncated", path, f"promises {promised:.2f} s", f"at {seconds:.2f} s"):
+        inspect_audio(path)
+
+
 def test_flac_of_silence_behind_sound_of_the_same_length(tmp_path):
     """Nothing in either header, and no count at the end, tells of the other."""
     for seconds in (1.0, 20.0):
