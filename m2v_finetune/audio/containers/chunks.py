@@ -7,8 +7,8 @@ have one header each; 32 bits do not hold the size of a WAV above 4 GiB.
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from m2v_finetune.audio.containers.chunk_formats import STYLES, Order, Style, kind
 from m2v_finetune.audio.containers.source import (
     GET_AGAIN,
     ByteFile,
@@ -19,52 +19,11 @@ from m2v_finetune.audio.containers.source import (
 )
 from m2v_finetune.errors import AudioError
 
-_Order = Literal["little", "big"]
-
 # Behind the samples, so few bytes are junk.
 _FEW_BYTES = 8
 
 # A WAV header has a few kilobytes; one with a picture before the samples for some megabytes.
 _MAX_CHUNKS = 10_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Style:
-    """Chunk format of a container.
-
-    Attributes:
-        first: Offset of the first chunk.
-        id_bytes: Length of a chunk's name.
-        size_bytes: Length of its size.
-        byteorder: Byte order of the size.
-        align: Chunks start at multiples of it.
-        data: Start of the name of the chunk with the samples.
-        overhead: Bytes in the size of that chunk beside the samples.
-        counts_header: True if the size of a chunk includes its name and size.
-    """
-
-    first: int = 12
-    id_bytes: int = 4
-    size_bytes: int = 4
-    byteorder: _Order = "little"
-    align: int = 2
-    data: bytes = b"data"
-    overhead: int = 0
-    counts_header: bool = False
-
-
-# Sources: Multimedia Programming Interface 1.0 (RIFF); EBU Tech 3306 (RF64); Sony Pictures Digital,
-# Wave64; Apple, AIFF-C draft 1991 and Core Audio Format 1.0.
-_STYLES = {
-    b"RIFF": _Style(),
-    b"RIFX": _Style(byteorder="big"),
-    b"RF64": _Style(),
-    b"BW64": _Style(),
-    b"AIFF": _Style(byteorder="big", data=b"SSND", overhead=8),
-    b"AIFC": _Style(byteorder="big", data=b"SSND", overhead=8),
-    b"riff": _Style(first=40, id_bytes=16, size_bytes=8, align=8, counts_header=True),
-    b"caff": _Style(first=8, size_bytes=8, byteorder="big", align=1, overhead=4),
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,24 +43,10 @@ class _Samples:
     start: int
     size_at: int | None
     size_bytes: int
-    byteorder: _Order
+    byteorder: Order
     overhead: int
     stated: int
     may_be_unknown: bool
-
-
-def kind(head: bytes) -> bytes | None:
-    """Return the key of a container by its first 12 bytes, or None if it is none of these."""
-    if head[:4] == b"FORM":
-        return head[8:12] if head[8:12] in _STYLES else None
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64"):
-        return head[:4] if head[8:12] == b"WAVE" else None
-    if head[:4] == b"riff":
-        # Source: Wave64, the GUID of the complete file.
-        return b"riff" if head[4:12] == b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb" else None
-    if head[:4] in (b"caff", b".snd", b"dns."):
-        return head[:4]
-    return b"NIST" if head[:7] == b"NIST_1A" else None
 
 
 def find_parts(file: ByteFile, start: int) -> list[Part]:
@@ -167,7 +112,7 @@ def _without_size(file: ByteFile, name: bytes, start: int, samples: _Samples) ->
 def _samples(file: ByteFile, start: int, name: bytes) -> _Samples | None:
     """Find the samples of a header; None if it has none."""
     if name in (b".snd", b"dns."):
-        order: _Order = "big" if name == b".snd" else "little"
+        order: Order = "big" if name == b".snd" else "little"
         header = file.read(start, 12)
         offset, stated = (int.from_bytes(header[i : i + 4], order) for i in (4, 8))
         return _Samples(
@@ -181,7 +126,7 @@ def _samples(file: ByteFile, start: int, name: bytes) -> _Samples | None:
         )
     if name == b"NIST":
         return _nist_samples(file, start)
-    style = _STYLES[name]
+    style = STYLES[name]
     position = start + style.first
     wide = None
     for _ in range(_MAX_CHUNKS):
@@ -267,7 +212,7 @@ def _is_end(file: ByteFile, name: bytes, start: int, stop: int) -> bool:
 
 def _after_chunks(file: ByteFile, name: bytes, start: int, samples_stop: int) -> int:
     """Return the offset after the chunks that follow the samples."""
-    style = _STYLES.get(name)
+    style = STYLES.get(name)
     if style is None:
         return samples_stop
     position = samples_stop
@@ -281,7 +226,7 @@ def _after_chunks(file: ByteFile, name: bytes, start: int, samples_stop: int) ->
     return position
 
 
-def _chunk_stop(file: ByteFile, style: _Style, begin: int) -> int | None:
+def _chunk_stop(file: ByteFile, style: Style, begin: int) -> int | None:
     """Return the offset after a chunk behind the samples; None if there is none."""
     header = file.read(begin, style.id_bytes + style.size_bytes)
     is_name = len(header) == style.id_bytes + style.size_bytes and re.match(
@@ -306,7 +251,7 @@ def _following(file: ByteFile, name: bytes, start: int, after: int) -> int:
         return after
     if skip_tag(file, after) != after:
         return skip_tags(file, after)
-    align = _STYLES[name].align if name in _STYLES else 1
+    align = STYLES[name].align if name in STYLES else 1
     return skip_tags(file, min(_aligned(after, start, align), file.size))
 
 
