@@ -270,6 +270,55 @@ def test_parts_of_other_sample_rates_are_refused(files, tmp_path):
         inspect_audio(tmp_path / "a.m4a")
 
 
+LAYOUTS = {
+    "stereo": (RATE, 2),
+    "mono": (RATE, 1),
+    "16 kHz": (16_000, 2),
+    "16 kHz mono": (16_000, 1),
+}
+LAYOUTS |= {"5.1": (RATE, 6)}
+
+
+def adts(folder: Path, layout: str, seconds: float = 1.0) -> bytes:
+    """Return AAC of a rate and channels."""
+    rate, channels = LAYOUTS[layout]
+    samples = bursts(seconds, rate=rate, channels=channels)
+    return encode(folder, f"{layout}.aac", samples, "-y", rate=rate)
+
+
+@pytest.mark.parametrize(
+    "layouts",
+    [
+        ("stereo", "16 kHz mono"),
+        ("16 kHz mono", "stereo"),
+        ("stereo", "mono"),
+        ("stereo", "stereo", "16 kHz"),
+        ("stereo", "5.1", "stereo"),
+        *exhaustive((("mono", "stereo"),), (("16 kHz", "stereo"),), (("5.1", "mono", "16 kHz"),)),
+    ],
+)
+@pytest.mark.parametrize(
+    "between",
+    [b"", b"ID3\x04\x00\x00\0\0\x08\0" + bytes(1024), *exhaustive(b"TAG" + bytes(125))],
+    ids=["", "ID3v2", "ID3v1"],
+)
+def test_adts_of_other_layouts_is_refused(between, layouts, tmp_path):
+    """ffmpeg makes one stream of it, with rate and channels of the first."""
+    path = tmp_path / "joined.aac"
+    path.write_bytes(between.join(adts(tmp_path, layout) for layout in layouts))
+    with raises("audio-joined-files", path):
+        inspect_audio(path)
+
+
+def test_adts_with_a_frame_of_another_layout_is_refused(tmp_path):
+    content = bytearray(adts(tmp_path, "stereo", 2.0))
+    middle = content.index(content[:3], len(content) // 2)
+    content[middle + 3] ^= 0xC0  # one channel, or three
+    (tmp_path / "a.aac").write_bytes(content)
+    with pytest.raises(AudioError, match=r"a\.aac: "):
+        inspect_audio(tmp_path / "a.aac")
+
+
 @pytest.mark.parametrize("channels", [6, *exhaustive(1, 2)])
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_the_mean_is_that_of_the_channels(name, channels, tmp_path):

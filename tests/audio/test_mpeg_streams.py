@@ -352,12 +352,53 @@ APE_FOOTER = b"APETAGEX" + struct.pack("<4I8x", 2000, len(APE_ITEMS) + 32, 1, 0)
 )
 @pytest.mark.parametrize("name", ["no header", *exhaustive("first", "variable, no header")])
 def test_frames_without_a_header_behind_tags_are_read(name, between, parts, tmp_path):
+    """As one stream, unless those before are a file whose header counts them."""
     second = parts["no header"]
-    if between:
+    if between and name == "first":
         expected = np.concatenate([by_ffmpeg(tmp_path, parts[name]), by_ffmpeg(tmp_path, second)])
     else:
         expected = by_ffmpeg(tmp_path, parts[name] + second)
     assert_is(tmp_path / "a.mp3", parts[name] + between + second, expected)
+
+
+INNER_TAGS = {
+    "ID3v2": ID3,
+    "ID3v1": b"TAG" + b"x" * 125,
+    "APEv2": APE_ITEMS + APE_FOOTER,
+    "ID3v1, ID3v2": b"TAG" + b"x" * 125 + PICTURE,
+}
+
+
+@pytest.mark.parametrize("tag", INNER_TAGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("no header", "variable, no header", "variable", "mp2"),
+        *exhaustive("first", "half rate", "half rate, no header", "mono, no header", "checked"),
+    ],
+)
+def test_tags_between_frames_of_one_stream_are_left_out(name, tag, parts, tmp_path):
+    """Frames use bits of those before the tag: decoded without these they are noise."""
+    content = mp2(tmp_path) if name == "mp2" else parts[name]
+    starts = frame_starts(content)
+    tolerance = 1e-4 if name == "mp2" else 5e-6
+    expected = by_ffmpeg(tmp_path, content)
+    for number, places in enumerate(((0.5,), (0.2, 0.6, 0.85))):
+        tagged = content
+        for place in reversed(places):
+            at = starts[int(place * len(starts))]
+            tagged = tagged[:at] + INNER_TAGS[tag] + tagged[at:]
+        path = tmp_path / f"{number}.mp3"
+        path.write_bytes(tagged)
+        whole = read_whole(path)
+        assert len(whole) == len(expected)
+        np.testing.assert_allclose(whole, expected, atol=tolerance)
+        path.write_bytes(ID3 + tagged + tagged)
+        if "header" in name or name == "mp2":
+            expected_twice = by_ffmpeg(tmp_path, content + content)
+        else:
+            expected_twice = np.concatenate([expected, expected])
+        np.testing.assert_allclose(read_whole(path), expected_twice, atol=tolerance)
 
 
 def mp2(folder: Path) -> bytes:

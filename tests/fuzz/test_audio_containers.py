@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from support.matrix import exhaustive
+from support.encoded_audio import ogg_pages, shifted_ogg
+from support.matrix import exhaustive, slow
 
 from m2v_finetune.audio.containers.mpeg_frames import parse_frame
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
@@ -195,13 +196,11 @@ def read_all(path: Path) -> np.ndarray:
     whole = read_audio(path, sample_rate=audio.sample_rate)
     assert len(whole) == audio.num_frames
     length = min(500, len(whole))
-    part = read_excerpt(
-        path,
-        sample_rate=audio.sample_rate,
-        start_sample=len(whole) - length,
-        num_samples=length,
-    )
-    np.testing.assert_allclose(part, whole[-length:], atol=1e-6)
+    for start in (len(whole) // 3, len(whole) - length):
+        part = read_excerpt(
+            path, sample_rate=audio.sample_rate, start_sample=start, num_samples=length
+        )
+        np.testing.assert_allclose(part, whole[start : start + length], atol=1e-6)
     return whole
 
 
@@ -278,6 +277,112 @@ def test_a_file_that_was_cut_is_refused_or_lacks_nothing(name, tmp_path, record_
         outcomes["whole"] += 1
     assert outcomes["refused"] > 0
     record_property(f"fuzzed cut {name}", f"{sum(outcomes.values())} inputs, {outcomes}")
+
+
+@pytest.mark.parametrize("name", ["vorbis", *slow("opus")])
+def test_positions_of_ogg(name, tmp_path, record_property):
+    """From the first page on they may count fewer frames; between two pages no packet may be lost."""
+    kind = KINDS[name]
+    files = [encoded(seed, 6.0 + seed, kind.format, kind.subtype) for seed in range(2)]
+    outcomes = {"whole": 0, "refused": 0}
+    path = tmp_path / "sound"
+    for seed in range(NUM_INPUTS or 16):
+        rng = random.Random(f"positions-{name}-{seed}")
+        chosen = rng.choices(files, k=rng.choice([1, 2]))
+        expected = np.concatenate([reference(one) for one in chosen])
+        number = rng.randrange(len(chosen))
+        offset = -rng.randrange(1, 1 << rng.choice([4, 12, 20, 40]))
+        inner = rng.choice([0, rng.randrange(3, len(ogg_pages(chosen[number])) - 1)])
+        if inner:
+            offset *= rng.choice([-1, 1])
+        chosen[number] = shifted_ogg(chosen[number], offset, first_page=inner)
+        path.write_bytes(b"".join(chosen))
+        note = f"seed {seed} of {name}: {offset} from page {inner} on"
+        try:
+            whole = read_all(path)
+        except AudioError as error:
+            assert error.code == "audio-damaged"  # noqa: PT017 (either is right)
+            assert abs(offset) > 0.004 * RATE, note
+            assert inner, note
+            outcomes["refused"] += 1
+            continue
+        assert not inner or abs(offset) <= 0.004 * 48_000, note
+        # A jump that is tolerated may be before the end, where positions cut the last block.
+        assert abs(len(whole) - len(expected)) <= (abs(offset) if inner else 0), note
+        if len(whole) == len(expected):
+            assert np.abs(whole - expected).max() < 2e-5, note
+        outcomes["whole"] += 1
+    assert min(outcomes.values()) > 0
+    record_property(f"fuzzed positions of {name}", f"{sum(outcomes.values())} inputs, {outcomes}")
+
+
+# Sizes of samples near those that programs state which do not know them.
+BOUNDS = (0x7F000000, 0x7FFFF000, 0x80000000, 0x80001000, 0xFF000000, 0xFFFFFFFF)
+
+
+def test_true_sizes_of_wav_near_those_of_pipes(tmp_path, record_property):
+    """A sparse file, with sound in its last second; chunks and tags behind it are no sound."""
+    content = encoded(0, 1.0, "WAV", "PCM_16")
+    header, end = bytearray(content[:44]), content[44:]
+    path = tmp_path / "sound"
+    for seed in range(NUM_INPUTS or 24):
+        rng = random.Random(f"true-size-{seed}")
+        shift = rng.randrange(1 << rng.choice([4, 12, 20])) * rng.choice([-1, 1])
+        num_bytes = (rng.choice(BOUNDS) + shift) // 4 * 4
+        num_bytes = min(num_bytes, 0xFFFFFFFC)
+        chunks = [
+            name + struct.pack("<I", size) + rng.randbytes(size)
+            for name in rng.choices([b"LIST", b"id3 ", b"bext", b"cue "], k=rng.randrange(4))
+            for size in [2 * rng.randrange(10_000)]
+        ]
+        struct.pack_into("<I", header, 40, num_bytes)
+        with path.open("wb") as file:
+            file.write(header)
+            file.seek(44 + num_bytes - len(end))
+            file.write(end + b"".join(chunks) + rng.choice([b"", b"TAG" + bytes(125)]))
+        note = f"seed {seed}: {num_bytes:#x} bytes, {len(chunks)} chunks"
+        num_frames = inspect_audio(path).num_frames
+        assert num_frames == num_bytes // 4, note
+        last = read_excerpt(
+            path, sample_rate=RATE, start_sample=num_frames - RATE, num_samples=RATE
+        )
+        np.testing.assert_array_equal(last, reference(content), err_msg=note)
+    record_property("fuzzed true sizes", f"{NUM_INPUTS or 24} inputs")
+
+
+@pytest.mark.slow
+def test_joined_adts(tmp_path, record_property):
+    """Of one layout whole, of several refused: ffmpeg remixes all to the first."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("needs ffmpeg")
+    files = {}
+    for rate, channels in ((RATE, 1), (RATE, 2), (44_100, 2)):
+        soundfile.write(tmp_path / "source.wav", sound(0, 1.0)[:, :channels], rate)
+        path = tmp_path / "one.aac"
+        quiet = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-i", tmp_path / "source.wav"]
+        subprocess.run([*quiet, path], check=True)
+        files[rate, channels] = path.read_bytes(), inspect_audio(path).num_frames
+    outcomes = {"whole": 0, "refused": 0}
+    path = tmp_path / "sound"
+    for seed in range(NUM_INPUTS or 12):
+        rng = random.Random(f"adts-{seed}")
+        pool = rng.sample(list(files), k=rng.choice([1, 2]))
+        layouts = rng.choices(pool, k=rng.choice([2, 3]))
+        between = rng.choice([b"", b"ID3\x04\0\0\0\0\1\0" + bytes(128), b"TAG" + bytes(125)])
+        path.write_bytes(between.join(files[layout][0] for layout in layouts))
+        note = f"seed {seed}: {layouts}"
+        try:
+            whole = read_all(path)
+        except AudioError as error:
+            assert error.code == "audio-joined-files", note  # noqa: PT017 (either is right)
+            assert len(set(layouts)) > 1, note
+            outcomes["refused"] += 1
+            continue
+        assert len(set(layouts)) == 1, note
+        assert len(whole) == sum(files[layout][1] for layout in layouts), note
+        outcomes["whole"] += 1
+    assert min(outcomes.values()) > 0
+    record_property("fuzzed joined ADTS", f"{sum(outcomes.values())} inputs, {outcomes}")
 
 
 # What ffmpeg decodes here, by its options.
@@ -376,6 +481,32 @@ UNNOTICED = {
 }
 
 
+# Without checksums: a changed byte in the middle is not noticed, and all other sound stays where it is.
+WITHOUT_CHECKSUMS = {
+    *("wav", "wav-float", "wav-adpcm", "wav-gsm", "rf64", "w64", "aiff", "caf", "au", "au-g721"),
+    *("mp3", "info.mp3", "bare.mp3", "layer2.mp2", "adts.aac"),
+}
+
+
+def assert_in_place(path: Path, expected: np.ndarray, stop: float, note: str) -> None:
+    """Assert that sound well before and well behind damage is where it was, also in an excerpt.
+
+    Args:
+        path: File.
+        expected: Sound without damage.
+        stop: Share of the file up to the end of the damage.
+        note: Description of the damage.
+    """
+    whole = read_all(path)
+    assert abs(len(whole) - len(expected)) <= TOLERANCE_FRAMES, note
+    behind = round((stop + 0.1) * len(expected))
+    assert shift_of(whole, expected, round(0.02 * len(expected))) == 0, note
+    assert shift_of(whole, expected, behind) == 0, note
+    rate = inspect_audio(path).sample_rate
+    part = read_excerpt(path, sample_rate=rate, start_sample=behind, num_samples=9_000)
+    assert shift_of(part, expected[behind:], 500) == 0, note
+
+
 # ffmpeg reads them, each in a process; one of those with tables of packets stays.
 SLOW_KINDS = ("aac.m4a", "faststart.m4a", "flac.mka", "adts.aac", "au-g721", "v2.wma", "alac.m4a")
 
@@ -394,29 +525,24 @@ def test_damage_in_the_middle_moves_no_sound(name, tmp_path, record_property):
         expected = reference(content)
     outcomes = {"in place": 0, "refused": 0}
     path = tmp_path / "sound"
+    path.write_bytes(content)
+    assert_in_place(path, expected, 0.3, f"{name} without damage")
     for seed in range(NUM_INPUTS or 8):
         what, changed, start, stop = damaged(content, random.Random(f"damage-{name}-{seed}"))
         if name in UNNOTICED.get(what, ()):
             continue
         path.write_bytes(changed)
+        note = f"seed {seed} of {name}: {what} from {start:.3f} to {stop:.3f}"
         try:
-            whole = read_all(path)
+            assert_in_place(path, expected, stop, note)
         except AudioError as error:
             assert str(path) in str(error)  # noqa: PT017 (either is right)
             outcomes["refused"] += 1
             continue
         except BaseException as error:
-            error.add_note(f"seed {seed} of {name}: {what}")
+            error.add_note(note)
             raise
-        note = f"seed {seed} of {name}: {what} from {start:.3f} to {stop:.3f}"
-        assert abs(len(whole) - len(expected)) <= TOLERANCE_FRAMES, note
-        # Well before and well behind the damage, in the file and in excerpts of it.
-        behind = round((stop + 0.1) * len(expected))
-        assert shift_of(whole, expected, round(0.02 * len(expected))) == 0, note
-        assert shift_of(whole, expected, behind) == 0, note
-        rate = inspect_audio(path).sample_rate
-        part = read_excerpt(path, sample_rate=rate, start_sample=behind, num_samples=9_000)
-        assert shift_of(part, expected[behind:], 500) == 0, note
         outcomes["in place"] += 1
-    assert sum(outcomes.values()) > 0
+    assert outcomes["refused"] > 0
+    assert outcomes["in place"] > 0 or name not in WITHOUT_CHECKSUMS
     record_property(f"fuzzed damage in {name}", f"{sum(outcomes.values())} inputs, {outcomes}")

@@ -1,9 +1,11 @@
 """Files of many containers for tests, and an independent decoder to compare with."""
 
 import io
+import re
 import shutil
 import struct
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +98,32 @@ def read_whole(path: Path) -> np.ndarray:
         )
         np.testing.assert_allclose(part, whole[start : start + length], atol=1e-6)
     return whole
+
+
+def ogg_pages(content: bytes) -> list[bytes]:
+    """Return the pages of an Ogg file."""
+    starts = [match.start() for match in re.finditer(rb"OggS\0", content)]
+    return [content[start:stop] for start, stop in pairwise([*starts, len(content)])]
+
+
+def shifted_ogg(content: bytes, offset: int, *, first_page: int = 0) -> bytes:
+    """Add to the positions of the pages of an Ogg stream, from a page on."""
+    pages = ogg_pages(content)
+    for number in range(first_page, len(pages)):
+        page = bytearray(pages[number])
+        (position,) = struct.unpack_from("<q", page, 6)
+        if position > 0:
+            struct.pack_into("<q", page, 6, position + offset)
+            page[22:26] = bytes(4)
+            struct.pack_into("<I", page, 22, _ogg_checksum(page))
+        pages[number] = bytes(page)
+    return b"".join(pages)
+
+
+def _ogg_checksum(page: bytes) -> int:
+    checksum = 0
+    for byte in page:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x04C11DB7 if checksum >> 31 else 0)) & 0xFFFFFFFF
+    return checksum

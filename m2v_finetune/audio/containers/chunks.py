@@ -7,8 +7,8 @@ have one header each; 32 bits do not hold the size of a WAV above 4 GiB.
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from m2v_finetune.audio.containers.chunk_formats import STYLES, Order, Style, kind
 from m2v_finetune.audio.containers.source import (
     GET_AGAIN,
     ByteFile,
@@ -19,54 +19,11 @@ from m2v_finetune.audio.containers.source import (
 )
 from m2v_finetune.errors import AudioError
 
-_Order = Literal["little", "big"]
-
-_UNKNOWN = -1
-
 # Behind the samples, so few bytes are junk.
 _FEW_BYTES = 8
 
 # A WAV header has a few kilobytes; one with a picture before the samples for some megabytes.
 _MAX_CHUNKS = 10_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Style:
-    """Chunk format of a container.
-
-    Attributes:
-        first: Offset of the first chunk.
-        id_bytes: Length of a chunk's name.
-        size_bytes: Length of its size.
-        byteorder: Byte order of the size.
-        align: Chunks start at multiples of it.
-        data: Start of the name of the chunk with the samples.
-        overhead: Bytes in the size of that chunk beside the samples.
-        counts_header: True if the size of a chunk includes its name and size.
-    """
-
-    first: int = 12
-    id_bytes: int = 4
-    size_bytes: int = 4
-    byteorder: _Order = "little"
-    align: int = 2
-    data: bytes = b"data"
-    overhead: int = 0
-    counts_header: bool = False
-
-
-# Sources: Multimedia Programming Interface 1.0 (RIFF); EBU Tech 3306 (RF64); Sony Pictures Digital,
-# Wave64; Apple, AIFF-C draft 1991 and Core Audio Format 1.0.
-_STYLES = {
-    b"RIFF": _Style(),
-    b"RIFX": _Style(byteorder="big"),
-    b"RF64": _Style(),
-    b"BW64": _Style(),
-    b"AIFF": _Style(byteorder="big", data=b"SSND", overhead=8),
-    b"AIFC": _Style(byteorder="big", data=b"SSND", overhead=8),
-    b"riff": _Style(first=40, id_bytes=16, size_bytes=8, align=8, counts_header=True),
-    b"caff": _Style(first=8, size_bytes=8, byteorder="big", align=1, overhead=4),
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,29 +36,17 @@ class _Samples:
         size_bytes: Length of the stated size.
         byteorder: Byte order of the stated size.
         overhead: Bytes that it counts beside the samples.
-        stated: Stated bytes of samples, or `_UNKNOWN`.
+        stated: Stated bytes of samples.
+        may_be_unknown: True if programs that do not know the size state this one.
     """
 
     start: int
     size_at: int | None
     size_bytes: int
-    byteorder: _Order
+    byteorder: Order
     overhead: int
     stated: int
-
-
-def kind(head: bytes) -> bytes | None:
-    """Return the key of a container by its first 12 bytes, or None if it is none of these."""
-    if head[:4] == b"FORM":
-        return head[8:12] if head[8:12] in _STYLES else None
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64"):
-        return head[:4] if head[8:12] == b"WAVE" else None
-    if head[:4] == b"riff":
-        # Source: Wave64, the GUID of the complete file.
-        return b"riff" if head[4:12] == b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb" else None
-    if head[:4] in (b"caff", b".snd", b"dns."):
-        return head[:4]
-    return b"NIST" if head[:7] == b"NIST_1A" else None
+    may_be_unknown: bool
 
 
 def find_parts(file: ByteFile, start: int) -> list[Part]:
@@ -126,34 +71,37 @@ def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
     if samples is None:  # the decoder reports the missing samples
         return Part(start=start, stop=file.size, is_file=start == 0), file.size
     available = file.size - samples.start
+    samples_stop = _stop_beyond_32_bits(file, name, start, samples)
+    if samples.may_be_unknown and not _is_end(file, name, start, samples_stop):
+        return _without_size(file, name, start, samples)
     if samples.stated > available:
         part = _with_size(file, name, start, samples, file.size, file.size)
         return replace(part, missing_bytes=samples.stated - available), file.size
-    if samples.stated != _UNKNOWN:
-        samples_stop = _stop_beyond_32_bits(file, name, start, samples)
-        after = _after_chunks(file, name, start, samples_stop)
-        following = _following(file, name, start, after)
-        is_last = following == file.size
-        if is_last or kind(file.read(following, 12)) is not None:
-            # libsndfile 1.2.2 reads the bytes after the samples of these as samples.
-            reads_on = name in (b"riff", b"NIST", b".snd", b"dns.") and samples_stop < file.size
-            is_right = samples_stop == samples.start + samples.stated and name != b"BW64"
-            if start == 0 and is_last and is_right and not reads_on:
-                part = Part(
-                    start=0,
-                    stop=file.size,
-                    is_file=True,
-                    samples_start=samples.start,
-                    samples_stop=samples_stop,
-                )
-                return part, following
-            stop = samples_stop if reads_on else after
-            return _with_size(file, name, start, samples, samples_stop, stop), following
-        if samples.stated > 0:
-            part = _with_size(file, name, start, samples, samples_stop, after)
-            rest = file.size - after
-            return replace(part, rest_bytes=rest if rest > _FEW_BYTES else 0), file.size
-    # To the next header, or to the end of the file but for tags.
+    after = _after_chunks(file, name, start, samples_stop)
+    following = _following(file, name, start, after)
+    is_last = following == file.size
+    if is_last or kind(file.read(following, 12)) is not None:
+        # libsndfile 1.2.2 reads the bytes after the samples of these as samples.
+        reads_on = name in (b"riff", b"NIST", b".snd", b"dns.") and samples_stop < file.size
+        is_right = samples_stop == samples.start + samples.stated and name != b"BW64"
+        if start == 0 and is_last and is_right and not reads_on:
+            part = Part(
+                start=0,
+                stop=file.size,
+                is_file=True,
+                samples_start=samples.start,
+                samples_stop=samples_stop,
+            )
+            return part, following
+        stop = samples_stop if reads_on else after
+        return _with_size(file, name, start, samples, samples_stop, stop), following
+    part = _with_size(file, name, start, samples, samples_stop, after)
+    rest = file.size - after
+    return replace(part, rest_bytes=rest if rest > _FEW_BYTES else 0), file.size
+
+
+def _without_size(file: ByteFile, name: bytes, start: int, samples: _Samples) -> tuple[Part, int]:
+    """Return a part up to the next header, and where that is; or up to the end of the file but for tags."""
     stop = _next_header(file, name, start, samples.start)
     if stop == file.size:
         stop = strip_tags(file, samples.start, strip_zeros=False)
@@ -164,7 +112,7 @@ def _find_part(file: ByteFile, start: int) -> tuple[Part, int]:
 def _samples(file: ByteFile, start: int, name: bytes) -> _Samples | None:
     """Find the samples of a header; None if it has none."""
     if name in (b".snd", b"dns."):
-        order: _Order = "big" if name == b".snd" else "little"
+        order: Order = "big" if name == b".snd" else "little"
         header = file.read(start, 12)
         offset, stated = (int.from_bytes(header[i : i + 4], order) for i in (4, 8))
         return _Samples(
@@ -173,11 +121,12 @@ def _samples(file: ByteFile, start: int, name: bytes) -> _Samples | None:
             size_bytes=4,
             byteorder=order,
             overhead=0,
-            stated=_known(stated, 4),
+            stated=stated,
+            may_be_unknown=_may_be_unknown(stated, 4, 0),
         )
     if name == b"NIST":
         return _nist_samples(file, start)
-    style = _STYLES[name]
+    style = STYLES[name]
     position = start + style.first
     wide = None
     for _ in range(_MAX_CHUNKS):
@@ -194,14 +143,14 @@ def _samples(file: ByteFile, start: int, name: bytes) -> _Samples | None:
                 size_at, size_bytes = wide, 8
                 stated = int.from_bytes(file.read(wide, 8), "little")
             overhead = style.overhead + (len(header) if style.counts_header else 0)
-            stated = _known(stated, size_bytes)
             return _Samples(
                 start=body + style.overhead,
                 size_at=size_at,
                 size_bytes=size_bytes,
                 byteorder=style.byteorder,
                 overhead=overhead,
-                stated=max(0, stated - overhead) if stated != _UNKNOWN else _UNKNOWN,
+                stated=max(0, stated - overhead),
+                may_be_unknown=_may_be_unknown(stated, size_bytes, overhead),
             )
         size = stated - (len(header) if style.counts_header else 0)
         if size < 0:
@@ -230,11 +179,12 @@ def _nist_samples(file: ByteFile, start: int) -> _Samples | None:
         byteorder="big",
         overhead=0,
         stated=stated,
+        may_be_unknown=stated == 0,
     )
 
 
-def _known(stated: int, size_bytes: int) -> int:
-    """Return a stated size, or `_UNKNOWN` for the placeholder of programs that cannot know it.
+def _may_be_unknown(stated: int, size_bytes: int, overhead: int) -> bool:
+    """Return True if a stated size may be the placeholder of a program that cannot know it, or nothing.
 
     sox states 0x7F000000 or 0x7FFFF000, arecord 0x80000000, ffmpeg and most others 0xFFFFFFFF, each with or
     without the size of the header; 64 bits are all ones, or the largest signed number.
@@ -243,35 +193,56 @@ def _known(stated: int, size_bytes: int) -> int:
     half = 1 << (bits - 1)
     is_near_half = half - (1 << (bits - 8)) <= stated <= half + 0x1000
     is_near_end = stated >= 2 * half - (1 << (bits - 8))
-    return _UNKNOWN if is_near_half or is_near_end else stated
+    return is_near_half or is_near_end or stated <= overhead
+
+
+def _is_end(file: ByteFile, name: bytes, start: int, stop: int) -> bool:
+    """Return True if samples end at an offset: there are chunks, tags, another header or nothing.
+
+    Zeros may be samples.
+    """
+    if stop > file.size:
+        return False
+    after = _after_chunks(file, name, start, stop)
+    following = _following(file, name, start, after)
+    if following < file.size and kind(file.read(following, 12)) is None:
+        return False
+    return after > stop or file.end_of_zeros(stop) - stop <= _FEW_BYTES
 
 
 def _after_chunks(file: ByteFile, name: bytes, start: int, samples_stop: int) -> int:
     """Return the offset after the chunks that follow the samples."""
-    style = _STYLES.get(name)
+    style = STYLES.get(name)
     if style is None:
         return samples_stop
     position = samples_stop
     for _ in range(_MAX_CHUNKS):
-        begin = _aligned(position, start, style.align)
-        header = file.read(begin, style.id_bytes + style.size_bytes)
-        is_name = len(header) == style.id_bytes + style.size_bytes and re.match(
-            rb"[ -~]{4}", header[:4]
-        )
-        if not is_name or kind(file.read(begin, 12)) is not None:
-            break
-        if header.startswith(style.data):
-            raise AudioError(
-                f"{file.path}: two chunks of samples ({style.data.decode()}), the second at byte {begin}, "
-                f"where a file has one. Other programs read the first alone. {GET_AGAIN}",
-                code="audio-two-data-chunks",
-            )
-        size = int.from_bytes(header[style.id_bytes :], style.byteorder)
-        stop = begin + size + (0 if style.counts_header else len(header))
-        if stop <= begin or stop > file.size:
+        # Some programs leave out the byte that aligns the next chunk.
+        stop = _chunk_stop(file, style, _aligned(position, start, style.align))
+        stop = stop or _chunk_stop(file, style, position)
+        if stop is None:
             break
         position = stop
     return position
+
+
+def _chunk_stop(file: ByteFile, style: Style, begin: int) -> int | None:
+    """Return the offset after a chunk behind the samples; None if there is none."""
+    header = file.read(begin, style.id_bytes + style.size_bytes)
+    is_name = len(header) == style.id_bytes + style.size_bytes and re.match(
+        rb"[ -~]{4}", header[:4]
+    )
+    if not is_name or kind(file.read(begin, 12)) is not None:
+        return None
+    if header.startswith(style.data):
+        raise AudioError(
+            f"{file.path}: two chunks of samples ({style.data.decode()}), the second at byte {begin}, "
+            f"where a file has one. Other programs read the first alone. {GET_AGAIN}",
+            code="audio-two-data-chunks",
+        )
+    size = int.from_bytes(header[style.id_bytes :], style.byteorder)
+    stop = begin + size + (0 if style.counts_header else len(header))
+    return stop if begin < stop <= file.size else None
 
 
 def _following(file: ByteFile, name: bytes, start: int, after: int) -> int:
@@ -280,7 +251,7 @@ def _following(file: ByteFile, name: bytes, start: int, after: int) -> int:
         return after
     if skip_tag(file, after) != after:
         return skip_tags(file, after)
-    align = _STYLES[name].align if name in _STYLES else 1
+    align = STYLES[name].align if name in STYLES else 1
     return skip_tags(file, min(_aligned(after, start, align), file.size))
 
 

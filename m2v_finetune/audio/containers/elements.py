@@ -10,6 +10,7 @@ Advanced Systems Format revision 01.20.06 sections 2 and 3.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from m2v_finetune.audio.containers import adts
 from m2v_finetune.audio.containers.source import GET_AGAIN, ByteFile, Part, skip_tags, truncated
 from m2v_finetune.errors import AudioError
 
@@ -33,8 +34,7 @@ _MAX_ASF_DRIFT_SECONDS = 0.1
 
 def is_head(head: bytes) -> bool:
     """Recognise, by the first 16 bytes, MP4, Matroska and WebM, ASF (WMA), and AAC in ADTS frames."""
-    is_adts = len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
-    return is_adts or head[4:8] == b"ftyp" or head[:4] == _EBML or head == _ASF
+    return adts.is_head(head) or head[4:8] == b"ftyp" or head[:4] == _EBML or head == _ASF
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
         AudioError: The file ends within an element.
     """
     head = file.read(start, 16)
-    if head[0] == 0xFF:  # ADTS: frames without a header, which ffmpeg reads to the end
-        return [Part(start=start, stop=file.size, is_file=True)]
+    if adts.is_head(head):
+        return adts.find_parts(file, start)
     starts = []
     end = file.size
     for element in _elements(file, start):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from m2v_finetune.audio.containers import chunks, elements, flac, mpeg, ogg
+from m2v_finetune.audio.containers import chunk_formats, chunks, elements, flac, mpeg, ogg
 from m2v_finetune.audio.containers.mpeg_frames import first_frame
 from m2v_finetune.audio.containers.source import ByteFile, Part, skip_tag, skip_tags
 
@@ -45,7 +45,7 @@ def find_container(path: Path, _version: tuple[int, ...]) -> Container:
             head = file.read(start, 16)
         if elements.is_head(head):
             return Container(parts=tuple(elements.find_parts(file, start)), needs_ffmpeg=True)
-        if chunks.kind(head) is not None:
+        if chunk_formats.kind(head) is not None:
             return Container(parts=tuple(chunks.find_parts(file, start)))
         if head.startswith(flac.MAGIC):
             return Container(parts=tuple(flac.find_parts(file, start)))

@@ -11,7 +11,14 @@ Source: RFC 9639, sections 8.2 and 9.1.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from m2v_finetune.audio.containers.source import GET_AGAIN, ByteFile, Part, strip_tags
+from m2v_finetune.audio.containers.source import (
+    GET_AGAIN,
+    TOLERANCE_FRAMES,
+    ByteFile,
+    Part,
+    strip_tags,
+    truncated,
+)
 from m2v_finetune.errors import AudioError
 
 MAGIC = b"fLaC"
@@ -19,6 +26,12 @@ _STREAMINFO = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 _NUM_PROBES = 8
 _WINDOW_BYTES = 1 << 16
 _MAX_HEADER_BYTES = 16
+
+# Bounds of the size of a frame: 32 bits a sample, one more for the difference of channels, and headers.
+_MAX_SAMPLE_BYTES, _MAX_FRAME_OVERHEAD = 5, 1024
+
+# Behind the last frame, so few bytes are junk.
+_FEW_BYTES = 8
 
 
 def _checksums(num_bits: int, polynomial: int) -> tuple[int, ...]:
@@ -47,6 +60,8 @@ class _Stream:
         sync: Start of a frame: one of two, by whether all have as many samples.
         block_samples: Samples of a frame, if all have as many.
         num_samples: Length of the stream; 0 if unknown.
+        rate: Samples a second.
+        sample_bytes: Bytes of a sample of all channels.
     """
 
     start: int
@@ -54,6 +69,8 @@ class _Stream:
     sync: bytes
     block_samples: int
     num_samples: int
+    rate: int
+    sample_bytes: int
 
 
 def find_parts(file: ByteFile, start: int) -> list[Part]:
@@ -63,7 +80,8 @@ def find_parts(file: ByteFile, start: int) -> list[Part]:
     if whole is None:
         return [Part(start=start, stop=file.size, is_file=start == 0)]
     if _last_sample(file, whole, stop) == whole.num_samples and _counts_upwards(file, whole, stop):
-        _require_each_frame_once(file, whole, stop)
+        last = _require_each_frame_once(file, whole, stop)
+        _require_no_rest(file, _end_of_frame(file, whole, last, stop), stop)
         return [Part(start=start, stop=file.size, is_file=start == 0, samples_stop=stop - start)]
     starts = {
         location
@@ -83,9 +101,21 @@ def _part(file: ByteFile, start: int, stop: int, *, is_valid: bool) -> Part:
     """Return a stream with a header that counts its samples, if it counted fewer."""
     stream = _stream(file, start)
     assert stream is not None
-    end = strip_tags(file, start) if is_valid else stop
-    _require_each_frame_once(file, stream, end)
+    is_last = stop == file.size
+    end = strip_tags(file, start) if is_last else stop
+    last = _require_each_frame_once(file, stream, end)
     found = _last_sample(file, stream, end)
+    end_of_last = _end_of_frame(file, stream, last, end)
+    if last is not None and found is not None and end_of_last is None:
+        found -= last[1]  # it was cut
+    if found is not None and found < stream.num_samples - TOLERANCE_FRAMES:
+        raise truncated(
+            file.path,
+            f"its header promises {stream.num_samples / stream.rate:.2f} s, and the last complete frame ends "
+            f"at {found / stream.rate:.2f} s",
+        )
+    if is_last:
+        _require_no_rest(file, end_of_last, end)
     if found is None or 0 < found <= stream.num_samples:
         return Part(start=start, stop=stop, is_file=is_valid and start == 0)
     head = bytearray(file.read(start, 26))
@@ -107,8 +137,18 @@ def _stream(file: ByteFile, start: int) -> _Stream | None:
         is_last = bool(block[0] & 0x80)
         location += 4 + int.from_bytes(block[1:], "big")
     num_samples = (head[21] & 0x0F) << 32 | int.from_bytes(head[22:26], "big")
+    layout = int.from_bytes(
+        head[18:21], "big"
+    )  # rate, channels less one, and some bits of the sample size
+    num_channels = (layout >> 1 & 7) + 1
     return _Stream(
-        start, location, file.read(location, 2), int.from_bytes(head[10:12], "big"), num_samples
+        start,
+        location,
+        file.read(location, 2),
+        int.from_bytes(head[10:12], "big"),
+        num_samples,
+        layout >> 4,
+        _MAX_SAMPLE_BYTES * num_channels,
     )
 
 
@@ -128,15 +168,15 @@ def _last_sample(file: ByteFile, stream: _Stream, stop: int) -> int | None:
         window *= 16
 
 
-def _require_each_frame_once(file: ByteFile, stream: _Stream, stop: int) -> None:
-    """Raise `AudioError` where a frame is missing or there twice.
+def _require_each_frame_once(file: ByteFile, stream: _Stream, stop: int) -> tuple[int, int] | None:
+    """Return offset and samples of the last frame; raise `AudioError` where one is missing or there twice.
 
     Other bytes look like a header once in some megabytes. They do not go on where a frame ends; a frame that
     is there twice ends with its CRC-16.
     """
     first = next(_headers(file.read(stream.first, _MAX_HEADER_BYTES), stream), None)
     if first is None:
-        return  # the decoder names the fault
+        return None  # the decoder names the fault
     expected, earlier, suspect = first[0], {}, None
     for location in file.find(stream.sync, stream.first, stop):
         header = _parse(file.read(location, _MAX_HEADER_BYTES), stream)
@@ -155,6 +195,44 @@ def _require_each_frame_once(file: ByteFile, stream: _Stream, stop: int) -> None
     last = _last_sample(file, stream, stop)
     if last is not None and expected < last:
         raise _frame_error(file, max(earlier.values()), "frames are missing after the one")
+    if not earlier:
+        return None
+    sample, location = max(earlier.items())
+    return location, expected - sample
+
+
+def _end_of_frame(
+    file: ByteFile, stream: _Stream, frame: tuple[int, int] | None, stop: int
+) -> int | None:
+    """Return where a frame ends by its CRC-16, at the latest; None if it was cut.
+
+    Args:
+        file: File.
+        stream: Stream of the frame.
+        frame: Offset of the frame, and its samples.
+        stop: End of the stream, but for zeros.
+    """
+    if frame is None:
+        return None
+    start, num_samples = frame
+    limit = start + num_samples * stream.sample_bytes + _MAX_FRAME_OVERHEAD
+    content = file.read(start, min(stop + _FEW_BYTES, limit) - start)
+    checksum, end = 0, None
+    for offset, byte in enumerate(content, 1):
+        checksum = (checksum << 8 & 0xFF00) ^ _CRC16[checksum >> 8 ^ byte]
+        if checksum == 0:
+            end = start + offset
+    return end
+
+
+def _require_no_rest(file: ByteFile, end: int | None, stop: int) -> None:
+    """Refuse more than a few bytes behind the last frame."""
+    if end is not None and stop - end > _FEW_BYTES:
+        raise AudioError(
+            f"{file.path}: at least {stop - end} bytes follow the last frame of FLAC, and are no tag. Cut "
+            "them off, or write the file again, for example with: ffmpeg -i FILE NEW.flac",
+            code="audio-trailing-data",
+        )
 
 
 def _frame_error(file: ByteFile, location: int, what: str) -> AudioError:

@@ -6,8 +6,8 @@ the first reads the first alone. A decoder passes over damaged frames, and the s
 the start. So the header of every frame is looked at, which takes a few milliseconds a minute.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from m2v_finetune.audio.containers.mpeg_frames import (
@@ -54,7 +54,7 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
     end = strip_tags(file, first)
     # libsndfile 1.2.2 finds the first frame where tags end, and nowhere else.
     begins = first == _end_of_tags(file, 0)
-    stretches = list(_stretches(file, first))
+    stretches = _joined(_stretches(file, first))
     parts = []
     for number, stretch in enumerate(stretches):
         following = takewhile(lambda other: other.header is None, stretches[number + 1 :])
@@ -64,7 +64,7 @@ def find_parts(file: ByteFile, first: int) -> list[Part]:
     if not parts:
         raise truncated(file.path, "it ends within its first frame")
     parts[-1] = replace(parts[-1], rest_bytes=max(0, end - stretches[-1].stop))
-    if len(parts) == 1 and begins and _is_nearly_all(file, parts[0].stop):
+    if len(parts) == 1 and begins and not parts[0].gaps and _is_nearly_all(file, parts[0].stop):
         # Without a header the decoder guesses the length by the size, and is right at a constant rate.
         is_guess = header is None
         if is_guess or not parts[0].head:
@@ -88,7 +88,7 @@ def _end_of_tags(file: ByteFile, start: int) -> int:
 
 @dataclass(slots=True)
 class _Stretch:
-    """Frames without a gap, of one stream, with at most one header, in the first.
+    """Frames of one stream, with at most one header, in the first.
 
     Attributes:
         start: Offset of the first frame.
@@ -97,6 +97,7 @@ class _Stretch:
         header: Counts of its header, if it has one.
         num_frames: Number of frames that hold sound.
         seconds_before: Length of the audio before it, for messages.
+        gaps: Start and stop of the tags between frames.
     """
 
     start: int
@@ -105,6 +106,43 @@ class _Stretch:
     header: Header | None
     num_frames: int
     seconds_before: float
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+
+    def num_bytes_from(self, start: int) -> int:
+        """Return the size of its frames from an offset on."""
+        return self.stop - start - sum(stop - begin for begin, stop in self.gaps)
+
+
+def _joined(stretches: Iterable[_Stretch]) -> list[_Stretch]:
+    """Join stretches of one stream with tags between them: frames use bits of those before.
+
+    One whose header counts all its frames is a file of its own.
+    """
+    joined: list[_Stretch] = []
+    for stretch in stretches:
+        before = joined[-1] if joined else None
+        if (
+            before is None
+            or stretch.header is not None
+            or stretch.first.stream != before.first.stream
+            or _is_complete(before)
+        ):
+            joined.append(stretch)
+        else:
+            before.gaps.append((before.stop, stretch.start))
+            before.num_frames += stretch.num_frames
+            before.stop = stretch.stop
+    return joined
+
+
+def _is_complete(stretch: _Stretch) -> bool:
+    """Return True if a header counts no more frames than a stretch has; some count their own."""
+    header = stretch.header
+    return (
+        header is not None
+        and header.num_frames is not None
+        and header.num_frames <= stretch.num_frames + 1
+    )
 
 
 def _stretches(file: ByteFile, first: int) -> Iterator[_Stretch]:
@@ -193,10 +231,10 @@ def _part(file: ByteFile, stretch: _Stretch, following: list[_Stretch]) -> Part:
         stretch: Stretch of frames.
         following: Those up to the next header: its own may count them.
     """
-    header, frame = stretch.header, stretch.first
+    header, frame, gaps = stretch.header, stretch.first, tuple(stretch.gaps)
     length = stretch.num_frames * frame.num_samples
     if frame.stream[1] != 3:  # only layer 3 has such headers
-        return Part(start=stretch.start, stop=stretch.stop, num_frames=length)
+        return Part(start=stretch.start, stop=stretch.stop, num_frames=length, gaps=gaps)
     if header is not None and header.num_frames is not None:
         found = stretch.num_frames + sum(other.num_frames for other in following)
         stop = following[-1].stop if following else stretch.stop
@@ -209,13 +247,13 @@ def _part(file: ByteFile, stretch: _Stretch, following: list[_Stretch]) -> Part:
                 f"up to {_end_seconds(following[-1] if following else stretch):.2f} s",
             )
         if header.num_frames - stretch.num_frames in (0, 1) and not header.is_vbri:
-            return Part(start=stretch.start, stop=stretch.stop)
+            return Part(start=stretch.start, stop=stretch.stop, gaps=gaps)
     if header is None or header.is_vbri or header.num_frames is None or not header.num_bytes:
         start = stretch.start + (frame.num_bytes if header is not None else 0)
-        head = _info_frames(file.read(start, 4), stretch.num_frames, stretch.stop - start)
-        return Part(start=start, stop=stretch.stop, head=head, num_frames=length)
+        head = _info_frames(file.read(start, 4), stretch.num_frames, stretch.num_bytes_from(start))
+        return Part(start=start, stop=stretch.stop, head=head, num_frames=length, gaps=gaps)
     changed = bytearray(file.read(stretch.start, frame.num_bytes))
-    counts = (stretch.num_frames, stretch.stop - stretch.start)
+    counts = (stretch.num_frames, stretch.num_bytes_from(stretch.start))
     location = header.location + 8
     changed[location : location + 8] = b"".join(count.to_bytes(4, "big") for count in counts)
     flags = changed[header.location + 7]
@@ -224,7 +262,9 @@ def _part(file: ByteFile, stretch: _Stretch, following: list[_Stretch]) -> Part:
     if delay + 3 <= len(changed):
         changed[delay + 1] &= 0xF0
         changed[delay + 2] = 0
-    return Part(start=stretch.start + frame.num_bytes, stop=stretch.stop, head=bytes(changed))
+    return Part(
+        start=stretch.start + frame.num_bytes, stop=stretch.stop, head=bytes(changed), gaps=gaps
+    )
 
 
 def _info_frames(header: bytes, num_frames: int, num_bytes: int) -> bytes:

@@ -2,8 +2,11 @@
 
 import io
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -80,6 +83,8 @@ class Part:
         num_frames: Number of frames that there are; None where the decoder counts them.
         last_page_frame: Frame at which the last page of an Ogg stream starts.
         max_drift_seconds: Deviation of the length from the timestamps that is no damage; None without any.
+        patches: Bytes in place of those of the file, by their offset in it, in order, without an overlap.
+        gaps: Start and stop of stretches of the file between first and last byte that are left out, in order.
     """
 
     start: int
@@ -93,11 +98,20 @@ class Part:
     num_frames: int | None = None
     last_page_frame: int | None = None
     max_drift_seconds: float | None = None
+    patches: tuple[tuple[int, bytes], ...] = ()
+    gaps: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_bytes(self) -> int:
         """Length of the decoder's input."""
-        return len(self.head) + self.stop - self.start
+        return len(self.head) + sum(stop - start for start, stop in self.stretches)
+
+    @property
+    def stretches(self) -> list[tuple[int, int]]:
+        """Start and stop of the stretches of the file that are read, in order."""
+        starts = [self.start, *(stop for _, stop in self.gaps)]
+        stops = [*(start for start, _ in self.gaps), self.stop]
+        return list(zip(starts, stops, strict=True))
 
 
 class PartFile(io.RawIOBase):
@@ -112,6 +126,11 @@ class PartFile(io.RawIOBase):
         super().__init__()
         self._file = path.open("rb", buffering=0)
         self._part = part
+        self._num_bytes = part.num_bytes
+        self._stretches = part.stretches
+        # Where each stretch starts in the part.
+        lengths = [stop - start for start, stop in self._stretches]
+        self._starts = list(accumulate(lengths[:-1], initial=len(part.head)))
         self._position = 0
 
     def readable(self) -> bool:
@@ -128,21 +147,38 @@ class PartFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move within the part."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._part.num_bytes}
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}
         self._position = max(0, base[whence] + offset)
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill a buffer from the position on; return the number of bytes."""
-        part = self._part
-        content = part.head[self._position : self._position + len(buffer)]
-        offset = part.start + max(0, self._position - len(part.head))
-        wanted = min(len(buffer) - len(content), part.stop - offset)
-        if wanted > 0:
-            content += os.pread(self._file.fileno(), wanted, offset)
-        buffer[: len(content)] = content
+        content = self._part.head[self._position : self._position + len(buffer)]
         self._position += len(content)
+        while wanted := min(len(buffer) - len(content), max(0, self._num_bytes - self._position)):
+            number = bisect_right(self._starts, self._position) - 1
+            start, stop = self._stretches[number]
+            offset = start + self._position - self._starts[number]
+            block = os.pread(self._file.fileno(), min(wanted, stop - offset), offset)
+            if not block:
+                break
+            content += self._patched(block, offset)
+            self._position += len(block)
+        buffer[: len(content)] = content
         return len(content)
+
+    def _patched(self, content: bytes, offset: int) -> bytes:
+        """Return bytes of the file at an offset with those of the patches."""
+        patches = self._part.patches
+        number = max(0, bisect_right(patches, offset, key=itemgetter(0)) - 1)
+        stop = offset + len(content)
+        while number < len(patches) and patches[number][0] < stop:
+            start, other = patches[number]
+            other = other[max(0, offset - start) : stop - start]
+            location = max(0, start - offset)
+            content = content[:location] + other + content[location + len(other) :]
+            number += 1
+        return content
 
     def close(self) -> None:
         """Close the complete file."""

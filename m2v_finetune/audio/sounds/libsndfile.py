@@ -136,9 +136,9 @@ class LibsndfileSound:
 
     def _damaged(self, start: int, stop: int) -> AudioError:
         return AudioError(
-            f"{self.path}: damaged or truncated: {start / self.sample_rate:.2f} s to "
-            f"{stop / self.sample_rate:.2f} s cannot be decoded. Get the file again, write it again with "
-            "ffmpeg (ffmpeg -i FILE NEW.flac), or remove it from the data.",
+            f"{self.path}: damaged or truncated: of {start / self.sample_rate:.2f} s to "
+            f"{stop / self.sample_rate:.2f} s not all can be decoded. Get the file again, write it again "
+            "with ffmpeg (ffmpeg -i FILE NEW.flac), or remove it from the data.",
             code="audio-damaged",
         )
 

@@ -2,17 +2,27 @@
 
 import io
 import os
-import re
 import shutil
 import struct
 import subprocess
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import soundfile
-from support.encoded_audio import RATE, bursts, encoded, ffmpeg, mean_of, needs, read_whole, run
+from support.encoded_audio import (
+    RATE,
+    bursts,
+    encoded,
+    ffmpeg,
+    mean_of,
+    needs,
+    ogg_pages,
+    read_whole,
+    run,
+    shifted_ogg,
+)
+from support.matrix import exhaustive
 from support.messages import raises
 
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
@@ -266,7 +276,74 @@ def test_unknown_bytes_behind_the_samples_are_refused(tmp_path):
         assert_refused(tmp_path / name, FILES[name] + JUNK, "bytes follow")
 
 
-def sparse_wav(path, *, stated_bytes: int, num_bytes: int):
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"LIST" + struct.pack("<I", 200) + JUNK[:200],
+        b"id3 " + struct.pack("<I", 0x2020) + JUNK[:0x2020],
+        b"bext" + struct.pack("<I", 3) + b"abc" + b"LIST" + struct.pack("<I", 4) + b"INFO",
+    ],
+    ids=["LIST", "id3", "two"],
+)
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("WAV", "PCM_U8"), ("WAV", "PCM_24"), ("WAVEX", "ULAW"), ("AIFF", "PCM_24")],
+)
+def test_a_chunk_without_the_byte_that_aligns_it(kind, subtype, chunk, tmp_path):
+    content = encoded(kind, subtype, MONO[:9_001])
+    unpadded = content[: len(content) - 1]
+    if kind == "AIFF":
+        if chunk.startswith(b"bext"):
+            return
+        chunk = chunk[:4] + chunk[7:3:-1] + chunk[8:]
+        place = unpadded.index(b"SSND") + 4  # libsndfile counts the byte that aligns as a sample's
+        size = struct.pack(">I", len(unpadded) - place - 4)
+        unpadded = unpadded[:place] + size + unpadded[place + 4 :]
+    assert_whole(tmp_path / "a", unpadded + chunk, mean_of(content))
+    assert_whole(tmp_path / "b", content + chunk, mean_of(content))
+    joined = np.concatenate([mean_of(content)] * 2)
+    assert_whole(tmp_path / "c", unpadded + chunk + bytes(len(chunk) % 2) + content, joined)
+
+
+SILENCE = {
+    name: encoded(layout.format, layout.subtype, np.zeros((9_000, layout.channels)))
+    for name in SIZES
+    for layout in [soundfile.info(io.BytesIO(FILES[name]))]
+    if layout.subtype in ("PCM_16", "PCM_24", "FLOAT")
+}
+
+
+@pytest.mark.parametrize("name", SILENCE)
+def test_silence_of_a_size_that_is_not_known(name, tmp_path):
+    """Zeros behind the end that a header states are padding elsewhere."""
+    content = SILENCE[name]
+    _, form, overhead = SIZES[name]
+    for number, size in enumerate((overhead, *(UNKNOWN_64 if form.endswith("Q") else UNKNOWN_32))):
+        changed = bytearray(content)
+        struct.pack_into(form, changed, offset_of_size(name), size)
+        silence = mean_of(content)
+        assert_whole(tmp_path / f"{number}", bytes(changed), silence)
+        assert_whole(tmp_path / f"{number} tag", bytes(changed) + b"TAG" + bytes(125), silence)
+        joined = np.concatenate([silence, mean_of(FILES[name])])
+        assert_whole(tmp_path / f"{number} joined", bytes(changed) + FILES[name], joined)
+
+
+@pytest.mark.parametrize("name", SILENCE)
+def test_a_header_alone_has_no_samples(name, tmp_path):
+    _, form, overhead = SIZES[name]
+    place = offset_of_size(name)
+    header = bytearray(SILENCE[name][: place + struct.calcsize(form) + overhead % 16])
+    if name == "au":
+        header = bytearray(SILENCE[name][:24])
+    path = tmp_path / "a"
+    for size in (0, overhead):
+        struct.pack_into(form, header, place, size)
+        path.write_bytes(header)
+        with raises("audio-no-samples", path):
+            inspect_audio(path)
+
+
+def sparse_wav(path, *, stated_bytes: int, num_bytes: int, behind: bytes = b""):
     """Write a WAV of silence that takes no room, with sound in its last second."""
     header = bytearray(FILES["wav"][:44])
     struct.pack_into("<I", header, 40, stated_bytes)
@@ -275,23 +352,55 @@ def sparse_wav(path, *, stated_bytes: int, num_bytes: int):
         file.write(header)
         os.truncate(path, 44 + num_bytes)
         file.seek(44 + num_bytes - len(end))
-        file.write(end)
+        file.write(end + behind)
     return mean_of(bytes(FILES["wav"][:44]) + end)
+
+
+LIST = b"LIST" + struct.pack("<I", 20_000) + JUNK[:20_000]
+
+
+def assert_ends_with(path, num_bytes: int, end: np.ndarray) -> None:
+    audio = inspect_audio(path)
+    assert audio.num_frames == num_bytes // 4
+    start = audio.num_frames - len(end)
+    last = read_excerpt(path, sample_rate=RATE, start_sample=start, num_samples=len(end))
+    np.testing.assert_array_equal(last, end)
+
+
+@pytest.mark.parametrize(
+    "num_bytes",
+    [
+        *(0x7F000000, 0x7FFFFFFC, 0xFF000000, 0xFFFFFF00),
+        *exhaustive(0x7FFFF000, 0x80000000, 0x80000FFC, 0xFFFFFFFC),
+        *exhaustive((1 << 32) + 0x7FFFF000),
+    ],
+)
+@pytest.mark.parametrize(
+    "behind",
+    [LIST, *exhaustive(b"", LIST + b"id3 " + LIST[4:], b"TAG" + bytes(125), JUNK_TAG)],
+    ids=["LIST", "nothing", "two", "ID3v1", "ID3v2"],
+)
+def test_a_size_near_that_of_pipes_that_is_right(behind, num_bytes, tmp_path):
+    """Of a recorder that starts another file at 2 or 4 GB."""
+    path = tmp_path / "a.wav"
+    stated = num_bytes % (1 << 32)
+    end = sparse_wav(path, stated_bytes=stated, num_bytes=num_bytes, behind=behind)
+    assert_ends_with(path, num_bytes, end)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stated", [0x7FFFF000, *exhaustive(0x7F000000, 0x80000000, 0xFFFFFFFF)])
+def test_a_pipe_of_more_bytes_than_it_states(stated, tmp_path):
+    num_bytes = min(stated, 0x80000000) + 4_000_000
+    end = sparse_wav(tmp_path / "a.wav", stated_bytes=stated, num_bytes=num_bytes)
+    assert_ends_with(tmp_path / "a.wav", num_bytes, end)
 
 
 @pytest.mark.parametrize("excess", [0, 1 << 32])
 def test_a_wav_above_4_gib_has_a_size_that_wrapped_around(excess, tmp_path):
     num_bytes = (1 << 32) + 4_000_000 + excess
     end = sparse_wav(tmp_path / "a.wav", stated_bytes=4_000_000, num_bytes=num_bytes)
-    audio = inspect_audio(tmp_path / "a.wav")
-    assert audio.num_frames == num_bytes // 4
-    last = read_excerpt(
-        tmp_path / "a.wav",
-        sample_rate=RATE,
-        start_sample=audio.num_frames - len(end),
-        num_samples=len(end),
-    )
-    np.testing.assert_array_equal(last, end)
+    assert_ends_with(tmp_path / "a.wav", num_bytes, end)
 
 
 def test_a_wav_of_3_gb_that_was_cut_is_no_pipe(tmp_path):
@@ -406,6 +515,53 @@ def test_flac_that_counts_too_many_samples_is_refused(tmp_path):
     assert_refused(tmp_path / "a", bytes(changed), "truncated")
 
 
+NO_COUNT = bytearray(FILES["flac"])
+NO_COUNT[21] &= 0xF0
+NO_COUNT[22:26] = bytes(4)
+FLACS = {
+    "plain": FILES["flac"],
+    "24 bit": FILES["flac-24-bit"],
+    "no count": bytes(NO_COUNT),
+    "joined": FILES["flac"] * 2,
+    "silent": encoded("FLAC", "PCM_16", np.zeros((9_001, 2))),
+    "odd length": encoded("FLAC", "PCM_16", bursts(8.0)[:100_003]),
+    "6 channels": encoded("FLAC", "PCM_16", bursts(channels=6)),
+}
+
+
+@pytest.mark.parametrize("num_bytes", [9, 100, 5_000, 70_000])
+@pytest.mark.parametrize("name", FLACS)
+def test_unknown_bytes_behind_flac_are_refused(name, num_bytes, tmp_path):
+    path = tmp_path / "a"
+    junk = b"\x55" + JUNK[: num_bytes - 2].ljust(num_bytes - 2, b"x") + b"\x55"
+    for content in (junk, junk + b"TAG" + bytes(125)):
+        path.write_bytes(FLACS[name] + content)
+        with raises("audio-trailing-data", path, "FLAC"):
+            inspect_audio(path)
+    path.write_bytes(FLACS[name])
+    whole = read_whole(path)
+    for content in (junk[:8], b"TAG" + b"x" * 125, bytes(9_000)):
+        assert_whole(path, FLACS[name] + content, whole)
+
+
+@needs("ffmpeg")
+@pytest.mark.parametrize("share", [0.1, 2 / 3, 0.9])
+@pytest.mark.parametrize("name", ["24 bit", "odd length", "joined"])
+def test_flac_that_was_cut_is_named_with_what_can_be_decoded(name, share, tmp_path):
+    before = FILES["flac"] if name == "joined" else b""
+    content = FILES["flac-24-bit"] if name == "joined" else FLACS[name]
+    path = tmp_path / "a.flac"
+    path.write_bytes(content[: int(share * len(content))])
+    decoder = subprocess.run(
+        ["ffmpeg", "-v", "quiet", "-i", path, "-f", "s32le", "-"], capture_output=True, check=False
+    )
+    seconds = len(decoder.stdout) / 8 / RATE
+    promised = len(mean_of(content)) / RATE
+    path.write_bytes(before + path.read_bytes())
+    with raises("audio-truncated", path, f"promises {promised:.2f} s", f"at {seconds:.2f} s"):
+        inspect_audio(path)
+
+
 def test_flac_of_silence_behind_sound_of_the_same_length(tmp_path):
     """Nothing in either header, and no count at the end, tells of the other."""
     for seconds in (1.0, 20.0):
@@ -430,44 +586,12 @@ def test_ogg_streams_that_were_recorded_from_the_middle(name, tmp_path):
     assert_whole(tmp_path / "b", content + FILES[name], joined)
 
 
-def shifted_ogg(content: bytes, offset: int) -> bytes:
-    """Add to the positions of all pages of an Ogg stream."""
-    pages = b""
-    location = 0
-    while location < len(content):
-        lacing = content[location + 27 : location + 27 + content[location + 26]]
-        page = bytearray(content[location : location + 27 + len(lacing) + sum(lacing)])
-        location += len(page)
-        (position,) = struct.unpack_from("<q", page, 6)
-        if position > 0:
-            struct.pack_into("<q", page, 6, position + offset)
-            page[22:26] = bytes(4)
-            struct.pack_into("<I", page, 22, ogg_checksum(page))
-        pages += page
-    return pages
-
-
-def ogg_checksum(page: bytes) -> int:
-    checksum = 0
-    for byte in page:
-        checksum ^= byte << 24
-        for _ in range(8):
-            checksum = (checksum << 1 ^ (0x04C11DB7 if checksum >> 31 else 0)) & 0xFFFFFFFF
-    return checksum
-
-
 def test_ogg_without_its_first_page_is_refused(tmp_path):
     content = FILES["vorbis"]
     second = content.index(b"OggS", 4)
     assert_refused(tmp_path / "a", content[second:], "does not start with its first page")
     third = content.index(b"OggS", second + 4)
     assert_refused(tmp_path / "b", content[third:] + content, "does not start with its first page")
-
-
-def ogg_pages(content: bytes) -> list[bytes]:
-    """Return the pages of an Ogg file."""
-    starts = [match.start() for match in re.finditer(rb"OggS\0", content)]
-    return [content[start:stop] for start, stop in pairwise([*starts, len(content)])]
 
 
 def flipped(content: bytes, location: int) -> bytes:

@@ -424,7 +424,7 @@ def test_each_kind_of_bad_file_is_a_row_with_its_reason(models: Path, tmp_path: 
         "not finite": "audio-not-finite",
         "infinite in the middle": "audio-not-finite",
         "truncated": "audio-truncated",
-        "flac, truncated": "audio-damaged",
+        "flac, truncated": "audio-truncated",
         "text": "audio-unreadable",
         "zeros": "audio-unreadable",
         "header alone": "audio-unreadable",
