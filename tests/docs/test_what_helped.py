@@ -7,8 +7,9 @@ import what_helped
 
 def test_the_page_is_that_of_the_results() -> None:
     rows = json.loads(what_helped.RESULTS.read_text())
-    assert {row["task"] for row in rows} == set(what_helped.SETTINGS)
-    for task, settings in what_helped.SETTINGS.items():
-        measured = {row["setting"] for row in rows if row["task"] == task}
-        assert measured == set(map(what_helped.name_of, settings))
+    assert {row["task"] for row in rows} == set(what_helped.GROUPS)
+    for group, (_, _, others) in what_helped.GROUPS.items():
+        measured = {row["setting"] for row in rows if row["task"] == group}
+        expected = {"default", *(f"`{what_helped.name_of(settings)}`" for settings in others)}
+        assert measured - {what_helped.AVERAGE} == expected
     assert what_helped.PAGE.read_text(encoding="utf-8") == what_helped.render(rows)

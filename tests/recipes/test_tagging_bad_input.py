@@ -299,7 +299,7 @@ def test_unknown_split(recipe: Recipe, songs: Rows) -> None:
 
 
 def test_split_without_a_track(recipe: Recipe, songs: Rows) -> None:
-    recipe.refuses(songs[:6], expected=["no track in test", "remove the column 'split'"])
+    recipe.refuses(songs[:6], expected=["no track in test", "Or remove the splits"])
 
 
 def test_line_that_is_not_json(recipe: Recipe, songs: Rows) -> None:
