@@ -1,9 +1,10 @@
 """How many tracks an hour does `m2v predict` write to a table, in which memory, and beside what else?
 
-    OMP_NUM_THREADS=1 python benchmarks/catalogue.py [--tracks N] [--backbone NAME] [--contenders ...]
+    python benchmarks/catalogue.py [--tracks N] [--backbone NAME] [--contenders ...] [--cores N]
 
 Tracks of 5 s are cut from the clips that ship, and written as FLAC; more tracks than `NUM_FILES` are links to
-the same files. Each contender runs in a process of its own, held to one core and one thread:
+the same files. Each contender runs in a process of its own, held to one core and one thread; with more
+`--cores` each uses them as it does by itself, with a worker for each core where it has workers:
 
 - `table`: `m2v predict tags tracks --output DIR`;
 - `four`: the same with four models of one backbone, tags, genre, key and emotion;
@@ -11,7 +12,8 @@ the same files. Each contender runs in a process of its own, held to one core an
 - `script`: the model exported for transformers, `librosa.load`, and one call of the network a file.
 
 Models are not trained; weights are random where the backbone does not ship. Loading is not counted. Seconds
-are those of the processor, so that other programs on the machine matter less, and of the clock. The resident
+are those of the processor, so that other programs on the machine matter less, and of the clock; on several
+cores, the rate is that by the clock. The resident
 memory of the process is read every half second; its peak in each quarter of the time is kept. Results are
 added to benchmarks/results/catalogue.json.
 """
@@ -50,30 +52,38 @@ def main() -> None:
     parser.add_argument("--tracks", type=int, default=2000, help="(default: %(default)s)")
     parser.add_argument("--backbone", default="filterbank-small", help="(default: %(default)s)")
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
+    parser.add_argument("--cores", type=int, default=1, help="(default: %(default)s)")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--run", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
         print(json.dumps(RUNS[arguments.run](arguments.folder)))
         return
     result: Path = arguments.result
     found = json.loads(result.read_text()) if result.is_file() else {"backbones": {}}
-    rows = found["backbones"].setdefault(arguments.backbone, {})
+    cores = arguments.cores
+    place = arguments.backbone if cores == 1 else f"{arguments.backbone}, {cores} cores"
+    rows = found["backbones"].setdefault(place, {})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_tracks(folder / "tracks", arguments.tracks)
         write_models(folder, arguments.backbone)
         for contender in arguments.contenders:
             measured = subprocess.run(
-                [sys.executable, __file__, "--run", contender, "--folder", folder],
+                [
+                    *(sys.executable, __file__, "--run", contender, "--folder", folder),
+                    *("--cores", str(cores)),
+                ],
                 stdout=subprocess.PIPE,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | ({"OMP_NUM_THREADS": "1"} if cores == 1 else {}),
                 check=True,
             )
             row = json.loads(measured.stdout)
             row["tracks"] = arguments.tracks
-            row["tracks_an_hour"] = round(3600 * arguments.tracks / row["processor_seconds"])
+            seconds = row["processor_seconds" if cores == 1 else "seconds"]
+            row["tracks_an_hour"] = round(3600 * arguments.tracks / seconds)
             rows[contender] = row
             print(contender, row, flush=True)
             found["environment"] = environment()
@@ -131,11 +141,15 @@ def write_models(folder: Path, backbone: str) -> None:
             model.save_pretrained(folder / "native", native=True)
 
 
+def num_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 class Watch:
     """Seconds, and the resident memory every half second, of a block in this process."""
 
     def __enter__(self) -> "Watch":
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         self.looks: list[int] = []
         self.is_done = threading.Event()
         self.thread = threading.Thread(target=self._look)
@@ -189,7 +203,7 @@ def run_table(folder: Path, names: tuple[str, ...] = ("tags",)) -> dict[str, Any
             items,
             folder / f"table-{len(names)}",
             batch_size=16,
-            num_workers=0,
+            num_workers=0 if num_cores() == 1 else num_cores(),
             show_progress=False,
         )
     assert done.num_computed == len(items)
