@@ -24,9 +24,11 @@ tests: $(VENV)/.development
 fast: $(VENV)/.development
 	$(MAKE) --no-print-directory --jobs 2 checks unit-tests
 
-LONGER = audio/test_container_headers.py catalogue plotting prediction publishing test_cli.py test_configs.py test_shipped.py
+LONGER = audio/test_audio_augmentation.py audio/test_container_headers.py catalogue plotting prediction pretraining \
+  publishing tasks/test_separation_task.py test_cli.py test_configs.py test_init_from.py test_python_api.py \
+  test_run_folder.py test_shipped.py
 unit-tests: $(VENV)/.development
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/unit $(LONGER:%=--ignore tests/unit/%)
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal tests/unit $(LONGER:%=--ignore tests/unit/%)
 
 # Whole programs and whatever else takes seconds a test. CI runs them too.
 slow: $(VENV)/.development

@@ -334,12 +334,12 @@ def test_make_fast_is_the_first_part_of_make_test() -> None:
     at_once = "$(MAKE) --no-print-directory --jobs 2 checks "
     assert commands_of("test", "fast") == [f"{at_once}tests", f"{at_once}unit-tests"]
     [tests], [unit_tests] = commands_of("tests"), commands_of("unit-tests")
-    command, _, ignored = unit_tests.partition(" tests/unit ")
-    assert tests.startswith(command)
+    command, _, ignored = unit_tests.partition(" --dist worksteal tests/unit ")
+    assert tests.startswith(f"{command} --dist loadfile")
     assert ignored == "$(LONGER:%=--ignore tests/unit/%)"
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    [longer] = re.findall(r"^LONGER = (.*)$", makefile, flags=re.MULTILINE)
-    for name in longer.split():
+    [longer] = re.findall(r"^LONGER = ((?:.*\\\n)*.*)$", makefile, flags=re.MULTILINE)
+    for name in longer.replace("\\\n", "").split():
         assert (REPOSITORY / "tests" / "unit" / name).exists(), name
 
 
