@@ -20,6 +20,7 @@ from m2v_finetune.publishing.report import read_finished_run, write_report
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.results import POOLED_SPLIT
+from m2v_finetune.training.run import wait_for_processes
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.run_tracks import load_splits
 from m2v_finetune.training.signals import stop_on_signals
@@ -87,6 +88,7 @@ def cross_validate(
                 continue
             logger.info("Fold %d of %d, in %s.", fold + 1, num_folds, path)
             train_fold(_config_of(config, path, fold=fold))
+            wait_for_processes()  # until the first has written all files
         pooled = pool_folds([folder.path / f"fold-{n}" for n in range(num_folds)], config.run.seed)
         if accelerator.is_main_process:
             _write(folder, pooled)

@@ -18,6 +18,7 @@ from m2v_finetune.metrics.power_law import fit_power_laws
 from m2v_finetune.plotting.learning_curve import plot_learning_curve
 from m2v_finetune.runs import train_task
 from m2v_finetune.tasks import Task
+from m2v_finetune.training.run import wait_for_processes
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.run_tracks import load_splits
 from m2v_finetune.training.signals import stop_on_signals
@@ -197,6 +198,7 @@ def _run(config: RecipeConfig, task_class: type[Task]) -> list[TrackResult]:
     folder = RunFolder(Path(config.run.output_dir))
     if not folder.results.is_file():
         train_task(config, task_class, is_published=False)
+        wait_for_processes()  # until the first has written all files
     return read_track_results(folder.test_tracks)
 
 

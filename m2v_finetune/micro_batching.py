@@ -2,8 +2,9 @@
 
 import gc
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ OUT_OF_MEMORY = (
 
 logger = logging.getLogger(__name__)
 
+_ALONE = threading.RLock()
+"""Held by the thread that computes after memory ran out."""
+
 
 class MicroBatcher:
     """Runs complete batches while memory suffices, then halves, quarters and so on.
@@ -40,6 +44,9 @@ class MicroBatcher:
     def run(self, function: Callable[..., Tensor], parts: Sequence[Tensor]) -> Tensor:
         """Return ``function(*parts)``.
 
+        Several threads may call it. After the first error one at a time computes, as batches that are
+        computed at once share the memory.
+
         Args:
             function: Function of tensors (batch, ...) that returns one; windows are independent.
             parts: Inputs of the function.
@@ -47,23 +54,41 @@ class MicroBatcher:
         Raises:
             torch.OutOfMemoryError: A single window does not fit.
         """
-        while True:
-            size = min(self.size or len(parts[0]), len(parts[0]))
-            try:
-                micro_batches = zip(*(torch.split(part, size) for part in parts), strict=True)
-                with unified_out_of_memory():
-                    return torch.cat([function(*micro_batch) for micro_batch in micro_batches])
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-            self.size = size // 2
-            logger.warning(
-                "A batch of %d windows ran out of memory outside of training. Continuing with %d; the "
-                "results are the same.",
-                size,
-                self.size,
-            )
-            free_memory()
+        count = len(parts[0])
+        if self.size is None:
+            with suppress(torch.OutOfMemoryError):
+                return _in_parts(function, parts, count)
+            with _ALONE:
+                self._lower(count, max(1, count // 2))
+        with _ALONE:
+            while True:
+                size = min(self.size or count, count)
+                try:
+                    return _in_parts(function, parts, size)
+                except torch.OutOfMemoryError:
+                    if size == 1:
+                        raise
+                self._lower(size, size // 2)
+
+    def _lower(self, failed: int, size: int) -> None:
+        """Set a smaller size, unless another thread has set one as small."""
+        if self.size is None or size < self.size:
+            self.size = size
+            if size < failed:
+                logger.warning(
+                    "A batch of %d windows ran out of memory outside of training. Continuing with %d; the "
+                    "results are the same.",
+                    failed,
+                    size,
+                )
+        free_memory()
+
+
+def _in_parts(function: Callable[..., Tensor], parts: Sequence[Tensor], size: int) -> Tensor:
+    """Return the outputs of micro-batches as one."""
+    micro_batches = zip(*(torch.split(part, size) for part in parts), strict=True)
+    with unified_out_of_memory():
+        return torch.cat([function(*micro_batch) for micro_batch in micro_batches])
 
 
 class ForwardPass:

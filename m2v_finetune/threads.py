@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from m2v_finetune.errors import Stopped
+
 SMALL_PARAMETERS = 20_000_000
 """Networks with fewer parameters run on one thread. Source: benchmarks/threads.py."""
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -51,12 +53,13 @@ def choose_threads(model: nn.Module, *, without: Iterable[nn.Module] = ()) -> in
 def batches_at_once(model: nn.Module) -> int:
     """Return the number of batches that a network computes at once, each with `choose_threads` threads.
 
-    It is the number of cores for a small network on a CPU, unless the user set a number of threads; else one.
+    It is the number of cores for a small network on a CPU, unless the user set a number of threads. Otherwise
+    it is one, as for networks that other libraries run, such as ONNX Runtime.
     """
-    on_cpu = all(one.device.type == "cpu" for one in model.parameters())
-    if not on_cpu or torch.get_num_threads() == choose_threads(model):
+    devices = {one.device.type for one in model.parameters()}
+    if devices != {"cpu"} or torch.get_num_threads() == choose_threads(model):
         return 1
-    return _cores() if choose_threads(model) == 1 else 1
+    return min(_INITIAL, _cores()) if choose_threads(model) == 1 else 1
 
 
 def in_order(
@@ -67,7 +70,7 @@ def in_order(
     Args:
         function: Function of a batch; several calls run at once, on threads, if ``at_once`` is above one.
         batches: Batches, which are read in this thread, at most ``at_once`` ahead. An error of theirs is
-            raised after the results of the batches before it.
+            raised after the results of the batches before it, but for a signal.
         at_once: Number of calls at once.
     """
     if at_once == 1:
@@ -83,6 +86,8 @@ def in_order(
                     batch = next(unread)
                 except StopIteration:
                     break
+                except Stopped:
+                    raise
                 except Exception as failed:
                     error = failed
                     break

@@ -41,6 +41,7 @@ from m2v_finetune.files import write_json
 from m2v_finetune.publishing.method import is_random
 from m2v_finetune.runs import train_task
 from m2v_finetune.tasks.clips import ClipTask
+from m2v_finetune.training.run import wait_for_processes
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.signals import stop_on_signals
 
@@ -278,7 +279,9 @@ def _run(
             results: dict[str, Any] = json.loads(folder.results.read_text(encoding="utf-8"))
             if is_search or results["split"] == "test":
                 return results
-        return train_task(config, row.task, is_search=is_search).results
+        run = train_task(config, row.task, is_search=is_search)
+        wait_for_processes()  # until the first has written all files
+        return run.results
     except UserError as error:
         raise UserError(
             f"{row.name}, rate {learning_rate:g}, seed {seed}: {error}\nFix it, or leave the task out with "

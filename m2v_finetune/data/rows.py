@@ -1,6 +1,7 @@
 """Rows of a manifest's file, CSV or JSONL, with their line numbers."""
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from m2v_finetune.data.values import named
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json
+
+_SPACE_BEFORE_QUOTE = re.compile(r'(?:^|,)[ \t]+"')
 
 
 def read_rows(path: Path, *, path_columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
@@ -52,10 +55,11 @@ def read_rows(path: Path, *, path_columns: Sequence[str]) -> list[tuple[int, dic
 
 
 def _csv_rows(path: Path, path_columns: Sequence[str]) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Yield line and cells of each row; columns without a name, as spreadsheets leave them, are left out."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(
-            file, skipinitialspace=True
-        )  # so that quotes after a space are quotes
+        has_spaces = any(_SPACE_BEFORE_QUOTE.search(line) for line in file)
+        file.seek(0)
+        reader = csv.DictReader(file, skipinitialspace=has_spaces)
         names = [name.strip() for name in reader.fieldnames or []]
         header = [name for name in names if name]
         repeated = sorted({name for name in header if header.count(name) > 1})
@@ -70,22 +74,18 @@ def _csv_rows(path: Path, path_columns: Sequence[str]) -> Iterable[tuple[int, di
                 f"{' or '.join(map(repr, path_columns))}; columns are separated by commas.",
                 code="manifest-no-path-column",
             )
-        # Columns without a name, as spreadsheets leave them, have no values either.
         unnamed = [f"\0{number}" for number, name in enumerate(names) if not name]
         reader.fieldnames = [name or f"\0{number}" for number, name in enumerate(names)]
         for row in reader:
             if None in row or None in row.values():
                 raise UserError(
-                    f"{path.name}:{reader.line_num}: this line has another number of cells than the header "
-                    f"({', '.join(header)}). Put cells with a comma in quotes.",
+                    f"{path.name}:{reader.line_num}: this line has another number of cells than the header, "
+                    f"{len(names)} ({', '.join(name or 'no name' for name in names)}). Put cells with a "
+                    "comma in quotes.",
                     code="manifest-cell-count",
                 )
-            if any(row.pop(name).strip() for name in unnamed):
-                raise UserError(
-                    f"{path.name}:{reader.line_num}: this line has a cell in a column without a name. "
-                    f"Name it in the header ({', '.join(header)}), or remove it.",
-                    code="manifest-unnamed-column",
-                )
+            for name in unnamed:
+                del row[name]
             yield reader.line_num, row
 
 

@@ -66,6 +66,7 @@ class CountedRun:
         teacher = None
         if config.training.teacher is not None:
             teacher = TaskModel.from_pretrained(config.training.teacher).to("meta")
+            teacher.requires_grad_(False)
             task = teacher.task  # the student has its outputs
         model = model_without_weights(config, task)
         with self._fake():

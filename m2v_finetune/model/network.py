@@ -78,6 +78,7 @@ class TaskNetwork(nn.Module):
         if isinstance(backbone, Backbone):
             backbone.check_window(self.window_samples)
         self._trainable_names = self._trainable()
+        self._trained_names = set(self._trainable_names)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of a prediction in `precision`."""
@@ -106,6 +107,9 @@ class TaskNetwork(nn.Module):
         So their output for a window is always the same, and can be cached.
         """
         super().train(mode)
+        self._trained_names |= (
+            self._trainable()
+        )  # what a loop of one's own trains may be frozen again
         for module in self.backbone.frozen_modules():
             module.eval()
         return self
@@ -211,8 +215,10 @@ class TaskNetwork(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Return what the tuning method trains, layer weights, and buffers of head and novelty, by name."""
-        names = set(self._trainable_names)  # also if they were frozen since, to predict
+        """Return what is or was trainable, layer weights, and buffers of head and novelty, by name."""
+        names = (
+            self._trained_names | self._trainable()
+        )  # also if they were frozen since, to predict
         names |= {f"layer_weighting.{name}" for name in self.layer_weighting.state_dict()}
         names |= {f"head.{name}" for name, _ in self.head.named_buffers()}
         if self.novelty is not None:
@@ -220,8 +226,8 @@ class TaskNetwork(nn.Module):
         return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
     def trains_more(self) -> bool:
-        """Return whether parameters were made trainable that the tuning method freezes."""
-        return not self._trainable() <= self._trainable_names
+        """Return whether more is trainable, or was when the mode was set, than by the tuning method."""
+        return not self._trained_names | self._trainable() <= self._trainable_names
 
     def _trainable(self) -> frozenset[str]:
         return frozenset(name for name, one in self.named_parameters() if one.requires_grad)

@@ -5,9 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
+from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.config import OnBadTrack
 from m2v_finetune.data.checking import CheckedTrack, stop_or_skip, usable_by_split
-from m2v_finetune.data.manifest import Track, as_labels
+from m2v_finetune.data.manifest import Track
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask, annotation_path, missing_annotation
 from m2v_finetune.tasks.separation import Separation
@@ -58,7 +61,7 @@ def labelled_tracks(
 def label_hash(task: Task, track: Track) -> str | None:
     """Return a hash of the labels of a track; None if there are none, or the task is of no known kind.
 
-    It is of the labels themselves, not of their place, as a run may resume with files that were moved. Of
+    It is of targets or annotations, not of their place, as a run may resume with files that were moved. Of
     stems it is of the sizes of their files.
 
     Args:
@@ -67,9 +70,7 @@ def label_hash(task: Task, track: Track) -> str | None:
     """
     content: Any = None
     if isinstance(task, ClipTask):
-        is_numbers = task.problem_type == "regression"
-        columns = task.labels if is_numbers else (task.label_column,)
-        content = [sorted(as_labels(track, column)) for column in columns]
+        content = np.asarray(task.targets(track, IDENTITY)).tolist()
     elif isinstance(task, FrameTask):
         if missing_annotation(track, task.label_column) is None:
             data = annotation_path(track, task.label_column).read_bytes()

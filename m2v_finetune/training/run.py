@@ -80,7 +80,6 @@ class Run:
                 raise
         for tracker in accelerator.trackers:
             tracker.finish()
-        accelerator.wait_for_everyone()  # until the first process has written all files
         atexit.register(_leave_processes)  # not now: another run may follow, such as the next fold
 
     @property
@@ -115,6 +114,11 @@ class Run:
                 f"  {self.folder.resume_command()}",
                 code="run-folder-disk",
             ) from error
+
+
+def wait_for_processes() -> None:
+    """Wait for the other processes, such as until the first has written the files of a run."""
+    PartialState().wait_for_everyone()
 
 
 def _leave_processes() -> None:

@@ -411,6 +411,20 @@ def test_what_a_loop_trained_beyond_the_tuning_method_is_saved(tmp_path: Path, w
     assert TaskModel.from_pretrained(tmp_path / "model").predict(wav) == model.predict(wav)
 
 
+@pytest.mark.parametrize("method", ["probe", "lora"])
+def test_what_a_loop_trained_and_froze_again_is_saved(
+    method: str, tmp_path: Path, wav: Path
+) -> None:
+    model = build(method=method, seed=1)
+    norm = model.backbone.layers[-1].final_layer_norm.weight.requires_grad_(True)
+    model.train()
+    with torch.no_grad():
+        norm.mul_(2)
+    model.requires_grad_(False).eval()
+    model.save_pretrained(tmp_path / "model")
+    assert TaskModel.from_pretrained(tmp_path / "model").predict(wav) == model.predict(wav)
+
+
 def test_a_device_is_chosen_when_a_model_is_loaded(tmp_path: Path) -> None:
     build().save_pretrained(tmp_path)
     assert TaskModel.from_pretrained(tmp_path, device="meta").device == torch.device("meta")

@@ -12,6 +12,8 @@ from support.models import SAMPLES, build_tagger
 from torch import nn
 
 from m2v_finetune import threads
+from m2v_finetune.errors import Stopped
+from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.model import inference
 from m2v_finetune.threads import (
     SMALL_PARAMETERS,
@@ -155,15 +157,53 @@ def test_only_small_networks_on_a_cpu_compute_several(cores, monkeypatch):
 def test_results_are_the_same_at_any_number(cores, monkeypatch):
     tagger = build_tagger()
     song = np.random.default_rng(0).normal(0, 0.1, 9 * SAMPLES).astype(np.float32)
-    running, most = [], []
+    two = threading.Barrier(2, timeout=30)  # the first two batches wait for each other
+    waiting = [1, 1]
 
-    def start(*_):
-        running.append(1)
-        most.append(len(running))
+    def wait(*_):
+        if waiting:
+            waiting.pop()
+            two.wait()
 
-    tagger.backbone.layers[0].register_forward_pre_hook(start)
-    tagger.backbone.layers[-1].register_forward_hook(lambda *_: running.pop() and None)
+    hook = tagger.backbone.layers[0].register_forward_pre_hook(wait)
     several = tagger.predict(song, sample_rate=16000, batch_size=1)
-    assert max(most) > 1
+    assert not waiting
+    hook.remove()
     monkeypatch.setattr(inference, "batches_at_once", lambda _: 1)
     assert tagger.predict(song, sample_rate=16000, batch_size=1) == several
+
+
+def test_a_signal_is_raised_at_once():
+    def batches():
+        yield from range(3)
+        raise Stopped(15, "resume")
+
+    rows = in_order(lambda number: number, batches(), at_once=3)
+    with pytest.raises(Stopped):
+        next(rows)
+
+
+def test_batches_at_once_that_do_not_fit_are_computed_alone():
+    """Room for two windows of all batches together: each fits alone, in two parts."""
+    used, lock = [0], threading.Lock()
+
+    def compute(windows):
+        with lock:
+            used[0] += len(windows)
+            fits = used[0] <= 2
+        time.sleep(0.02)
+        with lock:
+            used[0] -= len(windows)
+        if not fits:
+            raise torch.OutOfMemoryError
+        return windows + 1
+
+    batcher = MicroBatcher()
+    batches = [torch.arange(4) + 4 * number for number in range(6)]
+    rows = list(in_order(lambda one: batcher.run(compute, [one]), batches, at_once=4))
+    assert batcher.size == 2
+    assert torch.equal(torch.cat([row for _, row in rows]), torch.arange(24) + 1)
+
+
+def test_a_network_that_another_library_runs_is_computed_batch_by_batch(cores):
+    assert batches_at_once(nn.Identity()) == 1

@@ -11,6 +11,8 @@ _OPUS_RATE = 48_000
 
 # Of a Vorbis mode: a flag for long blocks, types of window and transform, a mapping. Their number is first.
 _MODE_BITS, _TYPES, _MAX_MAPPING, _NUMBER_BITS = 41, (1 << 32) - 1, 63, 6
+# Of the most modes, with the bit that ends the header.
+_MODES_BYTES = (64 * _MODE_BITS + _NUMBER_BITS) // 8 + 2
 
 
 class FrameCounter:
@@ -26,7 +28,7 @@ class FrameCounter:
 
     def __init__(self) -> None:
         self.num_frames = 0
-        self._packet = b""
+        self._packet = bytearray()
         self._num_packets = 0
         self._num_headers = 0
 
@@ -49,11 +51,11 @@ class FrameCounter:
             offset += size
             if size < 255:
                 if self._num_packets < self._num_headers:
-                    self._read_header(self._num_packets, self._packet)
+                    self._read_header(self._num_packets, bytes(self._packet))
                 elif self._packet:
-                    self.num_frames += self._frames(self._packet)
+                    self.num_frames += self._frames(bytes(self._packet))
                 self._num_packets += 1
-                self._packet = b""
+                self._packet.clear()
 
     def _read_header(self, number: int, packet: bytes) -> None:
         """Read a header."""
@@ -98,7 +100,7 @@ def _modes(setup: bytes) -> list[bool]:
 
     The length of what comes before is known to a decoder alone. A mode has 40 bits that are nearly all zero.
     """
-    bits = int.from_bytes(setup, "little")
+    bits = int.from_bytes(setup.rstrip(b"\0")[-_MODES_BYTES:], "little")
     stop = bits.bit_length() - 1  # the last bit that is set ends the header
     found: list[bool] = []
     modes: list[bool] = []

@@ -225,11 +225,19 @@ def test_a_table_is_the_same_however_many_batches_are_computed_at_once(
     models: Path, music: Path, tmp_path: Path, monkeypatch
 ):
     words = [models / "tags", models / "genre", music, "--batch-size", "2"]
-    found = []
+    found, used = [], []
+    in_order = tracks.in_order
+
+    def watched(function, batches, *, at_once):
+        used.extend([at_once] * (at_once > 1))
+        return in_order(function, batches, at_once=at_once)
+
+    monkeypatch.setattr(tracks, "in_order", watched)
     for count in (1, 3):
         monkeypatch.setattr(tracks, "batches_at_once", lambda _, count=count: count)
-        m2v("predict", *words, "--output", tmp_path / f"{count}")
+        run("predict", *words, "--output", tmp_path / f"{count}")
         found.append(contents(tmp_path / f"{count}"))
+    assert used
     assert found[0] == found[1]
 
 
