@@ -56,9 +56,8 @@ class Run:
             UserError: The run folder may not be used, or the processes do not find each other.
             Stopped: A signal arrived.
         """
-        atexit.unregister(
-            _leave_processes
-        )  # an error may leave others in the middle of an exchange
+        # An error may leave others in the middle of an exchange, in which leaving would wait.
+        atexit.unregister(_leave_processes)
         accelerator, folder = start(config, task=task)
         data = config.data
         bad_tracks = BadTrackPolicy(
