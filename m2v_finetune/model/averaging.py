@@ -1,7 +1,7 @@
 """Average of the weights of models that were trained from the same start."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +86,9 @@ def _facts(model: "TaskModel") -> dict[str, Any]:
 
 def _uncalibrated(task: Any) -> Any:
     """Return a task without what was fitted to one model's probabilities."""
+    has = {field.name for field in fields(task)}
     fitted = {"calibration": None, "thresholds": ()}
-    return replace(task, **{key: value for key, value in fitted.items() if hasattr(task, key)})
+    return replace(task, **{key: value for key, value in fitted.items() if key in has})
 
 
 def write_model_average(sources: Sequence[str], folder: Path) -> "TaskModel":

@@ -9,9 +9,10 @@ from support.models import SAMPLES, TAGGING, build_tagger
 
 from m2v_finetune.calibration import PlattScaling
 from m2v_finetune.cli import main as m2v
-from m2v_finetune.config import HeadConfig
+from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.model import TaskModel
 from m2v_finetune.model.averaging import average_models
+from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.tagging import Tagging
 
 WAVEFORMS = 0.1 * torch.randn(2, SAMPLES, generator=torch.Generator().manual_seed(0))
@@ -59,6 +60,30 @@ def test_weights_are_the_mean(method, is_small, tmp_path):
     with pytest.raises(SystemExit) as ended:
         m2v(["merge", *folders, "--output", str(tmp_path / "c")])
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_models_of_each_task_have_an_average(name):
+    """Also of those whose task has no thresholds, or no calibration."""
+    task_class = TASKS[name]
+    task = task_class.from_settings(task_class.settings_class())
+    models = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = TaskModel.build(
+            task=task,
+            backbone=BackboneConfig(source="random-small", num_layers=1),
+            head=HeadConfig(kind="linear"),
+            tuning=TuningConfig(),
+            window_seconds=1.0,
+        )
+        models.append(model)
+    before = [model.head.state_dict() for model in models]
+    wanted = {name: (before[0][name] + before[1][name]) / 2 for name in before[0]}
+    average = average_models(models, ["a", "b"])
+    assert average.task.to_dict() == task.to_dict()
+    for key, tensor in average.head.state_dict().items():
+        torch.testing.assert_close(tensor, wanted[key], atol=1e-6, rtol=1e-6)
 
 
 def test_the_average_of_equal_models_is_the_model():
