@@ -107,9 +107,8 @@ class TaskNetwork(nn.Module):
         So their output for a window is always the same, and can be cached.
         """
         super().train(mode)
-        self._trained_names |= (
-            self._trainable()
-        )  # what a loop of one's own trains may be frozen again
+        # What a loop of one's own trains may be frozen again.
+        self._trained_names |= self._trainable()
         for module in self.backbone.frozen_modules():
             module.eval()
         return self
@@ -216,9 +215,8 @@ class TaskNetwork(nn.Module):
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """Return what is or was trainable, layer weights, and buffers of head and novelty, by name."""
-        names = (
-            self._trained_names | self._trainable()
-        )  # also if they were frozen since, to predict
+        # Also what was frozen since, to predict.
+        names = self._trained_names | self._trainable()
         names |= {f"layer_weighting.{name}" for name in self.layer_weighting.state_dict()}
         names |= {f"head.{name}" for name, _ in self.head.named_buffers()}
         if self.novelty is not None:

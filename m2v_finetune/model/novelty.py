@@ -7,10 +7,10 @@ RATE = 0.05
 """Share of validation tracks above the bound, and so of false alarms on music like them."""
 MIN_WINDOWS, MIN_TRACKS = 50, 20
 """Training windows and validation tracks below which nothing is fitted."""
-
-
 LEAST_VARIANCE = 1e-6
 """Least variance of standardised features in any direction: equal windows have none."""
+LEAST_BOUND = 1e-2
+"""Least bound: validation tracks that all equal the training tracks have the distance 0."""
 
 
 class Novelty(nn.Module):
@@ -70,4 +70,4 @@ class Novelty(nn.Module):
             distances: Novelty of each validation track with a bound of 1, (tracks,), at least 20.
         """
         rank = -int(-(len(distances) + 1) * (1 - RATE) // 1)
-        self.bound.copy_(distances.double().sort().values[rank - 1])
+        self.bound.copy_(distances.double().sort().values[rank - 1].clamp(min=LEAST_BOUND))

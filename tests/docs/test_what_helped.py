@@ -7,6 +7,7 @@ import what_helped
 
 def test_the_page_is_that_of_the_results() -> None:
     rows = json.loads(what_helped.RESULTS.read_text())
+    assert sum(row["setting"] == what_helped.AVERAGE for row in rows) == 2  # one a metric
     assert {row["task"] for row in rows} == set(what_helped.GROUPS)
     for group, (_, _, others) in what_helped.GROUPS.items():
         measured = {row["setting"] for row in rows if row["task"] == group}

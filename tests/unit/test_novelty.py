@@ -40,6 +40,14 @@ def test_windows_of_which_few_differ(num_different):
     assert float(novelty(other)) > 10 * float(novelty(rows).max())
 
 
+def test_validation_tracks_that_equal_the_training_tracks_are_known():
+    row = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
+    novelty = Novelty(16)
+    novelty.fit(row.repeat(60, 1))
+    novelty.set_bound(novelty(row).repeat(20))
+    assert float(novelty(row)) <= 1 < float(novelty(row + 0.1))
+
+
 @pytest.mark.parametrize(("count", "rank"), [(20, 20), (39, 38), (99, 95), (199, 190)])
 def test_bound_has_the_rate_of_false_alarms(count, rank):
     novelty = Novelty(2)

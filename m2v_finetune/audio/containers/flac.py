@@ -137,9 +137,8 @@ def _stream(file: ByteFile, start: int) -> _Stream | None:
         is_last = bool(block[0] & 0x80)
         location += 4 + int.from_bytes(block[1:], "big")
     num_samples = (head[21] & 0x0F) << 32 | int.from_bytes(head[22:26], "big")
-    layout = int.from_bytes(
-        head[18:21], "big"
-    )  # rate, channels less one, and some bits of the sample size
+    # Rate, channels less one, and some bits of the sample size.
+    layout = int.from_bytes(head[18:21], "big")
     num_channels = (layout >> 1 & 7) + 1
     return _Stream(
         start,

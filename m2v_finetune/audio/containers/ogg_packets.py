@@ -4,6 +4,8 @@ Sources: Vorbis I specification, sections 4.2 and 4.3 (headers, modes, and the f
 section 3.1 (the first bytes of an Opus packet), and RFC 3533, section 6 (lacing).
 """
 
+from abc import ABC, abstractmethod
+
 _PAGE_HEADER_BYTES = 27
 _VORBIS, _OPUS = b"\x01vorbis", b"OpusHead"
 _NUM_VORBIS_HEADERS, _NUM_OPUS_HEADERS = 3, 2
@@ -15,7 +17,7 @@ _MODE_BITS, _TYPES, _MAX_MAPPING, _NUMBER_BITS = 41, (1 << 32) - 1, 63, 6
 _MODES_BYTES = (64 * _MODE_BITS + _NUMBER_BITS) // 8 + 2
 
 
-class FrameCounter:
+class FrameCounter(ABC):
     """Frames of a stream, counted page by page.
 
     Attributes:
@@ -57,13 +59,13 @@ class FrameCounter:
                 self._num_packets += 1
                 self._packet.clear()
 
+    @abstractmethod
     def _read_header(self, number: int, packet: bytes) -> None:
         """Read a header."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _frames(self, packet: bytes) -> int:
         """Return the frames that a packet adds."""
-        raise NotImplementedError
 
 
 class _VorbisCounter(FrameCounter):
