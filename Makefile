@@ -72,10 +72,16 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable .
+# pip brings torch, as it knows the index of CPU builds where a person has set one; uv brings the rest, in a third of the time of pip alone.
+$(VENV)/bin/uv: constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --no-compile --constraint constraints.txt torch uv
 	touch $@
 
-$(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --no-compile --constraint constraints.txt --editable ".[dev]"
+INSTALL = $(VENV)/bin/uv pip install --system-certs --python $(VENV) --constraint constraints.txt
+$(VENV)/.runtime: pyproject.toml $(VENV)/bin/uv
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.development: pyproject.toml $(VENV)/bin/uv
+	$(INSTALL) --editable ".[dev]"
 	touch $@ $(VENV)/.runtime

@@ -49,7 +49,7 @@ def launch(repository, folder: Path, manifest, *, mode: str, resume: str = "neve
     return done.returncode, " ".join(done.stderr.split())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_both_stop_at_once_and_resume_as_if_nothing_had_been(repository, small_manifest, tmp_path):
     straight = tmp_path / "straight"
     code, message = launch(repository, straight, small_manifest, mode="plain")

@@ -306,14 +306,14 @@ def test_as_many_blocks_as_the_pages_had() -> None:
 def commands_of(*targets: str) -> list[str]:
     """Return the commands of targets of the Makefile, with its variables filled in."""
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    settings = dict(re.findall(r"^(\w+) \?= (\S+)$", makefile, flags=re.MULTILINE))
+    settings = dict(re.findall(r"^(INSTALL|VENV|PYTHON) \??= (.+)$", makefile, flags=re.MULTILINE))
     recipes = {
         target: [line.strip() for line in lines.splitlines() if not line.startswith("\ttouch")]
         for target, lines in re.findall(r"^(\S+):.*\n((?:\t.*\n?)*)", makefile, flags=re.MULTILINE)
     }
     text = "\n".join(line for target in targets for line in recipes[target])
-    for name, value in settings.items():
-        text = text.replace(f"$({name})", value)
+    for name in ("INSTALL", "VENV", "PYTHON"):
+        text = text.replace(f"$({name})", settings[name])
     return text.splitlines()
 
 
@@ -325,8 +325,9 @@ def test_the_makefile_runs_what_the_readme_prints() -> None:
     printed = printed_commands("README.md")
     assert ["make quickstart"] in printed
     assert ["make test"] in printed
-    assert commands_of("$(VENV)/bin/python", "$(VENV)/.runtime", "quickstart") in printed
-    assert commands_of("$(VENV)/bin/python", "$(VENV)/.development", "checks", "tests") in printed
+    environment = ["$(VENV)/bin/python", "$(VENV)/bin/uv"]
+    assert commands_of(*environment, "$(VENV)/.runtime", "quickstart") in printed
+    assert commands_of(*environment, "$(VENV)/.development", "checks", "tests") in printed
 
 
 def test_make_fast_is_the_first_part_of_make_test() -> None:

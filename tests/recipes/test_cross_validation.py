@@ -183,7 +183,7 @@ TRACKS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_give_the_folds_of_one(manifest, repository, tmp_path):
     """With a model on all tracks at the end; each fold has the processes of the one before."""
     script = repository / "recipes" / "genre.py"

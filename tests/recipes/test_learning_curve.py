@@ -56,7 +56,7 @@ def done(manifest, tmp_path_factory):
     changed.undo()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_run_one_run_after_the_other(manifest, tmp_path):
     """Each run has the processes of the one before, and both read what the first wrote."""
     settings = {

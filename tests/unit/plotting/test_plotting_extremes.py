@@ -60,9 +60,9 @@ def is_picture(path):
         "an emoji",
         pytest.param("one long word", marks=pytest.mark.exhaustive),
         pytest.param("two lines", marks=pytest.mark.exhaustive),
-        "control characters",
+        pytest.param("control characters", marks=pytest.mark.exhaustive),
         pytest.param("bytes that are no UTF-8", marks=pytest.mark.exhaustive),
-        "nothing",
+        pytest.param("nothing", marks=pytest.mark.exhaustive),
     ],
 )
 def test_names_of_any_kind_are_drawn(kind, tmp_path):
