@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,20 @@ from transformers import PreTrainedModel
 
 from m2v_finetune.audio.in_memory import AudioInput, audio_file
 from m2v_finetune.backbones.checkpoint_files import fingerprint, write_checkpoint
-from m2v_finetune.backbones.embedding import Pooled, embed_file, mean_of_state, mean_of_states
+from m2v_finetune.backbones.embedding import (
+    Pooled,
+    checked_seconds,
+    embed_file,
+    mean_of_state,
+    mean_of_states,
+)
 from m2v_finetune.backbones.encoders import ENCODERS
 from m2v_finetune.backbones.network_parts import (
-    computes_alike,
     has_final_norm,
-    have_equal_weights,
     keep_layers,
     set_spec_augment,
 )
 from m2v_finetune.config import WINDOW_SECONDS
-from m2v_finetune.config.ranges import in_range
 from m2v_finetune.errors import UserError
 
 NORMALIZE_EPSILON = 1e-7
@@ -151,32 +153,12 @@ class Backbone(nn.Module):
         """
         if _is_trainable(self.conv_encoder):
             return None
-        if any(map(_is_trainable, self._embedding_modules())):
+        if any(map(_is_trainable, self.embedding_modules())):
             return CONV_ENCODER
         for index in range(self.num_layers):
-            if any(map(_is_trainable, self._layer_modules(index))):
+            if any(map(_is_trainable, self.layer_modules(index))):
                 return index
         return self.num_layers
-
-    def shared_depth(self, other: "Backbone") -> int | None:
-        """Return the greatest depth up to which another backbone computes the same, by settings and weights.
-
-        Returns:
-            Index of the last equal hidden state; `CONV_ENCODER` if only the output of the convolutional
-            encoder is equal; None if that is not.
-        """
-        if (
-            self.normalize != other.normalize
-            or not computes_alike(self.settings, other.settings)
-            or not have_equal_weights([self.conv_encoder], [other.conv_encoder])
-        ):
-            return None
-        if not have_equal_weights(self._embedding_modules(), other._embedding_modules()):
-            return CONV_ENCODER
-        for index in range(min(self.num_layers, other.num_layers)):
-            if not have_equal_weights(self._layer_modules(index), other._layer_modules(index)):
-                return index
-        return min(self.num_layers, other.num_layers)
 
     def frozen_modules(self) -> list[nn.Module]:
         """Return the modules below `frozen_depth`."""
@@ -187,17 +169,17 @@ class Backbone(nn.Module):
             return [self]
         modules = [self.conv_encoder]
         if depth > CONV_ENCODER:
-            modules += [*self._embedding_modules(), *self.layers[:depth]]
+            modules += [*self.embedding_modules(), *self.layers[:depth]]
         return modules
 
-    def _embedding_modules(self) -> list[nn.Module]:
+    def embedding_modules(self) -> list[nn.Module]:
         """Return the modules between the convolutional encoder and hidden state 0."""
         names = list(self.encoder.embedding)
         if self.final_norm is None or not self.layers:
             names.append(self.encoder.norm)
         return [self.network.get_submodule(name) for name in names]
 
-    def _layer_modules(self, index: int) -> list[nn.Module]:
+    def layer_modules(self, index: int) -> list[nn.Module]:
         """Return the modules between a hidden state and the next one."""
         modules = [self.layers[index]]
         if index + 1 == self.num_layers and self.final_norm is not None:
@@ -237,13 +219,7 @@ class Backbone(nn.Module):
             AudioError: The file cannot be read.
             UserError: ``audio`` is none of these, there is no such layer, or the windows are too short.
         """
-        if not isinstance(window_seconds, Real):
-            raise UserError(
-                f"window_seconds is {window_seconds!r}. Give a number of seconds.",
-                code="settings-range",
-            )
-        in_range("window_seconds", window_seconds, 0.0, 3600.0)
-        num_samples = round(window_seconds * self.sample_rate)
+        num_samples = round(checked_seconds(window_seconds) * self.sample_rate)
         combine = mean_of_states if layer is None else mean_of_state(layer, self.num_hidden_states)
         with audio_file(audio, sample_rate) as path:
             return embed_file(
@@ -324,7 +300,7 @@ class Backbone(nn.Module):
     def iterate_layers(self, state: Tensor) -> Iterator[Tensor]:
         """Yield the hidden states of projected features (batch, frames, hidden_size), masked or not."""
         embed = partial(self.encoder.embed, self.network)
-        state = self._run(embed, state, *self._embedding_modules())
+        state = self._run(embed, state, *self.embedding_modules())
         if not self.layers:
             state = self._finish(state)
         yield state

@@ -1,7 +1,7 @@
 """Embeddings of sounds: means over time of hidden states, of a whole track or of each window."""
 
 from collections.abc import Callable, Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from m2v_finetune.audio.decode import inspect_audio, read_excerpt
 from m2v_finetune.audio.windows import pad_to_window, window_starts
-from m2v_finetune.config.ranges import whole_number
+from m2v_finetune.config.ranges import in_range, whole_number
 from m2v_finetune.errors import UserError
 from m2v_finetune.micro_batching import ForwardPass
 
@@ -91,6 +91,21 @@ def embed_file(
         )
     mean: NDArray[np.float32] = embeddings.mean(axis=0)
     return embeddings if pool == "windows" else mean
+
+
+def checked_seconds(window_seconds: float) -> float:
+    """Return a length of windows, in seconds, above 0 and at most an hour.
+
+    Raises:
+        UserError: It is no such number.
+    """
+    if not isinstance(window_seconds, Real):
+        raise UserError(
+            f"window_seconds is {window_seconds!r}. Give a number of seconds.",
+            code="settings-range",
+        )
+    in_range("window_seconds", window_seconds, 0.0, 3600.0)
+    return window_seconds
 
 
 def mean_of_state(layer: int, num_hidden_states: int) -> Callable[[Iterable[Tensor]], Tensor]:

@@ -1,43 +1,10 @@
 """Parts that a network of transformers keeps as a backbone: its first layers, and its vector for masks."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from m2v_finetune.backbones.encoders import Encoder
 from m2v_finetune.errors import UserError
-
-SETTINGS_OF_FILES = {
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "num_hidden_layers",
-    "transformers_version",
-    "vocab_size",
-}
-"""Settings of a network that do not change the output of a layer: its source, and the number of layers."""
-
-
-def computes_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether layers of equal weights compute the same by the settings of two networks."""
-    names = (one.keys() | other.keys()) - SETTINGS_OF_FILES
-    return all(one.get(name) == other.get(name) for name in names)
-
-
-def have_equal_weights(some: Sequence[nn.Module], others: Sequence[nn.Module]) -> bool:
-    """Return whether modules have the same tensors, by name and value."""
-    if len(some) != len(others):
-        return False
-    for one, other in zip(some, others, strict=True):
-        tensors, compared = one.state_dict(), other.state_dict()
-        if tensors.keys() != compared.keys() or not all(
-            torch.equal(tensor, compared[name]) for name, tensor in tensors.items()
-        ):
-            return False
-    return True
 
 
 def keep_layers(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from m2v_finetune.backbones import Backbone
+from m2v_finetune.backbones import Backbone, depths
 from m2v_finetune.backbones.backbone import CONV_ENCODER
 from m2v_finetune.heads import ClipHead
 from m2v_finetune.model import TaskModel
@@ -34,7 +34,7 @@ def shared_depth(one: TaskModel, other: TaskModel) -> int | None:
     """
     if not (isinstance(one.backbone, Backbone) and isinstance(other.backbone, Backbone)):
         return None
-    depth = one.backbone.shared_depth(other.backbone)
+    depth = depths.shared_depth(one.backbone, other.backbone)
     adds = any(METHODS[model.tuning.method].adds != "nothing" for model in (one, other))
     if depth is not None and adds and one.tuning != other.tuning:
         # Tensors of added modules do not show their scale.

@@ -147,7 +147,7 @@ class CountedRun:
         """Return the tensors of a run that model, optimizer and batch do not have."""
         teacher, decay = self._teacher, self._config.training.ema_decay
         weights = [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
-        average = MovingAverage(self._model, decay).values.values() if decay > 0 else ()
+        average = MovingAverage(self._model, decay).values.values()
         return {"weights": weights, "optimizer": list(average)}
 
     @contextmanager

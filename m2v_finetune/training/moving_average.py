@@ -15,10 +15,10 @@ class MovingAverage:
 
     Args:
         model: Model of the run, on its device; the average starts at its weights.
-        decay: Weight of the average so far, from 0 to below 1.
+        decay: Weight of the average so far, from 0 to below 1; with 0 nothing is averaged.
 
     Attributes:
-        values: Average of each parameter, by name.
+        values: Average of each parameter, by name; empty where nothing is averaged.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -26,7 +26,7 @@ class MovingAverage:
         self._parameters = {
             name: parameter
             for name, parameter in model.named_parameters()
-            if parameter.requires_grad
+            if decay > 0 and parameter.requires_grad
         }
         self.values = {name: one.detach().clone() for name, one in self._parameters.items()}
 

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
 
@@ -74,7 +73,7 @@ class Trainer(Generic[Model]):
 
     Attributes:
         batches: Order of the windows.
-        average: Moving average of the weights, if ``training.ema_decay`` is above 0.
+        average: Moving average of the weights.
         optimizer: Optimizer of the trainable parameters.
         total_steps: Optimizer steps of all epochs.
         progress: Progress of the run.
@@ -132,7 +131,7 @@ class Trainer(Generic[Model]):
             gradient_checkpointing=training.gradient_checkpointing,
             compile_layers=training.compile,
         )
-        self.average = MovingAverage(model, training.ema_decay) if training.ema_decay > 0 else None
+        self.average = MovingAverage(model, training.ema_decay)
         self.optimizer = build_optimizer(model, optimization)
         self.steps = StepPolicy(
             model,
@@ -229,8 +228,7 @@ class Trainer(Generic[Model]):
                 result = self._train_step(batches)
             self.log.report_compilation()
             if not result.is_skipped:
-                if self.average is not None:
-                    self.average.update(progress.num_updates)
+                self.average.update(progress.num_updates)
                 self.objective.end_step(progress.num_updates)
             progress.count_step(is_skipped=result.is_skipped)
             if result.is_skipped:
@@ -290,7 +288,7 @@ class Trainer(Generic[Model]):
         self.log.warn_undefined(values, selection=selection, metric_names=names)
         is_best = progress.end_epoch(values, selection_metric=selection)
         if is_best:
-            with self._averaged():
+            with self.average.applied():
                 self.best = copy_trained(self.model)
         with self.checkpoints.explain_disk_error("The log"):
             self.log.log_epoch(
@@ -302,13 +300,9 @@ class Trainer(Generic[Model]):
         if self.on_epoch is not None:
             self.on_epoch(progress.epoch, values)
 
-    def _averaged(self) -> AbstractContextManager[None]:
-        """Return a context in which the model has the averaged weights, if there are any."""
-        return nullcontext() if self.average is None else self.average.applied()
-
     def _validate(self) -> dict[str, float]:
         try:
-            with self._averaged():  # ends before an error saves the run
+            with self.average.applied():  # ends before an error saves the run
                 return self.objective.evaluate(
                     self.run,
                     batch_size=self.training.eval_batch_size,
@@ -337,8 +331,9 @@ class Trainer(Generic[Model]):
                     num_batches=len(self.batches),
                 )
             reader.sync()
-            if self.average is not None:  # the start may have set weights
-                self.average = MovingAverage(self.model, self.average.decay)
+            self.average = MovingAverage(
+                self.model, self.average.decay
+            )  # of weights set at the start
         except DataError as fault:
             raise UserError(
                 f"{fault}\nNothing was trained yet. Start again with:\n  {folder.resume_command()}",
@@ -353,8 +348,7 @@ class Trainer(Generic[Model]):
             return
         self.progress, self.best = resumed.progress, resumed.best
         self._earlier_seconds = resumed.seconds
-        if self.average is not None:
-            self.average.load(resumed.average)
+        self.average.load(resumed.average)
         self.run.bad_tracks.found = self.progress.bad_tracks
         device = self.accelerator.device
         self.log.losses = [torch.tensor(x, device=device) for x in resumed.unlogged_losses]
@@ -379,7 +373,7 @@ class Trainer(Generic[Model]):
             unlogged_losses=self.log.losses,
             total_steps=self.total_steps,
             seconds=self._seconds(),
-            average={} if self.average is None else self.average.values,
+            average=self.average.values,
         )
 
     def _stop_if_asked(self, *, save: bool = False) -> None:

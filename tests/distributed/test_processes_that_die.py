@@ -110,6 +110,7 @@ def test_a_stopped_run_resumes_by_its_printed_command_and_a_killed_process_ends_
     assert json.loads((folder / "results.json").read_text())["num_epochs"] == epochs
 
 
+@pytest.mark.exhaustive
 def test_processes_that_see_other_run_folders_are_refused(repository, small_manifest, tmp_path):
     """As on two machines with a relative run folder: the first would go on, the second begin."""
     locations = [tmp_path / "first", tmp_path / "second"]
@@ -149,6 +150,7 @@ def test_processes_that_see_other_run_folders_are_refused(repository, small_mani
         assert "The processes do not see the same run in run/checkpoints" in " ".join(log.split())
 
 
+@pytest.mark.exhaustive
 def test_three_processes_evaluate_every_track_once(repository, small_manifest, tmp_path):
     """Four tracks to validate and one to test: some processes have none."""
     left = {"train": 6, "validation": 4, "test": 1}

@@ -8,7 +8,7 @@ from kills import Run, differences, kill, write_manifest
 
 from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in, step_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,6 @@ def test_a_run_that_is_killed_twice_is_the_run_that_was_not(
     assert found == []
 
 
-@pytest.mark.exhaustive
 def test_a_damaged_checkpoint_and_a_full_disk_lose_nothing(straight, settings, tmp_path):
     """One after the other, on the run that was never killed: its last epoch is done again."""
     run = Run(folder=tmp_path / "run", settings=settings)
@@ -73,7 +72,6 @@ def test_a_damaged_checkpoint_and_a_full_disk_lose_nothing(straight, settings, t
     assert differences(run, straight) == []
 
 
-@pytest.mark.exhaustive
 def test_a_disk_that_is_full_after_training_loses_nothing(straight, settings, tmp_path):
     run = Run(folder=tmp_path / "run", settings={**settings, "data.num_workers": 0})
     shutil.copytree(straight.folder, run.folder)

@@ -164,10 +164,8 @@ def test_a_place_that_takes_nothing_is_named(what, place, probe, songs):
     assert str(place) in done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "what", ["checkpoint", *exhaustive("checkpoints", "metrics.jsonl", "tracks.json")]
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("what", ["checkpoint", "checkpoints", "metrics.jsonl", "tracks.json"])
 def test_a_run_names_what_it_may_not_read_or_write_and_resumes_with_permission(
     what, probe, tmp_path
 ):

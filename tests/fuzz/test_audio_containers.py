@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 from support.encoded_audio import ogg_pages, shifted_ogg
-from support.matrix import exhaustive, slow
+from support.matrix import exhaustive
 
 from m2v_finetune.audio.containers.mpeg_frames import parse_frame
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
@@ -226,7 +226,7 @@ def test_whole_and_equal_or_refused_by_name(name, tmp_path, record_property):
     ]
     outcomes = {"whole": 0, "refused": 0}
     path = tmp_path / "sound"
-    for seed in range(NUM_INPUTS or 24):
+    for seed in range(NUM_INPUTS or 12):
         content, expected, excess = drawn(name, files, random.Random(f"{name}-{seed}"))
         path.write_bytes(content)
         try:
@@ -258,7 +258,7 @@ def test_a_file_that_was_cut_is_refused_or_lacks_nothing(name, tmp_path, record_
     files = [encoded(seed, 1.0, kind.format, kind.subtype) for seed in range(2)]
     outcomes = {"whole": 0, "refused": 0}
     path = tmp_path / "sound"
-    for seed in range(NUM_INPUTS or 16):
+    for seed in range(NUM_INPUTS or 8):
         rng = random.Random(f"cut-{name}-{seed}")
         chosen = rng.choices(files, k=rng.choice([1, 2]))
         content = b"".join(chosen)
@@ -279,7 +279,7 @@ def test_a_file_that_was_cut_is_refused_or_lacks_nothing(name, tmp_path, record_
     record_property(f"fuzzed cut {name}", f"{sum(outcomes.values())} inputs, {outcomes}")
 
 
-@pytest.mark.parametrize("name", ["vorbis", *slow("opus")])
+@pytest.mark.parametrize("name", ["vorbis", *exhaustive("opus")])
 def test_positions_of_ogg(name, tmp_path, record_property):
     """From the first page on they may count fewer frames; between two pages no packet may be lost."""
     kind = KINDS[name]
@@ -325,7 +325,7 @@ def test_true_sizes_of_wav_near_those_of_pipes(tmp_path, record_property):
     content = encoded(0, 1.0, "WAV", "PCM_16")
     header, end = bytearray(content[:44]), content[44:]
     path = tmp_path / "sound"
-    for seed in range(NUM_INPUTS or 24):
+    for seed in range(NUM_INPUTS or 12):
         rng = random.Random(f"true-size-{seed}")
         shift = rng.randrange(1 << rng.choice([4, 12, 20])) * rng.choice([-1, 1])
         num_bytes = (rng.choice(BOUNDS) + shift) // 4 * 4
@@ -347,7 +347,7 @@ def test_true_sizes_of_wav_near_those_of_pipes(tmp_path, record_property):
             path, sample_rate=RATE, start_sample=num_frames - RATE, num_samples=RATE
         )
         np.testing.assert_array_equal(last, reference(content), err_msg=note)
-    record_property("fuzzed true sizes", f"{NUM_INPUTS or 24} inputs")
+    record_property("fuzzed true sizes", f"{NUM_INPUTS or 12} inputs")
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.labelled import labelled_tracks
 
-NUM_MANIFESTS = int(os.environ.get("M2V_FUZZ_INPUTS", "0")) or 80
+NUM_MANIFESTS = int(os.environ.get("M2V_FUZZ_INPUTS", "0")) or 40
 NUM_ROWS = 9
 NAN = float("nan")
 ANY = [

@@ -214,7 +214,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(hub: HubServer, tmp_pat
     assert info.remaining == file.remaining == 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_failing_server_is_reported(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0]}, "dataset")
     hub.fail_next("GET /api/datasets/me/songs", status=507, times=9)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support.matrix import exhaustive
 from support.messages import raises
 
 from m2v_finetune.benchmarking import BenchmarkSettings, run_benchmark
@@ -136,8 +135,8 @@ def test_the_table_and_a_second_call_that_runs_nothing(root, tmp_path, capsys, m
         run_benchmark(settings(root, output, backbone="music2vec-v1"), **SMALL)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, *exhaustive(signal.SIGINT)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_in_the_second_run_and_going_on(number, root, tmp_path):
     output = tmp_path / "out"
     given = settings(root, output, tasks=("tagging",), num_seeds=1)

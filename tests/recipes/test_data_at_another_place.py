@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from support.matrix import exhaustive
+from support.matrix import exhaustive, slow
 
 SMALL = {
     "backbone.source": "random-small",
@@ -118,8 +118,7 @@ def test_a_run_does_not_resume_with_other_music(recipe, tmp_path):
     assert written() == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["genre", "beats"])
+@pytest.mark.parametrize("task", [*exhaustive("genre"), *slow("beats")])
 def test_a_run_does_not_resume_with_other_labels(recipe, tmp_path, task):
     """Neither in the same manifest nor in a moved one; the order of rows does not matter."""
     music = make_music(tmp_path / "music")

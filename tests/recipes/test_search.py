@@ -162,7 +162,7 @@ def test_a_trial_below_the_median_is_stopped(manifest, tmp_path, monkeypatch):
     assert content["trials"][1]["num_epochs"] < 4
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_settings_that_conflict_fail_one_trial(manifest, tmp_path):
     over = ["backbone.layer_weighting=softmax,conv1d"]
     more = ["--head.kind=logistic"]

@@ -17,7 +17,7 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from sklearn.preprocessing import StandardScaler
 from support import runs
-from support.matrix import exhaustive
+from support.matrix import exhaustive, slow
 from support.messages import raises
 from support.models import without_dropout
 from support.runs import read_metrics as lines
@@ -494,8 +494,9 @@ def run_out_of_memory(loop, *, above: int, at_step: int = 0):
     loop.model.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "spec_augment"), [("probe", False), ("full", True)])
+@pytest.mark.parametrize(
+    ("method", "spec_augment"), [*exhaustive(("probe", False)), *slow(("full", True))]
+)
 def test_out_of_memory_continues_in_smaller_batches_as_if_it_had_started_so(
     method, spec_augment, data, tmp_path, caplog
 ):
@@ -733,7 +734,7 @@ def test_an_epoch_reads_the_device_once_a_step_and_once_a_line(data, tmp_path, m
     assert counts[1] == loop.batches.steps_per_epoch + 1 == 5
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_compiled_run_reports_its_warm_up(data, tmp_path, caplog):
     """That compiled layers give the same losses is asserted with the step; here nothing is compiled."""
     loop = build_trainer(data, tmp_path, compiled=True)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.matrix import exhaustive, slow
+from support.matrix import exhaustive
 
 from m2v_finetune.runs import main
 from m2v_finetune.shipped import recipe_file
@@ -44,8 +44,8 @@ def manifest(task: str, folder: Path) -> Path:
     [
         ("tagging", {"task.ignore_unknown_labels": "true"}),
         *exhaustive(("tagging", {"task.ignore_unknown_labels": "true", "tuning.method": "lora"})),
-        *slow(("pretrain", {"pretrain.num_target_layers": 2, "pretrain.mask_span_frames": 4})),
         *exhaustive(
+            ("pretrain", {"pretrain.num_target_layers": 2, "pretrain.mask_span_frames": 4}),
             ("beats", {"tuning.method": "full"}),
             (
                 "separation",

@@ -388,8 +388,8 @@ def test_a_size_near_that_of_pipes_that_is_right(behind, num_bytes, tmp_path):
     assert_ends_with(path, num_bytes, end)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stated", [0x7FFFF000, *exhaustive(0x7F000000, 0x80000000, 0xFFFFFFFF)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("stated", [0x7FFFF000, 0x7F000000, 0x80000000, 0xFFFFFFFF])
 def test_a_pipe_of_more_bytes_than_it_states(stated, tmp_path):
     num_bytes = min(stated, 0x80000000) + 4_000_000
     end = sparse_wav(tmp_path / "a.wav", stated_bytes=stated, num_bytes=num_bytes)

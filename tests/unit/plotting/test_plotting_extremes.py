@@ -187,7 +187,7 @@ def test_many_labels_show_the_best_and_the_worst(tmp_path):
     assert is_picture(tmp_path / "a.png")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_many_targets_of_a_regression(tmp_path):
     values = np.random.default_rng(0).random((10, 300))
     figure = regression_figure(values, values, list(map(str, range(300))))
