@@ -3,9 +3,10 @@
     python benchmarks/unknown_input.py
 
 Trains the quickstarts of genre and tagging, and predicts their test tracks, silence, white and pink noise,
-single sines, and speech by espeak-ng, which must be installed. It compares three scores, each with the bound
-of the same rank on the validation tracks: the novelty of the model, the energy of its logits (Liu et al.,
-arXiv 2010.03759) and the distance to the nearest mean of a class. The result is in
+single sines, and speech by espeak-ng, which must be installed. It compares four scores, each with the bound
+of the same rank on the validation tracks: the novelty of the model (nearest windows), the Mahalanobis
+distance with the covariance of Ledoit and Wolf (Lee et al., arXiv 1807.03888), the energy of its logits (Liu
+et al., arXiv 2010.03759) and the distance to the nearest mean of a class. The result is in
 results/unknown_input.json.
 """
 
@@ -21,6 +22,7 @@ import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
+from sklearn.covariance import LedoitWolf
 
 from m2v_finetune import train
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
@@ -116,10 +118,12 @@ def measure(task: str, others: Mapping[str, list[Path]], folder: Path) -> dict[s
         distances = ((one - mean) / std)[:, None] - centres[None]
         return np.sqrt((distances**2).mean(axis=-1)).min(axis=1)
 
+    covariance = LedoitWolf().fit((features - mean) / std)
     novelty = model.novelty
     is_tagging = task == "tagging"
     scores = {
-        "novelty (Mahalanobis)": lambda one, _: novelty(torch.from_numpy(one)).numpy(),
+        "novelty (nearest windows)": lambda one, _: novelty(torch.from_numpy(one)).numpy(),
+        "Mahalanobis": lambda one, _: np.sqrt(covariance.mahalanobis((one - mean) / std)),
         "energy": lambda _, logits: (
             -np.logaddexp(0, logits).sum(axis=1)
             if is_tagging

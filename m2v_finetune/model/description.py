@@ -55,7 +55,7 @@ class SavedModel:
     tuning: TuningConfig
     weights: SavedWeights
     backbone: SavedBackbone
-    measures_novelty: bool = False
+    novelty_windows: int = 0
 
 
 def describe_model(model: "TaskModel", weights: SavedWeights) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def describe_model(model: "TaskModel", weights: SavedWeights) -> dict[str, Any]:
             "num_layers": backbone.num_layers,
             "settings": backbone.settings,
         },
-        **({"measures_novelty": True} if model.measures_novelty else {}),
+        **({} if model.novelty is None else {"novelty_windows": len(model.novelty.windows)}),
     }
 
 

@@ -29,7 +29,7 @@ from m2v_finetune.model.metadata import (
     saved_weights,
 )
 from m2v_finetune.model.native_card import with_native_usage
-from m2v_finetune.model.novelty import Novelty
+from m2v_finetune.model.novelty import MAX_WINDOWS, Novelty
 from m2v_finetune.path_hints import did_you_mean
 from m2v_finetune.tasks import Task
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
@@ -164,8 +164,13 @@ def _build(
         hop_seconds=float(saved.hop_seconds),
         base_fingerprint=None if is_standalone else saved.backbone.fingerprint,
     )
-    if saved.measures_novelty:
-        model.novelty = Novelty(backbone.hidden_size)
+    if not 0 <= saved.novelty_windows <= MAX_WINDOWS:
+        raise UserError(
+            f"{path} has {saved.novelty_windows} windows for novelty; there are 0 to {MAX_WINDOWS}.",
+            code="model-config-damaged",
+        )
+    if saved.novelty_windows:
+        model.novelty = Novelty(backbone.hidden_size, saved.novelty_windows)
     return model
 
 

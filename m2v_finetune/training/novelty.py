@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 
 from m2v_finetune.model import TaskModel
-from m2v_finetune.model.novelty import MIN_TRACKS, MIN_WINDOWS, RATE, Novelty
+from m2v_finetune.model.novelty import MAX_WINDOWS, MIN_TRACKS, MIN_WINDOWS, RATE, Novelty
 from m2v_finetune.tasks.clips import EvaluatedClip
 from m2v_finetune.training.evaluation import TOO_LITTLE_MEMORY
 from m2v_finetune.training.faults import gather_errors
 from m2v_finetune.training.trainer import Trainer
-
-MAX_WINDOWS = 2000
-"""Number of training windows after which their covariance is known well enough."""
 
 
 def fit_novelty(trainer: Trainer[TaskModel], *, num_validation: int) -> None:
@@ -51,11 +48,9 @@ def fit_novelty(trainer: Trainer[TaskModel], *, num_validation: int) -> None:
         if sum(map(len, rows)) >= MAX_WINDOWS:
             break
     trainer.steps.reader.sync()
-    measured = torch.cat(rows)
+    measured = torch.cat(rows)[:MAX_WINDOWS]
     if len(measured) >= MIN_WINDOWS:
-        novelty = Novelty(measured.shape[1])
-        novelty.fit(measured)
-        model.novelty = novelty.to(accelerator.device)
+        model.novelty = Novelty.fit(measured).to(accelerator.device)
 
 
 def bound_novelty(model: TaskModel, validation: Sequence[EvaluatedClip]) -> None:

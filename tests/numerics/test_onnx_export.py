@@ -98,8 +98,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with torch.no_grad():  # so that random weights find beats
                 model.head.layers[-1].bias.fill_(0.0)
         else:
-            model.novelty = Novelty(model.backbone.hidden_size)
-            model.novelty.fit(torch.randn(60, model.backbone.hidden_size))
+            model.novelty = Novelty.fit(torch.randn(60, model.backbone.hidden_size))
         model.save_pretrained(root / name)
         export_onnx(model, root / f"{name}.onnx")
     generator = np.random.default_rng(0)

@@ -44,7 +44,7 @@ def build(task: Any, method: Any, head: HeadConfig | None = None, seed: int = 0)
 
 def saved(folder: Any, method: Any, task: Any = None, weights: Any = "auto") -> str:
     model = build(task or Tagging(labels=LABELS, label_column="tags"), method)
-    model.novelty = Novelty(model.backbone.hidden_size)
+    model.novelty = Novelty(model.backbone.hidden_size, 50)
     model.save_pretrained(folder / "start", weights=weights)
     return str(folder / "start")
 
