@@ -19,7 +19,7 @@ from m2v_finetune.config import WINDOW_SECONDS
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
-from m2v_finetune.model import NotFiniteError, TaskModel, require_audio_input
+from m2v_finetune.model import NotFiniteError, TaskModel, require_inference
 
 if TYPE_CHECKING:
     pass
@@ -67,7 +67,7 @@ class Embeddings:
         combine: Callable[[Iterable[Tensor]], Tensor] = _mean_of_layers
         layers: int | str = "mean"
         if isinstance(network, TaskModel):
-            require_audio_input(network)
+            require_inference(network)
             if window_seconds is not None:
                 raise UserError(
                     f"{source} is a model of a task, whose windows have {network.window_seconds:g} s. Leave "

@@ -17,7 +17,7 @@ from m2v_finetune.catalogue.shared_pass import SharedPass, shared_depth
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
-from m2v_finetune.model import NotFiniteError, TaskModel, activate, require_audio_input
+from m2v_finetune.model import NotFiniteError, TaskModel, activate, require_inference
 from m2v_finetune.prediction.files import model_fingerprint
 from m2v_finetune.tasks import Prediction
 from m2v_finetune.tasks.clip_prediction import ClipPrediction
@@ -52,7 +52,7 @@ class NamedModel:
 
     def __post_init__(self) -> None:
         """Hash the weights and settings; refuse a model without rows."""
-        require_audio_input(self.model)
+        require_inference(self.model)
         if self.model.task.sample_rate is not None:
             raise UserError(
                 f"{self.source} separates stems, which are audio and fit in no table. Use it without a "

@@ -75,11 +75,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from m2v_finetune.data.checking import check_tracks
     from m2v_finetune.data.resampling import with_resampled
     from m2v_finetune.data.sources import load_tracks
-    from m2v_finetune.model import TaskModel, require_audio_input
+    from m2v_finetune.model import TaskModel, require_inference
     from m2v_finetune.training.results import measure
 
     model = TaskModel.from_pretrained(arguments.model)
-    require_audio_input(model)
+    require_inference(model)
     tracks, dataset = load_tracks(
         arguments.source,
         label_column=model.task.label_column,

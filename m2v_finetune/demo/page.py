@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import is_repo_id
-from m2v_finetune.model import TaskModel, require_audio_input
+from m2v_finetune.model import TaskModel, require_inference
 from m2v_finetune.tasks import Prediction
 from m2v_finetune.tasks.shown import Shown, Sound, escaped
 
@@ -31,7 +31,7 @@ def build_page(model: TaskModel, source: str) -> Any:
         UserError: Gradio is not installed, or the model reads vectors in place of audio.
     """
     gradio = _gradio()
-    require_audio_input(model)
+    require_inference(model)
     with gradio.Blocks(title=f"{model.task.name}: {source}", analytics_enabled=False) as page:
         gradio.Markdown(heading(model, source))
         audio = gradio.Audio(

@@ -23,7 +23,7 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.exporting.extra import import_extra
 from m2v_finetune.files import write_atomically
 from m2v_finetune.heads import MaskHead
-from m2v_finetune.model import SECTION, TaskModel, describe_model, require_audio_input
+from m2v_finetune.model import SECTION, TaskModel, describe_model, require_inference
 from m2v_finetune.tuning import merge_adapters
 
 Precision = Literal["float32", "float16"]
@@ -55,7 +55,7 @@ def export_onnx(model: TaskModel, file: str | Path, *, precision: Precision = "f
             f"precision is {precision!r}. There are: {', '.join(get_args(Precision))}.",
             code="export-precision",
         )
-    require_audio_input(model)
+    require_inference(model)
     if isinstance(model.head, MaskHead):
         raise UserError(
             "Models of separation have no ONNX file: docs/exporting.md has the reason. Use `m2v predict`.",

@@ -122,6 +122,18 @@ class OnnxModel(TaskModel):
         """Raise `UserError`: an ONNX file cannot be turned into a network of transformers."""
         raise self._refusal("to_transformers")
 
+    def merge_and_unload(self) -> NoReturn:
+        """Raise `UserError`: an ONNX file has no adapters."""
+        raise self._refusal("merge_and_unload")
+
+    def card_data(self, **__: Any) -> NoReturn:
+        """Raise `UserError`: the card is that of the model folder."""
+        raise self._refusal("card_data")
+
+    def num_parameters(self, **__: Any) -> NoReturn:
+        """Raise `UserError`: the parameters are constants of the file."""
+        raise self._refusal("num_parameters")
+
     @staticmethod
     def _refusal(method: str) -> UserError:
         return UserError(

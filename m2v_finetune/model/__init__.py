@@ -5,7 +5,7 @@ from m2v_finetune.model.description import describe_model, parse_description
 from m2v_finetune.model.inference import (
     NotFiniteError,
     activate,
-    require_audio_input,
+    require_inference,
     score_windows,
     scored,
 )
@@ -30,7 +30,7 @@ __all__ = [
     "native_usage",
     "parse_description",
     "read_description",
-    "require_audio_input",
+    "require_inference",
     "require_native",
     "score_windows",
     "scored",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -45,14 +46,21 @@ class NotFiniteError(UserError):
         )
 
 
-def require_audio_input(model: "TaskModel") -> None:
-    """Raise `UserError` where the model reads vectors in place of audio."""
+def require_inference(model: "TaskModel") -> None:
+    """Raise `UserError` where the model reads vectors in place of audio, or its weights are not float32."""
     if isinstance(model.backbone, PrecomputedBackbone):
         raise UserError(
             "This model does not read audio files: it was trained on vectors that were computed elsewhere "
             f"({model.backbone.source}, {model.backbone.hidden_size} numbers a clip), without the "
             "network that computes them. Train a model with a backbone, without --data.features.",
             code="model-reads-vectors",
+        )
+    others = {one.dtype for one in model.parameters() if one.dtype != torch.float32}
+    if others:
+        raise UserError(
+            f"The weights of the model are {', '.join(sorted(map(str, others)))}. Predictions need float32: "
+            "call model.float(). For speed, set model.precision to bfloat16.",
+            code="model-weights-not-float32",
         )
 
 
@@ -183,7 +191,7 @@ def predict_many(
     show_progress: bool,
 ) -> "list[Prediction | UserError]":
     """Return the predictions for files; see `TaskModel.predict_many`."""
-    require_audio_input(model)
+    require_inference(model)
     results: dict[int, Prediction | UserError] = {}
     checked: dict[int, CheckedTrack] = {}
     for number, path in enumerate(files):

@@ -163,7 +163,7 @@ class TaskModel(TaskNetwork):
             AudioError: The file cannot be read.
             UserError: ``audio`` is none of these, or the model reads vectors in place of audio.
         """
-        inference.require_audio_input(self)
+        inference.require_inference(self)
         whole_number("batch_size", batch_size, 1)
         with ExitStack() as resources:
             checked = inference.check_file(resources.enter_context(audio_file(audio, sample_rate)))
@@ -242,7 +242,7 @@ class TaskModel(TaskNetwork):
             AudioError: The file cannot be read.
             UserError: There is no such layer, or errors of `predict`.
         """
-        inference.require_audio_input(self)
+        inference.require_inference(self)
         with audio_file(audio, sample_rate) as path:
             return inference.embed(self, path, layer=layer, pool=pool, batch_size=batch_size)
 

@@ -13,7 +13,7 @@ import torch
 from m2v_finetune import __version__
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import AudioError, Stopped, UserError
-from m2v_finetune.model import NotFiniteError, TaskModel, require_audio_input
+from m2v_finetune.model import NotFiniteError, TaskModel, require_inference
 from m2v_finetune.prediction.outputs import Output, Printed, Rendering, open_output
 from m2v_finetune.variation import OutputVariation
 
@@ -58,7 +58,7 @@ def predict_files(
             window does not fit in memory. Results that were written before are complete.
         Stopped: A signal arrived; the same.
     """
-    require_audio_input(model)
+    require_inference(model)
     with _opened(model, files, rendering, output) as destination:
         return _predict(model, files, destination, on_bad_file=on_bad_file)
 

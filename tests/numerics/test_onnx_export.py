@@ -298,7 +298,15 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with raises("model-missing"):
         OnnxModel(tmp_path / "none.onnx")
     loaded = OnnxModel(folder / "tagging.onnx")
-    for call in (lambda: loaded.embed("x.wav"), lambda: loaded.save_pretrained(tmp_path)):
+    calls = [
+        lambda: loaded.embed("x.wav"),
+        lambda: loaded.save_pretrained(tmp_path),
+        loaded.to_transformers,
+        loaded.merge_and_unload,
+        loaded.card_data,
+        loaded.num_parameters,
+    ]
+    for call in calls:
         with raises("onnx-predicts-only"):
             call()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -227,6 +227,14 @@ def test_input_that_is_no_sound_is_refused(audio, options, code, values) -> None
         build().predict(audio, **options)
 
 
+def test_a_model_in_half_precision_states_how_to_predict(wav: Path) -> None:
+    model = build().half()
+    for call in (model.predict, model.embed, lambda one: model.predict_many([one])):
+        with raises("model-weights-not-float32", "torch.float16", "model.float()"):
+            call(wav)
+    assert model.float().predict(wav).top(1)
+
+
 def test_files_that_cannot_be_read_from(tmp_path: Path) -> None:
     closed = io.BytesIO(b"x")
     closed.close()
