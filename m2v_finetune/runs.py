@@ -26,7 +26,6 @@ from m2v_finetune.pretraining_runs import pretrain
 from m2v_finetune.publishing.publish import publish
 from m2v_finetune.settings import PRETRAIN, read_command, read_config
 from m2v_finetune.tasks import Task, find_task
-from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.distillation import (
     Loss,
@@ -47,7 +46,7 @@ from m2v_finetune.training.run_tracks import (
     Splits,
     check_run_tracks,
     load_splits,
-    shared_tracks,
+    require_frames,
     training_windows,
     with_run_copies,
 )
@@ -174,13 +173,8 @@ def train_task(
         UserError: Settings, data or machine must be fixed.
         Stopped: A signal arrived; a checkpoint was saved.
     """
-    if config.data.features is not None and not issubclass(task_class, ClipTask):
-        raise UserError(
-            f"data.features gives one vector per clip, but {task_class.name} needs frames. Use it for tasks "
-            "with one prediction per track.",
-            code="settings-conflict",
-        )
     if config.data.folds is not None and config.data.fold is None and pooled is None:
+        require_frames(config, task_class)  # before a folder is made
         folder, results = cross_validate(
             config,
             task_class,
@@ -199,22 +193,15 @@ def train_task(
             seed=config.run.seed,
             is_final=pooled is not None,
         )
-        taught = None if teacher is None else student_task(teacher, config)
-        task, splits = check_run_tracks(by_split, task_class, config, run, taught=taught)
-        shared = shared_tracks(splits, config, run)
-        config = complete_settings(
-            with_start_settings(config, task),
-            splits["train"],
-            num_processes=run.num_processes,
-            shared=shared,
-        )
+        student = None if teacher is None else student_task(teacher, config)
+        task, splits = check_run_tracks(by_split, task_class, config, run, student=student)
+        config = complete_settings(with_start_settings(config, task), splits, run)
 
         # Model and training windows.
         model = _build_model(config, task, splits)
         start_from(model, config.training.init_from, run)
         if config.data.features is None and task.sample_rate is None:
             splits = with_run_copies(splits, model.backbone.sample_rate, run)
-            shared = shared_tracks(splits, config, run)
         windows = training_windows(model, splits["train"], config)
         loss: Loss = task.loss
         if teacher is not None:
@@ -226,14 +213,7 @@ def train_task(
 
         # Memory, and the batches that fit into it; the cache of the frozen layers' output.
         training, plan = planned_training(config, task, run.accelerator)
-        cache, windows, cache_note = plan_cache(
-            config,
-            model,
-            windows,
-            splits,
-            mixed_precision=run.accelerator.mixed_precision,
-            shared=shared,
-        )
+        cache, windows, cache_note = plan_cache(config, model, windows, splits, run)
         reads_audio = config.data.features is None and cache is None
 
         # Training; the weights of the best epoch on the validation tracks are kept.

@@ -69,7 +69,7 @@ def main() -> None:
         )
         task, splits = check_run_tracks(by_split, Separation, config, run)
         config = with_start_settings(config, task)  # of training.init_from
-        config = complete_settings(config, splits["train"], num_processes=run.num_processes)
+        config = complete_settings(config, splits, run)
 
         # Backbone, its trainable part, layer weighting, head: the model.
         backbone = load_backbone(

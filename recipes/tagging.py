@@ -77,7 +77,7 @@ def main() -> None:
         )
         task, splits = check_run_tracks(by_split, Tagging, config, run)
         config = with_start_settings(config, task)  # of training.init_from
-        config = complete_settings(config, splits["train"], num_processes=run.num_processes)
+        config = complete_settings(config, splits, run)
 
         # Backbone, its trainable part, layer weighting, head: the model.
         backbone = load_backbone(
@@ -109,9 +109,7 @@ def main() -> None:
         splits = with_run_copies(splits, backbone.sample_rate, run)
         windows = training_windows(model, splits["train"], config)
         training, plan = planned_training(config, task, run.accelerator)
-        cache, windows, cache_note = plan_cache(
-            config, model, windows, splits, mixed_precision=run.accelerator.mixed_precision
-        )
+        cache, windows, cache_note = plan_cache(config, model, windows, splits, run)
 
         # Training; the weights of the best epoch on the validation tracks are kept.
         trainer = Trainer(

@@ -1,8 +1,8 @@
-"""What `m2v predict` says in the examples of docs/tasks.md, which show its form.
+"""Predictions in the examples of docs/tasks.md, which show the output of `m2v predict`.
 
-The quickstart's models said it of four seconds of a test clip, of a note and of a voice, after a few epochs.
-For chords and notes it is what the annotation of the clip says; sections and melody are
-made up. Numbers are rounded.
+They are of the quickstarts' models, trained for a few epochs, for four seconds of a test clip, a note and a
+voice. Those of chords and notes are the annotation of the clip; sections and melody are made up. Numbers are
+rounded.
 """
 
 from collections.abc import Callable

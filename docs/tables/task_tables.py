@@ -1,4 +1,4 @@
-"""What the documentation says of the tasks, told by the tasks themselves.
+"""Tables of the tasks in the documentation, from the tasks themselves.
 
 `reference_tables` puts these texts between the markers of the pages; a test compares.
 """
@@ -8,6 +8,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from example_predictions import EXAMPLES, PREDICTIONS
@@ -19,10 +20,12 @@ from m2v_finetune.data.benchmarks import BENCHMARKS
 from m2v_finetune.labels.keys import KEYS
 from m2v_finetune.settings import config_class, read_config
 from m2v_finetune.tasks import TASKS, Task
+from m2v_finetune.tasks.classification import Classification
 from m2v_finetune.tasks.clips import EvaluatedClip
 from m2v_finetune.tasks.tagging import WORDS_CHANGED_BY
 
 REPOSITORY = Path(__file__).parents[2]
+T = TypeVar("T")
 
 ANSWERS = {
     "tagging": "any number of labels, each with a probability",
@@ -67,15 +70,19 @@ OUTPUT_FILES = {
 }
 
 
+def row_of(name: str, table: dict[str, T], task: str) -> T:
+    """The row of a task in a table."""
+    if task not in table:
+        raise SystemExit(f"{task} has no row in {name} of docs/tables. Write one.")
+    return table[task]
+
+
 def example_tasks() -> dict[str, Task]:
     """A task of each kind, with labels that no word of `WORDS_CHANGED_BY` stands in."""
     classes = {"labels": ("a", "b", "c")}
     settings = {
+        **{name: classes for name, task in TASKS.items() if issubclass(task, Classification)},
         "tagging": classes,
-        "genre": classes,
-        "instrument": classes,
-        "singer": classes,
-        "technique": classes,
         "structure": classes,
         "key": {"labels": KEYS},
         "pitch": {"labels": ("60", "61", "72")},
@@ -130,12 +137,13 @@ def tasks_table() -> str:
         columns = ", ".join(f"`{column}`" for column in default_columns(name))
         sets = ", ".join(data_sets_of(name))
         metric = task.metric_names[task.selection_metric]
+        answer = row_of("ANSWERS", ANSWERS, name)
         formats = ", ".join(
             kind if suffix is None else OUTPUT_FILES[suffix]
             for kind, suffix in task.formats.items()
         )
         lines.append(
-            f"| [{name}](#{name}) | {ANSWERS[name]} | {columns} | {sets} | {metric} | {formats} |"
+            f"| [{name}](#{name}) | {answer} | {columns} | {sets} | {metric} | {formats} |"
         )
     return "\n".join(lines)
 
@@ -149,9 +157,10 @@ def short_table() -> str:
     for name, task in example_tasks().items():
         own = [OUTPUT_FILES[suffix] for suffix in task.formats.values() if suffix is not None]
         written = "JSON, " + (own[0] if own else "CSV")
+        metrics = row_of("SHORT_METRICS", SHORT_METRICS, name)
         lines.append(
             f"| [{name}](docs/tasks.md#{name}) | `recipes/{name}.py` | {', '.join(data_sets_of(name))} "
-            f"| {SHORT_METRICS[name]} | {written} |"
+            f"| {metrics} | {written} |"
         )
     return "\n".join(lines)
 
@@ -239,7 +248,9 @@ def effects_of_tasks_table() -> str:
 
 def transcript(name: str) -> str:
     """What one sees of `m2v predict` in a terminal, by the options that `EXAMPLES` has for a task."""
-    lines = [line for options in EXAMPLES[name] for line in _shown(name, options)]
+    lines = [
+        line for options in row_of("EXAMPLES", EXAMPLES, name) for line in _shown(name, options)
+    ]
     return "\n".join(["```text", *lines, "```"])
 
 

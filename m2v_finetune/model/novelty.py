@@ -64,9 +64,9 @@ class Novelty(nn.Module):
         novelty = cls(features.shape[1], len(features))
         rows = features.double().cpu()
         novelty.mean.copy_(rows.mean(dim=0))
-        novelty.scale.copy_(_deviation(rows))
+        novelty.scale.copy_(_std(rows))
         lengths = novelty._standardised(rows)[1]
-        novelty.lengths.copy_(torch.cat([lengths.mean(dim=0), _deviation(lengths)]))
+        novelty.lengths.copy_(torch.cat([lengths.mean(dim=0), _std(lengths)]))
         novelty.windows.copy_(novelty._points(rows.float()))
         return novelty
 
@@ -104,7 +104,7 @@ class Novelty(nn.Module):
         self.bound.copy_(distances.double().sort().values[rank - 1].clamp(min=LEAST_BOUND))
 
 
-def _deviation(rows: Tensor) -> Tensor:
+def _std(rows: Tensor) -> Tensor:
     """Return the standard deviation of each column; 1 where it is constant."""
-    deviation = rows.std(dim=0, correction=0)
-    return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    std = rows.std(dim=0, correction=0)
+    return torch.where(std > 0, std, torch.ones_like(std))

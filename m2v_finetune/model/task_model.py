@@ -356,14 +356,14 @@ class TaskModel(TaskNetwork):
         """
         access = HubAccess(token=token, local_files_only=local_files_only)
         try:
-            place = torch.empty(0, device=device).device
+            target = torch.empty(0, device=device).device
         except (RuntimeError, AssertionError, TypeError) as error:
             raise UserError(
                 f"device is {device!r}, which PyTorch cannot use here ({str(error).splitlines()[0]}). Choose "
                 "cpu, or cuda on a machine with a GPU.",
                 code="device-unavailable",
             ) from error
-        return saving.load_model(cls, source, revision=revision, access=access).to(place)
+        return saving.load_model(cls, source, revision=revision, access=access).to(target)
 
     def is_adapter_enough(self) -> bool:
         """Return whether others can rebuild the model from its trained weights and the backbone's name."""

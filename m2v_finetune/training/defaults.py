@@ -13,6 +13,8 @@ import torch
 from m2v_finetune.backbones import build_architecture
 from m2v_finetune.config import WINDOW_SECONDS, RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.training.run import Run
+from m2v_finetune.training.run_tracks import Splits, shared_tracks
 from m2v_finetune.tuning import is_small
 
 MIN_WINDOW_SECONDS = 1.0
@@ -24,30 +26,27 @@ NUM_VARIANTS = (4, 16)
 """Least and largest number of different windows of a track with the feature cache."""
 
 
-def complete_settings(
-    config: RecipeConfig,
-    tracks: Sequence[CheckedTrack],
-    *,
-    num_processes: int,
-    shared: Sequence[CheckedTrack] = (),
-) -> RecipeConfig:
+def complete_settings(config: RecipeConfig, splits: Splits, run: Run) -> RecipeConfig:
     """Return the settings with defaults for training windows and trainable parameters.
 
     Args:
         config: All settings.
-        tracks: Training tracks, at least one.
-        num_processes: Number of training processes.
-        shared: Result of `run_tracks.shared_tracks`; they decide the window in place of ``tracks``.
+        splits: Tracks by split, at least one to train on. Those of `run_tracks.shared_tracks` decide the
+            length of the window, or without such the training tracks.
+        run: Run, with the number of processes.
 
     Raises:
         UserError: ``data.hop_seconds`` is longer than the default window.
     """
-    data, training = config.data, config.training
+    data, training, tracks = config.data, config.training, splits["train"]
     if data.window_seconds is None and data.features is None:
-        data = replace(data, window_seconds=choose_window_seconds(shared or tracks))
+        seen = shared_tracks(splits, config, run) or tracks
+        data = replace(data, window_seconds=choose_window_seconds(seen))
     if data.windows_per_track is None:
         total_batch = (
-            training.per_device_batch_size * training.gradient_accumulation_steps * num_processes
+            training.per_device_batch_size
+            * training.gradient_accumulation_steps
+            * run.num_processes
         )
         data = replace(data, windows_per_track=choose_windows_per_track(len(tracks), total_batch))
     return complete_tuning(replace(config, data=data))

@@ -298,7 +298,7 @@ def output_variation(
             )
         )
     largest = float(variation.stds.max()) if variation.num_rows else None
-    return {"output_deviation": largest, "outputs_hardly_vary": hardly_vary}
+    return {"output_std": largest, "outputs_hardly_vary": hardly_vary}
 
 
 def measure(

@@ -123,7 +123,7 @@ def check_run_tracks(
     config: RecipeConfig,
     run: Run,
     *,
-    taught: Task | None = None,
+    student: Task | None = None,
 ) -> tuple[Task, Splits]:
     """Build the task from the labels, and check labels and audio of all tracks.
 
@@ -135,7 +135,7 @@ def check_run_tracks(
         task_class: Class of the task.
         config: All settings, with the section ``task``.
         run: Run, whose policy for bad tracks gets the numbers of tracks.
-        taught: Task of a student, whose training tracks need no labels; made from the labels if None.
+        student: Task of a student, whose training tracks need no labels; made from the labels if None.
 
     Raises:
         UserError: Tracks cannot be used; the message lists them. Or the task is unknown, so that its model
@@ -147,18 +147,19 @@ def check_run_tracks(
             f"{task_class.__name__}. Give yours another name.",
             code="task-exists",
         )
+    require_frames(config, task_class)
     task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
     is_strict = config.data.on_bad_track == "stop" and not run.has_checkpoint
-    if config.training.teacher is not None and taught is None:
+    if config.training.teacher is not None and student is None:
         raise UserError(
             f"training.teacher is {config.training.teacher}, from which `m2v distil` and `m2v train "
             f"{task_class.name}` train a student. This file shows a run on labels: use such a command, "
             "or remove training.teacher.",
             code="teacher-needs-command",
         )
-    with_labels = [name for name in splits if taught is None or name != "train"]
-    if taught is not None:
-        task = taught
+    with_labels = [name for name in splits if student is None or name != "train"]
+    if student is not None:
+        task = student
         if is_strict:
             task.check_labels([track for name in with_labels for track in splits[name]])
     elif is_strict:
@@ -190,6 +191,16 @@ def check_run_tracks(
     if run.has_checkpoint:
         require_same_labels(run.folder.tracks, run.labels)
     return task, usable
+
+
+def require_frames(config: RecipeConfig, task_class: type[Task]) -> None:
+    """Raise `UserError` where a task needs frames and ``data.features`` has a vector for each clip."""
+    if config.data.features is not None and not issubclass(task_class, ClipTask):
+        raise UserError(
+            f"data.features gives one vector per clip, but {task_class.name} needs frames. Use it for tasks "
+            "with one prediction per track.",
+            code="settings-conflict",
+        )
 
 
 def check_run_audio(

@@ -7,6 +7,7 @@ import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,10 @@ def planned(settings, tmp_path):
             for name, members in checked.items()
         }
         windows = training_windows(model, checked["train"], config)
-        cache, _, _ = plan_cache(config, model, windows, checked, mixed_precision=mixed_precision)
+        run = SimpleNamespace(
+            accelerator=SimpleNamespace(mixed_precision=mixed_precision), unused=[]
+        )
+        cache, _, _ = plan_cache(config, model, windows, checked, run)
         return {name: store.folder for name, store in cache.stores.items()}
 
     return plan

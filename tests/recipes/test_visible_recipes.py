@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
+import yaml
 from support.matrix import exhaustive
 
 from m2v_finetune.runs import main
@@ -59,8 +61,29 @@ def manifest(task: str, folder: Path) -> Path:
     ],
 )
 def test_recipe_and_command_give_the_same_metrics(task, options, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     settings = {"data.source": manifest(task, tmp_path), **SHORT, **options}
+    compare(task, settings, tmp_path, monkeypatch)
+
+
+def test_a_subset_of_the_training_tracks_has_the_same_windows(tmp_path, monkeypatch):
+    """Their length is that of all tracks: of 1.5 s are those that are not in the subset's training split."""
+    path = manifest("tagging", tmp_path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row["split"] != "train":
+            samples, rate = soundfile.read(row["path"])
+            row["path"] = str(tmp_path / f"{row['id']}.wav")
+            soundfile.write(row["path"], samples[: rate * 3 // 2], rate)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"data.source": path, **SHORT, "task.ignore_unknown_labels": "true"}
+    del settings["data.window_seconds"]
+    compare("tagging", settings | {"data.num_train_tracks": 4}, tmp_path, monkeypatch)
+    config = yaml.safe_load((tmp_path / "recipe" / "config.yaml").read_text())
+    assert config["data"]["window_seconds"] == 1.5
+
+
+def compare(task, settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     words = [f"--{key}={value}" for key, value in settings.items()]
 
     monkeypatch.setattr(

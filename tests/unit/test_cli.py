@@ -555,7 +555,7 @@ def test_predict_states_that_outputs_hardly_vary(
     assert "training.epochs" in caplog.text  # without pytest it goes to standard error
     measured = json.loads(outcome.stdout)
     assert measured["outputs_hardly_vary"] is True
-    assert 0 < measured["output_deviation"] < MIN_STD
+    assert 0 < measured["output_std"] < MIN_STD
 
 
 # -- evaluate -------------------------------------------------------------------------------------

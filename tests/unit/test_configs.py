@@ -27,6 +27,7 @@ FILES = sorted(
 PRETRAINING_FILES = sorted((REPOSITORY / "configs" / "pretrain").glob("*.yaml"))
 METHODS = ("probe", "lora", "full")
 # Data sets (or tag sets of one) with a config for each method, by task; each task has a quickstart too.
+# A task without a row has none.
 DATA_SETS = {
     "beats": 4,
     "chords": 2,
@@ -34,11 +35,9 @@ DATA_SETS = {
     "genre": 1,
     "instrument": 1,
     "key": 1,
-    "melody": 0,
     "pitch": 1,
     "separation": 1,
     "singer": 1,
-    "structure": 0,
     "tagging": 5,
     "technique": 1,
     "transcription": 1,
@@ -46,10 +45,11 @@ DATA_SETS = {
 
 
 def test_every_task_has_a_recipe_and_configs_for_every_method() -> None:
-    assert set(TASKS) == set(DATA_SETS)
+    assert set(DATA_SETS) <= set(TASKS)
     recipes = {path.stem for path in (REPOSITORY / "recipes").glob("*.py")}
     assert recipes == {*TASKS, "pretrain"}
-    for task, data_sets in DATA_SETS.items():
+    for task in TASKS:
+        data_sets = DATA_SETS.get(task, 0)
         found = [path for path in FILES if path.parent.name == task]
         assert len(found) == 1 + data_sets * len(METHODS), task
     assert len(FILES) == len(TASKS) + len(METHODS) * sum(DATA_SETS.values())

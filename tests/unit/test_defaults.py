@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.messages import raises
@@ -28,6 +30,13 @@ def tracks(*durations: float) -> list[CheckedTrack]:
         )
         for i, duration in enumerate(durations)
     ]
+
+
+def completed(
+    config: RecipeConfig, members: list[CheckedTrack], num_processes: int = 1
+) -> RecipeConfig:
+    run: Any = SimpleNamespace(num_processes=num_processes, unused=[])
+    return complete_settings(config, {"train": members}, run)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +73,7 @@ def test_an_epoch_has_enough_steps_and_no_more_windows_than_that_takes(
 def test_settings_that_are_given_stay() -> None:
     data = DataConfig(source="x", window_seconds=3.0, windows_per_track=2)
     config = RecipeConfig(data=data)
-    assert complete_settings(config, tracks(1.0, 1.0), num_processes=1) == config
+    assert completed(config, tracks(1.0, 1.0)) == config
 
 
 def test_settings_that_are_not_given_are_filled_in() -> None:
@@ -72,22 +81,22 @@ def test_settings_that_are_not_given_are_filled_in() -> None:
         data=DataConfig(source="x"),
         training=TrainingConfig(per_device_batch_size=4, gradient_accumulation_steps=2),
     )
-    data = complete_settings(config, tracks(*[2.0] * 64), num_processes=2).data
+    data = completed(config, tracks(*[2.0] * 64), num_processes=2).data
     assert (data.window_seconds, data.windows_per_track) == (2.0, 8)
     # The same total batch on one process gives the same settings.
     alone = replace(config, training=replace(config.training, per_device_batch_size=8))
-    assert complete_settings(alone, tracks(*[2.0] * 64), num_processes=1).data == data
+    assert completed(alone, tracks(*[2.0] * 64)).data == data
 
 
 def test_a_hop_longer_than_the_window_that_is_chosen_is_refused() -> None:
     config = RecipeConfig(data=DataConfig(source="x", hop_seconds=4.0))
     with raises("settings-conflict", "hop_seconds"):
-        complete_settings(config, tracks(2.0), num_processes=1)
+        completed(config, tracks(2.0))
 
 
 def test_vectors_have_no_window_to_choose() -> None:
     config = RecipeConfig(data=DataConfig(source="x", features="vectors"))
-    data = complete_settings(config, tracks(1.0, 1.0), num_processes=1).data
+    data = completed(config, tracks(1.0, 1.0)).data
     assert data.window_seconds is None
     assert data.windows_per_track == 256
 

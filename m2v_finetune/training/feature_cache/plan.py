@@ -1,7 +1,6 @@
 """Decision whether a run uses the cache, from its settings and data."""
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from accelerate.utils import gather_object
 
 from m2v_finetune.backbones.backbone import CONV_ENCODER
 from m2v_finetune.config import RecipeConfig, parse_bytes
-from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import NoHomeError, caches_folder, expand_home, why_unwritable
@@ -23,6 +21,8 @@ from m2v_finetune.training.feature_cache.keys import (
     describe_augmentation,
     describe_features,
 )
+from m2v_finetune.training.run import Run
+from m2v_finetune.training.run_tracks import Splits, shared_tracks
 from m2v_finetune.training.sizes import megabytes
 
 logger = logging.getLogger(__name__)
@@ -32,14 +32,13 @@ def plan_cache(
     config: RecipeConfig,
     model: TaskModel,
     windows: TrainingWindows,
-    splits: Mapping[str, Sequence[CheckedTrack]],
-    *,
-    mixed_precision: str,
-    shared: Sequence[CheckedTrack] = (),
+    splits: Splits,
+    run: Run,
 ) -> tuple[FeatureCache | None, TrainingWindows, str]:
     """Decide whether a run uses the feature cache, from its settings and data alone.
 
-    So a resumed run decides the same. If the cache cannot be written, a run trains without it, on the same
+    So a resumed run decides the same. Folds and subsets of training tracks read the same files, with the
+    features of all their tracks. If the cache cannot be written, a run trains without it, on the same
     windows: its results are the same, even if it resumes on a machine that can write the cache.
 
     Args:
@@ -47,9 +46,7 @@ def plan_cache(
         model: Model with tuning and head.
         windows: Windows of the training split.
         splits: Tracks by split.
-        mixed_precision: Mixed precision of the network.
-        shared: Result of `run_tracks.shared_tracks`: the cache then has the features of these, and runs with
-            other splits of them read the same files.
+        run: Run, with the mixed precision of the network.
 
     Returns:
         The cache, or None; the training windows without it; and a line for the run summary, which may be
@@ -60,6 +57,8 @@ def plan_cache(
     """
     settings = config.cache
     layout = model.feature_layout
+    shared = shared_tracks(splits, config, run)
+    mixed_precision = run.accelerator.mixed_precision
     is_wanted = settings.use == "on" or (
         settings.use == "auto" and model.tuning.method == "probe" and config.data.features is None
     )

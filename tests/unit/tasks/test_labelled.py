@@ -15,6 +15,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks import TASKS
+from m2v_finetune.tasks.classification import Classification
 from m2v_finetune.tasks.labelled import labelled_tracks
 
 SECONDS = 2.0
@@ -26,7 +27,6 @@ CELLS = {
     "genre": ({"genre": 0}, {"genre": [(None, "one class"), ("0;1", "one class"), (9, "unknown")]}),
     "instrument": ({"instrument": "x"}, {"instrument": [(" ", "one class"), ([], "one class")]}),
     "singer": ({"singer": True}, {"singer": [("no", "unknown"), ([[1]], "one class")]}),
-    "technique": ({"technique": "x"}, {"technique": [("x;y", "one class"), ("X", "unknown")]}),
     "key": ({"key": "A minor"}, {"key": [("A", "no mode"), (0, "no key"), (None, "one key")]}),
     "pitch": ({"pitch": 60}, {"pitch": [(128, "MIDI"), ("A4", "MIDI"), (60.5, "MIDI")]}),
     "emotion": (
@@ -137,8 +137,15 @@ def make(folder: Path, cells: list[dict], *, split: str) -> list[CheckedTrack]:
     ]
 
 
+def classification_cells(name: str):
+    """Return cells of a task with one class for each track."""
+    assert issubclass(TASKS[name], Classification), f"{name} needs a row in CELLS"
+    column = TASKS[name].settings_class().label_column
+    return {column: "x"}, {column: [("x;y", "one class"), ("X", "unknown")]}
+
+
 def cases(name: str):
-    good, bad = CELLS[name]
+    good, bad = CELLS.get(name) or classification_cells(name)
     other = {
         "tagging": {"tags": ["b"]},
         "key": {"key": "C major"},
