@@ -248,3 +248,8 @@ def lock(path: Path) -> int:
     os.truncate(file, 0)
     os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """Return one line of JSON."""
+    return json.dumps(content, ensure_ascii=False) + "\n"

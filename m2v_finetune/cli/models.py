@@ -76,7 +76,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from m2v_finetune.data.resampling import with_resampled
     from m2v_finetune.data.sources import load_tracks
     from m2v_finetune.model import TaskModel, require_inference
-    from m2v_finetune.training.results import measure
+    from m2v_finetune.training.evaluation import measure
 
     model = TaskModel.from_pretrained(arguments.model)
     require_inference(model)

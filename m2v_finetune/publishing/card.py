@@ -34,7 +34,7 @@ from m2v_finetune.publishing.text import (
 from m2v_finetune.tasks import find_task
 from m2v_finetune.training.calibrating import describe_calibration
 from m2v_finetune.training.novelty import describe_novelty
-from m2v_finetune.training.results import listed
+from m2v_finetune.training.results_log import listed
 from m2v_finetune.training.run_folder import RunFolder, read_resumes
 
 CONFIDENCE_LEVEL = 0.95

@@ -19,13 +19,10 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.decoding.beats import decode_beats
 from m2v_finetune.decoding.targets import beat_targets
+from m2v_finetune.files import as_json
 from m2v_finetune.labels.beats import Beats, format_beats, read_beats
 from m2v_finetune.metrics.beats import beat_scores, tempo_from_beats, tempo_scores
-from m2v_finetune.tasks.frames import (
-    FrameTask,
-    as_json,
-    join_windows,
-)
+from m2v_finetune.tasks.frames import FrameTask, join_windows
 from m2v_finetune.tasks.shown import PREVIEW_SAMPLE_RATE, Shown
 from m2v_finetune.tasks.task import Prediction, WindowScores
 

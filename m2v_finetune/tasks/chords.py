@@ -17,6 +17,7 @@ from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.decoding.chords import decode_chords
 from m2v_finetune.decoding.targets import chord_targets
+from m2v_finetune.files import as_json
 from m2v_finetune.labels.chords import (
     CHORDS,
     NO_CHORD,
@@ -30,11 +31,7 @@ from m2v_finetune.labels.chords import (
 )
 from m2v_finetune.metrics.chords import chord_report, chord_scores, chord_statistics
 from m2v_finetune.metrics.intervals import Statistic
-from m2v_finetune.tasks.frames import (
-    FrameTask,
-    as_json,
-    join_windows,
-)
+from m2v_finetune.tasks.frames import FrameTask, join_windows
 from m2v_finetune.tasks.shown import Shown
 from m2v_finetune.tasks.task import Prediction, WindowScores
 

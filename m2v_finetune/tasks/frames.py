@@ -1,8 +1,6 @@
 """Base class of frame-level tasks: frame scores are joined over windows, then decoded."""
 
-import json
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,15 +20,13 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.folders import MAX_NAMES
 from m2v_finetune.data.loader import Augment, Window, load_waveform, read_window
 from m2v_finetune.data.manifest import Track, require_column
-from m2v_finetune.data.paths import path_problem
-from m2v_finetune.data.values import is_missing
 from m2v_finetune.decoding.joining import FrameJoiner
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.heads import FrameHead, Head
 from m2v_finetune.labels.problems import LabelError
 from m2v_finetune.metrics.intervals import Statistic, mean_of_tracks
 from m2v_finetune.metrics.reports import mean_report
-from m2v_finetune.path_hints import did_you_mean
+from m2v_finetune.tasks.annotation_files import annotation_path, missing_annotation
 from m2v_finetune.tasks.task import WindowScores
 
 Array = NDArray[np.float32]
@@ -328,26 +324,3 @@ def join_windows(
         end_frame = first_frame + len(scores)
     assert joiner is not None
     return grid, joiner.result()
-
-
-def annotation_path(track: Track, column: str) -> Path:
-    """Return the annotation file of a track."""
-    return track.folder / str(track.columns[column])
-
-
-def missing_annotation(track: Track, column: str) -> str | None:
-    """Return the reason why a track's column names no annotation file; None if it does."""
-    written = track.columns.get(column)
-    if not isinstance(written, str) or is_missing(written):
-        return f"no path in the column '{column}', but {written!r}"
-    if outside := path_problem(written, track.folder, track.path_rule):
-        return outside
-    path = track.folder / written
-    if os.path.isfile(path):  # noqa: PTH113 (false for names that are too long, too)
-        return None
-    return f"there is no file {path}.{did_you_mean(path.absolute())}"
-
-
-def as_json(content: Mapping[str, Any]) -> str:
-    """Return one line of JSON."""
-    return json.dumps(content, ensure_ascii=False) + "\n"

@@ -11,8 +11,9 @@ from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.config import OnBadTrack
 from m2v_finetune.data.checking import CheckedTrack, stop_or_skip, usable_by_split
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.tasks.annotation_files import annotation_path, missing_annotation
 from m2v_finetune.tasks.clips import ClipTask
-from m2v_finetune.tasks.frames import FrameTask, annotation_path, missing_annotation
+from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.tasks.separation import Separation
 from m2v_finetune.tasks.separation.stem_files import stem_path
 from m2v_finetune.tasks.tagging import Tagging

@@ -24,9 +24,10 @@ from m2v_finetune.decoding.melody import (
     TARGET_STD_BINS,
     decode_melody,
 )
+from m2v_finetune.files import as_json
 from m2v_finetune.labels.melody import Melody, format_melody, read_melody
 from m2v_finetune.metrics.melody import melody_scores
-from m2v_finetune.tasks.frames import FrameTask, as_json, join_windows
+from m2v_finetune.tasks.frames import FrameTask, join_windows
 from m2v_finetune.tasks.shown import Shown
 from m2v_finetune.tasks.task import Prediction, WindowScores
 

@@ -21,16 +21,12 @@ from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import Track, require_column
 from m2v_finetune.decoding.sections import boundary_targets, decode_sections
 from m2v_finetune.decoding.targets import chord_targets
+from m2v_finetune.files import as_json
 from m2v_finetune.labels.problems import LabelError
 from m2v_finetune.labels.sections import Sections, format_sections, read_sections
 from m2v_finetune.metrics.sections import section_scores
-from m2v_finetune.tasks.frames import (
-    FrameTask,
-    annotation_path,
-    as_json,
-    join_windows,
-    missing_annotation,
-)
+from m2v_finetune.tasks.annotation_files import annotation_path, missing_annotation
+from m2v_finetune.tasks.frames import FrameTask, join_windows
 from m2v_finetune.tasks.label_names import assumed_labels, check_label_names, saved_labels
 from m2v_finetune.tasks.shown import Shown
 from m2v_finetune.tasks.task import Prediction, WindowScores

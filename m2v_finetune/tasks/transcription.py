@@ -19,13 +19,10 @@ from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.decoding.notes import decode_notes
 from m2v_finetune.decoding.targets import note_targets
 from m2v_finetune.errors import UserError
+from m2v_finetune.files import as_json
 from m2v_finetune.labels.notes import PIANO_PITCHES, Notes, read_midi, write_midi
 from m2v_finetune.metrics.transcription import frame_scores, note_scores, piano_roll
-from m2v_finetune.tasks.frames import (
-    FrameTask,
-    as_json,
-    join_windows,
-)
+from m2v_finetune.tasks.frames import FrameTask, join_windows
 from m2v_finetune.tasks.shown import Shown
 from m2v_finetune.tasks.task import Prediction, WindowScores
 

@@ -1,5 +1,6 @@
 """Evaluation of tracks, on one process or many."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,8 +19,15 @@ from m2v_finetune.data.workers import WorkerError
 from m2v_finetune.errors import AudioError, Stopped, UserError
 from m2v_finetune.model import TaskModel, score_windows, scored
 from m2v_finetune.training.faults import BadTrackPolicy, gather_errors
+from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.signals import Interruptible
-from m2v_finetune.variation import OutputVariation
+from m2v_finetune.variation import (
+    OutputVariation,
+    explain_constant_outputs,
+    outputs_hardly_vary,
+)
+
+logger = logging.getLogger(__name__)
 
 NUM_ORDERS = 5
 """Number of permutations of the predictions over tracks, to estimate the level of chance."""
@@ -156,3 +164,45 @@ def evaluate_tracks(
         [one[number] for one in in_order] for number in range(1 + len(orders))
     )
     return TrackEvaluations(own=own_labels, shuffled=other_labels)
+
+
+def output_variation(
+    model: TaskModel, variation: OutputVariation, *, num_tracks: int
+) -> dict[str, Any]:
+    """Return the variation of the head's outputs over tracks; warn if they hardly vary."""
+    hardly_vary = outputs_hardly_vary(variation, num_tracks=num_tracks)
+    if hardly_vary:
+        logger.warning(
+            explain_constant_outputs(
+                variation,
+                num_tracks=num_tracks,
+                is_probe=model.tuning.method == "probe",
+                is_standardized=model.head_config.standardize,
+            )
+        )
+    largest = float(variation.stds.max()) if variation.num_rows else None
+    return {"output_std": largest, "outputs_hardly_vary": hardly_vary}
+
+
+def measure(
+    model: TaskModel, tracks: Sequence[CheckedTrack], *, batch_size: int = 16, seed: int = 0
+) -> dict[str, Any]:
+    """Return the metrics of a trained model on labelled tracks, in the format of results.json."""
+    accelerator = Accelerator()
+    variation = OutputVariation()
+    with progress_bar(accelerator) as bar:
+        evaluations = evaluate_tracks(
+            model.to(accelerator.device),
+            tracks,
+            accelerator=accelerator,
+            batch_size=batch_size,
+            num_workers=0,
+            bar=bar,
+            variation=variation,
+        )
+    return {
+        "task": model.task.name,
+        "num_tracks": len(tracks),
+        **model.task.summarize(evaluations.own, seed=seed),
+        **output_variation(model, variation, num_tracks=len(tracks)),
+    }

@@ -1,52 +1,39 @@
 """Results of a run: evaluation of the test split, and results.json."""
 
-import csv
-import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
-
-from accelerate import Accelerator
 
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import json_number, write_atomically, write_json
+from m2v_finetune.files import json_number, write_json
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
-from m2v_finetune.training.calibrating import (
-    calibration_results,
-    describe_calibration,
-    fit_calibration,
-)
-from m2v_finetune.training.evaluation import chance_orders, evaluate_tracks
+from m2v_finetune.training.calibrating import calibration_results, fit_calibration
+from m2v_finetune.training.evaluation import chance_orders, evaluate_tracks, output_variation
 from m2v_finetune.training.facts import training_facts
 from m2v_finetune.training.faults import BadTrackPolicy, DataError
 from m2v_finetune.training.findings import RunFacts, chance_level, find_signs, logged_losses
-from m2v_finetune.training.novelty import describe_novelty, novelty_results
+from m2v_finetune.training.novelty import novelty_results
 from m2v_finetune.training.optimization import peak_rates
 from m2v_finetune.training.progress import progress_bar
+from m2v_finetune.training.results_log import log_results
 from m2v_finetune.training.run_progress import FitResult
 from m2v_finetune.training.sizes import count_parameters
 from m2v_finetune.training.track_results import (
     TrackResult,
     save_track_results,
+    write_predictions,
     write_track_results,
 )
 from m2v_finetune.training.trainer import Trainer
-from m2v_finetune.variation import (
-    OutputVariation,
-    explain_constant_outputs,
-    outputs_hardly_vary,
-)
-
-logger = logging.getLogger(__name__)
+from m2v_finetune.variation import OutputVariation
 
 POOLED_SPLIT = "cross-validation"
 """Name in results.json, in place of ``test``, for the tracks of all folds together."""
@@ -143,7 +130,7 @@ def evaluate_test(
             folder.predictions, test, [model.task.prediction_row(one) for one in evaluated]
         )
         write_track_results(folder.test_tracks, test, evaluated)
-    _log_results(results)
+    log_results(results)
     return results, evaluated, test
 
 
@@ -281,94 +268,3 @@ def skipped_tracks(bad_track_policy: BadTrackPolicy) -> dict[str, Any]:
         },
         "lost_tracks": {split: sorted(found) for split, found in bad_track_policy.found.items()},
     }
-
-
-def output_variation(
-    model: TaskModel, variation: OutputVariation, *, num_tracks: int
-) -> dict[str, Any]:
-    """Return the variation of the head's outputs over tracks; warn if they hardly vary."""
-    hardly_vary = outputs_hardly_vary(variation, num_tracks=num_tracks)
-    if hardly_vary:
-        logger.warning(
-            explain_constant_outputs(
-                variation,
-                num_tracks=num_tracks,
-                is_probe=model.tuning.method == "probe",
-                is_standardized=model.head_config.standardize,
-            )
-        )
-    largest = float(variation.stds.max()) if variation.num_rows else None
-    return {"output_std": largest, "outputs_hardly_vary": hardly_vary}
-
-
-def measure(
-    model: TaskModel, tracks: Sequence[CheckedTrack], *, batch_size: int = 16, seed: int = 0
-) -> dict[str, Any]:
-    """Return the metrics of a trained model on labelled tracks, in the format of results.json."""
-    accelerator = Accelerator()
-    variation = OutputVariation()
-    with progress_bar(accelerator) as bar:
-        evaluations = evaluate_tracks(
-            model.to(accelerator.device),
-            tracks,
-            accelerator=accelerator,
-            batch_size=batch_size,
-            num_workers=0,
-            bar=bar,
-            variation=variation,
-        )
-    return {
-        "task": model.task.name,
-        "num_tracks": len(tracks),
-        **model.task.summarize(evaluations.own, seed=seed),
-        **output_variation(model, variation, num_tracks=len(tracks)),
-    }
-
-
-def _log_results(results: Mapping[str, Any]) -> None:
-    """Log the metrics of the test split with their intervals, and the layer weights."""
-    for name, entry in results["metrics"].items():
-        logger.info(
-            "Test %s of %d tracks: %s",
-            results["metric_names"][name],
-            results["num_tracks"],
-            "not defined for these tracks"
-            if entry["value"] is None
-            else f"{entry['value']:.4f} (95 % interval {entry['low']:.4f} to {entry['high']:.4f})",
-        )
-    for sentence in (describe_calibration(results), describe_novelty(results)):
-        if sentence:
-            logger.info("%s", sentence)
-    if results.get("labels_left_out"):
-        logger.info("Labels left out of the means: %s", listed(results["labels_left_out"]))
-    weights = " ".join(f"{weight:.3f}" for weight in results["layer_weights"])
-    logger.info("Layer weights, from the input of the first layer up: %s", weights)
-    if results["warnings"]:
-        logger.warning("Training may have failed. %s", " ".join(results["warnings"]))
-
-
-def listed(names: Sequence[str], limit: int = 20) -> str:
-    """Return names in a sentence, the first ones of many.
-
-    >>> listed(["a", "b", "c"], limit=2)
-    'a, b and 1 more'
-    """
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return f"{', '.join(names[:limit])}{more}"
-
-
-def write_predictions(
-    path: Path, tracks: Sequence[CheckedTrack], rows: Sequence[Mapping[str, str | float]]
-) -> None:
-    """Write one line for each track: its id and its `Task.prediction_row`."""
-
-    def write(unfinished: Path) -> None:
-        # Bytes of a name that are not UTF-8 are escaped as in JSON.
-        with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", *rows[0]])
-            for checked, row in zip(tracks, rows, strict=True):
-                cells = (f"{v:.7g}" if isinstance(v, float) else v for v in row.values())
-                writer.writerow([checked.track.id, *cells])
-
-    write_atomically(path, write)

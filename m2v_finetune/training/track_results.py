@@ -1,5 +1,9 @@
-"""Results of each test track, test_tracks.jsonl: for the report, and to compare runs on the same tracks."""
+"""Results of each test track.
 
+predictions.csv is for people; test_tracks.jsonl for the report, and to compare runs on the same tracks.
+"""
+
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -125,3 +129,20 @@ def _with_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _with_nan(one) for key, one in value.items()}
     return math.nan if value is None else value
+
+
+def write_predictions(
+    path: Path, tracks: Sequence[CheckedTrack], rows: Sequence[Mapping[str, str | float]]
+) -> None:
+    """Write one line for each track: its id and its `Task.prediction_row`."""
+
+    def write(unfinished: Path) -> None:
+        # Bytes of a name that are not UTF-8 are escaped as in JSON.
+        with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", *rows[0]])
+            for checked, row in zip(tracks, rows, strict=True):
+                cells = (f"{v:.7g}" if isinstance(v, float) else v for v in row.values())
+                writer.writerow([checked.track.id, *cells])
+
+    write_atomically(path, write)

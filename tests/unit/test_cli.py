@@ -32,7 +32,7 @@ from m2v_finetune.runs import main as train
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.tagging import Tagging
-from m2v_finetune.training.results import measure
+from m2v_finetune.training.evaluation import measure
 from m2v_finetune.variation import MIN_STD, MIN_TRACKS
 
 AUDIO = QUICKSTART_DIR / "audio"

@@ -10,8 +10,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from m2v_finetune.files import write_atomically
-from m2v_finetune.tasks.frames import as_json
+from m2v_finetune.files import as_json, write_atomically
 from m2v_finetune.tasks.shown import Shown
 
 Array = NDArray[np.float32]
