@@ -30,11 +30,11 @@ from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.distillation import (
     Loss,
     carry_licence,
+    check_teacher_settings,
     load_teacher,
     require_same_frames,
     student_task,
     teacher_loss,
-    with_teacher_settings,
     with_waveforms_as_targets,
 )
 from m2v_finetune.training.feature_cache import plan_cache
@@ -182,7 +182,7 @@ def train_task(
             train_final=lambda own, found: train_task(own, task_class, pooled=found),
         )
         return FinishedRun(folder=folder, results=results)
-    config = with_teacher_settings(config)
+    check_teacher_settings(config)
     with Run.open(config, task=task_class.name) as run:
         # Tracks, their splits, their labels; those of a student are its teacher's.
         teacher = load_teacher(config, task_class, run)

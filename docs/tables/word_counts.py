@@ -1,8 +1,8 @@
 """Count the words that were private to this project, in two commits.
 
-    python docs/tables/word_counts.py [BEFORE] [NOW]
+    python docs/tables/word_counts.py [BEFORE NOW]
 
-prints the table of docs/architecture.md: whole words, upper or lower case, in the package and its recipes / in
+prints the table of docs/glossary.md: whole words, upper or lower case, in the package and its recipes, and in
 the documentation.
 """
 
@@ -20,13 +20,25 @@ WORDS = (
     ("tell", "tell|tells|told|untold", "`file.tell()`, Optuna's `study.tell()`"),
     ("ask", "ask|asks|asked", "requests of people and of servers"),
     ("learns", "learns", "a person, or a student, as the subject"),
-    ("what the, what is", "what (the|is|a|it|they)", "questions, and clauses without a noun of their own"),
+    (
+        "what the, what is",
+        "what (the|is|a|it|they)",
+        "questions, and clauses without a noun of their own",
+    ),
     ("frozen prefix, stored states", "FrozenPrefix|StoredStates|StoredWindows|StateCache", ""),
     ("drawn versions", "drawn_versions|unique_draws|DrawnWindows", ""),
-    ("Moves, moved effects", "Moves|moved_effects|STILL", "`still`, the adverb, and `moves`, the verb"),
+    (
+        "Moves, moved effects",
+        "Moves|moved_effects|STILL",
+        "`still`, the adverb, and `moves`, the verb",
+    ),
     ("pieces", "pieces", "pieces of music"),
     ("go on", "go on|goes on|going on", "streams and notes that continue"),
-    ("begin", "begin|begins|began|begun", "`begin` and `end` of tables in pages, beginnings of files"),
+    (
+        "begin",
+        "begin|begins|began|begun",
+        "`begin` and `end` of tables in pages, beginnings of files",
+    ),
     ("mend", "mend[s]?|mended", ""),
     ("card, for a GPU", "on_card|require_card|CardKernels|card_capability", ""),
     ("deviation", "deviation[s]?", "standard deviation; deviations of tempo"),
@@ -63,12 +75,15 @@ def count(commit: str, pattern: str, paths: tuple[str, ...]) -> int:
 
 def main() -> None:
     """Print the table."""
-    commits = [*sys.argv[1:], "3cece43", "HEAD"][:2] if len(sys.argv) < 3 else sys.argv[1:3]
-    print("| word | pattern | before | now | what stays |\n|---|---|---|---|---|")
+    before, now = sys.argv[1:] or ("3cece43", "HEAD")
+    lines = ["| word | pattern | before | now | what stays |", "|---|---|---|---|---|"]
     for word, pattern, reason in WORDS:
-        counts = [f"{count(one, pattern, CODE)} / {count(one, pattern, DOCS)}" for one in commits]
+        counts = [
+            f"{count(one, pattern, CODE)} / {count(one, pattern, DOCS)}" for one in (before, now)
+        ]
         shown = pattern.replace("|", r"\|")
-        print(f"| {word} | `{shown}` | {counts[0]} | {counts[1]} | {reason} |")
+        lines.append(f"| {word} | `{shown}` | {counts[0]} | {counts[1]} | {reason} |")
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

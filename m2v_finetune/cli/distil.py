@@ -1,6 +1,8 @@
 """`m2v distil TEACHER`: train a smaller model on the outputs of a trained one."""
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 from m2v_finetune.cli.options import Commands
 
@@ -20,13 +22,28 @@ def add_commands(commands: Commands) -> None:
 
 
 def _distil(arguments: argparse.Namespace) -> None:
+    task, config = read_student(arguments.teacher, arguments.settings)
+    from m2v_finetune.runs import train_or_pretrain
+
+    train_or_pretrain(task, config)
+
+
+def read_student(teacher: str, settings: Sequence[str]) -> tuple[str, Any]:
+    """Return the task of a teacher, and the settings of a student: backbone and window are the teacher's.
+
+    Args:
+        teacher: Model folder, or Hub id.
+        settings: Settings of a command line, which count more.
+
+    Raises:
+        UserError: There is no such model, or a setting is wrong.
+    """
     from m2v_finetune.model import read_description
     from m2v_finetune.settings import read_config
 
-    _, task = read_description(arguments.teacher)
-    config = read_config(
-        task.name, [*arguments.settings, f"--training.teacher={arguments.teacher}"]
-    )
-    from m2v_finetune.runs import train_or_pretrain
-
-    train_or_pretrain(task.name, config)
+    saved, task = read_description(teacher)
+    words = [f"--data.window_seconds={saved.window_seconds}"]
+    if not any(word.startswith("--backbone.source") for word in settings):
+        words.append(f"--backbone.source={saved.backbone.source}")
+        words += [f"--backbone.revision={saved.backbone.revision}"] * bool(saved.backbone.revision)
+    return task.name, read_config(task.name, [*words, *settings, f"--training.teacher={teacher}"])

@@ -126,10 +126,10 @@ def _plan(arguments: argparse.Namespace) -> None:
         from m2v_finetune.memory.plan import plan_run
         from m2v_finetune.memory.plan_tables import show_plan
         from m2v_finetune.training.defaults import complete_tuning
-        from m2v_finetune.training.distillation import with_teacher_settings
+        from m2v_finetune.training.distillation import check_teacher_settings
         from m2v_finetune.training.precision import BF16_CAPABILITY, choose_precision
     if task_class is not None:
-        config = with_teacher_settings(config)
+        check_teacher_settings(config)
     if task_class is not None and config.data.window_seconds is None:
         # The longest default; shorter tracks reduce it.
         config = replace(config, data=replace(config.data, window_seconds=WINDOW_SECONDS))

@@ -24,6 +24,7 @@ from m2v_finetune.exporting.extra import import_extra
 from m2v_finetune.files import write_atomically
 from m2v_finetune.heads import MaskHead
 from m2v_finetune.model import SECTION, TaskModel, describe_model, require_inference
+from m2v_finetune.model.novelty import NUM_DISTANCES
 from m2v_finetune.tuning import merge_adapters
 
 Precision = Literal["float32", "float16"]
@@ -106,9 +107,9 @@ class _WithNovelty(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (batch, outputs) and novelty (batch,) of waveforms."""
+        """Return logits (batch, outputs) and novelty (batch, 2) of waveforms."""
         scored = self.model.score(inputs)
-        return scored[:, :-1], scored[:, -1]
+        return scored[:, :-NUM_DISTANCES], scored[:, -NUM_DISTANCES:]
 
 
 def _trace(model: TaskModel) -> Any:

@@ -105,10 +105,9 @@ class OnnxModel(TaskModel):
         return len(self.session.get_outputs()) > 1
 
     def score(self, inputs: Tensor, *others: Tensor) -> Tensor:
-        """Return the logits of waveforms, and in a last column their novelty, if the file has it."""
+        """Return the logits of waveforms, and in last columns their novelty, if the file has it."""
         outputs = self.session.run(None, {INPUT: inputs.numpy()})
-        columns = [torch.from_numpy(one) for one in outputs]
-        return torch.cat([columns[0], *(one[:, None] for one in columns[1:])], dim=1)
+        return torch.cat([torch.from_numpy(one) for one in outputs], dim=1)
 
     def embed(self, *_: Any, **__: Any) -> NoReturn:
         """Raise `UserError`: an ONNX file has the logits alone."""

@@ -24,6 +24,7 @@ from m2v_finetune.data.reading import track_loader
 from m2v_finetune.data.workers import read_batches
 from m2v_finetune.errors import AudioError, UserError
 from m2v_finetune.micro_batching import ForwardPass
+from m2v_finetune.model.novelty import NUM_DISTANCES
 from m2v_finetune.tasks import Prediction
 from m2v_finetune.threads import batches_at_once, in_order
 from m2v_finetune.variation import OutputVariation
@@ -131,7 +132,7 @@ def score_windows(
 def activate(
     model: "TaskModel", outputs: Tensor, variation: OutputVariation | None = None
 ) -> NDArray[np.float32]:
-    """Return the scores of windows from the output of `TaskModel.score`, novelty in their last column too.
+    """Return the scores of windows from the output of `TaskModel.score`, novelty in their last columns too.
 
     Args:
         model: Model that computed them.
@@ -140,7 +141,7 @@ def activate(
     """
     novelty = outputs[:, :0]
     if model.measures_novelty:
-        outputs, novelty = outputs[:, :-1], outputs[:, -1:]
+        outputs, novelty = outputs[:, :-NUM_DISTANCES], outputs[:, -NUM_DISTANCES:]
     if variation is not None:
         variation.add(outputs)
     scores: NDArray[np.float32] = model.task.activate(outputs).numpy()

@@ -139,11 +139,11 @@ class TaskNetwork(nn.Module):
 
     @property
     def measures_novelty(self) -> bool:
-        """Whether `score` has a last column with the novelty of windows."""
+        """Whether `score` has last columns with the novelty of windows."""
         return self.novelty is not None
 
     def score(self, inputs: Tensor, *others: Tensor) -> Tensor:
-        """Return the logits of windows as `forward` does, and in a last column their novelty, if measured."""
+        """Return the logits of windows as `forward` does, and in last columns their novelty, if measured."""
         if self.novelty is None:
             return self(inputs, *others)  # type: ignore[no-any-return]
         return self._score_head_input(self.head_input(inputs), *others)
@@ -160,7 +160,7 @@ class TaskNetwork(nn.Module):
         logits: Tensor = self.head(states, *others)
         if self.novelty is None:
             return logits
-        return torch.cat([logits, self.novelty(states.float().mean(dim=1))[:, None]], dim=1)
+        return torch.cat([logits, self.novelty(states.float().mean(dim=1))], dim=1)
 
     def _weight_cached(self, features: Tensor) -> Tensor:
         """Return the weighted hidden states, (batch, frames, hidden_size), of cached features."""

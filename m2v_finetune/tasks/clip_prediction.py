@@ -38,15 +38,20 @@ class ClipPrediction:
         is_ranking: Whether text shows the best labels first; else it shows all labels.
         decided: Labels of the track: those above their threshold, or the one of highest probability; none of
             an unknown track; None where nothing is decided.
-        novelty: Distance from the training tracks, relative to the bound of unknown tracks; None if the model
-            does not measure it.
+        distances: Distances from the training tracks, each relative to the bound of unknown tracks; none if
+            the model does not measure them.
     """
 
     scores: dict[str, float]
     timeline: list[WindowPrediction]
     is_ranking: bool = True
     decided: list[str] | None = None
-    novelty: float | None = None
+    distances: tuple[float, ...] = ()
+
+    @property
+    def novelty(self) -> float | None:
+        """Largest of the distances, above 1 for an unknown track; None if the model does not measure them."""
+        return max(self.distances, default=None)
 
     @property
     def is_unknown(self) -> bool:

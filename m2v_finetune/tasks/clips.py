@@ -37,12 +37,17 @@ class EvaluatedClip:
     Attributes:
         target: Output of `targets` of the task.
         scores: Track-level scores, (num_outputs,).
-        novelty: Novelty of the track; None if the model does not measure it.
+        distances: Distances of the track, as in its prediction.
     """
 
     target: Array
     scores: Array
-    novelty: float | None = None
+    distances: tuple[float, ...] = ()
+
+    @property
+    def novelty(self) -> float | None:
+        """Largest distance; None without any."""
+        return max(self.distances, default=None)
 
 
 class ClipTask(ABC):
@@ -145,9 +150,8 @@ class ClipTask(ABC):
         """Return the mean over windows of the scores of each label, and those of each window, calibrated."""
         spans, outputs = zip(*windows, strict=True)
         stacked = np.stack(outputs)
-        novelty = None
-        if stacked.shape[1] > self.num_outputs:
-            stacked, novelty = stacked[:, :-1], float(stacked[:, -1].mean())
+        stacked, novelty = stacked[:, : self.num_outputs], stacked[:, self.num_outputs :]
+        distances = tuple(map(float, novelty.mean(axis=0)))
         mean, rows = self._calibrated(stacked.mean(axis=0)), self._calibrated(stacked)
         end_of_track = checked.audio.duration_seconds
         timeline = [
@@ -160,9 +164,11 @@ class ClipTask(ABC):
         ]
         scores = dict(zip(self.labels, mean.tolist(), strict=True))
         decided = self.decide(scores)
-        if decided is not None and novelty is not None and novelty > 1:
+        if decided is not None and max(distances, default=0.0) > 1:
             decided = []
-        return ClipPrediction(scores=scores, timeline=timeline, decided=decided, novelty=novelty)
+        return ClipPrediction(
+            scores=scores, timeline=timeline, decided=decided, distances=distances
+        )
 
     def _calibrated(self, scores: Array) -> Array:
         return scores if self.calibration is None else self.calibration.apply(scores)
@@ -188,7 +194,7 @@ class ClipTask(ABC):
         return EvaluatedClip(
             target=self.targets(checked.track, IDENTITY),
             scores=np.array(list(prediction.scores.values()), dtype=np.float32),
-            novelty=prediction.novelty,
+            distances=prediction.distances,
         )
 
     def statistics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, Statistic]:

@@ -4,14 +4,14 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields, replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from m2v_finetune.backbones import Backbone
-from m2v_finetune.config import BackboneConfig, RecipeConfig
+from m2v_finetune.config import RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Array, Augment, TrainingWindows, Window, load_waveform
 from m2v_finetune.errors import UserError
@@ -24,25 +24,17 @@ from m2v_finetune.training.run import Run
 
 logger = logging.getLogger(__name__)
 
-Config = TypeVar("Config", bound=RecipeConfig)
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Loss of the student's outputs and of the waveforms that they are computed from."""
 OF_STUDENT = ("label_column", "target_columns", "threshold_precision", "ignore_unknown_labels")
 """Settings of the section ``task`` that a student may have of its own."""
 
 
-def with_teacher_settings(config: Config) -> Config:
-    """Return the settings with the teacher's backbone and window, where they are the defaults.
-
-    Args:
-        config: All settings.
-
-    Raises:
-        UserError: There is no such teacher, it has no audio, or a setting of the task has no effect.
-    """
+def check_teacher_settings(config: RecipeConfig) -> None:
+    """Raise `UserError` where there is no such teacher, it has no audio, or a setting has no effect."""
     source = config.training.teacher
     if source is None:
-        return config
+        return
     saved, _ = read_description(source)
     if "num_hidden_layers" not in saved.backbone.settings:
         raise UserError(
@@ -61,12 +53,6 @@ def with_teacher_settings(config: Config) -> Config:
             f"the teacher {source}. Remove it.",
             code="teacher-task-setting",
         )
-    backbone, data = config.backbone, config.data
-    if backbone.source == BackboneConfig().source:
-        backbone = replace(backbone, source=saved.backbone.source, revision=saved.backbone.revision)
-    if data.window_seconds is None:
-        data = replace(data, window_seconds=saved.window_seconds)
-    return replace(config, backbone=backbone, data=data)
 
 
 def load_teacher(config: RecipeConfig, task_class: type[Task], run: Run) -> TaskModel | None:

@@ -15,7 +15,7 @@ from m2v_finetune.training.trainer import Trainer
 
 
 def fit_novelty(trainer: Trainer[TaskModel], *, num_validation: int) -> None:
-    """Add `Novelty` with a bound of 1 to a trained model, from the windows of the first epoch.
+    """Add `Novelty` with bounds of 1 to a trained model, from the windows of the first epoch.
 
     Nothing is added if there are too few windows, or too few validation tracks for a bound. The
     result is the same on every process, and after a resume.
@@ -54,12 +54,12 @@ def fit_novelty(trainer: Trainer[TaskModel], *, num_validation: int) -> None:
 
 
 def bound_novelty(model: TaskModel, validation: Sequence[EvaluatedClip]) -> None:
-    """Set the bound by validation tracks, evaluated with a bound of 1; remove novelty if they are few."""
-    distances = [one.novelty for one in validation if one.novelty is not None]
+    """Set the bounds by validation tracks, evaluated with bounds of 1; remove novelty if they are few."""
+    distances = [one.distances for one in validation if one.distances]
     if model.novelty is None or len(distances) < MIN_TRACKS:
         model.novelty = None
         return
-    model.novelty.set_bound(torch.tensor(distances))
+    model.novelty.set_bounds(torch.tensor(distances))
 
 
 def novelty_results(
@@ -70,8 +70,8 @@ def novelty_results(
         return {}
     if model.novelty is None:
         about = (
-            f"Unknown tracks are not found: it needs {MIN_WINDOWS} training windows and {MIN_TRACKS} "
-            f"validation tracks, and there are {len(validation)}."
+            f"Unknown tracks are not found: that needs {MIN_WINDOWS} training windows in an epoch, and "
+            f"{MIN_TRACKS} validation tracks; of these there are {len(validation)}."
         )
         return {"novelty": {"about": about, "test_share": None}}
     above = sum(one.novelty is not None and one.novelty > 1 for one in test)

@@ -15,6 +15,7 @@ from support.messages import raises
 from support.runs import read_metrics, reset_accelerate
 
 from m2v_finetune.cli import main
+from m2v_finetune.cli.distil import read_student
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.errors import Stopped
@@ -112,6 +113,9 @@ def write_clips(folder: Path, column: str) -> Path:
     return path
 
 
+OF_TEACHER = ("--backbone.source=random-small", "--data.window_seconds=1")
+
+
 def words(source: Path, folder: Path, *more: str) -> list[str]:
     return [
         *("--data.source", str(source), "--data.num_workers", "0"),
@@ -171,7 +175,7 @@ def test_a_student_learns_without_labels_and_resumes_to_the_bit(tmp_path, monkey
     assert settings["training"]["teacher"] == str(teacher)
 
     # Stopped after the first epoch, and resumed.
-    stopped = words(source, tmp_path / "again", f"--training.teacher={teacher}")
+    stopped = words(source, tmp_path / "again", f"--training.teacher={teacher}", *OF_TEACHER)
 
     def stop(epoch, values):
         raise Stopped(15, "")
@@ -193,6 +197,20 @@ def test_a_student_learns_without_labels_and_resumes_to_the_bit(tmp_path, monkey
         train("--run.resume=auto", "--training.epochs=3")
 
 
+def test_backbone_and_window_are_those_of_the_teacher_unless_they_are_given(tmp_path):
+    teacher = str(save_teacher(tmp_path / "teacher"))
+
+    def read(*settings):
+        name, config = read_student(teacher, settings)
+        assert (name, config.training.teacher) == ("tagging", teacher)
+        return config.backbone.source, config.data.window_seconds
+
+    # The quickstart, whose config has other ones; then values that are defaults elsewhere.
+    assert read() == read("--data.source", "songs.csv") == ("random-small", 1.0)
+    assert read("--backbone.source", "music2vec-v1") == ("music2vec-v1", 1.0)
+    assert read("--data.window_seconds=5") == ("random-small", 5.0)
+
+
 def test_a_recipe_that_shows_a_run_on_labels_refuses_a_teacher(repository, tmp_path, monkeypatch):
     teacher = save_teacher(tmp_path / "teacher")
     source = write_clips(tmp_path, "tags")
@@ -211,7 +229,7 @@ def test_a_student_of_frames(name, tmp_path):
     teacher = save_teacher(tmp_path / "teacher", task)
     source = write_clips(tmp_path, {"chords": "chords", "melody": "notes"}[name])
     column = [] if name == "chords" else ["--task.label_column=notes"]
-    more = [f"--training.teacher={teacher}", *column]
+    more = [f"--training.teacher={teacher}", *OF_TEACHER, *column]
     reset_accelerate()
     config = read_config(name, words(source, tmp_path / "run", *more))
     results = train_task(config, TASKS[name]).results
