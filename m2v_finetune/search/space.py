@@ -14,6 +14,8 @@ from m2v_finetune.errors import UserError
 
 NUM_RANDOM_TRIALS = 8
 """Number of trials before Optuna's TPE sampler uses the earlier ones."""
+FIXED = ("data.source", "run.output_dir", "run.resume")
+"""Settings that a search does not vary."""
 FORMS = "log(1e-5,1e-2), uniform(0,0.5), int(1,8), or values such as probe,lora"
 
 
@@ -67,7 +69,12 @@ def parse_space(over: Sequence[str], known: Mapping[str, Any]) -> list[Dimension
 
 def _parse(text: str, known: Mapping[str, Any]) -> Dimension:
     key, _, form = text.partition("=")
-    if key not in known or key in ("data.source", "run.output_dir", "run.resume"):
+    if key in FIXED:
+        raise UserError(
+            f"--over {text}: all trials of a search have the same {key}.",
+            code="search-space-invalid",
+        )
+    if key not in known:
         near = get_close_matches(key, known, n=1)
         raise UserError(
             f"--over {text}: there is no setting '{key}' to search."

@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 DATABASE = "study.db"
 FAILED = "error"
 """User attribute of a trial: why it failed."""
-CONFLICTS = ("settings-conflict", "settings-range", "head-unsupported-setting")
+COMBINATIONS = ("settings-conflict", "head-unsupported-setting")
+CONFLICTS = (*COMBINATIONS, "settings-range")
 """Codes of errors that fail one trial, as its settings do not fit together; others end the search."""
 NUM_UNPRUNED = 5
 """Number of complete trials before others are pruned."""
@@ -90,6 +91,7 @@ def run_search(
         dimensions=parse_space(over, flat_settings(to_dict(config))),
         folder=output,
     )
+    _check_values(search)
     advice = f"Stopped. Finished trials are kept. Resume with the same command:\n  {command}"
     study = _open_study(search, over)
     try:
@@ -99,6 +101,21 @@ def run_search(
     except Stopped as stopped:
         raise Stopped(stopped.signal_number, advice) from stopped
     return write_summary(study, output, config, search.task, words, task)
+
+
+def _check_values(search: Search) -> None:
+    """Raise `UserError` for a value, or an end of a range, that no trial can have; nothing is written yet."""
+    for dimension in search.dimensions:
+        for value in dimension.values or (dimension.low, dimension.high):
+            shown = int(value) if dimension.kind == "int" else value
+            try:
+                read_config(search.task.name, [*search.words, f"--{dimension.key}={shown}"])
+            except UserError as error:
+                if error.code not in COMBINATIONS:
+                    raise UserError(
+                        f"--over {dimension.key} cannot have {shown}: {error}",
+                        code="search-space-invalid",
+                    ) from error
 
 
 def _open_study(search: Search, over: Sequence[str]) -> optuna.Study:

@@ -185,6 +185,11 @@ def test_settings_that_conflict_fail_one_trial(manifest, tmp_path):
         ["tuning.r=int(a,b)"],
         ["tuning.r=1,2", "tuning.r=3,4"],
         ["run.output_dir=a,b"],
+        ["data.source=a,b"],
+        ["tuning.method=probe,nonsense"],
+        ["training.mixup=1,2"],
+        ["head.dropout=uniform(0.5,1.6)"],
+        ["tuning.r=int(0,8)"],
     ],
 )
 def test_what_cannot_be_searched_is_refused(over, manifest, tmp_path):
