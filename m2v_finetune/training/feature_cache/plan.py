@@ -6,11 +6,12 @@ from pathlib import Path
 
 from accelerate.utils import gather_object
 
+from m2v_finetune.audio.resample_cache import data_cache_folder
 from m2v_finetune.backbones.backbone import CONV_ENCODER
 from m2v_finetune.config import RecipeConfig, parse_bytes
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import NoHomeError, caches_folder, expand_home, why_unwritable
+from m2v_finetune.files import NoHomeError, expand_home, why_unwritable
 from m2v_finetune.model import FeatureLayout, TaskModel
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
@@ -121,7 +122,7 @@ def cache_folder(folder: str | None) -> Path:
     Raises:
         NoHomeError: It is in an unknown home folder.
     """
-    return caches_folder() if folder is None else expand_home(folder)
+    return data_cache_folder() if folder is None else expand_home(folder)
 
 
 def _why_unusable(cache: FeatureCache, folder: Path) -> str | None:
