@@ -27,7 +27,7 @@ class Rates:
 # sizes have the published rates (`METHODS`).
 SMALL_RATES: dict[TuningMethod, Rates] = {
     "probe": Rates(head=3e-3, backbone=0.0),
-    "lora": Rates(head=1e-3, backbone=1e-4),
+    "lora": Rates(head=1e-3, backbone=1e-3),
     "dora": Rates(head=1e-3, backbone=1e-4),
     "ia3": Rates(head=1e-3, backbone=1e-2),
     "bitfit": Rates(head=1e-3, backbone=1e-3),

@@ -421,8 +421,8 @@ def test_no_other_module_names_a_task() -> None:
     Tasks are named by the table of published numbers, which needs no row for a new one, and by the public
     names of the package, for classes of predictions.
     """
-    shared = {"clip_prediction", "clips", "classification", "frames", "label_names", "labelled"}
-    shared |= {"losses", "shown", "task"}
+    shared = {"annotation_files", "clip_prediction", "clips", "classification", "frames"}
+    shared |= {"label_names", "labelled", "losses", "shown", "task"}
     modules = {path.stem for path in (PACKAGE / "tasks").glob("[a-z]*")}
     own = modules - shared
     assert len(own) == len(TASKS)
