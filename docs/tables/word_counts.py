@@ -13,7 +13,7 @@ CODE = ("m2v_finetune/*.py", "recipes/*.py")
 DOCS = ("docs/*.md", "README.md", "CONTRIBUTING.md")
 # Word, pattern, and what stays.
 WORDS = (
-    ("judge", "judge[sd]?|judging", ""),
+    ("judge", "judge[sd]?|judging", "this table"),
     ("say", "say|says|said|saying", "licences of data, in files that are not code"),
     ("hear", "hear[sd]?|heard|hearing", "sound for people: clicks, the page of `m2v demo`"),
     ("listen", "listen[s]?|listened", "the page of `m2v demo`"),
@@ -39,11 +39,11 @@ WORDS = (
         "begin|begins|began|begun",
         "`begin` and `end` of tables in pages, beginnings of files",
     ),
-    ("mend", "mend[s]?|mended", ""),
+    ("mend", "mend[s]?|mended", "this table"),
     ("card, for a GPU", "on_card|require_card|CardKernels|card_capability", ""),
     ("deviation", "deviation[s]?", "standard deviation; deviations of tempo"),
     ("width", "width", "of pictures and characters"),
-    ("truth", "truth", ""),
+    ("truth", "truth", "the title of a paper"),
     ("answer", "answer[s]?", "replies of servers, and of people"),
     ("lie", "lie|lies|lay|lying", '"lay out", and a name of a song'),
     ("stand", "stand|stands|stood", '"stand-in", "stands for"'),
@@ -78,11 +78,11 @@ def main() -> None:
     before, now = sys.argv[1:] or ("3cece43", "HEAD")
     lines = ["| word | pattern | before | now | what stays |", "|---|---|---|---|---|"]
     for word, pattern, reason in WORDS:
-        counts = [
-            f"{count(one, pattern, CODE)} / {count(one, pattern, DOCS)}" for one in (before, now)
-        ]
-        shown = pattern.replace("|", r"\|")
-        lines.append(f"| {word} | `{shown}` | {counts[0]} | {counts[1]} | {reason} |")
+        found = [count(one, pattern, paths) for one in (before, now) for paths in (CODE, DOCS)]
+        if any(found):
+            shown = pattern.replace("|", r"\|")
+            counts = "{} / {} | {} / {}".format(*found)
+            lines.append(f"| {word} | `{shown}` | {counts} | {reason} |")
     sys.stdout.write("\n".join(lines) + "\n")
 
 
