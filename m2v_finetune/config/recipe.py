@@ -85,6 +85,7 @@ class RecipeConfig:
             "augmentation.mixup_alpha (to 0)": self.augmentation.mixup_alpha > 0,
             "data.sampling (to uniform, with task.class_weight balanced)": self.data.sampling
             != "uniform",
+            "training.ema_decay (to 0)": self.training.ema_decay > 0,
         }
         if any(refused.values()):
             raise UserError(

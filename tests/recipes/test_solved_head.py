@@ -225,6 +225,7 @@ def test_a_class_without_training_tracks_and_a_tag_of_all_tracks_have_a_logit():
     [
         ("genre", ["--tuning.method=lora"], "settings-conflict"),
         ("genre", ["--head.pooling=attention"], "settings-conflict"),
+        ("genre", ["--training.ema_decay=0.9"], "settings-conflict"),
         ("genre", ["--task.label_smoothing=0.1"], "settings-conflict"),
         ("genre", ["--head.kind=ridge"], "head-unsupported-setting"),
         ("emotion", [], "head-unsupported-setting"),
