@@ -72,16 +72,18 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# pip brings torch, as it knows the index of CPU builds where a person has set one; uv brings the rest, in a third of the time of pip alone.
+# pip brings torch, as it knows the index of CPU builds where a person has set one; uv brings the rest, in a third of the
+# time of pip alone. uv does not read pip's settings: where it cannot reach an index, pip brings the rest, too.
 $(VENV)/bin/uv: constraints.txt | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --no-compile --constraint constraints.txt torch uv
+	$(PIP) torch uv
 	touch $@
 
+PIP = $(VENV)/bin/python -m pip install --no-compile --constraint constraints.txt
 INSTALL = $(VENV)/bin/uv pip install --system-certs --python $(VENV) --constraint constraints.txt
 $(VENV)/.runtime: pyproject.toml $(VENV)/bin/uv
-	$(INSTALL) --editable .
+	$(INSTALL) --editable . || $(PIP) --editable .
 	touch $@
 
 $(VENV)/.development: pyproject.toml $(VENV)/bin/uv
-	$(INSTALL) --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]" || $(PIP) --editable ".[dev]"
 	touch $@ $(VENV)/.runtime

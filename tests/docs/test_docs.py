@@ -306,15 +306,15 @@ def test_as_many_blocks_as_the_pages_had() -> None:
 def commands_of(*targets: str) -> list[str]:
     """Return the commands of targets of the Makefile, with its variables filled in."""
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    settings = dict(re.findall(r"^(INSTALL|VENV|PYTHON) \??= (.+)$", makefile, flags=re.MULTILINE))
+    settings = dict(re.findall(r"^(INSTALL|PIP|VENV|PYTHON) \??= (.+)$", makefile, flags=re.MULTILINE))
     recipes = {
         target: [line.strip() for line in lines.splitlines() if not line.startswith("\ttouch")]
         for target, lines in re.findall(r"^(\S+):.*\n((?:\t.*\n?)*)", makefile, flags=re.MULTILINE)
     }
     text = "\n".join(line for target in targets for line in recipes[target])
-    for name in ("INSTALL", "VENV", "PYTHON"):
+    for name in ("INSTALL", "PIP", "VENV", "PYTHON"):
         text = text.replace(f"$({name})", settings[name])
-    return text.splitlines()
+    return [line.partition(" || ")[0] for line in text.splitlines()]  # without what is for failures
 
 
 def printed_commands(page: str) -> list[list[str]]:
