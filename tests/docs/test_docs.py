@@ -306,7 +306,9 @@ def test_as_many_blocks_as_the_pages_had() -> None:
 def commands_of(*targets: str) -> list[str]:
     """Return the commands of targets of the Makefile, with its variables filled in."""
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    settings = dict(re.findall(r"^(INSTALL|PIP|VENV|PYTHON) \??= (.+)$", makefile, flags=re.MULTILINE))
+    settings = dict(
+        re.findall(r"^(INSTALL|PIP|VENV|PYTHON) \??= (.+)$", makefile, flags=re.MULTILINE)
+    )
     recipes = {
         target: [line.strip() for line in lines.splitlines() if not line.startswith("\ttouch")]
         for target, lines in re.findall(r"^(\S+):.*\n((?:\t.*\n?)*)", makefile, flags=re.MULTILINE)
