@@ -173,8 +173,8 @@ def train_task(
         UserError: Settings, data or machine must be fixed.
         Stopped: A signal arrived; a checkpoint was saved.
     """
+    require_frames(config, task_class)
     if config.data.folds is not None and config.data.fold is None and pooled is None:
-        require_frames(config, task_class)  # before a folder is made
         folder, results = cross_validate(
             config,
             task_class,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import NotFiniteError, TaskModel, require_inference
-
-if TYPE_CHECKING:
-    pass
 
 Precision = Literal["float32", "float16"]
 

@@ -1,7 +1,11 @@
 """`m2v distil TEACHER`: train a smaller model on the outputs of a trained one."""
 
 import argparse
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from m2v_finetune.cli.options import Commands
@@ -40,10 +44,24 @@ def read_student(teacher: str, settings: Sequence[str]) -> tuple[str, Any]:
     """
     from m2v_finetune.model import read_description
     from m2v_finetune.settings import read_config
+    from m2v_finetune.shipped import quickstart_file
 
     saved, task = read_description(teacher)
-    words = [f"--data.window_seconds={saved.window_seconds}"]
-    if not any(word.startswith("--backbone.source") for word in settings):
-        words.append(f"--backbone.source={saved.backbone.source}")
-        words += [f"--backbone.revision={saved.backbone.revision}"] * bool(saved.backbone.revision)
-    return task.name, read_config(task.name, [*words, *settings, f"--training.teacher={teacher}"])
+    own = {"source": saved.backbone.source, "revision": saved.backbone.revision}
+    named = {key: value for key, value in own.items() if value is not None}
+    names_data = any(word.startswith(("--config", "--data=", "--data.source")) for word in settings)
+    quickstart = None if names_data else quickstart_file(task.name)
+    window = f"--data.window_seconds={saved.window_seconds}"
+    with TemporaryDirectory() as folder:
+        # A file below those of the command line, and above the quickstart's.
+        file = Path(folder) / "teacher.yaml"
+        file.write_text(json.dumps({"backbone": named}), encoding="utf-8")
+        words = [f"--config={file}", *settings, f"--training.teacher={teacher}"]
+        if quickstart is not None:
+            words = [f"--config={quickstart}", window, *words]
+        config = read_config(task.name, words)
+    if config.data.window_seconds is None:
+        config = replace(config, data=replace(config.data, window_seconds=saved.window_seconds))
+    if config.backbone.source != own["source"] and config.backbone.revision == own["revision"]:
+        config = replace(config, backbone=replace(config.backbone, revision=None))
+    return task.name, config

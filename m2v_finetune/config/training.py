@@ -83,7 +83,7 @@ class TrainingConfig:
             Weights, head and labels are taken over; of another task, the backbone alone. Default: a new head
             on the backbone.
         teacher: Model of the same task whose outputs are learned, in place of labels: a folder or a Hub id.
-            Training tracks then need no labels. `m2v distil` sets it.
+            Training tracks then need no labels. `m2v distil` sets it, with the teacher's backbone and window.
         temperature: Divisor of the logits of classes, of teacher and student, above 0: higher, and classes
             that the teacher finds unlikely count more. 1 to 4 are usual; tags and numbers have none.
         ema_decay: Decay of an exponential moving average of the trained weights, which is evaluated and saved

@@ -38,8 +38,8 @@ def export_onnx(model: TaskModel, file: str | Path, *, precision: Precision = "f
 
     The input ``waveforms``, (batch, samples), are mono at the backbone's rate, in [-1, 1]; both lengths are
     free. The output ``logits`` is that of `TaskModel.forward`: (batch, outputs) for clips, (batch, frames,
-    outputs) for frames. Both are float32. A model that measures novelty has it as second output ``novelty``,
-    (batch,), in files of float32.
+    outputs) for frames. Both are float32. A model that measures novelty has its distances as second
+    output ``novelty``, (batch, 2), in files of float32.
 
     Args:
         model: The model. Its adapters are merged in the file.

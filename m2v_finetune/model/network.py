@@ -40,7 +40,7 @@ class TaskNetwork(nn.Module):
         tuning: Settings of the tuning.
         base_fingerprint: Hash of the backbone that the tuned weights belong to; None where the model has all
             its weights.
-        novelty: Distance of windows from the training windows, fitted after training; None if there is none.
+        novelty: Distances of windows from the training windows, fitted after training; None if there is none.
         started_from: Folder or Hub id of the model that training started from, if any.
         card: Text of the model card, if there is one.
         micro_batcher: Batch size that fits into memory outside of training.

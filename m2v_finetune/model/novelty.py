@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 RATE = 0.05
-"""Share of validation tracks above the bound, and so of false alarms on music like them."""
+"""Share of validation tracks above a bound, and so of false alarms on music like them."""
 MIN_WINDOWS, MIN_TRACKS = 50, 20
 """Training windows and validation tracks below which nothing is fitted."""
 MAX_WINDOWS = 1000
@@ -12,12 +12,13 @@ MAX_WINDOWS = 1000
 NEIGHBOUR = 5
 """Rank of the training window to which the distance of directions is measured."""
 NUM_DISTANCES = 2
+"""Number of distances of a window, and of columns behind its logits."""
 LEAST_LENGTH = 1e-12
 """Least length of standardised features: windows that all equal the mean have 0."""
 LEAST_VARIANCE = 1e-6
 """Least variance of standardised features in any direction: equal windows have none."""
 LEAST_BOUND = 1e-2
-"""Least bound: validation tracks that all equal the training tracks have a distance near 0."""
+"""Least bound of a distance: validation tracks that all equal the training tracks have a distance near 0."""
 
 
 class Novelty(nn.Module):
@@ -64,7 +65,7 @@ class Novelty(nn.Module):
 
         rows = features.double().cpu()
         novelty = cls(rows.shape[1], len(rows))
-        std = rows.std(dim=0, correction=0)
+        std = rows.std(dim=0, correction=0).float()
         novelty.mean.copy_(rows.mean(dim=0))
         novelty.scale.copy_(torch.where(std > 0, std, torch.ones_like(std)))
         standardised = (rows - rows.mean(dim=0)) / novelty.scale
@@ -76,15 +77,16 @@ class Novelty(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return both distances of windows, (batch, 2), from features (batch, size): above 1 is unknown."""
-        rows = (features - self.mean) / self.scale
-        cosines = _directions(rows) @ self.windows.T
-        rank = min(NEIGHBOUR, len(self.windows))
-        nearest = cosines.topk(rank, dim=-1).values[:, -1]
-        distances = [
-            (2 - 2 * nearest).clamp(min=0).sqrt(),
-            torch.linalg.vector_norm(rows @ self.factor, dim=-1),
-        ]
-        return torch.stack(distances, dim=-1) / self.bounds
+        with torch.autocast(features.device.type, enabled=False):
+            rows = (features.float() - self.mean) / self.scale
+            cosines = _directions(rows) @ self.windows.T
+            rank = min(NEIGHBOUR, len(self.windows))
+            nearest = cosines.topk(rank, dim=-1).values[:, -1]
+            distances = [
+                (2 - 2 * nearest).clamp(min=0).sqrt(),
+                torch.linalg.vector_norm(rows @ self.factor, dim=-1),
+            ]
+            return torch.stack(distances, dim=-1) / self.bounds
 
     def set_bounds(self, distances: Tensor) -> None:
         """Set the bounds so that a further track like these is above one in about `RATE` of the cases.
@@ -102,7 +104,7 @@ class Novelty(nn.Module):
         rank = -int(-(len(distances) + 1) * (1 - RATE) // 1)
         of_each = distances.double().sort(dim=0).values[rank - 1].clamp(min=LEAST_BOUND)
         largest = (distances / of_each).max(dim=1).values
-        self.bounds.copy_(of_each * largest.sort().values[rank - 1].clamp(min=LEAST_BOUND))
+        self.bounds.copy_(of_each * largest.sort().values[rank - 1].clamp(min=1))
 
 
 def _directions(rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Novelty after training: fitted on training windows, its bound set on validation tracks."""
+"""Novelty after training: fitted on training windows, its bounds set on validation tracks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -76,9 +76,9 @@ def novelty_results(
         return {"novelty": {"about": about, "test_share": None}}
     above = sum(one.novelty is not None and one.novelty > 1 for one in test)
     about = (
-        f"Tracks of a novelty above 1 are unlike the training tracks. The bound is set for false alarms on "
-        f"{100 * RATE:g} % of tracks like the {len(validation)} of validation. Test tracks above it: {above} "
-        f"of {len(test)}."
+        "Tracks of a novelty above 1 are unlike the training tracks. The bounds are set for false alarms on "
+        f"about {100 * RATE:g} % of tracks like the {len(validation)} of validation. Test tracks above one: "
+        f"{above} of {len(test)}."
     )
     return {"novelty": {"about": about, "test_share": above / len(test)}}
 

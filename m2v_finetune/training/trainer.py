@@ -331,9 +331,8 @@ class Trainer(Generic[Model]):
                     num_batches=len(self.batches),
                 )
             reader.sync()
-            self.average = MovingAverage(
-                self.model, self.average.decay
-            )  # of weights set at the start
+            # The start may have set weights.
+            self.average = MovingAverage(self.model, self.average.decay)
         except DataError as fault:
             raise UserError(
                 f"{fault}\nNothing was trained yet. Start again with:\n  {folder.resume_command()}",

@@ -209,6 +209,11 @@ def test_backbone_and_window_are_those_of_the_teacher_unless_they_are_given(tmp_
     assert read() == read("--data.source", "songs.csv") == ("random-small", 1.0)
     assert read("--backbone.source", "music2vec-v1") == ("music2vec-v1", 1.0)
     assert read("--data.window_seconds=5") == ("random-small", 5.0)
+    (tmp_path / "student.yaml").write_text("backbone: {source: music2vec-small}")
+    of_student = ["--config", str(tmp_path / "student.yaml"), "--data.source", "songs.csv"]
+    assert read(*of_student) == ("music2vec-small", 1.0)
+    _, config = read_student(teacher, [])
+    assert config.data.source == "quickstart"
 
 
 def test_a_recipe_that_shows_a_run_on_labels_refuses_a_teacher(repository, tmp_path, monkeypatch):

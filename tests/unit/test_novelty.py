@@ -28,6 +28,13 @@ def test_distances_are_those_of_sklearn():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_distances_are_in_float32_under_autocast():
+    novelty, rows = Novelty.fit(rows_of(60, 32)), rows_of(5, 32, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = novelty(rows)
+    assert torch.equal(found, novelty(rows))
+
+
 def test_constant_features_and_few_windows_are_finite():
     rows = rows_of(20, 64)
     rows[:, 3] = 2.0
@@ -50,6 +57,7 @@ def test_validation_tracks_that_equal_the_training_tracks_are_known():
     row = rows_of(1, 16)
     novelty = Novelty.fit(row.repeat(60, 1))
     novelty.set_bounds(novelty(row).repeat(20, 1))
+    assert novelty.bounds.min() == pytest.approx(0.01)
     assert float(novelty(row).max()) <= 1 < float(novelty(row + 0.1).max())
 
 

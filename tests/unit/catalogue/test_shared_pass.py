@@ -88,7 +88,7 @@ def test_common_layers_run_once_and_change_nothing(name: str):
     members, expected = MEMBERS[name]
     models = [build(method, **options) for method, options in members]
     if models[0].task is CLIPS:
-        models[0].novelty = Novelty(models[0].backbone.hidden_size, 50)
+        models[0].novelty = Novelty.fit(torch.randn(60, models[0].backbone.hidden_size))
     waveforms = torch.randn(3, 8000, generator=torch.Generator().manual_seed(1))
     outputs, calls = counts(models, waveforms)
     assert calls == expected
