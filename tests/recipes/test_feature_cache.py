@@ -50,6 +50,7 @@ from m2v_finetune.tasks.beats import BeatsConfig, BeatTracking
 from m2v_finetune.tasks.key import Key, KeyConfig
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig
 from m2v_finetune.training.feature_cache import plan_cache
+from m2v_finetune.training.feature_cache.plan import cache_folder
 from m2v_finetune.training.run_tracks import training_windows
 
 NUM_TRACKS = {"train": 6, "validation": 3, "test": 2}
@@ -615,3 +616,12 @@ def test_two_processes_write_what_one_writes(recipe, repository, manifest, tmp_p
     for name, expected in one.items():
         np.testing.assert_allclose(two[name], expected, rtol=0, atol=1e-5)
         assert np.load(folders(tmp_path)[name] / "sums.npy").all()
+
+
+def test_the_folder_is_that_of_the_setting_else_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.delenv("M2V_CACHE", raising=False)
+    assert cache_folder(None) == tmp_path / "caches" / "m2v-finetune"
+    monkeypatch.setenv("M2V_CACHE", str(tmp_path / "named"))
+    assert cache_folder(None) == tmp_path / "named"
+    assert cache_folder(str(tmp_path / "given")) == tmp_path / "given"
