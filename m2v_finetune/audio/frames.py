@@ -72,6 +72,10 @@ class FrameGrid:
         """Return the number of frames that ``num_samples`` samples give; 0 if there are too few."""
         return max(0, (num_samples - self.receptive_field_samples) // self.stride_samples + 1)
 
+    def num_samples(self, num_frames: int) -> int:
+        """Return the least number of samples that give ``num_frames`` frames, at least 1."""
+        return self.receptive_field_samples + (num_frames - 1) * self.stride_samples
+
     def times(self, num_frames: int, start_sample: int = 0) -> NDArray[np.float64]:
         """Return the times of the first frames of a window.
 

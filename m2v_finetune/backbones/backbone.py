@@ -238,12 +238,10 @@ class Backbone(nn.Module):
         least = self.network.config.mask_time_length if self.spec_augment else 1
         if frames < least:
             why = "SpecAugment masks spans of" if self.spec_augment else "The network needs"
-            grid = self.frame_grid
-            needed = grid.receptive_field_samples + (least - 1) * grid.stride_samples
-            needed_seconds = math.ceil(100 * needed / self.sample_rate) / 100
+            needed = math.ceil(100 * self.frame_grid.num_samples(least) / self.sample_rate) / 100
             raise UserError(
                 f"A window of {num_samples / self.sample_rate:.4g} s gives {frames} frames. {why} "
-                f"{least}. Set data.window_seconds to at least {needed_seconds:g}.",
+                f"{least}. Set data.window_seconds to at least {needed:g}.",
                 code="window-too-short",
             )
 

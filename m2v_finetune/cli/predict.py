@@ -3,7 +3,6 @@
 import argparse
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,8 +12,8 @@ from m2v_finetune.cli.catalogue import (
     TABLE_OPTIONS,
     add_table_options,
     read_sources,
-    write_table,
 )
+from m2v_finetune.cli.loading import load_model, warn_of_constant_outputs
 from m2v_finetune.cli.options import (
     MODEL_HELP,
     Commands,
@@ -23,12 +22,11 @@ from m2v_finetune.cli.options import (
     warn,
     without_collection,
 )
+from m2v_finetune.cli.predictions import write_predictions
 from m2v_finetune.errors import AudioError, UserError
 
 if TYPE_CHECKING:
-    from m2v_finetune.catalogue.predictions import Predictions
     from m2v_finetune.model import TaskModel
-    from m2v_finetune.variation import OutputVariation
 
 FORMAT_OF_SUFFIX = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 DATA_FORMATS = ("csv", "json")
@@ -102,7 +100,7 @@ def add_commands(commands: Commands) -> None:
 def _predict(arguments: argparse.Namespace) -> None:
     models, sources = split_models(arguments)
     if is_table(arguments):
-        _write_table(arguments, models, sources)
+        write_predictions(arguments, models, sources)
         return
     _refuse_for_text(arguments, models)
     output = None if arguments.output is None else Path(arguments.output)
@@ -120,7 +118,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         from m2v_finetune.prediction import Rendering, predict_files
         from m2v_finetune.training.signals import stop_on_signals
 
-    model = _load(arguments.model, arguments)
+    model = load_model(arguments.model, arguments)
     rendering = Rendering(
         format=_format(arguments, model),
         timeline=arguments.timeline,
@@ -150,7 +148,7 @@ def _predict(arguments: argparse.Namespace) -> None:
                 limit=None,
             )
         )
-    _warn_of_constant_outputs(model, done.variation, num_tracks=done.num_computed)
+    warn_of_constant_outputs(model, done.variation, num_tracks=done.num_computed)
 
 
 def split_models(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -190,42 +188,6 @@ def is_table(arguments: argparse.Namespace) -> bool:
     return is_folder or path.suffix == ""
 
 
-def _write_table(
-    arguments: argparse.Namespace, sources_of_models: Sequence[str], sources: Sequence[str]
-) -> None:
-    """Write the predictions of models as a table."""
-    other = [name for name in ("timeline", "decide", "on_bad_file") if getattr(arguments, name)]
-    if arguments.runtime == "onnx" and len(sources_of_models) > 1:
-        other.append("runtime")
-    if other:
-        option = f"--{other[0].replace('_', '-')}"
-        raise UserError(
-            f"{option} is not for a table of {len(sources_of_models)} models, as --output "
-            f"{arguments.output} asks for: it has the labels of models that decide, and a row with the error "
-            "of a bad file. Leave it out; or name a file with a suffix, such as predictions.csv.",
-            code="catalogue-option",
-        )
-    found = read_sources(arguments, sources)
-    build = partial(build_predictions, sources_of_models, arguments)
-    predictions = write_table(arguments, build, found, format=arguments.format or "parquet")
-    for one in predictions.models:
-        _warn_of_constant_outputs(one.model, one.variation, num_tracks=one.num_tracks)
-
-
-def build_predictions(
-    sources_of_models: Sequence[str], arguments: argparse.Namespace
-) -> "Predictions":
-    """Return what a table has, with the models on the device of this machine."""
-    from m2v_finetune.catalogue.predictions import NamedModel, Predictions, model_name
-
-    return Predictions(
-        [
-            NamedModel(name=model_name(one), source=one, model=_load(one, arguments))
-            for one in sources_of_models
-        ]
-    )
-
-
 def _refuse_for_text(arguments: argparse.Namespace, models: Sequence[str]) -> None:
     """Raise `UserError` for options and models that only tables have."""
     used = [name for name in TABLE_OPTIONS if getattr(arguments, name)]
@@ -252,53 +214,6 @@ def _expand(arguments: argparse.Namespace, sources: Sequence[str]) -> list[Path]
     if not any(map(is_list, sources)):
         return list(map(Path, sources))
     return [Path(item.path) for item in read_sources(arguments, sources).items]
-
-
-def _load(source: str, arguments: argparse.Namespace) -> "TaskModel":
-    """Return a model on its device, in its precision."""
-    import torch
-
-    from m2v_finetune.cpu_precision import bfloat16_units, inference_precision
-    from m2v_finetune.model import TaskModel
-
-    if arguments.runtime == "onnx":
-        from m2v_finetune.exporting import OnnxModel
-
-        if arguments.precision == "bfloat16":
-            raise UserError(
-                "--precision bfloat16 is not for --runtime onnx: an ONNX file has its precision. Leave it "
-                "out, or write the file with m2v export onnx --precision float16.",
-                code="settings-conflict",
-            )
-        return OnnxModel(source)
-    model = TaskModel.from_pretrained(source).to("cuda" if torch.cuda.is_available() else "cpu")
-    model.precision = inference_precision(
-        arguments.precision, task=model.task.name, device=model.device
-    )
-    if model.precision == "bfloat16":
-        why = (
-            f"this CPU has {bfloat16_units()[0]}"
-            if arguments.precision == "auto"
-            else "as asked for"
-        )
-        warn(f"Predicting in bfloat16, {why}; --precision float32 is exact.")
-    return model
-
-
-def _warn_of_constant_outputs(
-    model: "TaskModel", variation: "OutputVariation", *, num_tracks: int
-) -> None:
-    from m2v_finetune.variation import explain_constant_outputs, outputs_hardly_vary
-
-    if outputs_hardly_vary(variation, num_tracks=num_tracks):
-        warn(
-            explain_constant_outputs(
-                variation,
-                num_tracks=num_tracks,
-                is_probe=model.tuning.method == "probe",
-                is_standardized=model.head_config.standardize,
-            )
-        )
 
 
 def _require_decisions(arguments: argparse.Namespace, model: "TaskModel") -> None:

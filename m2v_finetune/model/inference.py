@@ -183,6 +183,19 @@ def check_file(path: Path) -> CheckedTrack:
     return CheckedTrack(track=track, audio=audio)
 
 
+def checked_paths(files: Sequence[str | Path]) -> list[Path]:
+    """Return paths; raise `UserError` for anything else."""
+    paths = [files] if isinstance(files, str | Path) else list(files)
+    strange = [type(one).__name__ for one in paths if not isinstance(one, str | Path)]
+    if strange or isinstance(files, str | Path):
+        raise UserError(
+            f"predict_many takes a list of paths, not {strange[0] if strange else 'one path'}. For "
+            "arrays and file objects, call predict for each.",
+            code="audio-input-type",
+        )
+    return [Path(path) for path in paths]
+
+
 def predict_many(
     model: "TaskModel",
     files: Sequence[Path],

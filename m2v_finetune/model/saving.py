@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
@@ -38,6 +39,18 @@ if TYPE_CHECKING:
     from m2v_finetune.model.task_model import TaskModel
 
 MAX_LISTED_NAMES = 8
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """Return a device; raise `UserError` if PyTorch cannot use it here."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UserError(
+            f"device is {device!r}, which PyTorch cannot use here ({str(error).splitlines()[0]}). Choose "
+            "cpu, or cuda on a machine with a GPU.",
+            code="device-unavailable",
+        ) from error
 
 
 def save_model(model: "TaskModel", folder: Path, *, weights: Weights, native: bool) -> None:

@@ -200,17 +200,9 @@ class TaskModel(TaskNetwork):
         """
         whole_number("batch_size", batch_size, 1)
         whole_number("num_workers", num_workers, 0)
-        paths = [files] if isinstance(files, str | Path) else list(files)
-        strange = [type(one).__name__ for one in paths if not isinstance(one, str | Path)]
-        if strange or isinstance(files, str | Path):
-            raise UserError(
-                f"predict_many takes a list of paths, not {strange[0] if strange else 'one path'}. For "
-                "arrays and file objects, call predict for each.",
-                code="audio-input-type",
-            )
         return inference.predict_many(
             self,
-            [Path(file) for file in paths],
+            inference.checked_paths(files),
             batch_size=batch_size,
             num_workers=num_workers,
             show_progress=show_progress,
@@ -355,19 +347,8 @@ class TaskModel(TaskNetwork):
                 config or its backbone.
         """
         access = HubAccess(token=token, local_files_only=local_files_only)
-        try:
-            target = torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError, TypeError) as error:
-            raise UserError(
-                f"device is {device!r}, which PyTorch cannot use here ({str(error).splitlines()[0]}). Choose "
-                "cpu, or cuda on a machine with a GPU.",
-                code="device-unavailable",
-            ) from error
+        target = saving.checked_device(device)
         return saving.load_model(cls, source, revision=revision, access=access).to(target)
-
-    def is_adapter_enough(self) -> bool:
-        """Return whether others can rebuild the model from its trained weights and the backbone's name."""
-        return metadata.is_adapter_enough(self)
 
     def card_data(self, *, weights: Weights = "auto", native: bool = False) -> dict[str, Any]:
         """Return the metadata of the model card that the Hub reads, whether or not a recipe trained it.

@@ -1,11 +1,16 @@
-"""Names of labels: of the settings, of the training tracks, and of saved tasks."""
+"""Labels: of the settings, of the tracks, and of saved tasks."""
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks.task import ASSUMED_OUTPUTS
+
+logger = logging.getLogger(__name__)
 
 
 def check_label_names(
@@ -37,6 +42,42 @@ def check_label_names(
             ),
             code="labels-not-in-training",
         )
+
+
+def check_labels_vary(
+    labels: Sequence[str], labels_of: Mapping[str, Sequence[AbstractSet[str]]]
+) -> None:
+    """Check that some label is on a part of the training tracks only.
+
+    Labels that are on all or none of the validation or test tracks have no score: each is warned of.
+
+    Args:
+        labels: Labels of the task.
+        labels_of: Labels of each track, by the name of its split.
+
+    Raises:
+        UserError: Each of two or more training tracks has all labels.
+    """
+    training = labels_of.get("train", ())
+    if len(training) > 1 and all(set(labels) <= own for own in training):
+        raise UserError(
+            f"Each of the {len(training)} training tracks has all labels ({', '.join(labels)}), so there is "
+            "nothing to learn. Add tracks without them.",
+            code="labels-constant",
+        )
+    for split in ("validation", "test"):
+        tracks = labels_of.get(split, ())
+        counts = Counter(label for own in tracks for label in own)
+        for label in labels:
+            if tracks and counts[label] in (0, len(tracks)):
+                logger.warning(
+                    "%s of the %d tracks of the split '%s' has the label '%s': it has no ROC-AUC and no "
+                    "average precision there, and their means leave it out.",
+                    "Each" if counts[label] else "None",
+                    len(tracks),
+                    split,
+                    label,
+                )
 
 
 def assumed_labels(labels: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Tagging: any number of labels for a track, each with a probability."""
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +23,14 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.metrics.bootstrap import macro_statistics
 from m2v_finetune.metrics.intervals import Statistic
 from m2v_finetune.tasks.clips import ClipTask, EvaluatedClip, ProblemType, stack_evaluated
-from m2v_finetune.tasks.label_names import assumed_labels, check_label_names, saved_labels
+from m2v_finetune.tasks.label_names import (
+    assumed_labels,
+    check_label_names,
+    check_labels_vary,
+    saved_labels,
+)
 from m2v_finetune.tasks.losses import balanced_pos_weights, tag_loss
 from m2v_finetune.tasks.task import Prediction
-
-logger = logging.getLogger(__name__)
 
 # Words in a tag that make it false when a window is changed: MagnaTagATune has fast, slow, loud, quiet.
 WORDS_CHANGED_BY = {
@@ -171,38 +173,14 @@ class Tagging(ClipTask):
         )
 
     def check_one_class(self, splits: Mapping[str, Sequence[Track]]) -> None:
-        """Check that some label is on a part of the training tracks only.
-
-        Labels that are on all or none of the validation or test tracks have no score: each is warned of.
-
-        Raises:
-            UserError: Each of two or more training tracks has all labels.
-        """
-        training = splits.get("train", ())
-        if len(training) > 1 and all(
-            set(self.labels) <= set(as_labels(track, self.label_column)) for track in training
-        ):
-            raise UserError(
-                f"Each of the {len(training)} training tracks has all labels "
-                f"({', '.join(self.labels)}), so there is nothing to learn. Add tracks without them.",
-                code="labels-constant",
-            )
-        for split in ("validation", "test"):
-            tracks = splits.get(split, ())
-            counts = Counter(
-                label for track in tracks for label in set(as_labels(track, self.label_column))
-            )
-            for label in self.labels:
-                if not tracks or counts[label] not in (0, len(tracks)):
-                    continue
-                logger.warning(
-                    "%s of the %d tracks of the split '%s' has the label '%s': it has no ROC-AUC and no "
-                    "average precision there, and their means leave it out.",
-                    "Each" if counts[label] else "None",
-                    len(tracks),
-                    split,
-                    label,
-                )
+        """Check that labels are on a part of the tracks of each split (`label_names.check_labels_vary`)."""
+        check_labels_vary(
+            self.labels,
+            {
+                name: [set(as_labels(track, self.label_column)) for track in tracks]
+                for name, tracks in splits.items()
+            },
+        )
 
     @classmethod
     def from_settings(cls, config: TaggingConfig) -> "Tagging":

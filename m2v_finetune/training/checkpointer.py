@@ -34,6 +34,7 @@ class Checkpointer:
         accelerator: Loss scaler and processes.
         folder: Run folder.
         num_kept: Number of checkpoints that stay.
+        total_steps: Optimizer steps of all epochs.
 
     Attributes:
         last: Newest checkpoint; None before the first.
@@ -50,12 +51,14 @@ class Checkpointer:
         accelerator: Accelerator,
         folder: RunFolder,
         num_kept: int,
+        total_steps: int,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.accelerator = accelerator
         self.folder = folder
         self.num_kept = num_kept
+        self.total_steps = total_steps
         self.last: Path | None = find_common_checkpoint(folder.checkpoints)
 
     def resume(self) -> RunState | None:
@@ -83,7 +86,6 @@ class Checkpointer:
         *,
         best: dict[str, torch.Tensor],
         unlogged_losses: Sequence[torch.Tensor],
-        total_steps: int,
         seconds: float,
         average: dict[str, torch.Tensor],
     ) -> None:
@@ -93,7 +95,6 @@ class Checkpointer:
             progress: Progress of the run.
             best: Trained tensors of the best epoch.
             unlogged_losses: Losses since the last logged step.
-            total_steps: Length of the learning-rate schedule.
             seconds: Duration of the run until now.
             average: Moving average of the weights; empty for none.
         """
@@ -111,7 +112,7 @@ class Checkpointer:
                     best=best,
                     unlogged_losses=[float(loss) for loss in unlogged_losses],
                     metrics_bytes=self.folder.flush_metrics(),
-                    total_steps=total_steps,
+                    total_steps=self.total_steps,
                     seconds=seconds,
                     average=average,
                 ),
@@ -147,10 +148,10 @@ class Checkpointer:
                 code="run-folder-disk",
             ) from error
 
-    def stop_message(self, progress: Progress, *, total_steps: int) -> str:
+    def stop_message(self, progress: Progress) -> str:
         """Return the message of a run that stops after it was saved."""
         return (
-            f"Stopped after step {progress.step} of {total_steps}, which is saved. Resume with:\n"
+            f"Stopped after step {progress.step} of {self.total_steps}, which is saved. Resume with:\n"
             f"  {self.folder.resume_command()}"
         )
 

@@ -1,4 +1,4 @@
-"""Run folder: settings, environment, metrics and results of a run (docs/data-formats.md)."""
+"""Run folder: settings, environment, metrics and results of a run (docs/output-files.md)."""
 
 import hashlib
 import json

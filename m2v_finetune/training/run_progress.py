@@ -79,6 +79,18 @@ class Progress:
         is_patience_over = self.epochs_without_improvement >= patience
         return self.epoch >= training.epochs or (is_patience_over and self.epoch >= first_epoch)
 
+    def result(self, *, seconds: float) -> "FitResult":
+        """Return the result of training that lasted ``seconds``, after at least one epoch."""
+        assert self.best_epoch is not None
+        return FitResult(
+            best_epoch=self.best_epoch,
+            best_values=self.best_values,
+            num_epochs=self.epoch,
+            num_steps=self.step,
+            num_skipped_steps=self.num_skipped_steps,
+            seconds=seconds,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:

@@ -7,6 +7,7 @@ from torch import nn
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import free_bytes
 from m2v_finetune.model import TaskModel
+from m2v_finetune.model.metadata import is_adapter_enough
 from m2v_finetune.pretraining.model import PretrainingModel
 
 BYTES_PER_NUMBER = 4
@@ -17,14 +18,14 @@ OTHER_BYTES = 20_000_000
 def run_bytes(model: TaskModel, *, keep_checkpoints: int) -> int:
     """Return the estimated size of a run's files: checkpoints, the model, and the rest."""
     trained = count_parameters(model, trained_only=True)
-    num_saved = trained if model.is_adapter_enough() else count_parameters(model)
+    num_saved = trained if is_adapter_enough(model) else count_parameters(model)
     checkpoints = _checkpoint_numbers(trained, trained=trained) * (keep_checkpoints + 1)
     return BYTES_PER_NUMBER * (checkpoints + num_saved) + OTHER_BYTES
 
 
 def results_bytes(model: TaskModel) -> int:
     """Return the estimated size of the files that a run writes after training."""
-    trained_only = model.is_adapter_enough()
+    trained_only = is_adapter_enough(model)
     return BYTES_PER_NUMBER * count_parameters(model, trained_only=trained_only) + OTHER_BYTES
 
 

@@ -165,6 +165,7 @@ class Trainer(Generic[Model]):
             accelerator=accelerator,
             folder=run.folder,
             num_kept=run.settings.keep_checkpoints,
+            total_steps=self.total_steps,
         )
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
@@ -203,20 +204,12 @@ class Trainer(Generic[Model]):
                 self._save()
                 self._stop_if_asked()
         self.model.load_state_dict(self.best, strict=False)
-        assert progress.best_epoch is not None
         if progress.epoch < self.training.epochs:
             logger.info(
                 "Stopped early: validation did not improve for %d epochs.",
                 progress.epochs_without_improvement,
             )
-        return FitResult(
-            best_epoch=progress.best_epoch,
-            best_values=progress.best_values,
-            num_epochs=progress.epoch,
-            num_steps=progress.step,
-            num_skipped_steps=progress.num_skipped_steps,
-            seconds=self._seconds(),
-        )
+        return progress.result(seconds=self._seconds())
 
     def _train_epoch(self) -> None:
         progress = self.progress
@@ -370,7 +363,6 @@ class Trainer(Generic[Model]):
             self.progress,
             best=self.best,
             unlogged_losses=self.log.losses,
-            total_steps=self.total_steps,
             seconds=self._seconds(),
             average=self.average.values,
         )
@@ -382,17 +374,12 @@ class Trainer(Generic[Model]):
     def _stop(self, *, save: bool) -> NoReturn:
         if save:
             self._save()
-        raise Stopped(
-            self.stop.number,
-            self.checkpoints.stop_message(self.progress, total_steps=self.total_steps),
-        )
+        raise Stopped(self.stop.number, self.checkpoints.stop_message(self.progress))
 
     def _save_and_stop(self, fault: UserError) -> NoReturn:
         self._save()
-        raise UserError(
-            f"{fault}\n{self.checkpoints.stop_message(self.progress, total_steps=self.total_steps)}",
-            code=fault.code,
-        ) from fault
+        message = f"{fault}\n{self.checkpoints.stop_message(self.progress)}"
+        raise UserError(message, code=fault.code) from fault
 
     def _stop_skipping(self) -> NoReturn:
         """Save the run before steps that changed no weight, and stop."""

@@ -490,6 +490,6 @@ run_command(command)
     )
     assert result.returncode == 2, result.stderr
     assert "UserError" in result.stdout, "an AudioError would be skipped as a bad track"
-    assert f"{tmp_path} cannot store its decoded audio" in result.stderr
+    assert str(tmp_path) in result.stderr
     assert "TMPDIR" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.m4a", "source.wav"]

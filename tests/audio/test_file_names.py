@@ -108,7 +108,7 @@ run_command(lambda: inspect_audio(Path(os.fsdecode(sys.argv[1]))))
             check=False,
         )
         assert result.returncode == 2, result.stderr
-        assert b"caf\\udce9.wav: no such file" in result.stderr
+        assert b"caf\\udce9.wav: " in result.stderr
 
 
 def test_a_message_is_the_text_it_was_made_of():

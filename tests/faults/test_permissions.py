@@ -109,9 +109,8 @@ def test_a_run_is_the_same_without_a_cache_that_cannot_be_written_and_reads_one_
     assert done.returncode == 0, done.stderr
     done = m2v_without_home(unwritable, *probe, f"--run.output_dir={tmp_path}/without")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("continues without the cache") == 1
-    assert f"no right to write to {unwritable}" in done.stderr
-    assert "--cache.folder" in done.stderr
+    assert done.stderr.count("--cache.folder") == 1
+    assert str(unwritable) in done.stderr
     assert losses(tmp_path / "without") == losses(tmp_path / "with")
     for folder, _, files in os.walk(cache):
         for name in files:
@@ -119,8 +118,7 @@ def test_a_run_is_the_same_without_a_cache_that_cannot_be_written_and_reads_one_
         Path(folder).chmod(0o555)
     done = m2v(*probe, f"--run.output_dir={tmp_path}/reading", f"--cache.folder={cache}")
     assert done.returncode == 0, done.stderr
-    assert "without the cache" not in done.stderr
-    assert "Cached" not in done.stderr
+    assert "--cache.folder" not in done.stderr
     assert losses(tmp_path / "reading") == losses(tmp_path / "with")
 
 

@@ -19,6 +19,7 @@ from m2v_finetune.config import (
     TuningMethod,
 )
 from m2v_finetune.model import TaskModel
+from m2v_finetune.model.metadata import is_adapter_enough
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.checkpoint import RunState, load_checkpoint, save_checkpoint
 from m2v_finetune.training.optimization import build_optimizer
@@ -330,7 +331,7 @@ def test_saved_and_loaded_predicts_the_same(case, architecture, folders, tmp_pat
             model.backbone.source = "m-a-p/music2vec-v1"
             relation = model.card_data(weights=weights)["base_model_relation"]
             assert relation == ("adapter" if is_adapter else "finetune")
-            assert model.is_adapter_enough() is (model.tuning.method != "full")
+            assert is_adapter_enough(model) is (model.tuning.method != "full")
             model.backbone.source = str(folders[architecture])
         # What stands alone can be saved and loaded once more.
         loaded.save_pretrained(tmp_path / "again")

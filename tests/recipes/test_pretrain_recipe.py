@@ -15,7 +15,7 @@ from support.runs import read_metrics, reset_accelerate, signal_at_step
 
 from m2v_finetune import pretraining_runs
 from m2v_finetune.backbones import load_backbone
-from m2v_finetune.errors import Stopped, UserError
+from m2v_finetune.errors import Stopped
 from m2v_finetune.settings import read_config
 from m2v_finetune.training.checkpoint_files import STATE_FILE, checkpoints_in
 from m2v_finetune.training.objective import PretrainingObjective
@@ -197,17 +197,29 @@ def test_collapse_stops_the_run(pretrain, architecture):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "code", "named"),
     [
-        ({}, "Give one: a checkpoint to continue from"),
-        ({"backbone.source": "random-small", "backbone.licence": "mit"}, "has its licence"),
-        ({"backbone.source": "random-small", "publish.weights": "trained"}, "publish.weights"),
-        ({"backbone.source": "random-small", "pretrain.ema_end": 0.5}, "pretrain.ema_end is 0.5"),
-        ({"backbone.source": "random-small", "pretrain.num_target_layers": 9}, "has 4 transformer"),
+        ({}, "settings-conflict", "backbone.architecture"),
+        (
+            {"backbone.source": "random-small", "backbone.licence": "mit"},
+            "settings-conflict",
+            "backbone.licence",
+        ),
+        (
+            {"backbone.source": "random-small", "publish.weights": "trained"},
+            "settings-conflict",
+            "publish.weights",
+        ),
+        ({"backbone.source": "random-small", "pretrain.ema_end": 0.5}, "settings-range", "0.5"),
+        (
+            {"backbone.source": "random-small", "pretrain.num_target_layers": 9},
+            "num-target-layers-out-of-range",
+            "9",
+        ),
     ],
 )
-def test_settings_that_make_no_run(pretrain, settings, message, tmp_path):
-    with pytest.raises(UserError, match=message):
+def test_settings_that_make_no_run(pretrain, settings, code, named, tmp_path):
+    with raises(code, named):
         pretrain("run", **settings)
     assert not (tmp_path / "run").exists()
 

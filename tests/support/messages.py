@@ -1,5 +1,6 @@
 """Errors that a user can fix: tests assert their codes, and the values that the message has to name."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,17 @@ def raises(code: str, *values: object) -> Iterator[pytest.ExceptionInfo[UserErro
     message = " ".join(str(raised.value).split())
     for value in values:
         assert str(value) in message
+
+
+def names(text: str, *values: object) -> bool:
+    """Return whether a text has all of these values as words, in any sentence and order."""
+    joined = " ".join(text.split())
+    return all(re.search(rf"(?<![\w.]){re.escape(str(v))}(?!\w|\.\d)", joined) for v in values)
+
+
+def logged(caplog: pytest.LogCaptureFixture, *values: object) -> int:
+    """Return the number of records of the log that name all of these values."""
+    return sum(names(record.getMessage(), *values) for record in caplog.records)
 
 
 def noting_run_command(codes: list[str | None]) -> Callable[[Callable[[], None]], None]:

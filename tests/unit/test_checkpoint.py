@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, checked when read, rotated."""
 
+import errno
 import os
 import resource
 import shutil
@@ -135,8 +136,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(name, damage, 
     before, last = save(tmp_path, 1), save(tmp_path, 2)
     damage(last / name)
     assert find_checkpoint(tmp_path) == before
-    assert f"A checkpoint is damaged and not used: {last}: " in caplog.text
-    assert name in caplog.text
+    assert any(str(last) in line and name in line for line in caplog.messages)
     tidy(tmp_path, before)
     assert checkpoints_in(tmp_path) == [before]
     assert (tmp_path / f"damaged-{last.name}").is_dir()
@@ -307,7 +307,7 @@ def test_a_disk_that_takes_no_more_leaves_the_last_one_and_no_litter(share, tmp_
         save(tmp_path, 2)
 
     assert in_child(save_on_full_disk) == 1
-    assert "OSError(27, 'File too large')" in capfd.readouterr().err
+    assert repr(OSError(errno.EFBIG, os.strerror(errno.EFBIG))) in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == [last]
     assert find_checkpoint(tmp_path) == last
 
@@ -324,7 +324,7 @@ def test_no_space_is_reported_as_the_disk_states_it(tmp_path, monkeypatch):
             return real(path, content)
 
         monkeypatch.setattr(checkpoint, "write_flushed", write)
-        with pytest.raises(OSError, match="No space left on device"):
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             save(tmp_path, 2)
         assert list(tmp_path.iterdir()) == [last]
 
@@ -335,9 +335,9 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
 
     def fail(unfinished):
         unfinished.write_text("half")
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         write_atomically(path, fail)
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
     assert path.read_text() == "first"

@@ -8,6 +8,7 @@ import s3fs
 import soundfile
 from moto.server import ThreadedMotoServer
 from pyarrow import parquet
+from support import messages
 from support.messages import raises
 
 from m2v_finetune import cli
@@ -90,7 +91,7 @@ def test_audio_and_tables_of_a_store_are_those_of_a_disk(music, store, tmp_path,
     num_lost = len(rows_of(names[1]))
     store.rm_file(f"catalogue/tables/one/{names[1]}")
     embed("s3://catalogue/music", "s3://catalogue/tables/one")
-    assert f"{num_lost} computed now, {NUM_SOUNDS + 1 - num_lost} there" in capsys.readouterr().err
+    assert messages.names(capsys.readouterr().err, num_lost, NUM_SOUNDS + 1 - num_lost)
     assert store.cat(f"catalogue/tables/one/{names[1]}") == before
     store.pipe_file(f"catalogue/tables/one/{names[1]}", before[:-100])
     with raises("catalogue-shard-unreadable", f"s3://catalogue/tables/one/{names[1]}"):

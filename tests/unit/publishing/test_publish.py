@@ -38,6 +38,10 @@ ODD_NAMES = (
 )
 
 
+def warnings(caplog):
+    return [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 @pytest.fixture
 def pushed(monkeypatch):
     """What would have gone to the Hub; that it gets there is tested with a server."""
@@ -77,7 +81,7 @@ def assert_published(folder, pushed, labels):
 )
 def test_any_number_of_classes_of_any_name(tmp_path, pushed, caplog, labels):
     folder = run_publish(finished_run(tmp_path, labels, num_tracks=20))
-    assert "cannot be made" not in caplog.text
+    assert not warnings(caplog)
     assert_published(folder, pushed, labels)
     pictures = {path.name for path in (folder.model / "plots").iterdir()}
     assert pictures == {"confusion.png", "layer_weights.png", "training.png"}
@@ -149,7 +153,7 @@ def test_damaged_files_of_the_run_cost_pictures_or_the_card_alone(tmp_path, push
     made = finished_run(tmp_path, ["a", "b"])
     spoil(made[1])
     folder = run_publish(made)
-    assert "cannot be made" in caplog.text
+    assert warnings(caplog)
     assert_published(folder, pushed, ["a", "b"])
 
 
@@ -179,6 +183,6 @@ def test_a_pretrained_backbone_is_published_all_the_same(tmp_path, monkeypatch, 
     folder.create(config)
     backbone = load_backbone("random-small", spec_augment=True)  # as pre-training has it
     of_backbone.publish_backbone(backbone, folder, {}, config)
-    assert caplog.text.count("cannot be made") == 2  # there are no results to make a card of
+    assert len(warnings(caplog)) == 2  # there are no results to make a card of
     assert load_backbone(folder.model).fingerprint() == backbone.fingerprint()
     assert pushed == [(folder.model, "me/backbone")]
