@@ -413,9 +413,9 @@ def test_steps_that_are_not_finite_are_skipped_and_counted_over_a_resume(data, t
     damage_steps(straight, {2, 3, 5})
     fitted = straight.fit()
     assert (fitted.num_steps, fitted.num_skipped_steps) == (8, 3)
-    logged = [line for line in lines(tmp_path / "straight") if "loss" in line]
-    assert [line["num_skipped_steps"] for line in logged] == [0, 1, 2, 2, 3, 3, 3, 3]
-    assert [line["loss"] is None for line in logged] == [step in (2, 3, 5) for step in range(1, 9)]
+    steps = [line for line in lines(tmp_path / "straight") if "loss" in line]
+    assert [line["num_skipped_steps"] for line in steps] == [0, 1, 2, 2, 3, 3, 3, 3]
+    assert [line["loss"] is None for line in steps] == [step in (2, 3, 5) for step in range(1, 9)]
     assert logged(caplog, 5, "nan", 3) == 1
 
     stopped = build_trainer(data, tmp_path / "stopped", method="lora")
