@@ -47,7 +47,7 @@ class RunFolder:
         report: Page with all results, for a browser.
         resumes: Log with one line for each resume: versions, machine, and changed settings.
         checkpoints: Checkpoints to resume from, and the best.
-        tracks: Tracks at the start of the run (`data.kept`).
+        tracks: Tracks at the start of the run (`data.saved_tracks`).
         start: Model of ``training.init_from`` or ``training.teacher``: its source, and a hash of its weights.
         clusters: Clusters of a run of masked prediction.
         model: Model folder for `TaskModel.from_pretrained` and the Hub.

@@ -11,17 +11,17 @@ from m2v_finetune.config import DataConfig, OnBadTrack, RecipeConfig, Unlabelled
 from m2v_finetune.data.checking import CheckedTrack, check_splits
 from m2v_finetune.data.features import read_vector_splits, vector_example
 from m2v_finetune.data.folds import UNUSED, fold_splits, nested_subset
-from m2v_finetune.data.kept import (
+from m2v_finetune.data.loader import TrainingWindows
+from m2v_finetune.data.manifest import DatasetInfo, Track
+from m2v_finetune.data.mixup import Mixup
+from m2v_finetune.data.resampling import with_resampled
+from m2v_finetune.data.saved_tracks import (
     load_checked,
     require_same_files,
     require_same_labels,
     resampled_ids,
     save_checked,
 )
-from m2v_finetune.data.loader import TrainingWindows
-from m2v_finetune.data.manifest import DatasetInfo, Track
-from m2v_finetune.data.mixup import Mixup
-from m2v_finetune.data.resampling import with_resampled
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 from m2v_finetune.errors import UserError

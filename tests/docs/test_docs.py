@@ -242,9 +242,7 @@ def test_the_blocks_of_pages_run(which: str, tmp_path: Path) -> None:
     assert not failed, "\n\n".join(f"{name}: {problem}" for name, problem in failed.items())
 
 
-def test_every_command_of_a_page_is_one_that_the_package_knows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_of_a_page_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks, also those that need a download or run with `make exhaustive`, without their work."""
     monkeypatch.setenv("COLUMNS", "200")
     parser = cli.build_parser()

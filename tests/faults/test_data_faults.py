@@ -32,7 +32,7 @@ from m2v_finetune.config import (
 )
 from m2v_finetune.data import reading, workers
 from m2v_finetune.data.checking import check_splits
-from m2v_finetune.data.kept import load_checked, save_checked
+from m2v_finetune.data.saved_tracks import load_checked, save_checked
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging, TaggingConfig

@@ -24,9 +24,9 @@ from m2v_finetune.audio.decode import AudioInfo, inspect_audio, read_audio, read
 from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import DataConfig, RecipeConfig
 from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.kept import load_checked, resampled_ids, save_checked
 from m2v_finetune.data.manifest import read_dataset_info
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
+from m2v_finetune.data.saved_tracks import load_checked, resampled_ids, save_checked
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.errors import UserError
 from m2v_finetune.labels.beats import read_beats

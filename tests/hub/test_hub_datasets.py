@@ -205,7 +205,7 @@ def test_no_network_is_reported(hub: HubServer, tmp_path: Path, offline: str) ->
 
 
 @pytest.mark.slow
-def test_a_server_that_fails_for_a_moment_is_asked_again(hub: HubServer, tmp_path: Path) -> None:
+def test_a_request_that_fails_for_a_moment_is_repeated(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("me/songs", {"jazz/0.wav": WAVS[0]}, "dataset")
     info = hub.fail_next("GET /api/datasets/me/songs", status=503, times=2)
     file = hub.fail_next("GET /datasets/me/songs/resolve", status=503, times=1)

@@ -67,7 +67,7 @@ def test_the_frame_count_is_that_of_the_states():
             )
 
 
-def test_spec_augment_is_off_unless_asked_for():
+def test_spec_augment_is_off_by_default():
     x = torch.randn(1, 16000)
     for asked, masked in ((False, False), (True, True)):
         backbone = load_backbone("random-small", spec_augment=asked)
@@ -153,7 +153,7 @@ def test_num_layers_out_of_range_is_refused():
         load_backbone("random-small", num_layers=5)
 
 
-def test_the_fingerprint_tells_backbones_apart():
+def test_the_fingerprint_differs_between_backbones():
     first = load_backbone("random-small")
     assert first.fingerprint() == load_backbone("random-small", spec_augment=True).fingerprint()
     with torch.no_grad():

@@ -379,7 +379,7 @@ def test_a_key_without_a_value_is_refused(parse_yaml, text):
     assert "training.epochs" in message
 
 
-def test_null_stands_for_a_default_where_it_is_legal(parse_yaml):
+def test_null_is_the_default_where_it_is_legal(parse_yaml):
     text = "data: {source: x, hop_seconds: null}\nrun: {output_dir: null}\n"
     assert parse_yaml(text) == Config(data=DataConfig(source="x"))
 

@@ -88,7 +88,7 @@ def test_a_table_computes_in_the_precision_and_is_of_it():
 
 
 @pytest.mark.parametrize("units", [("amx_bf16",)], indirect=True)
-def test_the_command_says_that_it_rounds(units, tmp_path, capsys):
+def test_the_command_reports_that_it_rounds(units, tmp_path, capsys):
     build_tagger(method="probe").save_pretrained(tmp_path / "model")
     soundfile.write(tmp_path / "song.wav", WAVE, 16000)
 

@@ -195,7 +195,7 @@ def test_stems_do_not_depend_on_the_rest_of_the_batch():
     )
 
 
-def test_a_head_learns_to_separate_what_the_features_tell_apart():
+def test_a_head_learns_to_separate_features_that_differ():
     """Two tones; the features say which stem has the low one."""
     head = mask_head(num_stems=2, channels=1, dropout=0.0).train()
     seconds = torch.arange(2000) / 8000

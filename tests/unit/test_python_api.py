@@ -369,7 +369,7 @@ def test_a_layer_that_is_not_there(layer, wav: Path) -> None:
         build().embed(wav, layer=layer)
 
 
-def test_what_a_model_says_of_itself() -> None:
+def test_the_description_of_a_model() -> None:
     model = build(method="lora")
     assert model.id2label == {0: "calm", 1: "fast", 2: "wild"}
     assert model.label2id == {"calm": 0, "fast": 1, "wild": 2}

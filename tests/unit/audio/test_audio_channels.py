@@ -93,7 +93,7 @@ def test_excerpts_equal_the_whole_file(suffix, sample_rate, folder):
         np.testing.assert_allclose(part, whole[:, start:stop], atol=2e-6)
 
 
-def test_other_channels_than_asked_for_are_refused(folder):
+def test_other_channels_than_requested_are_refused(folder):
     with raises("audio-channel-count", "three.wav: 3 channels", "1 or 2"):
         read(folder / "three.wav", num_channels=2, stop=100)
 

@@ -193,7 +193,7 @@ def test_many_loose_files_are_counted(music, caplog):
     assert re.search(r": 8 .*: 0\.wav, 1\.wav, 2\.wav, 3\.wav, 4\.wav\b.* 3 ", record.getMessage())
 
 
-def test_nothing_to_state_is_not_said(music, caplog):
+def test_without_problems_nothing_is_logged(music, caplog):
     assert len(found(music)) == 4
     assert not caplog.records
 

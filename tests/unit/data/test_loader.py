@@ -393,7 +393,7 @@ def test_windows_on_frames_lie_on_one_grid_over_the_track(tracks, hop):
             np.testing.assert_allclose(centres, GRID.times(len(centres)), atol=1e-8)
 
 
-def test_a_window_knows_its_times():
+def test_a_window_has_its_times():
     window = Window(start_sample=8_000, num_samples=WINDOW, grid=GRID)
     assert (window.start_seconds, window.duration_seconds) == (0.5, 0.25)
     times = window.frame_times_seconds

@@ -13,10 +13,10 @@ from support.messages import raises
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.audio.resample_cache import resampled_folder
 from m2v_finetune.data.checking import CheckedTrack, check_tracks
-from m2v_finetune.data.kept import load_checked, resampled_ids, save_checked
 from m2v_finetune.data.loader import Window, read_window
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.data.resampling import LOCK_FILE, resample_tracks, with_resampled
+from m2v_finetune.data.saved_tracks import load_checked, resampled_ids, save_checked
 
 RATE_HZ = 16_000
 GRID = FrameGrid(sample_rate=RATE_HZ, stride_samples=320, receptive_field_samples=400)

@@ -118,7 +118,7 @@ def test_no_beats_before_the_first_or_after_the_last_sound():
 
 
 @pytest.mark.parametrize("frame", [0, 1, 30, 59])
-def test_one_beat_alone_is_found_wherever_it_lies(frame):
+def test_one_beat_alone_is_found_at_any_time(frame):
     times = frame_times(GRIDS[50], 1.3)[:60]
     activation = np.zeros(60)
     activation[frame] = 1

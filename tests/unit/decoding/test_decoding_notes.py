@@ -70,7 +70,7 @@ def test_a_new_onset_ends_the_note():
     assert pitches.tolist() == [0, 0]
 
 
-def test_the_onset_lies_between_frames_where_its_neighbours_tell():
+def test_the_onset_is_between_frames_by_its_neighbours():
     onsets, _, _ = decode(
         *rolls(onsets=[(9, 1, 0.2), (10, 1, 0.8), (11, 1, 0.6)], frames=[(10, 30, 1)])
     )

@@ -240,7 +240,7 @@ def test_a_pedal_sustains_its_own_channel_in_every_track(path: Path) -> None:
     assert rows(read_midi(path, sustain=True)) == [(0, 0.5, 63), (0, 0.3, 64), (0, 0.1, 65)]
 
 
-def test_drums_are_read_only_if_asked_for(path: Path) -> None:
+def test_drums_are_read_only_if_requested(path: Path) -> None:
     save(path, [(0, "on", 36), (100, "off", 36)], channel=9)
     assert len(read_midi(path, sustain=False)) == 0
     assert rows(read_midi(path, sustain=False, drums=True)) == [(0, 0.1, 36)]

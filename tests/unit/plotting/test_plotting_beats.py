@@ -98,7 +98,7 @@ def test_at_most_ten_seconds_and_not_beyond_the_end(start: float, end: float) ->
         assert axes.get_xlim() == (start, end)
 
 
-def test_envelope_is_of_the_stretch_and_lies_in_the_middle() -> None:
+def test_envelope_is_of_the_stretch_and_is_in_the_middle() -> None:
     waveform = np.zeros(20 * SAMPLE_RATE)
     waveform[12 * SAMPLE_RATE] = 0.25
     axes = beats_figure(**arguments(waveform=waveform, start_seconds=8.0)).axes[1]

@@ -117,7 +117,7 @@ def test_colours_follow_the_circle_of_fifths() -> None:
     assert chord_color("N") == chord_color("X") == PALE
 
 
-def test_major_and_minor_can_be_told_apart_without_colours() -> None:
+def test_major_and_minor_differ_without_colours() -> None:
     def grey(color: str) -> float:
         return float(np.dot(to_rgb(color), [0.299, 0.587, 0.114]))
 

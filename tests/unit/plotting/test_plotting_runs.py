@@ -115,7 +115,7 @@ class TestTraining:
         assert [list(ring.get_xdata()) for ring in rings] == [[60], [120]]
         assert [to_hex(ring.get_color()).upper() for ring in rings] == [BLUE, ORANGE]
 
-    def test_epochs_stand_above_their_steps(self) -> None:
+    def test_epochs_are_above_their_steps(self) -> None:
         figure = training_figure(log_lines(epochs=4, logged_per_epoch=3), metric_names=NAMES)
         figure.canvas.draw()
         [epochs] = figure.axes[0].child_axes

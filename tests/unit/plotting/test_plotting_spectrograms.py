@@ -43,7 +43,7 @@ def test_long_waveform_has_no_more_frames_than_pixels() -> None:
     assert times[-1] == pytest.approx(120, abs=0.2)
 
 
-def test_mixture_lies_above_its_stems_on_one_scale() -> None:
+def test_mixture_is_above_its_stems_on_one_scale() -> None:
     figure = separation_figure(
         LOW + HIGH,
         {"bass": LOW, "flute": HIGH},

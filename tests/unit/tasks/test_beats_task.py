@@ -114,7 +114,7 @@ def test_settings_survive(tmp_path):
     start=st.integers(0, 60_000),
     beats_ms=st.lists(st.integers(0, 6000), min_size=1, max_size=12, unique=True).map(sorted),
 )
-def test_a_beat_lies_in_the_frame_whose_centre_is_nearest(rate, start, beats_ms, tmp_path_factory):
+def test_a_beat_is_in_the_frame_whose_centre_is_nearest(rate, start, beats_ms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("beats")
     beats = np.array(beats_ms) / 1000
     positions = np.arange(len(beats)) % 3 + 1

@@ -75,7 +75,7 @@ def test_classes_are_those_of_the_training_split_in_order():
     assert build().labels == ("blues", "jazz", "rock")
 
 
-def test_numbers_are_ordered_by_value_and_stand_before_text():
+def test_numbers_are_ordered_by_value_before_text():
     cells = [10, "9", "rock", 100, "²"]
     assert build(make_splits("genre", train=cells)).labels == ("9", "10", "100", "rock", "²")
 
@@ -286,7 +286,7 @@ def test_a_class_that_no_track_has_counts_in_no_mean():
     assert not any(math.isnan(value) for value in task.compute_metrics(evaluated).values())
 
 
-def test_a_row_is_truth_and_answer_and_every_probability():
+def test_a_row_is_label_prediction_and_every_probability():
     [evaluated] = evaluated_clips(np.array([1]), np.array([[0.25, 0.25, 0.5]]))
     assert build().prediction_row(evaluated) == {
         "label": "jazz",

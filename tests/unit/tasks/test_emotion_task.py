@@ -239,7 +239,7 @@ def test_r2_of_numbers_that_are_all_equal_does_not_exist():
     assert task.summarize(evaluated, seed=0)["metrics"]["r2"]["value"] is None
 
 
-def test_a_row_is_truth_and_answer_of_each_column():
+def test_a_row_is_target_and_prediction_of_each_column():
     [evaluated] = evaluated_clips(np.array([[1.0, 2.0]]), np.array([[1.5, 2.5]]))
     assert build().prediction_row(evaluated) == {
         "true_arousal": 1.0,

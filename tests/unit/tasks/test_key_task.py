@@ -172,7 +172,7 @@ def test_metrics_and_summary():
         assert weight in report["about_metrics"]
 
 
-def test_the_kinds_of_errors_are_told_apart():
+def test_the_kinds_of_errors_have_other_codes():
     predictions = ["C major", "G major", "F major", "A minor", "C minor", "F# major"]
     scores = np.eye(24)[[KEYS.index(predicted) for predicted in predictions]]
     report = build().summarize(evaluated_clips(np.zeros(6), scores), seed=0)
@@ -183,7 +183,7 @@ def test_the_kinds_of_errors_are_told_apart():
     assert report["metrics"]["mirex_score"]["value"] == pytest.approx((1 + 0.5 + 0.3 + 0.2) / 6)
 
 
-def test_a_row_is_truth_and_answer_and_every_probability():
+def test_a_row_is_label_prediction_and_every_probability():
     [evaluated] = evaluated_clips(np.array([21]), np.eye(24)[[0]])
     row = build().prediction_row(evaluated)
     assert list(row) == ["label", "prediction", *KEYS]

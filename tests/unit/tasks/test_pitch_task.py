@@ -150,7 +150,7 @@ def test_a_pitch_whole_octaves_away_is_right_within_its_class_alone():
     assert (values["accuracy"], values["pitch_class_accuracy"]) == (0.25, 0.5)
 
 
-def test_a_row_is_truth_and_answer_and_every_probability():
+def test_a_row_is_label_prediction_and_every_probability():
     task = build(make_splits("pitch", train=[60, 72]))
     [evaluated] = evaluated_clips(np.array([1]), np.array([[0.75, 0.25]]))
     assert task.prediction_row(evaluated) == {

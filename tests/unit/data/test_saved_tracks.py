@@ -10,7 +10,12 @@ import soundfile
 from support.messages import raises
 
 from m2v_finetune.data.checking import check_splits
-from m2v_finetune.data.kept import load_checked, require_same_files, resampled_ids, save_checked
+from m2v_finetune.data.saved_tracks import (
+    load_checked,
+    require_same_files,
+    resampled_ids,
+    save_checked,
+)
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
 

@@ -13,7 +13,7 @@ from m2v_finetune.files import parse_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KeptTrack:
+class SavedTrack:
     """Facts that `save_checked` saves about a track.
 
     Attributes:
@@ -29,7 +29,7 @@ class KeptTrack:
     labels: str | None = None
 
     @classmethod
-    def of(cls, checked: CheckedTrack, labels: str | None = None) -> "KeptTrack":
+    def of(cls, checked: CheckedTrack, labels: str | None = None) -> "SavedTrack":
         """Describe a track as it is now."""
         try:
             num_bytes = checked.track.path.stat().st_size
@@ -42,12 +42,12 @@ class KeptTrack:
             labels=labels,
         )
 
-    def is_same_file(self, other: "KeptTrack") -> bool:
+    def is_same_file(self, other: "SavedTrack") -> bool:
         """Return True if two descriptions are of one file, whatever its path."""
         return (self.audio, self.num_bytes) == (other.audio, other.num_bytes)
 
 
-Known = Mapping[str, Mapping[str, KeptTrack]]
+SavedTracks = Mapping[str, Mapping[str, SavedTrack]]
 """The tracks of a run, by split and id."""
 
 
@@ -66,7 +66,7 @@ def save_checked(
     labels = labels or {}
     content = {
         split: {
-            one.track.id: asdict(KeptTrack.of(one, labels.get(one.track.id))) for one in members
+            one.track.id: asdict(SavedTrack.of(one, labels.get(one.track.id))) for one in members
         }
         for split, members in splits.items()
     }
@@ -86,20 +86,20 @@ def load_checked(
     Raises:
         UserError: The file is damaged, or the data no longer have such tracks.
     """
-    known = _known(path)
-    if not all(known.get(split) for split in splits):
+    saved = _read(path)
+    if not all(saved.get(split) for split in splits):
         raise _damaged(path, "a split has no tracks")
     usable = {
         split: [
-            CheckedTrack(track=track, audio=known[split][track.id].audio)
+            CheckedTrack(track=track, audio=saved[split][track.id].audio)
             for track in members
-            if track.id in known.get(split, {})
+            if track.id in saved.get(split, {})
         ]
         for split, members in splits.items()
     }
     gone = [
         f"{split}: {name}"
-        for split, members in known.items()
+        for split, members in saved.items()
         for name in sorted(set(members) - {checked.track.id for checked in usable.get(split, [])})
     ]
     if gone:
@@ -126,13 +126,13 @@ def require_same_files(path: Path, splits: Mapping[str, Sequence[CheckedTrack]])
             size, length, rate or number of channels.
     """
     problems = []
-    for split, members in _known(path).items():
-        now = {one.track.id: KeptTrack.of(one) for one in splits.get(split, ())}
+    for split, members in _read(path).items():
+        now = {one.track.id: SavedTrack.of(one) for one in splits.get(split, ())}
         problems += [f"{split}: {name} is not there" for name in members if name not in now]
         problems += [
             f"{split}: {name} is another file, of another size or length"
-            for name, kept in members.items()
-            if name in now and not kept.is_same_file(now[name])
+            for name, saved in members.items()
+            if name in now and not saved.is_same_file(now[name])
         ]
     if problems:
         raise UserError(
@@ -159,9 +159,9 @@ def require_same_labels(path: Path, labels: Mapping[str, str | None]) -> None:
     """
     changed = [
         f"{split}: {name}"
-        for split, members in _known(path).items()
-        for name, kept in members.items()
-        if name in labels and kept.labels is not None and labels[name] != kept.labels
+        for split, members in _read(path).items()
+        for name, saved in members.items()
+        if name in labels and saved.labels is not None and labels[name] != saved.labels
     ]
     if changed:
         raise UserError(
@@ -178,28 +178,28 @@ def resampled_ids(path: Path) -> set[str]:
     """Return the tracks that were read from copies when `save_checked` wrote them."""
     return {
         name
-        for members in _known(path).values()
-        for name, kept in members.items()
-        if kept.is_resampled
+        for members in _read(path).values()
+        for name, track in members.items()
+        if track.is_resampled
     }
 
 
-def _known(path: Path) -> Known:
+def _read(path: Path) -> SavedTracks:
     """Return the content that `save_checked` wrote; UserError if it is invalid."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
-        known: Known = {
+        saved: SavedTracks = {
             split: {
-                name: KeptTrack(**{**kept, "audio": AudioInfo(**kept["audio"])})
-                for name, kept in members.items()
+                name: SavedTrack(**{**track, "audio": AudioInfo(**track["audio"])})
+                for name, track in members.items()
             }
             for split, members in content.items()
         }
         if not all(
             isinstance(number, int) and number > 0
-            for members in known.values()
-            for kept in members.values()
-            for number in asdict(kept.audio).values()
+            for members in saved.values()
+            for track in members.values()
+            for number in asdict(track.audio).values()
         ):
             raise ValueError("the length of a track is not a number")
     except (
@@ -211,7 +211,7 @@ def _known(path: Path) -> Known:
         RecursionError,
     ) as error:
         raise _damaged(path, error) from error
-    return known
+    return saved
 
 
 def _damaged(path: Path, reason: object) -> UserError:
