@@ -99,6 +99,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _merge(arguments: argparse.Namespace) -> None:
     sources, output = arguments.sources, arguments.output
+    if len({Path(source).resolve() for source in sources}) < len(sources):
+        raise UserError(
+            f"A source is named twice: {', '.join(sources)}. Name each model once.",
+            code="average-same-model",
+        )
     are_models = [_is_model(source) for source in sources]
     if all(are_models):
         from m2v_finetune.model.averaging import write_model_average

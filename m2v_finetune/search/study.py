@@ -191,9 +191,17 @@ def _run_trial(
     search: Search, study: optuna.Study, trial: optuna.Trial, chosen: Mapping[str, Any], held: int
 ) -> None:
     """Train a trial, and record its best validation metric."""
-    folder = RunFolder(_trial_folder(search, trial.number))
     shown = ", ".join(f"{key} {value}" for key, value in chosen.items())
     logger.info("Trial %d: %s", trial.number, shown)
+    same = _finished_trial_with(study, trial.params)
+    if same is not None:
+        logger.info("It has the settings of trial %d, and so its result.", same.number)
+        for epoch, reported in same.intermediate_values.items():
+            trial.report(reported, epoch)
+        study.tell(trial, same.value if same.state == TrialState.COMPLETE else None, same.state)
+        os.close(held)
+        return
+    folder = RunFolder(_trial_folder(search, trial.number))
     metric = search.task.selection_metric
 
     def report(epoch: int, values: Mapping[str, float]) -> None:
@@ -232,6 +240,14 @@ def _run_trial(
             study.tell(trial, value)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)  # the best settings are trained anew
     os.close(held)
+
+
+def _finished_trial_with(
+    study: optuna.Study, params: Mapping[str, Any]
+) -> optuna.trial.FrozenTrial | None:
+    """Return a finished trial with these settings, which would give the same result again; None without."""
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return next((one for one in finished if one.params == params), None)
 
 
 def _trial_folder(search: Search, number: int) -> Path:

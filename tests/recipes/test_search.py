@@ -162,6 +162,24 @@ def test_a_trial_below_the_median_is_stopped(manifest, tmp_path, monkeypatch):
     assert content["trials"][1]["num_epochs"] < 4
 
 
+def test_a_trial_with_the_settings_of_another_takes_its_result(manifest, tmp_path, monkeypatch):
+    values = {"probe": 0.5, "lora": 0.7}
+    trained = []
+
+    def train(config, task, *, is_search, on_epoch):
+        trained.append(config.tuning.method)
+        on_epoch(1, {"accuracy": values[trained[-1]]})
+        return type("Run", (), {"results": {"validation": {"accuracy": values[trained[-1]]}}})
+
+    monkeypatch.setattr(study_module, "train_task", train)
+    content = search(manifest, tmp_path / "search", over=["tuning.method=probe,lora"], trials=6)
+    assert sorted(trained) == ["lora", "probe"]
+    for one in content["trials"]:
+        assert one["value"] == values[one["settings"]["tuning.method"]]
+        assert one["num_epochs"] == 1
+    assert search(manifest, tmp_path / "search", over=["tuning.method=probe,lora"]) == content
+
+
 @pytest.mark.exhaustive
 def test_settings_that_conflict_fail_one_trial(manifest, tmp_path):
     over = ["backbone.layer_weighting=softmax,conv1d"]

@@ -94,6 +94,17 @@ def test_the_average_of_equal_models_is_the_model():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_model_is_named_once(tmp_path, capsys):
+    changed("probe", 1).save_pretrained(tmp_path / "a")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for other in (tmp_path / "a", f"{tmp_path}/x/../a", tmp_path / "b"):
+        with pytest.raises(SystemExit) as ended:
+            m2v(["merge", str(tmp_path / "a"), str(other), "--output", str(tmp_path / "c")])
+        assert ended.value.code == 2
+        assert str(other) in capsys.readouterr().err.replace("\n", "")
+        assert not (tmp_path / "c").exists()
+
+
 def test_what_does_not_match_is_named():
     first, other = changed("probe", 1), changed("probe", 2)
     other.task = Tagging(labels=("drums", "minor", "flute"), label_column="tags")
