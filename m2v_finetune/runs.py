@@ -74,6 +74,7 @@ class FinishedRun:
 
 def train(
     task: str,
+    /,
     data: str | Path | Mapping[str, Any] = {},  # noqa: B006 (never changed)
     *,
     config: str | Path | Sequence[str | Path] = (),
@@ -89,7 +90,8 @@ def train(
         data: Source of the tracks, or the settings of the section ``data``. Without them and ``config``,
             the quickstart's.
         config: YAML file of settings, or several, of which a later one counts more.
-        **sections: Settings of a section by name, such as ``training={"epochs": 5}``.
+        **sections: Settings of a section by name, such as ``training={"epochs": 5}`` or
+            ``task={"label_column": "style"}``.
 
     Returns:
         The run; its folder has results, plots and model.
@@ -109,10 +111,24 @@ def train(
                 code="config-invalid",
             )
         for key, value in settings.items():
-            text = str(value) if isinstance(value, str | Path) else json.dumps(value)
-            words.append(f"--{section}.{key}={text}")
+            words.append(f"--{section}.{key}={_as_word(section, key, value)}")
     task_class = find_task(task)
     return train_task(read_config(task, words), task_class)
+
+
+def _as_word(section: str, key: str, value: Any) -> str:
+    """Return a setting as it is written on a command line."""
+    if isinstance(value, str | Path):
+        return str(value)
+    try:
+        # Numbers and arrays of numpy and torch become those of Python.
+        return json.dumps(value, default=lambda one: one.tolist())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{section}.{key} is {value!r}, of the type {type(value).__name__}. Give text, a number, a list "
+            "or a mapping of these.",
+            code="config-invalid",
+        ) from error
 
 
 def main(argv: Sequence[str] | None = None, *, recipe: str | Path | None = None) -> None:

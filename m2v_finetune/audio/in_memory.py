@@ -143,8 +143,8 @@ def _samples_and_rate(audio: Any, sample_rate: int | None) -> tuple[NDArray[np.f
             ) from error
     if not isinstance(audio, np.ndarray | list | tuple) or isinstance(audio, np.ma.MaskedArray):
         raise UserError(
-            f"Audio is a {type(audio).__name__}. Give a path, an array or tensor with sample_rate, the audio "
-            "of a row of datasets, or a file object.",
+            f"Audio is of the type {type(audio).__name__}. Give a path, an array or tensor with sample_rate, "
+            "the audio of a row of datasets, or a file object: io.BytesIO(...) makes one of bytes.",
             code="audio-input-type",
         )
     try:
@@ -160,10 +160,13 @@ def _samples_and_rate(audio: Any, sample_rate: int | None) -> tuple[NDArray[np.f
             "example, divided by 32768.",
             code="audio-input-type",
         )
-    if samples.ndim not in (1, 2) or samples.size == 0 or _has_time_first(samples):
+    if samples.size == 0:
+        raise UserError(f"The array of shape {samples.shape} is empty.", code="audio-input-shape")
+    if samples.ndim not in (1, 2) or _has_time_first(samples):
         raise UserError(
-            f"The array has the shape {samples.shape}. Give (samples,), or (channels, samples): array.T "
-            "turns (samples, channels) around.",
+            f"The array has the shape {samples.shape}. Give (samples,), or (channels, samples) with at most "
+            f"{MAX_CHANNELS} channels, and not more channels than samples. If this is (samples, channels), "
+            "array.T turns it around.",
             code="audio-input-shape",
         )
     rate = _checked_rate(sample_rate)
@@ -180,6 +183,10 @@ def _samples_and_rate(audio: Any, sample_rate: int | None) -> tuple[NDArray[np.f
 
 
 def _checked_rate(value: Any) -> int:
+    if (
+        hasattr(value, "item") and getattr(value, "ndim", 0) == 0
+    ):  # a row of numpy's or torch's format
+        value = value.item()
     is_number = isinstance(value, int | float | np.integer | np.floating)
     is_rate = is_number and not isinstance(value, bool) and LOWEST_RATE <= value <= HIGHEST_RATE
     if not is_rate or value != value // 1:

@@ -5,6 +5,8 @@ import argparse
 from m2v_finetune.cli.options import MODEL_HELP, Commands
 from m2v_finetune.errors import UserError
 
+LAST_PORT = 65_535
+
 
 def add_commands(commands: Commands) -> None:
     """Add `demo` to the parser's subcommands."""
@@ -31,6 +33,10 @@ def add_commands(commands: Commands) -> None:
 def _demo(arguments: argparse.Namespace) -> None:
     if arguments.push is None and (arguments.package or arguments.private):
         raise UserError("--package and --private are for --push SPACE.", code="demo-push-options")
+    if arguments.port is not None and not 1 <= arguments.port <= LAST_PORT:
+        raise UserError(
+            f"--port is {arguments.port}; it must be from 1 to {LAST_PORT}.", code="demo-port"
+        )
     import torch
 
     from m2v_finetune.demo import build_page, launch_page, push_space, space_files

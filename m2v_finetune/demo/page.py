@@ -57,17 +57,27 @@ def launch_page(page: Any, *, host: str = LOOPBACK, port: int | None = None) -> 
         page: Result of `build_page`.
         host: Address to listen on.
         port: Port; the first free one from 7860 on if None.
+
+    Raises:
+        UserError: The port cannot be used, such as one of another program.
     """
     gradio = _gradio()
     theme = gradio.themes.Default(font=list(FONT), font_mono=list(MONOSPACE))
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        ssr_mode=False,
-        footer_links=[],
-        theme=theme,
-    )
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            ssr_mode=False,
+            footer_links=[],
+            theme=theme,
+        )
+    except OSError as error:
+        raise UserError(
+            f"The page cannot be served at {host}:{port or 'a port from 7860'}: another program uses it, or "
+            "you have no right to it. Choose another by --port.",
+            code="demo-port",
+        ) from error
 
 
 def heading(model: TaskModel, source: str) -> str:

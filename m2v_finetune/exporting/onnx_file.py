@@ -18,8 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from m2v_finetune.backbones import Backbone
-from m2v_finetune.errors import UserError
+from m2v_finetune.errors import UserError, disk_advice
 from m2v_finetune.exporting.extra import import_extra
 from m2v_finetune.files import write_atomically
 from m2v_finetune.heads import MaskHead
@@ -39,16 +38,17 @@ def export_onnx(model: TaskModel, file: str | Path, *, precision: Precision = "f
     The input ``waveforms``, (batch, samples), are mono at the backbone's rate, in [-1, 1]; both lengths are
     free. The output ``logits`` is that of `TaskModel.forward`: (batch, outputs) for clips, (batch, frames,
     outputs) for frames. Both are float32. A model that measures novelty has its distances as second
-    output ``novelty``, (batch, 2), in files of float32.
+    output ``novelty``, (batch, 2).
 
     Args:
         model: The model. Its adapters are merged in the file.
         file: New file.
-        precision: Precision of weights and of most operators.
+        precision: Precision of weights and of most operators. The first convolution and its normalisation,
+            whose input may be quiet, and the distances of novelty stay in float32.
 
     Raises:
-        UserError: The extra ``onnx`` is missing, the file exists, there is no such precision, or the model
-            cannot be exported.
+        UserError: The extra ``onnx`` is missing, the file exists or cannot be written, there is no such
+            precision, or the model cannot be exported.
     """
     file = Path(file)
     if precision not in get_args(Precision):
@@ -70,26 +70,29 @@ def export_onnx(model: TaskModel, file: str | Path, *, precision: Precision = "f
         import_extra(name)
     merged = copy.deepcopy(model).cpu().eval()
     merge_adapters(merged.backbone)
-    if precision == "float16":
-        merged.novelty = None  # its distances need float32
     proto = _trace(merged)
     if precision == "float16":
         proto = _in_float16(proto)
-    for key, value in file_metadata(model).items():
+    metadata = {SECTION: json.dumps(describe_model(model, "all")), **plain_metadata(model)}
+    for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=value)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda unfinished: unfinished.write_bytes(proto.SerializeToString()))
+    content = proto.SerializeToString()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda unfinished: unfinished.write_bytes(content))
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or file} cannot be written: {error.strerror or error}. {disk_advice(error)}",
+            code="output-not-writable",
+        ) from error
 
 
-def file_metadata(model: TaskModel) -> dict[str, str]:
-    """Return the metadata of a file, all text."""
-    backbone = model.backbone
-    assert isinstance(backbone, Backbone)
-    grid = backbone.frame_grid
+def plain_metadata(model: TaskModel) -> dict[str, str]:
+    """Return the metadata of a file for programs without this package, all text."""
+    grid = model.backbone.frame_grid
     calibration = getattr(model.task, "calibration", None)
     return {
-        SECTION: json.dumps(describe_model(model, "all")),
-        "sample_rate": str(backbone.sample_rate),
+        "sample_rate": str(model.backbone.sample_rate),
         "window_samples": str(model.window_samples),
         "hop_samples": str(model.hop_samples),
         "labels": json.dumps(list(model.id2label.values()), ensure_ascii=False),
@@ -134,11 +137,30 @@ def _trace(model: TaskModel) -> Any:
 def _in_float16(proto: Any) -> Any:
     """Return an ONNX model with weights and most operators in float16; input and output stay float32."""
     convert = import_extra("onnxruntime.transformers.float16")
+    second = [node for node in proto.graph.node if node.op_type == "Conv"][1]
+    kept = _needed_for(proto, second.input[0])
+    if len(proto.graph.output) > 1:
+        kept |= _needed_for(proto, NOVELTY) - _needed_for(proto, OUTPUT)
     with _quiet():
-        blocked = [*convert.DEFAULT_OP_BLOCK_LIST, *FLOAT32_OPERATORS]
         return convert.convert_float_to_float16(
-            proto, keep_io_types=True, op_block_list=blocked, disable_shape_infer=True
+            proto,
+            keep_io_types=True,
+            op_block_list=[*convert.DEFAULT_OP_BLOCK_LIST, *FLOAT32_OPERATORS],
+            node_block_list=sorted(kept),
+            disable_shape_infer=True,
         )
+
+
+def _needed_for(proto: Any, output: str) -> set[str]:
+    """Return the names of the nodes that an output, or an inner value, is computed by."""
+    producers = {name: node for node in proto.graph.node for name in node.output}
+    needed, waiting = set(), [output]
+    while waiting:
+        node = producers.get(waiting.pop())
+        if node is not None and node.name not in needed:
+            needed.add(node.name)
+            waiting += node.input
+    return needed
 
 
 @contextmanager

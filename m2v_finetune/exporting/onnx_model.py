@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,10 +13,14 @@ from m2v_finetune.backbones import frame_grid_of
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.errors import UserError
 from m2v_finetune.exporting.extra import import_extra
-from m2v_finetune.exporting.onnx_file import INPUT
+from m2v_finetune.exporting.onnx_file import INPUT, NOVELTY, OUTPUT, plain_metadata
 from m2v_finetune.files import require_readable
 from m2v_finetune.heads import Head
 from m2v_finetune.model import SECTION, TaskModel, parse_description
+from m2v_finetune.model.novelty import NUM_DISTANCES
+
+MAX_FRAMES = 1_000_000
+"""Largest number of frames of a window, several hours: a file with more is damaged."""
 
 
 class OnnxBackbone(nn.Module):
@@ -91,9 +96,45 @@ class OnnxModel(TaskModel):
             base_fingerprint=None,
         )
         self.session = session
+        self._check(path, [OUTPUT, NOVELTY] if saved.novelty_windows else [OUTPUT])
         # Part of the fingerprint of the model, by which a command resumes.
         digest = list(hashlib.sha256(content).digest())
         self.register_buffer("digest", torch.tensor(digest, dtype=torch.uint8))
+
+    def _check(self, path: Path, names: list[str]) -> None:
+        """Raise `UserError` if the network of the file is not the one that its metadata describe."""
+        network = self.session
+        outputs = [one.name for one in network.get_outputs()]
+        written = network.get_modelmeta().custom_metadata_map
+        problems = [
+            f"{key} of its metadata is {written.get(key)}, not {value}"
+            for key, value in plain_metadata(self).items()
+            if written.get(key) != value
+        ]
+        if [one.name for one in network.get_inputs()] != [INPUT]:
+            problems.append(f"its input is not {INPUT}")
+        if outputs != names:
+            problems.append(f"its outputs are {', '.join(outputs)}, not {', '.join(names)}")
+        num_frames = self.backbone.frame_grid.num_frames(self.window_samples)
+        if not 1 <= num_frames <= MAX_FRAMES:
+            problems.append(f"a window has {num_frames} frames")
+        if not problems:
+            frames = (num_frames,) if self.task.on_frames else ()
+            expected = [(1, *frames, self.task.num_outputs), (1, NUM_DISTANCES)][: len(outputs)]
+            try:
+                window = np.zeros((1, self.window_samples), np.float32)
+                shapes = [one.shape for one in network.run(None, {INPUT: window})]
+            except Exception as error:  # of ONNX Runtime, whose errors have no common class
+                problems.append(f"it cannot be run: {str(error).splitlines()[0]}")
+            else:
+                if shapes != expected:
+                    problems.append(f"its outputs have the shapes {shapes}, not {expected}")
+        if problems:
+            raise UserError(
+                f"{path} is no ONNX file of this version of m2v export onnx: {'; '.join(problems)}. Export "
+                "the model again.",
+                code="onnx-unreadable",
+            )
 
     def forward(self, inputs: Tensor, *others: Tensor) -> Tensor:
         """Return the logits of waveforms (batch, samples), on the CPU."""

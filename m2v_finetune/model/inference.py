@@ -185,9 +185,10 @@ def check_file(path: Path) -> CheckedTrack:
 
 def checked_paths(files: Sequence[str | Path]) -> list[Path]:
     """Return paths; raise `UserError` for anything else."""
-    paths = [files] if isinstance(files, str | Path) else list(files)
+    is_list = isinstance(files, Iterable) and not isinstance(files, str | bytes | Path)
+    paths: list[Any] = list(files) if is_list else [files]
     strange = [type(one).__name__ for one in paths if not isinstance(one, str | Path)]
-    if strange or isinstance(files, str | Path):
+    if strange or not is_list:
         raise UserError(
             f"predict_many takes a list of paths, not {strange[0] if strange else 'one path'}. For "
             "arrays and file objects, call predict for each.",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from m2v_finetune.backbones import Backbone, LayerWeighting
 from m2v_finetune.backbones.classifier import LinearClassifier, build_classifier
 from m2v_finetune.errors import UserError
-from m2v_finetune.heads import ClipHead, Standardization
+from m2v_finetune.heads import ClipHead, MaskHead, Standardization
 from m2v_finetune.model.metadata import CONFIG_FILE, WEIGHTS_FILE
 from m2v_finetune.tasks.clips import ProblemType
 from m2v_finetune.tuning import METHODS, merge_adapters
@@ -56,7 +56,7 @@ def require_native(model: "TaskModel", *, is_trained: bool = True) -> None:
         "--data.features.",
         "export-task": (problem_type(model) is None or not isinstance(model.head, ClipHead))
         and f"it has a class of networks for labels of a clip, and none for the task {model.task.name}. Use "
-        "`m2v export onnx`.",
+        f"`{'m2v predict' if isinstance(model.head, MaskHead) else 'm2v export onnx'}`.",
         "export-one-class": problem_type(model) == "single_label_classification"
         and model.task.num_outputs < 2
         and "it has one class, so its answer is always the same. Train with two classes at least.",

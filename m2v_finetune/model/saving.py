@@ -208,7 +208,9 @@ def _build_backbone(saved: SavedModel, path: Path, access: HubAccess) -> AnyBack
             normalize=of_backbone.normalize,
             num_layers=of_backbone.num_layers,
         )
-        if METHODS[saved.tuning.method].adds == "modules":
+        if METHODS[saved.tuning.method].adds == "folded":  # its modules are merged into the weights
+            backbone.requires_grad_(False)
+        else:
             apply_tuning(backbone, saved.tuning)
         return backbone
     backbone = load_backbone(

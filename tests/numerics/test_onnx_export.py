@@ -1,6 +1,7 @@
 """ONNX Runtime computes what torch computes, for windows and for songs."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -12,16 +13,18 @@ import numpy as np
 import onnx
 import pytest
 import soundfile
+import soxr
 import torch
 from support.messages import raises
-from support.models import PUBLISHED
+from support.models import PUBLISHED, SAMPLES
 
 from m2v_finetune.calibration import PlattScaling
 from m2v_finetune.cli import main as m2v
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.exporting import OnnxModel, export_onnx
 from m2v_finetune.exporting.onnx_file import INPUT
-from m2v_finetune.model import TaskModel
+from m2v_finetune.model import SECTION, TaskModel
 from m2v_finetune.model.novelty import Novelty
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.emotion import Emotion
@@ -133,13 +136,100 @@ def test_every_checkpoint(checkpoint: str, pooling: str, shared_dir: Path, tmp_p
 
 
 @pytest.mark.exhaustive
-def test_float16_is_near(tmp_path: Path) -> None:
-    model = build("tagging")
+@pytest.mark.parametrize("source", ["random-small", "filterbank-small"])
+def test_float16_is_near(source: str, tmp_path: Path) -> None:
+    model = build("tagging", source=source)
     export_onnx(model, tmp_path / "half.onnx", precision="float16")
     export_onnx(model, tmp_path / "whole.onnx")
     sizes = [(tmp_path / f"{name}.onnx").stat().st_size for name in ("half", "whole")]
-    assert sizes[0] < 0.6 * sizes[1]
+    assert sizes[0] < 0.65 * sizes[1]
     assert largest_difference(model, tmp_path / "half.onnx") < 0.05
+    samples, rate = soundfile.read(QUICKSTART_DIR / "audio" / "test-000.ogg", dtype="float32")
+    samples = soxr.resample(samples, rate, model.backbone.sample_rate)[: model.window_samples]
+    clip = torch.from_numpy(samples)[None]
+    half = OnnxModel(tmp_path / "half.onnx")
+    for level_db, limit in ((0, 0.05), (-20, 0.05), (-40, 0.05), (-60, 0.2)):
+        quiet = clip * 10 ** (level_db / 20)
+        with torch.no_grad():
+            assert (half(quiet) - model(quiet)).abs().max() < limit, level_db
+
+
+def test_float16_has_the_same_unknown_tracks(folder: Path, tmp_path: Path) -> None:
+    model = TaskModel.from_pretrained(folder / "tagging")
+    export_onnx(model, tmp_path / "half.onnx", precision="float16")
+    half = OnnxModel(tmp_path / "half.onnx")
+    assert half.measures_novelty
+    for level in (1.0, 1e-3):
+        waveforms = level * 0.1 * torch.randn(3, SAMPLES)
+        with torch.no_grad():
+            expected = model.score(waveforms)[:, -2:]
+        torch.testing.assert_close(half.score(waveforms)[:, -2:], expected, rtol=0.02, atol=0)
+
+
+def with_section(proto: Any, **changes: Any) -> Any:
+    """Change settings of the model in the metadata of a file."""
+    [entry] = [one for one in proto.metadata_props if one.key == SECTION]
+    section = json.loads(entry.value)
+    for name, value in changes.items():
+        outer, _, inner = name.partition("__")
+        if inner:
+            section[outer][inner] = value
+        else:
+            section[outer] = value
+    entry.value = json.dumps(section)
+    return proto
+
+
+def with_identity(proto: Any, input_name: str) -> Any:
+    """Replace the network of a file by one that returns its input."""
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", "samples"])
+        for name in (input_name, "logits")
+    ]
+    node = onnx.helper.make_node("Identity", [input_name], ["logits"])
+    graph = onnx.helper.make_graph([node], "identity", values[:1], values[1:])
+    changed = onnx.helper.make_model(graph, opset_imports=proto.opset_import)
+    changed.ir_version = proto.ir_version
+    changed.metadata_props.extend(proto.metadata_props)
+    return changed
+
+
+def with_rate(proto: Any) -> Any:
+    [entry] = [one for one in proto.metadata_props if one.key == "sample_rate"]
+    entry.value = "44100"
+    return proto
+
+
+def without_novelty(proto: Any) -> Any:
+    proto.graph.output.pop()
+    return proto
+
+
+OTHER_NETWORKS = {
+    "another network": lambda proto: with_section(
+        with_identity(proto, "waveforms"), novelty_windows=0
+    ),
+    "another input": lambda proto: with_section(with_identity(proto, "x"), novelty_windows=0),
+    "another task": lambda proto: with_section(
+        proto, task=TASKS["beats"].from_settings(TASKS["beats"].settings_class()).to_dict()
+    ),
+    "other labels": lambda proto: with_section(proto, task__labels=["a", "b", "c"]),
+    "a short window": lambda proto: with_section(proto, window_seconds=0.001, hop_seconds=0.001),
+    "a long window": lambda proto: with_section(proto, window_seconds=1e9),
+    "another rate in the section": lambda proto: with_section(proto, backbone__sample_rate=44100),
+    "another rate beside the section": with_rate,
+    "no novelty": without_novelty,
+}
+
+
+@pytest.mark.parametrize("case", OTHER_NETWORKS)
+def test_a_file_whose_network_is_not_that_of_its_metadata_is_refused(
+    case: str, folder: Path, tmp_path: Path
+) -> None:
+    proto = OTHER_NETWORKS[case](onnx.load(folder / "tagging.onnx"))
+    (tmp_path / "changed.onnx").write_bytes(proto.SerializeToString())
+    with raises("onnx-unreadable", "changed.onnx"):
+        OnnxModel(tmp_path / "changed.onnx")
 
 
 def run_m2v(*words: object) -> int:
@@ -293,6 +383,8 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with raises("model-missing", "m2v export onnx"):
         OnnxModel(folder / "tagging")
     (tmp_path / "other.onnx").write_bytes(b"no model")
+    with raises("output-not-writable", "/proc/x"):
+        export_onnx(model, "/proc/x/y.onnx")
     with raises("onnx-unreadable", "other.onnx"):
         OnnxModel(tmp_path / "other.onnx")
     with raises("model-missing"):

@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from m2v_finetune.errors import UserError
 from m2v_finetune.files import as_json, write_atomically
 from m2v_finetune.tasks.shown import Shown
 
@@ -33,11 +34,22 @@ class Stems:
         self.names = tuple(names)
         self.sample_rate = sample_rate
         self.num_samples = num_samples
-        self._chunks = chunks
+        self._chunks: Iterator[Array] | None = chunks
 
     def chunks(self) -> Iterator[Array]:
-        """Yield the stems from start to end, (stems, channels, samples) each time."""
-        return self._chunks
+        """Yield the stems from start to end, (stems, channels, samples) each time.
+
+        Raises:
+            UserError: They were read before.
+        """
+        if self._chunks is None:
+            raise UserError(
+                "The stems were read before; they are computed while they are read, once. Keep what "
+                "arrays() returned, or predict again.",
+                code="stems-read-twice",
+            )
+        chunks, self._chunks = self._chunks, None
+        return chunks
 
     def arrays(self) -> dict[str, Array]:
         """Return each stem, (channels, num_samples)."""
