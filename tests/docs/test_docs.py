@@ -182,6 +182,30 @@ def test_every_block_is_run_or_states_why_not() -> None:
     assert not unmarked, f"comments that are no marker: {[(b.name, b.marker) for b in unmarked]}"
 
 
+def test_each_way_to_use_a_model_has_a_block_that_is_tested() -> None:
+    """The blocks are those of the section that a row of the README's table links to."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Ways to use a model")[2].partition("## ")[0]
+    links = re.findall(r"\]\((docs/[\w-]+\.md)(?:#([\w-]+))?\) \|$", table, flags=re.MULTILINE)
+    assert len(links) == sum(line.startswith("| ") for line in table.splitlines()) - 1
+    for page, anchor in links:
+        lines = (REPOSITORY / page).read_text(encoding="utf-8").splitlines()
+        starts = [n for n, line in enumerate(lines) if re.match("##? ", line)]
+        named = [
+            re.sub(r"[^\w\- ]", "", lines[n].lstrip("# ").lower()).replace(" ", "-") for n in starts
+        ]
+        first = starts[named.index(anchor)] if anchor else 0
+        last = next((n for n in starts if n > first and anchor), len(lines))
+        tested = [
+            block
+            for block in BLOCKS[page]
+            if first < block.line <= last
+            and block.language in RUN_LANGUAGES
+            and block.marker != NEEDS_A_DOWNLOAD
+        ]
+        assert tested, f"{page}#{anchor}"
+
+
 @pytest.mark.parametrize("which", ["first page", *exhaustive("other pages")])
 def test_the_blocks_of_pages_run(which: str, tmp_path: Path) -> None:
     runnable = [

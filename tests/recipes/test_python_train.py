@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.forked import run_forked
 from support.messages import raises
@@ -56,6 +57,9 @@ def losses(folder: Path) -> list[float]:
         ("tagging", {"training": {"epoch": 3}}, "config-invalid", "epoch"),
         ("tagging", {"training": {"epochs": "three"}}, "config-invalid", "three"),
         ("tagging", {"trainig": {"epochs": 3}}, "config-invalid", "trainig"),
+        ("tagging", {"task": {"pos_weight": -1.0}}, "settings-range", "task.pos_weight"),
+        ("tagging", {"training": {"epochs": np.int64(-3)}}, "settings-range", "-3"),
+        ("tagging", {"training": {"epochs": object()}}, "config-invalid", "training.epochs"),
         ("tagging", {"data": "missing.csv"}, "data-not-found", "missing.csv"),
         ("tagging", {"config": "missing.yaml"}, "config-not-found", "missing.yaml"),
     ],

@@ -1,6 +1,7 @@
 """The parts of the demo that need no browser: clicks, what is shown, and the files of a Space."""
 
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from support.models import build_tagger
 from m2v_finetune import __version__
 from m2v_finetune.audio.clicks import ACCENT_HZ, CLICK_HZ, RECORDING_PEAK, add_clicks
 from m2v_finetune.cli import build_parser
-from m2v_finetune.demo import build_page, space_files
-from m2v_finetune.demo.page import heading
+from m2v_finetune.demo import build_page, launch_page, space_files
+from m2v_finetune.demo.page import LOOPBACK, heading
 from m2v_finetune.demo.space import installed_from
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.clip_prediction import ClipPrediction, WindowPrediction
@@ -99,6 +100,21 @@ def test_options_of_a_push_need_one() -> None:
     arguments = build_parser().parse_args(["demo", "me/my-tagger", "--private"])
     with raises("demo-push-options", "--push"):
         arguments.command(arguments)
+
+
+@pytest.mark.parametrize("port", [-5, 0, 99_999_999])
+def test_a_port_that_is_none(port: int) -> None:
+    arguments = build_parser().parse_args(["demo", "me/my-tagger", f"--port={port}"])
+    with raises("demo-port", port):
+        arguments.command(arguments)
+
+
+def test_a_port_that_another_program_uses(model: TaskModel) -> None:
+    pytest.importorskip("gradio")
+    with socket.create_server((LOOPBACK, 0)) as other:
+        port = other.getsockname()[1]
+        with raises("demo-port", port, "--port"):
+            launch_page(build_page(model, "mine"), port=port)
 
 
 def test_a_space_needs_a_model_on_the_hub(model: TaskModel, tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ def forms(stereo: np.ndarray, wav: Path) -> dict[str, tuple]:
         "tensor": (torch.from_numpy(stereo.T), rated),
         "tensor with gradient": (torch.from_numpy(stereo.T.copy()).requires_grad_(), rated),
         "mapping": ({"path": None, "array": stereo.T, "sampling_rate": RATE}, {}),
+        "row of numpy": ({"array": stereo.T, "sampling_rate": np.array(RATE)}, {}),
+        "row of torch": (
+            {"array": torch.from_numpy(stereo.T), "sampling_rate": torch.tensor(RATE)},
+            {},
+        ),
         "decoder": (Decoder(stereo.T), {}),
         "row with bytes": ({"bytes": wav.read_bytes(), "path": "elsewhere.wav"}, {}),
         "row with path": ({"bytes": None, "path": str(wav)}, {}),
@@ -133,6 +138,8 @@ def test_an_array_is_separated_with_its_channels(stereo: np.ndarray, wav: Path) 
             assert array.shape == (2, len(stereo))
             np.testing.assert_array_equal(array, of_file[name])
     assert expected.arrays().keys() == {"left", "right"}
+    with raises("stems-read-twice"):
+        expected.arrays()
 
 
 @pytest.mark.slow
@@ -273,7 +280,9 @@ def test_options_of_embeddings_that_are_none(wav: Path) -> None:
             backbone.embed(wav, window_seconds=seconds)
 
 
-@pytest.mark.parametrize("files", ["song.wav", Path("song.wav"), [SOUND], ["a.wav", None], [{}]])
+@pytest.mark.parametrize(
+    "files", ["song.wav", Path("song.wav"), b"song.wav", [SOUND], ["a.wav", None], [{}], None, 5]
+)
 def test_many_files_are_a_list_of_paths(files) -> None:
     with raises("audio-input-type", "list of paths"):
         build().predict_many(files)
@@ -394,6 +403,17 @@ def test_a_merged_model_gives_the_same_and_is_saved_whole(tmp_path: Path, wav: P
     model.save_pretrained(tmp_path)
     loaded = TaskModel.from_pretrained(tmp_path, device="cpu")
     assert loaded.predict(wav).scores == model.predict(wav).scores
+
+
+@pytest.mark.parametrize("method", ["probe", "lora", "bitfit", "adapter"])
+def test_a_loaded_model_trains_what_its_method_trains(method: str, tmp_path: Path) -> None:
+    model = build(method=method)
+    model.save_pretrained(tmp_path / "model", weights="all")
+    loaded = TaskModel.from_pretrained(tmp_path / "model")
+    # Modules of LoRA are merged, so that head and layer weights are left.
+    expected = build(method="probe") if method == "lora" else model
+    assert loaded.trained_parts() == expected.trained_parts()
+    assert loaded.num_parameters(trainable=True) == expected.num_parameters(trainable=True)
 
 
 @pytest.mark.parametrize("method", ["probe", "lora", "bitfit"])
