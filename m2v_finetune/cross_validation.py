@@ -18,7 +18,7 @@ from m2v_finetune.files import write_atomically, write_json
 from m2v_finetune.publishing.harmless import harmless
 from m2v_finetune.publishing.report import read_finished_run, write_report
 from m2v_finetune.tasks import Task
-from m2v_finetune.tasks.clips import ClipTask
+from m2v_finetune.tasks.clips import ClipTask, has_labels
 from m2v_finetune.training.results import POOLED_SPLIT
 from m2v_finetune.training.run import wait_for_processes
 from m2v_finetune.training.run_folder import RunFolder
@@ -163,11 +163,7 @@ def pool_folds(folders: Sequence[Path], seed: int) -> PooledFolds:
 
 def _require_labels_in_each_fold(config: RecipeConfig, task_class: type[Task]) -> None:
     """Check, before anything is trained, that the training tracks of each fold have each label."""
-    is_of_labels = issubclass(task_class, ClipTask) and task_class.problem_type in (
-        "single_label_classification",
-        "multi_label_classification",
-    )
-    if not is_of_labels:
+    if not has_labels(task_class):
         return
     task_config: Any = getattr(config, "task")  # noqa: B009 (each recipe adds this section)
 

@@ -18,6 +18,7 @@ from m2v_finetune.metrics.power_law import fit_power_laws
 from m2v_finetune.plotting.learning_curve import plot_learning_curve
 from m2v_finetune.runs import train_task
 from m2v_finetune.tasks import Task
+from m2v_finetune.tasks.clips import has_labels
 from m2v_finetune.training.run import wait_for_processes
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.run_tracks import load_splits
@@ -90,11 +91,13 @@ def measure_curve(
                     replace(config.data, fold=fold),
                     label_column=task_config.label_column,
                     seed=config.run.seed,
+                    stratify=has_labels(task_class),
                 )[0]["train"]
                 for fold in folds
             ]
             task = task_class.from_training(task_config, train_splits[0])
-            sizes = _sizes(train_splits, config, settings, task_config.label_column)
+            label_column = task_config.label_column if has_labels(task_class) else None
+            sizes = _sizes(train_splits, config, settings, label_column)
             logger.info("Numbers of training tracks: %s", ", ".join(map(str, sizes)))
             if accelerator.is_main_process:
                 folder.create(config)  # refuses a curve of other settings
@@ -115,7 +118,10 @@ def measure_curve(
 
 
 def _sizes(
-    train_splits: Sequence[Any], config: RecipeConfig, settings: CurveSettings, label_column: str
+    train_splits: Sequence[Any],
+    config: RecipeConfig,
+    settings: CurveSettings,
+    label_column: str | None,
 ) -> list[int]:
     """Return the numbers of training tracks, the smallest first."""
     least = max(
@@ -133,9 +139,11 @@ def _sizes(
     sizes = [size for size in sizes if size >= max(least, 2)]
     if len(sizes) < 3:
         raise UserError(
-            "A learning curve needs 3 numbers of training tracks, each half of the next. There are "
-            f"{largest} training tracks, and {least} are needed for each label to occur. Add tracks, raise "
-            "--sizes, or name fewer labels by task.labels.",
+            "A learning curve needs 3 numbers of training tracks, each half of the next, and 2 or more. "
+            f"There are {largest} training tracks"
+            + (f", and {least} are needed for each label to occur" if least > 2 else "")
+            + ". Add tracks, or raise --sizes"
+            + (", or name fewer labels by task.labels." if least > 2 else "."),
             code="curve-too-few-tracks",
         )
     return sizes

@@ -26,6 +26,7 @@ from m2v_finetune.pretraining_runs import pretrain
 from m2v_finetune.publishing.publish import publish
 from m2v_finetune.settings import PRETRAIN, read_command, read_config
 from m2v_finetune.tasks import Task, find_task
+from m2v_finetune.tasks.clips import has_labels
 from m2v_finetune.training.defaults import complete_settings
 from m2v_finetune.training.distillation import (
     Loss,
@@ -207,6 +208,7 @@ def train_task(
             config.data,
             label_column=task_config.label_column,
             seed=config.run.seed,
+            stratify=has_labels(task_class),
             is_final=pooled is not None,
         )
         student = None if teacher is None else student_task(teacher, config)

@@ -67,7 +67,10 @@ def main() -> None:
     with Run.open(config, task="beats") as run:
         # Tracks and splits; annotations and audio of every track are checked.
         by_split, dataset = load_splits(
-            config.data, label_column=config.task.label_column, seed=config.run.seed
+            config.data,
+            label_column=config.task.label_column,
+            seed=config.run.seed,
+            stratify=False,  # the column has files, not labels
         )
         task, splits = check_run_tracks(by_split, BeatTracking, config, run)
         config = with_start_settings(config, task)  # of training.init_from

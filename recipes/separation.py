@@ -65,7 +65,10 @@ def main() -> None:
     with Run.open(config, task="separation") as run:
         # Tracks and splits; stems and audio of every track are checked.
         by_split, dataset = load_splits(
-            config.data, label_column=config.task.label_column, seed=config.run.seed
+            config.data,
+            label_column=config.task.label_column,
+            seed=config.run.seed,
+            stratify=False,  # the column has files, not labels
         )
         task, splits = check_run_tracks(by_split, Separation, config, run)
         config = with_start_settings(config, task)  # of training.init_from

@@ -85,7 +85,7 @@ def nested_subset(
         tracks: Training tracks.
         num_tracks: Size of the subset, at least 1.
         group_columns: As for `splitting.split_tracks`.
-        label_column: Column of the labels.
+        label_column: Column of the labels; None for none.
         seed: Seed of the order.
 
     Raises:
@@ -168,12 +168,10 @@ def _assign(strata: Sequence[str], groups: Sequence[str], num_folds: int, seed: 
 
 
 def _rarest_labels(tracks: Sequence[Track], column: str | None) -> list[str]:
-    """Return the rarest label of each track; empty for all where labels do not repeat, such as numbers."""
+    """Return the rarest label of each track; empty without any."""
     labels = [_labels(track, column) for track in tracks]
     counts = Counter(label for own in labels for label in own)
-    rarest = [min(own, key=lambda label: (counts[label], label), default="") for own in labels]
-    # Numbers and names of files occur about once: then there is nothing to spread.
-    return rarest if len(set(rarest)) <= len(tracks) / 4 else [""] * len(tracks)
+    return [min(own, key=lambda label: (counts[label], label), default="") for own in labels]
 
 
 def _labels(track: Track, column: str | None) -> set[str]:

@@ -14,8 +14,20 @@ from m2v_finetune.errors import UserError
 
 NUM_RANDOM_TRIALS = 8
 """Number of trials before Optuna's TPE sampler uses the earlier ones."""
-FIXED = ("data.source", "run.output_dir", "run.resume")
-"""Settings that a search does not vary."""
+FIXED = {
+    *("data.source", "data.features", "data.folds", "data.fold", "data.final_model"),
+    *("data.validation_fraction", "data.test_fraction", "data.group_columns", "data.on_bad_track"),
+    *("task.label_column", "task.target_columns", "task.labels", "task.ignore_unknown_labels"),
+}
+FIXED_SECTIONS = ("run", "cache", "publish")
+"""Settings that a search does not vary: with another seed, or others of these, the validation tracks or
+their labels would be others, and the best trial the one with the easiest."""
+SETTINGS_OF_STEPS = {
+    *("head.dropout", "task.label_smoothing", "task.focal_gamma", "data.sampling"),
+    *("augmentation.mixup_alpha", "training.epochs", "training.ema_decay"),
+    *("training.per_device_batch_size", "training.gradient_accumulation_steps"),
+}
+"""Settings beside those of the optimizer that a head has no use for if scikit-learn solves it."""
 FORMS = "log(1e-5,1e-2), uniform(0,0.5), int(1,8), or values such as probe,lora"
 
 
@@ -69,9 +81,10 @@ def parse_space(over: Sequence[str], known: Mapping[str, Any]) -> list[Dimension
 
 def _parse(text: str, known: Mapping[str, Any]) -> Dimension:
     key, _, form = text.partition("=")
-    if key in FIXED:
+    if key in FIXED or key.partition(".")[0] in FIXED_SECTIONS:
         raise UserError(
-            f"--over {text}: all trials of a search have the same {key}.",
+            f"--over {text}: all trials of a search have the same {key}, so that they are compared on the "
+            "same tracks.",
             code="search-space-invalid",
         )
     if key not in known:
@@ -145,4 +158,5 @@ def _is_used(key: str, base: Mapping[str, Any], chosen: Mapping[str, Any]) -> bo
         return bool(settings["tuning.method"] != "probe")
     if key == "head.hidden_size":  # a run refuses it where its kind of head, not searched, lacks it
         return bool(chosen.get("head.kind", "mlp") == "mlp")
-    return section != "optimizer" or settings["head.kind"] not in ("logistic", "ridge")
+    is_solved = settings["head.kind"] in ("logistic", "ridge")
+    return not (is_solved and (section == "optimizer" or key in SETTINGS_OF_STEPS))

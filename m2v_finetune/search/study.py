@@ -34,8 +34,9 @@ DATABASE = "study.db"
 FAILED = "error"
 """User attribute of a trial: why it failed."""
 COMBINATIONS = ("settings-conflict", "head-unsupported-setting")
-CONFLICTS = (*COMBINATIONS, "settings-range")
-"""Codes of errors that fail one trial, as its settings do not fit together; others end the search."""
+FAILURES = (*COMBINATIONS, "settings-range", "training-not-finite")
+"""Codes of errors that fail one trial, whose settings do not fit together or diverge. So do those of memory;
+others end the search."""
 NUM_UNPRUNED = 5
 """Number of complete trials before others are pruned."""
 
@@ -226,9 +227,9 @@ def _run_trial(
         logger.info("Trial %d was stopped: it is below the median of the others.", trial.number)
         study.tell(trial, state=TrialState.PRUNED)
     except UserError as error:
-        if error.code not in CONFLICTS:
+        if error.code not in FAILURES and "memory" not in error.code:
             raise
-        logger.warning("Trial %d cannot be run: %s", trial.number, error)
+        logger.warning("Trial %d failed: %s", trial.number, error)
         trial.set_user_attr(FAILED, str(error))
         study.tell(trial, state=TrialState.FAIL)
     else:

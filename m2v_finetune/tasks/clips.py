@@ -19,7 +19,7 @@ from m2v_finetune.data.manifest import Track
 from m2v_finetune.heads import ClipHead, Head
 from m2v_finetune.metrics.intervals import Statistic
 from m2v_finetune.tasks.clip_prediction import ClipPrediction, WindowPrediction
-from m2v_finetune.tasks.task import WindowScores
+from m2v_finetune.tasks.task import Task, WindowScores
 
 Array = NDArray[np.float32]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -215,3 +215,8 @@ class ClipTask(ABC):
 def stack_evaluated(evaluated: Sequence[EvaluatedClip]) -> tuple[Array, Array]:
     """Return targets (tracks, ...) and scores (tracks, num_outputs)."""
     return np.stack([one.target for one in evaluated]), np.stack([one.scores for one in evaluated])
+
+
+def has_labels(task_class: type[Task]) -> bool:
+    """Return whether the label column of a task has names of labels: no numbers, and no files."""
+    return issubclass(task_class, ClipTask) and task_class.problem_type != "regression"

@@ -45,6 +45,7 @@ def load_splits(
     *,
     label_column: str | None,
     seed: int,
+    stratify: bool = True,
     is_final: bool = False,
 ) -> tuple[dict[str, list[Track]], DatasetInfo]:
     """Return the tracks of the data source by split, and the facts about the data set.
@@ -53,6 +54,8 @@ def load_splits(
         data: Source of the tracks, and the fractions of the splits where the source has none.
         label_column: Column of the labels; None where no labels are needed.
         seed: Seed of the splits.
+        stratify: Whether folds and subsets of the training tracks spread the labels of the column; False
+            where it has files or numbers, of which each occurs about once.
         is_final: Whether the run is that of ``data.final_model``, which has no test split.
 
     Returns:
@@ -79,7 +82,7 @@ def load_splits(
         splits = fold_splits(
             tracks,
             group_columns=data.group_columns,
-            label_column=label_column,
+            label_column=label_column if stratify else None,
             num_folds=folds,
             fold=data.fold,
             validation_fraction=data.validation_fraction,
@@ -98,7 +101,7 @@ def load_splits(
             splits["train"],
             data.num_train_tracks,
             group_columns=data.group_columns,
-            label_column=label_column,
+            label_column=label_column if stratify else None,
             seed=data.subset_seed,
         )
         if unused:

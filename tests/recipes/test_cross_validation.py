@@ -12,12 +12,15 @@ from support.processes import run_ranks
 from support.runs import reset_accelerate
 
 from m2v_finetune import TaskModel, runs
+from m2v_finetune.config import DataConfig
 from m2v_finetune.data.folds import fold_splits, least_subset, nested_subset
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.publishing.comparison import compare_runs
 from m2v_finetune.runs import read_config, train_task
-from m2v_finetune.tasks import find_task
+from m2v_finetune.tasks import TASKS, find_task
+from m2v_finetune.tasks.clips import has_labels
 from m2v_finetune.training import solved_head
+from m2v_finetune.training.run_tracks import load_splits
 
 NUM_FOLDS = 3
 
@@ -272,3 +275,29 @@ def test_subsets_are_nested_and_have_every_label():
     labels = {t.id: t.columns["tags"][0] for t in TRACKS}
     assert {labels[name] for name in sizes[0]} == {"tag 0", "tag 1", "tag 2"}
     assert subset(8) != subset(8, seed=1)
+
+
+@pytest.mark.parametrize("name", ["beats", "emotion", "separation"])
+def test_subsets_of_files_and_numbers_are_drawn_at_random(name, tmp_path):
+    """Each value occurs about once, so that no label is to be covered."""
+    columns = {"beats": "beats", "emotion": "arousal", "separation": "stems"}
+    values = {"beats": "{}.beats", "emotion": "{}", "separation": "stems/{}"}
+    lines = ["id,path,split," + columns[name]]
+    for n in range(60):
+        split = "train" if n < 40 else "validation" if n < 50 else "test"
+        lines.append(f"{n:02d},{n}.wav,{split},{values[name].format(n - 20)}")
+    (tmp_path / "songs.csv").write_text("\n".join(lines))
+
+    def subset(size, seed):
+        data = DataConfig(
+            source=str(tmp_path / "songs.csv"), num_train_tracks=size, subset_seed=seed
+        )
+        splits, _ = load_splits(
+            data, label_column=columns[name], seed=0, stratify=has_labels(TASKS[name])
+        )
+        return {track.id for track in splits["train"]}
+
+    chosen = [subset(10, seed) for seed in range(8)]
+    assert len(set(map(frozenset, chosen))) == 8
+    assert len(set.union(*chosen)) > 30  # not the same ones each time
+    assert subset(5, 0) < subset(10, 0) < subset(20, 0)

@@ -1,6 +1,9 @@
 """Search of settings: the same trials after a kill, validation alone, one cache, a config to train."""
 
 import json
+import math
+import multiprocessing
+import os
 import shutil
 import time
 
@@ -180,6 +183,50 @@ def test_a_trial_with_the_settings_of_another_takes_its_result(manifest, tmp_pat
     assert search(manifest, tmp_path / "search", over=["tuning.method=probe,lora"]) == content
 
 
+def test_a_trial_that_diverges_fails_alone(manifest, tmp_path):
+    """Trained in earnest: the gradients of the first trial are soon not finite."""
+    over = ["optimizer.learning_rate=log(1e-3,1e30)"]
+    content = search(manifest, tmp_path / "search", over=over, trials=4)
+    states = {one["number"]: one["state"] for one in content["trials"]}
+    assert set(states.values()) == {"complete", "fail"}
+    failed = next(one for one in content["trials"] if one["state"] == "fail")
+    assert failed["settings"]["optimizer.learning_rate"] > 1e3
+    assert "finite" in failed["error"]
+    assert search(manifest, tmp_path / "search", over=over, trials=4) == content
+
+
+KILLED = 9
+
+
+def test_trials_by_model_and_pruner_are_the_same_after_a_kill(manifest, tmp_path, monkeypatch):
+    """Beyond the first random and unpruned trials, with a metric that is a function of the settings."""
+
+    def train(config, task, *, is_search, on_epoch):
+        distance = abs(math.log10(config.optimizer.learning_rate) + 2.5) + config.head.dropout
+        number = int(config.run.output_dir[-4:])
+        for epoch in range(1, 5):
+            on_epoch(epoch, {"accuracy": (1 - 0.2 * distance) * epoch / 4})
+            if number == kill["number"] and epoch == 1:
+                os._exit(KILLED)
+        return type("Run", (), {"results": {"validation": {"accuracy": 1 - 0.2 * distance}}})
+
+    monkeypatch.setattr(study_module, "train_task", train)
+    over = ["optimizer.learning_rate=log(1e-5,1e-1)", "head.dropout=uniform(0,0.5)"]
+    kill = {"number": None}
+    whole = search(manifest, tmp_path / "whole", over=over, trials=16)
+    states = [one["state"] for one in whole["trials"]]
+    assert "pruned" in states[8:]
+    kill = {"number": 8 + states[8:].index("complete")}  # in it, after its first epoch
+    child = multiprocessing.get_context("fork").Process(
+        target=search, args=(manifest, tmp_path / "cut"), kwargs={"over": over, "trials": 16}
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == KILLED
+    kill = {"number": None}
+    assert search(manifest, tmp_path / "cut", over=over, trials=16) == whole
+
+
 @pytest.mark.exhaustive
 def test_settings_that_conflict_fail_one_trial(manifest, tmp_path):
     over = ["backbone.layer_weighting=softmax,conv1d"]
@@ -204,6 +251,11 @@ def test_settings_that_conflict_fail_one_trial(manifest, tmp_path):
         ["tuning.r=1,2", "tuning.r=3,4"],
         ["run.output_dir=a,b"],
         ["data.source=a,b"],
+        ["data.folds=2,3"],
+        ["data.validation_fraction=uniform(0.1,0.3)"],
+        ["run.seed=int(1,5)"],
+        ["task.label_column=style,other"],
+        ["publish.private=true,false"],
         ["tuning.method=probe,nonsense"],
         ["training.mixup=1,2"],
         ["head.dropout=uniform(0.5,1.6)"],

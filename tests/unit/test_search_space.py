@@ -24,6 +24,14 @@ def test_a_hidden_size_is_of_trials_with_a_hidden_layer():
     assert all("head.hidden_size" in one for one in suggested(["head.hidden_size=16,32"]))
 
 
+def test_settings_of_steps_are_of_heads_that_are_trained_by_steps():
+    over = ["head.kind=linear,logistic", "head.dropout=uniform(0,0.5)", "training.ema_decay=0,0.99"]
+    over += ["task.label_smoothing=0,0.1", "augmentation.mixup_alpha=0,0.2"]
+    for one in suggested(over):
+        names = {text.partition("=")[0] for text in over}
+        assert one.keys() == (names if one["head.kind"] == "linear" else {"head.kind"})
+
+
 def test_rates_of_the_optimizer_are_of_heads_that_it_trains():
     found = suggested(["optimizer.learning_rate=log(1e-4,1e-2)", "head.kind=linear,logistic"])
     assert {one["head.kind"] for one in found} == {"linear", "logistic"}
