@@ -98,12 +98,23 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _merge(arguments: argparse.Namespace) -> None:
+    from m2v_finetune.backbones.checkpoints import CHECKPOINTS
+    from m2v_finetune.hub import is_repo_id
+    from m2v_finetune.path_hints import did_you_mean
+
     sources, output = arguments.sources, arguments.output
     if len({Path(source).resolve() for source in sources}) < len(sources):
         raise UserError(
             f"A source is named twice: {', '.join(sources)}. Name each model once.",
             code="average-same-model",
         )
+    for source in sources:
+        if not Path(source).exists() and source not in CHECKPOINTS and not is_repo_id(source):
+            raise UserError(
+                f"There is no {source}. Name the folder model/ of a run, or a Hub id."
+                f"{did_you_mean(Path(source).absolute())}",
+                code="model-not-found",
+            )
     are_models = [_is_model(source) for source in sources]
     if all(are_models):
         from m2v_finetune.model.averaging import write_model_average

@@ -60,7 +60,7 @@ def add_commands(commands: Commands) -> None:
         "--top",
         type=count,
         default=10,
-        help="number of labels to show in text (default: %(default)s)",
+        help="number of labels to show in text, without --decide (default: %(default)s)",
     )
     predict.add_argument(
         "--decide",
@@ -230,7 +230,8 @@ def _require_decisions(arguments: argparse.Namespace, model: "TaskModel") -> Non
         raise UserError(
             f"--decide needs labels with thresholds, and this model of the task {task.name} has none. "
             "A tagger gets them in training: train it again, or resume its finished run with "
-            "--run.resume auto.",
+            "--run.resume auto. An average of models gets them in a short run from it, by "
+            "--training.init_from.",
             code="model-without-thresholds",
         )
 

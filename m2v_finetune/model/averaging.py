@@ -1,6 +1,6 @@
 """Average of the weights of models that were trained from the same start."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,9 @@ from m2v_finetune.tuning import METHODS
 
 if TYPE_CHECKING:
     from m2v_finetune.model.task_model import TaskModel
+
+MAX_LISTED = 300
+"""Longest text of two values, in characters, in a message."""
 
 
 def average_models(models: "Sequence[TaskModel]", names: Sequence[str]) -> "TaskModel":
@@ -42,7 +45,8 @@ def average_models(models: "Sequence[TaskModel]", names: Sequence[str]) -> "Task
         different = [key for key in own if own[key] != other[key]]
         if different:
             raise UserError(
-                f"{names[0]} and {name} differ in {', '.join(different)}, so they have no average. Give "
+                f"{names[0]} and {name} differ in {_listed(different, own, other)}, so they have no average. "
+                "Give "
                 "models of one task with the same labels and settings of backbone, head and windows.",
                 code="average-other-model",
             )
@@ -61,6 +65,14 @@ def average_models(models: "Sequence[TaskModel]", names: Sequence[str]) -> "Task
                 tensor.copy_(mean)
     first.task, first.novelty = _uncalibrated(first.task), None
     return first.eval()
+
+
+def _listed(different: Sequence[str], own: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return facts that differ, with their values where they are short."""
+    texts = [f"{key} ({own[key]} and {other[key]})" for key in different]
+    return ", ".join(
+        text if len(text) <= MAX_LISTED else key for key, text in zip(different, texts, strict=True)
+    )
 
 
 def _facts(model: "TaskModel") -> dict[str, Any]:

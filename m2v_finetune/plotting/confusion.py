@@ -66,9 +66,9 @@ def confusion_figure(
     is_written = len(labels) <= MAX_WRITTEN_CLASSES
     step = 1 if is_written else next(s for s in TICK_STEPS if len(labels) <= s * MAX_TICKS)
     ticks = range(0, len(labels), step)
-    names = [shortened(labels[i]) for i in ticks]
+    names = [shortened(labels[i], 40 if is_written else 20) for i in ticks]
     longest = max(map(len, names))
-    is_tilted = is_written and longest * len(names) > 70
+    is_tilted = longest * len(names) > 70
     height_inches = 2.6 + 0.22 * len(labels) + (0.05 * longest if is_tilted else 0)
     figure = new_figure(height_inches=height_inches if is_written else 7.0)
     axes = figure.add_subplot()

@@ -29,6 +29,8 @@ from m2v_finetune.plotting.style import (
 )
 
 MAX_MARKED_POINTS = 40
+MAX_HALF_LEGEND = 24
+"""Longest name of a metric, in characters, for two columns of the legend."""
 
 
 def plot_layer_weights(
@@ -102,7 +104,9 @@ def training_figure(
     ends = [line["step"] for line in evaluated]
     steps_per_epoch = ends[-1] / evaluated[-1]["epoch"]
     is_short = len(evaluated) <= MAX_MARKED_POINTS
-    figure = new_figure(height_inches=5.8)
+    names = [metric_names.get(key, key) for key in evaluated[0]["validation"]]
+    num_columns = 1 if max(map(len, names)) > MAX_HALF_LEGEND else 2
+    figure = new_figure(height_inches=5.6 + 0.2 * math.ceil(len(names) / num_columns))
     upper, lower = figure.subplots(2, 1, sharex=True)
 
     style_axes(upper, grid="y")
@@ -139,7 +143,11 @@ def training_figure(
     lower.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
     lower.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     legend = lower.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=2, frameon=False, fontsize=10
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1),
+        ncols=num_columns,
+        frameon=False,
+        fontsize=10,
     )
     without_math(legend)
     figure.align_ylabels()

@@ -3,7 +3,11 @@
 Figures are built without pyplot, so nothing global is changed and no display is needed.
 """
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
+from matplotlib.text import Text
 
 from m2v_finetune.files import write_atomically
 
@@ -44,6 +50,13 @@ WHITE_TO_BLUE = LinearSegmentedColormap.from_list(
 )
 DASHES = (0, (4, 3))
 MAX_LABEL_CHARACTERS = 40
+EAST_ASIAN_FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Source Han Sans"),
+    *("WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "IPAGothic", "NanumGothic"),  # Linux
+    *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo"),  # macOS
+    *("Yu Gothic", "Microsoft YaHei", "Malgun Gothic"),  # Windows
+)
+"""Fonts with Chinese, Japanese or Korean characters, which DejaVu Sans lacks."""
 
 
 def new_figure(*, height_inches: float) -> Figure:
@@ -134,13 +147,31 @@ def ink_on(color: Any) -> str:
     return "white" if luminance < 0.22 else INK
 
 
-def shortened(label: str) -> str:
+def shortened(label: str, max_characters: int = MAX_LABEL_CHARACTERS) -> str:
     """Return a label in one line that can be drawn, cut where it is too long for a picture."""
     # Bytes of a file name that are not UTF-8 have no glyph, and control characters no visible one.
     text = " ".join(label.split()).encode(errors="backslashreplace").decode()
     text = "".join(character if character.isprintable() else "\ufffd" for character in text)
-    over = len(text) > MAX_LABEL_CHARACTERS
-    return text[: MAX_LABEL_CHARACTERS - 1] + "…" if over else text
+    return text[: max_characters - 1] + "…" if len(text) > max_characters else text
+
+
+@contextmanager
+def _quiet_fonts() -> Iterator[None]:
+    """Hide the log of matplotlib about weights that an installed font lacks."""
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@cache
+def font_families() -> list[str]:
+    """Return matplotlib's own font, and installed ones with the scripts that it lacks."""
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in EAST_ASIAN_FONTS if name in installed)]
 
 
 def without_math(legend: Legend) -> None:
@@ -152,7 +183,10 @@ def without_math(legend: Legend) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file, atomically; its folder is created if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
+    families = font_families()
+    for text in figure.findobj(Text):
+        text.set_fontfamily(families)
+    with warnings.catch_warnings(), _quiet_fonts():
         # An emoji is drawn as a box; the user does not need a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         write_atomically(

@@ -21,6 +21,8 @@ from m2v_finetune.publishing.card import (
 )
 from m2v_finetune.publishing.harmless import harmless
 from m2v_finetune.publishing.report import write_report
+from m2v_finetune.publishing.report_tracks import NUM_TIMELINES, TRACK_FOLDER, lowest
+from m2v_finetune.tasks.clips import EvaluatedClip
 from m2v_finetune.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -62,7 +64,12 @@ def publish(
         write_card(folder.model, card)
         model.card = card
     with harmless("The plots of the model folder"):
-        shutil.copytree(folder.plots, folder.model / "plots", dirs_exist_ok=True)
+        shutil.copytree(
+            folder.plots,
+            folder.model / "plots",
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns(TRACK_FOLDER.format("*")),
+        )
     logger.info("The model and its card are in %s", folder.model)
     with harmless("The report"):
         write_report(folder.path)
@@ -119,4 +126,16 @@ def draw_plots(
             tracks=tracks,
             predict=model.predict_track,
         )
+    if not isinstance(evaluated[0], EvaluatedClip):
+        with harmless("The time lines of the worst tracks"):
+            for number, i in enumerate(lowest(model.task, evaluated)[:NUM_TIMELINES], start=1):
+                place = folder.plots / TRACK_FOLDER.format(number)
+                place.mkdir(exist_ok=True)
+                model.task.plot(
+                    place,
+                    results=results,
+                    evaluated=[evaluated[i]],
+                    tracks=[tracks[i]],
+                    predict=model.predict_track,
+                )
     return captions

@@ -62,6 +62,7 @@ def write_report(run_dir: Path) -> Path:
         novelty=describe_novelty(results),
         threshold_rows=_threshold_rows(results),
         pictures=_pictures(folder),
+        data_address=_data_address,
         lists=track_lists(task, tracks, folder.path) if tracks else [],
         method_rows=_method_rows(folder, results),
         settings=folder.config.read_text(encoding="utf-8"),
@@ -159,13 +160,15 @@ def _cell(value: float | None) -> tuple[str, float]:
     return (f"{value:,}" if isinstance(value, int) else f"{value:.3f}"), value
 
 
+def _data_address(path: Path) -> str:
+    """Return a picture as an address that has its content."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
 def _pictures(folder: RunFolder) -> dict[str, Any]:
     """Return the plots as data addresses: of training, layers and reliability, and of the task by name."""
     found = {path.name: path for path in sorted(folder.plots.glob("*.png"))}
-    encoded = {
-        name: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-        for name, path in found.items()
-    }
+    encoded = {name: _data_address(path) for name, path in found.items()}
     return {
         "training": encoded.pop(TRAINING_PICTURE, None),
         "layers": encoded.pop(LAYER_PICTURE, None),

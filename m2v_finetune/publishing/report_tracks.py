@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,15 +14,37 @@ from numpy.typing import NDArray
 
 from m2v_finetune.publishing.text import shown_number
 from m2v_finetune.tasks import Task
+from m2v_finetune.tasks.clip_prediction import WindowPrediction
 from m2v_finetune.tasks.clips import EvaluatedClip, stack_evaluated
 from m2v_finetune.training.track_results import TrackResult
 
+TRACK_FOLDER = "track-{}"
+"""Folder below ``plots/`` with the picture of a track of lowest metric, by its number from 1."""
+NUM_TIMELINES = 3
+"""Number of such tracks."""
 NUM_SHOWN = 12
 """Number of tracks in each list."""
 NUM_LABELS = 4
 """Number of predicted labels of a track."""
 LEAST_PROBABILITY = 1e-7
 """Lower limit of a probability in a logarithm, that of float32 near 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Window of a time line.
+
+    Attributes:
+        share: Its share of the track up to the next window, in percent.
+        text: Its label, or its numbers.
+        about: Its times and scores.
+        is_right: Whether the track has the label; None for numbers.
+    """
+
+    share: float
+    text: str
+    about: str
+    is_right: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +58,8 @@ class ShownTrack:
         target: Annotated labels or numbers.
         prediction: Predicted ones.
         error: Number by which the list is ordered.
+        timeline: Windows of the track; empty for tracks of one window.
+        picture: File with a picture of annotation and prediction along the track, or None.
     """
 
     id: str
@@ -42,6 +68,8 @@ class ShownTrack:
     target: str
     prediction: str
     error: str
+    timeline: Sequence[Part] = ()
+    picture: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +104,14 @@ def track_lists(task: Task, results: Sequence[TrackResult], folder: Path) -> lis
     return [_of_numbers(labels, targets, scores, results, folder)]
 
 
+def lowest(task: Task, evaluated: Sequence[Any]) -> list[int]:
+    """Return the numbers of the tracks of lowest selection metric, the lowest first."""
+    values = [task.compute_metrics([one])[task.selection_metric] for one in evaluated]
+    return [int(i) for i in np.argsort(values, kind="stable") if not np.isnan(values[i])][
+        :NUM_SHOWN
+    ]
+
+
 def audio_link(path: Path, folder: Path) -> str | None:
     """Return the address of a file relative to a folder, for HTML; None if there is no such file.
 
@@ -106,6 +142,7 @@ def _of_classes(
             target=labels[targets[number]],
             prediction=_top(labels, scores[number]),
             error=error,
+            own={labels[targets[number]]},
         )
 
     worst = np.argsort(of_target, kind="stable")[:NUM_SHOWN]
@@ -145,6 +182,7 @@ def _of_tags(
             target=", ".join(own) or "none",
             prediction=prediction,
             error=error,
+            own=set(own),
         )
 
     worst = np.argsort(-losses, kind="stable")[:NUM_SHOWN]
@@ -203,8 +241,7 @@ def _of_numbers(
 
 def _by_metric(task: Task, results: Sequence[TrackResult], folder: Path) -> TrackList:
     metric = task.selection_metric
-    values = np.array([task.compute_metrics([one.evaluated])[metric] for one in results])
-    worst = [i for i in np.argsort(values, kind="stable") if not np.isnan(values[i])][:NUM_SHOWN]
+    worst = lowest(task, [one.evaluated for one in results])
 
     def others(evaluated: Any) -> str:
         row: Mapping[str, Any] = task.prediction_row(evaluated)
@@ -222,16 +259,31 @@ def _by_metric(task: Task, results: Sequence[TrackResult], folder: Path) -> Trac
                 folder,
                 target="",
                 prediction=others(results[i].evaluated),
-                error=values[i],
+                error=task.compute_metrics([results[i].evaluated])[metric],
+                picture=_picture(folder, n),
             )
-            for i in worst
+            for n, i in enumerate(worst, start=1)
         ],
     )
 
 
+def _picture(folder: Path, number: int) -> Path | None:
+    """Return the picture of a track of `lowest`, if one was drawn."""
+    drawn = (folder / "plots" / TRACK_FOLDER.format(number)).glob("*.png")
+    return next(iter(sorted(drawn)), None)
+
+
 def _shown(
-    result: TrackResult, folder: Path, *, target: str, prediction: str, error: float
+    result: TrackResult,
+    folder: Path,
+    *,
+    target: str,
+    prediction: str,
+    error: float,
+    own: AbstractSet[str] | None = None,
+    picture: Path | None = None,
 ) -> ShownTrack:
+    windows = result.evaluated.timeline if isinstance(result.evaluated, EvaluatedClip) else ()
     return ShownTrack(
         id=result.id,
         audio=audio_link(result.path, folder),
@@ -239,7 +291,28 @@ def _shown(
         target=target,
         prediction=prediction,
         error=f"{error:.3f}",
+        timeline=_parts(windows, own),
+        picture=picture,
     )
+
+
+def _parts(windows: Sequence[WindowPrediction], own: AbstractSet[str] | None) -> list[Part]:
+    """Return the parts of a time line; ``own`` are the labels of the track, None for numbers."""
+    if not windows:
+        return []
+    starts = [one.start_seconds for one in windows] + [windows[-1].end_seconds]
+    parts = []
+    for one, (start, end) in zip(windows, pairwise(starts), strict=True):
+        listed = ", ".join(f"{label} {score:.2f}" for label, score in one.scores.items())
+        parts.append(
+            Part(
+                share=100 * (end - start) / starts[-1],
+                text=listed if own is None else next(iter(one.scores)),
+                about=f"{one.start_seconds:.1f} to {one.end_seconds:.1f} s: {listed}",
+                is_right=None if own is None else own >= one.scores.keys(),
+            )
+        )
+    return parts
 
 
 def _top(labels: Sequence[str], scores: NDArray[np.float32]) -> str:

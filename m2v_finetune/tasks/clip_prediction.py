@@ -62,6 +62,22 @@ class ClipPrediction:
         """Return the labels of highest score, best first."""
         return _best(self.scores, count)
 
+    def short_timeline(self) -> tuple[WindowPrediction, ...]:
+        """Return the windows with their best label alone, or with all numbers of a regression.
+
+        Numbers are rounded for people. A single window has no time line.
+        """
+        if len(self.timeline) < 2:
+            return ()
+        return tuple(
+            WindowPrediction(
+                start_seconds=round(one.start_seconds, 3),
+                end_seconds=round(one.end_seconds, 3),
+                scores={label: round(score, 3) for label, score in self._shown(one.scores, 1)},
+            )
+            for one in self.timeline
+        )
+
     @property
     def label(self) -> str:
         """Label of highest score."""

@@ -38,11 +38,14 @@ class EvaluatedClip:
         target: Output of `targets` of the task.
         scores: Track-level scores, (num_outputs,).
         distances: Distances of the track, as in its prediction.
+        timeline: Windows of the track, for a report: each with the label of highest score, or with all
+            numbers of a regression; empty for tracks of one window.
     """
 
     target: Array
     scores: Array
     distances: tuple[float, ...] = ()
+    timeline: tuple[WindowPrediction, ...] = ()
 
     @property
     def novelty(self) -> float | None:
@@ -195,6 +198,7 @@ class ClipTask(ABC):
             target=self.targets(checked.track, IDENTITY),
             scores=np.array(list(prediction.scores.values()), dtype=np.float32),
             distances=prediction.distances,
+            timeline=prediction.short_timeline(),
         )
 
     def statistics(self, evaluated: Sequence[EvaluatedClip]) -> dict[str, Statistic]:

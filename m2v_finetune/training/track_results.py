@@ -16,6 +16,7 @@ import numpy as np
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json, write_atomically
+from m2v_finetune.tasks.clip_prediction import WindowPrediction
 from m2v_finetune.tasks.clips import EvaluatedClip
 
 
@@ -108,14 +109,23 @@ def read_track_results(path: Path) -> list[TrackResult]:
 
 def _as_json(evaluated: Any) -> dict[str, Any]:
     if isinstance(evaluated, EvaluatedClip):
-        return {"target": evaluated.target.tolist(), "scores": evaluated.scores.tolist()}
+        timeline = [[one.start_seconds, one.end_seconds, one.scores] for one in evaluated.timeline]
+        return {
+            "target": evaluated.target.tolist(),
+            "scores": evaluated.scores.tolist(),
+            **({"timeline": timeline} if timeline else {}),
+        }
     return {"metrics": _without_nan(evaluated)}
 
 
 def _from_json(row: Mapping[str, Any]) -> Any:
     if "target" in row:
         target, scores = (np.array(row[key], dtype=np.float32) for key in ("target", "scores"))
-        return EvaluatedClip(target=target, scores=scores)
+        timeline = tuple(
+            WindowPrediction(start_seconds=start, end_seconds=end, scores=dict(best))
+            for start, end, best in row.get("timeline", ())
+        )
+        return EvaluatedClip(target=target, scores=scores, timeline=timeline)
     return _with_nan(row["metrics"])
 
 

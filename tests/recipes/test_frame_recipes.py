@@ -206,6 +206,12 @@ def test_the_card_carries_licence_metrics_and_pictures(run):
     for name, value in known.items():
         assert shown[name] == pytest.approx(value, abs=1e-3), name
     assert f"plots/{FORMATS[run.task][2]}" in card.text
+    # The worst tracks have pictures in the report, not in the model.
+    assert (run.folder / "plots" / "track-1" / FORMATS[run.task][2]).is_file()
+    assert not (run.folder / "model" / "plots" / "track-1").exists()
+    pictures = list((run.folder / "plots").rglob("*.png"))
+    report = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert report.count("data:image/png") == len(pictures)
     assert "model.predict" in card.text
     assert TASKS[run.task].usage_example in card.text
     assert str(run.folder) not in card.content

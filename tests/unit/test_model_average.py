@@ -103,12 +103,16 @@ def test_a_model_is_named_once(tmp_path, capsys):
         assert ended.value.code == 2
         assert str(other) in capsys.readouterr().err.replace("\n", "")
         assert not (tmp_path / "c").exists()
+    with pytest.raises(SystemExit) as ended:
+        m2v(["merge", str(tmp_path / "a"), str(tmp_path / "A"), "--output", str(tmp_path / "c")])
+    assert ended.value.code == 2
+    assert repr(str(tmp_path / "a")) in capsys.readouterr().err.replace("\n", "")
 
 
 def test_what_does_not_match_is_named():
     first, other = changed("probe", 1), changed("probe", 2)
     other.task = Tagging(labels=("drums", "minor", "flute"), label_column="tags")
-    with raises("average-other-model", "task and labels"):
+    with raises("average-other-model", "task and labels", *other.task.labels):
         average_models([first, other], ["a", "b"])
     with raises("average-other-model", "data.window_seconds"):
         average_models([first, changed("probe", 2, seconds=0.6)], ["a", "b"])

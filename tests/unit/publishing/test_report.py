@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,9 +18,15 @@ from m2v_finetune.publishing.comparison import compare_runs, write_comparison
 from m2v_finetune.publishing.publish import draw_plots
 from m2v_finetune.publishing.report import write_report
 from m2v_finetune.publishing.report_tracks import audio_link, track_lists
+from m2v_finetune.tasks.clip_prediction import ClipPrediction, WindowPrediction
 from m2v_finetune.tasks.clips import EvaluatedClip
+from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.tasks.tagging import Tagging
-from m2v_finetune.training.track_results import TrackResult, read_track_results
+from m2v_finetune.training.track_results import (
+    TrackResult,
+    read_track_results,
+    save_track_results,
+)
 
 LABELS = ("jazz", "<script>alert(1)</script>", "rock & roll")
 
@@ -154,6 +161,34 @@ def test_worst_and_most_confident_wrong_tags(monkeypatch):
         ("missed", "b: missed"),
         ("added", "a: not annotated"),
     ]
+
+
+def test_the_time_line_of_a_track_has_its_windows(tmp_path):
+    """Of 12.5 s in windows of 5 s: shares of the track, labels right and wrong, also from the file."""
+    windows = [
+        WindowPrediction(start_seconds=start, end_seconds=end, scores={"a": one, "b": 1 - one})
+        for start, end, one in ((0.0, 5.0, 0.9), (5.0, 10.0, 0.2), (10.0, 12.5, 0.6))
+    ]
+    prediction = ClipPrediction(scores={"a": 0.5667, "b": 0.4333}, timeline=windows)
+    task = Genre(labels=("a", "b"), label_column="genre")
+    evaluated = EvaluatedClip(
+        target=np.float32(0),
+        scores=np.float32([0.5667, 0.4333]),
+        timeline=prediction.short_timeline(),
+    )
+    one = TrackResult(id="x", path=tmp_path / "x.wav", seconds=12.5, evaluated=evaluated)
+    save_track_results(tmp_path / "test_tracks.jsonl", [one])
+    [read] = read_track_results(tmp_path / "test_tracks.jsonl")
+    assert read.evaluated.timeline == evaluated.timeline
+    [worst, _] = track_lists(task, [read], tmp_path)
+    parts = worst.rows[0].timeline
+    assert [part.share for part in parts] == pytest.approx([40, 40, 20])
+    assert [part.text for part in parts] == ["a", "b", "a"]
+    assert [part.is_right for part in parts] == [True, False, True]
+    assert parts[1].about == "5.0 to 10.0 s: b 0.80"
+    numbers = replace(prediction, is_ranking=False)
+    assert [one.scores.keys() for one in numbers.short_timeline()] == [{"a", "b"}] * 3
+    assert replace(prediction, timeline=windows[:1]).short_timeline() == ()
 
 
 def test_a_run_compared_with_itself_has_no_difference(run):
