@@ -41,6 +41,8 @@ from m2v_finetune.path_hints import did_you_mean
 # Measured on white noise at nine pairs of rates: an excerpt differs from the complete file by up to
 # 7e-5 with 64, 1e-6 with 128 and float32 rounding (2e-7) with 192 or more.
 _RESAMPLER_MARGIN_SAMPLES = 256
+LARGEST_SAMPLE = 100.0
+"""Full scale is 1; recordings in floating point exceed it a little, integers as floating point by far."""
 
 
 class ExcerptError(AudioError, ValueError):
@@ -335,6 +337,12 @@ def _require_finite(path: Path, frames: Frames, start: int, sample_rate: int) ->
             f"{path}: NaN or infinite samples, the first at {bad_frame / sample_rate:.3f} s. "
             "Write the file again from its source, or remove it from the data.",
             code="audio-not-finite",
+        )
+    if frames.size and max(frames.max(), -frames.min()) > LARGEST_SAMPLE:
+        raise AudioError(
+            f"{path}: samples up to {np.abs(frames).max():g}, and full scale is 1. Write the file again with "
+            "samples in [-1, 1]: 16-bit integers, for example, divided by 32768.",
+            code="audio-out-of-range",
         )
 
 

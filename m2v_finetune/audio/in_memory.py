@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from m2v_finetune.audio.decode import LARGEST_SAMPLE
 from m2v_finetune.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ AudioInput: TypeAlias = (
 MAX_CHANNELS = 64
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
 """Sample rates of an array, in Hz; others are numbers in kHz, or of something else."""
-LARGEST_SAMPLE = 100.0
-"""Full scale is 1; recordings in floating point exceed it a little, integers as floating point by far."""
 
 
 @contextmanager

@@ -12,7 +12,12 @@ from m2v_finetune import __version__
 from m2v_finetune.backbones import Backbone, is_backbone, load_backbone
 from m2v_finetune.backbones.checkpoint_files import find_checkpoint
 from m2v_finetune.backbones.checkpoints import published_checkpoint
-from m2v_finetune.backbones.embedding import Pooled, mean_of_state, mean_of_states
+from m2v_finetune.backbones.embedding import (
+    Pooled,
+    checked_seconds,
+    mean_of_state,
+    mean_of_states,
+)
 from m2v_finetune.catalogue.analysis import Array, Layout, Pass, Row
 from m2v_finetune.catalogue.items import Item
 from m2v_finetune.config import WINDOW_SECONDS
@@ -78,7 +83,8 @@ class Embeddings:
                 combine, layers = _Weighted(network), "weighted"
         else:
             backbone = network
-            window_samples = round((window_seconds or WINDOW_SECONDS) * backbone.sample_rate)
+            seconds = WINDOW_SECONDS if window_seconds is None else window_seconds
+            window_samples = round(checked_seconds(seconds) * backbone.sample_rate)
             hop_samples = window_samples
         if layer is not None:
             combine, layers = mean_of_state(layer, backbone.num_hidden_states), layer

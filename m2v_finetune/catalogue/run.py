@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from m2v_finetune.catalogue.remote_table import open_remote
 from m2v_finetune.catalogue.shards import TableFolder, open_folder, shard_of
 from m2v_finetune.catalogue.stores import is_url
 from m2v_finetune.catalogue.tracks import track_rows
+from m2v_finetune.data.values import printable
 from m2v_finetune.errors import Stopped, UserError
 
 SHARD_TRACKS = 256
@@ -196,9 +197,9 @@ def _plan(
     plan = Plan()
     for shard in range(folder.num_shards):
         wanted = by_shard.get(shard, [])
-        there = {
-            row["id"]: row["error"] for row in folder.read_shard(shard, columns=("id", "error"))
-        }
+        rows = folder.read_shard(shard, columns=("id", "error", "path"))
+        there = {row["id"]: row["error"] for row in rows}
+        _require_same_files({row["id"]: str(row["path"]) for row in rows}, wanted)
         kept = {name for name, error in there.items() if not (retry_errors and error)}
         missing = [item for item in wanted if item.id not in kept]
         if missing:
@@ -215,6 +216,28 @@ def _plan(
             _code(there[item.id]) for item in wanted if item.id in kept and there[item.id]
         )
     return plan
+
+
+def _require_same_files(there: Mapping[str, str], wanted: Sequence[Item]) -> None:
+    """Check that tracks whose ids are in the table are not other files.
+
+    A path that is gone was moved: then the id alone counts. Addresses in object stores are not compared.
+
+    Raises:
+        UserError: A track of the table has the id of another file.
+    """
+    for item in wanted:
+        before = there.get(item.id)
+        if before is None or is_url(before) or is_url(item.path):
+            continue
+        old, new = Path(before), Path(item.path)
+        if old.exists() and new.exists() and not old.samefile(new):
+            raise UserError(
+                f"The table has the id {item.id} for {printable(before)}, and now it is that of "
+                f"{printable(item.path)}. Name a folder that holds both, give ids in a column 'id' of a "
+                "manifest, or name another --output.",
+                code="catalogue-duplicate-id",
+            )
 
 
 def _finished_shards(

@@ -11,6 +11,7 @@ a file are sorted by id.
 
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 LOCK_FILE = ".lock"
+METADATA_KEY = "m2v_finetune"
+"""Key of the metadata of a Parquet file that has the content of _catalogue.json."""
 FORMATS = ("parquet", "jsonl", "csv")
 
 
@@ -74,9 +77,27 @@ class TableFolder:
         if not path.exists():
             return []
         try:
-            return READERS[self.format](path, columns)
-        except (OSError, ValueError, KeyError, RecursionError) as error:
+            if self.format == "parquet":
+                self._require_own(path)
+            rows = READERS[self.format](path, columns)
+            needed = set(self.schema.names if columns is None else columns)
+            for row in rows:
+                if not needed <= row.keys() or not isinstance(row["id"], str):
+                    raise ValueError("a row has other columns, or no id")
+                if not isinstance(row.get("error"), str | None):
+                    raise ValueError("the error of a row is no text")
+        except (OSError, ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
             raise unreadable_shard(path, error) from error
+        return rows
+
+    def _require_own(self, path: Path) -> None:
+        """Raise ValueError if a Parquet file was written for another table."""
+        from pyarrow import parquet
+
+        described = parquet.read_schema(path).metadata or {}
+        identity = json.loads(described[METADATA_KEY.encode()])["identity"]
+        if identity != json.loads(json.dumps(self.metadata["identity"])):
+            raise ValueError("it is of a table of another identity")
 
     def write_shard(self, shard: int, rows: Sequence[Row]) -> None:
         """Write the rows of a shard, sorted by id, under another name, and rename the file.
@@ -138,7 +159,13 @@ def open_folder(
             f"--output {path} is a file. A table needs a folder.", code="output-is-file"
         )
     with _disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(
+                f"The folder --output {path} cannot be made: {error.strerror}. Name another.",
+                code="output-not-writable",
+            ) from error
         try:
             locked = lock(path / LOCK_FILE)
         except BlockingIOError as error:
@@ -176,9 +203,7 @@ def table_metadata(
     }
     if not file.exists():
         others = sorted(
-            one.name
-            for one in path.iterdir()
-            if one.name not in (LOCK_FILE, f".{CATALOGUE_FILE}.part")
+            one.name for one in path.iterdir() if one.name != LOCK_FILE and not _is_unfinished(one)
         )
         if others:
             raise UserError(
@@ -190,6 +215,11 @@ def table_metadata(
             write_json(file, now)
         return now
     return {**now, "num_shards": _compare(file, now)}
+
+
+def _is_unfinished(file: Path) -> bool:
+    """Return whether a file is one that a killed process was writing."""
+    return file.name == f".{CATALOGUE_FILE}.part" or file.match(".part-*.part")
 
 
 def _compare(file: Path, now: Mapping[str, Any]) -> int:
@@ -234,7 +264,7 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any], name: str) -> 
 
 def _short(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(one, dict) for one in value):
-        return ", ".join(f"{one.get('name')} {str(one.get('fingerprint'))[:12]}" for one in value)
+        return ", ".join(" ".join(str(part)[:12] for part in one.values()) for one in value)
     return str(value)[:60]
 
 
@@ -250,6 +280,8 @@ def _delete_table(path: Path) -> None:
         for format in FORMATS:
             for file in path.glob(f"part-*.{format}"):
                 file.unlink()
+        for file in filter(_is_unfinished, list(path.iterdir())):
+            file.unlink()
         (path / CATALOGUE_FILE).unlink()
 
 
@@ -280,7 +312,7 @@ def _write_parquet(
         if pyarrow.types.is_string(field.type):
             values = [_as_cell(value) for value in values]
         columns.append(pyarrow.array(values, type=field.type))
-    described = schema.with_metadata({"m2v_finetune": json.dumps(metadata)})
+    described = schema.with_metadata({METADATA_KEY: json.dumps(metadata)})
     table = pyarrow.Table.from_arrays(columns, schema=described)
     # A dictionary of the numbers of vectors saves nothing, and makes float16 five times slower to read.
     texts = [field.name for field in schema if pyarrow.types.is_string(field.type)]
@@ -314,8 +346,12 @@ def _read_jsonl(path: Path, columns: Sequence[str] | None) -> list[Row]:
 
 
 def _read_csv(path: Path, columns: Sequence[str] | None) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [{name: cell or None for name, cell in row.items()} for row in csv.DictReader(file)]
+    text = path.read_bytes().decode("utf-8")
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # cells with notes are long
+    names, *cells = csv.reader(io.StringIO(text, newline=""), strict=True)
+    if not text.endswith("\r\n") or any(len(row) != len(names) for row in cells):
+        raise ValueError("its last row, or another, is not complete")
+    rows = [dict(zip(names, (cell or None for cell in row), strict=True)) for row in cells]
     return rows if columns is None else [{name: row[name] for name in columns} for row in rows]
 
 

@@ -7,9 +7,6 @@ from numpy.typing import NDArray
 
 from m2v_finetune.similarity.table import Rows, Vectors, VectorTable
 
-MARGIN = 32
-"""Vectors kept beyond those asked for: float32 decides who is kept, float64 the order."""
-
 
 class Candidates(NamedTuple):
     """Nearest vectors of a query, the nearest first; of equal ones the first row first.
@@ -36,30 +33,27 @@ def nearest_exact(table: VectorTable, queries: Vectors, count: int) -> list[Cand
     Returns:
         ``count`` vectors for each query, fewer if the table has fewer.
     """
-    kept = count + MARGIN
     units = np.stack([unit(query).astype(np.float32) for query in queries])
-    empty = np.empty(0, np.int64), np.empty(0, np.float32), np.empty((0, table.size), np.float32)
-    best = [empty for _ in queries]
+    # Bound of the error of a cosine in float32: of its rounded factors and its sum.
+    error = (table.size + 8) * np.finfo(np.float32).eps
+    none = Candidates(np.empty(0, np.int64), np.empty(0), np.empty((0, table.size), np.float32))
+    best = [none for _ in queries]
     for batch in table.batches():
         cosines = (units @ batch.vectors.T) / batch.norms
-        for number, of_query in enumerate(cosines):
+        for number, (query, of_query) in enumerate(zip(queries, cosines, strict=True)):
             rows, known, vectors = best[number]
             found = np.arange(len(of_query))
-            if len(known) == kept:
-                found = np.flatnonzero(of_query > known.min())
-            if len(found) > kept:
-                found = found[np.argpartition(-of_query[found], kept - 1)[:kept]]
-            if not len(found):
-                continue
-            known = np.concatenate([known, of_query[found]])
-            rows = np.concatenate([rows, batch.rows[found]])
-            vectors = np.concatenate([vectors, batch.vectors[found]])
-            order = np.lexsort((rows, -known))[:kept]
-            best[number] = rows[order], known[order], vectors[order]
-    return [
-        ordered(query, rows, vectors, count)
-        for query, (rows, _, vectors) in zip(queries, best, strict=True)
-    ]
+            if len(known) == count:
+                found = np.flatnonzero(of_query >= known.min() - error)
+            if len(found) > count:
+                # At least `count` vectors reach the lowest of the best in float32, less the error.
+                lowest = np.partition(of_query[found], -count)[-count]
+                found = found[of_query[found] >= lowest - 2 * error]
+            if len(found):
+                rows = np.concatenate([rows, batch.rows[found]])
+                vectors = np.concatenate([vectors, batch.vectors[found]])
+                best[number] = ordered(query, rows, vectors, count)
+    return best
 
 
 def ordered(query: Vectors, rows: Rows, vectors: Vectors, count: int) -> Candidates:

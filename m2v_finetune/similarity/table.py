@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2v_finetune.data.feature_tables import CATALOGUE_FILE
+from m2v_finetune.data.values import printable
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json
 
@@ -150,7 +151,8 @@ class VectorTable:
         from pyarrow import parquet
 
         by_path = None
-        paths = {name, str(Path(name).absolute())}
+        name = printable(name)  # as a table has it
+        paths = {name, printable(str(Path(name).absolute()))}
         for file, start in zip(self.files, self.starts, strict=False):
             found = parquet.read_table(file, columns=["id", "path"])
             row = pc.index(found.column("id"), name).as_py()

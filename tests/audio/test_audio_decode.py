@@ -325,6 +325,21 @@ def test_samples_that_are_no_numbers(tmp_path, value):
     read_excerpt(tmp_path / "a.wav", sample_rate=16000, start_sample=0, num_samples=2000)
 
 
+@pytest.mark.parametrize("peak", [7369.0, 1e18, 3e38])
+def test_samples_far_above_full_scale_are_refused(tmp_path, peak):
+    """Integers that were written as floating point, and numbers whose squares overflow."""
+    path = tmp_path / "loud.wav"
+    samples = np.zeros(8000, dtype=np.float32)
+    samples[4000] = -peak
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    for rate in (16000, 24000):
+        with raises("audio-out-of-range", "loud.wav"):
+            read_audio(path, sample_rate=rate)
+    samples[4000] = -3.0  # a little above is usual
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    assert read_audio(path, sample_rate=16000).min() == -3.0
+
+
 @pytest.mark.parametrize("position", [(-1, 10), (0, 0), (0, 10**6), (10**6, 1)])
 def test_excerpts_outside_the_track_are_the_callers_error(audio_dir, position):
     with pytest.raises(ValueError, match=r"are not inside .*44100\.wav, which has"):

@@ -1,11 +1,13 @@
 """Tables of predictions: equal to `TaskModel.predict`, complete, and resumed by id after kills."""
 
+import csv
 import faulthandler
 import io
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import time
 import tracemalloc
@@ -32,7 +34,7 @@ from m2v_finetune.catalogue.sources import read_items
 from m2v_finetune.catalogue.stream import WindowStream
 from m2v_finetune.catalogue.tracks import track_rows
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
-from m2v_finetune.data.feature_tables import read_table
+from m2v_finetune.data.feature_tables import CATALOGUE_FILE, read_table
 from m2v_finetune.data.features import read_vector_splits
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.model import TaskModel
@@ -280,6 +282,112 @@ def test_tracks_that_are_added_or_repaired_join_the_table(
     assert [row for row in after if row["id"][0].isdigit()] == before[:6]
     run(*words, "--overwrite")
     assert [row["id"] for row in rows_of(output)] == sorted(path.name for path in folder.iterdir())
+
+
+def test_a_table_that_was_killed_while_it_was_written_is_overwritten(
+    models: Path, music: Path, tmp_path: Path
+):
+    output = tmp_path / "out"
+    words = ["predict", models / "tags", music / "001.wav", "--num-workers", 0, "--output", output]
+    run(*words)
+    whole = contents(output)
+    for name in (".part-00000.parquet.part", f".{CATALOGUE_FILE}.part"):
+        (output / name).write_bytes(b"half")
+    run(*words, "--overwrite")
+    assert contents(output) == whole
+    (output / CATALOGUE_FILE).unlink()  # killed while the table was deleted
+    (output / "part-00000.parquet").rename(output / ".part-00000.parquet.part")
+    run(*words)
+    assert contents(output) == whole
+
+
+def test_the_id_of_another_file_is_refused_and_a_file_that_was_moved_resumes(
+    models: Path, tmp_path: Path
+):
+    for number, name in enumerate("AB"):
+        (tmp_path / name / "x").mkdir(parents=True)
+        write_sound(tmp_path / name / "x" / "t.wav", number, seconds=0.5)
+    words = ["predict", models / "tags", "--num-workers", 0, "--output", tmp_path / "out"]
+    run(*words[:2], tmp_path / "A", *words[2:])
+    before = contents(tmp_path / "out")
+    with raises("catalogue-duplicate-id", "A/x/t.wav", "B/x/t.wav"):
+        run(*words[:2], tmp_path / "B", *words[2:])
+    (tmp_path / "A").rename(tmp_path / "moved")
+    run(*words[:2], tmp_path / "moved", *words[2:])
+    (tmp_path / "link").symlink_to(tmp_path / "moved")
+    (tmp_path / "A").symlink_to(tmp_path / "moved")
+    run(*words[:2], tmp_path / "link", *words[2:])
+    assert contents(tmp_path / "out") == before
+
+
+def cut(path: Path, *, num_bytes: int) -> None:
+    path.write_bytes(path.read_bytes()[:-num_bytes])
+
+
+BAD_SHARDS = {
+    "cut CSV": ("csv", lambda path: cut(path, num_bytes=30)),
+    "CSV cut before its last line end": ("csv", lambda path: cut(path, num_bytes=1)),
+    "CSV cut in the middle": ("csv", lambda path: cut(path, num_bytes=path.stat().st_size // 2)),
+    "JSONL of a number": ("jsonl", lambda path: path.write_text("5\n")),
+    "JSONL without an id": ("jsonl", lambda path: path.write_text('{"id": null, "error": null}\n')),
+    "JSONL with a number as error": (
+        "jsonl",
+        lambda path: path.write_text('{"id": "a", "error": 5}'),
+    ),
+    "cut Parquet": ("parquet", lambda path: cut(path, num_bytes=30)),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SHARDS)
+def test_a_damaged_shard_is_named(models: Path, music: Path, tmp_path: Path, case: str):
+    format, damage = BAD_SHARDS[case]
+    words = ["predict", models / "tags", music, "--num-workers", 0, "--format", format]
+    run(*words, "--output", tmp_path / "out")
+    shard = tmp_path / "out" / f"part-00000.{format}"
+    damage(shard)
+    with raises("catalogue-shard-unreadable", shard):
+        run(*words, "--output", tmp_path / "out")
+
+
+def test_a_shard_of_another_table_is_named(models: Path, music: Path, tmp_path: Path):
+    words = ["embed", "random-small", music / "001.wav", "--num-workers", 0, "--output"]
+    run(*words, tmp_path / "mean")
+    run(*words, tmp_path / "first", "--layer", 1)
+    shutil.copy(tmp_path / "first" / "part-00000.parquet", tmp_path / "mean")
+    with raises("catalogue-shard-unreadable", tmp_path / "mean"):
+        run(*words, tmp_path / "mean")
+
+
+def test_long_cells_of_a_csv_are_read_again(models: Path, music: Path, tmp_path: Path):
+    words = ["predict", models / "tags", music / "001.wav", "--num-workers", 0, "--format", "csv"]
+    run(*words, "--output", tmp_path / "out")
+    shard = tmp_path / "out" / "part-00000.csv"
+    [row] = csv.DictReader(shard.read_text().splitlines())
+    name = next(key for key in row if key not in ("id", "path", "error"))
+    row[name] = "x" * 200_000
+    with shard.open("w", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        writer.writeheader()
+        writer.writerow(row)
+    run(*words, "--output", tmp_path / "out")
+    assert "x" * 200_000 in shard.read_text()
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "1e9"])
+def test_windows_of_no_length_are_refused(music: Path, tmp_path: Path, seconds: str):
+    with raises({"0": "window-too-short"}.get(seconds, "settings-range")):
+        run(
+            *("embed", "random-small", music / "001.wav", "--output", tmp_path / "out"),
+            *("--window-seconds", seconds),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(models: Path, music: Path, tmp_path: Path):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for output in (tmp_path / "dangling", Path("/proc/x/y")):
+        with raises("output-not-writable", output):
+            run("predict", models / "tags", music / "001.wav", "--output", output)
 
 
 def test_another_table_is_refused(models: Path, music: Path, tmp_path: Path):

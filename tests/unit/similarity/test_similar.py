@@ -110,6 +110,24 @@ def test_a_million_rows_use_the_index(tmp_path, monkeypatch):
     assert used == [1]
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-5])
+def test_equal_and_almost_equal_vectors_are_ordered_exactly(tmp_path, monkeypatch, noise):
+    """By cosines of float64, equal ones by their rows, though those of float32 cannot tell them apart."""
+    monkeypatch.setattr(table, "BATCH_NUMBERS", 700 * SIZE)
+    generator = np.random.default_rng(0)
+    near = generator.normal(size=SIZE) + noise * generator.normal(size=(3000, SIZE))
+    others = generator.normal(size=(100, SIZE))
+    vectors = np.concatenate([others, near]).astype(np.float32)
+    query = vectors[150]
+    wide = vectors.astype(np.float64)
+    unit = query.astype(np.float64) / np.linalg.norm(query.astype(np.float64))
+    cosines = (wide * unit).sum(axis=1) / np.linalg.norm(wide, axis=1)
+    expected = np.lexsort((np.arange(len(vectors)), -cosines))[:10]
+    opened = VectorTable.open(write_table(tmp_path / "table", vectors))
+    [found] = nearest_exact(opened, query[None], 10)
+    np.testing.assert_array_equal(found.rows, expected)
+
+
 def test_ties_rows_without_vectors_and_versions(tmp_path):
     generator = np.random.default_rng(0)
     song, other = np.eye(SIZE)[0], np.eye(SIZE)[0] + 0.5 * np.eye(SIZE)[1]
