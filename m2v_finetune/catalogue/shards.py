@@ -347,8 +347,11 @@ def _read_jsonl(path: Path, columns: Sequence[str] | None) -> list[Row]:
 
 def _read_csv(path: Path, columns: Sequence[str] | None) -> list[Row]:
     text = path.read_bytes().decode("utf-8")
-    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # cells with notes are long
-    names, *cells = csv.reader(io.StringIO(text, newline=""), strict=True)
+    limit = csv.field_size_limit(len(text) + 1)  # cells with notes are long
+    try:
+        names, *cells = csv.reader(io.StringIO(text, newline=""), strict=True)
+    finally:
+        csv.field_size_limit(limit)
     if not text.endswith("\r\n") or any(len(row) != len(names) for row in cells):
         raise ValueError("its last row, or another, is not complete")
     rows = [dict(zip(names, (cell or None for cell in row), strict=True)) for row in cells]
