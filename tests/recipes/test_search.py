@@ -113,7 +113,7 @@ def test_table_picture_and_config_are_written(done):
     assert (folder / "importance.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # a kill at the level of the search is in the test of model and pruner below
 def test_killed_and_resumed_ends_in_the_same_trials(manifest, done, tmp_path):
     folder, content = done
     output = tmp_path / "search"
