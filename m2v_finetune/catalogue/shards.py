@@ -11,16 +11,16 @@ a file are sorted by id.
 
 import csv
 import hashlib
-import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2v_finetune.catalogue.analysis import Analysis, Row
+from m2v_finetune.catalogue.shard_files import METADATA_KEY, READERS, as_cell, plain, write_parquet
 from m2v_finetune.data.feature_tables import CATALOGUE_FILE
 from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.files import lock, parse_json, write_atomically, write_json
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 LOCK_FILE = ".lock"
-METADATA_KEY = "m2v_finetune"
-"""Key of the metadata of a Parquet file that has the content of _catalogue.json."""
 FORMATS = ("parquet", "jsonl", "csv")
 
 
@@ -112,17 +110,15 @@ class TableFolder:
 
     def _write(self, path: Path, rows: Sequence[Row]) -> None:
         if self.format == "parquet":
-            _write_parquet(path, rows, self.schema, self.metadata)
+            write_parquet(path, rows, self.schema, self.metadata)
         elif self.format == "jsonl":
             with path.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
+                file.writelines(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows)
         else:
             with path.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(self.schema.names)
-                writer.writerows(
-                    [_as_cell(row[name]) for name in self.schema.names] for row in rows
-                )
+                writer.writerows([as_cell(row[name]) for name in self.schema.names] for row in rows)
 
 
 def unreadable_shard(where: Path | str, error: Exception) -> UserError:
@@ -298,68 +294,3 @@ def _disk_errors(path: Path) -> Iterator[None]:
             "complete: when it is solved, the same command resumes.",
             code="output-not-writable",
         ) from error
-
-
-def _write_parquet(
-    path: Path, rows: Sequence[Row], schema: "pyarrow.Schema", metadata: Mapping[str, Any]
-) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    columns = []
-    for field in schema:
-        values = [row[field.name] for row in rows]
-        if pyarrow.types.is_string(field.type):
-            values = [_as_cell(value) for value in values]
-        columns.append(pyarrow.array(values, type=field.type))
-    described = schema.with_metadata({METADATA_KEY: json.dumps(metadata)})
-    table = pyarrow.Table.from_arrays(columns, schema=described)
-    # A dictionary of the numbers of vectors saves nothing, and makes float16 five times slower to read.
-    texts = [field.name for field in schema if pyarrow.types.is_string(field.type)]
-    parquet.write_table(table, path, compression="zstd", use_dictionary=texts)
-
-
-def _as_cell(value: Any) -> Any:
-    """Return a value for a cell of text: lists and objects as JSON."""
-    value = _plain(value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
-
-
-def _plain(value: Any) -> Any:
-    """Return arrays as lists, also inside a row."""
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _read_parquet(path: Path, columns: Sequence[str] | None) -> list[Row]:
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(path) as file:
-        rows: list[Row] = file.read(columns=columns).to_pylist()
-    return rows
-
-
-def _read_jsonl(path: Path, columns: Sequence[str] | None) -> list[Row]:
-    rows = [parse_json(line) for line in path.read_bytes().splitlines()]
-    return rows if columns is None else [{name: row[name] for name in columns} for row in rows]
-
-
-def _read_csv(path: Path, columns: Sequence[str] | None) -> list[Row]:
-    text = path.read_bytes().decode("utf-8")
-    limit = csv.field_size_limit(len(text) + 1)  # cells with notes are long
-    try:
-        names, *cells = csv.reader(io.StringIO(text, newline=""), strict=True)
-    finally:
-        csv.field_size_limit(limit)
-    if not text.endswith("\r\n") or any(len(row) != len(names) for row in cells):
-        raise ValueError("its last row, or another, is not complete")
-    rows = [dict(zip(names, (cell or None for cell in row), strict=True)) for row in cells]
-    return rows if columns is None else [{name: row[name] for name in columns} for row in rows]
-
-
-READERS: dict[str, Callable[[Path, Sequence[str] | None], list[Row]]] = {
-    "parquet": _read_parquet,
-    "jsonl": _read_jsonl,
-    "csv": _read_csv,
-}
