@@ -228,7 +228,9 @@ def _require_same_files(there: Mapping[str, str], wanted: Sequence[Item]) -> Non
     """
     for item in wanted:
         before = there.get(item.id)
-        if before is None or is_url(before) or is_url(item.path):
+        if before is None or before == printable(item.path):
+            continue
+        if is_url(before) or is_url(item.path):
             continue
         old, new = Path(before), Path(item.path)
         if old.exists() and new.exists() and not old.samefile(new):

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from support.messages import names, raises
+from support.messages import names, raises, resumed_after
 from support.processes import run_ranks, run_recipe
 from support.runs import read_metrics
 
@@ -88,7 +88,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(repository, manifest, straight,
     settings = options(manifest, folder, **{"run.resume": "auto"})
     done = run_recipe([repository / "recipes" / "genre.py"], settings)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert names(done.stderr, 2, 4)
+    assert resumed_after(done.stderr) == (2, 4)
     for name in FILES:
         assert (folder / name).read_bytes() == (straight / name).read_bytes()
 

@@ -27,6 +27,12 @@ def names(text: str, *values: object) -> bool:
     return all(re.search(rf"(?<![\w.]){re.escape(str(v))}(?!\w|\.\d)", joined) for v in values)
 
 
+def resumed_after(text: str) -> tuple[int, int] | None:
+    """Return the step after which a run resumed, and their number, by its log; None if it started anew."""
+    found = re.search(r"step (\d+) of (\d+)", " ".join(text.split()))
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
 def logged(caplog: pytest.LogCaptureFixture, *values: object) -> int:
     """Return the number of records of the log that name all of these values."""
     return sum(names(record.getMessage(), *values) for record in caplog.records)
