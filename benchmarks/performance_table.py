@@ -2,8 +2,8 @@
 
     python benchmarks/performance_table.py
 
-Reads the result files of reading_audio.py, training_from_mp3.py, probe_cache.py, training_step.py and
-long_prediction.py; measures nothing.
+Reads the result files of reading_audio.py, training_from_mp3.py, probe_cache.py, training_step.py,
+predicting_songs.py and long_prediction.py; measures nothing.
 """
 
 import json
@@ -91,6 +91,14 @@ def table() -> str:
                 f"{one['times_as_fast']['converted']:.1f}",
             )
             for window, one in songs.items()
+        ),
+        *(
+            (
+                f"tags of a 4-minute MP3, {name}",
+                "transformers' class on the same windows, decoded by librosa",
+                f"{one['times_as_fast']:.1f}",
+            )
+            for name, one in found("predicting_songs")["backbones"].items()
         ),
         *(
             (

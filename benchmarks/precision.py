@@ -5,7 +5,7 @@
 A task is trained by its quickstart first; a folder is of a finished quickstart run. Each model predicts its
 test tracks in both precisions. Then networks with random weights compute hidden states, and gradients of full
 fine-tuning, of noise; and two quickstarts are trained in both precisions. Numbers of bfloat16 are the same on
-CPUs without units for it, to the order of sums; only time is not. Written to
+CPUs without matrix units for it, to the order of sums; only time is not. Written to
 benchmarks/results/precision.json and the table of docs/precision.md.
 """
 

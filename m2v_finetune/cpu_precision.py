@@ -1,14 +1,15 @@
-"""bfloat16 on a CPU: where the CPU has units for matrix products in it.
+"""bfloat16 on a CPU: where the CPU has matrix units for it.
 
-Without these units bfloat16 is computed in float32, with conversions: slower, and no more exact.
+Without them bfloat16 is slower than float32, also with the vector instructions ``avx512_bf16``: the hidden
+states of music2vec's size take 1.6 times as long. Source: benchmarks/cpu_network.py.
 """
 
 from typing import Literal
 
 import torch
 
-UNITS = ("amx_bf16", "avx512_bf16")
-"""Names of the units in `torch.cpu.get_capabilities`, the faster ones first."""
+MATRIX_UNITS = "amx_bf16"
+"""Name of the matrix units in `torch.cpu.get_capabilities`."""
 TASKS = frozenset(
     {
         "beats",
@@ -31,20 +32,18 @@ PrecisionSetting = Literal["auto", "float32", "bfloat16"]
 InferencePrecision = Literal["float32", "bfloat16"]
 
 
-def bfloat16_units() -> list[str]:
-    """Return the units of this CPU for matrix products in bfloat16; an empty list if it has none.
+def has_matrix_units() -> bool:
+    """Return whether this CPU has matrix units for bfloat16.
 
     PyTorch's variable ``ATEN_CPU_CAPABILITY``, such as ``avx2``, hides them.
     """
-    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-        return []
-    capabilities = torch.cpu.get_capabilities()
-    return [name for name in UNITS if capabilities.get(name)]
+    is_used = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return is_used and bool(torch.cpu.get_capabilities().get(MATRIX_UNITS))
 
 
 def uses_bfloat16(task: str) -> bool:
-    """Return whether ``auto`` is bfloat16 for a task: this CPU has units, and the task is in `TASKS`."""
-    return task in TASKS and bool(bfloat16_units())
+    """Return whether ``auto`` is bfloat16 for a task: matrix units, and the task is in `TASKS`."""
+    return task in TASKS and has_matrix_units()
 
 
 def inference_precision(

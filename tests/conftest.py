@@ -12,7 +12,7 @@ import pytest
 # Test processes share the cores: one thread each, here and in every process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Numbers are those of float32 on every machine: without units for bfloat16.
+# Numbers are those of float32 on every machine: without bfloat16.
 os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 
 # What tests cache stays out of the user's folder, and serves all tests of this process and its own.

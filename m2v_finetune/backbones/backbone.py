@@ -1,6 +1,5 @@
 """Module that computes all hidden states of a network from windows of samples."""
 
-import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
@@ -29,10 +28,9 @@ from m2v_finetune.backbones.network_parts import (
     keep_layers,
     set_spec_augment,
 )
+from m2v_finetune.backbones.window import normalized, require_frames
 from m2v_finetune.config import WINDOW_SECONDS
-from m2v_finetune.errors import UserError
 
-NORMALIZE_EPSILON = 1e-7
 CONV_ENCODER = -1
 """Depth of the network after its convolutional encoder. Other depths are indices of hidden states."""
 CONV_CHUNK_SAMPLES = 2**20
@@ -234,30 +232,20 @@ class Backbone(nn.Module):
 
     def check_window(self, num_samples: int) -> None:
         """Raise `UserError` where a window is too short for the network or for its masks."""
-        frames = self.num_frames(num_samples)
-        least = self.network.config.mask_time_length if self.spec_augment else 1
-        if frames < least:
-            why = "SpecAugment masks spans of" if self.spec_augment else "The network needs"
-            needed = math.ceil(100 * self.frame_grid.num_samples(least) / self.sample_rate) / 100
-            raise UserError(
-                f"A window of {num_samples / self.sample_rate:.4g} s gives {frames} frames. {why} "
-                f"{least}. Set data.window_seconds to at least {needed:g}.",
-                code="window-too-short",
-            )
+        require_frames(
+            num_samples,
+            grid=self.frame_grid,
+            sample_rate=self.sample_rate,
+            mask_length=self.network.config.mask_time_length if self.spec_augment else None,
+        )
 
     def prepare(self, waveforms: Tensor) -> Tensor:
         """Return ``input_values``: each window with zero mean and unit variance, if `normalize` is set.
 
         Args:
             waveforms: (batch, samples), mono at `sample_rate`, in [-1, 1].
-
-        Source: transformers, Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm.
         """
-        if not self.normalize:
-            return waveforms
-        centred = waveforms - waveforms.mean(dim=-1, keepdim=True)
-        variance = centred.square().mean(dim=-1, keepdim=True)
-        return centred / torch.sqrt(variance + NORMALIZE_EPSILON)
+        return normalized(waveforms) if self.normalize else waveforms
 
     def forward(self, input_values: Tensor) -> tuple[Tensor, ...]:
         """Return all hidden states.

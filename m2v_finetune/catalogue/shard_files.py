@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2v_finetune.catalogue.analysis import Row
+from m2v_finetune.data.feature_tables import METADATA_KEY
 from m2v_finetune.files import parse_json
 
 if TYPE_CHECKING:
     import pyarrow
-
-METADATA_KEY = "m2v_finetune"
-"""Key of the metadata of a Parquet file that has the content of _catalogue.json."""
 
 
 def write_parquet(

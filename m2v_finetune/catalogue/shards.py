@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2v_finetune.catalogue.analysis import Analysis, Row
-from m2v_finetune.catalogue.shard_files import METADATA_KEY, READERS, as_cell, plain, write_parquet
-from m2v_finetune.data.feature_tables import CATALOGUE_FILE
+from m2v_finetune.catalogue.shard_files import READERS, as_cell, plain, write_parquet
+from m2v_finetune.data.feature_tables import CATALOGUE_FILE, identity_of
 from m2v_finetune.errors import DISK_ERRORS, UserError
 from m2v_finetune.files import lock, parse_json, write_atomically, write_json
 
@@ -92,8 +92,7 @@ class TableFolder:
         """Raise ValueError if a Parquet file was written for another table."""
         from pyarrow import parquet
 
-        described = parquet.read_schema(path).metadata or {}
-        identity = json.loads(described[METADATA_KEY.encode()])["identity"]
+        identity = identity_of(parquet.read_schema(path))
         if identity != json.loads(json.dumps(self.metadata["identity"])):
             raise ValueError("it is of a table of another identity")
 

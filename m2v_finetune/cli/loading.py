@@ -15,7 +15,7 @@ def load_model(source: str, arguments: argparse.Namespace) -> "TaskModel":
     """Return a model on its device, in its precision."""
     import torch
 
-    from m2v_finetune.cpu_precision import bfloat16_units, inference_precision
+    from m2v_finetune.cpu_precision import MATRIX_UNITS, inference_precision
     from m2v_finetune.model import TaskModel
 
     if arguments.runtime == "onnx":
@@ -33,11 +33,7 @@ def load_model(source: str, arguments: argparse.Namespace) -> "TaskModel":
         arguments.precision, task=model.task.name, device=model.device
     )
     if model.precision == "bfloat16":
-        why = (
-            f"this CPU has {bfloat16_units()[0]}"
-            if arguments.precision == "auto"
-            else "as asked for"
-        )
+        why = f"this CPU has {MATRIX_UNITS}" if arguments.precision == "auto" else "as asked for"
         warn(f"Predicting in bfloat16, {why}; --precision float32 is exact.")
     return model
 

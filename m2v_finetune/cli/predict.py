@@ -90,7 +90,7 @@ def add_commands(commands: Commands) -> None:
         "--precision",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="precision of the network; auto is bfloat16 on a CPU with units for it, and float32 elsewhere "
+        help="precision of the network; auto is bfloat16 on a CPU with amx_bf16, and float32 elsewhere "
         "(default: %(default)s)",
     )
     add_table_options(predict)

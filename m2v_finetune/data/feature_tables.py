@@ -1,8 +1,9 @@
 """Vectors of tracks from a table of `m2v embed`."""
 
+import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +11,38 @@ from numpy.typing import NDArray
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json
 
+if TYPE_CHECKING:
+    import pyarrow
+
 CATALOGUE_FILE = "_catalogue.json"
 """Facts about a table, in its folder. Programs that read a folder of Parquet files skip names with _."""
+METADATA_KEY = "m2v_finetune"
+"""Key of the metadata of a Parquet file that has the content of _catalogue.json."""
 Vectors = NDArray[np.float32]
 
 
 def is_table(folder: Path) -> bool:
     """Return whether a folder has a table of `m2v predict` or `m2v embed`."""
     return (folder / CATALOGUE_FILE).is_file()
+
+
+def identity_of(schema: "pyarrow.Schema") -> Any:
+    """Return the identity of the table that a Parquet file was written for; None if another program wrote it.
+
+    Raises:
+        ValueError: The metadata of the file are damaged.
+    """
+    text = (schema.metadata or {}).get(METADATA_KEY.encode())
+    try:
+        return None if text is None else json.loads(text)["identity"]
+    except (KeyError, TypeError) as error:
+        raise ValueError("its metadata have no identity") from error
+
+
+def require_own(schema: "pyarrow.Schema", identity: Any) -> None:
+    """Raise ValueError if a Parquet file was written for a table of another identity."""
+    if identity_of(schema) not in (identity, None):
+        raise ValueError("it is of a table of another identity")
 
 
 def read_table(folder: Path, ids: Collection[str]) -> tuple[dict[str, Vectors], dict[str, str]]:
@@ -31,7 +56,7 @@ def read_table(folder: Path, ids: Collection[str]) -> tuple[dict[str, Vectors], 
         The vectors of each track, (count, size), in the order of time; and the errors.
 
     Raises:
-        UserError: The table has no embeddings in Parquet, or a shard is missing or cannot be read.
+        UserError: The table has no embeddings in Parquet, or a shard is of another table or cannot be read.
     """
     import pyarrow
     import pyarrow.compute
@@ -45,10 +70,11 @@ def read_table(folder: Path, ids: Collection[str]) -> tuple[dict[str, Vectors], 
         path = folder / f"part-{shard:05d}.parquet"
         try:
             with parquet.ParquetFile(path) as file:
+                require_own(file.schema_arrow, facts.get("identity"))
                 table = file.read(columns=["id", "vector", "error"])
         except FileNotFoundError:
             continue  # no track belongs there, or it is not computed yet: such tracks have no vector
-        except (OSError, pyarrow.ArrowException) as error:
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise UserError(
                 f"{path} cannot be read ({error}). Delete this file, and run m2v embed again.",
                 code="vectors-table-unreadable",

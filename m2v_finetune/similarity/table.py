@@ -1,6 +1,6 @@
 """Table of embeddings, as `m2v embed` writes it: Parquet files with a vector for each track.
 
-    DIR/catalogue.json        identity of the vectors: weights, layer, pooling, windows
+    DIR/_catalogue.json       identity of the vectors: weights, layer, pooling, windows
     DIR/part-00000.parquet    id, path, duration, vector, error
     DIR/part-00001.parquet    ...
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from m2v_finetune.data.feature_tables import CATALOGUE_FILE
+from m2v_finetune.data.feature_tables import CATALOGUE_FILE, require_own
 from m2v_finetune.data.values import printable
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json
@@ -72,7 +72,7 @@ class VectorTable:
         starts: Number of the first row of each file, and the number of rows.
         size: Numbers of a vector.
         dtype: One of `DTYPES`.
-        metadata: Content of catalogue.json.
+        metadata: Content of _catalogue.json.
     """
 
     folder: Path
@@ -89,7 +89,6 @@ class VectorTable:
         Raises:
             UserError: It is no such table, or its files do not belong together.
         """
-        import pyarrow
         from pyarrow import parquet
 
         folder = Path(folder)
@@ -100,13 +99,15 @@ class VectorTable:
                 f"`m2v embed BACKBONE MUSIC --output {folder}`.",
                 code="vectors-no-table",
             )
+        metadata = _read_metadata(folder / CATALOGUE_FILE)
         sizes, counts = {}, []
         for file in files:
             try:
                 with parquet.ParquetFile(file) as opened:
+                    require_own(opened.schema_arrow, metadata.get("identity"))
                     counts.append(opened.metadata.num_rows)
                     sizes[file] = _vector_type(opened.schema_arrow, file)
-            except (OSError, pyarrow.ArrowInvalid) as error:
+            except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
                 raise UserError(
                     f"{file} cannot be read ({error}). Delete it, and the command that wrote the table "
                     "computes it again.",
@@ -126,7 +127,7 @@ class VectorTable:
             starts=[0, *accumulate(counts)],
             size=size,
             dtype=dtype,
-            metadata=_read_metadata(folder / CATALOGUE_FILE),
+            metadata=metadata,
         )
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from m2v_finetune.errors import DISK_ERRORS, FULL_ERRORS, UserError, disk_advice
+from m2v_finetune.errors import DISK_ERRORS, FULL_ERRORS, Stopped, UserError, disk_advice
 from m2v_finetune.files import free_bytes
 from m2v_finetune.model import TaskModel
 from m2v_finetune.pretraining.model import PretrainingModel
@@ -19,6 +19,8 @@ from m2v_finetune.training.checkpoint import (
     save_checkpoint,
 )
 from m2v_finetune.training.checkpoint_files import find_common_checkpoint, step_of, tidy
+from m2v_finetune.training.faults import DataError
+from m2v_finetune.training.optimization import warn_of_new_schedule
 from m2v_finetune.training.run_folder import RunFolder
 from m2v_finetune.training.run_progress import Progress
 
@@ -61,8 +63,13 @@ class Checkpointer:
         self.total_steps = total_steps
         self.last: Path | None = find_common_checkpoint(folder.checkpoints)
 
-    def resume(self) -> RunState | None:
-        """Load the last checkpoint, and cut the log after it; None if the run starts at step 0."""
+    def resume(self, *, warmup_ratio: float) -> RunState | None:
+        """Load the last checkpoint, and cut the log after it; None if the run starts at step 0.
+
+        Args:
+            warmup_ratio: Share of the steps in which learning rates rise, for the warning of a run that now
+                has another number of steps.
+        """
         is_main = self.accelerator.is_main_process
         if is_main:
             tidy(self.folder.checkpoints, self.last)
@@ -78,6 +85,15 @@ class Checkpointer:
         if is_main:
             with self.explain_disk_error("The log"):
                 self.folder.cut_metrics(state.metrics_bytes)
+        step = state.progress.step
+        logger.info("Resuming after step %d of %d.", step, self.total_steps)
+        if state.total_steps != self.total_steps:
+            warn_of_new_schedule(
+                step,
+                old_steps=state.total_steps,
+                new_steps=self.total_steps,
+                warmup_ratio=warmup_ratio,
+            )
         return state
 
     def save(
@@ -147,6 +163,19 @@ class Checkpointer:
                 f"{disk_advice(error)} Then resume with:\n  {self.folder.resume_command()}",
                 code="run-folder-disk",
             ) from error
+
+    @contextmanager
+    def explain_early_stop(self) -> Iterator[None]:
+        """Turn a stop before the first step into an error that names the command to start again."""
+        try:
+            yield
+        except DataError as fault:
+            raise UserError(
+                f"{fault}\nNothing was trained yet. Start again with:\n  {self.folder.resume_command()}",
+                code=fault.code,
+            ) from fault
+        except Stopped as stopped:
+            raise Stopped(stopped.signal_number, self.folder.resume_advice()) from None
 
     def stop_message(self, progress: Progress) -> str:
         """Return the message of a run that stops after it was saved."""

@@ -25,11 +25,7 @@ from m2v_finetune.training.faults import DataError, StepReader
 from m2v_finetune.training.moving_average import MovingAverage
 from m2v_finetune.training.objective import Objective
 from m2v_finetune.training.oom_retry import OutOfMemoryRetryError, PlannedMemory
-from m2v_finetune.training.optimization import (
-    build_optimizer,
-    learning_rate_factor,
-    warn_of_new_schedule,
-)
+from m2v_finetune.training.optimization import build_optimizer, learning_rate_factor
 from m2v_finetune.training.precision import prepare_model
 from m2v_finetune.training.progress import progress_bar
 from m2v_finetune.training.run import Run
@@ -314,8 +310,8 @@ class Trainer(Generic[Model]):
     def _start(self) -> None:
         """Measure the statistics of the training windows that a new run needs."""
         self.batches.epoch, self.batches.first_step = 0, 0
-        reader, folder = self.steps.reader, self.run.folder
-        try:
+        reader = self.steps.reader
+        with self.checkpoints.explain_early_stop():
             with self.stop.interruptible():
                 self.objective.start(
                     reader.read(),
@@ -324,18 +320,11 @@ class Trainer(Generic[Model]):
                     num_batches=len(self.batches),
                 )
             reader.sync()
-            # The start may have set weights.
-            self.average = MovingAverage(self.model, self.average.decay)
-        except DataError as fault:
-            raise UserError(
-                f"{fault}\nNothing was trained yet. Start again with:\n  {folder.resume_command()}",
-                code=fault.code,
-            ) from fault
-        except Stopped as stopped:
-            raise Stopped(stopped.signal_number, folder.resume_advice()) from None
+        # The start may have set weights.
+        self.average = MovingAverage(self.model, self.average.decay)
 
     def _resume(self) -> None:
-        resumed = self.checkpoints.resume()
+        resumed = self.checkpoints.resume(warmup_ratio=self.optimization.warmup_ratio)
         if resumed is None:
             return
         self.progress, self.best = resumed.progress, resumed.best
@@ -344,15 +333,6 @@ class Trainer(Generic[Model]):
         self.run.bad_tracks.found = self.progress.bad_tracks
         device = self.accelerator.device
         self.log.losses = [torch.tensor(x, device=device) for x in resumed.unlogged_losses]
-        step = self.progress.step
-        logger.info("Resuming after step %d of %d.", step, self.total_steps)
-        if resumed.total_steps != self.total_steps:
-            warn_of_new_schedule(
-                step,
-                old_steps=resumed.total_steps,
-                new_steps=self.total_steps,
-                warmup_ratio=self.optimization.warmup_ratio,
-            )
 
     def _seconds(self) -> float:
         return self._earlier_seconds + time.monotonic() - self._start_time

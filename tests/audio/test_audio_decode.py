@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.messages import raises
+from support.messages import fails, raises
 
 from m2v_finetune.audio.decode import AudioInfo, inspect_audio, read_audio, read_excerpt
 from m2v_finetune.errors import AudioError
@@ -342,7 +342,7 @@ def test_samples_far_above_full_scale_are_refused(tmp_path, peak):
 
 @pytest.mark.parametrize("position", [(-1, 10), (0, 0), (0, 10**6), (10**6, 1)])
 def test_excerpts_outside_the_track_are_the_callers_error(audio_dir, position):
-    with pytest.raises(ValueError, match=r"are not inside .*44100\.wav, which has"):
+    with fails(ValueError, audio_dir / "44100.wav"):
         read_excerpt(
             audio_dir / "44100.wav",
             sample_rate=16000,

@@ -259,14 +259,14 @@ def test_a_file_that_was_cut_is_refused(name, share, files, tmp_path):
     for number, before in enumerate((b"", files[name][1])):
         path = tmp_path / f"{number}"
         path.write_bytes(before + content[: int(share * len(content))])
-        with pytest.raises(AudioError, match=rf"{path}: (damaged, )?truncated"):
+        with raises("audio-truncated", path):
             inspect_audio(path)
 
 
 def test_parts_of_other_sample_rates_are_refused(files, tmp_path):
     other = encode(tmp_path, "b.m4a", bursts(1.0, rate=22_050), "-c:a", "alac", rate=22_050)
     (tmp_path / "a.m4a").write_bytes(files["alac.m4a"][0] + other)
-    with pytest.raises(AudioError, match=r"a\.m4a: files joined in one"):
+    with raises("audio-joined-files", "a.m4a: "):
         inspect_audio(tmp_path / "a.m4a")
 
 
@@ -315,7 +315,7 @@ def test_adts_with_a_frame_of_another_layout_is_refused(tmp_path):
     middle = content.index(content[:3], len(content) // 2)
     content[middle + 3] ^= 0xC0  # one channel, or three
     (tmp_path / "a.aac").write_bytes(content)
-    with pytest.raises(AudioError, match=r"a\.aac: "):
+    with raises("audio-joined-files", "a.aac: "):
         inspect_audio(tmp_path / "a.aac")
 
 
@@ -392,13 +392,13 @@ def test_sound_that_cannot_be_decoded_counts(cover, tmp_path):
     start = content.index(b"mdat") + 3_000
     content[start : start + 3_000] = np.random.default_rng(0).bytes(3_000)
     (tmp_path / "b.m4a").write_bytes(content)
-    with pytest.raises(AudioError, match=r"b\.m4a: damaged.*ffmpeg reports: \[aac"):
+    with raises("audio-damaged", "b.m4a: ", "[aac"):
         inspect_audio(tmp_path / "b.m4a")
 
 
 def test_no_sound_at_all(tmp_path):
     ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x64:duration=1", tmp_path / "a.mp4")
-    with pytest.raises(AudioError, match=r"a\.mp4: .*without audio"):
+    with raises("audio-no-samples", "a.mp4: "):
         inspect_audio(tmp_path / "a.mp4")
 
 

@@ -1,5 +1,6 @@
 """MP3s that were joined, padded, cut, or whose header counts something else than there is."""
 
+import re
 import struct
 from functools import partial
 from itertools import product
@@ -14,7 +15,6 @@ from support.messages import raises
 
 from m2v_finetune.audio.containers.mpeg_frames import parse_frame
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
-from m2v_finetune.errors import AudioError
 
 pytestmark = needs("lame", "ffmpeg")
 
@@ -260,10 +260,9 @@ def test_a_hole_is_named(parts, tmp_path):
     path = tmp_path / "a.mp3"
     for hole in (bytes(60_000), np.random.default_rng(0).bytes(60_000)):
         path.write_bytes(content[:10_000] + hole + content[10_000:])
-        with pytest.raises(
-            AudioError, match=r"a\.mp3: damaged: after 0\.\d+ s there are 6\d+ bytes"
-        ):
+        with raises("audio-damaged", "a.mp3: ") as raised:
             inspect_audio(path)
+        assert re.search(r" 0\.\d+ s .* 6\d{4} bytes", str(raised.value))
 
 
 def overwritten(content: bytes, start: int, other: bytes) -> bytes:
@@ -421,5 +420,5 @@ def test_layer_2_has_no_header(times, tmp_path):
 def test_a_free_bit_rate_is_refused(tmp_path):
     content = lame(tmp_path, "a.mp3", bursts(1.0, rate=RATE), "--freeformat", "-b", "400")
     (tmp_path / "a.mp3").write_bytes(content * 2)
-    with pytest.raises(AudioError, match=r"a\.mp3: .*Convert it"):
+    with raises("audio-unsupported-format", "a.mp3: "):
         inspect_audio(tmp_path / "a.mp3")

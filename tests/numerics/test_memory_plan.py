@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from support.matrix import exhaustive
-from support.messages import raises
+from support.messages import names, raises
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
     HubertConfig,
@@ -762,7 +762,7 @@ def test_all_changes_together_are_counted_once():
     ]
     assert f"they take {gigabytes(peak)}. Use a GPU" in plan.refusal()
     enough = replace(plan, memory_bytes=room(peak)).refusal()
-    assert f"all together take {gigabytes(peak)}, which fits: {plan.combined.setting}." in enough
+    assert names(enough, gigabytes(peak), plan.combined.setting)
     some = max(one.peak_bytes for one in plan.changes)
     assert plan_run(config, TASK, GPU, memory_bytes=room(some)).combined is None
 

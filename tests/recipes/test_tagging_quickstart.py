@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import ModelCard
 from support.forked import Forked, run_forked
 from support.matrix import exhaustive
-from support.messages import resumed_after
+from support.messages import names, resumed_after
 from support.processes import cpu_environment, options
 
 from m2v_finetune.model import TaskModel
@@ -180,7 +180,7 @@ def test_a_signal_saves_and_states_how_to_resume(
     _, log = process.communicate(timeout=300)
     assert process.returncode == code, log
     assert "Traceback" not in log
-    assert f"{number.name}: finishing the step, then saving" in log
+    assert names(log, number.name)
     assert f"--config {folder}/config.yaml --run.output_dir {folder} --run.resume auto" in log
     assert find_checkpoint(folder / "checkpoints") is not None
     before = metrics.read_text()

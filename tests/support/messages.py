@@ -1,4 +1,4 @@
-"""Errors that a user can fix: tests assert their codes, and the values that the message has to name."""
+"""Errors: tests assert their codes or types, and the values that the message has to name."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from m2v_finetune.errors import UserError, run_command
+from m2v_finetune.errors import Stopped, UserError, run_command
 
 
 @contextmanager
@@ -19,6 +19,22 @@ def raises(code: str, *values: object) -> Iterator[pytest.ExceptionInfo[UserErro
     message = " ".join(str(raised.value).split())
     for value in values:
         assert str(value) in message
+
+
+@contextmanager
+def fails(error: type[Exception], *values: object) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """Assert that an error without a code is raised, whose message names these values as words."""
+    with pytest.raises(error) as raised:
+        yield raised
+    assert names(str(raised.value), *values), raised.value
+
+
+@contextmanager
+def stops_after(step: int, num_steps: int) -> Iterator[pytest.ExceptionInfo[Stopped]]:
+    """Assert that a run stops by a signal, after this step."""
+    with pytest.raises(Stopped) as raised:
+        yield raised
+    assert resumed_after(str(raised.value)) == (step, num_steps), raised.value
 
 
 def names(text: str, *values: object) -> bool:

@@ -1,4 +1,4 @@
-"""bfloat16 on a CPU: chosen by its units, visible, and a setting of predictions."""
+"""bfloat16 on a CPU: chosen by its matrix units, visible, and a setting of predictions."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from support.models import SAMPLES, build_tagger
 
 from m2v_finetune import cli, cpu_precision
 from m2v_finetune.catalogue.predictions import NamedModel, Predictions
-from m2v_finetune.cpu_precision import bfloat16_units, inference_precision
+from m2v_finetune.cpu_precision import MATRIX_UNITS, has_matrix_units, inference_precision
 from m2v_finetune.training.summary import precision_note
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ WAVE = np.random.default_rng(0).normal(0, 0.1, 4 * SAMPLES).astype(np.float32)
 
 @pytest.fixture(params=[(), ("avx512_bf16",), ("avx512_bf16", "amx_bf16")])
 def units(request, monkeypatch):
-    """The units of this CPU, as torch would report them."""
+    """Instructions of this CPU for bfloat16, as torch would report them; only AMX is of use."""
     found = {"avx2": True, **dict.fromkeys(request.param, True)}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
@@ -34,24 +34,23 @@ def scores(model):
     return np.array(list(model.predict(WAVE, sample_rate=16000).scores.values()))
 
 
-def test_units_decide_and_the_run_summary_names_them(units):
-    assert sorted(bfloat16_units()) == sorted(units)
+def test_matrix_units_decide_and_the_run_summary_names_them(units):
+    assert has_matrix_units() == (MATRIX_UNITS in units)
     for setting, task, device, chosen in (
-        ("auto", "tagging", CPU, "bfloat16" if units else "float32"),
+        ("auto", "tagging", CPU, "bfloat16" if has_matrix_units() else "float32"),
         ("auto", "no-such-task", CPU, "float32"),
         ("auto", "tagging", torch.device("cuda"), "float32"),
         ("float32", "tagging", CPU, "float32"),
         ("bfloat16", "no-such-task", CPU, "bfloat16"),
     ):
         assert inference_precision(setting, task=task, device=device) == chosen
-    note = precision_note(Accelerator(cpu=True))
-    assert (bfloat16_units() or ["without units"])[0] in note
-    assert "float32" in note
+    has_units = "with" if MATRIX_UNITS in units else "without"
+    assert precision_note(Accelerator(cpu=True)) == f"float32 (CPU {has_units} amx_bf16)"
 
 
 def test_units_that_pytorch_does_not_use_do_not_count(units, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert bfloat16_units() == []
+    assert not has_matrix_units()
 
 
 def test_the_tasks_are_those_within_the_bound():

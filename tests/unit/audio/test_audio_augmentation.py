@@ -13,12 +13,11 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.messages import raises
+from support.messages import names, raises
 
 from m2v_finetune.audio import label_transform
 from m2v_finetune.audio.augmentation import TRANSFORMS, Effect, build_augmentation
 from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
-from m2v_finetune.errors import AudioError
 
 SAMPLE_RATE = 16000
 ALL_EFFECTS = frozenset(Effect)
@@ -147,7 +146,7 @@ def test_effects_that_labels_do_not_survive_are_refused():
     with raises("transform-changes-labels") as caught:
         build({"name": "pitch_shift"}, allowed_effects=allowed, task="key")
     message = str(caught.value)
-    assert "pitch_shift moves pitch, which the labels of the task 'key' depend on" in message
+    assert names(message, "pitch_shift", "'key'")
     assert "time_stretch" in message
     assert "time_mask" not in message
     assert build({"name": "time_stretch"}, allowed_effects=allowed, task="key") is not None
@@ -236,7 +235,7 @@ def test_bad_settings_are_one_clear_message(settings, code, values):
 def test_a_damaged_impulse_response_is_named(impulse_responses, tmp_path):
     (tmp_path / "good.wav").write_bytes((impulse_responses / "a.wav").read_bytes())
     (tmp_path / "bad.wav").write_bytes(b"")
-    with pytest.raises(AudioError, match=r"bad\.wav: empty file"):
+    with raises("audio-empty", "bad.wav: "):
         build({"name": "impulse_response", "ir_path": str(tmp_path)})
 
 
@@ -432,7 +431,7 @@ def test_a_rollover_is_refused_where_labels_follow_time():
     with raises("transform-rollover") as caught:
         build({"name": "shift"}, transformed_effects=frozenset({Effect.TIME}), task="beats")
     message = str(caught.value)
-    assert "shift with rollover" in message
+    assert names(message, "shift", "rollover")
     assert "'beats'" in message
     assert "Set rollover: false" in message
     assert build(SHIFT, transformed_effects=frozenset({Effect.TIME})) is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from support.messages import raises
+from support.messages import fails, raises
 
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_channels, read_excerpt
 
@@ -99,7 +99,7 @@ def test_other_channels_than_requested_are_refused(folder):
 
 
 def test_what_is_not_inside_the_track_is_a_bug(folder):
-    with pytest.raises(ValueError, match="are not inside"):
+    with fails(ValueError, folder / "stereo.wav", 3 * RATE + 1):
         read(folder / "stereo.wav", num_channels=2, start=0, stop=3 * RATE + 1)
 
 

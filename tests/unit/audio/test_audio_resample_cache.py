@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.messages import raises
 
 from m2v_finetune.audio import resample_cache
 from m2v_finetune.audio.decode import inspect_audio, read_audio, read_excerpt
@@ -17,7 +18,6 @@ from m2v_finetune.audio.resample_cache import (
     resampled_of,
     write_resampled,
 )
-from m2v_finetune.errors import AudioError
 
 STEP = 2.0**-15
 RESAMPLER_EDGE = 2e-6  # of two excerpts of one file, at full scale
@@ -182,7 +182,7 @@ def test_a_damaged_copy_is_named_and_written_again(tmp_path):
     whole = resampled.path.read_bytes()
     resampled.path.write_bytes(whole[:2_000])
     assert not record.is_current(path, inspect_audio(path), 16_000)
-    with pytest.raises(AudioError, match=r"m2v data convert SOURCE --verify"):
+    with raises("audio-truncated", "m2v data convert SOURCE --verify"):
         resampled.read_excerpt(start_sample=50_000, num_samples=1_000)
     assert convert(path) == (record, True)
     assert resampled.path.read_bytes() == whole

@@ -95,6 +95,8 @@ SIZES = {
     "au": (b".snd\x00\x00\x00\x18", ">I", 0),
     "au-g721": (b".snd\x00\x00\x00\x18", ">I", 0),
 }
+CUT = ("audio-truncated", "audio-damaged", "audio-unreadable")
+"""Codes of a file whose end is not there: at a frame, within one, within the header."""
 UNKNOWN_32 = (0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x7F000000, 0x80000000, 0xFFFFFFFF - 36)
 UNKNOWN_64 = (0, 2**64 - 1, 2**63 - 1)
 
@@ -122,15 +124,17 @@ def assert_whole(path, content: bytes, expected: np.ndarray) -> None:
     np.testing.assert_allclose(whole, expected, atol=2e-6)
 
 
-def assert_refused(path, content: bytes, reason: str) -> None:
+def assert_refused(path, content: bytes, *codes: str) -> None:
+    """Assert that both ways of reading refuse a file, with one of these codes."""
     path.write_bytes(content)
     reads = (
         inspect_audio,
         lambda path: read_audio(path, sample_rate=16_000),
     )
     for read in reads:
-        with pytest.raises(AudioError, match=reason) as caught:
+        with pytest.raises(AudioError) as caught:
             read(path)
+        assert caught.value.code in codes, caught.value
         assert str(path) in str(caught.value)
 
 
@@ -185,7 +189,7 @@ def test_a_tag_before_is_no_sound(name, size, tmp_path):
 @pytest.mark.parametrize("name", [name for name in FILES if name != "mp3"])
 def test_a_file_that_was_cut_is_refused(name, tmp_path):
     content = FILES[name]
-    assert_refused(tmp_path / "a", content[: len(content) * 2 // 3], "truncated|malformed")
+    assert_refused(tmp_path / "a", content[: len(content) * 2 // 3], *CUT)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -204,14 +208,12 @@ def test_a_size_of_nothing_but_what_it_counts_besides(name, tmp_path):
 @pytest.mark.parametrize("name", SIZES)
 def test_a_size_below_what_is_there_is_refused(name, tmp_path):
     size = stated(name) // 2 // 8 * 8
-    assert_refused(
-        tmp_path / "a", with_size(name, size), "bytes follow the sound that its header counts"
-    )
+    assert_refused(tmp_path / "a", with_size(name, size), "audio-trailing-data")
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_size_above_what_is_there_is_refused(name, tmp_path):
-    assert_refused(tmp_path / "a", with_size(name, 2 * stated(name)), "truncated")
+    assert_refused(tmp_path / "a", with_size(name, 2 * stated(name)), *CUT)
 
 
 @pytest.mark.parametrize("size", [0, 8, 1000, 0x7FFFFFFF, 0xFFFFFFFF])
@@ -238,11 +240,13 @@ def test_an_rf64_that_states_no_size(size, tmp_path):
     assert_whole(tmp_path / "a", bytes(content), mean_of(FILES["rf64"]))
 
 
-@pytest.mark.parametrize(("size", "reason"), [(1000, "bytes follow"), (10**6, "truncated")])
-def test_an_rf64_that_states_another_size_is_refused(size, reason, tmp_path):
+@pytest.mark.parametrize(
+    ("size", "code"), [(1000, "audio-trailing-data"), (10**6, "audio-truncated")]
+)
+def test_an_rf64_that_states_another_size_is_refused(size, code, tmp_path):
     content = bytearray(FILES["rf64"])
     struct.pack_into("<Q", content, content.index(b"ds64") + 16, size)
-    assert_refused(tmp_path / "a", bytes(content), reason)
+    assert_refused(tmp_path / "a", bytes(content), code)
 
 
 def test_bw64_is_read_as_rf64(tmp_path):
@@ -273,7 +277,7 @@ def test_a_second_chunk_of_samples_is_named(name, tmp_path):
 
 def test_unknown_bytes_behind_the_samples_are_refused(tmp_path):
     for name in ("wav", "aiff", "w64", "au", "caf", "nist"):
-        assert_refused(tmp_path / name, FILES[name] + JUNK, "bytes follow")
+        assert_refused(tmp_path / name, FILES[name] + JUNK, "audio-trailing-data")
 
 
 @pytest.mark.parametrize(
@@ -406,7 +410,7 @@ def test_a_wav_above_4_gib_has_a_size_that_wrapped_around(excess, tmp_path):
 def test_a_wav_of_3_gb_that_was_cut_is_no_pipe(tmp_path):
     """Sizes above 2 GiB are not all of programs that do not know them."""
     sparse_wav(tmp_path / "a.wav", stated_bytes=3_000_000_000, num_bytes=4_000_000)
-    with pytest.raises(AudioError, match="truncated"):
+    with raises("audio-truncated", "a.wav"):
         inspect_audio(tmp_path / "a.wav")
 
 
@@ -460,7 +464,7 @@ def test_the_remedy_for_a_size_that_is_too_small(name, tmp_path):
     """The message names sox --ignore-length."""
     path = tmp_path / f"a.{name}"
     path.write_bytes(with_size(name, 1000))
-    with pytest.raises(AudioError, match=r"sox --ignore-length FILE NEW\.wav"):
+    with raises("audio-trailing-data", "sox --ignore-length FILE NEW.wav"):
         inspect_audio(path)
     run("sox", "--ignore-length", path, tmp_path / "new.wav")
     assert_whole(tmp_path / "b", (tmp_path / "new.wav").read_bytes(), mean_of(FILES[name]))
@@ -512,7 +516,7 @@ def test_a_flac_frame_that_is_missing_or_there_twice(change, tmp_path):
 def test_flac_that_counts_too_many_samples_is_refused(tmp_path):
     changed = bytearray(FILES["flac"])
     changed[22:26] = (50_000).to_bytes(4, "big")
-    assert_refused(tmp_path / "a", bytes(changed), "truncated")
+    assert_refused(tmp_path / "a", bytes(changed), *CUT)
 
 
 NO_COUNT = bytearray(FILES["flac"])
@@ -589,9 +593,9 @@ def test_ogg_streams_that_were_recorded_from_the_middle(name, tmp_path):
 def test_ogg_without_its_first_page_is_refused(tmp_path):
     content = FILES["vorbis"]
     second = content.index(b"OggS", 4)
-    assert_refused(tmp_path / "a", content[second:], "does not start with its first page")
+    assert_refused(tmp_path / "a", content[second:], "audio-damaged")
     third = content.index(b"OggS", second + 4)
-    assert_refused(tmp_path / "b", content[third:] + content, "does not start with its first page")
+    assert_refused(tmp_path / "b", content[third:] + content, "audio-damaged")
 
 
 def flipped(content: bytes, location: int) -> bytes:
@@ -691,9 +695,7 @@ def test_parts_of_other_learning_rates_or_channels_are_refused(tmp_path):
         for number, other in enumerate(
             (encoded(kind, samples=bursts(channels=1)), encoded(kind, rate=22_050))
         ):
-            assert_refused(
-                tmp_path / f"{kind} {number}", first + other, "2 files joined in one.*ffmpeg -i"
-            )
+            assert_refused(tmp_path / f"{kind} {number}", first + other, "audio-joined-files")
 
 
 @pytest.mark.parametrize(
@@ -704,4 +706,4 @@ def test_formats_whose_length_is_not_compared_are_refused(kind, tmp_path):
     """Cut or joined, libsndfile reads them without a word; of VOC it reads the heads of blocks as sound."""
     subtype = "DPCM_16" if kind == "XI" else "PCM_16"
     content = encoded(kind, subtype, MONO)
-    assert_refused(tmp_path / "a", content, "Convert it to WAV or FLAC")
+    assert_refused(tmp_path / "a", content, "audio-unsupported-format")

@@ -39,6 +39,7 @@ from m2v_finetune.data.features import read_vector_splits
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.model import TaskModel
 from m2v_finetune.model.novelty import Novelty
+from m2v_finetune.similarity import VectorTable
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.tasks.separation import Separation
@@ -356,6 +357,11 @@ def test_a_shard_of_another_table_is_named(models: Path, music: Path, tmp_path: 
     shutil.copy(tmp_path / "first" / "part-00000.parquet", tmp_path / "mean")
     with raises("catalogue-shard-unreadable", tmp_path / "mean"):
         run(*words, tmp_path / "mean")
+    with raises("vectors-table-unreadable", tmp_path / "mean"):
+        read_table(tmp_path / "mean", ["001.wav"])
+    with raises("vectors-unreadable", tmp_path / "mean"):
+        VectorTable.open(tmp_path / "mean")
+    VectorTable.open(tmp_path / "first")
 
 
 def test_long_cells_of_a_csv_are_read_again(models: Path, music: Path, tmp_path: Path):

@@ -64,7 +64,7 @@ def test_audio_and_tables_of_a_store_are_those_of_a_disk(music, store, tmp_path,
     capsys.readouterr()
     embed("s3://catalogue/music", "s3://catalogue/tables/one")
     stderr = capsys.readouterr().err
-    assert "1 files not read" in stderr
+    assert messages.names(stderr, 1)
     assert f"{NUM_SOUNDS + 1} computed now" in stderr
     names = sorted(path.name for path in (tmp_path / "local").glob("part-*"))
     assert len(names) > 2

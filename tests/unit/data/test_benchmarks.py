@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from support.messages import raises
+from support.messages import fails, raises
 
 from m2v_finetune.data.benchmarks import BENCHMARKS, magnatagatune, mtg_jamendo, prepare_benchmark
 from m2v_finetune.data.benchmarks.benchmark import Benchmark, RemoteFile
@@ -158,7 +158,7 @@ def test_fetch_that_fails_leaves_nothing_and_states_where_a_copy_goes(
     "url", ["file:///etc/hostname", "http://example.org/labels.tsv", "ftp://127.0.0.1/labels.tsv"]
 )
 def test_fetch_takes_https_only(tmp_path: Path, url: str) -> None:
-    with pytest.raises(ValueError, match="https"):
+    with fails(ValueError, "https", url):
         fetch(RemoteFile(url=url, path="labels.tsv", sha256=None), tmp_path)
     assert files_below(tmp_path) == []
 

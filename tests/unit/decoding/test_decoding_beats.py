@@ -7,6 +7,7 @@ from fractions import Fraction
 import mir_eval
 import numpy as np
 import pytest
+from support.messages import fails
 
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.decoding import beats as module
@@ -133,7 +134,7 @@ def test_only_tempi_in_the_range_are_found():
     activation = clicks(np.arange(0.3, 19.9, 0.5), times, grid)
     found, _ = decode_beats(activation, activation, times, grid.frame_rate, min_bpm=50, max_bpm=100)
     assert tempo_from_beats(found) == pytest.approx(60, rel=0.01)
-    with pytest.raises(ValueError, match="widen the range"):
+    with fails(ValueError, "min_bpm=119", "max_bpm=119.5"):
         track_beats(activation, grid.frame_rate, min_bpm=119, max_bpm=119.5)
 
 

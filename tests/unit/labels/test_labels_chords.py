@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.messages import raises
+from support.messages import fails, raises
 
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.labels.chords import (
@@ -94,7 +94,7 @@ def test_majmin_of_known_labels(label: str, chord: str | None) -> None:
 @pytest.mark.parametrize("label", ["", "H:maj", "C:major", "c:maj", "C maj", "C:maj/", "C:aug7"])
 def test_what_is_no_chord_is_refused(label: str) -> None:
     for use in (to_majmin, lambda text: transpose_chord(text, 1)):
-        with pytest.raises(ValueError, match=f"^'{label}' .*C:maj"):
+        with fails(ValueError, f"'{label}'", "C:maj"):
             use(label)
 
 
@@ -237,20 +237,20 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("segment", "what"),
+    ("segment", "named"),
     [
-        ((2.0, 1.0, "N"), "end 1.0 .*start 2.0"),
-        ((0.0, 1e-8, "N"), "end 0.0 .*start 0.0"),
-        ((0.0, float("nan"), "N"), "nan"),
-        ((0.0, 1.0, "C major"), "C major"),
-        ((0.0, 1.0, "H:maj"), "'H:maj'"),
+        ((2.0, 1.0, "N"), ("1.0", "2.0")),
+        ((0.0, 1e-8, "N"), ("0.0",)),
+        ((0.0, float("nan"), "N"), ("nan",)),
+        ((0.0, 1.0, "C major"), ("C major",)),
+        ((0.0, 1.0, "H:maj"), ("'H:maj'",)),
     ],
 )
 def test_what_could_not_be_read_is_not_written(
-    tmp_path: Path, segment: tuple[float, float, str], what: str
+    tmp_path: Path, segment: tuple[float, float, str], named: tuple[str, ...]
 ) -> None:
     start, end, label = segment
-    with pytest.raises(ValueError, match=f"segment 1: .*{what}"):
+    with fails(ValueError, 1, *named):
         write_lab(tmp_path / "a.lab", [Segment(start_seconds=start, end_seconds=end, label=label)])
     assert not (tmp_path / "a.lab").exists()
 

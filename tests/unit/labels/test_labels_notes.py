@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.messages import raises
+from support.messages import fails, raises
 
 from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.labels.notes import (
@@ -444,21 +444,21 @@ def test_a_note_too_short_for_a_tick_is_given_one(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("note", "what"),
+    ("note", "named"),
     [
-        ((-0.1, 1.0, 60, 5), r"^onsets .* 0.* \[1\]"),
-        ((float("nan"), 1.0, 60, 5), r"^onsets .* \[1\]"),
-        ((1.0, 1.0, 60, 5), r"^offsets .* \[1\]"),
-        ((1.0, float("inf"), 60, 5), r"^offsets .* \[1\]"),
-        ((0.0, 1.0, 128, 5), r"^pitches .* 0 to 127.* \[1\]"),
-        ((0.0, 1.0, 60, 0), r"^velocities .* 1 to 127.* \[1\]"),
-        ((0.5, 1.0, 60, 5), r"pitch 60 .* 0\.5000 s"),
+        ((-0.1, 1.0, 60, 5), ("onsets", 0, "[1]")),
+        ((float("nan"), 1.0, 60, 5), ("onsets", "[1]")),
+        ((1.0, 1.0, 60, 5), ("offsets", "[1]")),
+        ((1.0, float("inf"), 60, 5), ("offsets", "[1]")),
+        ((0.0, 1.0, 128, 5), ("pitches", 0, 127, "[1]")),
+        ((0.0, 1.0, 60, 0), ("velocities", 1, 127, "[1]")),
+        ((0.5, 1.0, 60, 5), (60, "0.5000")),
     ],
 )
 def test_what_could_not_be_read_is_not_written(
-    path: Path, note: tuple[float, float, int, int], what: str
+    path: Path, note: tuple[float, float, int, int], named: tuple[object, ...]
 ) -> None:
-    with pytest.raises(ValueError, match=what):
+    with fails(ValueError, *named):
         write_midi(path, make_notes((0.5, 1.0, 60, 5), note))
     assert not path.exists()
 
@@ -470,7 +470,7 @@ def test_notes_of_unequal_length_are_refused(path: Path) -> None:
         pitches=np.array([60]),
         velocities=np.array([60]),
     )
-    with pytest.raises(ValueError, match=r"\(2,\), \(2,\), \(1,\), \(1,\)"):
+    with fails(ValueError, "(2,), (2,), (1,), (1,)"):
         write_midi(path, notes)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mir_eval.key import weighted_score
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score
+from support.messages import fails
 
 from m2v_finetune.metrics.intervals import bootstrap_interval, mean_of_tracks, resample_counts
 from m2v_finetune.metrics.key import KEY_RELATION_SCORES, key_relation, key_report
@@ -62,7 +63,7 @@ def test_macro_f1_is_over_the_classes_in_the_references():
 
 @pytest.mark.parametrize("metric_class", [Accuracy, MacroF1])
 def test_probabilities_are_refused_as_classes(metric_class):
-    with pytest.raises(ValueError, match="continuous"):
+    with fails(ValueError, "continuous"):
         metric_class().compute(predictions=[0.2, 0.7], references=[0, 1])
 
 
@@ -132,27 +133,25 @@ def test_report_holds_values_intervals_labels_and_confusion():
 
 
 @pytest.mark.parametrize(
-    ("references", "scores", "message"),
+    ("references", "scores", "named"),
     [
-        ([0, 1], [[0.1, 0.2]], r"shape \(2,\) and scores of shape \(1, 2\)"),
-        ([[0]], [[0.1]], r"\(tracks,\) and \(tracks, classes\)"),
-        (np.zeros(0, int), np.zeros((0, 2)), "needs a track"),
-        ([0.0, 1.0], [[0.1, 0.2], [0.3, 0.4]], "type float64"),
-        ([0, 2], [[0.1, 0.2], [0.3, 0.4]], "reference of track 1 is 2 .* between 0 and 1"),
-        ([0, -1], [[0.1, 0.2], [0.3, 0.4]], "reference of track 1 is -1"),
-        ([0, 1], [[0.1, 0.2], [np.nan, 0.4]], "score of track 1, class 0 is nan"),
+        ([0, 1], [[0.1, 0.2]], ("(2,)", "(1, 2)")),
+        ([[0]], [[0.1]], ("(1, 1)", "(tracks, classes)")),
+        (np.zeros(0, int), np.zeros((0, 2)), ("(0, 2)",)),
+        ([0.0, 1.0], [[0.1, 0.2], [0.3, 0.4]], ("float64",)),
+        ([0, 2], [[0.1, 0.2], [0.3, 0.4]], ("reference", 2, 0, 1)),
+        ([0, -1], [[0.1, 0.2], [0.3, 0.4]], ("reference", 1, "-1")),
+        ([0, 1], [[0.1, 0.2], [np.nan, 0.4]], ("score", 1, 0, "nan")),
     ],
 )
-def test_bad_input_is_refused_with_what_was_found(references, scores, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_input_is_refused_with_what_was_found(references, scores, named):
+    with fails(ValueError, *named):
         check_classes_and_scores(references, scores)
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"), [(["a"], "1 labels for 2"), (["a", "a"], "more than once: a")]
-)
-def test_report_refuses_labels_that_do_not_fit(labels, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize(("labels", "named"), [(["a"], (1, 2)), (["a", "a"], ("a",))])
+def test_report_refuses_labels_that_do_not_fit(labels, named):
+    with fails(ValueError, *named):
         multiclass_report([0, 1], [[0.1, 0.2], [0.3, 0.4]], labels)
 
 
@@ -177,7 +176,7 @@ def test_key_relations_do_not_change_under_transposition():
 
 @pytest.mark.parametrize("pair", [(-1, 0), (0, 24)])
 def test_key_out_of_range_is_refused(pair):
-    with pytest.raises(ValueError, match="outside 0"):
+    with fails(ValueError, *(key for key in pair if key), 23):
         key_relation(*pair)
 
 
@@ -203,7 +202,7 @@ def test_key_report_equals_mir_eval():
 
 
 def test_key_report_refuses_another_number_of_classes():
-    with pytest.raises(ValueError, match="12 classes: there are 24 keys"):
+    with fails(ValueError, 12, 24):
         key_report([0], np.zeros((1, 12)))
 
 

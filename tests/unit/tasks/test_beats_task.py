@@ -19,7 +19,7 @@ from support.frame_tracks import (
     windows_of,
     with_scores,
 )
-from support.messages import raises
+from support.messages import names, raises
 
 from m2v_finetune.audio.augmentation import Effect
 from m2v_finetune.config import HeadConfig
@@ -53,9 +53,9 @@ def test_an_annotation_that_continues_after_its_audio_is_listed(tmp_path):
     near = silent_track(tmp_path, 10, name="near.wav", beats="near.beats").track
     far = silent_track(tmp_path, 10, name="far.wav", beats="milliseconds.beats").track
     TASK.check_labels([near])
-    with raises("labels-unusable", "milliseconds.beats", "1500.000 s") as raised:
+    values = ("milliseconds.beats", "1500.000 s", "far.wav", "10.000 s")
+    with raises("labels-unusable", *values) as raised:
         TASK.check_labels([near, far])
-    assert "far.wav ends at 10.000 s" in str(raised.value)
     assert "near" not in str(raised.value)
 
 
@@ -76,7 +76,7 @@ def test_every_bad_annotation_is_listed_with_file_and_line(tmp_path):
         with pytest.raises(UserError) as raised:
             check()
         message = str(raised.value)
-        assert "cannot be used (6)" in message
+        assert names(message, 6)
         for problem in (
             f"{tmp_path}/a.beats:2: the time 0.4 is not after 0.5 of line 1",
             f"{tmp_path}/a.beats:4: 'soon' is not a number",

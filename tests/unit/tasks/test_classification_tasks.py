@@ -15,7 +15,7 @@ from support.clip_tracks import (
     make_splits,
     make_track,
 )
-from support.messages import error_message, raises
+from support.messages import error_message, fails, names, raises
 
 import m2v_finetune.tasks.classification as classification_module
 from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
@@ -93,8 +93,7 @@ def test_another_column_can_be_named():
 
 def test_a_missing_column_is_refused_with_those_that_exist():
     message = error_message(build, make_splits("style", train=["waltz"]))
-    assert "No track has a column 'genre'" in message
-    assert "There are: style" in message
+    assert names(message, "'genre'", "style")
     assert "--task.label_column" in message
 
 
@@ -142,8 +141,7 @@ def test_every_track_without_exactly_one_known_class_is_listed_and_none_is_dropp
         "songs.csv:15: unknown class 'polka'",
         "songs.csv:17: unknown class 'Rock'",
     ]
-    assert f"genre is not one of the classes ({len(NO_CLASS) + 2}):" in message
-    assert "The classes are: jazz, rock." in message
+    assert names(message, "genre", len(NO_CLASS) + 2, "jazz, rock")
 
 
 @pytest.mark.parametrize(
@@ -218,19 +216,19 @@ def test_a_task_comes_back_from_what_is_saved(task_class, config_class, column):
 
 
 @pytest.mark.parametrize(
-    ("damage", "error", "expected"),
+    ("damage", "named"),
     [
-        ({"labels": None}, ValueError, "None, not a list of names"),
-        ({"labels": "rock"}, ValueError, "'rock', not a list of names"),
-        ({"labels": ["rock", 3]}, ValueError, "not a list of names"),
-        ({"labels": []}, ValueError, "empty"),
-        ({"labels": ["rock", "rock"]}, ValueError, "not distinct"),
-        ({"label_column": None}, ValueError, "label_column is None"),
-        ({"label_column": 5}, ValueError, "label_column is 5"),
+        ({"labels": None}, ("labels", "None")),
+        ({"labels": "rock"}, ("labels", "'rock'")),
+        ({"labels": ["rock", 3]}, ("labels", "['rock', 3]")),
+        ({"labels": []}, ("labels",)),
+        ({"labels": ["rock", "rock"]}, ("labels",)),
+        ({"label_column": None}, ("label_column", "None")),
+        ({"label_column": 5}, ("label_column", "5")),
     ],
 )
-def test_damaged_settings_of_a_model_are_refused(damage, error, expected):
-    with pytest.raises(error, match=expected):
+def test_damaged_settings_of_a_model_are_refused(damage, named):
+    with fails(ValueError, *named):
         Genre.from_dict(build().to_dict() | damage)
 
 

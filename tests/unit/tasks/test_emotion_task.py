@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import mean_squared_error, r2_score, root_mean_squared_error
 from sklearn.preprocessing import StandardScaler
 from support.clip_tracks import evaluated_clips, listed_problems, make_track
-from support.messages import raises
+from support.messages import fails, names, raises
 
 from m2v_finetune.audio.label_transform import IDENTITY, LabelTransform
 from m2v_finetune.data.manifest import Track
@@ -105,7 +105,7 @@ def test_a_column_that_never_changes_is_refused(constant):
     # The computed deviation of three times 0.1 is not 0.
     rows = [(constant, 1.0), (constant, 2.0), (constant, 3.0)]
     message = message_of("targets-constant", make_splits(rows, [(6, 4.0)]))
-    assert "the same arousal," in message
+    assert names(message, "arousal")
     assert "task.target_columns" in message
     assert build(make_splits(rows), target_columns=["valence"]).labels == ("valence",)
 
@@ -167,23 +167,23 @@ def test_it_comes_back_from_what_is_saved():
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "named"),
     [
-        {"labels": ["arousal"]},
-        {"labels": []},
-        {"means": [1.0]},
-        {"means": [1.0, math.nan]},
-        {"means": ["a", "b"]},
-        {"stds": [1.0, 0.0]},
-        {"stds": [1.0, -1.0]},
-        {"stds": [1.0, math.inf]},
-        {"stds": [math.nan, 1.0]},
-        {"stds": []},
+        ({"labels": ["arousal"]}, ("means", "stds", "labels")),
+        ({"labels": []}, ("labels",)),
+        ({"means": [1.0]}, ("means", "stds", "labels")),
+        ({"means": [1.0, math.nan]}, ("means", "stds", "labels")),
+        ({"means": ["a", "b"]}, ("a",)),
+        ({"stds": [1.0, 0.0]}, ("means", "stds", "labels")),
+        ({"stds": [1.0, -1.0]}, ("means", "stds", "labels")),
+        ({"stds": [1.0, math.inf]}, ("means", "stds", "labels")),
+        ({"stds": [math.nan, 1.0]}, ("means", "stds", "labels")),
+        ({"stds": []}, ("means", "stds", "labels")),
     ],
     ids=str,
 )
-def test_damaged_settings_of_a_model_are_refused(damage):
-    with pytest.raises(ValueError, match=r"no labels|its labels|its means and stds|convert"):
+def test_damaged_settings_of_a_model_are_refused(damage, named):
+    with fails(ValueError, *named):
         Emotion.from_dict(build().to_dict() | damage)
 
 

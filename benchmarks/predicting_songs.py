@@ -1,0 +1,125 @@
+"""Time the tags of a song of 4 minutes beside transformers' class on the same windows, decoded by librosa.
+
+    python benchmarks/predicting_songs.py [--backbones NAME ...] [--rounds N]
+
+Both sides have the same RANDOM weights, windows of 5 s one after the other, and batches of 16, with all
+cores; models are loaded before. The other side is what people write: `librosa.load` of the whole MP3 (44.1
+kHz, stereo), the feature extractor, and `...ForSequenceClassification`. Both give the same scores. Sides
+take turns, and the first round does not count; the machine should be idle. Written to
+benchmarks/results/predicting_songs.json: seconds, their spread, and ratios of medians. `decoding` has the
+seconds of each side without the network.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import librosa
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from songs import environment, spread, write_songs
+
+from m2v_finetune.audio.decode import read_audio
+from m2v_finetune.audio.windows import window_starts
+from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks.tagging import Tagging
+from m2v_finetune.threads import choose_threads, intra_op_threads
+
+RESULT = Path(__file__).parent / "results" / "predicting_songs.json"
+BACKBONES = ("music2vec-v1", "MERT-v1-95M")
+SONG_SECONDS, WINDOW_SECONDS, BATCH_SIZE = 240.0, 5.0, 16
+GOAL = 4.0
+"""With matrix units for bfloat16 (amx_bf16)."""
+
+
+def main() -> None:
+    """Measure each backbone, and write the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backbones", nargs="+", default=BACKBONES, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    arguments = parser.parse_args()
+    found: dict[str, Any] = {
+        "goal_with_matrix_units": GOAL,
+        "load_average_before": os.getloadavg(),
+        "environment": environment(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "backbones": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        [song] = write_songs(Path(folder), suffixes=["mp3"], number=1, seconds=SONG_SECONDS)["mp3"]
+        for name in arguments.backbones:
+            found["backbones"][name] = measure(name, song, arguments.rounds)
+            print(name, json.dumps(found["backbones"][name], indent=2), flush=True)
+    found["load_average_after"] = os.getloadavg()
+    RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(name: str, song: Path, rounds: int) -> dict[str, Any]:
+    """Time both sides of a backbone."""
+    torch.manual_seed(0)
+    model = TaskModel.build(
+        task=Tagging(labels=tuple(map(str, range(50))), label_column="tags"),
+        backbone=BackboneConfig(source=name),
+        head=HeadConfig(kind="linear", standardize=False),
+        tuning=TuningConfig(method="full"),
+        window_seconds=WINDOW_SECONDS,
+        hop_seconds=WINDOW_SECONDS,
+        with_weights=False,
+    ).eval()
+    network, extractor = model.to_transformers()
+    network = network.eval()
+    rate = model.backbone.sample_rate
+
+    def ours() -> NDArray[np.float64]:
+        scores = model.predict(song, batch_size=BATCH_SIZE).scores
+        return np.array(list(scores.values()))
+
+    def theirs() -> NDArray[np.float64]:
+        samples, _ = librosa.load(song, sr=rate)
+        length = round(WINDOW_SECONDS * rate)
+        windows = [samples[start : start + length] for start in window_starts(len(samples), length)]
+        scores = []
+        for first in range(0, len(windows), BATCH_SIZE):
+            inputs = extractor(
+                windows[first : first + BATCH_SIZE], sampling_rate=rate, return_tensors="pt"
+            )
+            with torch.inference_mode():
+                scores.append(network(**inputs).logits.sigmoid())
+        return torch.cat(scores).mean(dim=0).double().numpy()
+
+    sides: dict[str, Callable[[], Any]] = {
+        "ours": ours,
+        "theirs": theirs,
+        "ours, decoding": lambda: read_audio(song, sample_rate=rate),
+        "theirs, decoding": lambda: librosa.load(song, sr=rate),
+    }
+    with intra_op_threads(choose_threads(model)):
+        difference = float(np.abs(ours() - theirs()).max())
+        assert difference < 1e-3, f"the two sides are not the same model: {difference}"
+        seconds: dict[str, list[float]] = {side: [] for side in sides}
+        for _ in range(rounds):
+            for side, run in sides.items():
+                start = time.perf_counter()
+                run()
+                seconds[side].append(time.perf_counter() - start)
+        threads = torch.get_num_threads()
+    found: dict[str, Any] = {side: spread(times) for side, times in seconds.items()}
+    return found | {
+        "network": f"{name}, RANDOM WEIGHTS",
+        "threads": threads,
+        "largest_difference_of_scores": difference,
+        "times_as_fast": round(found["theirs"]["median"] / found["ours"]["median"], 2),
+    }
+
+
+if __name__ == "__main__":
+    main()
