@@ -11,6 +11,8 @@ REPOSITORY = Path(__file__).parent.parent
 PAGE = REPOSITORY / "docs" / "small-backbone.md"
 README = REPOSITORY / "README.md"
 TRIALS = REPOSITORY / "benchmarks" / "results" / "small_backbone_trials"
+FILTERBANK = "small_backbone_filterbank.jsonl"
+"""Result file of filterbank-small."""
 TASKS = ("tagging", "key", "instrument", "pitch", "beats")
 PROBES = {
     "pretrained": "music2vec-small, pre-trained",
@@ -72,6 +74,7 @@ def all_tables(result: Path) -> dict[tuple[Path, str], str]:
     runs, metrics = read(result)
     return {
         (PAGE, "small backbone"): tables(runs, metrics),
+        (PAGE, "filterbank-small, tuned"): tuned_tables(*read(result.parent / FILTERBANK)),
         (PAGE, "trials"): trials_table(),
         (PAGE, "adaptation"): adaptation_table(result.parent),
     }
@@ -175,13 +178,26 @@ def few(runs: Runs) -> str:
 
 
 def tables(runs: Mapping[str, Mapping[str, Runs]], metrics: Mapping[str, str]) -> str:
-    """Return all rows as Markdown, then what they say of pre-training."""
-    tasks = [task for task in TASKS if task in runs]
-    heads = " | ".join(f"{task} ({metrics[task]})" for task in tasks)
+    """Return the rows of probes and of tuning, then their differences between weights."""
+    tasks, heads = columns(runs, metrics)
     lines = [f"| frozen backbone, probed | {heads} |", f"|---|{'---|' * len(tasks)}"]
     for weights, title in PROBES.items():
         lines.append(row(title, [cell(runs[t].get(f"probe/{weights}/100")) for t in tasks]))
-    lines += ["", f"| tuning, weights, labels | {heads} |", f"|---|{'---|' * len(tasks)}"]
+    return "\n".join([*lines, "", tuned_tables(runs, metrics)])
+
+
+def columns(
+    runs: Mapping[str, Mapping[str, Runs]], metrics: Mapping[str, str]
+) -> tuple[list[str], str]:
+    """Return the tasks that were measured, and the head of their columns."""
+    tasks = [task for task in TASKS if task in runs]
+    return tasks, " | ".join(f"{task} ({metrics[task]})" for task in tasks)
+
+
+def tuned_tables(runs: Mapping[str, Mapping[str, Runs]], metrics: Mapping[str, str]) -> str:
+    """Return the rows of tuning, then the differences between weights."""
+    tasks, heads = columns(runs, metrics)
+    lines = [f"| tuning, weights, labels | {heads} |", f"|---|{'---|' * len(tasks)}"]
     for method in ("lora", "full"):
         for share in SHARES:
             for weights in ("pretrained", "random"):
@@ -190,6 +206,8 @@ def tables(runs: Mapping[str, Mapping[str, Runs]], metrics: Mapping[str, str]) -
                 lines.append(row(title, [cell(runs[t].get(name)) for t in tasks]))
     lines += ["", f"| is pre-trained | {' | '.join(tasks)} |", f"|---|{'---|' * len(tasks)}"]
     for title, (better, worse) in COMPARISONS.items():
+        if not any(better in runs[task] for task in tasks):
+            continue
         cells = [verdict(runs[t].get(better, {}), runs[t].get(worse, {})) for t in tasks]
         lines.append(row(title, cells))
     return "\n".join(lines)
