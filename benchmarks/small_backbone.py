@@ -12,8 +12,9 @@ the length of windows were set by hand on the validation split (`--split validat
   with; `mfcc`, the mean of 20 MFCCs of a window in place of a backbone; or `mfcc+deviation`, their
   deviation too. All have the same windows and the same head, a linear one, over the mean and the deviation
   of a window's frames. Beats need frames, so there are no MFCCs for them.
-- `lora/WEIGHTS/SHARE` and `full/WEIGHTS/SHARE`: fine-tuning with SHARE percent of the training labels,
-  the same for both weights.
+- `lora/WEIGHTS/SHARE`, `full/WEIGHTS/SHARE` and `layers/WEIGHTS/SHARE`: fine-tuning with SHARE percent of
+  the training labels, the same for both weights. `full` trains the conv encoder too, `layers` keeps it, as
+  the recipes do by default.
 
 Layer weighting, heads, losses, tuning, optimizer, step and metrics are the package's, as its recipes use
 them. Around them there is a plain loop in place of the recipes': the windows lie at fixed places and stay
@@ -146,15 +147,30 @@ METHODS = {
         steps={10: 50, 30: 75, 100: 100},
     ),
 }
+LATER_METHODS = {
+    "layers": Method(
+        tuning=TuningConfig(method="full"),
+        optimizer=OptimizerConfig(learning_rate=0.003, backbone_learning_rate=0.001),
+        steps={10: 50, 30: 75, 100: 100},
+    ),
+}
+"""Methods that results before them do not have: their settings are in their lines."""
+
+
+def method_of(name: str) -> Method:
+    """Return a method by its name."""
+    return {**METHODS, **LATER_METHODS}[name]
+
+
 DRAWN = ("start", "random")
 PROBED = ("pretrained", "start", "random", "mfcc", "mfcc+deviation")
 ROWS = (
     *(f"probe/{weights}/100" for weights in PROBED),
     *(
         f"{method}/{weights}/{share}"
-        for method in ("lora", "full")
+        for method in ("lora", "full", "layers")
         for weights in ("pretrained", "random")
-        for share in METHODS[method].steps
+        for share in method_of(method).steps
     ),
 )
 
@@ -248,6 +264,7 @@ def run_all(
                 continue
         if task not in musics:
             musics[task] = Music(task, data, backbone, split=split)
+        name = row.split("/")[0]
         start_time = time.process_time()
         found = run(musics[task], row, seed)
         line = {
@@ -257,6 +274,7 @@ def run_all(
             "seed": seed,
             **({"backbone_sha256": weights_digest} if "/pretrained/" in row else {}),
             **({"split": split} if split != "test" else {}),
+            **({"method": asdict(method_of(name))} if name in LATER_METHODS else {}),
             **found,
             "cpu_seconds": round(time.process_time() - start_time, 1),
         }
@@ -474,12 +492,13 @@ def run(music: Music, row: str, seed: int) -> dict[str, Any]:
             task=music.task,
             backbone=BackboneConfig(source=str(source)),
             head=music.experiment.head,
-            tuning=METHODS[name].tuning,
+            tuning=method_of(name).tuning,
             window_seconds=music.experiment.window_seconds,
         )
     labelled = music.share(int(share), seed)
-    steps = METHODS[name].steps[int(share)]
-    fit(model, music, inputs["train"], labelled, METHODS[name].optimizer, steps=steps, seed=seed)
+    method = method_of(name)
+    steps = method.steps[int(share)]
+    fit(model, music, inputs["train"], labelled, method.optimizer, steps=steps, seed=seed)
     values = evaluate(model, music, inputs["evaluated"])
     metric = music.task.selection_metric
     return {

@@ -37,6 +37,7 @@ ADAPTED_TASKS = ("tagging", "key", "beats")
 PROBED = "probe/pretrained/100"
 SHARES = (10, 30, 100)
 NUM_SEEDS = 3
+TUNED = ("lora", "full", "layers")
 COMPARISONS = {
     "probing, above random": ("probe/pretrained/100", "probe/random/100"),
     "probing, above the start": ("probe/pretrained/100", "probe/start/100"),
@@ -46,7 +47,14 @@ COMPARISONS = {
             f"{method}/pretrained/{share}",
             f"{method}/random/{share}",
         )
-        for method in ("lora", "full")
+        for method in TUNED
+        for share in SHARES
+    },
+    **{
+        f"layers, {share} % of the labels, above random with its conv encoder trained": (
+            f"layers/pretrained/{share}",
+            f"full/random/{share}",
+        )
         for share in SHARES
     },
     **{
@@ -54,7 +62,7 @@ COMPARISONS = {
             f"{method}/pretrained/30",
             f"{method}/random/100",
         )
-        for method in ("lora", "full")
+        for method in TUNED
     },
 }
 
@@ -198,15 +206,17 @@ def tuned_tables(runs: Mapping[str, Mapping[str, Runs]], metrics: Mapping[str, s
     """Return the rows of tuning, then the differences between weights."""
     tasks, heads = columns(runs, metrics)
     lines = [f"| tuning, weights, labels | {heads} |", f"|---|{'---|' * len(tasks)}"]
-    for method in ("lora", "full"):
+    for method in TUNED:
         for share in SHARES:
             for weights in ("pretrained", "random"):
                 name = f"{method}/{weights}/{share}"
+                if not any(name in runs[task] for task in tasks):
+                    continue
                 title = f"{method}, {weights}, {share} %"
                 lines.append(row(title, [cell(runs[t].get(name)) for t in tasks]))
     lines += ["", f"| is pre-trained | {' | '.join(tasks)} |", f"|---|{'---|' * len(tasks)}"]
     for title, (better, worse) in COMPARISONS.items():
-        if not any(better in runs[task] for task in tasks):
+        if not any({better, worse} <= runs[task].keys() for task in tasks):
             continue
         cells = [verdict(runs[t].get(better, {}), runs[t].get(worse, {})) for t in tasks]
         lines.append(row(title, cells))

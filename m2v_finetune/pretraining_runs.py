@@ -49,7 +49,7 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
         # Model of the objective; random windows with masks and labels, and fixed ones for validation.
         model = build_pretraining_model(start_backbone(config.backbone), config)
         splits = with_run_copies(splits, model.backbone.sample_rate, run)
-        labels = prepare_labels(config, splits, model.backbone.frame_grid, run)
+        labels, splits = prepare_labels(config, splits, model.backbone.frame_grid, run)
         windows, validation = pretraining_windows(model, splits, config, labels)
 
         # Training; the weights of the last epoch are kept.

@@ -1,8 +1,8 @@
 """Make what the pre-training of a small backbone starts from: random weights behind a bank of filters.
 
-    python scripts/start_small_backbone.py FOLDER [ARCHITECTURE]
+    python scripts/start_small_backbone.py FOLDER [ARCHITECTURE [LICENCE]]
 
-The architecture is a folder in configs/pretrain: `small` (the default), `small-wide`, or `log-bank`. Runs of
+The licence is that of the weights after training, by the music: apache-2.0 if none is given. The architecture is a folder in configs/pretrain: `small` (the default), `small-wide`, or `log-bank`. Runs of
 small backbones are short: from random convolutions a trial predicted almost nothing of masked frames after
 320 steps (loss 0.316, variance of targets 0.320). All above the convolutions is drawn at random.
 
@@ -133,19 +133,19 @@ def start_log_weights(backbone: Backbone) -> None:
         )
 
 
-def main(folder: Path, architecture: str = "small") -> None:
+def main(folder: Path, architecture: str = "small", licence: str = LICENCE) -> None:
     """Write the checkpoint of an architecture, with its licence, into the folder."""
     torch.manual_seed(SEED)
-    backbone = init_backbone(ARCHITECTURES / architecture, licence=LICENCE)
+    backbone = init_backbone(ARCHITECTURES / architecture, licence=licence)
     has_logarithm = len(backbone.network.feature_extractor.conv_layers) == 2
     (start_log_weights if has_logarithm else start_weights)(backbone)
     folder.mkdir(parents=True, exist_ok=True)
     backbone.save_pretrained(folder)
-    card = f"---\nlicense: {LICENCE}\n---\n\nRandom weights behind a bank of filters; nothing was trained.\n"
+    card = f"---\nlicense: {licence}\n---\n\nRandom weights behind a bank of filters; nothing was trained.\n"
     (folder / "README.md").write_text(card, encoding="utf-8")
     count = sum(parameter.numel() for parameter in backbone.parameters())
     print(f"{folder}: {count:,} parameters")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:3])
+    main(Path(sys.argv[1]), *sys.argv[2:4])

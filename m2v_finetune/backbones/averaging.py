@@ -11,6 +11,7 @@ from m2v_finetune.backbones.backbone import Backbone
 from m2v_finetune.backbones.loading import load_backbone
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_files
+from m2v_finetune.hub.licence import joined, licence_metadata
 
 # Settings of a network that do not affect its output.
 NAMES_OF_SETTINGS = ("_name_or_path", "architectures", "transformers_version", "dtype")
@@ -75,6 +76,7 @@ def write_average(sources: Sequence[str], folder: Path) -> Backbone:
     backbones = [load_backbone(source, spec_augment=True) for source in sources]
     licences = {one.licence for one in backbones}
     average = average_backbones(backbones)
+    average.licence, _ = average_licence(licences)
     average.save_pretrained(folder)
     write_files(folder, {"README.md": _card(sources, licences).encode()})
     return average
@@ -90,18 +92,20 @@ def require_new_folder(folder: Path) -> None:
 
 
 def average_licence(licences: set[str]) -> tuple[str, str]:
-    """Return the licence of an average, empty if there are several, and a sentence about it."""
+    """Return the licence of an average, empty if one is unknown, and a sentence about it."""
     if len(licences) == 1:
         [licence] = licences
         return licence, f"Licence: {licence or 'unknown'}."
     listed = json.dumps(sorted(one or "unknown" for one in licences))
-    return "", f"Licences of these backbones: {listed}. All of them hold for the average."
+    return joined(
+        licences
+    ), f"Licences of these backbones: {listed}. All of them hold for the average."
 
 
 def _card(sources: Sequence[str], licences: set[str]) -> str:
     licence, stated = average_licence(licences)
     names = [Path(source).name if Path(source).is_dir() else source for source in sources]
-    metadata = ModelCardData(license=licence or None, library_name="transformers").to_yaml()
+    metadata = ModelCardData(library_name="transformers", **licence_metadata(licence)).to_yaml()
     listed = "\n".join(f"- `{name}`" for name in names)
     return f"""\
 ---

@@ -24,6 +24,7 @@ from m2v_finetune.hub import (
     download_snapshot,
     is_repo_id,
 )
+from m2v_finetune.hub.licence import licence_of
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -140,10 +141,9 @@ def read_licence(folder: Path) -> str:
     card = folder / "README.md"
     if not card.is_file():
         return ""
-    return str(
-        RepoCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("license")
-        or ""
-    )
+    text = card.read_text(encoding="utf-8")
+    metadata: dict[str, Any] = vars(RepoCard(text, ignore_metadata_errors=True).data)
+    return licence_of(metadata)
 
 
 def load_weights(network: PreTrainedModel, folder: Path) -> None:

@@ -32,6 +32,7 @@ def _labels(arguments: argparse.Namespace) -> None:
     from m2v_finetune.data.checking import check_splits
     from m2v_finetune.data.resampling import with_resampled
     from m2v_finetune.errors import UserError
+    from m2v_finetune.files import why_unwritable
     from m2v_finetune.pretraining.masked_prediction.labels import find_clusters, label_tracks
     from m2v_finetune.pretraining.model import backbone_without_weights
     from m2v_finetune.pretraining.replay import REPLAY, replay_split
@@ -44,7 +45,18 @@ def _labels(arguments: argparse.Namespace) -> None:
             f"{arguments.output} exists, and is not overwritten. Name another file.",
             code="clusters-file-exists",
         )
+    if arguments.output is not None and (why := why_unwritable(arguments.output.parent)):
+        raise UserError(
+            f"--output {arguments.output} cannot be written: {why}.", code="clusters-not-writable"
+        )
     config = read_config("pretrain", [*arguments.settings, "--objective=masked_prediction"])
+    sizes = config.masked_prediction.label_sizes()
+    if arguments.output is not None and all(name.startswith("codes_") for name in sizes):
+        raise UserError(
+            "--output is the file of clusters, and there are none: log_mel_clusters and chroma_clusters are "
+            "0. Leave it out.",
+            code="settings-conflict",
+        )
     start_logging()
     tracks_by_split, dataset = load_splits(config.data, label_column=None, seed=config.run.seed)
     tracks_by_split |= replay_split(config.data)[0]
@@ -64,7 +76,8 @@ def _labels(arguments: argparse.Namespace) -> None:
     everything = [one for members in splits.values() for one in members]
     labels = label_tracks(config.masked_prediction, everything, clusters)
     labels.require_all(on_bad_track=config.data.on_bad_track)
-    if arguments.output is not None and clusters.centres:
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         clusters.save(arguments.output)
     entropies = labels.entropies(trained)
     print(f"{dataset.name}: {len(labels.paths)} of {len(everything)} tracks have labels.")

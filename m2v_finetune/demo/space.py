@@ -10,6 +10,7 @@ import yaml
 from m2v_finetune import __version__
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import is_repo_id, upload_folder
+from m2v_finetune.hub.licence import licence_metadata
 from m2v_finetune.model import TaskModel
 
 PACKAGE = "m2v-finetune"
@@ -49,8 +50,7 @@ def space_files(model: TaskModel, source: str, *, package: str | None = None) ->
         "app_file": "app.py",
         "models": [source],
     }
-    if model.backbone.licence:
-        facts["license"] = model.backbone.licence
+    facts |= licence_metadata(model.backbone.licence)
     metadata = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
     return {
         "app.py": APP.format(source=source),

@@ -7,6 +7,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS, published_checkpoint
 from m2v_finetune.hub import is_repo_id
+from m2v_finetune.hub.licence import licence_metadata
 from m2v_finetune.tuning import METHODS
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ def card_data(model: "TaskModel", *, weights: Weights, native: bool = False) -> 
         "tags": ["music", "audio", model.task.name, LIBRARY_NAME],
         "pipeline_tag": model.task.pipeline_tag,
     }
-    if model.backbone.licence:
-        data["license"] = model.backbone.licence
+    data |= licence_metadata(model.backbone.licence)
     if base and is_repo_id(base) and not Path(base).is_dir():
         data["base_model"] = base
         is_adapter = METHODS[model.tuning.method].adds != "nothing"

@@ -21,7 +21,7 @@ def span_mask(
     Args:
         num_frames: Number of frames of the window.
         probability: Share of frames that spans would cover if none overlapped.
-        span_frames: Length of a span, from 1 to ``num_frames - 1``.
+        span_frames: Length of a span, from 1 to ``num_frames``.
         generator: Random generator.
         min_spans: Least number of spans, at least 1; fewer only if there are fewer starts.
 

@@ -58,16 +58,31 @@ class MaskedWindows(Dataset[tuple[Tensor, ...]]):
 
         The mask is both the mask of the student's input and that of the loss.
         """
+        (waveform,) = self.windows[position]
+        mask = self.mask(position, self.num_frames)
+        return waveform, mask, mask
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames of a window."""
+        return self.windows.grid.num_frames(self.windows.window_samples)
+
+    def mask(self, position: tuple[int, int], num_frames: int) -> Tensor:
+        """Return the mask of a window, (num_frames,) of `MaskedWindows.num_frames`, within its first frames.
+
+        Args:
+            position: Epoch and index.
+            num_frames: Number of frames in which spans lie: all, or those before the end of the track.
+        """
         epoch, index = position
-        windows = self.windows
-        mask = torch.from_numpy(
+        mask = torch.zeros(self.num_frames, dtype=torch.bool)
+        mask[:num_frames] = torch.from_numpy(
             span_mask(
-                windows.grid.num_frames(windows.window_samples),
+                num_frames,
                 probability=self.mask_probability,
-                span_frames=self.mask_span_frames,
+                span_frames=min(self.mask_span_frames, num_frames),
                 min_spans=self.min_mask_spans,
-                generator=draw_generator(windows.seed, epoch, self.name_of(index), "mask"),
+                generator=draw_generator(self.seed, epoch, self.name_of(index), "mask"),
             )
         )
-        (waveform,) = windows[position]
-        return waveform, mask, mask
+        return mask

@@ -16,6 +16,7 @@ from m2v_finetune.backbones.checkpoints import published_checkpoint
 from m2v_finetune.config import PretrainingConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.hub import is_repo_id
+from m2v_finetune.hub.licence import licence_metadata
 from m2v_finetune.model import LIBRARY_NAME, upload_model
 from m2v_finetune.plotting.pretraining import (
     accuracy_curves,
@@ -121,7 +122,7 @@ def render_backbone_card(run_dir: Path, results: Mapping[str, Any], *, repo_id: 
             results, REPLAY, results["replay_dataset"]
         )
     metadata = ModelCardData(
-        license=licence,
+        **licence_metadata(licence),
         library_name="transformers",
         tags=["audio", "music", *objective.tags, LIBRARY_NAME],
         base_model=None if backbone["is_new"] else _hub_id(backbone["source"]),

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from m2v_finetune.backbones.checkpoints import published_checkpoint
 from m2v_finetune.files import write_atomically
 from m2v_finetune.hub import is_repo_id
+from m2v_finetune.hub.licence import licence_metadata, licence_of
 from m2v_finetune.model import CARD_FILE, LIBRARY_NAME, MODEL_PLACEHOLDER
 from m2v_finetune.publishing.method import (
     backbone_link,
@@ -93,7 +94,7 @@ def render_card(
     environment = json.loads(folder.environment.read_text(encoding="utf-8"))
     config = public_settings(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
     resumes = read_resumes(folder)
-    licence = card_data.get("license") or UNKNOWN_LICENCE
+    licence = licence_of(card_data) or UNKNOWN_LICENCE
     facts = {
         "title": escaped(_model_name(results, repo_id)),
         "task": _task_name(results),
@@ -151,7 +152,7 @@ def _metadata(
         if metric["value"] is not None
     ]
     return ModelCardData(
-        **{**card_data, "license": licence},
+        **{**card_data, **licence_metadata(licence)},
         datasets=[name] if is_repo_id(name) else None,
         metrics=list(results["metrics"]),
         model_name=_model_name(results, repo_id),

@@ -8,6 +8,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import PretrainingConfig
 from m2v_finetune.data.checking import CheckedTrack
+from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import UserError
 from m2v_finetune.pretraining.masked_prediction.labels import (
     TrackLabels,
@@ -25,7 +26,7 @@ def prepare_labels(
     splits: Mapping[str, Sequence[CheckedTrack]],
     grid: FrameGrid,
     run: Run,
-) -> TrackLabels | None:
+) -> tuple[TrackLabels | None, Mapping[str, Sequence[CheckedTrack]]]:
     """Fit clusters to the training tracks, and compute the labels of all tracks; what exists is read.
 
     The main process fits, and each process labels its share of the tracks.
@@ -37,13 +38,14 @@ def prepare_labels(
         run: Run.
 
     Returns:
-        The labels; None for an objective without labels.
+        The labels, None for an objective without labels; and the tracks by split, without those that
+        ``data.on_bad_track`` skips as they have no labels.
 
     Raises:
         UserError: Clusters or labels cannot be computed; the same on every process.
     """
     if config.objective != "masked_prediction":
-        return None
+        return None, splits
     settings, accelerator = config.masked_prediction, run.accelerator
     trained = [*splits["train"], *splits.get(REPLAY, [])]
     problem: UserError | None = None
@@ -91,7 +93,32 @@ def prepare_labels(
             "or the files of masked_prediction.codes.",
             ", ".join(low),
         )
-    return labels
+    return labels, _labelled_splits(labels, splits)
+
+
+def _labelled_splits(
+    labels: TrackLabels, splits: Mapping[str, Sequence[CheckedTrack]]
+) -> dict[str, list[CheckedTrack]]:
+    """Return the tracks that have labels, and name the others; raise `UserError` if a split has none."""
+    labelled = {}
+    for name, members in splits.items():
+        labelled[name] = [one for one in members if one.track.id in labels.paths]
+        missing = [
+            labels.problems[one.track.id] for one in members if one.track.id in labels.problems
+        ]
+        if missing and not labelled[name]:
+            title = f"No track of the split {name} has labels"
+            advice = "Repair them, or name other music."
+            raise UserError(problem_list(title, missing, advice), code="labels-missing")
+        if missing:
+            logger.warning(
+                "Skipped, as they have no labels: %d of %d tracks of the split %s: %s",
+                len(missing),
+                len(members),
+                name,
+                "; ".join(missing),
+            )
+    return labelled
 
 
 def keep_clusters(labels: TrackLabels | None, run: Run) -> None:

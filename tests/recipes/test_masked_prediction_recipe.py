@@ -107,6 +107,33 @@ def load_trained(folder):
 
 
 @pytest.mark.slow
+def test_tracks_without_codes_are_skipped_or_refused(pretrain, architecture, music, tmp_path):
+    codes = tmp_path / "codes"
+    for path in (music / "own").rglob("*.wav"):
+        file = codes / f"{path.relative_to(music / 'own')}.npy"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, np.random.default_rng(0).integers(8, size=(1, 225)))
+    (codes / "album 0" / "0.wav.npy").unlink()
+    settings = {
+        "backbone.architecture": architecture,
+        "masked_prediction.log_mel_clusters": 0,
+        "masked_prediction.chroma_clusters": 0,
+        "masked_prediction.codes": codes,
+        "masked_prediction.num_codebooks": 1,
+        "masked_prediction.codebook_size": 8,
+        "training.epochs": 1,
+    }
+    with raises("labels-missing", "0.wav.npy"):
+        pretrain("stopped", **settings)
+    results, _ = pretrain("skipped", **settings, **{"data.on_bad_track": "skip"})
+    assert sum(results["num_tracks"].values()) == 9
+    for path in codes.rglob("*.npy"):
+        path.unlink()
+    with raises("labels-missing", "train"):
+        pretrain("none", **settings, **{"data.on_bad_track": "skip"})
+
+
+@pytest.mark.slow
 def test_from_an_architecture_to_a_backbone(pretrain, architecture, music):
     about = {"name": "general", "title": "Anybody's music", "licence": "CC-BY-SA-4.0"}
     (music / "general" / "dataset.json").write_text(json.dumps(about))
@@ -267,6 +294,13 @@ def test_the_average_of_backbones(tmp_path, capsys):
         own = [one.network.state_dict()[name] for one in backbones]
         expected = sum(one.double() for one in own) / 3
         assert torch.equal(tensor, expected.to(tensor.dtype)), name
+    (tmp_path / "1" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    call(["merge", *folders, "--output", str(tmp_path / "both")])
+    both = "apache-2.0 AND cc-by-4.0"
+    assert both in capsys.readouterr().out
+    assert load_backbone(str(tmp_path / "both")).licence == both
+    metadata = yaml.safe_load((tmp_path / "both" / "README.md").read_text().split("---")[1])
+    assert (metadata["license"], metadata["license_name"]) == ("other", both)
     with raises("average-folder-not-empty", "average"):
         call(["merge", *folders, "--output", str(tmp_path / "average")])
     with raises("average-too-few"):

@@ -1,5 +1,6 @@
 """Precomputed codes of a neural codec as labels: one ``.npy`` file a track, (codebooks, frames) at 75 Hz."""
 
+import os
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -12,10 +13,29 @@ from m2v_finetune.data.paths import path_problem
 from m2v_finetune.errors import UserError
 from m2v_finetune.path_hints import did_you_mean
 
+MAGIC = b"\x93NUMPY"
 CODE_RATE_HZ = 75
 """Frames a second of EnCodec at 24 kHz (arXiv 2210.13438)."""
 TOLERANCE_SECONDS = 0.1
 """Largest difference in length of a track and its codes."""
+
+
+def codes_file(folder: Path, checked: CheckedTrack) -> Path:
+    """Return the file of the codes of a track.
+
+    Raises:
+        UserError: There is none that can be read, or it is outside of the folder.
+    """
+    name = f"{checked.track.id}.npy"
+    outside = path_problem(name, folder, checked.track.path_rule)
+    if outside is not None:
+        raise UserError(outside, code="codes-outside")
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{path} is missing.{did_you_mean(path.absolute())}", code="codes-missing")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} cannot be read: no permission.", code="codes-missing")
+    return path
 
 
 def read_codes(
@@ -40,12 +60,11 @@ def read_codes(
     Raises:
         UserError: The file is missing, or has no such codes, or is of another length than the track.
     """
-    name = f"{checked.track.id}.npy"
-    outside = path_problem(name, folder, checked.track.path_rule)
-    path = folder / name
-    if outside is not None:
-        raise UserError(f"{checked.track.origin}: {outside}", code="codes-outside")
+    path = codes_file(folder, checked)
     try:
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise ValueError("it is no .npy file of integers (codebooks, frames)")
         codes = np.load(path, allow_pickle=False)
         if not isinstance(codes, np.ndarray) or codes.dtype.kind not in "iu" or codes.ndim != 2:
             raise ValueError("it is no .npy file of integers (codebooks, frames)")
@@ -62,14 +81,9 @@ def read_codes(
             raise ValueError(
                 f"it has {seconds:.2f} s at {CODE_RATE_HZ} Hz, and the track {length:.2f} s"
             )
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{checked.track.origin}: {path} is missing.{did_you_mean(path.absolute())}",
-            code="codes-missing",
-        ) from error
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(
-            f"{checked.track.origin}: {path} has no codes of the track: {error}.",
+            f"{path} has no codes of the track: {error}.",
             code="codes-invalid",
         ) from error
     num_frames = grid.num_frames(checked.audio.num_samples(grid.sample_rate))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from m2v_finetune.pretraining.masked_prediction.clusters import (
     load_clusters,
     track_features,
 )
-from m2v_finetune.pretraining.masked_prediction.codes import read_codes
+from m2v_finetune.pretraining.masked_prediction.codes import codes_file, read_codes
 
 BLOCK_SECONDS = 30.0
 """Length of the parts in which a track is labelled."""
@@ -163,20 +164,34 @@ def label_tracks(
         show_progress: Whether to show a bar on the terminal.
 
     Raises:
-        UserError: A folder cannot be written.
+        UserError: A folder cannot be written, or two tracks have one id.
     """
-    settings = [clusters.fingerprint if clusters.centres else "", clusters.grid.frame_rate]
+    repeated = [
+        name for name, count in Counter(one.track.id for one in tracks).items() if count > 1
+    ]
+    if repeated:
+        raise UserError(
+            f"Two tracks have the id {repeated[0]}. Ids of replayed music begin with replay/; rename the "
+            "folder or the id of your own music.",
+            code="labels-duplicate-id",
+        )
+    settings: list[object] = [clusters.fingerprint]
     if config.codes is not None:
         settings += [config.num_codebooks, config.codebook_size]
     key = hashlib.sha256(json.dumps([str(one) for one in settings]).encode()).hexdigest()
     folder = labels_folder() / key
     _create(folder)
-    paths, problems = {}, {}
+    paths: dict[str, Path] = {}
+    problems: dict[str, str] = {}
     for checked in _shown(tracks, "Labelling tracks", show_progress):
         try:
             path = folder / f"{_identity(checked, config.codes)}.npy"
             if not path.is_file():
                 labels = labels_of(checked, config, clusters)
+                if labels.shape[1] == 0:
+                    raise UserError(
+                        "it is shorter than a frame of the network", code="track-too-short"
+                    )
                 write_atomically(path, lambda unfinished: _save(unfinished, labels))  # noqa: B023
             paths[checked.track.id] = path
         except (UserError, FileNotFoundError) as error:
@@ -230,13 +245,7 @@ def _identity(checked: CheckedTrack, codes: str | None = None) -> str:
     identity = file_identity(checked.track.path)
     if codes is None:
         return identity
-    path = expand_home(codes) / f"{checked.track.id}.npy"
-    try:
-        identity += file_identity(path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}).", code="codes-missing"
-        ) from error
+    identity += file_identity(codes_file(expand_home(codes), checked))
     return hashlib.sha256(identity.encode()).hexdigest()
 
 

@@ -44,18 +44,20 @@ class LabelledWindows(Dataset[tuple[Tensor, ...]]):
         The first waveform is the input of the network; the last one is clean, the source of the targets.
         They are one without `mixing`.
         """
-        waveform, mask, target = self.masked[position]
         epoch, index = position
+        (waveform,) = self.masked.windows[position]
         sampled = self.masked.windows.sample(position)
         grid = sampled.window.grid
         labels = self.labels.read(
             sampled.checked.track.id,
             first=sampled.window.start_sample // grid.stride_samples,
-            num_frames=len(mask),
+            num_frames=self.masked.num_frames,
         )
+        # Frames after the end of a track have no labels: spans there would count for nothing.
+        mask = self.masked.mask(position, int((labels[0] >= 0).sum()))
         waveforms = waveform[None]
         if self.mixing is not None:
             name = self.masked.name_of(index)
             mixed = self.mixing.mix(waveform.numpy(), sampled, epoch=epoch, name=name)
             waveforms = torch.stack([torch.from_numpy(mixed), waveform])
-        return waveforms, torch.from_numpy(labels), mask, target
+        return waveforms, torch.from_numpy(labels), mask, mask

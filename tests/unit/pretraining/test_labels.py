@@ -1,6 +1,7 @@
 """Labels of masked prediction: features, clusters, codes; segments that are added, and replayed music."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,17 @@ from support.messages import raises
 
 from m2v_finetune.audio.decode import inspect_audio
 from m2v_finetune.audio.frames import FrameGrid
-from m2v_finetune.config import MaskedPredictionConfig, UnlabelledDataConfig
+from m2v_finetune.backbones.checkpoints import SHIPPED_DIR
+from m2v_finetune.config import (
+    InitialBackboneConfig,
+    MaskedPredictionConfig,
+    PretrainingConfig,
+    UnlabelledDataConfig,
+)
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import Track
+from m2v_finetune.pretraining.building import build_pretraining_model, pretraining_windows
 from m2v_finetune.pretraining.masked_prediction import labels as labels_module
 from m2v_finetune.pretraining.masked_prediction.clusters import (
     Clusters,
@@ -25,6 +33,7 @@ from m2v_finetune.pretraining.masked_prediction.codes import read_codes
 from m2v_finetune.pretraining.masked_prediction.labels import find_clusters, label_tracks
 from m2v_finetune.pretraining.masked_prediction.mixing import Mixing
 from m2v_finetune.pretraining.masked_prediction.windows import LabelledWindows
+from m2v_finetune.pretraining.model import start_backbone
 from m2v_finetune.pretraining.replay import ReplayedWindows, replay_split
 from m2v_finetune.pretraining.windows import MaskedWindows, unlabelled_example
 
@@ -152,8 +161,9 @@ def test_a_track_shorter_than_a_frame_has_no_labels(tracks, tmp_path):
     path = tmp_path / "click.wav"
     soundfile.write(path, np.ones(300), RATE)
     clusters = find_clusters(CONFIG, tracks, grid=GRID, seed=0, show_progress=False)
-    labels = label_tracks(CONFIG, [checked(path)], clusters, show_progress=False)
-    assert (labels.read("click.wav", first=0, num_frames=5) == -1).all()
+    labels = label_tracks(CONFIG, [tracks[0], checked(path)], clusters, show_progress=False)
+    assert [*labels.problems] == ["click.wav"]
+    assert [*labels.paths] == [tracks[0].track.id]
 
 
 def test_files_of_clusters(tracks, tmp_path):
@@ -201,6 +211,33 @@ def test_codes_are_those_of_the_nearest_time(tracks, tmp_path):
     labels.require_all(on_bad_track="skip")
     with raises("audio-unreadable", "1.wav.npy"):
         labels.read("1.wav", first=0, num_frames=1)
+
+
+def test_networks_of_one_frame_rate_have_labels_of_their_own(tracks, tmp_path):
+    """Codes alone: the frames of another receptive field are at other times."""
+    np.save(tmp_path / "0.wav.npy", np.arange(150)[None] % 256)
+    config = MaskedPredictionConfig(
+        log_mel_clusters=0,
+        chroma_clusters=0,
+        codes=str(tmp_path),
+        num_codebooks=1,
+        codebook_size=256,
+    )
+    wide = FrameGrid(sample_rate=RATE, stride_samples=320, receptive_field_samples=2288)
+    for grid in (GRID, wide):
+        clusters = find_clusters(config, tracks[:1], grid=grid, seed=0, show_progress=False)
+        labels = label_tracks(config, tracks[:1], clusters, show_progress=False)
+        found = labels.read("0.wav", first=0, num_frames=20)[0]
+        assert found.tolist() == np.floor(grid.times(20) * 75).astype(int).tolist()
+
+
+def test_two_tracks_of_one_id_are_refused(tracks, tmp_path):
+    """Own music in a folder "replay", beside replayed music."""
+    path = tmp_path / "0.wav"
+    path.write_bytes(tracks[0].track.path.read_bytes())
+    clusters = find_clusters(CONFIG, tracks, grid=GRID, seed=0, show_progress=False)
+    with raises("labels-duplicate-id", "0.wav"):
+        label_tracks(CONFIG, [tracks[0], checked(path)], clusters, show_progress=False)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +302,44 @@ def test_windows_have_the_labels_of_their_frames(tracks, labels):
     assert starts == {0}
 
 
+def test_the_settings_of_masks_windows_and_mixing_are_those_of_the_run(tracks, labels):
+    config = PretrainingConfig(
+        objective="masked_prediction",
+        data=UnlabelledDataConfig(source="x", window_seconds=1.0),
+        backbone=InitialBackboneConfig(architecture=str(SHIPPED_DIR / "random_small")),
+        masked_prediction=replace(
+            CONFIG,
+            mask_probability=0.01,
+            mask_span_frames=2,
+            min_mask_spans=5,
+            mix_probability=1.0,
+            mix_max_segments=1,
+            mix_min_seconds=0.2,
+            mix_max_seconds=0.5,
+        ),
+    )
+    model = build_pretraining_model(start_backbone(config.backbone), config)
+    splits = {"train": tracks[:3], "validation": tracks[3:]}
+    training, validation = pretraining_windows(model, splits, config, labels)
+    starts, added = set(), []
+    for epoch in range(10):
+        (mixed, clean), _, mask, _ = training[epoch, 2]
+        starts.add(training.masked.windows.sample((epoch, 2)).window.start_sample)
+        assert mask.sum() >= 6  # five spans of two frames may overlap
+        added.append(int((mixed - clean).count_nonzero()) / RATE)
+    assert len(starts) > 5
+    assert {start % GRID.stride_samples for start in starts} == {0}
+    assert min(added) > 0.15
+    assert 0.35 < max(added) <= 0.5
+    for index, one in enumerate(tracks[3:]):
+        (same, clean), of_frames, mask, _ = validation[0, index]
+        assert torch.equal(same, clean)
+        num_real = min(49, GRID.num_frames(one.audio.num_samples(RATE)))
+        assert (of_frames[0] >= 0).sum() == num_real
+        assert mask[:num_real].sum() >= 6
+        assert not mask[num_real:].any()
+
+
 def test_segments_of_other_tracks_are_added_to_the_input_alone(tracks, labels):
     mixing = Mixing(
         tracks=tracks,
@@ -295,7 +370,7 @@ def test_segments_of_other_tracks_are_added_to_the_input_alone(tracks, labels):
     # Never of the track itself: here it is the only one with sound.
     silent = [checked(write_silence(one.track.path)) for one in tracks[:2]]
     one_sound = Mixing(
-        tracks=[*silent, tracks[2]],
+        tracks=[tracks[2], *silent],
         probability=1.0,
         max_segments=3,
         min_seconds=0.2,
