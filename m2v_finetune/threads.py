@@ -22,6 +22,8 @@ SMALL_PARAMETERS = 20_000_000
 """Networks with fewer parameters run on one thread. Source: benchmarks/threads.py."""
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables by which users set the number."""
+LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
+"""Variables of accelerate launch and torchrun, which set `VARIABLES` to 1 if the user has not."""
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -33,21 +35,20 @@ def choose_threads(model: nn.Module, *, without: Iterable[nn.Module] = ()) -> in
     """Return the number of threads for a network.
 
     A number that the user set is kept: by one of `VARIABLES`, or by `torch.set_num_threads` after this module
-    was imported. Otherwise it is one for a small network; for another the cores that the process may use
-    (by affinity and cgroup quota), divided by the number of processes of a run on this machine. PyTorch's
-    own default, the physical cores, is never exceeded. Processes that read audio are not counted: they
-    wait most of the time beside a large network, and have the other cores beside a small one.
+    was imported. A 1 in them under one of `LAUNCHERS` is the launcher's, and does not count. Otherwise it is
+    one for a small network; for another the physical cores that the process may use (by affinity and cgroup
+    quota), divided by the number of processes of a run on this machine. Processes that read audio are not
+    counted: they wait most of the time beside a large network, and have the other cores beside a small one.
 
     Args:
         model: Network.
         without: Parts of it that do not run, such as those whose output is cached.
     """
-    current = torch.get_num_threads()
-    if current != _INITIAL or any(os.environ.get(name) for name in VARIABLES):
-        return current
+    if _is_chosen():
+        return torch.get_num_threads()
     idle = {id(parameter) for module in without for parameter in module.parameters()}
     size = sum(one.numel() for one in model.parameters() if id(one) not in idle)
-    return 1 if size < SMALL_PARAMETERS else min(current, _cores())
+    return 1 if size < SMALL_PARAMETERS else _cores()
 
 
 def batches_at_once(model: nn.Module) -> int:
@@ -57,9 +58,9 @@ def batches_at_once(model: nn.Module) -> int:
     it is one, as for networks that other libraries run, such as ONNX Runtime.
     """
     devices = {one.device.type for one in model.parameters()}
-    if devices != {"cpu"} or torch.get_num_threads() == choose_threads(model):
+    if devices != {"cpu"} or _is_chosen():
         return 1
-    return min(_INITIAL, _cores()) if choose_threads(model) == 1 else 1
+    return _cores() if choose_threads(model) == 1 else 1
 
 
 def in_order(
@@ -77,6 +78,16 @@ def in_order(
         for batch in batches:
             yield batch, function(batch)
         return
+    # Autocast is a setting of a thread.
+    autocast = {
+        "dtype": torch.get_autocast_dtype("cpu"),
+        "enabled": torch.is_autocast_enabled("cpu"),
+    }
+
+    def compute(batch: Batch) -> Result:
+        with torch.autocast("cpu", **autocast):  # type: ignore[arg-type]
+            return function(batch)
+
     waiting: deque[tuple[Batch, Future[Result]]] = deque()
     unread, error = iter(batches), None
     with ThreadPoolExecutor(at_once) as pool:
@@ -91,7 +102,7 @@ def in_order(
                 except Exception as failed:
                     error = failed
                     break
-                waiting.append((batch, pool.submit(function, batch)))
+                waiting.append((batch, pool.submit(compute, batch)))
                 if len(waiting) > at_once:
                     first, future = waiting.popleft()
                     yield first, future.result()
@@ -105,11 +116,21 @@ def in_order(
         raise error
 
 
+def _is_chosen() -> bool:
+    """Return whether the user set the number of threads, or a block of `intra_op_threads` did."""
+    if torch.get_num_threads() != _INITIAL:
+        return True
+    found = [os.environ.get(name, "").split(",")[0].strip() for name in VARIABLES]
+    numbers = [int(one) for one in found if one.isdigit() and int(one) > 0]  # OpenMP ignores others
+    is_of_launcher = numbers == [1] and any(name in os.environ for name in LAUNCHERS)
+    return bool(numbers) and not is_of_launcher
+
+
 def _cores() -> int:
     """Return the cores for this process, of those that the processes of a run share on this machine."""
     from joblib import cpu_count
 
-    cores: int = cpu_count()
+    cores: int = cpu_count(only_physical_cores=True)
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 

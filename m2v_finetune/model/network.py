@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from m2v_finetune.backbones import AnyBackbone, Backbone
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.config import HeadConfig, TuningConfig
 from m2v_finetune.cpu_precision import InferencePrecision
+from m2v_finetune.errors import UserError
 from m2v_finetune.heads import Head
 from m2v_finetune.micro_batching import MicroBatcher
 from m2v_finetune.model.cached_features import (
@@ -74,11 +75,29 @@ class TaskNetwork(nn.Module):
         self.started_from: str | None = None
         self.card: str | None = None
         self.micro_batcher = MicroBatcher()
-        self.precision: InferencePrecision = "float32"
+        self._precision: InferencePrecision = "float32"
         if isinstance(backbone, Backbone):
             backbone.check_window(self.window_samples)
         self._trainable_names = self._trainable()
         self._trained_names = set(self._trainable_names)
+
+    @property
+    def precision(self) -> InferencePrecision:
+        """Precision of predictions: ``float32``, or ``bfloat16`` by autocast.
+
+        Raises:
+            UserError: Another one is set.
+        """
+        return self._precision
+
+    @precision.setter
+    def precision(self, value: InferencePrecision) -> None:
+        if value not in get_args(InferencePrecision):
+            raise UserError(
+                f"model.precision is {value!r}; it is {' or '.join(get_args(InferencePrecision))}.",
+                code="precision-unknown",
+            )
+        self._precision = value
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of a prediction in `precision`."""

@@ -22,8 +22,10 @@ PACKAGES = (
 )
 
 
-def describe_environment(*, num_processes: int = 1, num_threads: int = 1) -> dict[str, Any]:
-    """Return versions, machine, processes, threads and start of a run; no names of users, hosts or tokens."""
+def describe_environment(
+    *, num_processes: int = 1, num_threads: int = 1, precision: str = "no"
+) -> dict[str, Any]:
+    """Return versions, machine, processes, threads, precision and start; no names of users, hosts, tokens."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -33,6 +35,7 @@ def describe_environment(*, num_processes: int = 1, num_threads: int = 1) -> dic
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "num_processes": num_processes,
         "num_threads": num_threads,
+        "mixed_precision": precision,
         "packages": {name: version(name) for name in PACKAGES},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }

@@ -1,7 +1,6 @@
 """Labels of a run of masked prediction, computed by all processes together."""
 
 import logging
-from collections.abc import Mapping, Sequence
 
 from accelerate.utils import broadcast_object_list, gather_object
 
@@ -23,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 def prepare_labels(
     config: PretrainingConfig,
-    splits: Mapping[str, Sequence[CheckedTrack]],
+    splits: dict[str, list[CheckedTrack]],
     grid: FrameGrid,
     run: Run,
-) -> tuple[TrackLabels | None, Mapping[str, Sequence[CheckedTrack]]]:
+) -> tuple[TrackLabels | None, dict[str, list[CheckedTrack]]]:
     """Fit clusters to the training tracks, and compute the labels of all tracks; what exists is read.
 
     The main process fits, and each process labels its share of the tracks.
@@ -97,7 +96,7 @@ def prepare_labels(
 
 
 def _labelled_splits(
-    labels: TrackLabels, splits: Mapping[str, Sequence[CheckedTrack]]
+    labels: TrackLabels, splits: dict[str, list[CheckedTrack]]
 ) -> dict[str, list[CheckedTrack]]:
     """Return the tracks that have labels, and name the others; raise `UserError` if a split has none."""
     labelled = {}

@@ -117,7 +117,12 @@ class RunFolder:
         self._is_locked = True
 
     def create(
-        self, config: AnyRecipeConfig, *, num_processes: int = 1, num_threads: int = 1
+        self,
+        config: AnyRecipeConfig,
+        *,
+        num_processes: int = 1,
+        num_threads: int = 1,
+        precision: str = "no",
     ) -> None:
         """Create the folder and write settings and environment; a resumed run keeps its own.
 
@@ -125,17 +130,25 @@ class RunFolder:
             config: All settings.
             num_processes: Number of processes that train.
             num_threads: Number of intra-op threads of each.
+            precision: Mixed precision of the training.
 
         Raises:
             UserError: The folder cannot be created, or has a run with other settings.
         """
         if self.is_a_run:
-            self._resume(config, num_processes=num_processes, num_threads=num_threads)
+            self._resume(
+                config,
+                num_processes=num_processes,
+                num_threads=num_threads,
+                precision=precision,
+            )
             return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.lock()
-            environment = describe_environment(num_processes=num_processes, num_threads=num_threads)
+            environment = describe_environment(
+                num_processes=num_processes, num_threads=num_threads, precision=precision
+            )
             write_json(self.environment, environment)
             # Last, as it makes the folder a run.
             write_atomically(self.config, lambda unfinished: save_config(config, unfinished))
@@ -146,8 +159,10 @@ class RunFolder:
                 code="run-folder-not-writable",
             ) from error
 
-    def _resume(self, config: AnyRecipeConfig, *, num_processes: int, num_threads: int) -> None:
-        """Compare settings and processes with those at the start, and record the resume.
+    def _resume(
+        self, config: AnyRecipeConfig, *, num_processes: int, num_threads: int, precision: str
+    ) -> None:
+        """Compare settings, processes and precision with those at the start, and record the resume.
 
         Raises:
             UserError: The files of the run are invalid, or settings differ that a resume may not change.
@@ -188,9 +203,19 @@ class RunFolder:
                 initial_threads,
                 num_threads,
             )
+        initial_precision = environment.get("mixed_precision", precision)
+        if precision != initial_precision:
+            logger.warning(
+                "The run started in the precision %s and resumes in %s, as this machine has another "
+                "processor: it differs from an uninterrupted run. --training.mixed_precision sets it.",
+                initial_precision,
+                precision,
+            )
         self._changed = {change.name: change.current for change in changes}
         line = {
-            **describe_environment(num_processes=num_processes, num_threads=num_threads),
+            **describe_environment(
+                num_processes=num_processes, num_threads=num_threads, precision=precision
+            ),
             "changed": {change.name: [change.initial, change.current] for change in changes},
         }
         append_json(self.resumes, line)

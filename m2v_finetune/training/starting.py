@@ -52,12 +52,14 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
     [folder, problem] = broadcast_object_list([folder, problem])
     if problem:
         raise UserError(problem, code="run-folder-in-use")
+    precision = choose_precision(
+        config.training.mixed_precision,
+        capability=gpu_capability() if state.device.type == "cuda" else None,
+        bf16_on_cpu=uses_bfloat16(task),
+    )
+    [precision] = broadcast_object_list([precision])  # machines of a run may have other processors
     accelerator = Accelerator(
-        mixed_precision=choose_precision(
-            config.training.mixed_precision,
-            capability=gpu_capability() if state.device.type == "cuda" else None,
-            bf16_on_cpu=uses_bfloat16(task),
-        ),
+        mixed_precision=precision,
         log_with=["tensorboard", *config.training.trackers],
         project_config=ProjectConfiguration(
             project_dir=str(folder.path), logging_dir=str(folder.path / "tensorboard")

@@ -69,6 +69,7 @@ def open_run(
             config,
             num_processes=accelerator.num_processes,
             num_threads=trainer.num_threads,
+            precision=accelerator.mixed_precision,
         )
         if config.publish.repo_id is not None:
             _try_login(config.publish.repo_id)

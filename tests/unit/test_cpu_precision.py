@@ -71,6 +71,9 @@ def test_predictions_in_bfloat16_are_close_and_autocast_of_the_caller_counts():
     assert np.array_equal(rounded, of_caller)
     difference = np.abs(rounded - exact).max()
     assert 0 < difference < 0.01
+    with raises("precision-unknown", "'fp32'", "bfloat16"):
+        model.precision = "fp32"
+    assert np.array_equal(scores(model), rounded)
 
 
 def test_a_table_computes_in_the_precision_and_is_of_it():
