@@ -4,10 +4,10 @@
 
 Both sides have the same RANDOM weights, windows of 5 s one after the other, and batches of 16, with all
 cores; models are loaded before. The other side is what people write: `librosa.load` of the whole MP3 (44.1
-kHz, stereo), the feature extractor, and `...ForSequenceClassification`. Both give the same scores. Sides
-take turns, and the first round does not count; the machine should be idle. Written to
-benchmarks/results/predicting_songs.json: seconds, their spread, and ratios of medians. `decoding` has the
-seconds of each side without the network.
+kHz, stereo), the feature extractor, and `...ForSequenceClassification`. Both give the same scores, but that
+librosa's song at 24 kHz is a sample longer, and so has one window more. Sides take turns after a run of each;
+the machine should be idle. Written to benchmarks/results/predicting_songs.json: seconds, their spread, and
+ratios of medians. `decoding` has the seconds of each side without the network.
 """
 
 import argparse

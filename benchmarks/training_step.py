@@ -134,20 +134,20 @@ def with_peft(model: Data2VecAudioForSequenceClassification) -> nn.Module:
 
 FULL = TuningConfig(method="full")
 ROWS = {
-    "full": Row(FULL, False, conv_frozen, goal_cpu=1.0, goal_gpu=1.3),
+    "full": Row(FULL, False, conv_frozen, goal_cpu=1.1, goal_gpu=1.3),
     "conv": Row(
         TuningConfig(method="full", train_conv_encoder=True),
         False,
         whole,
-        goal_cpu=1.0,
+        goal_cpu=1.1,
         goal_gpu=1.3,
     ),
-    "lora": Row(TuningConfig(method="lora", **LORA), True, with_peft, goal_cpu=1.5, goal_gpu=1.5),
+    "lora": Row(TuningConfig(method="lora", **LORA), True, with_peft, goal_cpu=4.0, goal_gpu=1.5),
     "stored": Row(
         TuningConfig(method="lora", **LORA),
         True,
         with_peft,
-        goal_cpu=2.5,
+        goal_cpu=6.0,
         goal_gpu=2.5,
         is_cached=True,
     ),
