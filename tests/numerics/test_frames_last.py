@@ -5,6 +5,7 @@ import torch
 from transformers import HubertConfig, HubertModel
 
 from m2v_finetune.backbones.encoders import frames_last
+from m2v_finetune.backbones.encoders.frames_last import convolve
 from m2v_finetune.backbones.encoders.hubert import HUBERT
 
 SIZES = {"conv_dim": (24, 16, 20, 8), "conv_kernel": (10, 3, 2, 5), "conv_stride": (5, 2, 2, 2)}
@@ -68,6 +69,14 @@ def test_autocast_runs_the_products_in_bfloat16(norm):
     assert found.dtype == torch.bfloat16
     error = (found - expected).norm() / expected.norm()
     assert 1e-4 < error < 2e-2
+
+
+def test_autocast_leaves_the_first_layer_in_float32():
+    layers, waveforms = network("group").feature_extractor.conv_layers[:1], torch.randn(2, 1600)
+    with torch.no_grad():
+        exact = convolve(layers, waveforms)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(convolve(layers, waveforms), exact)
 
 
 def test_a_window_has_the_same_features_in_any_batch():

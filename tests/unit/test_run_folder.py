@@ -117,6 +117,17 @@ def test_a_run_that_resumes_on_other_threads_reports_it(tmp_path, caplog):
     assert [json.loads(line)["num_threads"] for line in lines] == [2, 16]
 
 
+def test_a_run_that_resumes_in_another_precision_reports_it(tmp_path, caplog):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(CONFIG, precision="bf16")
+    folder.create(CONFIG, precision="bf16")
+    assert caplog.text == ""
+    folder.create(CONFIG, precision="no")
+    assert logged(caplog, "bf16", "no") == 1
+    lines = folder.resumes.read_text().splitlines()
+    assert [json.loads(line)["mixed_precision"] for line in lines] == ["bf16", "no"]
+
+
 DEEP = 100_000 * b"["
 
 
