@@ -19,7 +19,7 @@ from m2v_finetune.audio.resample_cache import data_cache_folder
 from m2v_finetune.config import MaskedPredictionConfig, OnBadTrack
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import problem_list
-from m2v_finetune.errors import NotCachedError, UserError
+from m2v_finetune.errors import UserError
 from m2v_finetune.files import expand_home, file_identity, write_atomically
 from m2v_finetune.pretraining.masked_prediction.clusters import (
     Clusters,
@@ -62,11 +62,9 @@ class TrackLabels:
             num_frames: Number of frames.
 
         Raises:
-            NotCachedError: The track could not be read when labels were computed.
+            KeyError: The track has no labels.
             OSError: The file cannot be read.
         """
-        if track_id not in self.paths:
-            raise NotCachedError(f"it has no labels: {self.problems[track_id]}")
         stored = np.load(self.paths[track_id], mmap_mode="r", allow_pickle=False)
         labels = np.full((len(self.sizes), num_frames), NO_LABEL, dtype=np.int16)
         found = stored[:, first : first + num_frames]
