@@ -247,6 +247,12 @@ def test_labels_before_a_run(words, architecture, cache, tmp_path, capsys, monke
     assert output.is_file()
     with raises("clusters-file-exists", output):
         call(["pretrain-labels", "--output", str(output), *settings])
+    with raises("clusters-not-writable", output):  # below a file
+        call(["pretrain-labels", "--output", str(output / "c.safetensors"), *settings])
+    of_codes = {"masked_prediction.codes": tmp_path, "backbone.architecture": architecture}
+    of_codes |= {f"masked_prediction.{name}_clusters": 0 for name in ("log_mel", "chroma")}
+    with raises("settings-conflict", "--output"):
+        call(["pretrain-labels", "--output", str(tmp_path / "c"), *words("run", **of_codes)])
     # The run computes nothing.
     monkeypatch.setattr(labels_module, "fit_clusters", None)
     monkeypatch.setattr(labels_module, "labels_of", None)
