@@ -254,7 +254,7 @@ def test_an_unknown_option_is_refused(parse, word, meant):
 def test_what_is_like_no_key_gets_no_suggestion(parse):
     message = message_of(parse, "--zzz=1")
     assert "--zzz=1" in message
-    assert "Did you mean" not in message
+    assert "?" not in message
 
 
 @pytest.mark.parametrize("word", ["stray", "--conf=x.yaml", "--training.epo=3"])
