@@ -79,13 +79,10 @@ def in_order(
             yield batch, function(batch)
         return
     # Autocast is a setting of a thread.
-    autocast = {
-        "dtype": torch.get_autocast_dtype("cpu"),
-        "enabled": torch.is_autocast_enabled("cpu"),
-    }
+    dtype, is_enabled = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
     def compute(batch: Batch) -> Result:
-        with torch.autocast("cpu", **autocast):  # type: ignore[arg-type]
+        with torch.autocast("cpu", dtype=dtype, enabled=is_enabled):
             return function(batch)
 
     waiting: deque[tuple[Batch, Future[Result]]] = deque()
@@ -122,15 +119,20 @@ def _is_chosen() -> bool:
         return True
     found = [os.environ.get(name, "").split(",")[0].strip() for name in VARIABLES]
     numbers = [int(one) for one in found if one.isdigit() and int(one) > 0]  # OpenMP ignores others
-    is_of_launcher = numbers == [1] and any(name in os.environ for name in LAUNCHERS)
-    return bool(numbers) and not is_of_launcher
+    return bool(numbers) and not (numbers == [1] and _is_launched())
+
+
+def _is_launched() -> bool:
+    return any(name in os.environ for name in LAUNCHERS)
 
 
 def _cores() -> int:
     """Return the cores for this process, of those that the processes of a run share on this machine."""
     from joblib import cpu_count
 
-    cores: int = cpu_count(only_physical_cores=True)
+    # PyTorch's default, the physical cores, is not known where a launcher has set another.
+    physical = cpu_count(only_physical_cores=True) if _is_launched() else _INITIAL
+    cores: int = min(physical, cpu_count())
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 

@@ -1,5 +1,6 @@
 """Averages of models of a task: `m2v merge`."""
 
+import doctest
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from support.models import SAMPLES, TAGGING, build_tagger
 from m2v_finetune.calibration import PlattScaling
 from m2v_finetune.cli import main as m2v
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.hub import licence
 from m2v_finetune.model import TaskModel
 from m2v_finetune.model.averaging import average_models
 from m2v_finetune.tasks import TASKS
@@ -118,3 +120,13 @@ def test_what_does_not_match_is_named():
         average_models([first, changed("probe", 2, seconds=0.6)], ["a", "b"])
     with raises("average-too-few"):
         average_models([first], ["a"])
+
+
+def test_several_licences_are_one_that_names_them():
+    assert not doctest.testmod(licence).failed
+    both = licence.joined(["mit", "apache-2.0 AND mit"])
+    assert both == "apache-2.0 AND mit"
+    assert licence.licence_of(licence.licence_metadata(both)) == both
+    assert licence.joined(["mit", ""]) == ""
+    assert licence.licence_of({"license": "other"}) == "other"
+    assert licence.licence_of(licence.licence_metadata("")) == ""

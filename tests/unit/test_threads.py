@@ -47,7 +47,7 @@ def cores(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("quota", "processes", "expected"), [(8, 1, 8), (3, 1, 3), (16, 1, 16), (8, 2, 4), (2, 3, 1)]
+    ("quota", "processes", "expected"), [(8, 1, 8), (3, 1, 3), (16, 1, 8), (8, 2, 4), (2, 3, 1)]
 )
 def test_a_large_network_uses_the_cores_of_its_process(
     cores, monkeypatch, quota, processes, expected

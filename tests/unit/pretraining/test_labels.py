@@ -64,6 +64,16 @@ def checked(path):
     return CheckedTrack(track=track, audio=inspect_audio(path))
 
 
+def of_codes(folder, *, num_codebooks):
+    return MaskedPredictionConfig(
+        log_mel_clusters=0,
+        chroma_clusters=0,
+        codes=str(folder),
+        num_codebooks=num_codebooks,
+        codebook_size=256,
+    )
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("M2V_CACHE", str(tmp_path / "cache"))
@@ -195,13 +205,7 @@ def test_codes_are_those_of_the_nearest_time(tracks, tmp_path):
     for frame, seconds in enumerate(GRID.times(99)):
         nearest = np.abs(centres - seconds).argmin()
         assert found[:, frame].tolist() == codes[:2, nearest].tolist()
-    config = MaskedPredictionConfig(
-        log_mel_clusters=0,
-        chroma_clusters=0,
-        codes=str(tmp_path),
-        num_codebooks=2,
-        codebook_size=256,
-    )
+    config = of_codes(tmp_path, num_codebooks=2)
     clusters = find_clusters(config, [track], grid=GRID, seed=0, show_progress=False)
     labels = label_tracks(config, tracks[:2], clusters, show_progress=False)
     assert np.array_equal(labels.read("0.wav", first=5, num_frames=4), found[:, 5:9])
@@ -214,13 +218,7 @@ def test_codes_are_those_of_the_nearest_time(tracks, tmp_path):
 def test_networks_of_one_frame_rate_have_labels_of_their_own(tracks, tmp_path):
     """Codes alone: the frames of another receptive field are at other times."""
     np.save(tmp_path / "0.wav.npy", np.arange(150)[None] % 256)
-    config = MaskedPredictionConfig(
-        log_mel_clusters=0,
-        chroma_clusters=0,
-        codes=str(tmp_path),
-        num_codebooks=1,
-        codebook_size=256,
-    )
+    config = of_codes(tmp_path, num_codebooks=1)
     wide = FrameGrid(sample_rate=RATE, stride_samples=320, receptive_field_samples=2288)
     for grid in (GRID, wide):
         clusters = find_clusters(config, tracks[:1], grid=grid, seed=0, show_progress=False)

@@ -76,7 +76,7 @@ def test_every_bad_annotation_is_listed_with_file_and_line(tmp_path):
         with pytest.raises(UserError) as raised:
             check()
         message = str(raised.value)
-        assert names(message, 6)
+        assert names(message, "(6)")
         for problem in (
             f"{tmp_path}/a.beats:2: the time 0.4 is not after 0.5 of line 1",
             f"{tmp_path}/a.beats:4: 'soon' is not a number",

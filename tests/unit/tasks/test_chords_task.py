@@ -58,7 +58,7 @@ def test_every_bad_annotation_is_listed_with_file_and_line(tmp_path):
     with pytest.raises(UserError) as raised:
         ChordRecognition.from_tracks(ChordsConfig(), {"train": tracks[:2], "test": tracks[2:]})
     message = str(raised.value)
-    assert messages.names(message, 7)
+    assert messages.names(message, "(7)")
     for problem in (
         f"{tmp_path}/a.lab:2: the start 1.5 is before the end 2.0 of line 1",
         f"{tmp_path}/a.lab:3: the end 2.5 is not after the start 3.0",

@@ -73,7 +73,7 @@ def test_every_bad_annotation_is_listed_with_file_and_place(tmp_path):
     with pytest.raises(UserError) as raised:
         Transcription.from_tracks(TranscriptionConfig(), {"train": tracks[:2], "test": tracks[2:]})
     message = str(raised.value)
-    assert names(message, 6)
+    assert names(message, "(6)")
     for problem in (
         f"{tmp_path}/a.mid: track 1, event 5 (1.000 s): the note of pitch 20 is outside the range",
         f"{tmp_path}/a.mid: track 1, event 7 (2.000 s): the note of pitch 109 is outside the range",
