@@ -15,6 +15,7 @@ its own open file, and a changed file is opened again, so all of them may call t
 
 import math
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator
@@ -309,8 +310,11 @@ def _require_file(path: Path) -> os.stat_result:
         with path.open("rb") as file:
             is_empty = not file.read(1)
     except FileNotFoundError as error:
-        hint = did_you_mean(path.absolute())
-        advice = hint or " Check the path, and the audio directory that it is joined to."
+        advice = did_you_mean(path.absolute())
+        if not advice and re.search(r"(^|/)[a-z][a-z0-9]+:/", str(path)):
+            advice = " It is an address: download the file, and give its path."
+        elif not advice:
+            advice = " Check the path, and the audio directory that it is joined to."
         raise AudioError(f"{path}: no such file.{advice}", code="audio-not-found") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise AudioError(f"{path!s}: cannot be read ({error}).", code="audio-unreadable") from error

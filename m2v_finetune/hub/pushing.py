@@ -24,6 +24,7 @@ def upload_folder(
     private: bool,
     message: str,
     library: tuple[str, str],
+    token: str | None = None,
     space_sdk: str | None = None,
 ) -> str:
     """Create a repository of a model or a Space if needed, and upload a folder in one commit.
@@ -34,6 +35,7 @@ def upload_folder(
         private: True to create a private repository.
         message: Commit message.
         library: Name and version that are sent to the Hub.
+        token: Token of the Hub; that of the login if None.
         space_sdk: Library of a Space; None for a model.
 
     Returns:
@@ -43,7 +45,7 @@ def upload_folder(
         UserError: No access, no network, or a failing server; the folder is untouched.
     """
     with explained(f"push to {repo_id}"):
-        api = HfApi(library_name=library[0], library_version=library[1])
+        api = HfApi(token=token, library_name=library[0], library_version=library[1])
         api.whoami()  # creating an existing repository succeeds without a token; this does not
         kind = "model" if space_sdk is None else "space"
         url = api.create_repo(

@@ -38,6 +38,7 @@ from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
 if TYPE_CHECKING:
     from m2v_finetune.model.task_model import TaskModel
 
+COMMIT_MESSAGE = f"Model made with {LIBRARY_NAME}"
 MAX_LISTED_NAMES = 8
 
 
@@ -55,13 +56,18 @@ def checked_device(device: str | torch.device) -> torch.device:
 
 def save_model(model: "TaskModel", folder: Path, *, weights: Weights, native: bool) -> None:
     """Write the files of a model; see `TaskModel.save_pretrained`."""
-    card = model.card or plain_card(model, weights=weights, native=native)
     if native:
         contents = native_format.native_files(model, describe_model(model, "native"))
-        card = with_native_usage(card, model)
     else:
         contents = _own_files(model, saved_weights(model, weights))
+    card = card_text(model, weights=weights, native=native)
     write_files(folder, {**contents, CARD_FILE: card.encode(errors="backslashreplace")})
+
+
+def card_text(model: "TaskModel", *, weights: Weights, native: bool) -> str:
+    """Return the model card that is saved with a model."""
+    card = model.card or plain_card(model, weights=weights, native=native)
+    return with_native_usage(card, model) if native else card
 
 
 def _own_files(model: "TaskModel", weights: SavedWeights) -> dict[str, bytes]:
@@ -260,7 +266,14 @@ def _load_tensors(model: "TaskModel", path: Path, *, is_native: bool) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def upload_model(folder: Path, repo_id: str, *, private: bool = False) -> str:
+def upload_model(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    message: str = COMMIT_MESSAGE,
+) -> str:
     """Upload a model folder in one commit; return the address of the repository.
 
     Raises:
@@ -270,6 +283,7 @@ def upload_model(folder: Path, repo_id: str, *, private: bool = False) -> str:
         folder,
         repo_id,
         private=private,
-        message=f"Model made with {LIBRARY_NAME}",
+        token=token,
+        message=message,
         library=(LIBRARY_NAME, __version__),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from numpy.typing import NDArray
 
 from m2v_finetune.audio.in_memory import AudioInput, audio_file
@@ -34,10 +35,11 @@ from m2v_finetune.tuning import apply_tuning, merge_adapters
 from m2v_finetune.variation import OutputVariation
 
 
-class TaskModel(TaskNetwork):
+class TaskModel(TaskNetwork, ModelHubMixin):
     """A trained model of a task: its network, with inference, saving and loading.
 
-    Build a new one by `build`, load one by `from_pretrained`.
+    Build a new one by `build`, load one by `from_pretrained`. The methods of `ModelHubMixin` are written
+    anew: the mixin deletes the old config.json before it saves, and may fetch the files of two commits.
     """
 
     @classmethod
@@ -285,7 +287,7 @@ class TaskModel(TaskNetwork):
         )
         return self.task.predict(checked, inference.scored(rows))
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # the config is the model's own
         self, folder: str | Path, *, weights: Weights = "auto", native: bool = False
     ) -> None:
         """Write config.json, model.safetensors and the model card.
@@ -306,25 +308,37 @@ class TaskModel(TaskNetwork):
         """
         saving.save_model(self, Path(folder), weights=weights, native=native)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # the config is the model's own
         self,
         repo_id: str,
         *,
         private: bool = False,
+        token: str | None = None,
+        commit_message: str = saving.COMMIT_MESSAGE,
         weights: Weights = "auto",
         native: bool = False,
     ) -> str:
-        """Save to a temporary folder and upload it; return the address of the repository.
+        """Save to a temporary folder and upload it in one commit; return the address of the repository.
+
+        Args:
+            repo_id: ``user/name``; the repository is created if needed.
+            private: Whether a new repository is private.
+            token: Token of the Hub; that of the login if None.
+            commit_message: Message of the commit.
+            weights: As for `save_pretrained`.
+            native: As for `save_pretrained`.
 
         Raises:
             UserError: No access, no network, or a failing server. The model in memory is untouched.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, weights=weights, native=native)
-            return saving.upload_model(Path(folder), repo_id, private=private)
+            return saving.upload_model(
+                Path(folder), repo_id, private=private, token=token, message=commit_message
+            )
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # no settings beside the config
         cls,
         source: str | Path,
         *,
@@ -349,6 +363,10 @@ class TaskModel(TaskNetwork):
         access = HubAccess(token=token, local_files_only=local_files_only)
         target = saving.checked_device(device)
         return saving.load_model(cls, source, revision=revision, access=access).to(target)
+
+    def generate_model_card(self) -> ModelCard:
+        """Return the model card that `save_pretrained` writes by default."""
+        return ModelCard(saving.card_text(self, weights="auto", native=False))
 
     def card_data(self, *, weights: Weights = "auto", native: bool = False) -> dict[str, Any]:
         """Return the metadata of the model card that the Hub reads, whether or not a recipe trained it.

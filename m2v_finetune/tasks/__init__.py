@@ -49,11 +49,16 @@ def register_task(task_class: type[Task]) -> type[Task]:
     A class that is defined again, as in a notebook, takes the place of the earlier one.
 
     An installed package need not call it: the entry point ``m2v_finetune.tasks`` of its pyproject.toml names
-    its tasks (docs/adding-a-task.md).
+    its tasks (docs/own-task.md).
 
     Raises:
-        UserError: Another task has the name.
+        UserError: Another task has the name, or it is no class with a name.
     """
+    if not (isinstance(task_class, type) and isinstance(getattr(task_class, "name", None), str)):
+        raise UserError(
+            f"{task_class!r} is no task: a task is a class with a `name` (docs/own-task.md).",
+            code="task-not-a-class",
+        )
     known = TASKS.get(task_class.name, task_class)
     if (known.__module__, known.__qualname__) != (task_class.__module__, task_class.__qualname__):
         raise UserError(
@@ -77,7 +82,7 @@ def find_task(name: str) -> type[Task]:
     if name not in TASKS:
         raise UserError(
             f"There is no task '{name}'. Choose one of: {', '.join(TASKS)}. A task of your own is known "
-            "where register_task was called, or where its package is installed (docs/adding-a-task.md).",
+            "where register_task was called, or where its package is installed (docs/own-task.md).",
             code="task-unknown",
         )
     return TASKS[name]

@@ -297,8 +297,12 @@ def test_files_that_are_no_audio(tmp_path, name, content, code):
 
 
 def test_missing_directory_and_no_samples(tmp_path):
-    with raises("audio-not-found", "gone.wav: "):
+    with raises("audio-not-found", "gone.wav: ") as raised:
         inspect_audio(tmp_path / "gone.wav")
+    assert "address" not in str(raised.value)
+    for address in (Path("https://a.org/b.wav"), tmp_path / "s3://a/b.wav"):
+        with raises("audio-not-found", "address", "download"):
+            inspect_audio(address)
     with raises("audio-not-a-file", "a directory"):
         inspect_audio(tmp_path)
     for name in ("a.wav", "a.ogg"):

@@ -360,6 +360,42 @@ def test_token_and_local_files_are_those_of_the_call(
     }
 
 
+PUSH_WITH_TOKEN = """
+import sys
+from huggingface_hub import ModelHubMixin
+from m2v_finetune import TaskModel
+from m2v_finetune.errors import UserError
+
+source, token = sys.argv[1:]
+model = TaskModel.from_pretrained(source)
+assert isinstance(model, ModelHubMixin)
+codes = []
+for given in (None, "hf_wrong"):
+    try:
+        model.push_to_hub("me/with-token", token=given)
+    except UserError as error:
+        codes.append(error.code)
+model.push_to_hub("me/with-token", token=token, commit_message="Second try")
+answer = [codes, str(model.generate_model_card())]
+"""
+
+
+def test_a_push_takes_the_token_and_the_message_of_the_call(
+    server: HubServer,
+    start_client: Callable[..., Client],
+    homes: Path,
+    pushed: dict[str, Any],
+) -> None:
+    client = start_client(server.environment(homes / "another") | {"HF_TOKEN": ""})
+    codes, card = client.ask(PUSH_WITH_TOKEN, "me/full-auto", server.token)
+    assert codes == ["hub-not-logged-in", "hub-no-access"]
+    commit = server.repos["model", "me/with-token"].commits[-1]
+    assert commit.title == "Second try"
+    assert commit.files["README.md"].decode() == card
+    saved = server.repos["model", "me/full-auto"].files()["model.safetensors"]
+    assert commit.files["model.safetensors"] == saved
+
+
 def test_only_what_others_lack_is_pushed(server: HubServer, pushed: dict[str, Any]) -> None:
     """Who can get the backbone by its name gets what was trained; a fully tuned model goes whole."""
     sizes = {}

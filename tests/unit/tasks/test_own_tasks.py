@@ -17,7 +17,7 @@ from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks import TASKS, find_task, register_task
 from m2v_finetune.tasks.classification import Classification, ClassificationConfig
 
-PAGE = Path(__file__).parents[3] / "docs" / "adding-a-task.md"
+PAGE = Path(__file__).parents[3] / "docs" / "own-task.md"
 MODULE = """
 from m2v_finetune.tasks.genre import Genre
 
@@ -76,6 +76,14 @@ def test_the_name_of_another_task_is_refused() -> None:
     with raises("task-exists", "'tagging'"):
         register_task(Tagger)
     assert TASKS["tagging"].__name__ == "Tagging"
+
+
+@pytest.mark.parametrize("other", ["mood", None, type("Nameless", (), {})])
+def test_only_a_class_with_a_name_is_a_task(other: Any) -> None:
+    before = dict(TASKS)
+    with raises("task-not-a-class", repr(other)):
+        register_task(other)
+    assert before == TASKS
 
 
 def test_an_installed_package_needs_no_call(
