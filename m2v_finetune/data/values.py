@@ -6,6 +6,7 @@ groups and ids: a value is missing only if it is absent, null or blank, and it i
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Collection
 from typing import Any
@@ -71,6 +72,15 @@ def printable(text: str) -> str:
     ('caf\\udce9.wav', 'café')
     """
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def unprinted(text: str) -> str:
+    r"""Return the file name that `printable` made this text of.
+
+    >>> unprinted("caf\\udce9.wav") == b"caf\xe9.wav".decode(errors="surrogateescape")
+    True
+    """
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
 
 
 def named(columns: Collection[str], name: str) -> str | None:

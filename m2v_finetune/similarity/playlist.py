@@ -1,8 +1,10 @@
 """Playlists in the format of M3U: a path on a line, in UTF-8."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from m2v_finetune.data.values import unprinted
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_atomically
 
@@ -42,7 +44,7 @@ def write_playlist(path: Path, tracks: Sequence[tuple[str, float | None]]) -> No
     check_playlist(path)
     lines = ["#EXTM3U"]
     for name, duration in tracks:
-        file = name if "://" in name else str(Path(name).absolute())
+        file = name if "://" in name else _real_path(name)
         if len(file.splitlines()) != 1:
             raise UserError(
                 f"The path {file!r} has a line break, and a playlist is a path on a line. Rename the file.",
@@ -52,3 +54,10 @@ def write_playlist(path: Path, tracks: Sequence[tuple[str, float | None]]) -> No
         lines += [f"#EXTINF:{seconds},{Path(file).stem}", file]
     content = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
     write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
+
+
+def _real_path(name: str) -> str:
+    """Return the absolute path of a file; a table has escapes in place of bytes that are not UTF-8."""
+    path = Path(name).absolute()
+    real = Path(unprinted(str(path)))
+    return str(path if os.path.lexists(path) else real)

@@ -1,7 +1,9 @@
 """A table that a cluster computes is that of one machine, byte for byte, also after a kill."""
 
+import contextlib
 import os
 import pickle
+import random
 import time
 from functools import partial
 from pathlib import Path
@@ -41,7 +43,7 @@ def music(tmp_path_factory) -> list[Item]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = [*folder.glob("part-*"), folder / "_catalogue.json"]
+    files = [*folder.glob("part-*"), *folder.glob("_catalogue.json")]
     return {path.name: path.read_bytes() for path in files}
 
 
@@ -94,36 +96,90 @@ def test_actors_write_the_shards_of_one_machine(music, tmp_path):
         compute(music, tmp_path / "two", engine=partial(actors, build=other))
 
 
+def start_ray(music, folder: Path, output: str) -> Forked:
+    """Start the command that computes the table of the tracks by Ray on this machine."""
+    (folder / "list").write_bytes(b"".join(os.fsencode(item.path) + b"\n" for item in music))
+    argv = ["m2v", "embed", "random-small", "-", "--output", str(folder / output)]
+    argv += ["--layer", "0", "--precision", "float16", "--window-seconds", "0.1"]
+    argv += ["--batch-size", "2", "--shard-tracks", "2", "--engine", "ray"]
+    with (folder / "list").open("rb") as file:
+        return Forked(argv, input=file)
+
+
+def one_machine(music, folder: Path) -> dict[str, bytes]:
+    """Return the files of the same table, computed without Ray."""
+    named = sorted(Item(printable(item.path), item.path) for item in music)
+    compute(named, folder / "one", shard_tracks=2)
+    expected = contents(folder / "one")
+    assert len(expected) > 8
+    return expected
+
+
+def workers_of(running: Forked) -> list[psutil.Process]:
+    """Return the processes of the actors of Ray."""
+    children = psutil.Process(running.pid).children(recursive=True)
+    return [one for one in children if "ShardActor" in " ".join(one.cmdline())]
+
+
 @pytest.mark.exhaustive
 def test_a_killed_worker_of_ray_changes_nothing(music, tmp_path):
     """Two workers of a Ray on this machine; one is killed when a third of the shards is there."""
     pytest.importorskip("ray")
-    (tmp_path / "list").write_bytes(b"".join(os.fsencode(item.path) + b"\n" for item in music))
-
-    argv = ["m2v", "embed", "random-small", "-", "--output", str(tmp_path / "two")]
-    argv += ["--layer", "0", "--precision", "float16", "--window-seconds", "0.1"]
-    argv += ["--batch-size", "2", "--shard-tracks", "2", "--engine", "ray"]
-    with (tmp_path / "list").open("rb") as file:
-        running = Forked(argv, input=file)
-    named = sorted(Item(printable(item.path), item.path) for item in music)
-    compute(named, tmp_path / "one", shard_tracks=2)
-    expected = contents(tmp_path / "one")
-    assert len(expected) > 8
-
+    running = start_ray(music, tmp_path, "two")
+    expected = one_machine(music, tmp_path)
     killed = None
     while running.poll() is None:
         found = len(list((tmp_path / "two").glob("part-*.parquet")))
         if killed is None and found >= 1:
-            workers = [
-                one
-                for one in psutil.Process(running.pid).children(recursive=True)
-                if "ShardActor" in " ".join(one.cmdline())
-            ]
-            assert workers
-            killed = workers[0]
+            [killed, *_] = workers_of(running)
             killed.kill()
             assert found < len(expected) - 2
         time.sleep(0.02)
     assert running.returncode == 0, running.communicate()[1]
     assert killed is not None
     assert contents(tmp_path / "two") == expected
+
+
+@pytest.mark.exhaustive
+def test_ray_killed_at_any_moment_ends_in_the_same_table(music, tmp_path, record_property):
+    """Twenty kills at random moments: of the whole command with its cluster, or of one worker of it."""
+    pytest.importorskip("ray")
+    expected = one_machine(music, tmp_path)
+    moments = random.Random(0)
+    start_time = time.monotonic()
+    running = start_ray(music, tmp_path, "0")
+    assert running.wait(timeout=300) == 0, running.communicate()[1]
+    seconds = time.monotonic() - start_time
+    assert contents(tmp_path / "0") == expected
+
+    kills = {"command": 0, "worker": 0}
+    resumed, table = 0, 1
+    running = start_ray(music, tmp_path, "1")
+    while sum(kills.values()) < 20:
+        time.sleep(moments.random() * seconds)
+        output = tmp_path / str(table)
+        if running.poll() is not None:
+            assert running.returncode == 0, running.communicate()[1]
+            assert contents(output) == expected
+            table += 1
+        elif moments.random() < 0.4 and (workers := workers_of(running)):
+            moments.choice(workers).kill()
+            kills["worker"] += 1
+            continue
+        else:
+            whole = [*psutil.Process(running.pid).children(recursive=True)]
+            running.kill()
+            running.wait()
+            for process in whole:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            kills["command"] += 1
+            found = contents(output)
+            assert {name: expected[name] for name in found} == found
+            resumed += 1 < len(found) < len(expected)
+        running = start_ray(music, tmp_path, str(table))
+    assert running.wait(timeout=300) == 0, running.communicate()[1]
+    assert contents(tmp_path / str(table)) == expected
+    record_property("kills", f"{kills}, {table} tables, {resumed} kills with a part of the shards")
+    assert min(kills.values()) > 2
+    assert resumed > 2

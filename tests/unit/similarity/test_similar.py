@@ -1,6 +1,7 @@
 """`m2v similar`: nearest tracks of a table, beside numpy's answer; which are left out; playlists."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from support.messages import raises
 
 from m2v_finetune import cli
 from m2v_finetune.data.feature_tables import CATALOGUE_FILE
-from m2v_finetune.similarity import VectorTable, similar_tracks, table
+from m2v_finetune.data.values import printable
+from m2v_finetune.similarity import VectorTable, similar_tracks, table, write_playlist
 from m2v_finetune.similarity.exact import nearest_exact
 from m2v_finetune.similarity.index import index_path, nearest_approximate
 
@@ -179,6 +181,17 @@ def test_the_command_prints_tracks_and_writes_a_playlist(tmp_path, capsys):
         m2v("similar", folder, "t3", "--playlist", playlist)
     with raises("playlist-suffix", ".txt", ".m3u"):
         m2v("similar", folder, "t3", "--playlist", tmp_path / "radio.txt")
+
+
+def test_a_playlist_names_files_whose_names_are_no_utf8(tmp_path):
+    """A table has escapes in place of such bytes; a file whose own name looks like that is itself."""
+    real, escaped = tmp_path / os.fsdecode(b"caf\xe9.wav"), tmp_path / "tea\\udce9.wav"
+    for path in (real, escaped):
+        path.touch()
+    playlist = tmp_path / "radio.m3u"
+    write_playlist(playlist, [(printable(str(path)), None) for path in (real, escaped)])
+    lines = playlist.read_bytes().splitlines()
+    assert [lines[2], lines[4]] == [os.fsencode(real), os.fsencode(escaped)]
 
 
 def test_a_file_is_embedded_as_the_table_was(tmp_path, capsys, monkeypatch):
