@@ -9,7 +9,8 @@ the same files. Each contender runs in a process of its own, held to one core an
 - `table`: `m2v predict tags tracks --output DIR`;
 - `four`: the same with four models of one backbone, tags, genre, key and emotion;
 - `files`: `m2v predict tags FILES --output predictions.jsonl`, file by file;
-- `script`: the model exported for transformers, `librosa.load`, and one call of the network a file.
+- `script`: the model exported for transformers, `librosa.load`, and one call of the network a file;
+- `network`: the network of `table` alone, on one batch in memory again and again: no table can be faster.
 
 Models are not trained; weights are random where the backbone does not ship. Loading is not counted. Seconds
 are those of the processor, so that other programs on the machine matter less, and of the clock; on several
@@ -37,11 +38,12 @@ from songs import environment
 RESULT = Path(__file__).parent / "results" / "catalogue.json"
 AUDIO = Path(__file__).parents[1] / "m2v_finetune" / "data" / "quickstart" / "audio"
 NUM_FILES = 1000
+BATCH_SIZE = 16
 TRACK_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TASKS = {"tags": "tagging", "genre": "genre", "key": "key", "emotion": "emotion"}
-CONTENDERS = ("table", "four", "files", "script")
+CONTENDERS = ("table", "four", "files", "script", "network")
 
 
 def main() -> None:
@@ -202,7 +204,7 @@ def run_table(folder: Path, names: tuple[str, ...] = ("tags",)) -> dict[str, Any
             analysis,
             items,
             folder / f"table-{len(names)}",
-            batch_size=16,
+            batch_size=BATCH_SIZE,
             num_workers=0 if num_cores() == 1 else num_cores(),
             show_progress=False,
         )
@@ -246,11 +248,33 @@ def run_script(folder: Path) -> dict[str, Any]:
     return watch.row()
 
 
+def run_network(folder: Path) -> dict[str, Any]:
+    """Compute as many windows as there are tracks, without reading or writing any."""
+    import torch
+
+    from m2v_finetune.model import TaskModel
+    from m2v_finetune.threads import batches_at_once, in_order
+
+    model = TaskModel.from_pretrained(folder / "tags")
+    noise = 0.1 * torch.randn(BATCH_SIZE, model.window_samples)
+    num_batches = -(-len(list((folder / "tracks").iterdir())) // BATCH_SIZE)
+
+    def scores(batch: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return model(batch)
+
+    with Watch() as watch:
+        for _ in in_order(scores, [noise] * num_batches, at_once=batches_at_once(model)):
+            pass
+    return watch.row()
+
+
 RUNS = {
     "table": run_table,
     "four": lambda folder: run_table(folder, tuple(TASKS)),
     "files": run_files,
     "script": run_script,
+    "network": run_network,
 }
 
 

@@ -3,8 +3,9 @@
     python benchmarks/precision.py [TASK or RUN_FOLDER ...]
 
 A task is trained by its quickstart first; a folder is of a finished quickstart run. Each model predicts its
-test tracks in both precisions. Then networks with random weights compute hidden states, and gradients of full
-fine-tuning, of noise; and two quickstarts are trained in both precisions. Numbers of bfloat16 are the same on
+test tracks in both precisions, and a network of music2vec's size with random weights and a head of the task
+computes a clip in both. Then that network computes hidden states, and gradients of full fine-tuning, of
+noise; and two quickstarts are trained in both precisions. Numbers of bfloat16 are the same on
 CPUs without matrix units for it, to the order of sums; only time is not. Written to
 benchmarks/results/precision.json and the table of docs/precision.md.
 """
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from memory_table import replaced
@@ -26,8 +28,11 @@ from torch import Tensor
 
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.data.checking import CheckedTrack, check_tracks
+from m2v_finetune.data.quickstart import QUICKSTART_DIR
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.model import TaskModel
+from m2v_finetune.model.inference import check_file, score_windows
+from m2v_finetune.parsing import parse_recipe, recipe_config
 from m2v_finetune.publishing.comparison import compare_runs
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.genre import Genre
@@ -53,14 +58,15 @@ def main() -> None:
     parser.add_argument(
         "--tracks", type=int, help="number of test tracks of each task; default: all"
     )
+    parser.add_argument("--outputs", action="store_true", help="compare only the outputs by task")
     parser.add_argument("--networks", action="store_true", help="compare only the large networks")
     parser.add_argument("--training", action="store_true", help="compare only the training runs")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a window of noise")
     arguments = parser.parse_args()
-    found = {"tasks": {}, "networks": {}, "training": {}}
+    found = {"tasks": {}, "outputs": {}, "networks": {}, "training": {}}
     if RESULT.is_file():
         found |= json.loads(RESULT.read_text())
-    only = arguments.networks or arguments.training
+    only = arguments.outputs or arguments.networks or arguments.training
     for one in [] if only else arguments.tasks or list(TASKS):
         with tempfile.TemporaryDirectory() as temporary:
             run = Path(one)
@@ -70,6 +76,10 @@ def main() -> None:
                 subprocess.run([sys.executable, recipe, "--run.output_dir", run], check=True)
             found["tasks"] |= compare_run(run, arguments.tracks)
         write(found)
+    if arguments.outputs or not (only or arguments.tasks):
+        for name in TASKS:
+            found["outputs"][name] = compare_outputs(name)
+            write(found)
     if arguments.networks or not (only or arguments.tasks):
         for name, source in NETWORKS.items():
             found["networks"][name] = compare_network(source, arguments.seconds)
@@ -120,6 +130,35 @@ def metric(model: TaskModel, tracks: list[CheckedTrack]) -> float:
     task = model.task
     evaluated = [task.evaluate_track(one, model.predict_track(one)) for one in tracks]
     return float(task.compute_metrics(evaluated)[task.selection_metric])
+
+
+def compare_outputs(name: str) -> dict[str, float]:
+    """Return how far the scores of a task move, of a clip by music2vec's size with random weights."""
+    torch.manual_seed(0)
+    words = ["--data.source=quickstart"]
+    config = parse_recipe(recipe_config(TASKS[name]), words, description="", quickstart=Path())
+    model = TaskModel.build(
+        task=TASKS[name].from_settings(config.task),
+        backbone=BackboneConfig(source=NETWORKS["music2vec's size"]),
+        head=HeadConfig(kind=TASKS[name].head_kind),
+        tuning=TuningConfig(method="probe"),
+        window_seconds=5.0,
+        with_weights=False,
+    )
+    clip = sorted(QUICKSTART_DIR.glob("audio/*.ogg"))[0]
+    windows = model.track_windows([check_file(clip)])
+    scores = {}
+    for precision in ("float32", "bfloat16"):
+        model.precision = precision
+        rows = score_windows(model, windows, batch_size=1)
+        scores[precision] = np.stack([np.asarray(row[2], np.float64) for row in rows])
+    moved = np.abs(scores["bfloat16"] - scores["float32"])
+    print(name, float(moved.mean()), float(moved.max()), flush=True)
+    return {
+        "mean_difference": float(moved.mean()),
+        "largest_difference": float(moved.max()),
+        "deviation": float(scores["float32"].std()),
+    }
 
 
 def compare_network(source: str, seconds: float) -> dict[str, Any]:
@@ -211,6 +250,17 @@ def table(found: dict[str, Any]) -> str:
         lines.append(
             f"| {name}, {row['backbone']}, {row['tuning']} | {row['num_tracks']} | {row['metric']} | "
             f"{row['float32']:.4f} | {row['bfloat16']:.4f} | {row['difference']:+.4f} |"
+        )
+    if found["outputs"]:
+        lines += [
+            "",
+            "| scores, music2vec's size, random weights | mean difference | largest | deviation of scores |",
+            "|---|---|---|---|",
+        ]
+    for name, row in found["outputs"].items():
+        lines.append(
+            f"| {name} | {row['mean_difference']:.5f} | {row['largest_difference']:.5f} "
+            f"| {row['deviation']:.5f} |"
         )
     if found["training"]:
         lines += [

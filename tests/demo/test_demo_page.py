@@ -109,13 +109,15 @@ def test_the_page_shows_what_predict_returns(
     monkeypatch.chdir(folder)
     source = f"runs/{name}/model"
     address = serve(source)
-    shown = TaskModel.from_pretrained(source).predict("song.flac").show(Path("song.flac"))
+    model = TaskModel.from_pretrained(source)
+    shown = model.predict("song.flac").show(Path("song.flac"))
     browser.wait_for(lambda: answers(address))
     browser.open(address)
     browser.wait_for(lambda: name.capitalize() in browser.text("h1"))
     heading = browser.text("body")
     assert source in heading
-    assert "apache-2.0" in heading
+    assert model.backbone.licence
+    assert model.backbone.licence in heading
 
     browser.drop(folder / "song.flac")
     answer = browser.wait_for(lambda: browser.text("#answer"))
