@@ -49,6 +49,10 @@ _MODULES = {
 }
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import the public names when they are first used: `m2v --help` needs no torch."""
     if name not in _MODULES:

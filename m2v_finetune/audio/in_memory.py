@@ -29,7 +29,8 @@ AudioInput: TypeAlias = (
 )
 """A path; an array or tensor with its sample rate; a row's audio of `datasets`; or a binary file object."""
 
-MAX_CHANNELS = 64
+MAX_CHANNELS = 8
+"""Channels of an array: more are a batch of sounds, or (samples, channels)."""
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
 """Sample rates of an array, in Hz; others are numbers in kHz, or of something else."""
 
@@ -46,7 +47,8 @@ def audio_file(audio: AudioInput, sample_rate: int | None = None) -> Iterator[Pa
               [-1, 1], with ``sample_rate``;
             - the audio of a row of `datasets`: a mapping, or its decoder, with ``array`` and
               ``sampling_rate``; or one that is not decoded, with ``bytes`` or ``path``;
-            - a file object that is open for reading bytes, at the start of an encoded file.
+            - a file object that is open for reading bytes, of an encoded file; it is read from its start
+              if it can seek.
         sample_rate: Sample rate of an array, in Hz.
 
     Raises:
@@ -97,6 +99,8 @@ def _encoded_row(audio: Any) -> str | bytes | None:
 
 def _read_bytes(file: Any) -> bytes:
     try:
+        if hasattr(file, "seekable") and file.seekable():
+            file.seek(0)
         content = file.read()
     except (OSError, ValueError, TypeError) as error:  # closed, open for writing, no file of bytes
         raise UserError(
@@ -111,8 +115,7 @@ def _read_bytes(file: Any) -> bytes:
         )
     if not content:
         raise UserError(
-            "The file object has no bytes left: the file is empty, or was read to its end. Go to its start: "
-            "file.seek(0).",
+            "The file object has no bytes: the file is empty, or was read to its end. Open it again.",
             code="audio-empty",
         )
     return bytes(content)
@@ -131,6 +134,12 @@ def _samples_and_rate(audio: Any, sample_rate: int | None) -> tuple[NDArray[np.f
                 f"{', '.join(map(str, audio))}.",
                 code="audio-input-type",
             ) from error
+    elif isinstance(audio, list | tuple) and audio and getattr(audio[0], "ndim", 0) > 0:
+        raise UserError(
+            f"A list of {len(audio)} sounds was given, and one is expected. Call for each of them; the "
+            "channels of a sound are an array (channels, samples).",
+            code="audio-input-shape",
+        )
     if hasattr(audio, "detach"):
         try:
             audio = audio.detach().cpu()

@@ -15,6 +15,8 @@ from m2v_finetune.tasks import Prediction
 from m2v_finetune.tasks.shown import Shown, Sound, escaped
 
 LOOPBACK = "127.0.0.1"
+CACHE_SECONDS = 3600
+"""Age after which Gradio deletes sounds and pictures of visitors, and time between its looks."""
 MAX_LABELS = 10
 # Fonts of the visitor's system: the themes of Gradio load theirs from a server.
 FONT, MONOSPACE = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
@@ -32,7 +34,11 @@ def build_page(model: TaskModel, source: str) -> Any:
     """
     gradio = _gradio()
     require_inference(model)
-    with gradio.Blocks(title=f"{model.task.name}: {source}", analytics_enabled=False) as page:
+    with gradio.Blocks(
+        title=f"{model.task.name}: {source}",
+        analytics_enabled=False,
+        delete_cache=(CACHE_SECONDS, CACHE_SECONDS),
+    ) as page:
         gradio.Markdown(heading(model, source))
         audio = gradio.Audio(
             sources=["upload", "microphone"],
@@ -99,17 +105,18 @@ def heading(model: TaskModel, source: str) -> str:
 
 def _show(gradio: Any, model: TaskModel, path: Path) -> None:
     """Add the components of a prediction to the page, or the message of an error."""
-    try:
-        prediction = model.predict(path)
-        shown = prediction.show(path)
-        files = _files(model, prediction, path)
-    except UserError as error:
-        message = str(error).replace(str(path), path.name)
-        gradio.Markdown(f"**Error:** {escaped(message)}", elem_id="error")
-        return
-    _add_components(gradio, shown)
-    if files:
-        gradio.File([str(file) for file in files], label="Files")
+    with tempfile.TemporaryDirectory(prefix="m2v-demo-") as folder:
+        try:
+            prediction = model.predict(path)
+            shown = prediction.show(path)
+            files = _files(model, prediction, Path(folder) / path.stem)
+        except UserError as error:
+            message = str(error).replace(str(path), path.name)
+            gradio.Markdown(f"**Error:** {escaped(message)}", elem_id="error")
+            return
+        _add_components(gradio, shown)
+        if files:
+            gradio.File([str(file) for file in files], label="Files")  # copied to Gradio's cache
 
 
 def _add_components(gradio: Any, shown: Shown) -> None:
@@ -142,12 +149,14 @@ def _as_pcm(sound: Sound) -> tuple[int, NDArray[np.int16]]:
     return sample_rate, (samples.clip(-1, 1) * 32767).astype(np.int16)
 
 
-def _files(model: TaskModel, prediction: Prediction, path: Path) -> list[Path]:
-    """Write the prediction in the formats of the task that are single files; Gradio removes them."""
+def _files(model: TaskModel, prediction: Prediction, stem: Path) -> list[Path]:
+    """Write the prediction in the formats of the task that are single files."""
     suffixes = {kind: suffix for kind, suffix in model.task.formats.items() if suffix}
     written = []
-    for kind, suffix in suffixes.items():
-        file = Path(tempfile.mkdtemp(prefix="m2v-demo-")) / f"{path.stem}{suffix}"
+    for number, (kind, suffix) in enumerate(suffixes.items()):
+        folder = stem.parent / str(number)  # two formats may have one suffix
+        folder.mkdir()
+        file = folder / f"{stem.name}{suffix}"
         prediction.write(kind, file)
         written.append(file)
     return written

@@ -1,6 +1,7 @@
 """A Space of the Hub with the page of a model."""
 
 import json
+import platform
 import tempfile
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -47,6 +48,7 @@ def space_files(model: TaskModel, source: str, *, package: str | None = None) ->
         "title": f"{model.task.name.capitalize()} with {source}",
         "sdk": "gradio",
         "sdk_version": version("gradio"),
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
         "app_file": "app.py",
         "models": [source],
     }

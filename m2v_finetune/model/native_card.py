@@ -1,8 +1,7 @@
 """The part of a model card that shows the use of a model in transformers alone."""
 
+import re
 from typing import TYPE_CHECKING
-
-from huggingface_hub import ModelCard
 
 from m2v_finetune.calibration import TemperatureScaling
 from m2v_finetune.model.native import FUNCTIONS, problem_type
@@ -79,10 +78,10 @@ which changes the results.
 """
 
 
-def with_native_usage(card: str, model: "TaskModel") -> str:
-    """Return a card with the library that loads the model and the section `native_usage`."""
-    parsed = ModelCard(card, ignore_metadata_errors=True)
-    parsed.data["library_name"] = "transformers"
-    if HEADING not in card:
-        parsed.text = f"{parsed.text.rstrip()}\n\n{native_usage(model)}"
-    return str(parsed)
+def without_native_usage(text: str) -> str:
+    """Return the text of a card without the section `native_usage`."""
+    before, heading, section = text.partition(HEADING)
+    if not heading:
+        return text
+    following = re.search(r"^## ", section, re.MULTILINE)
+    return before + (section[following.start() :] if following else "")

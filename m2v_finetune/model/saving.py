@@ -2,10 +2,13 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import yaml
+from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
@@ -26,10 +29,11 @@ from m2v_finetune.model.metadata import (
     LIBRARY_NAME,
     WEIGHTS_FILE,
     Weights,
+    card_data,
     plain_card,
     saved_weights,
 )
-from m2v_finetune.model.native_card import with_native_usage
+from m2v_finetune.model.native_card import HEADING, native_usage, without_native_usage
 from m2v_finetune.model.novelty import MAX_WINDOWS, Novelty
 from m2v_finetune.path_hints import did_you_mean
 from m2v_finetune.tasks import Task
@@ -60,14 +64,43 @@ def save_model(model: "TaskModel", folder: Path, *, weights: Weights, native: bo
         contents = native_format.native_files(model, describe_model(model, "native"))
     else:
         contents = _own_files(model, saved_weights(model, weights))
-    card = card_text(model, weights=weights, native=native)
+    card = card_text(model, folder, weights=weights, native=native)
     write_files(folder, {**contents, CARD_FILE: card.encode(errors="backslashreplace")})
 
 
-def card_text(model: "TaskModel", *, weights: Weights, native: bool) -> str:
-    """Return the model card that is saved with a model."""
-    card = model.card or plain_card(model, weights=weights, native=native)
-    return with_native_usage(card, model) if native else card
+def card_text(model: "TaskModel", folder: Path, *, weights: Weights, native: bool) -> str:
+    """Return the model card that is saved with a model, whatever form it was loaded from.
+
+    Args:
+        model: The model.
+        folder: Folder of the card. Pictures that are not there are left out.
+        weights: As for `TaskModel.save_pretrained`.
+        native: As for `TaskModel.save_pretrained`.
+    """
+    if model.card is None:
+        new = plain_card(model, weights=weights, native=native)
+        return f"{new.rstrip()}\n\n{native_usage(model)}" if native else new
+    text = without_native_usage(model.card)
+    text = re.sub(
+        r"!\[[^\]]*\]\((plots/[^)]+)\)\n*",
+        lambda found: found[0] if (folder / found[1]).is_file() else "",
+        text,
+    )
+    if native:
+        name = re.search(r'model="([^"]+)"', model.card.partition(HEADING)[2])
+        usage = native_usage(model, name[1]) if name else native_usage(model)
+        text = f"{text.rstrip()}\n\n{usage}"
+    try:
+        card = ModelCard(text, ignore_metadata_errors=True)
+    except (ValueError, yaml.YAMLError):  # somebody wrote other metadata
+        return text
+    current = card_data(model, weights=weights, native=native)
+    changed = {key: current.get(key) for key in ("library_name", "base_model_relation")}
+    if all(card.data.get(key) == value for key, value in changed.items()):
+        return text
+    for key, value in changed.items():
+        card.data[key] = value  # None is not written
+    return str(card)
 
 
 def _own_files(model: "TaskModel", weights: SavedWeights) -> dict[str, bytes]:

@@ -242,8 +242,8 @@ class TaskModel(TaskNetwork, ModelHubMixin):
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Label of each output; empty for tasks without labels, such as beats."""
-        return dict(enumerate(getattr(self.task, "labels", ())))
+        """Label of each output; empty for tasks with an answer for each frame, and for separation."""
+        return dict(enumerate(() if self.task.on_frames else getattr(self.task, "labels", ())))
 
     @property
     def label2id(self) -> dict[str, int]:
@@ -366,7 +366,7 @@ class TaskModel(TaskNetwork, ModelHubMixin):
 
     def generate_model_card(self) -> ModelCard:
         """Return the model card that `save_pretrained` writes by default."""
-        return ModelCard(saving.card_text(self, weights="auto", native=False))
+        return ModelCard(saving.card_text(self, Path(), weights="auto", native=False))
 
     def card_data(self, *, weights: Weights = "auto", native: bool = False) -> dict[str, Any]:
         """Return the metadata of the model card that the Hub reads, whether or not a recipe trained it.

@@ -170,6 +170,7 @@ def _metric_facts(results: Mapping[str, Any]) -> dict[str, Any]:
         "calibration": escaped(
             f"{describe_calibration(results)} {describe_novelty(results)}".strip()
         ),
+        "is_calibrated": bool((results.get("calibration") or {}).get("method")),
         "outputs_hardly_vary": results.get("outputs_hardly_vary"),
         "metric_rows": [
             [

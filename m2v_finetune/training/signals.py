@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -92,12 +93,16 @@ def stop_on_signals(
 ) -> Iterator[StopRequest]:
     """Handle the signals in the block, and restore the earlier handlers after it.
 
+    Outside of the main thread Python allows no handlers; the signals are those of the program then.
+
     Args:
         advice: Function for the message of `Stopped`, or None to record the first signal (`StopRequest`).
         announce: Whether to print a message when the first signal is recorded.
     """
     request = StopRequest(advice, announce=announce)
-    earlier = {number: signal.signal(number, request.handle) for number in SIGNALS}
+    is_main = threading.current_thread() is threading.main_thread()
+    handled = SIGNALS if is_main else ()
+    earlier = {number: signal.signal(number, request.handle) for number in handled}
     try:
         yield request
     finally:

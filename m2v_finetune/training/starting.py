@@ -4,6 +4,7 @@ import logging
 import os
 
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     LoggerType,
     ProjectConfiguration,
@@ -36,6 +37,7 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
             code="settings-trackers",
         )
     _refuse_sharding()
+    AcceleratorState._reset_state()  # a run before it in this process may have another precision
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != state.num_processes:

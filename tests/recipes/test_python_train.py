@@ -1,6 +1,7 @@
 """`m2v_finetune.train`: the run of `m2v train`, from Python."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,26 @@ def test_it_trains_as_the_command_does(run, small_manifest, tmp_path):
     done = run_forked(["m2v", "train", "tagging", *words])
     assert done.returncode == 0, done.stderr[-2000:]
     assert losses(run.folder) == losses(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_runs_of_other_precisions_and_in_a_thread_follow_each_other(run, small_manifest, tmp_path):
+    """As in a notebook, or a program with a window, and without a new process for each."""
+    found = {}
+
+    def train(name: str, precision: str) -> None:
+        training = {"epochs": 1, "mixed_precision": precision}
+        sections = {**SECTIONS, "training": training, "run": {"output_dir": tmp_path / name}}
+        done = m2v_finetune.train("tagging", {"source": small_manifest, **DATA}, **sections)
+        found[name] = losses(done.folder)
+
+    train("bfloat16", "bf16")
+    thread = threading.Thread(target=train, args=("thread", "no"))
+    thread.start()
+    thread.join()
+    assert found["thread"] == losses(run.folder)
+    assert found["bfloat16"] != found["thread"]
+    assert found["bfloat16"] == pytest.approx(found["thread"], rel=0.05)
 
 
 def losses(folder: Path) -> list[float]:

@@ -3,21 +3,27 @@
 import json
 import socket
 import sys
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from huggingface_hub import ModelCard
 from support.messages import raises
 from support.models import build_tagger
 
 from m2v_finetune import __version__
 from m2v_finetune.audio.clicks import ACCENT_HZ, CLICK_HZ, RECORDING_PEAK, add_clicks
 from m2v_finetune.cli import build_parser
+from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.demo import build_page, launch_page, space_files
+from m2v_finetune.demo import page as page_module
 from m2v_finetune.demo.page import LOOPBACK, heading
 from m2v_finetune.demo.space import installed_from
 from m2v_finetune.model import TaskModel
+from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.clip_prediction import ClipPrediction, WindowPrediction
 from m2v_finetune.tasks.shown import escaped
 
@@ -120,6 +126,34 @@ def test_a_port_that_another_program_uses(model: TaskModel) -> None:
 def test_a_space_needs_a_model_on_the_hub(model: TaskModel, tmp_path: Path) -> None:
     with raises("space-model-not-on-hub", tmp_path, "m2v push"):
         space_files(model, str(tmp_path), package="m2v-finetune")
+
+
+def test_a_space_has_the_python_of_its_model_and_page(model: TaskModel) -> None:
+    readme = space_files(model, "me/tagger", package="m2v-finetune[demo]")["README.md"]
+    metadata = ModelCard(readme).data.to_dict()
+    assert metadata["python_version"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert metadata["sdk_version"] == version("gradio")
+
+
+def test_files_of_a_prediction_do_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradio = pytest.importorskip("gradio")
+    model = TaskModel.build(
+        task=BeatTracking(label_column="beats"),
+        backbone=BackboneConfig(source="random-small"),
+        head=HeadConfig(),
+        tuning=TuningConfig(method="probe"),
+        window_seconds=1.0,
+    ).eval()
+    soundfile.write(tmp_path / "song.wav", np.zeros(RATE), RATE)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    page = build_page(model, "mine")
+    assert page.delete_cache
+    with gradio.Blocks():
+        page_module._show(gradio, model, tmp_path / "song.wav")
+    assert list((tmp_path / "gradio").rglob("song.beats"))
+    assert not list((tmp_path / "temporary").glob("m2v-demo-*"))
 
 
 @pytest.mark.parametrize(

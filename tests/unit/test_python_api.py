@@ -16,8 +16,10 @@ from m2v_finetune import TaskModel, load_backbone
 from m2v_finetune.audio.decode import read_audio
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.errors import AudioError
+from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.clip_prediction import ClipPrediction
+from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.tasks.separation import Separation
 
@@ -66,6 +68,11 @@ class Decoder:
         return {"array": self.array, "sampling_rate": RATE}[key]
 
 
+def at_its_middle(file: io.BytesIO) -> io.BytesIO:
+    file.seek(len(file.getvalue()) // 2)
+    return file
+
+
 def forms(stereo: np.ndarray, wav: Path) -> dict[str, tuple]:
     """The same sound in every form: input, and options."""
     rated = {"sample_rate": RATE}
@@ -88,6 +95,7 @@ def forms(stereo: np.ndarray, wav: Path) -> dict[str, tuple]:
         "row with bytes": ({"bytes": wav.read_bytes(), "path": "elsewhere.wav"}, {}),
         "row with path": ({"bytes": None, "path": str(wav)}, {}),
         "open file": (io.BytesIO(wav.read_bytes()), {}),
+        "file at its middle": (at_its_middle(io.BytesIO(wav.read_bytes())), {}),
     }
 
 
@@ -115,6 +123,7 @@ def test_public_names_are_there_and_those_of_predictions_are_returned(wav: Path)
     assert isinstance(beats.predict(wav), m2v_finetune.BeatsPrediction)
     with pytest.raises(AttributeError):
         m2v_finetune.Prediction  # noqa: B018
+    assert set(m2v_finetune.__all__) <= set(dir(m2v_finetune))
 
 
 def test_half_precision_is_read(stereo: np.ndarray) -> None:
@@ -163,6 +172,15 @@ def test_no_file_is_left_of_an_array(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_a_label_is_that_of_its_output(name: str) -> None:
+    settings = TASKS[name].settings_class()
+    task = TASKS[name].from_settings(settings)
+    labels = build(task).id2label
+    assert not labels or list(labels) == list(range(task.num_outputs))
+    assert bool(labels) == issubclass(TASKS[name], ClipTask)
+
+
 def test_frames_of_an_array(stereo: np.ndarray, wav: Path) -> None:
     model = build(BeatTracking(label_column="beats"))
     given, expected = model.predict(stereo.T, sample_rate=RATE), model.predict(wav)
@@ -207,7 +225,7 @@ SOUND = np.zeros(RATE, dtype=np.float32)
         ),
         (torch.zeros(9).to_sparse(), {"sample_rate": RATE}, "audio-input-type", ("dense",)),
         (torch.zeros(9, device="meta"), {"sample_rate": RATE}, "audio-input-type", ("dense",)),
-        (io.BytesIO(), {}, "audio-empty", ("seek(0)",)),
+        (io.BytesIO(), {}, "audio-empty", ("no bytes",)),
         (
             SOUND.astype(np.int16),
             {"sample_rate": RATE},
@@ -221,6 +239,14 @@ SOUND = np.zeros(RATE, dtype=np.float32)
         (io.StringIO("x"), {}, "audio-input-type", ("'rb'",)),
         (np.zeros((RATE, 2)), {"sample_rate": RATE}, "audio-input-shape", (f"({RATE}, 2)",)),
         (np.zeros((3, 2)), {"sample_rate": RATE}, "audio-input-shape", ("(3, 2)",)),
+        ([SOUND, SOUND, SOUND], {"sample_rate": RATE}, "audio-input-shape", ("3 sounds",)),
+        (
+            (torch.zeros(9), torch.zeros(8)),
+            {"sample_rate": RATE},
+            "audio-input-shape",
+            ("2 sounds",),
+        ),
+        (np.zeros((16, RATE)), {"sample_rate": RATE}, "audio-input-shape", (f"(16, {RATE})",)),
         (np.zeros((1, 2, 9)), {"sample_rate": RATE}, "audio-input-shape", ("(1, 2, 9)",)),
         (np.float32(1), {"sample_rate": RATE}, "audio-input-type", ("float32",)),
         (np.zeros(0), {"sample_rate": RATE}, "audio-input-shape", ("(0,)",)),

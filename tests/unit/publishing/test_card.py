@@ -1,5 +1,6 @@
 """The model card: what the Hub reads of it, what people read, and what nobody may read."""
 
+import copy
 import json
 import re
 from dataclasses import asdict, dataclass, field, replace
@@ -8,11 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment
 from jinja2.meta import find_undeclared_variables
 from markdown_it import MarkdownIt
 from run_facts import backbone_facts, training_facts
+from support.models import build_tagger
 
 from m2v_finetune.backbones.checkpoints import CHECKPOINTS
 from m2v_finetune.config import (
@@ -652,8 +654,47 @@ def test_a_real_model_and_its_card_work_together(
     code = re.search(r"```python\n(.+?)\n```", card.text, re.DOTALL)
     assert code
     song = next((QUICKSTART_DIR / "audio").glob("test-*.ogg"))
+    assert "plots/" not in card.text  # no picture is there
     shown = code[1].replace("path/to/model", str(tmp_path / "model"))
     exec(shown.replace("song.mp3", str(song)), {})
     printed = capsys.readouterr().out
     assert "guitar" in printed
     assert "drums" in printed
+
+
+def test_a_card_is_that_of_the_saved_form(tmp_path: Path) -> None:
+    """A model that is loaded and saved in another form has its metadata, its code and no broken picture."""
+    model = build_tagger(method="lora")
+    model.backbone.source = "me/backbone"
+    text = f"---\n{ModelCardData(**model.card_data()).to_yaml()}\n---\n\n# Mine\n\n"
+    model.card = f"{text}![Loss](plots/loss.png)\n\n## Limits\n\nNone.\n"
+    folders = {name: tmp_path / name for name in ("trained", "native", "again", "merged")}
+    model.save_pretrained(folders["trained"], weights="trained")
+    model.save_pretrained(folders["native"], native=True)
+    TaskModel.from_pretrained(folders["native"]).save_pretrained(folders["again"])
+    copy.deepcopy(model).merge_and_unload().save_pretrained(folders["merged"])
+    cards = {name: ModelCard.load(folder / "README.md") for name, folder in folders.items()}
+    found = {
+        name: (card.data.library_name, card.data.base_model_relation, "pipeline(" in card.text)
+        for name, card in cards.items()
+    }
+    assert found == {
+        "trained": ("m2v-finetune", "adapter", False),
+        "native": ("transformers", "finetune", True),
+        "again": ("m2v-finetune", "finetune", False),
+        "merged": ("m2v-finetune", "finetune", False),
+    }
+    for card in cards.values():
+        assert "plots/" not in card.text
+        assert "# Mine" in card.text
+        assert "## Limits\n\nNone." in card.text
+
+    # A picture that is there stays, and a card that somebody wrote is kept as it is.
+    (folders["again"] / "plots").mkdir()
+    (folders["again"] / "plots" / "loss.png").touch()
+    model.save_pretrained(folders["again"])
+    assert "(plots/loss.png)" in (folders["again"] / "README.md").read_text()
+    for own in ("No metadata.\n", "---\n- a list\n---\nText\n", "---\n: [\n---\nText\n"):
+        model.card = own
+        model.save_pretrained(folders["again"])
+        assert own in (folders["again"] / "README.md").read_text()
