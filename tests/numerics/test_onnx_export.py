@@ -139,6 +139,31 @@ def test_every_checkpoint(checkpoint: str, pooling: str, shared_dir: Path, tmp_p
     assert largest_difference(model, tmp_path / "model.onnx") < 1e-4
 
 
+def test_onnx_runtime_equals_torch_where_a_window_is_mostly_zeros(tmp_path: Path) -> None:
+    """A head that is standardised by its training windows enlarges each difference, as trained ones do."""
+    model = build("genre", standardize=True, kind="linear")
+    samples = 8 * SAMPLES  # sums over long windows lose most
+    inputs: list[torch.Tensor] = []
+    with (
+        torch.no_grad(),
+        model.head.standardization.register_forward_pre_hook(
+            lambda _, given: inputs.append(given[0])
+        ),
+    ):
+        model(0.1 * torch.randn(20, samples))
+    for statistic, value in (("mean", inputs[0].mean(0)), ("std", inputs[0].std(0))):
+        getattr(model.head.standardization, statistic).copy_(value)
+    export_onnx(model, tmp_path / "model.onnx")
+    exported = OnnxModel(tmp_path / "model.onnx")
+    waveforms = 0.1 * torch.randn(8, samples)
+    for row in range(8):
+        waveforms[row, samples // 2**row :] = 0
+    with torch.no_grad():
+        expected = model(waveforms)
+    assert expected.std() > 5  # far from the training windows
+    torch.testing.assert_close(exported(waveforms), expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("source", ["random-small", "filterbank-small"])
 def test_float16_is_near(source: str, tmp_path: Path) -> None:
