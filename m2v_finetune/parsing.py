@@ -168,9 +168,8 @@ def _check_config_file(path: Path) -> None:
             code="config-not-found",
         )
     try:
-        events: list[Any] = list(
-            yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        )
+        text = path.read_text(encoding="utf-8")
+        events: list[Any] = list(yaml.parse(text, Loader=yaml.SafeLoader))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text ({error}). Save it as UTF-8.", code="config-not-utf8"
@@ -192,6 +191,28 @@ def _check_config_file(path: Path) -> None:
                 "Write the value itself.",
                 code="config-not-plain",
             )
+    try:
+        nodes = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    except (yaml.YAMLError, RecursionError) as error:  # several documents, or nested without end
+        raise UserError(f"{path} is not YAML: {error}", code="config-not-yaml") from error
+    # A mapping that names a key twice: only the last would count.
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                name = str(key.value)
+                if name in lines:
+                    raise UserError(
+                        f"{path}, line {line}: '{name}' is in line {lines[name]} already. Write "
+                        "it once, with all its values.",
+                        code="config-repeated-key",
+                    )
+                lines[name] = line
+                nodes.append(value)
 
 
 def _sections(config_class: type[Any]) -> list[Any]:
@@ -207,6 +228,12 @@ def _refuse_null(settings: dict[str, Any], config_class: type[Any]) -> None:
             code="config-null-value",
         )
     for section in _sections(config_class):
+        if not isinstance(settings[section.name], dict | None):
+            raise UserError(
+                f"{section.name} is {settings[section.name]!r}. It is a section with keys, such as "
+                f"{section.name}.{fields(cast(Any, section.type))[0].name}.",
+                code="config-invalid",
+            )
         for key in fields(cast(Any, section.type)):
             has_value = (settings[section.name] or {}).get(key.name) is not None
             if not has_value and type(None) not in get_args(key.type):

@@ -1,6 +1,7 @@
 """Folders named by labels or splits: ``<label>/<file>``, or ``<split>/<label>/<file>``."""
 
 import logging
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ LAYOUTS = (
     "folders, or write a manifest, which may have labels of any name"
 )
 # Separators within a name, as on the Hub. Source: `datasets.data_files.NON_WORDS_CHARS`.
+_FOLD = re.compile(r"(?i)(fold|part|split|set|cv)[-_. ]?[0-9]+")
 _NO_WORD = re.compile(r"[-._ 0-9]+")
 _NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 # Words that change nothing beside the name of a split: ``train_set``, ``testData``, ``valset``.
@@ -94,6 +96,7 @@ def read_label_folders(
     files = [name.split("/") for name in every]
     layout = _layout(files, folder, has_labels=label_column is not None)
     notes = content.notes() + _refuse_splits_below(files, layout, folder)
+    notes += _refuse_folds(files, layout, folder)
     if not is_foreign:
         every, twice = _one_name_each(content, layout, folder)
         notes += twice
@@ -256,6 +259,49 @@ def _refuse_splits_below(files: Sequence[Sequence[str]], layout: Layout, folder:
     return [f"{printable(name)} has the name of a split, and names none there" for name in lone]
 
 
+def _refuse_folds(files: Sequence[Sequence[str]], layout: Layout, folder: Path) -> list[str]:
+    """Refuse ``fold1/jazz/song.mp3`` beside ``fold2/jazz/``, where the folds would be the labels.
+
+    Returns:
+        A note where folders of other names hold folders of the same names.
+
+    Raises:
+        UserError: They are numbered folds.
+    """
+    level = layout.label_level
+    if level is None or any(len(parts) <= level + 2 for parts in files if len(parts) > level):
+        return []
+    below: dict[str, set[str]] = {}
+    for parts in files:
+        if len(parts) > level:
+            below.setdefault(parts[level], set()).add(parts[level + 1])
+    inner = next(iter(below.values()), set())
+    if len(below) < 2 or len(inner) < 2 or any(names != inner for names in below.values()):
+        return []
+    outer = f"{some_of(sorted(below))} all hold folders of the same names ({some_of(sorted(inner))})"
+    if all(map(_FOLD.fullmatch, below)):
+        raise UserError(
+            f"In {printable(str(folder))} {outer}, so they are no labels. Write a manifest with the labels, "
+            f"and a column that names the folds. {LAYOUTS}.",
+            code="folder-folds",
+        )
+    return [f"{outer}: the outer ones are the labels"]
+
+
+def _names_of_files(content: FolderContent) -> list[list[str]]:
+    """Return the names of each file, whether symbolic or hard links."""
+    files: dict[str | tuple[int, int], list[str]] = {}
+    for real, names in content.names.items():
+        try:
+            status = os.stat(real)  # noqa: PTH116 (of text)
+        except OSError:  # its check reports the same
+            files[real] = names
+            continue
+        key = (status.st_dev, status.st_ino) if status.st_nlink > 1 else real
+        files.setdefault(key, []).extend(names)
+    return list(files.values())
+
+
 def _one_name_each(
     content: FolderContent, layout: Layout, folder: Path
 ) -> tuple[list[str], list[str]]:
@@ -265,7 +311,7 @@ def _one_name_each(
         UserError: The names of a file have different labels or splits.
     """
     chosen, twice, problems = [], [], []
-    for names in content.names.values():
+    for names in _names_of_files(content):
         first = names[0]
         chosen.append(first)
         if len(names) == 1:

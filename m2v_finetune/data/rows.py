@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,8 @@ def read_rows(path: Path, *, path_columns: Sequence[str]) -> list[tuple[int, dic
         raise UserError(
             f"{path} is not UTF-8 text ({error}). Save it as UTF-8.", code="manifest-not-utf8"
         ) from error
-    except csv.Error as error:
-        raise UserError(
-            f"{path} is not CSV ({error}). Look for a quote that is not closed.",
-            code="manifest-not-csv",
-        ) from error
+    except csv.Error as error:  # of the header
+        raise _not_csv(path, 1, error) from error
 
 
 def _csv_rows(path: Path, path_columns: Sequence[str]) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -59,7 +56,8 @@ def _csv_rows(path: Path, path_columns: Sequence[str]) -> Iterable[tuple[int, di
     with path.open(encoding="utf-8-sig", newline="") as file:
         has_spaces = any(_SPACE_BEFORE_QUOTE.search(line) for line in file)
         file.seek(0)
-        reader = csv.DictReader(file, skipinitialspace=has_spaces)
+        # Strict: a quote that is not closed would take the lines behind it into one cell.
+        reader = csv.DictReader(file, skipinitialspace=has_spaces, strict=True)
         names = [name.strip() for name in reader.fieldnames or []]
         header = [name for name in names if name]
         repeated = sorted({name for name in header if header.count(name) > 1})
@@ -76,7 +74,7 @@ def _csv_rows(path: Path, path_columns: Sequence[str]) -> Iterable[tuple[int, di
             )
         unnamed = [f"\0{number}" for number, name in enumerate(names) if not name]
         reader.fieldnames = [name or f"\0{number}" for number, name in enumerate(names)]
-        for row in reader:
+        for row in _strictly(reader, path):
             if None in row or None in row.values():
                 raise UserError(
                     f"{path.name}:{reader.line_num}: this line has another number of cells than the header, "
@@ -87,6 +85,27 @@ def _csv_rows(path: Path, path_columns: Sequence[str]) -> Iterable[tuple[int, di
             for name in unnamed:
                 del row[name]
             yield reader.line_num, row
+
+
+def _strictly(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows; raise `UserError` with the first line of a row that is not CSV."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise _not_csv(path, line, error) from error
+        if row is None:
+            return
+        yield row
+
+
+def _not_csv(path: Path, line: int, error: csv.Error) -> UserError:
+    return UserError(
+        f"{path.name}:{line}: the row that starts here is not CSV ({error}). Look for a quote that is not "
+        'closed. A quote inside a cell is written twice: "a ""b"" c".',
+        code="manifest-not-csv",
+    )
 
 
 def _jsonl_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:

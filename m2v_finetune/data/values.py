@@ -57,6 +57,8 @@ def as_texts(value: Any) -> list[str]:
     for part in parts:
         if not isinstance(part, str | int | float | None):
             raise ValueError(f"{part!r}, which is neither text nor a number")
+        if isinstance(part, str) and len(part.strip().splitlines()) > 1:
+            raise ValueError(f"{part!r}, which has a line break: a quote may not be closed")
     return [label_text(as_text(part)) for part in parts if not is_missing(part)]
 
 

@@ -191,13 +191,25 @@ def _load(path: Path) -> mido.MidiFile:
     if not path.is_file():
         raise unreadable(path, "there is no such file")
     try:
-        midi = mido.MidiFile(path)
+        with path.open("rb") as file:
+            midi = mido.MidiFile(file=file)
+            behind = file.read()
     except PermissionError as error:
         raise unreadable(path, error.strerror or str(error)) from error
     except (EOFError, OSError, ValueError, LookupError, mido.KeySignatureError) as error:
         # A broken file makes mido raise whatever its parser stumbles over.
         reason = str(error) or "it ends too early"
         raise unreadable(path, f"no standard MIDI file ({reason})") from error
+    # The header, or the length of a track, may promise less than there is.
+    is_cut = any(not track or track[-1].type != "end_of_track" for track in midi.tracks[-1:])
+    if not midi.tracks or b"MTrk" in behind or b"MThd" in behind or (behind and is_cut):
+        raise unreadable(
+            path,
+            f"its header counts {len(midi.tracks)} tracks, and more follows"
+            if behind
+            else "it has no track",
+            advice="Save it again.",
+        )
     if midi.type == 2:
         raise unreadable(
             path, "format 2, whose tracks share no time; save it again in format 0 or 1"

@@ -14,6 +14,8 @@ MIN_LOSSES = 4
 """Least number of logged losses at either end of a run for a comparison."""
 NOISE_FACTOR = 2.0
 """Least difference of two mean losses, in standard errors of the difference."""
+DIVERGENCE_FACTOR = 2.0
+"""Least mean of the last losses of a run that diverged, as a multiple of the first loss."""
 CONSTANT_PREDICTION = {"r2": 0.0}
 """Values of a constant prediction, for metrics in which it is better than another track's prediction."""
 
@@ -80,6 +82,16 @@ def has_fallen(losses: Sequence[float]) -> bool | None:
     return statistics.mean(first) - statistics.mean(last) > NOISE_FACTOR * noise
 
 
+def has_diverged(losses: Sequence[float]) -> bool:
+    """Return whether the last losses are far above the first one.
+
+    >>> has_diverged([1.1, 3606.0, 64844.0, 152.0]), has_diverged([1.1, 1.2, 0.9, 1.3])
+    (True, False)
+    """
+    last = losses[-max(1, len(losses) // 4) :]
+    return len(losses) > 1 and statistics.mean(last) > DIVERGENCE_FACTOR * losses[0] > 0
+
+
 def chance_level(metric: str, values: Sequence[float]) -> float | None:
     """Return the level of a metric by chance.
 
@@ -107,7 +119,11 @@ def find_signs(facts: RunFacts) -> list[str]:
             f"The best weights are those of step {facts.best_step}, within the warm-up of "
             f"{facts.warmup_steps} steps: later steps, at higher learning rates, did not improve on them."
         )
-    if has_loss_fallen is False:
+    if has_diverged(facts.losses):
+        signs.append(
+            f"The training loss rose from {facts.losses[0]:.3g} to {facts.losses[-1]:.3g}: it diverged."
+        )
+    elif has_loss_fallen is False:
         signs.append("The training loss did not fall beyond its noise.")
     low, high = facts.value.get("low"), facts.value.get("high")
     if facts.chance is not None and low is not None and high is not None and low <= facts.chance:
@@ -128,6 +144,14 @@ def _advice(facts: RunFacts, has_stopped_too_early: bool) -> str:
     advice = []
     if has_stopped_too_early:
         advice.append("remove training.early_stopping_patience, or raise it")
+    if has_diverged(facts.losses):
+        rates = facts.learning_rates
+        advice = [f"lower optimizer.learning_rate to {rates.head / 10:g}"]
+        if rates.backbone:
+            advice.append(f"lower optimizer.backbone_learning_rate to {rates.backbone / 10:g}")
+        elif not facts.head.standardize:
+            advice.append("set head.standardize to true")
+        return "; or ".join(advice)
     rate = f"raise optimizer.learning_rate to {3 * facts.learning_rates.head:g}"
     if facts.is_solved:
         advice += [

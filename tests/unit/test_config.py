@@ -379,6 +379,32 @@ def test_a_key_without_a_value_is_refused(parse_yaml, text):
     assert "training.epochs" in message
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "line"),
+    [
+        (
+            "training: {epochs: 3}\ndata: {source: x}\ntraining: {log_every_steps: 5}\n",
+            "training",
+            3,
+        ),
+        ("data:\n  source: x\ntraining:\n  epochs: 3\n  epochs: 5\n", "epochs", 5),
+        (
+            "data: {source: x}\naugmentation:\n  transforms:\n  - name: gain\n    p: 1.0\n    p: 0.5\n",
+            "p",
+            6,
+        ),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(parse_yaml, text, name, line):
+    with raises("config-repeated-key", f"'{name}'", f"line {line}:"):
+        parse_yaml(text)
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", "[]", "3", "text"])
+def test_a_section_that_is_none_is_refused(parse_yaml, value):
+    assert "training" in message_of(parse_yaml, f"data: {{source: x}}\ntraining: {value}\n")
+
+
 def test_null_is_the_default_where_it_is_legal(parse_yaml):
     text = "data: {source: x, hop_seconds: null}\nrun: {output_dir: null}\n"
     assert parse_yaml(text) == Config(data=DataConfig(source="x"))

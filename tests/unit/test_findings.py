@@ -39,6 +39,20 @@ def test_a_run_that_learned_has_no_sign() -> None:
     [
         ({"losses": NOISE}, "loss", ["backbone_learning_rate to 0.0003", "learning_rate to 0.003"]),
         (
+            {"losses": [1.1, 3606.0, 64844.0, 152.0]},
+            "diverged",
+            ["lower optimizer.learning_rate to 0.0001", "backbone_learning_rate to 1e-05"],
+        ),
+        (
+            {
+                "losses": [*FALLING, *[900.0] * 40],
+                "tuning": TuningConfig(method="probe"),
+                "learning_rates": Rates(head=1e30, backbone=0.0),
+            },
+            "diverged",
+            ["lower optimizer.learning_rate to 1e+29"],
+        ),
+        (
             {"value": {"low": 0.05, "high": 0.2}},
             "includes",
             ["tuning.method to probe", "training tracks"],

@@ -145,6 +145,62 @@ def test_a_file_of_two_labels_is_refused(music, case):
     refuses(music, "folder-conflicting-links", *parts)
 
 
+def test_hard_links_are_names_of_one_file(music, caplog):
+    (music / "jazz" / "again.wav").hardlink_to(music / "jazz" / "1.wav")
+    assert sorted(found(music)) == ["jazz/1.wav", "jazz/2.wav", "pop/1.wav", "pop/2.wav"]
+    [record] = caplog.records
+    assert "jazz/1.wav" in record.getMessage()
+    (music / "pop" / "hard.wav").hardlink_to(music / "jazz" / "2.wav")
+    refuses(music, "folder-conflicting-links", "pop/hard.wav", "jazz/2.wav", "(1)")
+
+
+@pytest.mark.parametrize(
+    "folds", [("fold1", "fold2"), ("Fold 10", "Fold 2"), ("split_1", "split_2")]
+)
+def test_folds_are_no_labels(tmp_path, folds):
+    for fold in folds:
+        touch(tmp_path, f"{fold}/jazz/{fold}a.wav", f"{fold}/rock/{fold}b.wav")
+    refuses(tmp_path, "folder-folds", *folds, "jazz, rock")
+    assert len(found(tmp_path, label_column=None)) == 4
+
+
+@pytest.mark.parametrize(
+    ("paths", "num_notes"),
+    [
+        (
+            [
+                "Entrenamiento/jazz/1.wav",
+                "Entrenamiento/rock/2.wav",
+                "Prueba/jazz/3.wav",
+                "Prueba/rock/4.wav",
+            ],
+            1,
+        ),
+        (["jazz/cd1/1.wav", "jazz/cd2/2.wav", "rock/cd1/3.wav"], 0),
+        (["jazz/cd1/1.wav", "rock/cd1/2.wav"], 0),
+        (["part1/jazz/1.wav", "part1/rock/2.wav", "part2/pop/3.wav"], 0),
+        (
+            [
+                "jazz/1.wav",
+                "jazz/live/a.wav",
+                "jazz/studio/b.wav",
+                "rock/live/2.wav",
+                "rock/studio/2.wav",
+            ],
+            0,
+        ),
+    ],
+)
+def test_folders_that_hold_the_same_names_are_labels_and_named(tmp_path, caplog, paths, num_notes):
+    touch(tmp_path, *paths)
+    tracks = found(tmp_path)
+    assert len(tracks) == len(paths)
+    assert len(caplog.records) == num_notes
+    if num_notes:
+        assert "Entrenamiento, Prueba" in caplog.records[0].getMessage()
+        assert "jazz, rock" in caplog.records[0].getMessage()
+
+
 def test_a_file_of_two_splits_is_refused(tmp_path):
     touch(tmp_path, "train/jazz/1.wav", "train/jazz/2.wav", "validation/jazz/3.wav")
     (tmp_path / "test" / "jazz").mkdir(parents=True)

@@ -17,7 +17,9 @@ from m2v_finetune.data.manifest import (
     read_manifest,
     tracks_from_rows,
 )
+from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
+from m2v_finetune.tasks.genre import Genre
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -348,9 +350,37 @@ def test_a_csv_line_with_other_cells_than_the_header_is_refused(tmp_path, line):
     refuses(tmp_path / "m.csv", text, "manifest-cell-count", "m.csv:3", "path, tags")
 
 
-def test_an_open_quote_is_refused(tmp_path):
-    text = 'path,tags\na.mp3,"rock\n' + "b.mp3,pop\n" * 20_000
-    refuses(tmp_path / "m.csv", text, "manifest-not-csv", "m.csv")
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        (['a.mp3,"rock', *["b.mp3,pop"] * 20_000], 2),
+        (["a.mp3,rock", 'b.mp3,"pop', "c.mp3,rock", "d.mp3,pop"], 3),
+        (['a.mp3,"rock', "b.mp3,pop", 'c.mp3,"jazz', "d.mp3,pop"], 2),
+        (["a.mp3,rock", 'b.mp3,"rock" x'], 3),
+        (["a.mp3,rock", 'b.mp3,"a \\"b\\" c"'], 3),
+    ],
+)
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_an_open_quote_is_refused(tmp_path, rows, line, ending):
+    text = ending.join(["path,tags", *rows]) + ending
+    refuses(tmp_path / "m.csv", text.encode(), "manifest-not-csv", f"m.csv:{line}:")
+
+
+@pytest.mark.parametrize("header", ['path,"tags', 'path,"tags" x'])
+def test_an_open_quote_in_the_header_is_refused(tmp_path, header):
+    refuses(tmp_path / "m.csv", f"{header}\na.mp3,pop\n", "manifest-not-csv", "m.csv:1:")
+
+
+def test_a_label_with_a_line_break_is_refused(tmp_path):
+    """Two open quotes may hide a row between them and leave a CSV that is one."""
+    text = 'path,genre\na.mp3,"rock\nb.mp3,pop\nc.mp3,"\nd.mp3,pop\n'
+    for name in "abcd":
+        (tmp_path / f"{name}.mp3").touch()
+    (tmp_path / "m.csv").write_text(text)
+    tracks, _ = load_tracks(str(tmp_path / "m.csv"), label_column="genre")
+    task = Genre(labels=("pop",), label_column="genre")
+    [problem] = [one for one in task.label_problems(tracks) if one]
+    assert "rock\\nb.mp3" in problem[0]
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -331,6 +332,42 @@ def test_a_tempo_of_zero_leaves_no_time(path: Path) -> None:
     save(path, [(0, "tempo", 0), (0, "on", 60), (100, "off", 60)])
     with raises("notes-invalid", "(1):", f"{path}: track 1, event 2 (0.000 s)"):
         read_midi(path, sustain=False)
+
+
+END = b"\x00\xff\x2f\x00"
+
+
+def midi_bytes(kind: int, num_tracks: int, *chunks: bytes) -> bytes:
+    """A MIDI file with chunks of notes, (pitch, delta ticks), whatever its header counts."""
+    return struct.pack(">4sIHHH", b"MThd", 6, kind, num_tracks, 96) + b"".join(chunks)
+
+
+def track_of(*pitches: int, length: int | None = None) -> bytes:
+    events = b"".join(bytes([0, 0x90, p, 64, 96, 0x80, p, 0]) for p in pitches) + END
+    return b"MTrk" + struct.pack(">I", len(events) if length is None else length) + events
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        midi_bytes(1, 1, track_of(60), track_of(64)),
+        midi_bytes(0, 1, track_of(60), track_of(64)),
+        midi_bytes(0, 1, track_of(60)) + midi_bytes(0, 1, track_of(64)),
+        midi_bytes(0, 1, track_of(60, 64, length=8)),
+        midi_bytes(1, 0, track_of(60)),
+        midi_bytes(1, 0),
+    ],
+)
+def test_a_header_that_counts_less_than_there_is_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with raises("labels-unreadable", path):
+        read_midi(path, sustain=False)
+
+
+def test_bytes_behind_the_tracks_are_no_music(path: Path) -> None:
+    for behind in (b"\0" * 50, b"a text"):
+        path.write_bytes(midi_bytes(1, 2, track_of(60), track_of(64)) + behind)
+        assert sorted(read_midi(path, sustain=False).pitches) == [60, 64]
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
