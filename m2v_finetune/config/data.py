@@ -11,6 +11,8 @@ OnBadTrack = Literal["stop", "skip"]
 
 WINDOW_SECONDS = 5.0
 """Largest default of ``data.window_seconds``: the context of MERT (arXiv 2306.00107)."""
+MAX_WINDOW_SECONDS = 3600
+"""Longest window; a larger number is in samples or milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,7 @@ class DataConfig(TracksConfig):
         super().__post_init__()
         if self.window_seconds is not None:
             positive("data.window_seconds", self.window_seconds)
+            in_range("data.window_seconds", self.window_seconds, 0, MAX_WINDOW_SECONDS)
         if self.hop_seconds is not None:
             positive("data.hop_seconds", self.hop_seconds)
             window_seconds = self.window_seconds or WINDOW_SECONDS

@@ -278,7 +278,9 @@ def _refuse_folds(files: Sequence[Sequence[str]], layout: Layout, folder: Path) 
     inner = next(iter(below.values()), set())
     if len(below) < 2 or len(inner) < 2 or any(names != inner for names in below.values()):
         return []
-    outer = f"{some_of(sorted(below))} all hold folders of the same names ({some_of(sorted(inner))})"
+    outer = (
+        f"{some_of(sorted(below))} all hold folders of the same names ({some_of(sorted(inner))})"
+    )
     if all(map(_FOLD.fullmatch, below)):
         raise UserError(
             f"In {printable(str(folder))} {outer}, so they are no labels. Write a manifest with the labels, "

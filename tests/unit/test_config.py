@@ -329,6 +329,7 @@ def test_other_mistakes_get_no_hint_of_quotes(parse, key):
         ("tuning.lora_dropout", "1"),
         ("data.window_seconds", "0"),
         ("data.window_seconds", ".nan"),
+        ("data.window_seconds", "80000"),
         ("data.window_seconds", ".inf"),
         ("data.hop_seconds", "-1"),
         ("data.hop_seconds", "5.5"),

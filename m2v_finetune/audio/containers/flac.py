@@ -30,6 +30,9 @@ _MAX_HEADER_BYTES = 16
 # Bounds of the size of a frame: 32 bits a sample, one more for the difference of channels, and headers.
 _MAX_SAMPLE_BYTES, _MAX_FRAME_OVERHEAD = 5, 1024
 
+# Of a frame header, by its code.
+_RATES = (None, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
+
 # Behind the last frame, so few bytes are junk.
 _FEW_BYTES = 8
 
@@ -176,6 +179,10 @@ def _require_each_frame_once(file: ByteFile, stream: _Stream, stop: int) -> tupl
     first = next(_headers(file.read(stream.first, _MAX_HEADER_BYTES), stream), None)
     if first is None:
         return None  # the decoder names the fault
+    rate = _rate(file.read(stream.first, _MAX_HEADER_BYTES))
+    if rate not in (None, stream.rate):
+        what = f"STREAMINFO has {stream.rate} Hz, and the first frame {rate} Hz,"
+        raise _frame_error(file, stream.first, what)
     expected, earlier, suspect = first[0], {}, None
     for location in file.find(stream.sync, stream.first, stop):
         header = _parse(file.read(location, _MAX_HEADER_BYTES), stream)
@@ -273,6 +280,20 @@ def _headers(block: bytes, stream: _Stream) -> Iterator[tuple[int, int]]:
         if header is not None:
             yield header
         location = block.find(stream.sync, location + 1)
+
+
+def _rate(header: bytes) -> int | None:
+    """Return the sample rate of a frame header; None where it is that of STREAMINFO."""
+    code = header[2] & 15
+    if code < 12:
+        return _RATES[code]
+    # Behind the number of the frame, and the length of its block where that is written out.
+    lead, size_code = header[4], header[2] >> 4
+    end = 5 + (0 if lead < 0x80 else 8 - (lead ^ 0xFF).bit_length() - 1)
+    end += {6: 1, 7: 2}.get(size_code, 0)
+    if code == 12:
+        return 1000 * header[end]
+    return int.from_bytes(header[end : end + 2], "big") * (10 if code == 14 else 1)
 
 
 def _parse(header: bytes, stream: _Stream) -> tuple[int, int] | None:

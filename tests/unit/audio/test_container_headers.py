@@ -513,6 +513,18 @@ def test_a_flac_frame_that_is_missing_or_there_twice(change, tmp_path):
         inspect_audio(path)
 
 
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 65000, 96000, 192000])
+def test_flac_whose_header_has_another_rate_than_its_frames_is_refused(rate, tmp_path):
+    samples = bursts(1.0)
+    soundfile.write(tmp_path / "a.flac", samples, rate, subtype="PCM_16")
+    assert inspect_audio(tmp_path / "a.flac").sample_rate == rate
+    changed = bytearray((tmp_path / "a.flac").read_bytes())
+    changed[18] ^= 0x10  # of the 20 bits of the rate
+    (tmp_path / "a.flac").write_bytes(changed)
+    with raises("audio-damaged", f"{rate} Hz"):
+        inspect_audio(tmp_path / "a.flac")
+
+
 def test_flac_that_counts_too_many_samples_is_refused(tmp_path):
     changed = bytearray(FILES["flac"])
     changed[22:26] = (50_000).to_bytes(4, "big")
