@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from m2v_finetune.labels.notes import read_midi
-from m2v_finetune.labels.problems import LabelError, parse_seconds, read_rows, split_rows
+from m2v_finetune.labels.problems import (
+    LabelError,
+    parse_number,
+    parse_seconds,
+    read_rows,
+    split_rows,
+)
 
 MAX_GAP_SECONDS = 0.1
 """Longest distance of two lines. MedleyDB's are 5.8 ms apart, those of MIREX 10 ms, of iKala 32 ms."""
@@ -170,7 +176,7 @@ def _order_problems(time: float, last: tuple[int, float]) -> list[str]:
 
 def _parse_hz(cell: str) -> float:
     try:
-        hz = float(cell)
+        hz = parse_number(cell)
     except ValueError as error:
         raise ValueError(f"'{cell}' is not a frequency in Hz") from error
     if hz != 0 and not LOWEST_HZ <= abs(hz) <= HIGHEST_HZ:  # nan too

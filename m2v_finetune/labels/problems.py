@@ -70,6 +70,13 @@ def unreadable(
 CELLS = "Cells are separated by spaces or tabs, and numbers have a decimal point."
 
 
+def parse_number(cell: str) -> float:
+    """Return a cell as a number; raise ValueError for other text, also ``1_0``, which Python reads as 10."""
+    if "_" in cell:
+        raise ValueError(f"'{cell}' is not a number")
+    return float(cell)
+
+
 def parse_seconds(cell: str) -> float:
     """Time in seconds, finite and at least 0.
 
@@ -77,7 +84,7 @@ def parse_seconds(cell: str) -> float:
         ValueError: The cell is something else; the message names it.
     """
     try:
-        seconds = float(cell)
+        seconds = parse_number(cell)
     except ValueError as error:
         raise ValueError(f"'{cell}' is not a number of seconds") from error
     if not math.isfinite(seconds):

@@ -17,6 +17,7 @@ from m2v_finetune.audio.label_transform import LabelTransform
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import Track, problem_list
 from m2v_finetune.errors import UserError
+from m2v_finetune.labels.problems import parse_number
 from m2v_finetune.metrics.intervals import Statistic
 from m2v_finetune.tasks.clip_prediction import ClipPrediction
 from m2v_finetune.tasks.clips import ClipTask, EvaluatedClip, ProblemType, stack_evaluated
@@ -274,6 +275,6 @@ def _number(cell: Any) -> float:
     if isinstance(cell, bool):
         return math.nan
     try:
-        return float(cell)
+        return parse_number(cell) if isinstance(cell, str) else float(cell)
     except (TypeError, ValueError, OverflowError):
         return math.nan

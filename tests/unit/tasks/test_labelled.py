@@ -32,7 +32,7 @@ CELLS = {
     "emotion": (
         {"arousal": 0, "valence": 0.0},
         {
-            "arousal": [("calm", "not a finite"), (False, "not a finite")],
+            "arousal": [("calm", "not a finite"), (False, "not a finite"), ("1_0", "not a finite")],
             "valence": [(None, "not a finite")],
         },
     ),
