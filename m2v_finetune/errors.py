@@ -23,7 +23,7 @@ FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Also a broken disk.
 DISK_ERRORS = (*ACCESS_ERRORS, *FULL_ERRORS, errno.EIO)
 # Invalid paths: too long, below a file, or a link to itself.
-NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
+NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 BROKEN_PIPE_CODE = 128 + signal.SIGPIPE
 
 

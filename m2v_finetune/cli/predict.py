@@ -154,13 +154,14 @@ def _predict(arguments: argparse.Namespace) -> None:
 def split_models(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Return the models and the sources of a command line: the first word, and those like models after it.
 
-    A folder with the config.json of a model is a model, and so is a Hub id that is no path. The last word is
-    always a source.
+    A folder with the config.json of a model is a model, and so are an ONNX file and a Hub id that is no path.
+    The last word is always a source.
     """
     models, sources = [arguments.model], list(arguments.files)
     while len(sources) > 1:
         path = Path(sources[0])
-        if not ((path / "config.json").is_file() or _is_like_a_repo_id(sources[0])):
+        is_file = path.suffix == ".onnx" or (path / "config.json").is_file()
+        if not (is_file or _is_like_a_repo_id(sources[0])):
             break
         models.append(sources.pop(0))
     return models, sources

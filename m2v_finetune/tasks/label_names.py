@@ -32,6 +32,15 @@ def check_label_names(
             f"(task.labels, or the column '{column}' of the training tracks).",
             code="labels-not-distinct",
         )
+    folded: dict[str, list[str]] = {}
+    for label in labels:
+        folded.setdefault(label.casefold(), []).append(label)
+    for alike in folded.values():
+        if len(alike) > 1:
+            logger.warning(
+                "The labels %s differ in upper and lower case alone, and are separate labels.",
+                ", ".join(alike),
+            )
     nowhere = [label for label in labels if not in_training.get(label)]
     if nowhere:
         raise UserError(

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -113,8 +114,12 @@ def test_the_notebook_of_nearest_songs(tmp_path: Path) -> None:
 @pytest.mark.exhaustive
 def test_the_notebook_of_beats(tmp_path: Path) -> None:
     printed = run_notebook("beats-of-a-folder", tmp_path, beats_manifest(tmp_path))
-    assert printed.count(" bpm, ") + printed.count("nan bpm") >= 6
-    assert len(list((tmp_path / "found").glob("*.beats"))) == 6
+    found = re.findall(r"^(test-\d+\.ogg): (\S+) bpm, (\d+) beats$", printed, re.MULTILINE)
+    assert len(found) == len(set(found)) == 6
+    for name, _, num_beats in found:
+        lines = (tmp_path / "found" / f"{name}.beats").read_text().splitlines()
+        assert len(lines) == int(num_beats)
+    assert any(num_beats != "0" for _, _, num_beats in found)
 
 
 def beats_manifest(folder: Path) -> Path:

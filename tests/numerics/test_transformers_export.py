@@ -55,6 +55,8 @@ ARCHITECTURES: dict[str, tuple[Any, dict[str, Any], int]] = {
     "conformer": (Wav2Vec2ConformerConfig, CONFORMER, 16000),
 }
 """The layouts of the published checkpoints and of a conformer, in small: configuration and sample rate."""
+NUM_CARDS = 5
+"""Models whose cards are run: with each function, and each calibration."""
 SONG_SECONDS = (0.06, 0.25, 0.65)
 """Songs shorter than a window of the models here, as long as one, and of 2.6 windows."""
 
@@ -118,7 +120,7 @@ def check_in_pipeline(models: Sequence[TaskModel], root: Path) -> float:
     rate = models[0].backbone.sample_rate
     for seconds in SONG_SECONDS:
         song = 0.1 * np.random.default_rng(0).standard_normal(int(seconds * rate)) + 0.02
-        for folder in folders[:3]:
+        for folder in folders[:NUM_CARDS]:
             soundfile.write(folder / f"{seconds}.mp3", song, rate, format="WAV", subtype="FLOAT")
     script = Path(__file__).with_name("pipeline_process.py")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -128,7 +130,7 @@ def check_in_pipeline(models: Sequence[TaskModel], root: Path) -> float:
         cwd=root,
         env=environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )
-    for model, folder in zip(models[:3], folders, strict=False):
+    for model, folder in zip(models[:NUM_CARDS], folders, strict=False):
         cards = json.loads((folder / "found.json").read_text())["card"]
         for seconds in SONG_SECONDS:
             expected = model.predict(folder / f"{seconds}.mp3").scores
@@ -161,7 +163,8 @@ def representative(checkpoints: Path) -> Iterator[TaskModel]:
     classes = Genre(
         labels=("a", "b"), label_column="genre", calibration=TemperatureScaling(temperature=2.5)
     )
-    for task in (TAGGING, tags, classes):
+    plain = replace(classes, calibration=None)
+    for task in (TAGGING, tags, classes, plain, make_task(Emotion)):
         yield build(checkpoints / "MERT-v0", task=task)
     for number, method in enumerate(METHODS):
         yield build(checkpoints / names[number % len(names)], method=method)

@@ -33,6 +33,8 @@ from m2v_finetune.catalogue.predictions import NamedModel, Predictions
 from m2v_finetune.catalogue.sources import read_items
 from m2v_finetune.catalogue.stream import WindowStream
 from m2v_finetune.catalogue.tracks import track_rows
+from m2v_finetune.cli import build_parser
+from m2v_finetune.cli.predict import split_models
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.data.feature_tables import CATALOGUE_FILE, read_table
 from m2v_finetune.data.features import read_vector_splits
@@ -190,6 +192,20 @@ def run(*words: object) -> None:
 
 
 @pytest.mark.slow
+def test_models_of_a_command_line_come_before_its_sources(tmp_path: Path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "config.json").touch()
+    for words, num_models in (
+        (["a.onnx", "b.onnx", "song.wav"], 2),
+        ([str(tmp_path / "one"), str(tmp_path / "one"), "me/model", str(tmp_path)], 3),
+        (["a.onnx", "song.wav", "b.onnx"], 1),
+        (["me/model", "music/song.mp3", "b.wav"], 1),
+    ):
+        models, sources = split_models(build_parser().parse_args(["predict", *words]))
+        assert models == words[:num_models]
+        assert sources == words[num_models:]
+
+
 @pytest.mark.parametrize(
     ("format", "num_kills"),
     [("parquet", 5), *exhaustive(("parquet", 20), ("jsonl", 20), ("csv", 20))],

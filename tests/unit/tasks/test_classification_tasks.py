@@ -97,6 +97,13 @@ def test_a_missing_column_is_refused_with_those_that_exist():
     assert "--task.label_column" in message
 
 
+def test_labels_that_differ_in_case_are_named(caplog):
+    build(make_splits("style", train=["Rock", "rock", "pop"]), label_column="style")
+    [record] = caplog.records
+    assert "Rock, rock" in record.getMessage()
+    assert "pop" not in record.getMessage()
+
+
 @pytest.mark.parametrize("labels", [[], ["rock", "jazz", "rock"]])
 def test_no_class_and_a_class_twice_are_refused(labels):
     message = message_of("labels-not-distinct", labels=labels)
