@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from m2v_finetune.backbones import frame_grid_of
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
+from m2v_finetune.cpu_precision import InferencePrecision
 from m2v_finetune.errors import UserError
 from m2v_finetune.exporting.extra import import_extra
 from m2v_finetune.exporting.onnx_file import INPUT, NOVELTY, OUTPUT, plain_metadata
@@ -72,6 +73,7 @@ class OnnxModel(TaskModel):
         onnxruntime = import_extra("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # of errors alone: float16 is not in all of its kernels
         try:
             session = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
@@ -135,6 +137,25 @@ class OnnxModel(TaskModel):
                 "the model again.",
                 code="onnx-unreadable",
             )
+
+    @classmethod
+    def from_pretrained(cls, *_: Any, **__: Any) -> NoReturn:
+        """Raise `UserError`: ``OnnxModel(file)`` opens a file."""
+        raise cls._refusal("from_pretrained")
+
+    @property
+    def precision(self) -> InferencePrecision:
+        """Precision around the file: ``float32``; that of its operators is chosen at the export.
+
+        Raises:
+            UserError: Another one is set.
+        """
+        return "float32"
+
+    @precision.setter
+    def precision(self, value: InferencePrecision) -> None:
+        if value != "float32":
+            raise self._refusal("precision but that of its export")
 
     def forward(self, inputs: Tensor, *others: Tensor) -> Tensor:
         """Return the logits of waveforms (batch, samples), on the CPU."""

@@ -452,6 +452,8 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         loaded.merge_and_unload,
         loaded.card_data,
         loaded.num_parameters,
+        lambda: OnnxModel.from_pretrained(folder / "tagging"),
+        lambda: setattr(loaded, "precision", "bfloat16"),
     ]
     for call in calls:
         with raises("onnx-predicts-only"):
