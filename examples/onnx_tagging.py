@@ -30,9 +30,8 @@ song = np.pad(song, (0, max(0, window - len(song))))
 starts = [*range(0, len(song) - window, hop), len(song) - window]
 logits = [session.run(None, {"waveforms": song[None, s : s + window]})[0][0] for s in starts]
 probabilities = np.mean(1 / (1 + np.exp(-np.array(logits))), axis=0)  # the mean over windows
-if calibration := json.loads(
-    about["calibration"]
-):  # of the log odds of each label, which are finite
+calibration = json.loads(about["calibration"])  # of the log odds of each label, which are finite
+if calibration:
     limited = np.clip(probabilities.astype(float), np.finfo("float32").tiny, 1 - 2.0**-24)
     odds = np.log(limited) - np.log1p(-limited)
     odds = odds * calibration["slopes"] + calibration["intercepts"]
