@@ -60,6 +60,8 @@ def _csv_rows(path: Path, path_columns: Sequence[str]) -> Iterable[tuple[int, di
         reader = csv.DictReader(file, skipinitialspace=has_spaces, strict=True)
         names = [name.strip() for name in reader.fieldnames or []]
         header = [name for name in names if name]
+        if any(len(name.splitlines()) > 1 for name in header):
+            raise _not_csv(path, 1, csv.Error("a name of the header has a line break"))
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:
             raise UserError(

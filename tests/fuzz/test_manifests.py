@@ -18,8 +18,10 @@ import soundfile
 
 from m2v_finetune.data.checking import check_splits
 from m2v_finetune.data.manifest import SPLIT_WORDS
+from m2v_finetune.data.rows import read_rows
 from m2v_finetune.data.sources import load_tracks
 from m2v_finetune.data.splitting import split_tracks
+from m2v_finetune.data.values import as_texts
 from m2v_finetune.errors import UserError
 from m2v_finetune.tasks import TASKS
 from m2v_finetune.tasks.labelled import labelled_tracks
@@ -260,3 +262,28 @@ def run(path: Path, rows: list[dict], rng: random.Random, caplog) -> str:
         if not isinstance(track.columns.get(config.label_column), str):
             assert not means_missing(track.columns.get(config.label_column)) or name == "tagging"
     return "results"
+
+
+def test_quotes_at_any_place_hide_no_row(tmp_path: Path) -> None:
+    """A row is read, or it is in a cell with a line break, which is no label, or the file is refused."""
+    outcomes: Counter[str] = Counter()
+    for seed in range(20 * NUM_MANIFESTS):
+        random_ = random.Random(seed)
+        text = "path,genre\n" + "".join(f"{n}.wav,rock\n" for n in range(NUM_ROWS))
+        for _ in range(random_.randint(1, 4)):
+            place = random_.randrange(len(text))
+            text = text[:place] + '"' + text[place:]
+        path = tmp_path / "m.csv"
+        path.write_text(text, encoding="utf-8")
+        try:
+            rows = read_rows(path, path_columns=("path",))
+        except UserError:
+            outcomes["refused"] += 1
+            continue
+        broken = [cell for _, row in rows for cell in row.values() if "\n" in cell]
+        assert len(rows) + sum(cell.count("\n") for cell in broken) == NUM_ROWS
+        for cell in broken:
+            with pytest.raises(ValueError, match="line break"):
+                as_texts(cell)
+        outcomes["a cell with a line break" if broken else "read"] += 1
+    assert len(outcomes) == 3, outcomes

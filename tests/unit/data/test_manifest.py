@@ -366,7 +366,7 @@ def test_an_open_quote_is_refused(tmp_path, rows, line, ending):
     refuses(tmp_path / "m.csv", text.encode(), "manifest-not-csv", f"m.csv:{line}:")
 
 
-@pytest.mark.parametrize("header", ['path,"tags', 'path,"tags" x'])
+@pytest.mark.parametrize("header", ['path,"tags', 'path,"tags" x', 'path,"tags\na.mp3,b"'])
 def test_an_open_quote_in_the_header_is_refused(tmp_path, header):
     refuses(tmp_path / "m.csv", f"{header}\na.mp3,pop\n", "manifest-not-csv", "m.csv:1:")
 
