@@ -23,6 +23,7 @@ from m2v_finetune.catalogue.items import Item
 from m2v_finetune.config import WINDOW_SECONDS
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
+from m2v_finetune.data.paths import absolute
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import NotFiniteError, TaskModel, require_inference
 
@@ -110,7 +111,10 @@ class Embeddings:
         }
         if isinstance(combine, _Weighted):
             self.identity["layer_weights"] = combine.numbers()
-        self.facts: dict[str, Any] = {"m2v_finetune": __version__, "source": source}
+        self.facts: dict[str, Any] = {
+            "m2v_finetune": __version__,
+            "source": absolute(source) if Path(source).is_dir() else source,
+        }
         self.constants: dict[str, Any] = {}
         number = pyarrow.float16() if precision == "float16" else pyarrow.float32()
         times = [("time", pyarrow.float64())] if pool == "windows" else []

@@ -43,8 +43,14 @@ class RemoteFolder(TableFolder):
                 with system.open(remote, "rb") as file:
                     try:
                         with parquet.ParquetFile(file) as opened:
+                            self.require_own_schema(opened.schema_arrow)
                             rows: list[Row] = opened.read(columns=columns).to_pylist()
-                    except ValueError as error:  # of pyarrow; the store raises others
+                        self.check_rows(shard, rows, columns)
+                    except (
+                        ValueError,
+                        KeyError,
+                        TypeError,
+                    ) as error:  # of pyarrow; the store raises others
                         raise unreadable_shard(system.unstrip_protocol(remote), error) from error
                 return rows
         with self._staged() as staged:

@@ -168,7 +168,7 @@ def run_catalogue(
             ) from error
     return CatalogueSummary(
         num_tracks=len(items),
-        num_computed=len(plan.items),
+        num_computed=num_done,
         num_kept=plan.num_kept,
         errors=errors,
         num_others=plan.num_others,

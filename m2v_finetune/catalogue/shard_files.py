@@ -32,7 +32,8 @@ def write_parquet(
     table = pyarrow.Table.from_arrays(columns, schema=described)
     # A dictionary of the numbers of vectors saves nothing, and makes float16 five times slower to read.
     texts = [field.name for field in schema if pyarrow.types.is_string(field.type)]
-    parquet.write_table(table, path, compression="zstd", use_dictionary=texts)
+    with path.open("wb") as file:  # pyarrow takes no names that are not UTF-8
+        parquet.write_table(table, file, compression="zstd", use_dictionary=texts)
 
 
 def as_cell(value: Any) -> Any:
@@ -51,7 +52,7 @@ def plain(value: Any) -> Any:
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> list[Row]:
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
+    with path.open("rb") as opened, parquet.ParquetFile(opened) as file:
         rows: list[Row] = file.read(columns=columns).to_pylist()
     return rows
 

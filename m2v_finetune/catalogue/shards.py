@@ -78,22 +78,36 @@ class TableFolder:
             if self.format == "parquet":
                 self._require_own(path)
             rows = READERS[self.format](path, columns)
-            needed = set(self.schema.names if columns is None else columns)
-            for row in rows:
-                if not needed <= row.keys() or not isinstance(row["id"], str):
-                    raise ValueError("a row has other columns, or no id")
-                if not isinstance(row.get("error"), str | None):
-                    raise ValueError("the error of a row is no text")
+            self.check_rows(shard, rows, columns)
         except (OSError, ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
             raise unreadable_shard(path, error) from error
         return rows
+
+    def check_rows(self, shard: int, rows: Sequence[Row], columns: Sequence[str] | None) -> None:
+        """Raise ValueError if rows are not those of a shard of this table."""
+        needed = set(self.schema.names if columns is None else columns)
+        ids = set()
+        for row in rows:
+            if not needed <= row.keys() or not isinstance(row["id"], str):
+                raise ValueError("a row has other columns, or no id")
+            if not isinstance(row.get("error"), str | None):
+                raise ValueError("the error of a row is no text")
+            ids.add(row["id"])
+        if "time" not in self.schema.names and len(ids) < len(rows):
+            raise ValueError("two rows have one id")
+        if any(shard_of(name, self.num_shards) != shard for name in ids):
+            raise ValueError("a row belongs to another shard")
 
     def _require_own(self, path: Path) -> None:
         """Raise ValueError if a Parquet file was written for another table."""
         from pyarrow import parquet
 
-        identity = identity_of(parquet.read_schema(path))
-        if identity != json.loads(json.dumps(self.metadata["identity"])):
+        with path.open("rb") as file:
+            self.require_own_schema(parquet.read_schema(file))
+
+    def require_own_schema(self, schema: "pyarrow.Schema") -> None:
+        """Raise ValueError if the schema of a Parquet file is that of another table."""
+        if identity_of(schema) != json.loads(json.dumps(self.metadata["identity"])):
             raise ValueError("it is of a table of another identity")
 
     def write_shard(self, shard: int, rows: Sequence[Row]) -> None:

@@ -9,7 +9,7 @@ from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.stores import is_url, remote_items
 from m2v_finetune.data.folders import find_audio
 from m2v_finetune.data.manifest import PATH_COLUMNS, problem_list
-from m2v_finetune.data.paths import path_problem
+from m2v_finetune.data.paths import absolute, path_problem
 from m2v_finetune.data.rows import read_rows
 from m2v_finetune.data.values import as_text, is_missing, named, printable
 from m2v_finetune.errors import UserError
@@ -102,7 +102,7 @@ def _items_of(
         found = find_audio(path)
         notes += [f"{printable(source)}: {line}" for line in found.notes()]
         for names in found.names.values():
-            yield Item(printable(names[0]), os.path.abspath(path / names[0]))  # noqa: PTH100
+            yield Item(printable(names[0]), absolute(path / names[0]))
     elif path.suffix.lower() in MANIFEST_SUFFIXES:
         yield from _items_of_table(path, allow_outside=allow_outside)
     elif not os.path.lexists(path):
@@ -117,7 +117,7 @@ def _items_of(
 def _file(path: str) -> Item:
     if is_url(path):
         return Item(printable(path), path)
-    return Item(printable(path), os.path.abspath(path))  # noqa: PTH100 (resolve() is slow for many)
+    return Item(printable(path), absolute(path))
 
 
 def _listed(content: bytes) -> Iterator[str]:
@@ -144,7 +144,11 @@ def _items_of_table(path: Path, *, allow_outside: bool) -> Iterator[Item]:
         if not isinstance(written, str):
             problems.append(f"{name}:{line}: no path; a column 'path' or 'file_name' has it")
             continue
-        problem = path_problem(written, path.parent, "any" if allow_outside else "own")
+        problem = (
+            None
+            if is_url(written)
+            else path_problem(written, path.parent, "any" if allow_outside else "own")
+        )
         own_id = row.get(named(row, "id") or "")
         if problem:
             problems.append(f"{name}:{line}: {printable(problem)}")
@@ -153,7 +157,7 @@ def _items_of_table(path: Path, *, allow_outside: bool) -> Iterator[Item]:
         else:
             yield Item(
                 printable(written) if own_id is None or is_missing(own_id) else as_text(own_id),
-                os.path.abspath(path.parent / written),  # noqa: PTH100
+                written if is_url(written) else absolute(path.parent / written),
             )
     if problems:
         raise UserError(

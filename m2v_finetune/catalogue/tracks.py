@@ -11,7 +11,7 @@ from m2v_finetune.catalogue.analysis import Analysis, Array, Pass, Row
 from m2v_finetune.catalogue.items import Item
 from m2v_finetune.catalogue.stream import StreamBatch, WindowStream, as_checked, stream_loader
 from m2v_finetune.data.values import printable
-from m2v_finetune.data.workers import WorkerError, read_batches
+from m2v_finetune.data.workers import WorkerError, fitting_workers, read_batches
 from m2v_finetune.micro_batching import ForwardPass
 from m2v_finetune.threads import batches_at_once, in_order
 
@@ -49,10 +49,13 @@ def track_rows(
             one unit if None.
 
     Raises:
-        WorkerError: A process that reads audio died without a crash, such as for want of memory.
+        WorkerError: A process that reads audio died without a crash, such as for want of memory; or what it
+            read did not arrive.
         torch.OutOfMemoryError: A single window does not fit into memory.
     """
     missing = [(0, len(items))] if units is None else list(units)
+    window_bytes = 4 * max(layout.window_samples for layout in analysis.layouts)
+    num_workers = fitting_workers(num_workers, batch_size * window_bytes)
     done: set[int] = set()
     crashed: dict[int, tuple[str, str]] = {}
     while missing:
@@ -69,6 +72,14 @@ def track_rows(
                 if track.number not in done:
                     done.add(track.number)
                     yield track
+            lost = [number for one in missing for number in range(*one) if number not in done]
+            if lost:
+                raise WorkerError(
+                    f"{len(lost):,} tracks were read and did not arrive, such as {items[lost[0]].path}. The "
+                    "shared memory of the processes that read audio is full: give it more (docker run "
+                    "--shm-size), or lower --num-workers or --batch-size. The same command resumes.",
+                    code="worker-lost-batch",
+                )
             return
         except WorkerError as error:
             if not error.crashed_at:
@@ -106,7 +117,6 @@ def _stream_rows(
         waiting = (batch, started)
     if waiting is not None:
         yield from tracks.take(*waiting)
-    assert not tracks.open
 
 
 class _Runner:

@@ -1,13 +1,14 @@
 """Vectors of tracks from a table of `m2v embed`."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from m2v_finetune.data.values import unprinted
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json
 
@@ -45,15 +46,18 @@ def require_own(schema: "pyarrow.Schema", identity: Any) -> None:
         raise ValueError("it is of a table of another identity")
 
 
-def read_table(folder: Path, ids: Collection[str]) -> tuple[dict[str, Vectors], dict[str, str]]:
+def read_table(
+    folder: Path, files: Mapping[str, Path]
+) -> tuple[dict[str, Vectors], dict[str, str]]:
     """Return the vectors of tracks, and the errors of tracks without one, by id.
 
     Args:
         folder: Folder of a table of embeddings.
-        ids: Tracks to read.
+        files: File of each track to read, by id.
 
     Returns:
-        The vectors of each track, (count, size), in the order of time; and the errors.
+        The vectors of each track, (count, size), in the order of time; and the errors, one for each track
+        of which the table has another file. A file that is gone was moved: then the id alone counts.
 
     Raises:
         UserError: The table has no embeddings in Parquet, or a shard is of another table or cannot be read.
@@ -63,7 +67,6 @@ def read_table(folder: Path, ids: Collection[str]) -> tuple[dict[str, Vectors], 
     from pyarrow import parquet
 
     facts = _facts(folder)
-    wanted = set(ids)
     vectors: dict[str, list[Any]] = {}
     errors: dict[str, str] = {}
     for shard in range(facts["num_shards"]):
@@ -71,7 +74,7 @@ def read_table(folder: Path, ids: Collection[str]) -> tuple[dict[str, Vectors], 
         try:
             with parquet.ParquetFile(path) as file:
                 require_own(file.schema_arrow, facts.get("identity"))
-                table = file.read(columns=["id", "vector", "error"])
+                table = file.read(columns=["id", "path", "vector", "error"])
         except FileNotFoundError:
             continue  # no track belongs there, or it is not computed yet: such tracks have no vector
         except (OSError, ValueError, pyarrow.ArrowException) as error:
@@ -79,17 +82,32 @@ def read_table(folder: Path, ids: Collection[str]) -> tuple[dict[str, Vectors], 
                 f"{path} cannot be read ({error}). Delete this file, and run m2v embed again.",
                 code="vectors-table-unreadable",
             ) from error
-        chosen = table.filter(pyarrow.array([name in wanted for name in table["id"].to_pylist()]))
+        chosen = table.filter(pyarrow.array([name in files for name in table["id"].to_pylist()]))
         is_valid = chosen["error"].is_null()
         failed = chosen.filter(pyarrow.compute.invert(is_valid))
         errors |= zip(failed["id"].to_pylist(), failed["error"].to_pylist(), strict=True)
         usable = chosen.filter(is_valid)
         names = usable["id"].to_pylist()
+        paths = dict(zip(names, usable["path"].to_pylist(), strict=True))
+        others = {
+            name: f"the row of this id is of another file, {path}"
+            for name, path in paths.items()
+            if _is_other(unprinted(path), files[name])
+        }
+        errors |= others
         numbers = usable["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         rows = numbers.astype(np.float32).reshape(len(names), -1) if names else []
         for name, vector in zip(names, rows, strict=True):
+            if name in others:
+                continue
             vectors.setdefault(name, []).append(vector)
     return {name: np.stack(rows) for name, rows in vectors.items()}, errors
+
+
+def _is_other(path: str, file: Path) -> bool:
+    """Return whether the path of a table and that of a track are two files."""
+    there = Path(path)
+    return path != str(file) and there.exists() and file.exists() and not there.samefile(file)
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _read_rows(
     tracks: Sequence[Track], folder: Path
 ) -> list[tuple[Track, dict[str, Array], list[str]]]:
     """Return each track with its vectors in a table of `m2v embed`, and the problem if it has none."""
-    vectors, errors = read_table(folder, {track.id for track in tracks})
+    vectors, errors = read_table(folder, {track.id: track.path for track in tracks})
     read: list[tuple[Track, dict[str, Array], list[str]]] = []
     for track in tracks:
         location = f"{track.origin}, track {track.id}: {folder}"

@@ -9,6 +9,21 @@ PathRule = Literal["any", "own", "foreign"]
 of one's own); or never out of it, by links neither (a data set of the Hub)."""
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return an absolute path of the file that the system opens by a path.
+
+    ``a/../b`` is ``b`` only where ``a`` is no link, so folders with ``..`` in them are resolved.
+
+    >>> absolute("/music/./a//b.wav"), absolute("/music/none/../b.wav")
+    ('/music/a/b.wav', '/music/b.wav')
+    """
+    text = os.fspath(path)
+    if ".." in PurePath(text).parts:
+        folder, name = os.path.split(text)
+        return os.path.realpath(text) if name == ".." else f"{os.path.realpath(folder)}/{name}"
+    return os.path.abspath(text)  # noqa: PTH100 (resolve() is slow for many)
+
+
 def path_problem(written: str, folder: Path, rule: PathRule) -> str | None:
     """Return the problem of a path of a manifest that leads out of its folder against the rule.
 

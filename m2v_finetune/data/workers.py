@@ -3,17 +3,21 @@
 It is noticed while batches are read, never in the middle of a step.
 """
 
+import logging
 import os
 import re
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from rich import filesize
 from torch.utils.data import DataLoader, get_worker_info
 
 from m2v_finetune.errors import UserError
@@ -24,6 +28,13 @@ HANDOVER_SECONDS = 5.0
 
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 """Signals of a process that a fault of its own ends; the system sends SIGKILL where memory runs out."""
+
+
+logger = logging.getLogger(__name__)
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (of Linux; nothing is written there)
+BATCHES_OF_WORKER = 3
+"""Batches of a worker in shared memory: two that wait, PyTorch's default, and the one in use."""
 
 
 class WorkerError(UserError):
@@ -40,6 +51,28 @@ class WorkerError(UserError):
     ) -> None:
         super().__init__(message, code=code)
         self.crashed_at = tuple(crashed_at)
+
+
+def fitting_workers(num_workers: int, batch_bytes: int) -> int:
+    """Return the number of workers whose batches fit in the shared memory, with a warning if it is lower.
+
+    A batch that does not fit is lost, or waited for without end. Containers have 64 MB by default.
+    """
+    if not SHARED_MEMORY.is_dir():
+        return num_workers
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    fitting = free // (BATCHES_OF_WORKER * batch_bytes)
+    if fitting >= num_workers:
+        return num_workers
+    logger.warning(
+        "The shared memory (%s) has %s free, which is enough for %d of %d processes that read audio. Give it "
+        "more (docker run --shm-size), or lower the batch size.",
+        SHARED_MEMORY,
+        filesize.decimal(free),
+        fitting,
+        num_workers,
+    )
+    return fitting
 
 
 def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:

@@ -131,6 +131,13 @@ def _out_of_memory(model: TaskModel, path: Path) -> str:
     )
 
 
+BESIDE_WEIGHTS = (
+    *("feat_extract_activation", "feat_extract_norm", "conv_stride", "hidden_act"),
+    *("layer_norm_eps", "num_attention_heads", "do_stable_layer_norm", "position_embeddings_type"),
+)
+"""Settings of a backbone that change its output and no shape of its weights."""
+
+
 def model_fingerprint(model: TaskModel) -> str:
     """Return a SHA-256 of all that decides what a model predicts, wherever it was loaded from."""
     settings = {
@@ -139,6 +146,8 @@ def model_fingerprint(model: TaskModel) -> str:
         "hop_samples": model.hop_samples,
         "sample_rate": model.backbone.sample_rate,
         "normalize": model.backbone.normalize,
+        "backbone": [getattr(model.backbone, "settings", {}).get(name) for name in BESIDE_WEIGHTS],
+        "tuning": asdict(model.tuning),
         "layer_weighting": model.layer_weighting.kind,
         "head": asdict(model.head_config),
     }

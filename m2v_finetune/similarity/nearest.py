@@ -1,5 +1,6 @@
 """The tracks that are nearest to a track: what `m2v similar` prints."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,5 +155,5 @@ def _choose(
 
 
 def _as_file(path: str) -> str:
-    """Return a path by which a file is recognised; an address as it is."""
-    return path if "://" in path else str(Path(path).absolute())
+    """Return a path by which a file is recognised, whatever its links; an address as it is."""
+    return path if "://" in path else os.path.realpath(path)

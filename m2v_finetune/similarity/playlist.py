@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from m2v_finetune.data.paths import absolute
 from m2v_finetune.data.values import unprinted
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_atomically
@@ -58,6 +59,6 @@ def write_playlist(path: Path, tracks: Sequence[tuple[str, float | None]]) -> No
 
 def _real_path(name: str) -> str:
     """Return the absolute path of a file; a table has escapes in place of bytes that are not UTF-8."""
-    path = Path(name).absolute()
+    path = Path(absolute(name))
     real = Path(unprinted(str(path)))
     return str(path if os.path.lexists(path) else real)

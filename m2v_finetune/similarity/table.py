@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2v_finetune.data.feature_tables import CATALOGUE_FILE, require_own
+from m2v_finetune.data.paths import absolute
 from m2v_finetune.data.values import printable
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json
@@ -153,7 +154,7 @@ class VectorTable:
 
         by_path = None
         name = printable(name)  # as a table has it
-        paths = {name, printable(str(Path(name).absolute()))}
+        paths = {name, printable(absolute(name))}
         for file, start in zip(self.files, self.starts, strict=False):
             found = parquet.read_table(file, columns=["id", "path"])
             row = pc.index(found.column("id"), name).as_py()

@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,13 @@ from m2v_finetune.catalogue.tracks import track_rows
 from m2v_finetune.cli import build_parser
 from m2v_finetune.cli.predict import split_models
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.data import workers
 from m2v_finetune.data.feature_tables import CATALOGUE_FILE, read_table
 from m2v_finetune.data.features import read_vector_splits
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.model import TaskModel
 from m2v_finetune.model.novelty import Novelty
+from m2v_finetune.prediction.files import model_fingerprint
 from m2v_finetune.similarity import VectorTable
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.genre import Genre
@@ -374,10 +377,102 @@ def test_a_shard_of_another_table_is_named(models: Path, music: Path, tmp_path: 
     with raises("catalogue-shard-unreadable", tmp_path / "mean"):
         run(*words, tmp_path / "mean")
     with raises("vectors-table-unreadable", tmp_path / "mean"):
-        read_table(tmp_path / "mean", ["001.wav"])
+        read_table(tmp_path / "mean", {"001.wav": music / "001.wav"})
     with raises("vectors-unreadable", tmp_path / "mean"):
         VectorTable.open(tmp_path / "mean")
     VectorTable.open(tmp_path / "first")
+
+
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_rows_of_another_shard_and_doubled_rows_are_refused(
+    music: Path, tmp_path: Path, format: str, models: Path
+):
+    words = ["predict", models / "tags", music, "--num-workers", 0, "--format", format]
+    words += ["--shard-tracks", 16, "--output", tmp_path / "out"]
+    run(*words)
+    first, second = sorted((tmp_path / "out").glob("part-*"))[:2]
+    whole = second.read_bytes()
+    shutil.copy(first, second)
+    with raises("catalogue-shard-unreadable", second, "another shard"):
+        run(*words)
+    second.write_bytes(whole)
+    run(*words)
+    if format == "jsonl":
+        lines = whole.splitlines(keepends=True)
+        second.write_bytes(b"".join([lines[0], *lines]))
+        with raises("catalogue-shard-unreadable", second, "one id"):
+            run(*words)
+
+
+def test_tracks_that_do_not_arrive_end_the_command(
+    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """PyTorch passes over the batches that a worker could not send."""
+    read = tracks.read_batches
+
+    def losing(loader):
+        for number, batch in enumerate(read(loader)):
+            if number != 1:
+                yield batch
+
+    words = ["embed", "random-small", music, "--num-workers", 0, "--batch-size", 8]
+    with monkeypatch.context() as patch:
+        patch.setattr(tracks, "read_batches", losing)
+        with raises("worker-lost-batch", "--num-workers"):
+            run(*words, "--output", tmp_path / "out")
+    run(*words, "--output", tmp_path / "out")
+    run(*words, "--output", tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_workers_are_those_that_fit_in_shared_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=64_000_000)
+    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert workers.fitting_workers(4, 5_000_000) == 4
+    assert not caplog.records
+    assert workers.fitting_workers(16, 5_000_000) == 4
+    assert workers.fitting_workers(2, 50_000_000) == 0
+    assert [names(one.getMessage(), "64.0 MB") for one in caplog.records] == [True, True]
+    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path / "none")  # not Linux
+    assert workers.fitting_workers(16, 50_000_000) == 16
+
+
+def test_a_path_is_that_of_the_file_which_the_system_opens(
+    models: Path, music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "other" / "deep").mkdir(parents=True)
+    shutil.copy(music / "001.wav", tmp_path / "x.wav")
+    shutil.copy(music / "002.wav", tmp_path / "other" / "x.wav")
+    (tmp_path / "link").symlink_to(tmp_path / "other" / "deep")
+    (tmp_path / "m.csv").write_text("path\nlink/../x.wav\n")
+    monkeypatch.chdir(tmp_path)
+    words = ["predict", models / "tags", "--num-workers", 0]
+    for number, source in enumerate(("link/../x.wav", "m.csv", tmp_path / "link" / ".." / "x.wav")):
+        run(*words[:2], source, *words[2:], "--output", tmp_path / f"out-{number}")
+        [row] = rows_of(tmp_path / f"out-{number}")
+        assert row["path"] == str(tmp_path / "other" / "x.wav")
+        assert row["duration"] == inspect_audio(music / "002.wav").duration_seconds
+
+
+def test_the_version_of_a_model_is_of_its_settings_too(models: Path, tmp_path: Path):
+    TaskModel.from_pretrained(models / "tags").save_pretrained(tmp_path / "all", weights="all")
+    versions = [model_fingerprint(TaskModel.from_pretrained(tmp_path / "all"))]
+    file = tmp_path / "all" / "config.json"
+    config = file.read_text()
+    assert '"hidden_act": "gelu"' in config
+    file.write_text(config.replace('"hidden_act": "gelu"', '"hidden_act": "relu"'))
+    versions.append(model_fingerprint(TaskModel.from_pretrained(tmp_path / "all")))
+    assert versions[0] != versions[1]
+
+
+def test_a_folder_whose_name_is_no_utf8_takes_a_table(models: Path, music: Path, tmp_path: Path):
+    output = tmp_path / os.fsdecode(b"caf\xe9")
+    for _ in range(2):
+        run("predict", models / "tags", music / "001.wav", "--num-workers", 0, "--output", output)
+    assert len(list(output.glob("part-*.parquet"))) == 1
 
 
 def test_long_cells_of_a_csv_are_read_again(models: Path, music: Path, tmp_path: Path):
@@ -669,7 +764,9 @@ def test_a_table_of_embeddings_is_trained_from(music: Path, tmp_path: Path):
     run("embed", "random-small", music, "--output", output, "--num-workers", 0)
     (file := next(output.glob("part-*.parquet")))
     assert b"weights" in parquet.read_schema(file).metadata[b"m2v_finetune"]
-    vectors, errors = read_table(output, ["001.wav", "album/000.wav", "other.wav"])
+    vectors, errors = read_table(
+        output, {name: music / name for name in ("001.wav", "album/000.wav", "other.wav")}
+    )
     assert not errors
     backbone = load_network("random-small")
     assert vectors.keys() == {"001.wav", "album/000.wav"}
@@ -693,3 +790,9 @@ def test_a_table_of_embeddings_is_trained_from(music: Path, tmp_path: Path):
         np.testing.assert_array_equal(one.vectors, vectors[one.track.id])
     with raises("data-bad-tracks", "other.wav", "no row with this id"):
         read_vector_splits({"train": [track("other.wav")]}, output, on_bad_track="stop")
+    # The same ids in another folder are other songs; a folder that was moved is the same.
+    other = replace(track("001.wav"), path=music / "002.wav")
+    with raises("data-bad-tracks", music / "001.wav", "another file"):
+        read_vector_splits({"train": [other]}, output, on_bad_track="stop")
+    moved = replace(track("001.wav"), path=tmp_path / "gone.wav")
+    read_vector_splits({"train": [moved]}, output, on_bad_track="stop")

@@ -117,8 +117,15 @@ def one_machine(music, folder: Path) -> dict[str, bytes]:
 
 def workers_of(running: Forked) -> list[psutil.Process]:
     """Return the processes of the actors of Ray."""
-    children = psutil.Process(running.pid).children(recursive=True)
-    return [one for one in children if "ShardActor" in " ".join(one.cmdline())]
+    return [one for one in processes_of(running) if "ShardActor" in " ".join(one.cmdline())]
+
+
+def processes_of(running: Forked) -> list[psutil.Process]:
+    """Return the processes that a command has started; none if it has ended."""
+    try:
+        return psutil.Process(running.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 @pytest.mark.exhaustive
@@ -156,8 +163,14 @@ def test_ray_killed_at_any_moment_ends_in_the_same_table(music, tmp_path, record
     resumed, table = 0, 1
     running = start_ray(music, tmp_path, "1")
     while sum(kills.values()) < 20:
-        time.sleep(moments.random() * seconds)
+        # At any time, or when a number of shards is there: all are written within a second or two.
         output = tmp_path / str(table)
+        latest = time.monotonic() + moments.random() * seconds
+        num_files = moments.choice([0, len(contents(output)) + moments.randint(1, 6)])
+        while running.poll() is None and (
+            len(contents(output)) < num_files if num_files else time.monotonic() < latest
+        ):
+            time.sleep(0.01)
         if running.poll() is not None:
             assert running.returncode == 0, running.communicate()[1]
             assert contents(output) == expected
@@ -167,7 +180,7 @@ def test_ray_killed_at_any_moment_ends_in_the_same_table(music, tmp_path, record
             kills["worker"] += 1
             continue
         else:
-            whole = [*psutil.Process(running.pid).children(recursive=True)]
+            whole = processes_of(running)
             running.kill()
             running.wait()
             for process in whole:

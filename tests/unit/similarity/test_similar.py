@@ -14,6 +14,7 @@ from support.matrix import exhaustive
 from support.messages import raises
 
 from m2v_finetune import cli
+from m2v_finetune.backbones.checkpoints import SHIPPED_DIR
 from m2v_finetune.data.feature_tables import CATALOGUE_FILE
 from m2v_finetune.data.values import printable
 from m2v_finetune.similarity import VectorTable, similar_tracks, table, write_playlist
@@ -194,6 +195,21 @@ def test_a_playlist_names_files_whose_names_are_no_utf8(tmp_path):
     assert [lines[2], lines[4]] == [os.fsencode(real), os.fsencode(escaped)]
 
 
+def test_a_table_of_a_network_in_a_folder_is_searched_from_any_other(tmp_path, capsys, monkeypatch):
+    shutil.copytree(SHIPPED_DIR / "random_small", tmp_path / "net")
+    (tmp_path / "music").mkdir()
+    for number in range(2):
+        noise = np.random.default_rng(number).normal(scale=0.1, size=8000)
+        soundfile.write(tmp_path / "music" / f"{number}.wav", noise, 16000)
+    shutil.copy(tmp_path / "music" / "1.wav", tmp_path / "song.wav")
+    monkeypatch.chdir(tmp_path)
+    options = ["--layer", 1, "--window-seconds", 0.5, "--num-workers", 0]
+    m2v("embed", "net", "music", "--output", "table", *options)
+    monkeypatch.chdir(tmp_path / "music")
+    m2v("similar", "../table", "../song.wav", "--top", 1)
+    assert capsys.readouterr().out.split("\t")[1] == "1.wav"
+
+
 def test_a_file_is_embedded_as_the_table_was(tmp_path, capsys, monkeypatch):
     music = tmp_path / "music"
     music.mkdir()
@@ -211,6 +227,14 @@ def test_a_file_is_embedded_as_the_table_was(tmp_path, capsys, monkeypatch):
     assert lines[0] == ["1.0000", "2.wav", str(music / "2.wav")]
     assert [line[1] for line in lines[1:]] == [one.id for one in similar_tracks(folder, "2.wav")]
     assert str(tmp_path / "song.wav") in Path("radio.m3u8").read_text().splitlines()
+    # The query and other names of its file are left out, however the path is written.
+    (tmp_path / "link.wav").symlink_to(music / "2.wav")
+    for query in ("music/../music/2.wav", music / ".." / "music" / "2.wav", "link.wav"):
+        m2v("similar", folder, query)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split("\t")[1] for line in lines] == [
+            one.id for one in similar_tracks(folder, "2.wav")
+        ]
     with raises("similar-query-unreadable", "radio.m3u8"):
         similar_tracks(folder, "radio.m3u8")
     file = folder / CATALOGUE_FILE
