@@ -18,9 +18,11 @@ def absolute(path: str | os.PathLike[str]) -> str:
     ('/music/a/b.wav', '/music/b.wav')
     """
     text = os.fspath(path)
-    if ".." in PurePath(text).parts:
-        folder, name = os.path.split(text)
-        return os.path.realpath(text) if name == ".." else f"{os.path.realpath(folder)}/{name}"
+    folder, name = os.path.split(text)
+    if name == "..":
+        return os.path.realpath(text)
+    if ".." in PurePath(folder).parts:
+        return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118 (of text)
     return os.path.abspath(text)  # noqa: PTH100 (resolve() is slow for many)
 
 

@@ -14,7 +14,7 @@ MIN_LOSSES = 4
 """Least number of logged losses at either end of a run for a comparison."""
 NOISE_FACTOR = 2.0
 """Least difference of two mean losses, in standard errors of the difference."""
-DIVERGENCE_FACTOR = 2.0
+DIVERGENCE_FACTOR = 5.0
 """Least mean of the last losses of a run that diverged, as a multiple of the first loss."""
 CONSTANT_PREDICTION = {"r2": 0.0}
 """Values of a constant prediction, for metrics in which it is better than another track's prediction."""
@@ -74,22 +74,33 @@ def has_fallen(losses: Sequence[float]) -> bool | None:
     >>> has_fallen([2.0, 1.9, 2.1, 2.0] * 2 + [1.1, 1.0, 0.9, 1.0] * 2), has_fallen([2.0, 1.0])
     (True, None)
     """
+    fall = _fall_in_noise(losses)
+    return None if fall is None else fall > NOISE_FACTOR
+
+
+def has_risen(losses: Sequence[float]) -> bool:
+    """Return whether the last losses are above the first ones by more than the noise, or far above the first.
+
+    >>> has_risen([1.1, 3606.0, 64844.0, 152.0]), has_risen([1.1, 1.2, 0.9, 3.3])
+    (True, False)
+    """
+    if len(losses) < 2:
+        return False
+    last = losses[-max(1, len(losses) // 4) :]
+    fall = _fall_in_noise(losses)
+    is_far_above = statistics.mean(last) > DIVERGENCE_FACTOR * losses[0] > 0
+    return is_far_above or (fall is not None and fall < -NOISE_FACTOR)
+
+
+def _fall_in_noise(losses: Sequence[float]) -> float | None:
+    """Return the fall from the first to the last quarter in its standard errors; None for too few losses."""
     count = len(losses) // 4
     if count < MIN_LOSSES:
         return None
     first, last = losses[:count], losses[-count:]
     noise = math.sqrt((statistics.variance(first) + statistics.variance(last)) / count)
-    return statistics.mean(first) - statistics.mean(last) > NOISE_FACTOR * noise
-
-
-def has_diverged(losses: Sequence[float]) -> bool:
-    """Return whether the last losses are far above the first one.
-
-    >>> has_diverged([1.1, 3606.0, 64844.0, 152.0]), has_diverged([1.1, 1.2, 0.9, 1.3])
-    (True, False)
-    """
-    last = losses[-max(1, len(losses) // 4) :]
-    return len(losses) > 1 and statistics.mean(last) > DIVERGENCE_FACTOR * losses[0] > 0
+    fall = statistics.mean(first) - statistics.mean(last)
+    return fall / noise if noise else math.copysign(math.inf, fall) if fall else 0.0
 
 
 def chance_level(metric: str, values: Sequence[float]) -> float | None:
@@ -119,9 +130,9 @@ def find_signs(facts: RunFacts) -> list[str]:
             f"The best weights are those of step {facts.best_step}, within the warm-up of "
             f"{facts.warmup_steps} steps: later steps, at higher learning rates, did not improve on them."
         )
-    if has_diverged(facts.losses):
+    if has_risen(facts.losses):
         signs.append(
-            f"The training loss rose from {facts.losses[0]:.3g} to {facts.losses[-1]:.3g}: it diverged."
+            f"The training loss rose from {facts.losses[0]:.3g} to {facts.losses[-1]:.3g}."
         )
     elif has_loss_fallen is False:
         signs.append("The training loss did not fall beyond its noise.")
@@ -144,7 +155,7 @@ def _advice(facts: RunFacts, has_stopped_too_early: bool) -> str:
     advice = []
     if has_stopped_too_early:
         advice.append("remove training.early_stopping_patience, or raise it")
-    if has_diverged(facts.losses):
+    if has_risen(facts.losses):
         rates = facts.learning_rates
         advice = [f"lower optimizer.learning_rate to {rates.head / 10:g}"]
         if rates.backbone:

@@ -40,7 +40,12 @@ def test_a_run_that_learned_has_no_sign() -> None:
         ({"losses": NOISE}, "loss", ["backbone_learning_rate to 0.0003", "learning_rate to 0.003"]),
         (
             {"losses": [1.1, 3606.0, 64844.0, 152.0]},
-            "diverged",
+            "rose",
+            ["lower optimizer.learning_rate to 0.0001", "backbone_learning_rate to 1e-05"],
+        ),
+        (
+            {"losses": [1.0 + 0.01 * i for i in range(60)]},
+            "rose from 1 to 1.59",
             ["lower optimizer.learning_rate to 0.0001", "backbone_learning_rate to 1e-05"],
         ),
         (
@@ -49,7 +54,7 @@ def test_a_run_that_learned_has_no_sign() -> None:
                 "tuning": TuningConfig(method="probe"),
                 "learning_rates": Rates(head=1e30, backbone=0.0),
             },
-            "diverged",
+            "rose",
             ["lower optimizer.learning_rate to 1e+29"],
         ),
         (
