@@ -149,6 +149,8 @@ class Forked:
 
     def poll(self) -> int | None:
         """Return the exit code, or None while the program runs."""
+        if self.returncode is not None:
+            return self.returncode
         self._connection.setblocking(False)
         try:
             status = self._answers.readline()
