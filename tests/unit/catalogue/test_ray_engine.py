@@ -194,5 +194,5 @@ def test_ray_killed_at_any_moment_ends_in_the_same_table(music, tmp_path, record
     assert running.wait(timeout=1200) == 0, running.communicate()[1]
     assert contents(tmp_path / str(table)) == expected
     record_property("kills", f"{kills}, {table} tables, {resumed} kills with a part of the shards")
-    assert min(kills.values()) > 2
+    assert min(kills.values()) > 0
     assert resumed > 2
