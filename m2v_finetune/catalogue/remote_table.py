@@ -46,11 +46,7 @@ class RemoteFolder(TableFolder):
                             self.require_own_schema(opened.schema_arrow)
                             rows: list[Row] = opened.read(columns=columns).to_pylist()
                         self.check_rows(shard, rows, columns)
-                    except (
-                        ValueError,
-                        KeyError,
-                        TypeError,
-                    ) as error:  # of pyarrow; the store raises others
+                    except (ValueError, KeyError, TypeError) as error:  # the store raises others
                         raise unreadable_shard(system.unstrip_protocol(remote), error) from error
                 return rows
         with self._staged() as staged:

@@ -188,11 +188,11 @@ def refuse_folds(files: Sequence[Sequence[str]], layout: Layout, folder: Path) -
         UserError: They are numbered folds.
     """
     level = layout.label_level
-    if level is None or any(len(parts) <= level + 2 for parts in files if len(parts) > level):
+    if level is None or any(len(parts) == level + 2 for parts in files):
         return []
     below: dict[str, set[str]] = {}
     for parts in files:
-        if len(parts) > level:
+        if len(parts) > level + 2:  # others are beside the folders
             below.setdefault(parts[level], set()).add(parts[level + 1])
     inner = next(iter(below.values()), set())
     if len(below) < 2 or len(inner) < 2 or any(names != inner for names in below.values()):

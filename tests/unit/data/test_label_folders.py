@@ -161,7 +161,9 @@ def test_folds_are_no_labels(tmp_path, folds):
     for fold in folds:
         touch(tmp_path, f"{fold}/jazz/{fold}a.wav", f"{fold}/rock/{fold}b.wav")
     refuses(tmp_path, "folder-folds", *folds, "jazz, rock")
-    assert len(found(tmp_path, label_column=None)) == 4
+    touch(tmp_path, "readme.wav")  # beside the folders
+    refuses(tmp_path, "folder-folds", *folds, "jazz, rock")
+    assert len(found(tmp_path, label_column=None)) == 5
 
 
 @pytest.mark.parametrize(
