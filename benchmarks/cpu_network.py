@@ -3,80 +3,120 @@
     python benchmarks/cpu_network.py
 
 writes benchmarks/results/cpu_network.json, beside the results of other processors. Both sides have the same
-RANDOM weights and windows, in turns; bfloat16 is measured where the CPU has units for it. Seconds are those
-of the clock: the machine should be idle. `speedup` is the ratio of the medians to transformers in float32,
-`speedup_of_fastest` that of the minima.
+RANDOM weights and windows, in turns, each in a process of its own (own_process.py). bfloat16 is measured
+where the CPU has units for it. Seconds are those of the clock: the machine should be idle. `speedup` is the
+ratio of the medians to transformers in float32, `speedup_of_fastest` that of the minima.
 """
 
 import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from own_process import OwnProcess
 from torch import Tensor
 from training_step import processor
 from transformers import Data2VecAudioModel, HubertModel
 
-from m2v_finetune.backbones import build_architecture
+from m2v_finetune.backbones import Backbone, build_architecture
 
 RESULT = Path(__file__).parent / "results" / "cpu_network.json"
 NETWORKS = {"music2vec-v1": (Data2VecAudioModel, 1.3), "MERT-v1-95M": (HubertModel, 1.2)}
 """Class of transformers, and the goal without matrix units for bfloat16."""
 
 
-def in_turns(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each side in each round, after one that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            if number:
-                found[name].append(time.perf_counter() - start)
-    return found
+def our_side(name: str, windows: int, threads: int) -> dict[str, Callable[[], Any]]:
+    """Return what this program measures."""
+    backbone, waveforms = drawn(name, windows)
+    return without_gradients(
+        threads,
+        {
+            "this program": lambda: backbone(waveforms),
+            "conv encoder, this program": lambda: backbone.encode(waveforms),
+            "states": lambda: list(backbone(waveforms[:1])),
+        },
+    )
 
 
-def measure(name: str, windows: int, rounds: int, *, in_bfloat16: bool) -> dict[str, object]:
-    """Measure a network and its conv encoder."""
-    network_class, goal = NETWORKS[name]
+def their_side(name: str, windows: int, threads: int) -> dict[str, Callable[[], Any]]:
+    """Return what is measured of transformers."""
+    backbone, waveforms = drawn(name, windows)
+    theirs = NETWORKS[name][0](backbone.network.config).eval()
+    theirs.load_state_dict(backbone.network.state_dict(), strict=False)
+    return without_gradients(
+        threads,
+        {
+            "transformers": lambda: theirs(waveforms, output_hidden_states=True),
+            "conv encoder, transformers": lambda: theirs.feature_extractor(waveforms),
+            "states": lambda: theirs(waveforms[:1], output_hidden_states=True).hidden_states,
+        },
+    )
+
+
+def drawn(name: str, windows: int) -> tuple[Backbone, Tensor]:
+    """Return a network with random weights, and windows; the same in each process."""
     torch.manual_seed(0)
     backbone = build_architecture(name).eval()
-    theirs = network_class(backbone.network.config).eval()
-    theirs.load_state_dict(backbone.network.state_dict(), strict=False)
-    waveforms = torch.randn(windows, 5 * backbone.sample_rate)
+    return backbone, torch.randn(windows, 5 * backbone.sample_rate)
 
-    def largest_difference(a: Tensor, b: Tensor) -> float:
-        return float((a - b).abs().max())
 
-    def bfloat16(run: Callable[[], object]) -> Callable[[], object]:
-        def run_in_bfloat16() -> object:
-            with torch.autocast("cpu", torch.bfloat16):
-                return run()
+def without_gradients(
+    threads: int, functions: dict[str, Callable[[], Any]]
+) -> dict[str, Callable[[], Any]]:
+    """Return functions without gradients, also in bfloat16; those of states return them."""
+    torch.set_num_threads(threads)
 
-        return run_in_bfloat16
+    def run(function: Callable[[], Any], returns: bool, in_bfloat16: bool) -> Any:
+        with (
+            torch.inference_mode(),
+            torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16),
+        ):
+            found = function()
+        return [state.numpy() for state in found] if returns else None
 
-    sides: dict[str, Callable[[], object]] = {
-        "transformers": lambda: theirs(waveforms, output_hidden_states=True),
-        "this program": lambda: backbone(waveforms),
-        "conv encoder, transformers": lambda: theirs.feature_extractor(waveforms),
-        "conv encoder, this program": lambda: backbone.encode(waveforms),
+    return {
+        f"{name}{', bfloat16' if in_bfloat16 else ''}": partial(
+            run, function, name == "states", in_bfloat16
+        )
+        for name, function in functions.items()
+        for in_bfloat16 in (False, True)
     }
-    if in_bfloat16:
-        for name_of_side in tuple(sides):
-            sides[f"{name_of_side}, bfloat16"] = bfloat16(sides[name_of_side])
-    with torch.inference_mode():
-        states = theirs(waveforms[:1], output_hidden_states=True).hidden_states
-        difference = max(map(largest_difference, states, backbone(waveforms[:1])))
+
+
+def measure(
+    name: str, windows: int, rounds: int, *, threads: int, in_bfloat16: bool
+) -> dict[str, object]:
+    """Measure a network and its conv encoder."""
+    _, goal = NETWORKS[name]
+    rate = build_architecture(name).sample_rate
+    with (
+        OwnProcess(our_side, name, windows, threads) as ours,
+        OwnProcess(their_side, name, windows, threads, keeps_memory=False) as theirs,
+    ):
+        sides = {
+            f"{part}{side}{precision}": process
+            for precision in ("", ", bfloat16")[: 1 + in_bfloat16]
+            for part in ("", "conv encoder, ")
+            for side, process in (("transformers", theirs), ("this program", ours))
+        }
+        states = zip(ours.run("states")[2], theirs.run("states")[2], strict=False)
+        difference = max(float(np.abs(a - b).max()) for a, b in states)
         assert difference < 1e-4, f"the two sides are not the same network: {difference}"
-        seconds = in_turns(sides, rounds)
+        seconds: dict[str, list[float]] = {side: [] for side in sides}
+        for number in range(rounds + 1):
+            for side, process in sides.items():
+                elapsed, _, _ = process.run(side)
+                if number:
+                    seconds[side].append(elapsed)
     row: dict[str, object] = {
         "network": f"{name}, RANDOM WEIGHTS",
-        "windows": f"{windows} of 5 s at {backbone.sample_rate} Hz",
+        "windows": f"{windows} of 5 s at {rate} Hz",
         "largest_difference_of_hidden_states": difference,
         "goal_without_units": goal,
     }
@@ -105,10 +145,15 @@ def main() -> None:
     capabilities = torch.cpu.get_capabilities()
     units = [name for name in ("amx_bf16", "avx512_bf16") if capabilities.get(name)]
     for threads in sorted({1, torch.get_num_threads()}):
-        torch.set_num_threads(threads)
         load = os.getloadavg()[0]
         rows = [
-            measure(name, arguments.windows, arguments.rounds, in_bfloat16=bool(units))
+            measure(
+                name,
+                arguments.windows,
+                arguments.rounds,
+                threads=threads,
+                in_bfloat16=bool(units),
+            )
             for name in NETWORKS
         ]
         measured = {

@@ -3,18 +3,18 @@
     python benchmarks/predicting_songs.py [--backbones NAME ...] [--rounds N]
 
 Both sides have the same RANDOM weights, windows of 5 s one after the other, and batches of 16, with all
-cores; models are loaded before. The other side is what people write: `librosa.load` of the whole MP3 (44.1
-kHz, stereo), the feature extractor, and `...ForSequenceClassification`. Both give the same scores, but that
-librosa's song at 24 kHz is a sample longer, and so has one window more. Sides take turns after a run of each;
-the machine should be idle. Written to benchmarks/results/predicting_songs.json: seconds, their spread, and
-ratios of medians. `decoding` has the seconds of each side without the network.
+cores, each in a process of its own; models are loaded before. The other side is the common way:
+`librosa.load` of the whole MP3 (44.1 kHz, stereo), the feature extractor, and `...ForSequenceClassification`.
+Both give the same scores, but that librosa's song at 24 kHz is a sample longer, and so has one window more.
+Sides take turns after a run of each; the machine should be idle. Written to
+benchmarks/results/predicting_songs.json: seconds, their spread, and ratios of medians.
+`decoding` has the seconds of each side without the network.
 """
 
 import argparse
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import librosa
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from own_process import OwnProcess
 from songs import environment, spread, write_songs
 
 from m2v_finetune.audio.decode import read_audio
@@ -30,7 +31,7 @@ from m2v_finetune.audio.windows import window_starts
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging
-from m2v_finetune.threads import choose_threads, intra_op_threads
+from m2v_finetune.threads import choose_threads
 
 RESULT = Path(__file__).parent / "results" / "predicting_songs.json"
 BACKBONES = ("music2vec-v1", "MERT-v1-95M")
@@ -63,10 +64,10 @@ def main() -> None:
     RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(name: str, song: Path, rounds: int) -> dict[str, Any]:
-    """Time both sides of a backbone."""
+def model_of(name: str) -> TaskModel:
+    """Return a model with random weights, the same in each process."""
     torch.manual_seed(0)
-    model = TaskModel.build(
+    return TaskModel.build(
         task=Tagging(labels=tuple(map(str, range(50))), label_column="tags"),
         backbone=BackboneConfig(source=name),
         head=HeadConfig(kind="linear", standardize=False),
@@ -75,15 +76,32 @@ def measure(name: str, song: Path, rounds: int) -> dict[str, Any]:
         hop_seconds=WINDOW_SECONDS,
         with_weights=False,
     ).eval()
+
+
+def our_side(name: str, song: Path) -> dict[str, Callable[[], Any]]:
+    """Return the prediction of this program, and its decoding."""
+    model = model_of(name)
+    torch.set_num_threads(choose_threads(model))
+
+    def predict() -> NDArray[np.float64]:
+        scores = model.predict(song, batch_size=BATCH_SIZE).scores
+        return np.array(list(scores.values()))
+
+    def decode() -> None:
+        read_audio(song, sample_rate=model.backbone.sample_rate)
+
+    return {"ours": predict, "ours, decoding": decode}
+
+
+def their_side(name: str, song: Path) -> dict[str, Callable[[], Any]]:
+    """Return the prediction of transformers' class, and librosa's decoding."""
+    model = model_of(name)
+    torch.set_num_threads(choose_threads(model))
     network, extractor = model.to_transformers()
     network = network.eval()
     rate = model.backbone.sample_rate
 
-    def ours() -> NDArray[np.float64]:
-        scores = model.predict(song, batch_size=BATCH_SIZE).scores
-        return np.array(list(scores.values()))
-
-    def theirs() -> NDArray[np.float64]:
+    def predict() -> NDArray[np.float64]:
         samples, _ = librosa.load(song, sr=rate)
         length = round(WINDOW_SECONDS * rate)
         windows = [samples[start : start + length] for start in window_starts(len(samples), length)]
@@ -96,22 +114,27 @@ def measure(name: str, song: Path, rounds: int) -> dict[str, Any]:
                 scores.append(network(**inputs).logits.sigmoid())
         return torch.cat(scores).mean(dim=0).double().numpy()
 
-    sides: dict[str, Callable[[], Any]] = {
-        "ours": ours,
-        "theirs": theirs,
-        "ours, decoding": lambda: read_audio(song, sample_rate=rate),
-        "theirs, decoding": lambda: librosa.load(song, sr=rate),
-    }
-    with intra_op_threads(choose_threads(model)):
-        difference = float(np.abs(ours() - theirs()).max())
+    def decode() -> None:
+        librosa.load(song, sr=rate)
+
+    return {"theirs": predict, "theirs, decoding": decode}
+
+
+def measure(name: str, song: Path, rounds: int) -> dict[str, Any]:
+    """Time both sides of a backbone."""
+    with (
+        OwnProcess(our_side, name, song) as ours,
+        OwnProcess(their_side, name, song, keeps_memory=False) as theirs,
+    ):
+        difference = float(np.abs(ours.run("ours")[2] - theirs.run("theirs")[2]).max())
         assert difference < 1e-3, f"the two sides are not the same model: {difference}"
+        sides = {"ours": ours, "theirs": theirs, "ours, decoding": ours, "theirs, decoding": theirs}
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(rounds):
-            for side, run in sides.items():
-                start = time.perf_counter()
-                run()
-                seconds[side].append(time.perf_counter() - start)
-        threads = torch.get_num_threads()
+            for side, process in sides.items():
+                elapsed, _, _ = process.run(side)
+                seconds[side].append(elapsed)
+    threads = choose_threads(model_of(name))
     found: dict[str, Any] = {side: spread(times) for side, times in seconds.items()}
     return found | {
         "network": f"{name}, RANDOM WEIGHTS",

@@ -17,7 +17,10 @@ resumes, and what is done is not done again. The trials:
 - mp+d2v: music2vec's objective for half of the steps, from the weights of mp.
 - mp-log: mp behind the bank with a logarithm (scripts/start_small_backbone.py), which is kept as it is.
 - mp-log-conv: the same, the bank learning too.
+- mp-log-no-cqt: mp-log without the CQT head.
 - d2v-log: music2vec's objective behind that bank, kept too.
+- both-log: the losses of mp-log and d2v-log together (benchmarks/trial_objectives.py).
+- equivariant-log: the loss of mp-log, and equivariance to transposition (the same file).
 - start, start-log, random-log: no training; random-log is random in place of the bank, too.
 """
 
@@ -54,10 +57,16 @@ DATA2VEC = (
     *("--pretrain.ema_start", "0.998", "--pretrain.ema_end", "0.9998"),
     *("--pretrain.ema_ramp_steps", "600"),
 )
-BANK_KEPT = "train_conv_encoder", "false"
+MASKED_BANK_KEPT = (*MASKED, "--masked_prediction.train_conv_encoder", "false")
 TRIALS: dict[str, tuple[str, ...]] = {
-    "mp-log": (*MASKED, f"--masked_prediction.{BANK_KEPT[0]}", BANK_KEPT[1]),
-    "d2v-log": (*DATA2VEC, f"--pretrain.{BANK_KEPT[0]}", BANK_KEPT[1]),
+    "mp-log": MASKED_BANK_KEPT,
+    "d2v-log": (*DATA2VEC, "--pretrain.train_conv_encoder", "false"),
+    "mp-log-no-cqt": (
+        *MASKED_BANK_KEPT,
+        *("--masked_prediction.cqt_weight", "0"),
+    ),
+    "both-log": MASKED_BANK_KEPT,
+    "equivariant-log": MASKED_BANK_KEPT,
     "mp-log-conv": MASKED,
     "mp": MASKED,
     "d2v": DATA2VEC,
@@ -67,10 +76,12 @@ TRIALS: dict[str, tuple[str, ...]] = {
     "mp+d2v": DATA2VEC,
 }
 STARTS = {"mp-wide": "start-wide", "mp+d2v": "mp/model"}
-STARTS |= dict.fromkeys(("mp-log", "mp-log-conv", "d2v-log"), "start-log")
+STARTS |= {name: "start-log" for name in TRIALS if "-log" in name}
 """Initial weights, below the folder of the trials; ``start`` if not named."""
 ARCHITECTURES = {"start": "small", "start-wide": "small-wide", "start-log": "log-bank"}
 """Architecture of each start, a folder in configs/pretrain."""
+ADDED_LOSSES = {"both-log": "both", "equivariant-log": "equivariant"}
+"""Objectives of benchmarks/trial_objectives.py."""
 NEW_ARCHITECTURES = {"mp-conv": "configs/pretrain/masked-small"}
 TASKS = (
     *("genre", "key", "instrument", "pitch"),
@@ -107,7 +118,10 @@ def pretrain(name: str, source: Path, folder: Path, *, epochs: int) -> None:
         start = ("--backbone.source", str(folder / STARTS.get(name, "start")))
     settings = (*COMMON, *TRIALS[name], "--training.epochs", str(epochs), "--run.resume", "auto")
     output = ("--run.output_dir", str(folder / name))
-    run("recipes/pretrain.py", "--data.source", str(source), *start, *settings, *output)
+    recipe: tuple[str, ...] = ("recipes/pretrain.py",)
+    if name in ADDED_LOSSES:
+        recipe = ("benchmarks/trial_objectives.py", ADDED_LOSSES[name])
+    run(*recipe, "--data.source", str(source), *start, *settings, *output)
 
 
 def probe(name: str, weights: Path, real: Path, result: Path) -> None:

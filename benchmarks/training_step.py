@@ -12,13 +12,14 @@ Rows, each with the same windows, precision and dropout on both sides, and no gr
            beside PEFT with the same rank and layers on that model, whole
     stored the same, but this program begins with what its frozen part said of the windows, as from the cache
 
-The network has the size of music2vec-v1 and RANDOM weights; `--backbone filterbank-small` is for trying
+The network has the size of music2vec-v1 and RANDOM weights; `--backbone music2vec-small` is for trying
 the script. Both sides hold the same weights, and before any step their hidden states are asserted equal. The
 Trainer runs by itself, with its defaults; after each of its steps one is taken by this program. The first
-steps are kept apart: they make the optimizer's state, and compile what is compiled. On a CPU both sides
-run in float32, and the time that the processor worked is given beside that of the clock, and judged by the
-goal. On an NVIDIA card they run in bfloat16, this program also with compiled layers, which are judged; of
-full fine-tuning the share of the card's own rate of matrix products is measured, and judged too.
+steps are kept apart: they make the optimizer's state, and compile what is compiled. On a CPU this program
+has a process of its own (own_process.py), and both run in float32; the time that the processor worked is
+given beside that of the clock, and compared with the goal. On an NVIDIA card they run in bfloat16, this
+program also with compiled layers, which are compared with the goal; of full fine-tuning the share of the
+card's own rate of matrix products is measured, and compared too.
 
 Writes benchmarks/results/training_step.json: medians, spread, ratios, versions and machine; where a goal is
 missed, which operations took the time of both sides.
@@ -32,7 +33,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -40,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from own_process import OwnProcess
 from peft import LoraConfig, get_peft_model
 from profiles import operations, profiler
 from torch import Tensor, nn
@@ -96,13 +98,15 @@ class Side:
     """One way to take a step, and how long it took.
 
     Attributes:
-        step: Takes one; None for the Trainer, which takes its own.
+        step: Takes one, as `OwnProcess.run` does; None for the Trainer, which takes its own.
+        profile: Takes one, with the slowest operations as its result.
         seconds: Of each step.
         processor_seconds: Of this process, on all its threads, in the same steps.
         operations: Which took most of the last one.
     """
 
-    step: Callable[[], object] | None = None
+    step: Callable[[], tuple[float, float, Any]] | None = None
+    profile: Callable[[], tuple[float, float, Any]] | None = None
     seconds: list[float] = field(default_factory=list)
     processor_seconds: list[float] = field(default_factory=list)
     operations: list[dict[str, Any]] = field(default_factory=list)
@@ -187,36 +191,24 @@ def measure(row: Row, arguments: argparse.Namespace, device: torch.device) -> di
     on_gpu = device.type == "cuda"
     batch_size = arguments.batch_size or (32 if on_gpu else 2)
     load_before = os.getloadavg()[0]
-    torch.manual_seed(0)
-    ours = our_model(row, arguments)
-    whole_network = our_model(ROWS["full"], arguments) if row.keeps_half else ours
+    ours, whole_network, waveforms, targets = drawn(row, arguments, batch_size)
     theirs = their_model(whole_network)
-    waveforms = 0.1 * torch.randn(batch_size, ours.window_samples)
-    targets = torch.randint(0, NUM_CLASSES, (batch_size,))
-    if row.keeps_half:
-        ours.backbone.network.load_state_dict(
-            {
-                own: whole_network.backbone.network.state_dict()[own.replace(".base_layer", "")]
-                for own in ours.backbone.network.state_dict()
-                if "lora_" not in own
-            },
-            strict=False,
-        )
     difference = largest_difference(ours, theirs, waveforms)
     prepared = ours.backbone.prepare(waveforms)
-    inputs = waveforms
-    if row.is_cached:
-        with torch.no_grad():
-            inputs = ours.frozen_features(waveforms)
-
-    sides = {"theirs": Side(), "ours": Side(our_step(ours, inputs, targets, device))}
-    if on_gpu or arguments.compile:
-        compiled = our_model(row, arguments)
-        compiled.load_state_dict(ours.state_dict())
-        compiled.backbone.compile_layers()
-        sides["ours_compiled"] = Side(our_step(compiled, inputs, targets, device))
     num_steps = arguments.first + arguments.steps
-    take_turns(row.theirs(theirs), prepared, targets, sides, num_steps=num_steps, device=device)
+    build = partial(our_side, arguments=arguments, batch_size=batch_size, device=device)
+    name = next(name for name, one in ROWS.items() if one is row)
+    with ExitStack() as processes:
+        if on_gpu:
+            run: Callable[[str], Any] = partial(run_here, build(name))
+        else:
+            run = processes.enter_context(OwnProcess(build, name)).run
+        sides = {"theirs": Side(), "ours": Side(partial(run, "ours"), partial(run, "profile"))}
+        if on_gpu or arguments.compile:
+            sides["ours_compiled"] = Side(
+                partial(run, "ours_compiled"), partial(run, "profile_compiled")
+            )
+        take_turns(row.theirs(theirs), prepared, targets, sides, num_steps=num_steps, device=device)
 
     evaluated = "ours_compiled" if on_gpu else "ours"
     evaluated_time = "median" if on_gpu else "median_processor"
@@ -238,12 +230,70 @@ def measure(row: Row, arguments: argparse.Namespace, device: torch.device) -> di
             found[f"times_as_fast_{name}"] = ratio(found["theirs"], found[name])
     found["is_goal_met"] = found[f"times_as_fast_{evaluated}"][evaluated_time] >= goal
     if on_gpu and row.tuning == FULL:
-        found["share_of_matrix_rate"] = share_of_rate(ours, inputs, targets, device, found)
+        found["share_of_matrix_rate"] = share_of_rate(ours, waveforms, targets, device, found)
         found["share_goal"] = SHARE_GOAL
         found["is_share_goal_met"] = found["share_of_matrix_rate"][evaluated] >= SHARE_GOAL
     if not (found["is_goal_met"] and found.get("is_share_goal_met", True)):
         found["operations"] = {name: side.operations for name, side in sides.items()}
     return found
+
+
+def drawn(
+    row: Row, arguments: argparse.Namespace, batch_size: int
+) -> tuple[TaskModel, TaskModel, Tensor, Tensor]:
+    """Return the model of this program, the whole network, windows and targets; the same in each process."""
+    torch.manual_seed(0)
+    ours = our_model(row, arguments)
+    whole_network = our_model(ROWS["full"], arguments) if row.keeps_half else ours
+    waveforms = 0.1 * torch.randn(batch_size, ours.window_samples)
+    targets = torch.randint(0, NUM_CLASSES, (batch_size,))
+    if row.keeps_half:
+        ours.backbone.network.load_state_dict(
+            {
+                own: whole_network.backbone.network.state_dict()[own.replace(".base_layer", "")]
+                for own in ours.backbone.network.state_dict()
+                if "lora_" not in own
+            },
+            strict=False,
+        )
+    return ours, whole_network, waveforms, targets
+
+
+def our_side(
+    name: str, *, arguments: argparse.Namespace, batch_size: int, device: torch.device
+) -> dict[str, Callable[[], Any]]:
+    """Return the steps of this program in a row, and the slowest operations of one."""
+    row = ROWS[name]
+    ours, _, waveforms, targets = drawn(row, arguments, batch_size)
+    inputs = waveforms
+    if row.is_cached:
+        with torch.no_grad():
+            inputs = ours.frozen_features(waveforms)
+    step = our_step(ours, inputs, targets, device)
+    steps = {"ours": step, "profile": partial(profiled, step, device)}
+    if device.type == "cuda" or arguments.compile:
+        compiled = our_model(row, arguments)
+        compiled.load_state_dict(ours.state_dict())
+        compiled.backbone.compile_layers()
+        step = our_step(compiled, inputs, targets, device)
+        steps |= {"ours_compiled": step, "profile_compiled": partial(profiled, step, device)}
+    return steps
+
+
+def profiled(step: Callable[[], object], device: torch.device) -> list[dict[str, Any]]:
+    """Return the slowest operations of a step."""
+    with profiler(device) as own:
+        step()
+    return operations(own, device)
+
+
+def run_here(steps: dict[str, Callable[[], Any]], name: str) -> tuple[float, float, Any]:
+    """Do what `OwnProcess.run` does, in this process, on a GPU."""
+    device = torch.device("cuda")
+    before = now(device)
+    result = steps[name]()
+    clock, processor = (b - a for a, b in zip(before, now(device), strict=True))
+    return clock, processor, result
 
 
 def our_model(row: Row, arguments: argparse.Namespace) -> TaskModel:
@@ -298,24 +348,28 @@ def largest_difference(
 
 def our_step(
     model: TaskModel, waveforms: Tensor, targets: Tensor, device: torch.device
-) -> Callable[[], object]:
-    """Return what takes a step of this program, batch to the device included."""
+) -> Callable[[], None]:
+    """Return a step of this program, batch to the device included."""
     model.to(device)
     optimizer = build_optimizer(model, OptimizerConfig())
     autocast: Any = nullcontext
     if device.type == "cuda":
         autocast = partial(torch.autocast, "cuda", torch.bfloat16)
-    return lambda: take_step(
-        model,
-        optimizer,
-        (
-            [part.to(device, non_blocking=True) for part in parts]
-            for parts in [(waveforms, targets)]
-        ),
-        loss=model.task.loss,
-        max_grad_norm=MAX_GRAD_NORM,
-        autocast=autocast,
-    )
+
+    def step() -> None:
+        take_step(
+            model,
+            optimizer,
+            (
+                [part.to(device, non_blocking=True) for part in parts]
+                for parts in [(waveforms, targets)]
+            ),
+            loss=model.task.loss,
+            max_grad_norm=MAX_GRAD_NORM,
+            autocast=autocast,
+        )
+
+    return step
 
 
 class Turns(TrainerCallback):
@@ -340,28 +394,26 @@ class Turns(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note the time of the Trainer's step, then take those of the others."""
-        self._note(self.sides["theirs"], self.start_time)
+        theirs = self.sides["theirs"]
+        for seconds, start, end in zip(
+            (theirs.seconds, theirs.processor_seconds),
+            self.start_time,
+            now(self.device),
+            strict=True,
+        ):
+            seconds.append(end - start)
         if self.profiler is not None:
             self.profiler.stop()
-            self.sides["theirs"].operations = operations(self.profiler, self.device)
+            theirs.operations = operations(self.profiler, self.device)
         for side in self.sides.values():
-            if side.step is None:
+            if side.step is None or side.profile is None:
                 continue
             if self.profiler is not None:
-                with profiler(self.device) as own:
-                    side.step()
-                side.operations = operations(own, self.device)
+                _, _, side.operations = side.profile()
                 continue
-            start_time = now(self.device)
-            side.step()
-            self._note(side, start_time)
-
-    def _note(self, side: Side, start_time: tuple[float, float]) -> None:
-        seconds, processor_seconds = (
-            b - a for a, b in zip(start_time, now(self.device), strict=True)
-        )
-        side.seconds.append(seconds)
-        side.processor_seconds.append(processor_seconds)
+            clock, processor_seconds, _ = side.step()
+            side.seconds.append(clock)
+            side.processor_seconds.append(processor_seconds)
 
 
 def take_turns(

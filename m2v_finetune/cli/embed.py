@@ -90,8 +90,10 @@ def build_embeddings(source: str, options: dict[str, Any]) -> "Embeddings":
     """Return what a table has, with the network on the device of this machine."""
     import torch
 
+    from m2v_finetune.allocation import keep_freed_memory
     from m2v_finetune.catalogue.embeddings import Embeddings, load_network
 
-    network = load_network(source)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keep_freed_memory(device)
+    network = load_network(source).to(device)
     return Embeddings(source, network, **options)

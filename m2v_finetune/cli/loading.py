@@ -15,6 +15,7 @@ def load_model(source: str, arguments: argparse.Namespace) -> "TaskModel":
     """Return a model on its device, in its precision."""
     import torch
 
+    from m2v_finetune.allocation import keep_freed_memory
     from m2v_finetune.cpu_precision import MATRIX_UNITS, inference_precision
     from m2v_finetune.model import TaskModel
 
@@ -29,6 +30,7 @@ def load_model(source: str, arguments: argparse.Namespace) -> "TaskModel":
             )
         return OnnxModel(source)
     model = TaskModel.from_pretrained(source).to("cuda" if torch.cuda.is_available() else "cpu")
+    keep_freed_memory(model.device)
     model.precision = inference_precision(
         arguments.precision, task=model.task.name, device=model.device
     )

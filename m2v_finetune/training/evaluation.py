@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.progress import Progress
 
+from m2v_finetune.allocation import keep_freed_memory
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Inputs
 from m2v_finetune.data.workers import WorkerError
@@ -189,6 +190,7 @@ def measure(
 ) -> dict[str, Any]:
     """Return the metrics of a trained model on labelled tracks, in the format of results.json."""
     accelerator = Accelerator()
+    keep_freed_memory(accelerator.device)
     variation = OutputVariation()
     with progress_bar(accelerator) as bar:
         evaluations = evaluate_tracks(

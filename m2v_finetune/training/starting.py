@@ -15,6 +15,7 @@ from accelerate.utils import (
 from rich.console import Console
 from rich.logging import RichHandler
 
+from m2v_finetune.allocation import keep_freed_memory
 from m2v_finetune.config import AnyRecipeConfig
 from m2v_finetune.cpu_precision import uses_bfloat16
 from m2v_finetune.errors import UserError
@@ -67,6 +68,7 @@ def start(config: AnyRecipeConfig, *, task: str) -> tuple[Accelerator, RunFolder
             project_dir=str(folder.path), logging_dir=str(folder.path / "tensorboard")
         ),
     )
+    keep_freed_memory(accelerator.device)
     set_seed(config.run.seed)
     return accelerator, folder
 
