@@ -52,6 +52,13 @@ def convolve(layers: Any, input_values: Tensor) -> Tensor:
     Returns:
         (batch, channels, frames), a view of (batch, frames, channels).
     """
+    # One by one: the states of a window are small, so that memory is used again while the cache holds it.
+    windows = [_convolve_window(layers, window) for window in input_values.split(1)]
+    return torch.cat(windows).transpose(1, 2)
+
+
+def _convolve_window(layers: Any, input_values: Tensor) -> Tensor:
+    """Return the features of a window, (1, frames, channels), of its samples (1, samples)."""
     first, *others = layers
     with torch.autocast("cpu", enabled=False):
         state = _first_layer(first, input_values)
@@ -59,7 +66,7 @@ def convolve(layers: Any, input_values: Tensor) -> Tensor:
     for layer in others:
         state = state.to(dtype)
         state = _norm_and_activate(layer, _products(layer.conv, state))
-    return state.transpose(1, 2)
+    return state
 
 
 def _first_layer(layer: Any, input_values: Tensor) -> Tensor:
