@@ -28,6 +28,7 @@ import torch.distributed as dist
 from songs import environment, spread
 from torch import Tensor, nn
 
+from m2v_finetune.allocation import keep_freed_memory
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.genre import Genre
@@ -74,6 +75,7 @@ def work(rank: int, port: int, arguments: argparse.Namespace) -> None:
     """Take the steps of one process; the first writes the result."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    keep_freed_memory(torch.device("cpu"))  # as every run does
     dist.init_process_group("gloo", rank=rank, world_size=NUM_PROCESSES)
     model = build(arguments.seconds)
     # A copy, as its hooks would exchange gradients in all backward passes.

@@ -41,6 +41,7 @@ from profiles import operations, profiler
 from songs import environment, spread, write_songs
 from torch.utils.data import DataLoader, Dataset
 
+from m2v_finetune.allocation import keep_freed_memory
 from m2v_finetune.audio.windows import draw_generator
 from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
 from m2v_finetune.data.checking import CheckedTrack, check_tracks
@@ -173,6 +174,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not IS_ON_GPU:
         torch.set_num_threads(1)
+    keep_freed_memory(DEVICE)  # as every run does, on all sides
     load_before = os.getloadavg()
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
