@@ -3,10 +3,10 @@
     python benchmarks/freed_memory.py
 
 Networks have the size of music2vec-v1 and RANDOM weights: a full step of 2 windows of 5 s with the conv
-encoder frozen, and with it trained; a LoRA step; a prediction of 8 windows. Both ways run in turns, each in a
-process of its own (own_process.py), on the cores of the machine, which should be idle.
-benchmarks/results/freed_memory.json has seconds by the clock and of the processor, pages that the system
-cleared, and the largest resident memory of each process.
+encoder frozen, and with it trained; a LoRA step; a prediction of 8 windows, also by MERT-v1-95M's size. Both
+ways run in turns, each in a process of its own (own_process.py), on the cores of the machine, which should be
+idle. benchmarks/results/freed_memory.json has seconds by the clock and of the processor, pages that the
+system cleared, and the largest resident memory of each process.
 """
 
 import argparse
@@ -35,6 +35,7 @@ CASES = {
     "full, conv encoder trained": TuningConfig(method="full", train_conv_encoder=True),
     "lora": TuningConfig(method="lora"),
     "prediction": TuningConfig(method="probe"),
+    "prediction, MERT-v1-95M": TuningConfig(method="probe"),
 }
 
 
@@ -43,13 +44,13 @@ def side(case: str) -> dict[str, Callable[[], Any]]:
     torch.manual_seed(0)
     model = TaskModel.build(
         task=Genre(labels=tuple(map(str, range(10))), label_column="genre"),
-        backbone=BackboneConfig(source="music2vec-v1"),
+        backbone=BackboneConfig(source="MERT-v1-95M" if "MERT" in case else "music2vec-v1"),
         head=HeadConfig(dropout=0.0),
         tuning=CASES[case],
         window_seconds=5.0,
         with_weights=False,
     )
-    is_training = case != "prediction"
+    is_training = not case.startswith("prediction")
     num_windows = 2 if is_training else 8
     model.train(is_training)
     waveforms = 0.1 * torch.randn(num_windows, model.window_samples)
@@ -121,14 +122,15 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
     load = os.getloadavg()
-    cases = {}
+    before = json.loads(arguments.result.read_text("utf-8")) if arguments.result.is_file() else {}
+    cases = before.get("cases", {})
     for case in arguments.cases:
         cases[case] = measure(case, arguments.rounds)
         print(
             case, {key: cases[case][key] for key in ("times_as_fast", "times_the_peak")}, flush=True
         )
     result = {
-        "network": "music2vec-v1's size, RANDOM WEIGHTS",
+        "networks": "music2vec-v1's size, or the one that is named; RANDOM WEIGHTS",
         "cases": cases,
         "load_average": {"before": load, "after": os.getloadavg()},
         "environment": environment(),

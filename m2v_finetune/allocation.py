@@ -1,8 +1,8 @@
 """Reuse of freed memory on a CPU.
 
 glibc returns each large block to the system when it is freed, and asks for it again in the next step. The
-system clears every page anew, which takes up to half of the time of a training step. A process that keeps its
-freed memory does not wait for that. Its largest use of memory stays nearly the same.
+system clears every page anew, which takes up to a third of the time of a training step. A process that keeps
+its freed memory does not wait for that. Its largest use of memory stays nearly the same.
 
 Source: ``mallopt(3)`` of the Linux manual pages; measured by benchmarks/freed_memory.py.
 """
