@@ -105,7 +105,7 @@ def measure(
             for part in ("", "conv encoder, ")
             for side, process in (("transformers", theirs), ("this program", ours))
         }
-        states = zip(ours.run("states")[2], theirs.run("states")[2], strict=False)
+        states = zip(ours.run("states")[2], theirs.run("states")[2], strict=True)
         difference = max(float(np.abs(a - b).max()) for a, b in states)
         assert difference < 1e-4, f"the two sides are not the same network: {difference}"
         seconds: dict[str, list[float]] = {side: [] for side in sides}

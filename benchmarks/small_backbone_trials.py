@@ -84,7 +84,7 @@ ADDED_LOSSES = {"both-log": "both", "equivariant-log": "equivariant"}
 """Objectives of benchmarks/trial_objectives.py."""
 NEW_ARCHITECTURES = {"mp-conv": "configs/pretrain/masked-small"}
 TASKS = (
-    *("tagging", "genre", "key", "instrument", "pitch"),
+    *("genre", "key", "instrument", "pitch"),
     *("instrument, real", "pitch, real", "drums, real", "albums, real", "beats"),
 )
 

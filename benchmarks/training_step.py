@@ -1,4 +1,4 @@
-"""Time an optimizer step beside the step of transformers' Trainer, in one process, in turns.
+"""Time an optimizer step beside the step of transformers' Trainer, in turns.
 
     python benchmarks/training_step.py [ROW ...] [--steps N] [--batch-size N] [--seconds S]
 
@@ -203,6 +203,7 @@ def measure(row: Row, arguments: argparse.Namespace, device: torch.device) -> di
             run: Callable[[str], Any] = partial(run_here, build(name))
         else:
             run = processes.enter_context(OwnProcess(build, name)).run
+        assert run("weights")[2] == sum_of_weights(ours), "the sides have other weights"
         sides = {"theirs": Side(), "ours": Side(partial(run, "ours"), partial(run, "profile"))}
         if on_gpu or arguments.compile:
             sides["ours_compiled"] = Side(
@@ -270,7 +271,11 @@ def our_side(
         with torch.no_grad():
             inputs = ours.frozen_features(waveforms)
     step = our_step(ours, inputs, targets, device)
-    steps = {"ours": step, "profile": partial(profiled, step, device)}
+    steps = {
+        "weights": partial(sum_of_weights, ours),
+        "ours": step,
+        "profile": partial(profiled, step, device),
+    }
     if device.type == "cuda" or arguments.compile:
         compiled = our_model(row, arguments)
         compiled.load_state_dict(ours.state_dict())
@@ -278,6 +283,11 @@ def our_side(
         step = our_step(compiled, inputs, targets, device)
         steps |= {"ours_compiled": step, "profile_compiled": partial(profiled, step, device)}
     return steps
+
+
+def sum_of_weights(model: nn.Module) -> float:
+    """Return the sum of the absolute weights, to compare processes."""
+    return sum(float(one.detach().double().abs().sum()) for one in model.parameters())
 
 
 def profiled(step: Callable[[], object], device: torch.device) -> list[dict[str, Any]]:

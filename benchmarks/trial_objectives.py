@@ -7,10 +7,10 @@ Both add a loss to masked prediction, with weight 1; all else is recipes/pretrai
 
 - both: music2vec's loss. A teacher, an average of the network over its steps, sees the window without masks.
   The network predicts the mean of the teacher's layers at the masked frames.
-- equivariant: equivariance to transposition, after PESTO (arXiv 2309.02265). The network sees a window, and
-  the same transposed by 1 to 4 semitones (played faster or slower), both without masks. A linear layer with a
-  softmax over 128 classes follows, and its mean over time. That of the transposed window should be that of
-  the other, shifted by as many classes as semitones.
+- equivariant: equivariance to transposition, after PESTO (arXiv 2309.02265). The network sees a part of a
+  window, and the same part transposed by 1 to 4 semitones (played faster or slower), both without masks. A
+  linear layer with a softmax over 128 classes follows, and its mean over time. That of the transposed part
+  should be that of the other, shifted by as many classes as semitones.
 """
 
 import sys
@@ -92,13 +92,13 @@ class Equivariant(AddedLoss):
             int(torch.randint(1, LARGEST_SHIFT + 1, ())) * (1 if torch.rand(()) < 0.5 else -1)
             for _ in windows
         ]
-        transposed = torch.stack(
-            [
-                transpose(window, shift)[:length]
-                for window, shift in zip(windows, shifts, strict=True)
-            ]
-        )
-        plain, other = self._classes(windows[:, :length]), self._classes(transposed)
+        # The same music: as much of a window as is `length` samples when it is played at another speed.
+        parts = [
+            window[: round(length * 2 ** (shift / 12))]
+            for window, shift in zip(windows, shifts, strict=True)
+        ]
+        plain = torch.cat([self._classes(part.unsqueeze(0)) for part in parts])
+        other = self._classes(torch.stack([transpose(part, length) for part in parts]))
         # Circular: the loss does not say which class is which pitch.
         expected = torch.stack([row.roll(shift) for row, shift in zip(plain, shifts, strict=True)])
         self.added = -(expected * other.clamp(min=1e-8).log()).sum(dim=1)
@@ -112,12 +112,11 @@ class Equivariant(AddedLoss):
         return probabilities
 
 
-def transpose(window: Tensor, semitones: int) -> Tensor:
-    """Return a window played faster (up) or slower (down), (samples,), longer or shorter than before."""
-    length = round(len(window) / 2 ** (semitones / 12))
-    spectrum = torch.fft.rfft(window)
+def transpose(part: Tensor, length: int) -> Tensor:
+    """Return a part of a window, (samples,), played faster or slower, so that it has `length` samples."""
+    spectrum = torch.fft.rfft(part)
     played: Tensor = torch.fft.irfft(spectrum[: length // 2 + 1], n=length)
-    return played * (length / len(window))
+    return played * (length / len(part))
 
 
 MODELS = {"both": WithTeacher, "equivariant": Equivariant}

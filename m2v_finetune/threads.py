@@ -55,7 +55,7 @@ def batches_at_once(model: nn.Module) -> int:
     """Return the number of batches that a network computes at once, each with `choose_threads` threads.
 
     It is the number of cores for a small network on a CPU, unless the user set a number of threads. Otherwise
-    it is one, as for networks that other libraries run, such as ONNX Runtime.
+    it is one, as for networks without weights here, which ONNX Runtime runs.
     """
     devices = {one.device.type for one in model.parameters()}
     if devices != {"cpu"} or _is_chosen():

@@ -8,7 +8,6 @@ that die.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -193,38 +192,16 @@ def training_loader(
 
 
 def track_loader(
-    windows: OrderedWindows,
-    *,
-    batch_size: int,
-    num_workers: int,
-    timeout_seconds: float = 0,
-    is_filled_across_tracks: bool = True,
+    windows: OrderedWindows, *, batch_size: int, num_workers: int, timeout_seconds: float = 0
 ) -> DataLoader[Any]:
     """Return batches of windows in order, to be read by `workers.read_batches`.
 
     Each is a triple: numbers of windows (B,), the inputs of the model, and a dict of the windows that
     could not be read, with the errors; the first two are of the other windows.
-
-    Args:
-        windows: Windows to read.
-        batch_size: Largest number of windows of a batch.
-        num_workers: Number of processes that read; with 0 this one does.
-        timeout_seconds: Longest time that a worker may take for a batch; 0 for no limit.
-        is_filled_across_tracks: Whether a batch may have windows of several tracks.
     """
-    numbers = list(range(len(windows)))
-    parts = [numbers]
-    if not is_filled_across_tracks:
-        tracks = groupby(numbers, key=lambda number: windows.locations[number][0])
-        parts = [list(of_track) for _, of_track in tracks]
-    batches = [
-        part[start : start + batch_size]
-        for part in parts
-        for start in range(0, len(part), batch_size)
-    ]
     return DataLoader(
         ReadableTracks(windows, num_workers=num_workers),
-        batch_sampler=batches,
+        batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_collate_tracks,
         timeout=timeout_seconds if num_workers else 0,

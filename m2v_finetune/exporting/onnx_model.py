@@ -88,7 +88,9 @@ class OnnxModel(TaskModel):
         saved, task = parse_description(description, path)
         super().__init__(
             backbone=OnnxBackbone(saved.backbone, where=str(path)),  # type: ignore[arg-type]
-            layer_weighting=LayerWeighting("softmax", 1),
+            layer_weighting=LayerWeighting(
+                "last", 1
+            ),  # without weights: ONNX Runtime has its own threads
             head=Head(),
             head_config=saved.head,
             task=task,

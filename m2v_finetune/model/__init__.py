@@ -5,11 +5,9 @@ from m2v_finetune.model.description import describe_model, parse_description
 from m2v_finetune.model.inference import (
     NotFiniteError,
     activate,
-    check_file,
     require_inference,
     score_windows,
     scored,
-    scored_tracks,
 )
 from m2v_finetune.model.metadata import CARD_FILE, CONFIG_FILE, LIBRARY_NAME, WEIGHTS_FILE
 from m2v_finetune.model.native import SECTION, require_native
@@ -28,7 +26,6 @@ __all__ = [
     "NotFiniteError",
     "TaskModel",
     "activate",
-    "check_file",
     "describe_model",
     "native_usage",
     "parse_description",
@@ -37,6 +34,5 @@ __all__ = [
     "require_native",
     "score_windows",
     "scored",
-    "scored_tracks",
     "upload_model",
 ]

@@ -1,9 +1,8 @@
 """Inference of a `TaskModel` on the windows of tracks and on audio files."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +75,6 @@ def score_windows(
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
     variation: OutputVariation | None = None,
     raises_not_finite: bool = True,
-    is_filled_across_tracks: bool = True,
 ) -> Iterator[ScoredWindow]:
     """Yield the number of the track, the window and its scores, window after window.
 
@@ -93,8 +91,6 @@ def score_windows(
         variation: Counter of the outputs of the head.
         raises_not_finite: Whether scores that hold nan or infinity raise an error; else the error takes
             their place.
-        is_filled_across_tracks: Whether a batch may have windows of several tracks. If not, the scores of a
-            track are those of the track alone, also in rounding.
 
     Raises:
         NotFiniteError: The scores hold nan or infinity.
@@ -111,7 +107,6 @@ def score_windows(
         batch_size=batch_size,
         num_workers=num_workers,
         timeout_seconds=timeout_seconds,
-        is_filled_across_tracks=is_filled_across_tracks,
     )
     computed = in_order(
         lambda batch: score(*batch[1]) if len(batch[0]) else None,
@@ -175,22 +170,6 @@ def scored(
             yield window, scores
 
 
-def scored_tracks(
-    rows: Iterable[ScoredWindow], windows: TrackWindows
-) -> Iterator[Iterator[tuple[Window, NDArray[np.float32]]]]:
-    """Yield for each track, in order, what `scored` yields; read each before the next one is taken.
-
-    Args:
-        rows: Rows of `score_windows`.
-        windows: Its windows.
-    """
-    unread = iter(rows)
-    for _, locations in groupby(windows.locations, key=itemgetter(0)):
-        of_track = islice(unread, len(list(locations)))
-        yield scored(of_track)
-        deque(of_track, maxlen=0)  # of a track that failed
-
-
 def check_file(path: Path) -> CheckedTrack:
     """Return an audio file as a track without labels.
 
@@ -235,6 +214,7 @@ def predict_many(
             checked[number] = check_file(path)
         except AudioError as error:
             results[number] = error
+    numbers = list(checked)
     windows = model.track_windows(list(checked.values()))
     with Progress(console=Console(stderr=True), disable=not show_progress) as bar:
         bar_task = bar.add_task("Predicting", total=len(files), completed=len(results))
@@ -245,12 +225,12 @@ def predict_many(
             num_workers=num_workers,
             raises_not_finite=False,
         )
-        for (number, track), scores in zip(
-            checked.items(), scored_tracks(rows, windows), strict=True
-        ):
+        for position, of_track in groupby(rows, key=itemgetter(0)):
+            number = numbers[position]
             try:
                 # A list: stems are computed while they are read.
-                results[number] = model.task.predict(track, iter(list(scores)))
+                scores = list(scored(of_track))
+                results[number] = model.task.predict(checked[number], iter(scores))
             except (AudioError, NotFiniteError) as error:
                 results[number] = error
             bar.advance(bar_task)

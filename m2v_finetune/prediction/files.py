@@ -2,40 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
 from m2v_finetune import __version__
-from m2v_finetune.data.checking import CheckedTrack
-from m2v_finetune.data.loader import Window
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import AudioError, Stopped, UserError
-from m2v_finetune.model import (
-    NotFiniteError,
-    TaskModel,
-    check_file,
-    require_inference,
-    score_windows,
-    scored_tracks,
-)
+from m2v_finetune.model import NotFiniteError, TaskModel, require_inference
 from m2v_finetune.prediction.outputs import Output, Printed, Rendering, open_output
 from m2v_finetune.variation import OutputVariation
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
-FILES_AT_ONCE = 256
-"""Files that are checked before the first of them is predicted."""
-BATCH_SIZE = 16
-
-ScoredTrack = Iterator[tuple[Window, "NDArray[np.float32]"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +83,12 @@ def _predict(
         return f"{num_done} of {len(files)} files are done{destination.where()}"
 
     try:
-        for path, checked, scores in _scored(model, files, destination, variation):
-            if checked is None:
+        for path in files:
+            if destination.take_done(path):
                 num_resumed += 1
                 continue
             try:
-                if isinstance(checked, AudioError):
-                    raise checked
-                destination.put(path, model.task.predict(checked, next(scores)))
+                destination.put(path, model.predict(path, variation=variation))
                 num_computed += 1
             except (AudioError, NotFiniteError) as error:
                 # The name of the track comes before the message, which mostly has that of the file.
@@ -136,45 +114,6 @@ def _predict(
     return PredictedFiles(
         num_computed=num_computed, num_resumed=num_resumed, failed=failed, variation=variation
     )
-
-
-Checked = CheckedTrack | AudioError | None
-"""A file as a track without labels, the reason why it cannot be read, or None if it was done before."""
-
-
-def _scored(
-    model: TaskModel, files: Sequence[Path], destination: Output, variation: OutputVariation
-) -> Iterator[tuple[Path, Checked, Iterator[ScoredTrack]]]:
-    """Yield each file, and an iterator whose next item is the scores of its windows, if it can be read.
-
-    Several files are computed at once where a network computes several batches at once. Each has batches of
-    its own, so that its scores are those of `TaskModel.predict`, also in rounding.
-    """
-    for start in range(0, len(files), FILES_AT_ONCE):
-        checked = [
-            (path, None if destination.take_done(path) else _check(path))
-            for path in files[start : start + FILES_AT_ONCE]
-        ]
-        tracks = [one for _, one in checked if isinstance(one, CheckedTrack)]
-        windows = model.track_windows(tracks)
-        rows = score_windows(
-            model,
-            windows,
-            batch_size=BATCH_SIZE,
-            variation=variation,
-            raises_not_finite=False,
-            is_filled_across_tracks=False,
-        )
-        scores = scored_tracks(rows, windows)
-        for path, one in checked:
-            yield path, one, scores
-
-
-def _check(path: Path) -> CheckedTrack | AudioError:
-    try:
-        return check_file(path)
-    except AudioError as error:
-        return error
 
 
 def _out_of_memory(model: TaskModel, path: Path) -> str:

@@ -21,6 +21,7 @@ from mir_eval.beat import f_measure
 from support.messages import raises
 from support.models import PUBLISHED, SAMPLES
 
+from m2v_finetune import threads
 from m2v_finetune.calibration import PlattScaling
 from m2v_finetune.cli import main as m2v
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
@@ -301,6 +302,16 @@ def test_predict_of_files_and_arrays(folder: Path) -> None:
     for found in (of_many, by_onnx.predict(samples, sample_rate=rate)):
         np.testing.assert_allclose(found.times_seconds, expected.times_seconds, atol=1e-3)
         np.testing.assert_allclose(found.activations, expected.activations, atol=1e-4)
+
+
+def test_a_file_is_computed_one_batch_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_is_chosen", lambda: False)  # these tests set a number of threads
+    monkeypatch.setattr(threads, "_cores", lambda: 4)
+    # ONNX Runtime has threads of its own, whatever the size of the network.
+    assert threads.batches_at_once(OnnxModel(folder / "tagging.onnx")) == 1
+    assert threads.batches_at_once(TaskModel.from_pretrained(folder / "tagging")) == 4
 
 
 WITHOUT = """

@@ -52,21 +52,21 @@ def convolve(layers: Any, input_values: Tensor) -> Tensor:
     Returns:
         (batch, channels, frames), a view of (batch, frames, channels).
     """
-    # One by one: the states of a window are small, so that memory is used again while the cache holds it.
-    windows = [_convolve_window(layers, window) for window in input_values.split(1)]
-    return torch.cat(windows).transpose(1, 2)
-
-
-def _convolve_window(layers: Any, input_values: Tensor) -> Tensor:
-    """Return the features of a window, (1, frames, channels), of its samples (1, samples)."""
     first, *others = layers
-    with torch.autocast("cpu", enabled=False):
-        state = _first_layer(first, input_values)
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else state.dtype
-    for layer in others:
-        state = state.to(dtype)
-        state = _norm_and_activate(layer, _products(layer.conv, state))
-    return state
+    dtype = torch.get_autocast_dtype("cpu")
+    if not torch.is_autocast_enabled("cpu"):
+        dtype = input_values.dtype
+    weights = [_weights(layer.conv, dtype) for layer in others]
+    windows = []
+    # One by one: the states of a window are small, so that memory is used again while the cache holds it.
+    for window in torch.split(input_values, 1):
+        with torch.autocast("cpu", enabled=False):
+            state = _first_layer(first, window)
+        for layer, of_layer in zip(others, weights, strict=True):
+            state = _products(layer.conv, of_layer, state.to(dtype))
+            state = _norm_and_activate(layer, state)
+        windows.append(state)
+    return torch.cat(windows).transpose(1, 2)
 
 
 def _first_layer(layer: Any, input_values: Tensor) -> Tensor:
@@ -100,26 +100,29 @@ def _with_group_norm(
     return (wide * scale).to(weight.dtype), shift.to(weight.dtype)
 
 
-def _products(conv: nn.Conv1d, state: Tensor) -> Tensor:
-    """Return the convolution of a state (batch, frames, channels)."""
-    batch, num_inputs, channels = state.shape
+def _weights(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
+    """Return the weights of a convolution, (kernel, channels in, channels out)."""
+    return conv.weight.to(dtype).permute(2, 1, 0).contiguous()
+
+
+def _products(conv: nn.Conv1d, weight: Tensor, state: Tensor) -> Tensor:
+    """Return the convolution of a window, (1, frames, channels), with its `_weights`."""
+    _, num_inputs, channels = state.shape
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     num_frames = (num_inputs - kernel) // stride + 1
-    # (kernel, channels in, channels out)
-    weight = conv.weight.to(state.dtype).permute(2, 1, 0).contiguous()
-    output = state.new_empty(batch, num_frames, weight.shape[2])
-    for window, result in zip(state, output, strict=True):
-        # Rows that do not overlap, so that a product reads them in place: as many taps as the stride at once.
-        for tap in range(0, kernel, stride):
-            taps = weight[tap : tap + stride].flatten(0, 1)
-            start = window.storage_offset() + tap * channels
-            rows = window.as_strided((num_frames, len(taps)), (stride * channels, 1), start)
-            if tap:
-                result.addmm_(rows, taps)
-            elif conv.bias is None:
-                torch.mm(rows, taps, out=result)
-            else:
-                torch.addmm(conv.bias.to(state.dtype), rows, taps, out=result)
+    output = state.new_empty(1, num_frames, weight.shape[2])
+    [window], [result] = state, output
+    # Rows that do not overlap, so that a product reads them in place: as many taps as the stride at once.
+    for tap in range(0, kernel, stride):
+        taps = weight[tap : tap + stride].flatten(0, 1)
+        start = window.storage_offset() + tap * channels
+        rows = window.as_strided((num_frames, len(taps)), (stride * channels, 1), start)
+        if tap:
+            result.addmm_(rows, taps)
+        elif conv.bias is None:
+            torch.mm(rows, taps, out=result)
+        else:
+            torch.addmm(conv.bias.to(state.dtype), rows, taps, out=result)
     return output
 
 

@@ -337,19 +337,6 @@ def track_windows_of(tracks, *, hop=WINDOW, on_frames=False) -> TrackWindows:
     )
 
 
-def test_a_batch_may_have_windows_of_one_track_alone(tracks):
-    windows = track_windows_of(tracks[:4], hop=1_700)
-    loader = track_loader(windows, batch_size=5, num_workers=0, is_filled_across_tracks=False)
-    found = [indices.tolist() for indices, *_ in loader]
-    owners = [{windows.locations[index][0] for index in batch} for batch in found]
-    assert all(len(of_batch) == 1 for of_batch in owners)
-    assert [index for batch in found for index in batch] == list(range(len(windows)))
-    full = [len(batch) for batch in found]
-    lengths = [sum(number == one for number, _ in windows.locations) for one in range(4)]
-    assert full == [min(5, n - start) for n in lengths for start in range(0, n, 5)]
-    assert max(full) == 5
-
-
 @pytest.mark.parametrize("hop", [WINDOW, 1_700, 1])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_the_windows_of_a_track_cover_every_sample(tracks, hop, num_workers):

@@ -2,7 +2,6 @@
 
 import csv
 import fcntl
-import itertools
 import json
 import os
 import resource
@@ -88,15 +87,15 @@ def songs(tmp_path):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """The names of the files whose prediction was made of scores."""
+    """The names of the files that a model was really asked about."""
     names = []
-    for task in (Tagging, BeatTracking, Separation):
+    predict = TaskModel.predict
 
-        def counted(self, checked, scores, *, predict=task.predict):
-            names.append(checked.track.path.name)
-            return predict(self, checked, scores)
+    def counted(self, path, **options):
+        names.append(Path(path).name)
+        return predict(self, path, **options)
 
-        monkeypatch.setattr(task, "predict", counted)
+    monkeypatch.setattr(TaskModel, "predict", counted)
     return names
 
 
@@ -140,31 +139,13 @@ def test_what_was_computed_before_a_damaged_file_is_kept_and_not_computed_again(
     assert not record_of(output).exists()
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_each_file_has_the_scores_of_the_file_alone(tagger, tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr("m2v_finetune.model.inference.batches_at_once", lambda _: at_once)
-    paths = [tmp_path / f"{number}.wav" for number in range(4)]
-    for number, path in enumerate(paths):
-        # Of 1, 21, 2 and 37 windows: batches have 16.
-        length = int(RATE * (0.3, 10.3, 0.8, 18.4)[number])
-        samples = 0.3 * np.random.default_rng(number).standard_normal(length, dtype=np.float32)
-        soundfile.write(path, samples, RATE)
-    output = tmp_path / "out.json"
-    run(tagger, paths, output, "json")
-    alone = [
-        tagger.predict(path).render("json", path=path, top=3, timeline=False, is_first=False)
-        for path in paths
-    ]
-    assert output.read_text() == "".join(alone)
-
-
 @pytest.mark.parametrize("on_bad_file", ["stop", "skip"])
-def test_a_window_that_does_not_fit_in_memory(tagger, songs, tmp_path, on_bad_file):
+def test_a_window_that_does_not_fit_in_memory(tagger, songs, tmp_path, computed, on_bad_file):
     run(tagger, songs, tmp_path / "complete.csv")
-    calls = itertools.count()
+    computed.clear()
 
     def refuse(module, inputs):
-        if next(calls) >= 2:  # the first two are of the first two files, in any order
+        if len(computed) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     hook = tagger.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
@@ -213,16 +194,16 @@ def test_where_nothing_can_be_read_nothing_is_left(tagger, tracker, tmp_path, on
 
 
 def test_a_signal_between_files_keeps_what_is_done(tagger, songs, tmp_path, monkeypatch):
-    predict = Tagging.predict
+    predict = TaskModel.predict
     calls = []
 
-    def stopped(self, checked, scores):
-        calls.append(checked)
+    def stopped(self, path, **options):
+        calls.append(path)
         if len(calls) == 3:
             raise Stopped(15, "")
-        return predict(self, checked, scores)
+        return predict(self, path, **options)
 
-    monkeypatch.setattr(Tagging, "predict", stopped)
+    monkeypatch.setattr(TaskModel, "predict", stopped)
     output = tmp_path / "out.json"
     with pytest.raises(Stopped) as ended:
         run(tagger, songs, output, "json")
