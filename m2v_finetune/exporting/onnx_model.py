@@ -88,9 +88,8 @@ class OnnxModel(TaskModel):
         saved, task = parse_description(description, path)
         super().__init__(
             backbone=OnnxBackbone(saved.backbone, where=str(path)),  # type: ignore[arg-type]
-            layer_weighting=LayerWeighting(
-                "last", 1
-            ),  # without weights: ONNX Runtime has its own threads
+            # Without weights: ONNX Runtime has threads of its own (`threads.batches_at_once`).
+            layer_weighting=LayerWeighting("last", 1),
             head=Head(),
             head_config=saved.head,
             task=task,
