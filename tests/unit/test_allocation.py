@@ -18,6 +18,8 @@ import torch
 from m2v_finetune.allocation import keep_freed_memory
 from m2v_finetune.cli.embed import build_embeddings
 from m2v_finetune.cli.loading import load_model
+from m2v_finetune.settings import read_config
+from m2v_finetune.training.starting import start
 
 def rounds():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -46,6 +48,9 @@ print(json.dumps({
     "tunable": pages(cpu, GLIBC_TUNABLES="glibc.malloc.trim_threshold=131072"),
     "other tunable": pages(cpu, GLIBC_TUNABLES="glibc.pthread.rseq=0"),
     "m2v predict": pages(lambda: load_model(sys.argv[1], Namespace(runtime="torch", precision="auto"))),
+    "m2v train": pages(
+        lambda: start(read_config("tagging", ["--run.output_dir", sys.argv[1] + "/run"]), task="tagging")
+    ),
     "m2v embed": pages(lambda: build_embeddings("music2vec-small", {})),
 }))
 """
@@ -77,7 +82,7 @@ def pages_cleared(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("case", ["cpu", "other tunable", "m2v predict", "m2v embed"])
+@pytest.mark.parametrize("case", ["cpu", "other tunable", "m2v train", "m2v predict", "m2v embed"])
 def test_a_block_that_was_freed_is_used_again(pages_cleared, case):
     assert pages_cleared[case] < 1000
 
