@@ -30,6 +30,7 @@ from m2v_finetune.backbones.network_parts import (
 )
 from m2v_finetune.backbones.window import normalized, require_frames
 from m2v_finetune.config import WINDOW_SECONDS
+from m2v_finetune.errors import UserError
 
 CONV_ENCODER = -1
 """Depth of the network after its convolutional encoder. Other depths are indices of hidden states."""
@@ -357,10 +358,21 @@ class Backbone(nn.Module):
             folder: Folder, created if needed; files of these names in it are replaced.
 
         Raises:
+            UserError: Layers below the final norm of the network were removed.
             OSError: The files cannot be written; then no file is changed.
         """
+        if self.final_norm is None and self.encoder.has_final_norm(self.network.config):
+            raise UserError(
+                f"The first {self.num_layers} layers of {self.source} are no network of their own: its final "
+                "norm belongs to its last layer. Load it with all layers to save it.",
+                code="backbone-without-norm",
+            )
         write_checkpoint(
-            folder, self.network, sample_rate=self.sample_rate, normalize=self.normalize
+            folder,
+            self.network,
+            num_layers=self.num_layers,
+            sample_rate=self.sample_rate,
+            normalize=self.normalize,
         )
 
     def fingerprint(self) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -246,22 +247,31 @@ def _own_tensors(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 
 def write_checkpoint(
-    folder: Path, network: PreTrainedModel, *, sample_rate: int, normalize: bool
+    folder: Path,
+    network: PreTrainedModel,
+    *,
+    num_layers: int,
+    sample_rate: int,
+    normalize: bool,
 ) -> None:
     """Write config.json, preprocessor_config.json and model.safetensors.
 
     Args:
         folder: Folder, created if needed; files of these names in it are replaced.
         network: Network without a head.
+        num_layers: Number of its transformer layers.
         sample_rate: Sample rate of its input, in Hz.
         normalize: Whether windows are normalised to zero mean and unit variance.
 
     Raises:
         OSError: The files cannot be written; then no file is changed.
     """
-    config = network.config
+    config = copy(network.config)
     config.architectures = [type(network).__name__]
+    config.num_hidden_layers = num_layers
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    if not config.apply_spec_augment:  # the vector that replaces masked frames is not there
+        config.mask_time_prob = config.mask_feature_prob = 0.0
     preprocessor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "do_normalize": normalize,

@@ -20,7 +20,7 @@ class SavedTrack:
         audio: Rate, length and channels of its file.
         num_bytes: Size of its file; None without a file, as for vectors in place of audio.
         is_resampled: True if it was read from a resampled copy.
-        labels: Hash of its labels or annotation; None if the run has none.
+        labels: Hash of its labels or annotation, with its vectors if it has any; None if the run has none.
     """
 
     audio: AudioInfo
@@ -76,15 +76,17 @@ def save_checked(
 def load_checked(
     path: Path, splits: Mapping[str, Sequence[Track]]
 ) -> tuple[dict[str, list[CheckedTrack]], dict[str, int]]:
-    """Return the tracks that could be used when `save_checked` wrote them; no file is looked at.
+    """Return the tracks that could be used when `save_checked` wrote them; no file is read.
 
-    None has its resampled copy: `resampled_ids` returns those that had one.
+    None has its resampled copy: `resampled_ids` returns those that had one. A file that is gone is a bad
+    track, once it is read.
 
     Returns:
         The usable tracks, and the number of the others, by split.
 
     Raises:
-        UserError: The file is damaged, or the data no longer have such tracks.
+        UserError: The file is damaged, or the data no longer have such tracks, or lists the tracks whose
+            files have another size.
     """
     saved = _read(path)
     if not all(saved.get(split) for split in splits):
@@ -110,6 +112,22 @@ def load_checked(
                 "Restore them, or start a new run.",
             ),
             code="run-tracks-missing",
+        )
+    other = [
+        f"{split}: {one.track.id} ({one.track.path})"
+        for split, members in usable.items()
+        for one in members
+        if saved[split][one.track.id].num_bytes not in (None, SavedTrack.of(one).num_bytes)
+        and one.track.path.is_file()
+    ]
+    if other:
+        raise UserError(
+            problem_list(
+                "The files of these tracks have another size than when the run was started",
+                other,
+                "Restore them, or start a new run.",
+            ),
+            code="run-data-changed",
         )
     return usable, {split: len(splits[split]) - len(usable[split]) for split in splits}
 
@@ -155,7 +173,7 @@ def require_same_labels(path: Path, labels: Mapping[str, str | None]) -> None:
         labels: Hash of the labels of each track now, by its id.
 
     Raises:
-        UserError: The file is damaged; or lists the tracks whose labels or annotations changed.
+        UserError: The file is damaged; or lists the tracks whose labels, annotations or vectors changed.
     """
     changed = [
         f"{split}: {name}"
@@ -166,7 +184,7 @@ def require_same_labels(path: Path, labels: Mapping[str, str | None]) -> None:
     if changed:
         raise UserError(
             problem_list(
-                "These tracks of the run have other labels or annotations than when it was started",
+                "These tracks of the run have other labels, annotations or vectors than when it was started",
                 changed,
                 "Restore them, or start a new run.",
             ),

@@ -19,8 +19,8 @@ from m2v_finetune.model import TaskModel, read_description
 from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
-from m2v_finetune.training.init_from import require_unchanged
 from m2v_finetune.training.run import Run
+from m2v_finetune.training.start_weights import require_same_model
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def load_teacher(config: RecipeConfig, task_class: type[Task], run: Run) -> Task
             code="teacher-other-task",
         )
     _num_binary(teacher.task)
-    require_unchanged(teacher, source, run)
+    require_same_model(teacher, source, run)
     teacher.requires_grad_(False)
     return teacher.to(run.accelerator.device).eval()
 

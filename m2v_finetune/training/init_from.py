@@ -1,6 +1,5 @@
 """Start of a run from a trained model: `training.init_from`."""
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -11,11 +10,11 @@ from torch import Tensor, nn
 from m2v_finetune.backbones import Backbone
 from m2v_finetune.config import BackboneConfig, HeadConfig, RecipeConfig, TuningConfig
 from m2v_finetune.errors import UserError
-from m2v_finetune.files import parse_json, write_json
 from m2v_finetune.heads import Standardization
 from m2v_finetune.model import TaskModel, read_description
 from m2v_finetune.tasks import Task
 from m2v_finetune.training.run import Run
+from m2v_finetune.training.start_weights import require_same_model
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
 
 logger = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ def start_from(model: TaskModel, source: str | None, run: Run) -> None:
     if source is None:
         return
     start = TaskModel.from_pretrained(source)
-    require_unchanged(start, source, run)
+    require_same_model(start, source, run)
     _require_same_network(model, start, source)
     _take_backbone(model, start, source)
     model.started_from = source
@@ -210,37 +209,3 @@ def _by_label(own: Tensor, other: Tensor, labels: Sequence[str], before: Sequenc
         if label in before:
             rows[number] = other[before.index(label)]
     return rows
-
-
-def _fingerprint(model: TaskModel) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def require_unchanged(start: TaskModel, source: str, run: Run) -> None:
-    """Raise `UserError` if the model that a resumed run started from has other weights now."""
-    run.start_fingerprint = _fingerprint(start)
-    if not run.has_checkpoint or not run.folder.start.is_file():
-        return
-    try:
-        initial = parse_json(run.folder.start.read_bytes())["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{run.folder.start} is damaged ({error}), so the run cannot resume.",
-            code="run-file-damaged",
-        ) from error
-    if initial != run.start_fingerprint:
-        raise UserError(
-            f"{source} has other weights than when the run started from it, so the run cannot resume. Bring "
-            "back the model, or start a new run.",
-            code="init-from-changed",
-        )
-
-
-def keep_start(source: str | None, run: Run) -> None:
-    """Write source and hash of the model that a new run starts from, or of its teacher, if there is one."""
-    if source is not None and run.is_main_process and not run.has_checkpoint:
-        write_json(run.folder.start, {"source": source, "fingerprint": run.start_fingerprint})

@@ -8,6 +8,7 @@ from m2v_finetune.audio.frames import FrameGrid
 from m2v_finetune.config import PretrainingConfig
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import problem_list
+from m2v_finetune.data.saved_tracks import require_same_labels
 from m2v_finetune.errors import UserError
 from m2v_finetune.pretraining.masked_prediction.labels import (
     TrackLabels,
@@ -41,7 +42,8 @@ def prepare_labels(
         ``data.on_bad_track`` skips as they have no labels.
 
     Raises:
-        UserError: Clusters or labels cannot be computed; the same on every process.
+        UserError: Clusters or labels cannot be computed, or codes are not those of the run that resumes; the
+            same on every process.
     """
     if config.objective != "masked_prediction":
         return None, splits
@@ -79,7 +81,11 @@ def prepare_labels(
         raise UserError(str(failures[0]), code=failures[0].code)
     # All exist now, but for those that cannot be read.
     labels = label_tracks(settings, everything, clusters, show_progress=False)
-    labels.require_all(on_bad_track=config.data.on_bad_track)
+    # A resumed run keeps all of its initial tracks, and their codes.
+    labels.require_all(on_bad_track="stop" if run.has_checkpoint else config.data.on_bad_track)
+    run.labels = labels.hashes_of_codes()
+    if run.has_checkpoint:
+        require_same_labels(run.folder.tracks, run.labels)
     entropies = labels.entropies(trained)
     logger.info(
         "Entropy of the labels of the training tracks, in nats: %s.",

@@ -28,7 +28,7 @@ class Run:
         folder: Run folder.
         settings: Seed, and number and interval of checkpoints.
         bad_tracks: Policy for tracks that cannot be read, with those found so far.
-        start_fingerprint: Hash of the model of ``training.init_from`` or ``training.teacher``, if any.
+        start_hashes: Hashes of the weights that the run starts from, by entry of start.json.
         labels: Hash of the labels of each track, by its id; None for tracks without.
         unused: Training tracks that ``data.num_train_tracks`` leaves out.
     """
@@ -37,7 +37,7 @@ class Run:
     folder: RunFolder
     settings: RunConfig
     bad_tracks: BadTrackPolicy = field(default_factory=BadTrackPolicy)
-    start_fingerprint: str | None = None
+    start_hashes: dict[str, str] = field(default_factory=dict)
     labels: Mapping[str, str | None] = field(default_factory=dict)
     unused: list[CheckedTrack] = field(default_factory=list)
 

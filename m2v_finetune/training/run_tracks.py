@@ -1,15 +1,17 @@
 """Tracks of a run: checks of their audio and labels, and the training windows."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from m2v_finetune.audio.augmentation import build_augmentation
 from m2v_finetune.audio.label_transform import IDENTITY
 from m2v_finetune.config import DataConfig, OnBadTrack, RecipeConfig, UnlabelledDataConfig
 from m2v_finetune.data.checking import CheckedTrack, check_splits
-from m2v_finetune.data.features import read_vector_splits, vector_example
+from m2v_finetune.data.features import VectorTrack, read_vector_splits, vector_example
 from m2v_finetune.data.folds import UNUSED, fold_splits, nested_subset
 from m2v_finetune.data.loader import TrainingWindows
 from m2v_finetune.data.manifest import DatasetInfo, Track
@@ -186,7 +188,7 @@ def check_run_tracks(
     num_skipped.pop(UNUSED, None)
     _set_policy(run, usable, num_skipped)
     run.labels = {
-        one.track.id: label_hash(task, one.track)
+        one.track.id: _hash(task, one)
         for split, members in (*usable.items(), ("train", run.unused))
         if split in with_labels
         for one in members
@@ -325,8 +327,8 @@ def _usable_audio(
     is_known = run.has_checkpoint and features is None
     usable: Mapping[str, Sequence[CheckedTrack]]
     if features is not None:
-        usable, num_skipped = read_vector_splits(
-            split, expand_home(features), on_bad_track=config.on_bad_track
+        usable, num_skipped = _read_vectors(
+            split, expand_home(features), run, on_bad_track=config.on_bad_track
         )
     elif is_known and not is_moved:
         usable, num_skipped = load_checked(run.folder.tracks, split)
@@ -343,6 +345,28 @@ def _usable_audio(
         if is_known:
             usable, num_skipped = load_checked(run.folder.tracks, split)
     return usable_to_all(usable, num_skipped)
+
+
+def _hash(task: Task, checked: CheckedTrack) -> str | None:
+    """Return a hash of the labels of a track, and of its vectors where these replace its audio."""
+    labels = label_hash(task, checked.track)
+    if not isinstance(checked, VectorTrack):
+        return labels
+    digest = hashlib.sha256(str(labels).encode())
+    digest.update(checked.vectors.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _read_vectors(
+    split: Mapping[str, Sequence[Track]], folder: Path, run: Run, *, on_bad_track: OnBadTrack
+) -> tuple[Mapping[str, Sequence[CheckedTrack]], dict[str, int]]:
+    """Read the vectors of all tracks; of a resumed run, of its initial ones."""
+    if not run.has_checkpoint:
+        return read_vector_splits(split, folder, on_bad_track=on_bad_track)
+    known, num_skipped = load_checked(run.folder.tracks, split)
+    initial = {name: [one.track for one in members] for name, members in known.items()}
+    usable, _ = read_vector_splits(initial, folder, on_bad_track="stop")
+    return usable, num_skipped
 
 
 def _set_policy(run: Run, usable: Splits, num_skipped: Mapping[str, int]) -> None:

@@ -23,7 +23,6 @@ from m2v_finetune.parsing import flat_settings, to_dict
 from m2v_finetune.pretraining.model import PretrainingModel
 from m2v_finetune.training.checkpoint_files import step_of
 from m2v_finetune.training.facts import peak_learning_rates
-from m2v_finetune.training.init_from import keep_start
 from m2v_finetune.training.run_tracks import Splits, keep_run_tracks
 from m2v_finetune.training.sizes import (
     count_parameters,
@@ -32,6 +31,7 @@ from m2v_finetune.training.sizes import (
     run_bytes,
 )
 from m2v_finetune.training.solved_head import PENALTIES
+from m2v_finetune.training.start_weights import keep_start
 from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.tuning import describe_tuning
 

@@ -70,6 +70,27 @@ def test_the_frame_count_is_that_of_the_states():
             )
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("settings", [{}, {"num_layers": 2}, {"spec_augment": True}], ids=str)
+def test_a_saved_backbone_is_the_same_network_here_and_in_transformers(name, settings, tmp_path):
+    reference = save_network(name, tmp_path / "first")
+    backbone = load_backbone(tmp_path / "first", **settings)
+    if settings.get("num_layers") and backbone.encoder.has_final_norm(backbone.network.config):
+        with raises("backbone-without-norm", "first 2 layers"):
+            backbone.save_pretrained(tmp_path / "saved")
+        assert not (tmp_path / "saved").exists()
+        return
+    backbone.save_pretrained(tmp_path / "saved")
+    again = load_backbone(tmp_path / "saved", spec_augment=backbone.spec_augment)
+    x = torch.randn(1, 16000)
+    with torch.no_grad():
+        for ours, theirs in zip(backbone(x), again(x), strict=True):
+            assert torch.equal(ours, theirs)
+    _, info = type(reference).from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+
+
 def test_spec_augment_is_off_by_default():
     x = torch.randn(1, 16000)
     for asked, masked in ((False, False), (True, True)):

@@ -68,8 +68,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     for name, (config_class, settings, rate) in ARCHITECTURES.items():
         config = config_class(**{**SMALL, **settings, "mask_time_prob": 0.05})
+        config.apply_spec_augment = True
         network = ENCODERS[config.model_type].network_class(config)
-        write_checkpoint(root / name, network, sample_rate=rate, normalize=True)
+        write_checkpoint(
+            root / name,
+            network,
+            num_layers=config.num_hidden_layers,
+            sample_rate=rate,
+            normalize=True,
+        )
     return root
 
 

@@ -13,9 +13,12 @@ import mido
 import numpy as np
 import pytest
 import soundfile
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from support import messages
 from support.matrix import exhaustive, slow
+
+from m2v_finetune.backbones import load_backbone
 
 SMALL = {
     "backbone.source": "random-small",
@@ -114,6 +117,48 @@ def test_a_run_does_not_resume_with_other_music(recipe, tmp_path):
     assert code == 2
     assert messages.names(message, "train/jazz/0.wav", "test/pop/0.wav")
     assert written() == before
+
+
+@pytest.mark.slow
+def test_a_run_does_not_resume_with_another_file_of_the_same_name(recipe, tmp_path):
+    music = make_music(tmp_path / "music")
+    settings = {"data__source": music, "run__output_dir": tmp_path / "run"}
+    assert recipe("genre", **settings, training__epochs=1)[0] == 0
+    changed = music / "train" / "jazz" / "1.wav"
+    before = changed.read_bytes()
+    samples, rate = soundfile.read(changed)
+    soundfile.write(changed, samples[: len(samples) * 3 // 4], rate)
+    code, message = recipe("genre", **settings, training__epochs=2, run__resume="auto")
+    assert code == 2
+    assert messages.names(message, "train/jazz/1.wav")
+    changed.write_bytes(before)
+    code, message = recipe("genre", **settings, training__epochs=2, run__resume="auto")
+    assert code == 0, message
+
+
+@pytest.mark.slow
+def test_a_run_does_not_resume_with_another_backbone(recipe, tmp_path):
+    music = make_music(tmp_path / "music")
+    network = tmp_path / "network"
+    backbone = load_backbone("random-small")
+    backbone.save_pretrained(network)
+    settings = {
+        "data__source": music,
+        "run__output_dir": tmp_path / "run",
+        "backbone__source": network,
+    }
+    code, message = recipe("genre", **settings, training__epochs=1)
+    assert code == 0, message
+    weights = (network / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        next(backbone.parameters()).mul_(1.5)
+    backbone.save_pretrained(network)
+    code, message = recipe("genre", **settings, training__epochs=2, run__resume="auto")
+    assert code == 2
+    assert messages.names(message, str(network))
+    (network / "model.safetensors").write_bytes(weights)
+    code, message = recipe("genre", **settings, training__epochs=2, run__resume="auto")
+    assert code == 0, message
 
 
 @pytest.mark.parametrize("task", [*exhaustive("genre"), *slow("beats")])

@@ -193,7 +193,7 @@ def test_a_student_learns_without_labels_and_resumes_to_the_bit(tmp_path, monkey
 
     # Another teacher under the same name.
     save_teacher(tmp_path / "teacher", scale=10.0)
-    with raises("init-from-changed", "other weights"):
+    with raises("start-changed", "other weights"):
         train("--run.resume=auto", "--training.epochs=3")
 
 

@@ -1,6 +1,7 @@
 """A run on vectors that were computed elsewhere: the same probe as on audio, saved, loaded, explained."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -271,6 +272,27 @@ def test_a_run_on_vectors_resumes(manifest, features, tmp_path):
     assert finished["validation"] == searched["validation"]
     again = train_task(recipe_config(manifest, features, tmp_path / "again"), Instrument).results
     assert finished["metrics"] == again["metrics"]
+
+
+@pytest.mark.slow
+def test_a_run_does_not_resume_with_other_vectors(manifest, features, tmp_path):
+    vectors = shutil.copytree(features, tmp_path / "vectors")
+    config = recipe_config(manifest, vectors, tmp_path / "run")
+    train_task(config, Instrument, is_search=True)
+    resumed = replace(config, run=replace(config.run, resume="auto"))
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    changed = next(row["id"] for row in rows if row["split"] == "train")
+    path = next(iter(sorted(vectors.glob(f"{changed}*.npy"))))
+    before = np.load(path)
+    np.save(path, before + np.float32(1e-3))
+    with raises("run-labels-changed", changed):
+        train_task(resumed, Instrument)
+    path.unlink()
+    skipping = replace(resumed, data=replace(resumed.data, on_bad_track="skip"))
+    with raises("data-bad-tracks", path.name):
+        train_task(skipping, Instrument)
+    np.save(path, before)
+    assert train_task(resumed, Instrument).results["split"] == "test"
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,50 @@ def test_tracks_without_codes_are_skipped_or_refused(pretrain, architecture, mus
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("change", ["other codes", "one is gone", "one more", "none"])
+def test_a_resumed_run_keeps_its_codes(
+    pretrain, architecture, music, tmp_path, monkeypatch, change
+):
+    codes = tmp_path / "codes"
+    generator = np.random.default_rng(0)
+    for path in (music / "own").rglob("*.wav"):
+        file = codes / f"{path.relative_to(music / 'own')}.npy"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, generator.integers(8, size=(1, 225)))
+    late = codes / "album 0" / "0.wav.npy"
+    late.unlink()
+    settings = {
+        "backbone.architecture": architecture,
+        "masked_prediction.log_mel_clusters": 3,
+        "masked_prediction.chroma_clusters": 0,
+        "masked_prediction.codes": codes,
+        "masked_prediction.num_codebooks": 1,
+        "masked_prediction.codebook_size": 8,
+        "data.on_bad_track": "skip",
+        "run.resume": "auto",
+    }
+    signal_at_step(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        pretrain("run", **settings)
+    monkeypatch.undo()
+    monkeypatch.setenv("M2V_CACHE", str(tmp_path / "other-cache"))
+    changed = codes / "album 1" / "1.wav.npy"
+    if change == "other codes":
+        np.save(changed, generator.integers(8, size=(1, 225)))
+        with raises("run-labels-changed", "1.wav"):
+            pretrain("run", **settings)
+    elif change == "one is gone":
+        changed.unlink()
+        with raises("labels-missing", "1.wav.npy"):
+            pretrain("run", **settings)
+    else:
+        if change == "one more":
+            np.save(late, generator.integers(8, size=(1, 225)))
+        results, _ = pretrain("run", **settings)
+        assert sum(results["num_tracks"].values()) == 9
+
+
+@pytest.mark.slow
 def test_from_an_architecture_to_a_backbone(pretrain, architecture, music):
     about = {"name": "general", "title": "Anybody's music", "licence": "CC-BY-SA-4.0"}
     (music / "general" / "dataset.json").write_text(json.dumps(about))

@@ -50,9 +50,7 @@ def saved(folder: Any, method: Any, task: Any = None, weights: Any = "auto") -> 
 
 
 def a_run(folder: Any, *, has_checkpoint: bool = False) -> Any:
-    return SimpleNamespace(
-        has_checkpoint=has_checkpoint, folder=RunFolder(folder), start_fingerprint=None
-    )
+    return SimpleNamespace(has_checkpoint=has_checkpoint, folder=RunFolder(folder), start_hashes={})
 
 
 def outputs(model: TaskModel) -> torch.Tensor:
@@ -150,7 +148,7 @@ def test_settings_are_taken_over(tmp_path: Any) -> None:
 
 
 def test_a_resume_needs_the_same_start(tmp_path: Any) -> None:
-    from m2v_finetune.training.init_from import keep_start
+    from m2v_finetune.training.start_weights import keep_start
 
     source = saved(tmp_path, "probe")
     (tmp_path / "run").mkdir()
@@ -161,5 +159,5 @@ def test_a_resume_needs_the_same_start(tmp_path: Any) -> None:
     keep_start(source, run)
     start_from(model, source, a_run(tmp_path / "run", has_checkpoint=True))
     build(Tagging(labels=LABELS, label_column="tags"), "probe", seed=2).save_pretrained(source)
-    with raises("init-from-changed", "other weights"):
+    with raises("start-changed", "other weights"):
         start_from(model, source, a_run(tmp_path / "run", has_checkpoint=True))

@@ -71,6 +71,18 @@ class TrackLabels:
         labels[:, : found.shape[1]] = found
         return labels
 
+    def hashes_of_codes(self) -> dict[str, str | None]:
+        """Return a hash of the codes of each track at its frames, by id; None for labels without codes.
+
+        Labels of clusters are not in it: a run keeps its clusters, and they may round otherwise elsewhere.
+        """
+        num_computed = len(self.clusters.centres)
+        hashes: dict[str, str | None] = {}
+        for name, path in self.paths.items():
+            codes = np.load(path, allow_pickle=False)[num_computed:]
+            hashes[name] = hashlib.sha256(codes.tobytes()).hexdigest()[:16] if len(codes) else None
+        return hashes
+
     def require_all(self, *, on_bad_track: OnBadTrack) -> None:
         """Raise `UserError` if tracks have no labels and the policy is to stop; all are listed."""
         if self.problems and on_bad_track == "stop":
