@@ -7,21 +7,19 @@
 
 Each trial pre-trains on the same excerpts, 120 steps of 8 windows of 4 s an epoch, and is probed on the
 validation splits of benchmarks/held_out_sound.py; the test splits are not read. A trial that was stopped
-resumes, and what is done is not done again. The trials:
+resumes, and what is done is not done again. benchmarks/small_backbone_objectives.py has longer trials with
+several seeds. The trials:
 
-- mp: masked prediction of clusters of log-mel and chroma, with the CQT head, behind a bank of filters.
-- mp-no-cqt: the same without the CQT head.
-- mp-wide: the same with 6 layers of 192 in place of 4 of 128.
-- mp-conv: the same behind MERT's seven random convolutions.
-- d2v: music2vec's objective, behind a bank of filters.
-- mp+d2v: music2vec's objective for half of the steps, from the weights of mp.
+- mp: masked prediction of clusters of log-mel and chroma, with the CQT head, behind the older bank of
+  filters, which learns.
 - mp-log: mp behind the bank with a logarithm (scripts/start_small_backbone.py), which is kept as it is.
 - mp-log-conv: the same, the bank learning too.
+- mp-log-conv-free: the same without the penalty on the bank's output.
 - mp-log-no-cqt: mp-log without the CQT head.
 - d2v-log: music2vec's objective behind that bank, kept too.
 - both-log: the losses of mp-log and d2v-log together (benchmarks/trial_objectives.py).
 - equivariant-log: the loss of mp-log, and equivariance to transposition (the same file).
-- start, start-log, random-log: no training; random-log is random in place of the bank, too.
+- start-log, random-log: no training; random-log is random in place of the bank, too.
 """
 
 import argparse
@@ -40,7 +38,7 @@ from m2v_finetune.backbones import init_backbone
 REPOSITORY = Path(__file__).parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "small_backbone_trials" / "objectives.jsonl"
 NUM_TRAIN, NUM_VALIDATION = 240, 16
-EPOCHS = 4
+EPOCHS = 2
 COMMON = (
     *("--data.window_seconds", "4", "--data.windows_per_track", "4", "--data.num_workers", "0"),
     *("--optimizer.learning_rate", "1e-3", "--optimizer.warmup_ratio", "0.08"),
@@ -68,21 +66,15 @@ TRIALS: dict[str, tuple[str, ...]] = {
     "both-log": MASKED_BANK_KEPT,
     "equivariant-log": MASKED_BANK_KEPT,
     "mp-log-conv": MASKED,
+    "mp-log-conv-free": (*MASKED, "--masked_prediction.feature_penalty", "0"),
     "mp": MASKED,
-    "d2v": DATA2VEC,
-    "mp-wide": MASKED,
-    "mp-no-cqt": (*MASKED, "--masked_prediction.cqt_weight", "0"),
-    "mp-conv": MASKED,
-    "mp+d2v": DATA2VEC,
 }
-STARTS = {"mp-wide": "start-wide", "mp+d2v": "mp/model"}
-STARTS |= {name: "start-log" for name in TRIALS if "-log" in name}
-"""Initial weights, below the folder of the trials; ``start`` if not named."""
-ARCHITECTURES = {"start": "small", "start-wide": "small-wide", "start-log": "log-bank"}
+STARTS = {name: "start-log" if "-log" in name else "start" for name in TRIALS}
+"""Initial weights, below the folder of the trials."""
+ARCHITECTURES = {"start": "small", "start-log": "log-bank"}
 """Architecture of each start, a folder in configs/pretrain."""
 ADDED_LOSSES = {"both-log": "both", "equivariant-log": "equivariant"}
 """Objectives of benchmarks/trial_objectives.py."""
-NEW_ARCHITECTURES = {"mp-conv": "configs/pretrain/masked-small"}
 TASKS = (
     *("genre", "key", "instrument", "pitch"),
     *("instrument, real", "pitch, real", "drums, real", "albums, real", "beats"),
@@ -112,10 +104,7 @@ def pretrain(name: str, source: Path, folder: Path, *, epochs: int) -> None:
     """Pre-train one trial, unless it is done."""
     if (folder / name / "model" / "model.safetensors").is_file():
         return
-    if name in NEW_ARCHITECTURES:
-        start = ("--backbone.architecture", NEW_ARCHITECTURES[name])
-    else:
-        start = ("--backbone.source", str(folder / STARTS.get(name, "start")))
+    start = ("--backbone.source", str(folder / STARTS[name]))
     settings = (*COMMON, *TRIALS[name], "--training.epochs", str(epochs), "--run.resume", "auto")
     output = ("--run.output_dir", str(folder / name))
     recipe: tuple[str, ...] = ("recipes/pretrain.py",)
@@ -170,7 +159,7 @@ def main() -> None:
     parser.add_argument(
         "--untrained",
         nargs="*",
-        default=["start", "start-log", "random-log", "music2vec-small"],
+        default=["start-log", "random-log"],
         help="probed as they are",
     )
     parser.add_argument("--real", type=Path, default=REPOSITORY / "runs" / "real-sound")
@@ -184,8 +173,7 @@ def main() -> None:
             if not (folder / start).is_dir():
                 run("scripts/start_small_backbone.py", str(folder / start), architecture)
         for name in arguments.trials:
-            epochs = arguments.epochs // 2 if name == "mp+d2v" else arguments.epochs
-            pretrain(name, source, folder, epochs=epochs)
+            pretrain(name, source, folder, epochs=arguments.epochs)
             probe(name, folder / name / "model", arguments.real, arguments.result)
         if not (folder / "random-log").is_dir():
             torch.manual_seed(0)

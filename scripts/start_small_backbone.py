@@ -3,7 +3,7 @@
     python scripts/start_small_backbone.py FOLDER [ARCHITECTURE [LICENCE]]
 
 The licence is that of the weights after training, by the music: apache-2.0 if none is given. The
-architecture is a folder in configs/pretrain: `small` (the default), `small-wide`, or `log-bank`. Runs of
+architecture is a folder in configs/pretrain, `small` (the default) or `log-bank`, or another one. Runs of
 small backbones are short: from random convolutions a trial predicted almost nothing of masked frames after
 320 steps (loss 0.316, variance of targets 0.320). All above the convolutions is drawn at random.
 
