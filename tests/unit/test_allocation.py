@@ -6,16 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support.models import build_tagger
+import soundfile
+from support.models import TAGGING, build_tagger
 
 # For each case, in a process of its own, the pages that the system clears in ten more rounds of a block of
 # 64 MB (16,384 pages). The cases are forked, so that PyTorch is imported once.
 PROGRAM = """
-import json, os, resource, sys
+import contextlib, io, json, os, resource, sys
 from argparse import Namespace
 import torch
 from m2v_finetune.allocation import keep_freed_memory
+from m2v_finetune.cli import main
 from m2v_finetune.cli.embed import build_embeddings
 from m2v_finetune.cli.loading import load_model
 from m2v_finetune.settings import read_config
@@ -38,6 +41,10 @@ def pages(prepare, **variables):
     os.close(writer)
     return int(os.fdopen(reader).read())
 
+def evaluate():
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main(["evaluate", sys.argv[1], sys.argv[1] + "/songs.csv"])
+
 torch.set_num_threads(1)
 cpu = lambda: keep_freed_memory(torch.device("cpu"))
 print(json.dumps({
@@ -51,6 +58,7 @@ print(json.dumps({
     "m2v train": pages(
         lambda: start(read_config("tagging", ["--run.output_dir", sys.argv[1] + "/run"]), task="tagging")
     ),
+    "m2v evaluate": pages(evaluate),
     "m2v embed": pages(lambda: build_embeddings("music2vec-small", {})),
 }))
 """
@@ -67,6 +75,13 @@ pytestmark = pytest.mark.skipif(
 def pages_cleared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     build_tagger().save_pretrained(folder)
+    rows = ["path,tags,split"]
+    for number, labels in enumerate([*TAGGING.labels, ""]):
+        soundfile.write(
+            folder / f"{number}.wav", 0.1 * np.random.default_rng(number).random(8000), 16000
+        )
+        rows.append(f"{number}.wav,{labels},test")
+    (folder / "songs.csv").write_text("\n".join(rows))
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -82,7 +97,9 @@ def pages_cleared(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("case", ["cpu", "other tunable", "m2v train", "m2v predict", "m2v embed"])
+@pytest.mark.parametrize(
+    "case", ["cpu", "other tunable", "m2v train", "m2v predict", "m2v evaluate", "m2v embed"]
+)
 def test_a_block_that_was_freed_is_used_again(pages_cleared, case):
     assert pages_cleared[case] < 1000
 
