@@ -49,7 +49,8 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
 
         # Model of the objective; random windows with masks and labels, and fixed ones for validation.
         backbone = start_backbone(config.backbone)
-        require_same_backbone(backbone.fingerprint(), config.backbone.source, run)
+        weights = None if config.backbone.source is None else backbone.fingerprint()
+        require_same_backbone(backbone, weights, backbone.source, run)
         model = build_pretraining_model(backbone, config)
         splits = with_run_copies(splits, model.backbone.sample_rate, run)
         labels, splits = prepare_labels(config, splits, model.backbone.frame_grid, run)

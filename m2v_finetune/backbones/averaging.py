@@ -9,12 +9,12 @@ from huggingface_hub import ModelCardData
 
 from m2v_finetune.backbones.backbone import Backbone
 from m2v_finetune.backbones.loading import load_backbone
+from m2v_finetune.backbones.network_parts import other_settings
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_files
 from m2v_finetune.hub.licence import joined, licence_metadata
 
 # Settings of a network that do not affect its output.
-NAMES_OF_SETTINGS = ("_name_or_path", "architectures", "transformers_version", "dtype")
 
 
 def average_backbones(backbones: Sequence[Backbone]) -> Backbone:
@@ -34,11 +34,7 @@ def average_backbones(backbones: Sequence[Backbone]) -> Backbone:
         raise UserError("An average needs at least two backbones.", code="average-too-few")
     first = backbones[0]
     for other in backbones[1:]:
-        different = [
-            name
-            for name, value in first.settings.items()
-            if name not in NAMES_OF_SETTINGS and other.settings.get(name) != value
-        ]
+        different = other_settings(first.settings, other.settings)
         different += [
             name
             for name in ("sample_rate", "normalize", "spec_augment")

@@ -199,7 +199,7 @@ class Backbone(nn.Module):
         window_seconds: float = WINDOW_SECONDS,
         batch_size: int = 16,
     ) -> NDArray[np.float32]:
-        """Return an embedding of a sound of any length: hidden states, averaged over time.
+        """Return an embedding of a sound of any length: hidden states, averaged over time, without dropout.
 
         Args:
             audio: Path; an array or tensor with ``sample_rate``; the audio of a row of `datasets`; or a file
@@ -220,16 +220,21 @@ class Backbone(nn.Module):
         """
         num_samples = round(checked_seconds(window_seconds) * self.sample_rate)
         combine = mean_of_states if layer is None else mean_of_state(layer, self.num_hidden_states)
-        with audio_file(audio, sample_rate) as path:
-            return embed_file(
-                path,
-                self,
-                combine=combine,
-                window_samples=num_samples,
-                hop_samples=num_samples,
-                pool=pool,
-                batch_size=batch_size,
-            )
+        was_training = self.training
+        self.eval()
+        try:
+            with audio_file(audio, sample_rate) as path:
+                return embed_file(
+                    path,
+                    self,
+                    combine=combine,
+                    window_samples=num_samples,
+                    hop_samples=num_samples,
+                    pool=pool,
+                    batch_size=batch_size,
+                )
+        finally:
+            self.train(was_training)
 
     def check_window(self, num_samples: int) -> None:
         """Raise `UserError` where a window is too short for the network or for its masks."""
@@ -354,11 +359,13 @@ class Backbone(nn.Module):
     def save_pretrained(self, folder: Path) -> None:
         """Write config.json, preprocessor_config.json and model.safetensors, as `load_backbone` reads them.
 
+        A card with the licence is written too, unless the folder has one.
+
         Args:
             folder: Folder, created if needed; files of these names in it are replaced.
 
         Raises:
-            UserError: Layers below the final norm of the network were removed.
+            UserError: Layers below the final norm of the network were removed, or it has modules of tuning.
             OSError: The files cannot be written; then no file is changed.
         """
         if self.final_norm is None and self.encoder.has_final_norm(self.network.config):
@@ -373,6 +380,7 @@ class Backbone(nn.Module):
             num_layers=self.num_layers,
             sample_rate=self.sample_rate,
             normalize=self.normalize,
+            licence=self.licence,
         )
 
     def fingerprint(self) -> str:

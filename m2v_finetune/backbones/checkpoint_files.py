@@ -29,6 +29,7 @@ from m2v_finetune.hub.licence import licence_of
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
+CARD_FILE = "README.md"
 # The formats of weights, the best first: a file, or an index and the files that it names.
 WEIGHT_FORMATS = (
     ("model.safetensors",),
@@ -139,7 +140,7 @@ def read_audio_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, 
 
 def read_licence(folder: Path) -> str:
     """Return the licence in the checkpoint's own model card, or an empty string."""
-    card = folder / "README.md"
+    card = folder / CARD_FILE
     if not card.is_file():
         return ""
     text = card.read_text(encoding="utf-8")
@@ -253,8 +254,9 @@ def write_checkpoint(
     num_layers: int,
     sample_rate: int,
     normalize: bool,
+    licence: str,
 ) -> None:
-    """Write config.json, preprocessor_config.json and model.safetensors.
+    """Write config.json, preprocessor_config.json and model.safetensors, and a card if there is none.
 
     Args:
         folder: Folder, created if needed; files of these names in it are replaced.
@@ -262,8 +264,10 @@ def write_checkpoint(
         num_layers: Number of its transformer layers.
         sample_rate: Sample rate of its input, in Hz.
         normalize: Whether windows are normalised to zero mean and unit variance.
+        licence: Of the weights, for the card; none is written if it is empty.
 
     Raises:
+        UserError: The network has modules that such files have no place for.
         OSError: The files cannot be written; then no file is changed.
     """
     config = copy(network.config)
@@ -272,6 +276,15 @@ def write_checkpoint(
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     if not config.apply_spec_augment:  # the vector that replaces masked frames is not there
         config.mask_time_prob = config.mask_feature_prob = 0.0
+    with torch.device("meta"):
+        expected = type(network)(config).state_dict().keys()
+    if tensors.keys() != expected:
+        names = sorted(tensors.keys() ^ expected)
+        raise UserError(
+            f"The network has modules of tuning ({names[0]}, ...), for which a checkpoint has no place. Save "
+            "the model, or merge them first: model.merge_and_unload().",
+            code="backbone-has-modules",
+        )
     preprocessor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "do_normalize": normalize,
@@ -286,6 +299,8 @@ def write_checkpoint(
         CONFIG_FILE: config.to_json_string().encode(),
         PREPROCESSOR_FILE: (json.dumps(preprocessor, indent=2) + "\n").encode(),
     }
+    if licence and not (folder / CARD_FILE).exists():
+        contents[CARD_FILE] = f"---\nlicense: {licence}\n---\n".encode()
     write_files(folder, contents)
 
 

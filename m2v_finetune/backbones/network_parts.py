@@ -1,10 +1,47 @@
 """Parts that a network of transformers keeps as a backbone: its first layers, and its vector for masks."""
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 from transformers import PreTrainedModel
 
 from m2v_finetune.backbones.encoders import Encoder
 from m2v_finetune.errors import UserError
+
+NAMES = ("_name_or_path", "architectures", "transformers_version", "dtype")
+"""Settings of a network that do not change its output."""
+
+BESIDE_WEIGHTS = (
+    *("feat_extract_activation", "feat_extract_norm", "conv_stride", "hidden_act"),
+    *("layer_norm_eps", "num_attention_heads", "do_stable_layer_norm", "position_embeddings_type"),
+    "rotary_embedding_base",
+)
+"""Settings that change the output of a network and no shape of its weights."""
+
+
+def settings_beside_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `BESIDE_WEIGHTS` of a network; None where it has no such setting."""
+    return {name: settings.get(name) for name in BESIDE_WEIGHTS}
+
+
+def other_settings(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """Return the names of settings that two networks both have, and in which they differ.
+
+    Names and versions do not count. Settings of one alone neither: another version of transformers may
+    have more of them.
+    """
+    return [
+        name
+        for name, value in settings.items()
+        if name not in NAMES and name in others and _plain(others[name]) != _plain(value)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as a file has it: lists for tuples, and text for the keys of a mapping."""
+    return json.loads(json.dumps(value))
 
 
 def keep_layers(

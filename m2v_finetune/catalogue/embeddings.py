@@ -1,6 +1,7 @@
 """Table of embeddings: means over time of hidden states, of each track or of each of its windows."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from m2v_finetune.backbones.embedding import (
     mean_of_state,
     mean_of_states,
 )
+from m2v_finetune.backbones.network_parts import settings_beside_weights
 from m2v_finetune.catalogue.analysis import Array, Layout, Pass, Row
 from m2v_finetune.catalogue.items import Item
 from m2v_finetune.config import WINDOW_SECONDS
@@ -100,6 +102,8 @@ class Embeddings:
         self.passes = [Pass(layout=0, network=backbone, compute=compute)]
         self.identity: dict[str, Any] = {
             "weights": backbone.fingerprint(),
+            "settings": settings_beside_weights(backbone.settings),
+            "tuning": asdict(network.tuning) if isinstance(network, TaskModel) else None,
             "normalize": backbone.normalize,
             "layer": layers,
             "pool": pool,

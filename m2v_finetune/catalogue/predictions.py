@@ -18,7 +18,7 @@ from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.loader import Window
 from m2v_finetune.errors import UserError
 from m2v_finetune.model import NotFiniteError, TaskModel, activate, require_inference
-from m2v_finetune.prediction.files import model_fingerprint
+from m2v_finetune.model.fingerprint import model_fingerprint
 from m2v_finetune.tasks import Prediction
 from m2v_finetune.tasks.clip_prediction import ClipPrediction
 from m2v_finetune.tasks.clips import ClipTask

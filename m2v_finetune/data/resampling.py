@@ -128,6 +128,9 @@ def with_resampled(
         sample_rate: Sample rate of the backbone, in Hz.
         only: Ids of the tracks with a copy that may be read; all if None. A resumed run reads the same files
             as at its start.
+
+    Raises:
+        UserError: A copy of ``only`` is missing, or older than its track.
     """
     try:
         folder = resampled_folder(sample_rate)
@@ -137,6 +140,12 @@ def with_resampled(
     except FileNotFoundError:
         pass  # of a resumed run: its copies are gone, which is reported below
     except (NoHomeError, OSError) as error:
+        if only:
+            raise UserError(
+                f"The run was started with resampled copies, which cannot be read now: {error}. "
+                f"{CACHE_VARIABLE} names their folder.",
+                code="run-copies-missing",
+            ) from error
         logger.warning(
             "Converted copies are not used, and the original files are read: %s. Their folder can "
             "be named by the environment variable %s.",
@@ -155,6 +164,16 @@ def with_resampled(
             found.append(checked)
             if record is not None or (only is not None and is_asked):
                 changed.append(f"{checked.track.origin}: {path}")
+    if changed and only is not None:
+        raise UserError(
+            problem_list(
+                "The run was started with resampled copies that are missing now, or older than these files",
+                changed,
+                f"`m2v data convert SOURCE` writes them again; {CACHE_VARIABLE} names their folder.",
+                limit=5,
+            ),
+            code="run-copies-missing",
+        )
     if changed:
         logger.warning(
             problem_list(

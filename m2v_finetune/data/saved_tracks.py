@@ -82,7 +82,7 @@ def load_checked(
     track, once it is read.
 
     Returns:
-        The usable tracks, and the number of the others, by split.
+        The usable tracks in their order of then, and the number of the others, by split.
 
     Raises:
         UserError: The file is damaged, or the data no longer have such tracks, or lists the tracks whose
@@ -91,14 +91,15 @@ def load_checked(
     saved = _read(path)
     if not all(saved.get(split) for split in splits):
         raise _damaged(path, "a split has no tracks")
-    usable = {
-        split: [
-            CheckedTrack(track=track, audio=saved[split][track.id].audio)
-            for track in members
-            if track.id in saved.get(split, {})
+    usable = {}
+    for split, members in splits.items():
+        tracks = {track.id: track for track in members}
+        # In the order of then: windows are drawn by the number of a track.
+        usable[split] = [
+            CheckedTrack(track=tracks[name], audio=facts.audio)
+            for name, facts in saved[split].items()
+            if name in tracks
         ]
-        for split, members in splits.items()
-    }
     gone = [
         f"{split}: {name}"
         for split, members in saved.items()

@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from m2v_finetune.backbones.averaging import average_licence, require_new_folder
+from m2v_finetune.backbones.network_parts import NAMES
 from m2v_finetune.errors import UserError
 from m2v_finetune.model.metadata import plain_card
 from m2v_finetune.tuning import METHODS
@@ -81,13 +82,10 @@ def _facts(model: "TaskModel") -> dict[str, Any]:
     modules = METHODS[model.tuning.method].adds == "modules"
     return {
         "task and labels": _uncalibrated(model.task).to_dict(),
-        "the network": {
-            key: value
-            for key, value in backbone.settings.items()
-            if key not in ("_name_or_path", "architectures", "transformers_version", "dtype")
-        },
+        "the network": {key: value for key, value in backbone.settings.items() if key not in NAMES},
         "backbone.num_layers": backbone.num_layers,
         "the sample rate": backbone.sample_rate,
+        "the normalisation of windows": backbone.normalize,
         "backbone.layer_weighting": model.layer_weighting.kind,
         "head": asdict(model.head_config),
         "tuning": model.tuning.used() if modules else {},

@@ -17,6 +17,7 @@ from m2v_finetune import __version__
 from m2v_finetune.backbones import AnyBackbone, Backbone, PrecomputedBackbone, load_backbone
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 from m2v_finetune.backbones.loading import build_network
+from m2v_finetune.backbones.network_parts import other_settings, settings_beside_weights
 from m2v_finetune.backbones.precomputed import MODEL_TYPE
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import require_readable, write_files
@@ -168,6 +169,11 @@ def find_model_folder(source: str | Path, *, revision: str | None, access: HubAc
         UserError: There is no such model, or it cannot be downloaded.
     """
     folder = Path(source)
+    if folder.is_dir() and revision is not None:
+        raise UserError(
+            f"revision is '{revision}', but {source} is a folder, which has no revisions.",
+            code="revision-without-hub",
+        )
     if not folder.is_dir():
         if folder.is_file():
             raise UserError(
@@ -260,6 +266,16 @@ def _build_backbone(saved: SavedModel, path: Path, access: HubAccess) -> AnyBack
         local_files_only=access.local_files_only,
     )
     backbone.normalize = of_backbone.normalize
+    saved_settings, found = map(settings_beside_weights, (of_backbone.settings, backbone.settings))
+    different = other_settings(saved_settings, found)
+    if backbone.sample_rate != of_backbone.sample_rate:
+        different.append("sampling_rate")
+    if different:
+        raise UserError(
+            f"{path} was trained on a backbone '{of_backbone.source}' of another {', '.join(different)}. "
+            "Fetch the right backbone, or ask for the model saved with all its weights.",
+            code="model-other-backbone",
+        )
     if backbone.fingerprint() != of_backbone.fingerprint:
         raise UserError(
             f"{path} was trained on other weights than those of the backbone '{of_backbone.source}' here. "

@@ -1,7 +1,5 @@
 """Prediction of music files one after the other, into an output that is valid at every moment."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -14,6 +12,7 @@ from m2v_finetune import __version__
 from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import AudioError, Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel, require_inference
+from m2v_finetune.model.fingerprint import model_fingerprint
 from m2v_finetune.prediction.outputs import Output, Printed, Rendering, open_output
 from m2v_finetune.variation import OutputVariation
 
@@ -129,33 +128,6 @@ def _out_of_memory(model: TaskModel, path: Path) -> str:
         f"{path}: a single window of {model.window_seconds:g} s does not fit in {where}. {remedy} The length "
         "of the window is the model's: one that was trained with a shorter --data.window_seconds needs less."
     )
-
-
-BESIDE_WEIGHTS = (
-    *("feat_extract_activation", "feat_extract_norm", "conv_stride", "hidden_act"),
-    *("layer_norm_eps", "num_attention_heads", "do_stable_layer_norm", "position_embeddings_type"),
-)
-"""Settings of a backbone that change its output and no shape of its weights."""
-
-
-def model_fingerprint(model: TaskModel) -> str:
-    """Return a SHA-256 of all that decides what a model predicts, wherever it was loaded from."""
-    settings = {
-        "task": model.task.to_dict(),
-        "window_samples": model.window_samples,
-        "hop_samples": model.hop_samples,
-        "sample_rate": model.backbone.sample_rate,
-        "normalize": model.backbone.normalize,
-        "backbone": [getattr(model.backbone, "settings", {}).get(name) for name in BESIDE_WEIGHTS],
-        "tuning": asdict(model.tuning),
-        "layer_weighting": model.layer_weighting.kind,
-        "head": asdict(model.head_config),
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _opened(

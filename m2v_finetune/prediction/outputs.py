@@ -265,7 +265,8 @@ class FilesInFolder:
                 if self._destination(Path(entry.file)).exists() and not entry.is_of_changed_file()
             }
         )
-        self._refuse_existing([path for path in self.files if str(path) not in self.done])
+        own = {entry.file for entry in entries}
+        self._refuse_existing([path for path in self.files if str(path) not in own])
 
     def _destination(self, path: Path) -> Path:
         return self.folder / f"{path.stem}{self.suffix}"

@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from m2v_finetune.backbones import Backbone
+from m2v_finetune.backbones.network_parts import other_settings
 from m2v_finetune.config import BackboneConfig, HeadConfig, RecipeConfig, TuningConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.heads import Standardization
@@ -20,7 +22,6 @@ from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
 logger = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound=RecipeConfig)
-NAMES_OF_SETTINGS = ("_name_or_path", "architectures", "transformers_version", "dtype")
 """Settings of a network that do not affect its output."""
 
 
@@ -47,6 +48,11 @@ def with_start_settings(config: Config, task: Task) -> Config:
     published = saved.backbone.settings["num_hidden_layers"]
     used = saved.backbone.num_layers
     of_backbone: dict[str, Any] = {"source": saved.backbone.source, "num_layers": used}
+    own = Path(config.backbone.source).expanduser()
+    if (
+        own.is_dir() and own.name == saved.backbone.source
+    ):  # a model names a folder without its place
+        of_backbone["source"] = config.backbone.source
     if is_same_task:
         of_backbone["layer_weighting"] = saved.layer_weighting
     conflicts = _conflicts("backbone", config.backbone, of_backbone, default=BackboneConfig())
@@ -129,11 +135,7 @@ def start_from(model: TaskModel, source: str | None, run: Run) -> None:
 def _require_same_network(model: TaskModel, start: TaskModel, source: str) -> None:
     own, other = model.backbone, start.backbone
     assert isinstance(own, Backbone)
-    different = [
-        name
-        for name, value in other.settings.items()
-        if name not in NAMES_OF_SETTINGS and own.settings.get(name) != value
-    ]
+    different = other_settings(other.settings, own.settings)
     different += [
         name
         for name in ("sample_rate", "normalize", "num_layers")

@@ -4,6 +4,7 @@ import atexit
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from accelerate import Accelerator, PartialState
 
@@ -28,7 +29,7 @@ class Run:
         folder: Run folder.
         settings: Seed, and number and interval of checkpoints.
         bad_tracks: Policy for tracks that cannot be read, with those found so far.
-        start_hashes: Hashes of the weights that the run starts from, by entry of start.json.
+        start: Facts about the model, backbone and files that the run starts from (`start_weights`).
         labels: Hash of the labels of each track, by its id; None for tracks without.
         unused: Training tracks that ``data.num_train_tracks`` leaves out.
     """
@@ -37,7 +38,7 @@ class Run:
     folder: RunFolder
     settings: RunConfig
     bad_tracks: BadTrackPolicy = field(default_factory=BadTrackPolicy)
-    start_hashes: dict[str, str] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)
     labels: Mapping[str, str | None] = field(default_factory=dict)
     unused: list[CheckedTrack] = field(default_factory=list)
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_networks import FAMILIES, NETWORKS, save_network
 from support.messages import names, raises
+from support.models import build_tagger
 from transformers import Wav2Vec2FeatureExtractor
 
 from m2v_finetune.backbones import load_backbone
@@ -89,6 +90,45 @@ def test_a_saved_backbone_is_the_same_network_here_and_in_transformers(name, set
     _, info = type(reference).from_pretrained(tmp_path / "saved", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
+
+
+def test_a_saved_backbone_keeps_its_licence_and_a_card_that_is_there(tmp_path):
+    backbone = load_backbone("filterbank-small")
+    assert backbone.licence == "cc-by-sa-4.0"
+    for card in (None, "---\nlicense: mit\n---\n\nMine.\n"):
+        if card is not None:
+            (tmp_path / "README.md").write_text(card)
+        backbone.save_pretrained(tmp_path)
+        assert load_backbone(tmp_path).licence == ("mit" if card else "cc-by-sa-4.0")
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter"])
+def test_a_backbone_with_modules_of_tuning_is_not_saved_alone(method, tmp_path):
+    model = build_tagger(method=method)
+    with raises("backbone-has-modules", "merge_and_unload"):
+        model.backbone.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    if method == "lora":
+        model.merge_and_unload().backbone.save_pretrained(tmp_path / "saved")
+        x = torch.randn(1, 8000)
+        with torch.no_grad():
+            for ours, theirs in zip(
+                model.eval().backbone(x), load_backbone(tmp_path / "saved")(x), strict=True
+            ):
+                assert torch.equal(ours, theirs)
+
+
+def test_embeddings_are_without_dropout_and_leave_the_mode(tmp_path):
+    x = 0.1 * torch.randn(16000)
+    backbone = load_backbone("random-small", spec_augment=True)
+    expected = backbone.embed(x, sample_rate=16000, window_seconds=0.5)
+    backbone.network.config.hidden_dropout = 0.5
+    backbone.train()
+    assert (backbone.embed(x, sample_rate=16000, window_seconds=0.5) == expected).all()
+    assert backbone.training
+    backbone.eval()
+    assert (backbone.embed(x, sample_rate=16000, window_seconds=0.5) == expected).all()
+    assert not backbone.training
 
 
 def test_spec_augment_is_off_by_default():

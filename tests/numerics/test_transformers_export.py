@@ -76,6 +76,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
             num_layers=config.num_hidden_layers,
             sample_rate=rate,
             normalize=True,
+            licence="",
         )
     return root
 

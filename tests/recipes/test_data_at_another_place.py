@@ -149,16 +149,50 @@ def test_a_run_does_not_resume_with_another_backbone(recipe, tmp_path):
     }
     code, message = recipe("genre", **settings, training__epochs=1)
     assert code == 0, message
-    weights = (network / "model.safetensors").read_bytes()
+    files = {path: path.read_bytes() for path in network.iterdir()}
     with torch.no_grad():
         next(backbone.parameters()).mul_(1.5)
     backbone.save_pretrained(network)
-    code, message = recipe("genre", **settings, training__epochs=2, run__resume="auto")
-    assert code == 2
-    assert messages.names(message, str(network))
-    (network / "model.safetensors").write_bytes(weights)
+    changes = {
+        "weights": lambda: None,
+        "layer_norm_eps": lambda: change(network / "config.json", layer_norm_eps=0.5),
+        "do_normalize": lambda: change(network / "preprocessor_config.json", do_normalize=False),
+    }
+    for name, make in changes.items():
+        make()
+        code, message = recipe("genre", **settings, training__epochs=2, run__resume="auto")
+        assert code == 2, name
+        assert messages.names(message, str(network), name)
+        for path, content in files.items():
+            path.write_bytes(content)
     code, message = recipe("genre", **settings, training__epochs=2, run__resume="auto")
     assert code == 0, message
+
+
+def change(path: Path, **settings: object) -> None:
+    """Change settings of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["on", *exhaustive("off")])
+def test_the_order_of_the_rows_does_not_change_a_resumed_run(recipe, tmp_path, cache):
+    music = make_music(tmp_path / "music")
+    rows = [
+        {"id": str(n), "path": str(path), "split": path.parts[-3], "genre": path.parts[-2]}
+        for n, path in enumerate(sorted(music.rglob("*.wav")))
+    ]
+    manifest = tmp_path / "songs.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"data__source": manifest, "cache__use": cache}
+    assert recipe("genre", **settings, run__output_dir=tmp_path / "a", training__epochs=1)[0] == 0
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    resumed = settings | {"training__epochs": 2, "run__resume": "auto"}
+    assert recipe("genre", **resumed, run__output_dir=tmp_path / "a")[0] == 0
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))
+    assert recipe("genre", **resumed, run__output_dir=tmp_path / "b")[0] == 0
+    for name in ("metrics.jsonl", "predictions.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("task", [*exhaustive("genre"), *slow("beats")])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.messages import logged, raises
 
+from m2v_finetune.backbones import load_backbone
 from m2v_finetune.config import BackboneConfig, DataConfig, HeadConfig, RecipeConfig, TuningConfig
 from m2v_finetune.config.training import TrainingConfig
 from m2v_finetune.model import TaskModel
@@ -18,6 +19,11 @@ from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.init_from import start_from, with_start_settings
 from m2v_finetune.training.run_folder import RunFolder
+from m2v_finetune.training.start_weights import (
+    keep_start,
+    require_same_effects,
+    require_same_model,
+)
 
 LABELS = ("drums", "flute", "minor")
 NEW_LABELS = ("bass", "flute", "drums")
@@ -50,7 +56,7 @@ def saved(folder: Any, method: Any, task: Any = None, weights: Any = "auto") -> 
 
 
 def a_run(folder: Any, *, has_checkpoint: bool = False) -> Any:
-    return SimpleNamespace(has_checkpoint=has_checkpoint, folder=RunFolder(folder), start_hashes={})
+    return SimpleNamespace(has_checkpoint=has_checkpoint, folder=RunFolder(folder), start={})
 
 
 def outputs(model: TaskModel) -> torch.Tensor:
@@ -148,8 +154,6 @@ def test_settings_are_taken_over(tmp_path: Any) -> None:
 
 
 def test_a_resume_needs_the_same_start(tmp_path: Any) -> None:
-    from m2v_finetune.training.start_weights import keep_start
-
     source = saved(tmp_path, "probe")
     (tmp_path / "run").mkdir()
     run = a_run(tmp_path / "run")
@@ -161,3 +165,58 @@ def test_a_resume_needs_the_same_start(tmp_path: Any) -> None:
     build(Tagging(labels=LABELS, label_column="tags"), "probe", seed=2).save_pretrained(source)
     with raises("start-changed", "other weights"):
         start_from(model, source, a_run(tmp_path / "run", has_checkpoint=True))
+
+
+def test_a_resume_needs_the_same_settings_of_the_teacher(tmp_path: Any) -> None:
+    (tmp_path / "run").mkdir()
+    run = a_run(tmp_path / "run")
+    run.is_main_process = True
+    teacher = build(Tagging(labels=LABELS, label_column="tags"), "probe")
+    require_same_model(teacher, "teacher", run)
+    keep_start("teacher", run)
+    resumed = a_run(tmp_path / "run", has_checkpoint=True)
+    require_same_model(teacher, "teacher", resumed)
+    teacher.backbone.normalize = not teacher.backbone.normalize
+    with raises("start-changed", "teacher"):
+        require_same_model(teacher, "teacher", resumed)
+
+
+def test_a_resume_needs_the_same_files_of_the_augmentation(tmp_path: Any) -> None:
+    (tmp_path / "run").mkdir()
+    rooms = tmp_path / "rooms"
+    rooms.mkdir()
+    (rooms / "hall.wav").write_bytes(b"12")
+    transforms = [{"name": "impulse_response", "ir_path": str(rooms), "p": 0.5}]
+    run = a_run(tmp_path / "run")
+    run.is_main_process = True
+    require_same_effects(transforms, run)
+    keep_start(None, run)
+    resumed = a_run(tmp_path / "run", has_checkpoint=True)
+    require_same_effects(transforms, resumed)
+    (rooms / "church.wav").write_bytes(b"12")
+    with raises("start-changed", "augmentation.transforms"):
+        require_same_effects(transforms, resumed)
+    (rooms / "church.wav").unlink()
+    (rooms / "hall.wav").write_bytes(b"123")
+    with raises("start-changed", "augmentation.transforms"):
+        require_same_effects(transforms, resumed)
+
+
+def test_the_backbone_of_a_model_may_be_a_folder(tmp_path: Any) -> None:
+    folder = tmp_path / "networks" / "own"
+    load_backbone("random-small").save_pretrained(folder)
+    task = Tagging(labels=LABELS, label_column="tags")
+    model = TaskModel.build(
+        task=task,
+        backbone=BackboneConfig(source=str(folder)),
+        head=HeadConfig(kind="linear"),
+        tuning=TuningConfig(method="lora"),
+        window_seconds=0.5,
+    )
+    source = str(tmp_path / "model")
+    model.save_pretrained(tmp_path / "model", weights="all")
+    given = BackboneConfig(source=str(folder))
+    assert with_start_settings(config(source, backbone=given), task).backbone.source == str(folder)
+    elsewhere = BackboneConfig(source=str(tmp_path / "networks" / "other"))
+    with raises("init-from-other-settings", "backbone.source"):
+        with_start_settings(config(source, backbone=elsewhere), task)

@@ -116,6 +116,10 @@ def test_what_does_not_match_is_named():
     other.task = Tagging(labels=("drums", "minor", "flute"), label_column="tags")
     with raises("average-other-model", "task and labels", *other.task.labels):
         average_models([first, other], ["a", "b"])
+    other = changed("probe", 2)
+    other.backbone.normalize = not other.backbone.normalize
+    with raises("average-other-model", "normalisation"):
+        average_models([first, other], ["a", "b"])
     with raises("average-other-model", "data.window_seconds"):
         average_models([first, changed("probe", 2, seconds=0.6)], ["a", "b"])
     with raises("average-too-few"):

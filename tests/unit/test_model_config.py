@@ -79,6 +79,8 @@ def test_a_wrong_value_is_named(saved, tmp_path, path, value):
         (["task", "name"], "dancing", "task-unknown"),
         (["task", "name"], 3, "task-unknown"),
         (["backbone", "fingerprint"], "0" * 64, "model-other-backbone"),
+        (["backbone", "sample_rate"], 8000, "model-other-backbone"),
+        (["backbone", "settings", "layer_norm_eps"], 0.5, "model-other-backbone"),
         (["head", "hidden_size"], 9, "model-weights-mismatch"),
     ],
 )
@@ -110,3 +112,8 @@ def test_a_fault_of_the_program_is_not_called_a_damaged_config(saved, monkeypatc
 
 def test_what_was_saved_loads(saved):
     assert TaskModel.from_pretrained(saved).task.labels == ("fast", "slow")
+
+
+def test_a_folder_has_no_revisions(saved):
+    with raises("revision-without-hub", "'v2'", saved):
+        TaskModel.from_pretrained(saved, revision="v2")

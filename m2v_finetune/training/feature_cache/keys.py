@@ -6,14 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from m2v_finetune.backbones.network_parts import NAMES
 from m2v_finetune.config import RecipeConfig
 from m2v_finetune.files import file_identity
 from m2v_finetune.model import FeatureLayout, TaskModel
 
 FORMAT_VERSION = 1
 """Raise it if a change of the code changes the features of the same settings."""
-# Settings of a network that do not affect its output.
-NAMES_OF_SETTINGS = ("_name_or_path", "architectures", "transformers_version", "dtype")
 
 
 def describe_features(
@@ -24,7 +23,7 @@ def describe_features(
     return {
         "format_version": FORMAT_VERSION,
         "weights": model.base_fingerprint,
-        "network": {k: v for k, v in backbone.settings.items() if k not in NAMES_OF_SETTINGS},
+        "network": {k: v for k, v in backbone.settings.items() if k not in NAMES},
         "num_layers": backbone.num_layers,
         "normalize": backbone.normalize,
         "sample_rate": backbone.sample_rate,
@@ -41,7 +40,7 @@ def describe_augmentation(config: RecipeConfig, model: TaskModel) -> dict[str, A
         return None
     return {
         "transforms": transforms,
-        "files": _files_named(transforms),
+        "files": [file_identity(file) for file in files_named(transforms)],
         # A task defines the transform of its labels, and so the allowed augmentation.
         "task": model.task.to_dict(),
     }
@@ -52,13 +51,12 @@ def as_json(content: Any) -> Any:
     return json.loads(json.dumps(content))
 
 
-def _files_named(transforms: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the identities of the files in the settings of transforms, such as impulse responses."""
+def files_named(transforms: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Return the files in the settings of transforms, such as impulse responses."""
     named = [Path(value) for one in transforms for value in one.values() if isinstance(value, str)]
-    files = [
+    return [
         file
         for path in named
         for file in ([path] if path.is_file() else sorted(path.rglob("*")))
         if file.is_file()
     ]
-    return [file_identity(file) for file in files]

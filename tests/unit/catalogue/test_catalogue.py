@@ -23,9 +23,11 @@ import torch
 from support.forked import Forked
 from support.matrix import exhaustive
 from support.messages import names, raises
+from support.models import build_tagger
 
 from m2v_finetune import cli
 from m2v_finetune.audio.decode import inspect_audio
+from m2v_finetune.backbones import load_backbone
 from m2v_finetune.calibration import PlattScaling, TemperatureScaling
 from m2v_finetune.catalogue import stream, tracks
 from m2v_finetune.catalogue.embeddings import Embeddings, load_network
@@ -42,8 +44,8 @@ from m2v_finetune.data.feature_tables import CATALOGUE_FILE, read_table
 from m2v_finetune.data.features import read_vector_splits
 from m2v_finetune.data.manifest import Track
 from m2v_finetune.model import TaskModel
+from m2v_finetune.model.fingerprint import model_fingerprint
 from m2v_finetune.model.novelty import Novelty
-from m2v_finetune.prediction.files import model_fingerprint
 from m2v_finetune.similarity import VectorTable
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.genre import Genre
@@ -796,3 +798,18 @@ def test_a_table_of_embeddings_is_trained_from(music: Path, tmp_path: Path):
         read_vector_splits({"train": [other]}, output, on_bad_track="stop")
     moved = replace(track("001.wav"), path=tmp_path / "gone.wav")
     read_vector_splits({"train": [moved]}, output, on_bad_track="stop")
+
+
+def test_a_table_of_embeddings_is_of_one_network(tmp_path):
+    """Settings that change no weight change the vectors, and so the table."""
+    load_backbone("random-small").save_pretrained(tmp_path)
+    before = Embeddings("net", load_backbone(tmp_path)).identity
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.5}))
+    assert Embeddings("net", load_backbone(tmp_path)).identity != before
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Embeddings("net", load_backbone(tmp_path)).identity == before
+    model = build_tagger(method="lora")
+    of_model = Embeddings("model", model).identity
+    model.tuning = replace(model.tuning, lora_alpha=1)
+    assert Embeddings("model", model).identity != of_model

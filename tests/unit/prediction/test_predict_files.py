@@ -19,8 +19,8 @@ from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.errors import Stopped
 from m2v_finetune.files import UNFINISHED
 from m2v_finetune.model import TaskModel
+from m2v_finetune.model.fingerprint import model_fingerprint
 from m2v_finetune.prediction import Rendering, predict_files
-from m2v_finetune.prediction.files import model_fingerprint
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.separation import Separation
 from m2v_finetune.tasks.tagging import Tagging
@@ -293,6 +293,20 @@ def test_a_music_file_that_changed_is_computed_again(tagger, songs, tmp_path, co
     assert computed == [f"song-{number}.wav" for number in (1, 2, 3, 4)]
     run(tagger, songs, tmp_path / "whole.csv")
     assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_the_results_of_a_music_file_that_changed_are_replaced_in_a_folder(
+    tracker, songs, tmp_path, computed
+):
+    output = tmp_path / "out"
+    interrupted(tracker, songs, output, "beats")
+    write_song(songs[1], seed=77)
+    computed.clear()
+    run(tracker, songs, output, "beats")
+    assert computed == ["song-1.wav", "song-3.wav", "song-4.wav"]
+    run(tracker, songs, tmp_path / "whole", "beats")
+    for path in (tmp_path / "whole").iterdir():
+        assert (output / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(
