@@ -127,7 +127,7 @@ def test_a_run_does_not_resume_with_another_file_of_the_same_name(recipe, tmp_pa
     changed = music / "train" / "jazz" / "1.wav"
     before = changed.read_bytes()
     samples, rate = soundfile.read(changed)
-    soundfile.write(changed, samples[: len(samples) * 3 // 4], rate)
+    soundfile.write(changed, samples[::-1], rate, subtype="PCM_24")
     code, message = recipe("genre", **settings, training__epochs=2, run__resume="auto")
     assert code == 2
     assert messages.names(message, "train/jazz/1.wav")
