@@ -143,6 +143,8 @@ class TaskNetwork(nn.Module):
         Returns:
             (batch, task.num_outputs), or with frames (batch, frames, task.num_outputs), or stems.
         """
+        if torch.is_grad_enabled():  # a loop may train in evaluation mode, too
+            self._trained_names |= self._trainable()
         return self.head(self.head_input(inputs), *others)  # type: ignore[no-any-return]
 
     def head_input(self, inputs: Tensor) -> Tensor:
@@ -243,7 +245,7 @@ class TaskNetwork(nn.Module):
         return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
     def trains_more(self) -> bool:
-        """Return whether more is trainable, or was when the mode was set, than by the tuning method."""
+        """Return whether more is trainable, or was in an earlier pass, than by the tuning method."""
         return not self._trained_names | self._trainable() <= self._trainable_names
 
     def _trainable(self) -> frozenset[str]:

@@ -466,12 +466,16 @@ def test_what_a_loop_trained_beyond_the_tuning_method_is_saved(tmp_path: Path, w
 
 
 @pytest.mark.parametrize("method", ["probe", "lora"])
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
 def test_what_a_loop_trained_and_froze_again_is_saved(
-    method: str, tmp_path: Path, wav: Path
+    method: str, mode: str, tmp_path: Path, wav: Path
 ) -> None:
     model = build(method=method, seed=1)
     norm = model.backbone.layers[-1].final_layer_norm.weight.requires_grad_(True)
-    model.train()
+    if mode == "training":
+        model.train()
+    else:
+        model(torch.zeros(1, model.window_samples))
     with torch.no_grad():
         norm.mul_(2)
     model.requires_grad_(False).eval()
