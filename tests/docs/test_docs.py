@@ -666,6 +666,16 @@ def test_the_table_of_trials_is_what_was_measured(monkeypatch):
     assert script["with_table"](script["PAGE"], "objective trials", table) == page
 
 
+def test_the_table_of_objectives_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    script = runpy.run_path(
+        str(REPOSITORY / "benchmarks" / "small_backbone_objectives.py"), run_name="objectives"
+    )
+    page = script["PAGE"].read_text(encoding="utf-8")
+    table = script["tables"](script["RESULT"])
+    assert script["with_table"](script["PAGE"], "objectives", table) == page
+
+
 def test_the_authors_of_the_pretraining_music_are_on_their_page(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "scripts")
     script = runpy.run_path(
