@@ -22,7 +22,6 @@ from m2v_finetune.training.run_tracks import (
     with_run_copies,
 )
 from m2v_finetune.training.sizes import pretraining_bytes
-from m2v_finetune.training.start_weights import keep_start, require_same_backbone
 from m2v_finetune.training.summary import describe_pretraining, open_run
 from m2v_finetune.training.trainer import Trainer
 
@@ -48,10 +47,7 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
         splits = check_run_audio(tracks_by_split, config.data, run)
 
         # Model of the objective; random windows with masks and labels, and fixed ones for validation.
-        backbone = start_backbone(config.backbone)
-        weights = None if config.backbone.source is None else backbone.fingerprint()
-        require_same_backbone(backbone, weights, backbone.source, run)
-        model = build_pretraining_model(backbone, config)
+        model = build_pretraining_model(start_backbone(config.backbone), config)
         splits = with_run_copies(splits, model.backbone.sample_rate, run)
         labels, splits = prepare_labels(config, splits, model.backbone.frame_grid, run)
         windows, validation = pretraining_windows(model, splits, config, labels)
@@ -80,7 +76,6 @@ def pretrain(config: PretrainingConfig) -> Mapping[str, Any]:
         )
         keep_run_tracks(splits, run)
         keep_clusters(labels, run)
-        keep_start(None, run)
         fitted = trainer.fit()
         warn_of_collapse(model, fitted)
 

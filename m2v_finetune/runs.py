@@ -51,7 +51,6 @@ from m2v_finetune.training.run_tracks import (
     training_windows,
     with_run_copies,
 )
-from m2v_finetune.training.start_weights import require_same_backbone, require_same_effects
 from m2v_finetune.training.summary import open_task_run
 from m2v_finetune.training.trainer import OnEpoch, Trainer
 
@@ -218,8 +217,6 @@ def train_task(
 
         # Model and training windows.
         model = _build_model(config, task, splits)
-        require_same_backbone(model.backbone, model.base_fingerprint, config.backbone.source, run)
-        require_same_effects(config.augmentation.transforms, run)
         start_from(model, config.training.init_from, run)
         if config.data.features is None and task.sample_rate is None:
             splits = with_run_copies(splits, model.backbone.sample_rate, run)

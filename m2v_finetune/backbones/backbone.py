@@ -19,6 +19,7 @@ from m2v_finetune.backbones.embedding import (
     Pooled,
     checked_seconds,
     embed_file,
+    in_evaluation_mode,
     mean_of_state,
     mean_of_states,
 )
@@ -220,21 +221,16 @@ class Backbone(nn.Module):
         """
         num_samples = round(checked_seconds(window_seconds) * self.sample_rate)
         combine = mean_of_states if layer is None else mean_of_state(layer, self.num_hidden_states)
-        was_training = self.training
-        self.eval()
-        try:
-            with audio_file(audio, sample_rate) as path:
-                return embed_file(
-                    path,
-                    self,
-                    combine=combine,
-                    window_samples=num_samples,
-                    hop_samples=num_samples,
-                    pool=pool,
-                    batch_size=batch_size,
-                )
-        finally:
-            self.train(was_training)
+        with audio_file(audio, sample_rate) as path, in_evaluation_mode(self):
+            return embed_file(
+                path,
+                self,
+                combine=combine,
+                window_samples=num_samples,
+                hop_samples=num_samples,
+                pool=pool,
+                batch_size=batch_size,
+            )
 
     def check_window(self, num_samples: int) -> None:
         """Raise `UserError` where a window is too short for the network or for its masks."""

@@ -1,6 +1,7 @@
 """Embeddings of sounds: means over time of hidden states, of a whole track or of each window."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from m2v_finetune.audio.decode import inspect_audio, read_excerpt
 from m2v_finetune.audio.windows import pad_to_window, window_starts
@@ -91,6 +92,17 @@ def embed_file(
         )
     mean: NDArray[np.float32] = embeddings.mean(axis=0)
     return embeddings if pool == "windows" else mean
+
+
+@contextmanager
+def in_evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Set evaluation mode, and the mode of before at the end."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
 
 
 def checked_seconds(window_seconds: float) -> float:

@@ -6,10 +6,12 @@ from typing import Any
 
 from m2v_finetune.backbones import AnyBackbone
 from m2v_finetune.backbones.network_parts import NAMES, other_settings
+from m2v_finetune.config import AnyRecipeConfig, RecipeConfig
 from m2v_finetune.errors import UserError
 from m2v_finetune.files import parse_json, write_json
 from m2v_finetune.model import TaskModel
 from m2v_finetune.model.fingerprint import model_fingerprint
+from m2v_finetune.training.checkpoint import AnyModel
 from m2v_finetune.training.feature_cache.keys import files_named
 from m2v_finetune.training.run import Run
 
@@ -23,17 +25,26 @@ def require_same_model(start: TaskModel, source: str, run: Run) -> None:
     _require_same(MODEL, model_fingerprint(start), source, run)
 
 
-def require_same_backbone(
-    backbone: AnyBackbone, fingerprint: str | None, source: str, run: Run
-) -> None:
-    """Raise `UserError` if the backbone of a resumed run has other weights or settings now.
+def require_same_start(config: AnyRecipeConfig, model: AnyModel, run: Run) -> None:
+    """Raise `UserError` if a resumed run has another backbone or other files of its augmentation now.
 
     Args:
-        backbone: Backbone as it was loaded.
-        fingerprint: Of its weights before tuning; None if they are random, or there are none.
-        source: Its source, for messages.
+        config: All settings.
+        model: Model before training.
         run: The run.
     """
+    if isinstance(model, TaskModel):
+        weights = model.base_fingerprint
+    else:
+        weights = None if config.backbone.source is None else model.backbone.fingerprint()
+    _require_same_backbone(model.backbone, weights, str(config.backbone.source), run)
+    if isinstance(config, RecipeConfig):
+        require_same_effects(config.augmentation.transforms, run)
+
+
+def _require_same_backbone(
+    backbone: AnyBackbone, fingerprint: str | None, source: str, run: Run
+) -> None:
     settings = {k: v for k, v in backbone.settings.items() if k not in NAMES}
     settings |= {"sampling_rate": backbone.sample_rate, "do_normalize": backbone.normalize}
     before = _at_start(SETTINGS, settings, run)

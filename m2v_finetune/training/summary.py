@@ -31,7 +31,7 @@ from m2v_finetune.training.sizes import (
     run_bytes,
 )
 from m2v_finetune.training.solved_head import PENALTIES
-from m2v_finetune.training.start_weights import keep_start
+from m2v_finetune.training.start_weights import keep_start, require_same_start
 from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.tuning import describe_tuning
 
@@ -56,9 +56,10 @@ def open_run(
         needed_bytes: Estimated size of all files of the run.
 
     Raises:
-        UserError: The disk is too full, the folder cannot be created, or ``publish.native`` is set and
-            transformers cannot express the model.
+        UserError: A resumed run has another backbone; the disk is too full, the folder cannot be created, or
+            ``publish.native`` is set and transformers cannot express the model.
     """
+    require_same_start(config, trainer.model, trainer.run)
     accelerator, folder = trainer.accelerator, trainer.run.folder
     if config.publish.native:
         require_native(trainer.model, is_trained=False)
@@ -71,6 +72,7 @@ def open_run(
             num_threads=trainer.num_threads,
             precision=accelerator.mixed_precision,
         )
+        keep_start(config.training.init_from or config.training.teacher, trainer.run)
         if config.publish.repo_id is not None:
             _try_login(config.publish.repo_id)
     accelerator.wait_for_everyone()
@@ -120,7 +122,6 @@ def open_task_run(
         needed_bytes=run_bytes(model, keep_checkpoints=config.run.keep_checkpoints),
     )
     keep_run_tracks(splits, trainer.run)
-    keep_start(config.training.init_from or config.training.teacher, trainer.run)
 
 
 def _try_login(repo_id: str) -> None:

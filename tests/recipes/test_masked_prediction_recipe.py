@@ -178,6 +178,28 @@ def test_a_resumed_run_keeps_its_codes(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("change", ["weights", "hidden_dropout"])
+def test_a_resumed_run_needs_the_backbone_of_its_start(pretrain, tmp_path, monkeypatch, change):
+    network = tmp_path / "network"
+    backbone = load_backbone("random-small", spec_augment=True)
+    backbone.save_pretrained(network)
+    settings = {"backbone.source": network, "run.resume": "auto"}
+    signal_at_step(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        pretrain("run", **settings)
+    monkeypatch.undo()
+    if change == "weights":
+        with torch.no_grad():
+            backbone.layers[0].final_layer_norm.weight.mul_(1.5)
+        backbone.save_pretrained(network)
+    else:
+        config = network / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {change: 0.25}))
+    with raises("start-changed", network, change):
+        pretrain("run", **settings)
+
+
+@pytest.mark.slow
 def test_from_an_architecture_to_a_backbone(pretrain, architecture, music):
     about = {"name": "general", "title": "Anybody's music", "licence": "CC-BY-SA-4.0"}
     (music / "general" / "dataset.json").write_text(json.dumps(about))
