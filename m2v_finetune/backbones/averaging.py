@@ -14,8 +14,6 @@ from m2v_finetune.errors import UserError
 from m2v_finetune.files import write_files
 from m2v_finetune.hub.licence import joined, licence_metadata
 
-# Settings of a network that do not affect its output.
-
 
 def average_backbones(backbones: Sequence[Backbone]) -> Backbone:
     """Return the first backbone with the mean of all weights, computed in float64.

@@ -96,13 +96,14 @@ def embed_file(
 
 @contextmanager
 def in_evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Set evaluation mode, and the mode of before at the end."""
-    was_training = network.training
+    """Set evaluation mode, and at the end the mode that each module had before."""
+    modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         yield
     finally:
-        network.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def checked_seconds(window_seconds: float) -> float:

@@ -22,7 +22,6 @@ from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
 logger = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound=RecipeConfig)
-"""Settings of a network that do not affect its output."""
 
 
 def with_start_settings(config: Config, task: Task) -> Config:
@@ -49,9 +48,8 @@ def with_start_settings(config: Config, task: Task) -> Config:
     used = saved.backbone.num_layers
     of_backbone: dict[str, Any] = {"source": saved.backbone.source, "num_layers": used}
     own = Path(config.backbone.source).expanduser()
-    if (
-        own.is_dir() and own.name == saved.backbone.source
-    ):  # a model names a folder without its place
+    # A model names a folder without its place.
+    if own.is_dir() and own.name == saved.backbone.source:
         of_backbone["source"] = config.backbone.source
     if is_same_task:
         of_backbone["layer_weighting"] = saved.layer_weighting

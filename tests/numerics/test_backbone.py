@@ -124,8 +124,11 @@ def test_embeddings_are_without_dropout_and_leave_the_mode(tmp_path):
     expected = backbone.embed(x, sample_rate=16000, window_seconds=0.5)
     backbone.network.config.hidden_dropout = 0.5
     backbone.train()
+    backbone.layers[0].eval()  # frozen, as `TaskModel.train` leaves it
     assert (backbone.embed(x, sample_rate=16000, window_seconds=0.5) == expected).all()
     assert backbone.training
+    assert backbone.layers[1].training
+    assert not backbone.layers[0].training
     backbone.eval()
     assert (backbone.embed(x, sample_rate=16000, window_seconds=0.5) == expected).all()
     assert not backbone.training
