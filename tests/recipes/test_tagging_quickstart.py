@@ -48,6 +48,7 @@ FILES = {
     "report.html",
     "results.json",
     "test_tracks.jsonl",
+    "start.json",
     ".lock",
     "tracks.json",
 }
