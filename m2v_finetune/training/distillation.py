@@ -20,7 +20,7 @@ from m2v_finetune.tasks import Task
 from m2v_finetune.tasks.clips import ClipTask
 from m2v_finetune.tasks.frames import FrameTask
 from m2v_finetune.training.run import Run
-from m2v_finetune.training.start_weights import require_same_model
+from m2v_finetune.training.start_record import require_same_model
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from m2v_finetune.heads import Standardization
 from m2v_finetune.model import TaskModel, read_description
 from m2v_finetune.tasks import Task
 from m2v_finetune.training.run import Run
-from m2v_finetune.training.start_weights import require_same_model
+from m2v_finetune.training.start_record import require_same_model
 from m2v_finetune.tuning import METHODS, apply_tuning, merge_adapters
 
 logger = logging.getLogger(__name__)

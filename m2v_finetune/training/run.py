@@ -29,7 +29,7 @@ class Run:
         folder: Run folder.
         settings: Seed, and number and interval of checkpoints.
         bad_tracks: Policy for tracks that cannot be read, with those found so far.
-        start: Facts about the model, backbone and files that the run starts from (`start_weights`).
+        start: Facts about the model, backbone and files that the run starts from (`start_record`).
         labels: Hash of the labels of each track, by its id; None for tracks without.
         unused: Training tracks that ``data.num_train_tracks`` leaves out.
     """

@@ -48,7 +48,7 @@ class RunFolder:
         resumes: Log with one line for each resume: versions, machine, and changed settings.
         checkpoints: Checkpoints to resume from, and the best.
         tracks: Tracks at the start of the run (`data.saved_tracks`).
-        start: Facts about the model, backbone and files that the run starts from (`start_weights`).
+        start: Facts about the model, backbone and files that the run starts from (`start_record`).
         clusters: Clusters of a run of masked prediction.
         model: Model folder for `TaskModel.from_pretrained` and the Hub.
         plots: Plots.

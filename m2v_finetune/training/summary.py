@@ -31,7 +31,7 @@ from m2v_finetune.training.sizes import (
     run_bytes,
 )
 from m2v_finetune.training.solved_head import PENALTIES
-from m2v_finetune.training.start_weights import keep_start, require_same_start
+from m2v_finetune.training.start_record import keep_start, require_same_start
 from m2v_finetune.training.trainer import Trainer
 from m2v_finetune.tuning import describe_tuning
 

@@ -19,7 +19,7 @@ from m2v_finetune.tasks.genre import Genre
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.training.init_from import start_from, with_start_settings
 from m2v_finetune.training.run_folder import RunFolder
-from m2v_finetune.training.start_weights import (
+from m2v_finetune.training.start_record import (
     keep_start,
     require_same_effects,
     require_same_model,

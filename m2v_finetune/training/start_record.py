@@ -1,4 +1,4 @@
-"""Model, backbone and files that a run starts from: it resumes only from the same ones."""
+"""Record of what a run starts from, start.json: it resumes only from the same model, backbone and effects."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
