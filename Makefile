@@ -84,6 +84,7 @@ $(VENV)/.runtime: pyproject.toml $(VENV)/bin/uv
 	$(INSTALL) --editable . || $(PIP) --editable .
 	touch $@
 
+# Compiled, as tests start many processes, also where Python may not keep what it compiles.
 $(VENV)/.development: pyproject.toml $(VENV)/bin/uv
-	$(INSTALL) --editable ".[dev]" || $(PIP) --editable ".[dev]"
+	$(INSTALL) --compile-bytecode --editable ".[dev]" || $(PIP) --editable ".[dev]"
 	touch $@ $(VENV)/.runtime

@@ -1,13 +1,13 @@
-"""What adapting a backbone to another style of music changes: probing before and after.
+"""How does adapting a backbone to another style of music change it? Probes before and after.
 
-    python benchmarks/adaptation.py
+    python benchmarks/adaptation.py --replay data/pretraining/manifest.jsonl
 
-The backbone is music2vec-small. The script composes an hour of music without labels in a style with
-instruments that its pre-training had not ("music box": bells, harps, plucked and struck instruments), and
-labelled clips of that style played by another sound font; continues with the objective of music2vec on the
-former by `recipes/pretrain.py`, with the conv encoder learning and with it kept; and probes the backbones
-on the latter, and on the labelled music of the old styles too, where something may have been forgotten.
-FluidSynth and two sound fonts are needed.
+The script composes an hour of music without labels in a style with instruments that the pre-training of
+filterbank-small had not ("music box": bells, harps, plucked and struck instruments), and labelled clips of
+that style played by another sound font. It continues pre-training on the former with
+configs/pretrain/adaptation.yaml, once on this music alone and once with replay: a fifth of the windows comes
+from the music of its pre-training. It probes the backbones on the latter, and on the labelled music of the
+old styles too, where something may have been forgotten. FluidSynth and two sound fonts are needed.
 
 Everything that is there is kept: the script resumes where it was stopped. It prints the table, and
 `benchmarks/small_backbone.py --table` puts it into docs/small-backbone.md.
@@ -24,28 +24,13 @@ from small_backbone_tables import (
     ADAPTED_TASKS,
     PROBED,
     REPOSITORY,
+    RESULTS,
     adaptation_file,
     adaptation_table,
 )
 
-RESULTS = REPOSITORY / "benchmarks" / "results"
-SHIPPED = REPOSITORY / "m2v_finetune" / "backbones" / "music2vec_small"
-# A lower rate and a slower teacher than in configs/pretrain/small.yaml: what was learned is to be kept.
-SETTINGS = {
-    "--objective": "data2vec",
-    "--data.window_seconds": 4.0,
-    "--data.windows_per_track": 8,
-    "--data.num_workers": 1,
-    "--pretrain.num_target_layers": 3,
-    "--pretrain.ema_start": 0.999,
-    "--pretrain.ema_end": 0.999,
-    "--pretrain.watch_after_steps": 500,
-    "--optimizer.learning_rate": 3e-4,
-    "--training.epochs": 8,
-    "--training.per_device_batch_size": 8,
-    "--training.eval_batch_size": 16,
-    "--training.gradient_checkpointing": "false",
-}
+SHIPPED = REPOSITORY / "m2v_finetune" / "backbones" / "filterbank_small"
+CONFIG = REPOSITORY / "configs" / "pretrain" / "adaptation.yaml"
 SEEDS = (0, 1, 2)
 PIECES = (160, 1, 80)
 NOTES = (1, 1, 1)
@@ -61,6 +46,7 @@ def main() -> None:
     parser.add_argument("--backbone", type=Path, default=SHIPPED, help="what is adapted")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of music and runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--replay", required=True, help="music of the pre-training: a manifest")
     parser.add_argument("--hours", type=float, default=1.0, help="of music without labels")
     parser.add_argument(
         "--old-music",
@@ -69,7 +55,7 @@ def main() -> None:
         help="labelled music of the styles that the backbone knows",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    arguments, pretrain_options = parser.parse_known_args()
+    arguments = parser.parse_args()
     work = arguments.work
     music, labelled = work / "music", work / "labelled"
     backbones = {"before": arguments.backbone}
@@ -83,16 +69,11 @@ def main() -> None:
         run = work / when
         backbones[when] = run / "model"
         if not (run / "model" / "model.safetensors").is_file():
-            options = {
-                **SETTINGS,
-                "--data.source": music,
-                "--backbone.source": arguments.backbone,
-                "--pretrain.train_conv_encoder": str(when == "after").lower(),
-                "--run.output_dir": run,
-                "--run.resume": "auto",
-            }
-            pairs = (part for pair in options.items() for part in pair)
-            script("recipes/pretrain.py", *pairs, *pretrain_options)
+            words = ["--config", CONFIG, "--data.source", music, "--run.output_dir", run]
+            words += ["--backbone.source", arguments.backbone, "--run.resume", "auto"]
+            if when == "after_replay":
+                words += ["--data.replay", arguments.replay, "--data.replay_share", 0.2]
+            script("recipes/pretrain.py", *words)
     for name, data in zip(ADAPTED_MUSIC, (labelled, arguments.old_music), strict=True):
         for when, backbone in backbones.items():
             result = adaptation_file(arguments.results, name, when)

@@ -66,7 +66,9 @@ def main() -> None:
     result: Path = arguments.result
     found = json.loads(result.read_text()) if result.is_file() else {"backbones": {}}
     cores = arguments.cores
-    place = arguments.backbone if cores == 1 else f"{arguments.backbone}, {cores} cores"
+    place = f"{arguments.backbone}, {arguments.tracks} tracks"
+    if cores > 1:
+        place += f", {cores} cores"
     rows = found["backbones"].setdefault(place, {})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

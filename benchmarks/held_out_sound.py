@@ -1,7 +1,7 @@
 """How good is a backbone on sound that it was not trained on? Beside random weights, MFCCs and a CQT.
 
     python benchmarks/real_sound.py runs/real-sound
-    python benchmarks/held_out_sound.py --backbone music2vec-small
+    python benchmarks/held_out_sound.py --backbone filterbank-small
     python benchmarks/held_out_sound.py --backbone runs/small-backbone/model --name new
     python benchmarks/held_out_sound.py --table
 
@@ -236,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--backbone", help="music2vec-small, or a folder; none: baselines alone")
+    parser.add_argument("--backbone", help="filterbank-small, or a folder; none: baselines alone")
     parser.add_argument("--name", help="of its row (default: that of the backbone)")
     parser.add_argument("--composed", type=Path, default=QUICKSTART)
     parser.add_argument("--real", type=Path, default=REPOSITORY / "runs" / "real-sound")

@@ -30,7 +30,7 @@ from m2v_finetune.parsing import parse_recipe, recipe_config
 from m2v_finetune.tasks import TASKS
 
 RESULT = Path(__file__).parent / "results" / "long_prediction.json"
-SONG_SECONDS = 240.0
+SONG_SECONDS, WINDOW_SECONDS = 240.0, 5.0
 LOOK_SECONDS = 0.5
 GOAL = 20.0
 NUM_LISTED_FUNCTIONS = 12
@@ -91,8 +91,7 @@ def measure(task_name: str, backbone: str, path: Path, seconds: float) -> dict[s
         backbone=BackboneConfig(source=backbone),
         head=config.head,
         tuning=config.tuning,
-        window_seconds=config.data.window_seconds,
-        hop_seconds=config.data.hop_seconds,
+        window_seconds=WINDOW_SECONDS,
     )
     model.eval()
     looks: list[int] = []

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from memory_table import PAGE, replaced
-from songs import environment
+from songs import command_variables, environment
 
 REPOSITORY = Path(__file__).parents[1]
 RESULT = REPOSITORY / "benchmarks" / "results" / "plan_seconds.json"
@@ -82,7 +82,13 @@ def run(settings: list[str]) -> tuple[float, float]:
     program = "import sys; from m2v_finetune.cli import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", program, "plan", "--memory", "11GB", "--config", *settings]
     start_time, before = time.perf_counter(), _processor_seconds()
-    subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command,
+        check=True,
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        env=command_variables(),
+    )
     return time.perf_counter() - start_time, _processor_seconds() - before
 
 

@@ -3,10 +3,10 @@
     git worktree add /tmp/before COMMIT
     python benchmarks/short_files.py --before /tmp/before
 
-The model is `music2vec-small` with a head of random weights, saved by each checkout. Each command is a
-process of its own; all take turns in each round, first on the idle machine, then beside a process that
-computes without end. The seconds of the same command for one note, its start-up, are subtracted. Medians,
-quartiles and range go to benchmarks/results/short_files.json.
+The model is `filterbank-small` of this checkout with a head of random weights, saved by each checkout. Each
+command is a process of its own; all take turns in each round, first on the idle machine, then beside a
+process that computes without end. The seconds of the same command for one note, its start-up, are
+subtracted. Medians, quartiles and range go to benchmarks/results/short_files.json.
 """
 
 import argparse
@@ -20,10 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from songs import environment, spread
+from songs import command_variables, environment, spread
 from threads import write_noise
 
 REPOSITORY = Path(__file__).parents[1]
+BACKBONE = REPOSITORY / "m2v_finetune" / "backbones" / "filterbank_small"
 RESULT = REPOSITORY / "benchmarks" / "results" / "short_files.json"
 MAIN = "import sys; from m2v_finetune.cli import main; main(sys.argv[1:])"
 SAVE = """
@@ -34,7 +35,7 @@ from m2v_finetune.tasks.genre import Genre
 torch.manual_seed(0)
 TaskModel.build(
     task=Genre(labels=("a", "b"), label_column="genre"),
-    backbone=BackboneConfig(source="music2vec-small"),
+    backbone=BackboneConfig(source=sys.argv[2]),
     head=HeadConfig(),
     tuning=TuningConfig(method="probe"),
     window_seconds=1.0,
@@ -63,7 +64,7 @@ def main() -> None:
                 write_noise(folder / f"{count}" / f"{number:03}.wav", 1.0, number)
         checkouts = {"before": arguments.before.resolve(), "now": REPOSITORY}
         for name, checkout in checkouts.items():
-            run(checkout, SAVE, [str(folder / f"model-{name}")])
+            run(checkout, SAVE, [str(folder / f"model-{name}"), str(BACKBONE)])
         ways = {
             "before, a file of results": ("before", False),
             "now, a file of results": ("now", False),
@@ -117,7 +118,7 @@ def run(checkout: Path, code: str, words: list[str]) -> float:
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(checkout)},
+        env=command_variables(PYTHONPATH=str(checkout)),
         capture_output=True,
         text=True,
         check=False,

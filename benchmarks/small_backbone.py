@@ -1,7 +1,7 @@
-"""What a small pre-trained backbone is worth: probing and fine-tuning beside random weights and MFCCs.
+"""How good is a small pre-trained backbone? Probing and fine-tuning beside random weights and MFCCs.
 
     python scripts/compose_labelled_music.py runs/labelled-music --pieces 240 48 96 --notes-per-family 74 7 22
-    python benchmarks/small_backbone.py
+    python benchmarks/small_backbone.py --rows lora layers full/random
 
 The music is played with a sound font that the pre-training music was not played with. Every number is of
 the test split, which is judged once, after the last step. Nothing is chosen by it: rates, steps, pooling and
@@ -22,8 +22,8 @@ in memory, and what a frozen backbone says of them is computed once.
 
 Seeds draw the head, the order, the share of the labels and the random weights. Every finished run is a
 line of the result file, and what is there is not run again, so that several processes may work on it at
-once (`--tasks`, `--rows`) and a stopped one goes on where it was. `--table` writes docs/small-backbone.md
-from that file, and runs nothing.
+once (`--tasks`, `--rows`) and a stopped one continues. `--table` writes the tables of docs/small-backbone.md
+and docs/earlier-small-backbone.md from the result files, and runs nothing.
 """
 
 import argparse
@@ -71,9 +71,9 @@ from m2v_finetune.training.step import take_step
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
+from small_backbone_tables import RESULT, write_pages  # noqa: E402
 from start_small_backbone import start_weights  # noqa: E402
 
-RESULT = REPOSITORY / "benchmarks" / "results" / "small_backbone.jsonl"
 DATA = REPOSITORY / "runs" / "labelled-music"
 SEEDS = (0, 1, 2)
 NUM_MFCC = 20
@@ -113,6 +113,15 @@ EXPERIMENTS = {
     "pitch": Experiment(folder="notes", column="pitch", window_seconds=1.0, batch_size=16),
     "beats": Experiment(folder=".", column=None, window_seconds=2.0, batch_size=8, pooling="mean"),
 }
+LATER_EXPERIMENTS = {
+    "genre": Experiment(folder=".", column="style", window_seconds=2.0, batch_size=8),
+}
+"""Tasks that results before them do not have: their settings are in their lines."""
+
+
+def experiment_of(task: str) -> Experiment:
+    """Return how a task is measured, by its name."""
+    return {**EXPERIMENTS, **LATER_EXPERIMENTS}[task]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,12 +192,13 @@ def main() -> None:
     parser.add_argument(
         "--backbone",
         type=Path,
-        default=SHIPPED_DIR / "music2vec_small",
-        help="the folder of the pre-trained backbone; music2vec-small if not given",
+        default=SHIPPED_DIR / "filterbank_small",
+        help="the folder of the pre-trained backbone; filterbank-small if not given",
     )
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the labelled music")
     parser.add_argument("--result", type=Path, default=RESULT, help="the result file")
-    parser.add_argument("--tasks", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    tasks = [*EXPERIMENTS, *LATER_EXPERIMENTS]
+    parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
     parser.add_argument(
         "--rows",
         nargs="+",
@@ -206,9 +216,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="write the pages, and run nothing")
     arguments = parser.parse_args()
     if arguments.table:
-        from small_backbone_tables import write_pages
-
-        write_pages(arguments.result)
+        write_pages()
         return
     rows = [row for row in ROWS if f"{row}/".startswith(tuple(f"{r}/" for r in arguments.rows))]
     if not rows:
@@ -275,6 +283,7 @@ def run_all(
             **({"backbone_sha256": weights_digest} if "/pretrained/" in row else {}),
             **({"split": split} if split != "test" else {}),
             **({"method": asdict(method_of(name))} if name in LATER_METHODS else {}),
+            **({"experiment": asdict(experiment_of(task))} if task in LATER_EXPERIMENTS else {}),
             **found,
             "cpu_seconds": round(time.process_time() - start_time, 1),
         }
@@ -350,11 +359,12 @@ class Music:
     """
 
     def __init__(self, task: str, data: Path, backbone: Path, *, split: str) -> None:
-        self.experiment = EXPERIMENTS[task]
+        self.experiment = experiment_of(task)
         self.backbone, self.work = backbone, data / "work"
         self.known_states: dict[str, dict[str, Tensor]] = {}
         folder = data / self.experiment.folder
-        settings = TASKS[task].settings_class()
+        column = self.experiment.column
+        settings = TASKS[task].settings_class(**({"label_column": column} if column else {}))
         tracks, _ = load_tracks(str(folder), label_column=settings.label_column)
         splits = {
             name: [track for track in tracks if track.split == name]

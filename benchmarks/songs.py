@@ -4,6 +4,7 @@ A song is chords of decaying partials over a beat of noise, stereo, different in
 repeated: a coder finds about as much to do in it as in produced music. Nothing is fetched.
 """
 
+import os
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -65,6 +66,12 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
         "range": [round(min(values), 6), round(max(values), 6)],
         "number": len(values),
     }
+
+
+def command_variables(**more: str) -> dict[str, str]:
+    """Return the variables of a timed command: Python keeps compiled modules, as it does by default."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, **more}
 
 
 def environment() -> dict[str, Any]:

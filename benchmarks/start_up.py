@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from songs import environment, spread
+from songs import command_variables, environment, spread
 from threads import build, write_noise
 
 REPOSITORY = Path(__file__).parents[1]
@@ -97,7 +97,7 @@ def run(checkout: Path, code: str, words: list[str]) -> tuple[float, float]:
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(checkout)},
+        env=command_variables(PYTHONPATH=str(checkout)),
         capture_output=True,
     )
     assert done.returncode in (0, 2), done.stderr.decode()

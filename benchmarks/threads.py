@@ -51,6 +51,7 @@ def write_noise(path: Path, seconds: float, seed: int) -> Path:
 
 def measure(model: TaskModel, files: list[Path], num_threads: int) -> tuple[float, float]:
     """Predict files one after the other; return seconds of wall time and of CPU time."""
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)  # else the program chooses
     torch.set_num_threads(num_threads)
     start, start_cpu = time.monotonic(), time.process_time()
     for path in files:

@@ -12,14 +12,14 @@ Rows, each with the same windows, precision and dropout on both sides, and no gr
            beside PEFT with the same rank and layers on that model, whole
     stored the same, but this program begins with what its frozen part said of the windows, as from the cache
 
-The network has the size of music2vec-v1 and RANDOM weights; `--backbone music2vec-small` is for trying
-the script. Both sides hold the same weights, and before any step their hidden states are asserted equal. The
-Trainer runs by itself, with its defaults; after each of its steps one is taken by this program. The first
-steps are kept apart: they make the optimizer's state, and compile what is compiled. On a CPU this program
-has a process of its own (own_process.py), and both run in float32; the time that the processor worked is
-given beside that of the clock, and compared with the goal. On an NVIDIA card they run in bfloat16, this
-program also with compiled layers, which are compared with the goal; of full fine-tuning the share of the
-card's own rate of matrix products is measured, and compared too.
+The network has the size of music2vec-v1 and RANDOM weights; `--backbone filterbank-small` is for
+trying the script. Both sides hold the same weights, and before any step their hidden states are asserted
+equal. The Trainer runs by itself, with its defaults; after each of its steps one is taken by this program.
+The first steps are kept apart: they make the optimizer's state, and compile what is compiled. On a CPU
+this program has a process of its own (own_process.py), and both run in float32; the time that the
+processor worked is given beside that of the clock, and compared with the goal. On an NVIDIA card they run
+in bfloat16, this program also with compiled layers, which are compared with the goal; of full fine-tuning
+the share of the card's own rate of matrix products is measured, and compared too.
 
 Writes benchmarks/results/training_step.json: medians, spread, ratios, versions and machine; where a goal is
 missed, which operations took the time of both sides.

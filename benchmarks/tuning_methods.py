@@ -9,8 +9,8 @@ writes benchmarks/results/tuning_methods.json and the table of docs/tuning.md. O
   real ones. It is no measure of the process, and what a kernel needs inside is not in it;
 
 and then the metric of the validation tracks after some epochs of the quickstart, with the method's default
-rate for the backbone and the quickstart's for the head. The backbone is music2vec-small, so that methods that
-are added later are measured beside the others.
+rate for the backbone and the quickstart's for the head. The backbone is filterbank-small, as that of the
+quickstart.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from m2v_finetune.training.step import take_step
 REPOSITORY = Path(__file__).parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "tuning_methods.json"
 PAGE = REPOSITORY / "docs" / "tuning.md"
-BACKBONE = "music2vec-small"
+BACKBONE = "filterbank-small"
 NUM_STEPS = 5
 NUM_TAGS = 24  # of the quickstart
 

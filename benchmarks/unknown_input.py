@@ -51,7 +51,6 @@ OTHER_VOICES = ("fr", "es", "it", "ru", "en-us", "de+f4")
 CASES = (
     ("genre", "filterbank-small"),
     ("tagging", "filterbank-small"),
-    ("genre", "music2vec-small"),
     ("genre", "random-small"),
 )
 

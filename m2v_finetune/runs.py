@@ -48,11 +48,11 @@ from m2v_finetune.training.run_tracks import (
     check_run_tracks,
     load_splits,
     require_frames,
-    training_windows,
     with_run_copies,
 )
 from m2v_finetune.training.summary import open_task_run
 from m2v_finetune.training.trainer import OnEpoch, Trainer
+from m2v_finetune.training.training_windows import training_windows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,14 +33,10 @@ from m2v_finetune.training.init_from import start_from, with_start_settings
 from m2v_finetune.training.objective import TaskObjective
 from m2v_finetune.training.results import evaluate_test
 from m2v_finetune.training.run import Run
-from m2v_finetune.training.run_tracks import (
-    check_run_tracks,
-    load_splits,
-    training_windows,
-    with_run_copies,
-)
+from m2v_finetune.training.run_tracks import check_run_tracks, load_splits, with_run_copies
 from m2v_finetune.training.summary import open_task_run
 from m2v_finetune.training.trainer import Trainer
+from m2v_finetune.training.training_windows import training_windows
 from m2v_finetune.tuning import apply_tuning
 
 

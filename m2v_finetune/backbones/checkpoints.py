@@ -118,18 +118,6 @@ CHECKPOINTS = {
         citation="arXiv:2306.00107",
         settings=MERT_V1_LARGE,
     ),
-    "music2vec-small": Checkpoint(
-        hub_id=None,
-        pretraining="data2vec on 2.9 h of composed music, 4 s, by this project",
-        num_layers=4,
-        hidden_size=128,
-        sample_rate=16000,
-        frame_rate=50,
-        parameters_millions=1.2,
-        licence="apache-2.0",
-        citation="",
-        settings=None,
-    ),
     "filterbank-small": Checkpoint(
         hub_id=None,
         pretraining="masked prediction behind a bank of filters, 10 h of recordings and composed music, 4 s, "

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from m2v_finetune.backbones.encoders import Encoder
+from m2v_finetune.config.ranges import whole_number
 from m2v_finetune.errors import UserError
 
 NAMES = ("_name_or_path", "architectures", "transformers_version", "dtype")
@@ -56,14 +57,17 @@ def keep_layers(
         source: Name of the backbone, for messages.
 
     Raises:
-        UserError: It has not so many layers.
+        UserError: It has not so many layers, or the number is not whole.
     """
     layers = network.get_submodule(encoder.layers)
     assert isinstance(layers, nn.ModuleList)
     available = len(layers)
-    if num_layers is None or num_layers == available:
+    if num_layers is None:
         return
-    if not 0 <= num_layers < available:
+    whole_number("num_layers", num_layers, 0)
+    if num_layers == available:
+        return
+    if num_layers > available:
         raise UserError(
             f"The backbone {source} has {available} transformer layers, so {num_layers} cannot "
             f"be kept. Choose 0 to {available}.",

@@ -111,7 +111,7 @@ def score_windows(
     computed = in_order(
         lambda batch: score(*batch[1]) if len(batch[0]) else None,
         read_batches(loader),
-        at_once=batches_at_once(model),
+        at_once=batches_at_once(model) if len(windows) > batch_size else 1,
     )
     for (indices, _, bad), outputs in computed:
         rows: dict[int, NDArray[np.float32] | AudioError] = dict(bad)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2v_finetune.audio.decode import read_audio
+from m2v_finetune.config.ranges import whole_number
 from m2v_finetune.tasks.shown import PREVIEW_SAMPLE_RATE, Shown, escaped
 
 SHOWN_LABELS = 8
@@ -59,7 +60,12 @@ class ClipPrediction:
         return self.novelty is not None and self.novelty > 1
 
     def top(self, count: int) -> list[tuple[str, float]]:
-        """Return the labels of highest score, best first."""
+        """Return the labels of highest score with their scores, best first; all where count is larger.
+
+        Raises:
+            UserError: The count is no whole number of at least 1.
+        """
+        whole_number("count", count, 1)
         return _best(self.scores, count)
 
     def short_timeline(self) -> tuple[WindowPrediction, ...]:

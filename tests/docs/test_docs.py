@@ -637,12 +637,11 @@ def test_the_tables_of_the_small_backbone_are_what_was_measured():
     script = runpy.run_path(
         str(REPOSITORY / "benchmarks" / "small_backbone_tables.py"), run_name="tables"
     )
-    result = REPOSITORY / "benchmarks" / "results" / "small_backbone.jsonl"
-    tables = script["all_tables"](result)
+    tables = script["all_tables"]()
     assert len(tables) == 4
     for (page, name), table in tables.items():
         assert script["with_table"](page, name, table) == page.read_text(encoding="utf-8"), name
-    runs, _ = script["read"](result)
+    runs, _ = script["read"](script["EARLIER_RESULT"])
     assert all(len(seeds) == 3 for rows in runs.values() for seeds in rows.values())
 
 

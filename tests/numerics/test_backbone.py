@@ -160,7 +160,7 @@ def test_a_window_too_short_is_named():
 
 @pytest.mark.parametrize("spec_augment", [False, True])
 def test_the_length_that_is_advised_is_enough(spec_augment):
-    backbone = load_backbone("music2vec-small", spec_augment=spec_augment)
+    backbone = load_backbone("filterbank-small", spec_augment=spec_augment)
     with raises("window-too-short") as caught:
         backbone.check_window(1600)
     advised = float(str(caught.value).split()[-1].rstrip("."))
@@ -218,6 +218,9 @@ def test_a_name_that_is_nothing_is_refused():
 def test_num_layers_out_of_range_is_refused():
     with raises("num-layers-out-of-range", "random-small has 4", "so 5", "0 to 4"):
         load_backbone("random-small", num_layers=5)
+    for number in (-1, "2", 2.0, True):
+        with raises("settings-range", f"num_layers is {number!r}"):
+            load_backbone("random-small", num_layers=number)
 
 
 def test_the_fingerprint_differs_between_backbones():

@@ -209,9 +209,9 @@ def test_backbone_and_window_are_those_of_the_teacher_unless_they_are_given(tmp_
     assert read() == read("--data.source", "songs.csv") == ("random-small", 1.0)
     assert read("--backbone.source", "music2vec-v1") == ("music2vec-v1", 1.0)
     assert read("--data.window_seconds=5") == ("random-small", 5.0)
-    (tmp_path / "student.yaml").write_text("backbone: {source: music2vec-small}")
+    (tmp_path / "student.yaml").write_text("backbone: {source: filterbank-small}")
     of_student = ["--config", str(tmp_path / "student.yaml"), "--data.source", "songs.csv"]
-    assert read(*of_student) == ("music2vec-small", 1.0)
+    assert read(*of_student) == ("filterbank-small", 1.0)
     _, config = read_student(teacher, [])
     assert config.data.source == "quickstart"
 

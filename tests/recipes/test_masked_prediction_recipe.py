@@ -13,7 +13,7 @@ from support.messages import raises
 from support.runs import read_metrics, reset_accelerate, signal_at_step
 
 from m2v_finetune import pretraining_runs
-from m2v_finetune.backbones import load_backbone
+from m2v_finetune.backbones import init_backbone, load_backbone
 from m2v_finetune.backbones.averaging import average_backbones
 from m2v_finetune.cli import build_parser
 from m2v_finetune.errors import Stopped
@@ -379,4 +379,4 @@ def test_the_average_of_backbones(tmp_path, capsys):
         call(["merge", folders[0], "--output", str(tmp_path / "one")])
     assert not (tmp_path / "one").exists()
     with raises("average-other-architecture", "model_type"):
-        average_backbones([backbones[0], load_backbone("music2vec-small", spec_augment=True)])
+        average_backbones([backbones[0], init_backbone("configs/pretrain/small", licence="")])

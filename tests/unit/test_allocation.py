@@ -59,7 +59,7 @@ print(json.dumps({
         lambda: start(read_config("tagging", ["--run.output_dir", sys.argv[1] + "/run"]), task="tagging")
     ),
     "m2v evaluate": pages(evaluate),
-    "m2v embed": pages(lambda: build_embeddings("music2vec-small", {})),
+    "m2v embed": pages(lambda: build_embeddings("filterbank-small", {})),
 }))
 """
 

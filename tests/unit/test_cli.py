@@ -152,7 +152,7 @@ def test_backbones(m2v: M2v) -> None:
     code, stdout, *_ = m2v("backbones")
     assert code == 0
     lines = {line.split()[0]: line.split() for line in stdout.splitlines() if line.strip()}
-    assert len(CHECKPOINTS) == 8
+    assert len(CHECKPOINTS) == 7
     for name, known in CHECKPOINTS.items():
         numbers = [known.num_layers, known.hidden_size, known.sample_rate, known.frame_rate]
         assert lines[name][1:6] == [*map(str, numbers), known.licence]

@@ -58,7 +58,6 @@ def test_the_wheel_has_package_configs_and_recipes_and_nothing_else(
         "m2v_finetune/py.typed",
         "m2v_finetune/publishing/model_card.md.jinja",
         "m2v_finetune/data/quickstart/manifest.jsonl",
-        "m2v_finetune/backbones/music2vec_small/model.safetensors",
         "m2v_finetune/backbones/filterbank_small/README.md",
         "m2v_finetune/backbones/filterbank_small/model.safetensors",
         "m2v_finetune/backbones/random_small/model.safetensors",

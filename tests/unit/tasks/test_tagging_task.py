@@ -266,6 +266,10 @@ def test_a_prediction_is_the_mean_of_the_windows(checked):
     prediction = predict(build(), checked)
     assert prediction.scores == {"guitar": 0.1875, "pop": 0.5, "rock": 0.8125}
     assert prediction.top(2) == [("rock", 0.8125), ("pop", 0.5)]
+    assert len(prediction.top(9)) == 3
+    for count in (-1, 0, 1.5):
+        with raises("settings-range", repr(count)):
+            prediction.top(count)
     assert prediction.label == "rock"
     assert len(prediction.timeline) == 2
     last = prediction.timeline[1]
