@@ -7,8 +7,8 @@ students: one is trained on the same labels, the other learns from the teacher. 
 RUNS are not repeated. Writes benchmarks/results/distillation.json and the table of docs/distilling.md.
 """
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,11 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, and write result and page."""
-    found = measure(Path(sys.argv[1]).resolve())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, help="folder of the runs")
+    found = measure(parser.parse_args().runs.resolve())
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END.lstrip("\n"))[2]

@@ -7,8 +7,8 @@ run, of seed 0. State 0 is the input of the first transformer layer. A weight sa
 state, not how good the state is: states differ in scale.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,4 +44,8 @@ def main(result: Path, picture: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULT, PICTURE)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("result", nargs="?", type=Path, default=RESULT, help="a result file")
+    main(parser.parse_args().result, PICTURE)

@@ -8,10 +8,10 @@ CPU seconds, not those of the clock, so that other programs on the machine matte
 rounds.
 """
 
+import argparse
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,8 +34,12 @@ ROUNDS = 5
 
 def main() -> None:
     """Measure the backbones of the command line, and print all that were measured."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("backbones", nargs="*", default=["filterbank-small"])
     torch.set_num_threads(1)
-    for source in sys.argv[1:] or ["filterbank-small"]:
+    for source in parser.parse_args().backbones:
         rows = measure(source)
         found = json.loads(RESULT.read_text()) if RESULT.is_file() else {"backbones": {}}
         found["backbones"][source] = rows

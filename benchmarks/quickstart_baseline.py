@@ -6,9 +6,9 @@ RUN_FOLDER is that of `accelerate launch recipes/tagging.py`. Both sides are jud
 clips, by the same metrics and the same bootstrap. Writes benchmarks/results/quickstart_baseline.json.
 """
 
+import argparse
 import json
 import platform
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -87,4 +87,8 @@ def main(run_folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of the run")
+    main(parser.parse_args().run)

@@ -7,9 +7,9 @@ test tracks. Finished runs in the folder RUNS are not repeated. Writes benchmark
 and docs/what-helped.md.
 """
 
+import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -351,4 +351,8 @@ def render(rows: list[dict[str, object]]) -> str:
 
 
 if __name__ == "__main__":
-    measure(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, help="folder of the runs")
+    measure(parser.parse_args().runs)

@@ -8,8 +8,8 @@ lose the level of each frame, and with it the beats. Nothing was trained: it is 
 step of the program runs offline.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -59,4 +59,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
+    main(parser.parse_args().folder)

@@ -14,8 +14,8 @@ small backbones are short: from random convolutions a trial predicted almost not
   how far it is below it. The sum of such steps is a piecewise linear logarithm.
 """
 
+import argparse
 import math
-import sys
 from pathlib import Path
 
 import torch
@@ -149,4 +149,10 @@ def main(folder: Path, architecture: str = "small", licence: str = LICENCE) -> N
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:4])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("architecture", nargs="?", default="small", help="below configs/pretrain")
+    parser.add_argument("licence", nargs="?", default=LICENCE)
+    main(**vars(parser.parse_args()))
