@@ -1,15 +1,19 @@
-"""bfloat16 on a CPU: where the CPU has matrix units for it.
+"""bfloat16 on a CPU: only where the CPU is fast in it.
 
-Without them bfloat16 is slower than float32, also with the vector instructions ``avx512_bf16``: the hidden
-states of music2vec's size take 1.6 times as long. Source: benchmarks/cpu_network.py.
+The vector instructions ``avx512_bf16`` alone do not tell: by them the hidden states of music2vec's size take
+1.6 times as long as in float32 on an Intel Xeon, and 0.3 times on an AMD EPYC of the Zen 5 generation, which
+multiplies matrices at 500 GFLOP/s a core. Source: benchmarks/cpu_network.py.
 """
 
 from typing import Literal
 
 import torch
 
-MATRIX_UNITS = "amx_bf16"
-"""Name of the matrix units in `torch.cpu.get_capabilities`."""
+FAST_CPUS = (("amx_bf16",), ("avx512_bf16", "avx512_vp2intersect"))
+"""Names in `torch.cpu.get_capabilities` by which fast CPUs are known: matrix units (AMX), or AMD's Zen 5.
+
+No other generation has both names of the latter.
+"""
 TASKS = frozenset(
     {
         "beats",
@@ -35,18 +39,19 @@ PrecisionSetting = Literal["auto", "float32", "bfloat16"]
 InferencePrecision = Literal["float32", "bfloat16"]
 
 
-def has_matrix_units() -> bool:
-    """Return whether this CPU has matrix units for bfloat16.
+def has_fast_bfloat16() -> bool:
+    """Return whether bfloat16 is faster than float32 on this CPU: one of `FAST_CPUS`.
 
     PyTorch's variable ``ATEN_CPU_CAPABILITY``, such as ``avx2``, hides them.
     """
     is_used = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return is_used and bool(torch.cpu.get_capabilities().get(MATRIX_UNITS))
+    capabilities = torch.cpu.get_capabilities()
+    return is_used and any(all(capabilities.get(name) for name in names) for names in FAST_CPUS)
 
 
 def uses_bfloat16(task: str) -> bool:
-    """Return whether ``auto`` is bfloat16 for a task: matrix units, and the task is in `TASKS`."""
-    return task in TASKS and has_matrix_units()
+    """Return whether ``auto`` is bfloat16 for a task: the CPU is fast in it, and the task is in `TASKS`."""
+    return task in TASKS and has_fast_bfloat16()
 
 
 def inference_precision(

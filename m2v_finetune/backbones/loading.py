@@ -25,6 +25,8 @@ from m2v_finetune.backbones.checkpoint_files import (
     read_licence,
 )
 from m2v_finetune.backbones.checkpoints import published_checkpoint
+from m2v_finetune.backbones.cpu.attention import ATTENTION
+from m2v_finetune.backbones.cpu.dropout import use_own_dropout
 from m2v_finetune.backbones.encoders import ENCODERS
 from m2v_finetune.backbones.encoders.encoder import Encoder, known_settings
 from m2v_finetune.errors import UserError
@@ -175,8 +177,8 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
             )
     try:
         config = encoder.config_class(**known_settings(settings, encoder))
-        config._attn_implementation = "sdpa"
-        return encoder.network_class(config)
+        config._attn_implementation = ATTENTION
+        network: PreTrainedModel = encoder.network_class(config)
     # Errors of transformers and torch for the values of an invalid file.
     except (
         StrictDataclassError,
@@ -190,6 +192,8 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
         raise UserError(
             f"{where} does not describe a valid network: {error}", code="architecture-invalid"
         ) from error
+    use_own_dropout(network)
+    return network
 
 
 def frame_grid_of(settings: Mapping[str, Any], sample_rate: int, *, where: str) -> FrameGrid:

@@ -16,7 +16,7 @@ def load_model(source: str, arguments: argparse.Namespace) -> "TaskModel":
     import torch
 
     from m2v_finetune.allocation import keep_freed_memory
-    from m2v_finetune.cpu_precision import MATRIX_UNITS, inference_precision
+    from m2v_finetune.cpu_precision import inference_precision
     from m2v_finetune.model import TaskModel
 
     if arguments.runtime == "onnx":
@@ -35,7 +35,7 @@ def load_model(source: str, arguments: argparse.Namespace) -> "TaskModel":
         arguments.precision, task=model.task.name, device=model.device
     )
     if model.precision == "bfloat16":
-        why = f"this CPU has {MATRIX_UNITS}" if arguments.precision == "auto" else "as asked for"
+        why = "which is fast on this CPU" if arguments.precision == "auto" else "as asked for"
         warn(f"Predicting in bfloat16, {why}; --precision float32 is exact.")
     return model
 

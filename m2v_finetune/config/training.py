@@ -68,8 +68,8 @@ class TrainingConfig:
             per_device_batch_size x this x the number of processes.
         eval_batch_size: Batch size of evaluation, in windows.
         mixed_precision: Precision of training. ``auto`` selects bf16 if the GPU supports it, fp16 with
-            loss scaling on older GPUs, and on a CPU bf16 if it has ``amx_bf16`` and the task is among
-            those measured (docs/precision.md), else no mixed precision.
+            loss scaling on older GPUs, and on a CPU bf16 if it is fast there (AMX, Zen 5) and the task
+            is among those measured (docs/precision.md), else no mixed precision.
         gradient_checkpointing: Whether activations are recomputed in the backward pass to save memory:
             those of each transformer layer, and of the conv encoder if it is trainable.
         compile: Whether torch.compile compiles the transformer layers: slower in the first steps, faster

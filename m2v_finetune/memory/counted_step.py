@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from m2v_finetune.backbones.encoders.frames_last import channels_first
+from m2v_finetune.backbones.cpu import as_elsewhere
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
 from m2v_finetune.data.loader import Window
 from m2v_finetune.memory.counting import BLOCK_BYTES, FakeRecorder, Part, StorageRecorder, Timeline
@@ -154,7 +154,7 @@ class CountedRun:
     def _fake(self) -> Iterator[None]:
         """Use tensors without values, and on a GPU the memory of its kernels."""
         on_gpu = self._machine.on_gpu
-        convolutions = channels_first() if on_gpu else nullcontext()
+        convolutions = as_elsewhere() if on_gpu else nullcontext()
         with self._fake_tensors, GpuKernels(on_gpu=on_gpu), convolutions:
             yield
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from m2v_finetune.backbones import PrecomputedBackbone
 from m2v_finetune.config import AnyRecipeConfig, PretrainingConfig, RecipeConfig
-from m2v_finetune.cpu_precision import MATRIX_UNITS, has_matrix_units
+from m2v_finetune.cpu_precision import has_fast_bfloat16
 from m2v_finetune.data.checking import CheckedTrack
 from m2v_finetune.data.manifest import DatasetInfo
 from m2v_finetune.data.values import printable
@@ -321,4 +321,4 @@ def precision_note(accelerator: Accelerator) -> str:
     name = "float32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     if accelerator.device.type != "cpu":
         return name
-    return f"{name} (CPU {'with' if has_matrix_units() else 'without'} {MATRIX_UNITS})"
+    return f"{name} (CPU {'with' if has_fast_bfloat16() else 'without'} fast bfloat16)"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel
 
-from m2v_finetune.backbones.encoders import frames_last
-from m2v_finetune.backbones.encoders.frames_last import convolve
+from m2v_finetune.backbones.cpu import as_elsewhere, frames_last
+from m2v_finetune.backbones.cpu.frames_last import convolve
 from m2v_finetune.backbones.encoders.hubert import HUBERT
 
 SIZES = {"conv_dim": (24, 16, 20, 8), "conv_kernel": (10, 3, 2, 5), "conv_stride": (5, 2, 2, 2)}
@@ -92,7 +92,7 @@ def test_with_gradients_the_modules_run():
     assert not frames_last.is_usable(waveforms)
     HUBERT.convolve(built, waveforms).sum().backward()
     assert built.feature_extractor.conv_layers[0].conv.weight.grad is not None
-    with torch.no_grad(), frames_last.channels_first():
+    with torch.no_grad(), as_elsewhere():
         assert not frames_last.is_usable(waveforms)
     with torch.no_grad():
         assert frames_last.is_usable(waveforms)

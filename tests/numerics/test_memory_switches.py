@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2v_finetune.backbones import backbone as backbone_module
 from m2v_finetune.backbones import load_backbone
-from m2v_finetune.backbones.encoders.frames_last import channels_first
+from m2v_finetune.backbones.cpu import as_elsewhere
 from m2v_finetune.backbones.layer_weighting import LayerWeighting
 
 WINDOWS, SAMPLES = 4, 16000
@@ -106,7 +106,7 @@ def test_the_conv_encoder_goes_in_chunks(trainable, monkeypatch):
         monkeypatch.setattr(backbone_module, "CONV_CHUNK_SAMPLES", batch_size * SAMPLES)
         backbone = build(trainable)
         # Without gradients a CPU would compute window by window in any case.
-        with channels_first(), LargestTensor() as mode:
+        with as_elsewhere(), LargestTensor() as mode:
             features = backbone.encode(waveforms())
         largest.append(mode.numbers)
         if trainable == "all":

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification, Wav2Vec2Model
 
 from m2v_finetune.audio.frames import FrameGrid
-from m2v_finetune.backbones.encoders import frames_last
+from m2v_finetune.backbones.cpu import frames_last
 from m2v_finetune.backbones.encoders.encoder import Encoder
 
 ADAPTER = {"add_adapter": "strided convolutions above the layers, which change the last state"}

@@ -9,8 +9,6 @@ linear, so mean and variance of its output follow from mean and covariance of th
 all published networks, and the normalisation becomes part of the weights.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,26 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
-_is_on = True
+from m2v_finetune.backbones.cpu import has_own_way
 
 
 def is_usable(input_values: Tensor) -> bool:
     """Return whether this way applies: on a CPU, without gradients, and not while a model is exported."""
-    on_cpu = input_values.device.type == "cpu" and not torch.is_grad_enabled()
-    return (
-        _is_on and on_cpu and not torch.compiler.is_compiling()
-    )  # its loop over windows has no graph
-
-
-@contextmanager
-def channels_first() -> Iterator[None]:
-    """Run convolutions as PyTorch does, within a block: to count the memory of a GPU on tensors of a CPU."""
-    global _is_on
-    before, _is_on = _is_on, False
-    try:
-        yield
-    finally:
-        _is_on = before
+    return has_own_way(input_values) and not torch.is_grad_enabled()
 
 
 def convolve(layers: Any, input_values: Tensor) -> Tensor:
@@ -79,15 +63,16 @@ def _first_layer(layer: Any, input_values: Tensor) -> Tensor:
     if not isinstance(norm, nn.GroupNorm):
         bias = None if conv.bias is None else conv.bias.detach()
         return _norm_and_activate(layer, F.linear(frames, weight, bias))
-    # (batch, kernel, channels) and (batch, 1, channels): weights and bias of each window
-    weights, bias = _with_group_norm(norm, frames, weight.t(), conv.bias)
-    return _activate(layer, torch.baddbmm(bias, frames, weights))
+    # A sample of one for the bias: the product adds it without another pass over its output.
+    rows = torch.cat([frames, frames.new_ones(*frames.shape[:2], 1)], dim=2)
+    return _activate(layer, torch.bmm(rows, _with_group_norm(norm, frames, weight.t())))
 
 
-def _with_group_norm(
-    norm: nn.GroupNorm, frames: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return weights and bias of each window with the normalisation of their outputs."""
+def _with_group_norm(norm: nn.GroupNorm, frames: Tensor, weight: Tensor) -> Tensor:
+    """Return the weights of each window with the normalisation of their outputs, and the bias as last row.
+
+    A bias of the convolution moves the mean of its output, and is subtracted with it.
+    """
     rows = frames.double()
     mean = rows.mean(dim=1, keepdim=True)
     rows = rows - mean
@@ -95,9 +80,8 @@ def _with_group_norm(
     wide = weight.double()
     variance = ((covariance @ wide) * wide).sum(dim=1, keepdim=True)
     scale = norm.weight.double() / torch.sqrt(variance.clamp(min=0) + norm.eps)
-    # The bias of the convolution moves the mean of its output, and is subtracted with it.
     shift = norm.bias.double() - (mean @ wide) * scale
-    return (wide * scale).to(weight.dtype), shift.to(weight.dtype)
+    return torch.cat([wide * scale, shift], dim=1).to(weight.dtype)
 
 
 def _weights(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
