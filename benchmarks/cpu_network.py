@@ -9,6 +9,7 @@ ratio of the medians to transformers in float32, `speedup_of_fastest` that of th
 """
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -47,7 +48,9 @@ def our_side(name: str, windows: int, threads: int) -> dict[str, Callable[[], An
 def their_side(name: str, windows: int, threads: int) -> dict[str, Callable[[], Any]]:
     """Return what is measured of transformers."""
     backbone, waveforms = drawn(name, windows)
-    theirs = NETWORKS[name][0](backbone.network.config).eval()
+    config = copy.deepcopy(backbone.network.config)
+    config._attn_implementation = "sdpa"  # the default of transformers
+    theirs = NETWORKS[name][0](config).eval()
     theirs.load_state_dict(backbone.network.state_dict(), strict=False)
     return without_gradients(
         threads,

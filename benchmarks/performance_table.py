@@ -3,7 +3,7 @@
     python benchmarks/performance_table.py
 
 Reads the result files of reading_audio.py, training_from_mp3.py, probe_cache.py, training_step.py,
-predicting_songs.py and long_prediction.py; measures nothing.
+filling_cache.py, predicting_songs.py and long_prediction.py; measures nothing.
 """
 
 import json
@@ -46,9 +46,12 @@ def table() -> str:
         return f"a probe of {one['epochs']} epochs, whole command, {one['training_clips']} {kind}"
 
     def of_step(row: str) -> str:
-        """By the clock, and by the processor's time."""
-        times = steps[f"{row} on CPU"]["times_as_fast_ours"]
-        return f"{times['median']:.2f} ({times['median_processor']:.2f})"
+        """By the clock, and by the processor's time, in both precisions."""
+        both = []
+        for precision, name in (("float32", "ours"), ("bfloat16", "ours_bfloat16")):
+            times = steps[f"{row} on CPU"][f"times_as_fast_{name}"]
+            both.append(f"{times['median']:.2f} ({times['median_processor']:.2f}) in {precision}")
+        return ", ".join(both)
 
     rows = [
         (
@@ -76,6 +79,13 @@ def table() -> str:
             "this program without it",
             f"{commands['lora']['times_as_fast']:.2f}",
         ),
+        (
+            "filling the feature cache, music2vec-v1's size",
+            "this program before (commit 7af5b10)",
+            "{now, float32:.1f} in float32, {now, bfloat16:.1f} in bfloat16".format(
+                **found("filling_cache")["times_as_fast"]
+            ),
+        ),
         *(
             (
                 f"training on 4-minute MP3s, end to end, windows of {window}",
@@ -96,7 +106,7 @@ def table() -> str:
             (
                 f"tags of a 4-minute MP3, {name}",
                 "transformers' class on the same windows, decoded by librosa",
-                f"{one['times_as_fast']:.1f}",
+                f"{one['times_as_fast']:.1f} in float32, {one['times_as_fast_in_bfloat16']:.1f} in bfloat16",
             )
             for name, one in found("predicting_songs")["backbones"].items()
         ),

@@ -6,6 +6,7 @@ Both sides have the same RANDOM weights, windows of 5 s one after the other, and
 cores, each in a process of its own; models are loaded before. The other side is the common way:
 `librosa.load` of the whole MP3 (44.1 kHz, stereo), the feature extractor, and `...ForSequenceClassification`.
 Both give the same scores, but that librosa's song at 24 kHz is a sample longer, and so has one window more.
+This program predicts in float32, and in bfloat16 too where the CPU is fast in it.
 Sides take turns after a run of each; the machine should be idle. Written to
 benchmarks/results/predicting_songs.json: seconds, their spread, and ratios of medians.
 `decoding` has the seconds of each side without the network.
@@ -16,6 +17,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,12 @@ import torch
 from numpy.typing import NDArray
 from own_process import OwnProcess
 from songs import environment, spread, write_songs
+from training_step import processor
 
 from m2v_finetune.audio.decode import read_audio
 from m2v_finetune.audio.windows import window_starts
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
+from m2v_finetune.cpu_precision import InferencePrecision, has_fast_bfloat16
 from m2v_finetune.model import TaskModel
 from m2v_finetune.tasks.tagging import Tagging
 from m2v_finetune.threads import choose_threads
@@ -37,7 +41,7 @@ RESULT = Path(__file__).parent / "results" / "predicting_songs.json"
 BACKBONES = ("music2vec-v1", "MERT-v1-95M")
 SONG_SECONDS, WINDOW_SECONDS, BATCH_SIZE = 240.0, 5.0, 16
 GOAL = 4.0
-"""With matrix units for bfloat16 (amx_bf16)."""
+"""In bfloat16, where the CPU is fast in it."""
 
 
 def main() -> None:
@@ -49,7 +53,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     arguments = parser.parse_args()
     found: dict[str, Any] = {
-        "goal_with_matrix_units": GOAL,
+        "goal_in_bfloat16": GOAL,
+        "processor": processor(),
+        "has_fast_bfloat16": has_fast_bfloat16(),
         "load_average_before": os.getloadavg(),
         "environment": environment(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -83,14 +89,19 @@ def our_side(name: str, song: Path) -> dict[str, Callable[[], Any]]:
     model = model_of(name)
     torch.set_num_threads(choose_threads(model))
 
-    def predict() -> NDArray[np.float64]:
+    def predict(precision: InferencePrecision) -> NDArray[np.float64]:
+        model.precision = precision
         scores = model.predict(song, batch_size=BATCH_SIZE).scores
         return np.array(list(scores.values()))
 
     def decode() -> None:
         read_audio(song, sample_rate=model.backbone.sample_rate)
 
-    return {"ours": predict, "ours, decoding": decode}
+    return {
+        "ours": partial(predict, "float32"),
+        "ours, bfloat16": partial(predict, "bfloat16"),
+        "ours, decoding": decode,
+    }
 
 
 def their_side(name: str, song: Path) -> dict[str, Callable[[], Any]]:
@@ -126,9 +137,13 @@ def measure(name: str, song: Path, rounds: int) -> dict[str, Any]:
         OwnProcess(our_side, name, song) as ours,
         OwnProcess(their_side, name, song, keeps_memory=False) as theirs,
     ):
-        difference = float(np.abs(ours.run("ours")[2] - theirs.run("theirs")[2]).max())
+        exact = ours.run("ours")[2]
+        difference = float(np.abs(exact - theirs.run("theirs")[2]).max())
         assert difference < 1e-3, f"the two sides are not the same model: {difference}"
         sides = {"ours": ours, "theirs": theirs, "ours, decoding": ours, "theirs, decoding": theirs}
+        if has_fast_bfloat16():
+            sides["ours, bfloat16"] = ours
+            rounded = ours.run("ours, bfloat16")[2]
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(rounds):
             for side, process in sides.items():
@@ -136,11 +151,19 @@ def measure(name: str, song: Path, rounds: int) -> dict[str, Any]:
                 seconds[side].append(elapsed)
     threads = choose_threads(model_of(name))
     found: dict[str, Any] = {side: spread(times) for side, times in seconds.items()}
+    theirs_median = found["theirs"]["median"]
+    if has_fast_bfloat16():
+        found |= {
+            "largest_difference_of_scores_in_bfloat16": float(np.abs(rounded - exact).max()),
+            "times_as_fast_in_bfloat16": round(
+                theirs_median / found["ours, bfloat16"]["median"], 2
+            ),
+        }
     return found | {
         "network": f"{name}, RANDOM WEIGHTS",
         "threads": threads,
         "largest_difference_of_scores": difference,
-        "times_as_fast": round(found["theirs"]["median"] / found["ours"]["median"], 2),
+        "times_as_fast": round(theirs_median / found["ours"]["median"], 2),
     }
 
 

@@ -4,9 +4,10 @@
                                            [--workers N]
 
 All sides take the same full training steps: all transformer layers learn, the same total batch and window.
-On a CPU the network is filterbank-small, and batches have 4 windows; on an NVIDIA card it has the size of
-music2vec-v1 and RANDOM weights, steps are in bfloat16, and batches have 16. The sides differ in how a window
-becomes a tensor:
+On a CPU the network is filterbank-small, and batches have 4 windows; steps are in float32, and where the CPU
+is fast in bfloat16 in rows of their own in that. On an NVIDIA card the network has the size of music2vec-v1
+and RANDOM weights, steps are in bfloat16, and batches have 16. The sides differ in how a window becomes a
+tensor:
 
     excerpt    this program: seek, decode, resample, in workers
     converted  the same from the copies that `m2v data convert --format wav` writes
@@ -23,6 +24,7 @@ time of a step. On a card a side should wait for data for less than a twentieth 
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -40,10 +42,12 @@ import torch
 from profiles import operations, profiler
 from songs import environment, spread, write_songs
 from torch.utils.data import DataLoader, Dataset
+from training_step import processor
 
 from m2v_finetune.allocation import keep_freed_memory
 from m2v_finetune.audio.windows import draw_generator
 from m2v_finetune.config import BackboneConfig, HeadConfig, OptimizerConfig, TuningConfig
+from m2v_finetune.cpu_precision import has_fast_bfloat16
 from m2v_finetune.data.checking import CheckedTrack, check_tracks
 from m2v_finetune.data.loader import Augment, TrainingWindows, Window, read_window
 from m2v_finetune.data.manifest import Track
@@ -119,6 +123,7 @@ class Side:
         positions: That it asks for.
         model: What learns.
         optimizer: Of its weights.
+        in_bfloat16: Whether its steps are.
         rates: Windows a second, by round.
         waiting: Share of the time that was spent on waiting for a batch, by round.
     """
@@ -127,6 +132,7 @@ class Side:
     positions: Positions
     model: TaskModel
     optimizer: torch.optim.Optimizer
+    in_bfloat16: bool
     rates: list[float] = field(default_factory=list)
     waiting: list[float] = field(default_factory=list)
 
@@ -145,8 +151,8 @@ class Side:
                 [[part.to(DEVICE, non_blocking=True) for part in batch]],
                 loss=self.model.task.loss,
                 max_grad_norm=1.0,  # its norm is read, and so the step is done
-                autocast=partial(torch.autocast, "cuda", torch.bfloat16)
-                if IS_ON_GPU
+                autocast=partial(torch.autocast, DEVICE.type, torch.bfloat16)
+                if self.in_bfloat16
                 else nullcontext,
             )
         seconds = time.perf_counter() - start_time
@@ -180,15 +186,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["M2V_CACHE"] = f"{folder}/cache"
         checked = write_and_resample(Path(folder), arguments.songs, arguments.song_seconds)
-        for seconds in arguments.windows:
-            sides = build_sides(checked, seconds, arguments.workers)
-            rows[f"{seconds:g} s"] = measure(sides, arguments.rounds)
-            print(seconds, json.dumps(rows[f"{seconds:g} s"]["times_as_fast"]), flush=True)
+        precisions = [True] if IS_ON_GPU else [False, True][: 1 + has_fast_bfloat16()]
+        for seconds, in_bfloat16 in itertools.product(arguments.windows, precisions):
+            name = f"{seconds:g} s{', bfloat16' if in_bfloat16 and not IS_ON_GPU else ''}"
+            sides = build_sides(checked, seconds, arguments.workers, in_bfloat16=in_bfloat16)
+            rows[name] = measure(sides, arguments.rounds)
+            print(name, json.dumps(rows[name]["times_as_fast"]), flush=True)
     found = {
         "rows": rows,
         "song_seconds": arguments.song_seconds,
         "backbone": BACKBONE,
-        "device": torch.cuda.get_device_name() if IS_ON_GPU else "cpu",
+        "device": torch.cuda.get_device_name() if IS_ON_GPU else processor(),
         "batch_size": BATCH_SIZE,
         "num_workers": arguments.workers,
         "goal": GOAL,
@@ -241,7 +249,7 @@ def write_and_resample(folder: Path, num_songs: int, seconds: float) -> list[Che
 
 
 def build_sides(
-    checked: list[CheckedTrack], window_seconds: float, workers: int
+    checked: list[CheckedTrack], window_seconds: float, workers: int, *, in_bfloat16: bool
 ) -> dict[str, Side]:
     """Return the sides."""
     models = {name: build_model(window_seconds) for name in ("excerpt", "converted", "whole")}
@@ -273,7 +281,13 @@ def build_sides(
         optimizer = build_optimizer(
             model, OptimizerConfig(learning_rate=1e-4, backbone_learning_rate=1e-5)
         )
-        sides[name] = Side(loader=loader, positions=positions, model=model, optimizer=optimizer)
+        sides[name] = Side(
+            loader=loader,
+            positions=positions,
+            model=model,
+            optimizer=optimizer,
+            in_bfloat16=in_bfloat16,
+        )
     return sides
 
 
