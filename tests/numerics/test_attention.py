@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from m2v_finetune.backbones import build_architecture
-from m2v_finetune.backbones.cpu import as_elsewhere
+from m2v_finetune.backbones.cpu import as_elsewhere, attention
 from m2v_finetune.backbones.cpu.attention import attend
 from m2v_finetune.backbones.cpu.dropout import Dropout, drop, use_own_dropout
 from m2v_finetune.backbones.encoders import ENCODERS
@@ -70,7 +70,7 @@ def test_probabilities_at_the_ends():
     assert drop(torch.empty(0, 4), 0.5).shape == (0, 4)
 
 
-def test_only_training_on_a_cpu_uses_it():
+def test_only_training_on_a_cpu_that_is_not_compiled_uses_it(monkeypatch):
     layer, state = Dropout(0.5), torch.ones(1000)
     assert layer.eval()(state) is state
     layer.train()
@@ -86,6 +86,8 @@ def test_only_training_on_a_cpu_uses_it():
     assert torch.equal(drawn(), own)
     with as_elsewhere():
         assert torch.equal(drawn(), of_pytorch)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(drawn(), of_pytorch)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -106,9 +108,9 @@ def test_every_network_has_it(name):
 def test_products_equal_the_fused_kernel(scaling):
     """With a dropout so rare that it is none: values and gradients."""
     found = []
-    for attention in ("fused", "products"):
+    for way in ("fused", "products"):
         query, key, value = (one.requires_grad_() for one in states())
-        if attention == "fused":
+        if way == "fused":
             output = F.scaled_dot_product_attention(query, key, value, scale=scaling)
             output = output.transpose(1, 2)
         else:
@@ -145,12 +147,34 @@ def test_bfloat16_is_as_exact_as_the_fused_kernel(dropout):
     assert 0 < errors[0] < 1.5 * errors[1] < 0.01
 
 
-def test_a_position_bias_and_a_mask_count():
+def test_parts_of_a_window_equal_the_whole(monkeypatch):
+    query, key, value = states(torch.bfloat16)
+    found = []
+    for logits in (attention.PART_LOGITS, 4 * 50 * 7):
+        monkeypatch.setattr(attention, "PART_LOGITS", logits)
+        shapes = []
+        products = attention._products
+        monkeypatch.setattr(
+            attention,
+            "_products",
+            lambda part, *rest, shapes=shapes, products=products: (
+                shapes.append(part.shape[2]) or products(part, *rest)
+            ),
+        )
+        with torch.inference_mode():
+            found.append(attend(LAYER, query, key, value, None)[0])
+        monkeypatch.setattr(attention, "_products", products)
+        assert shapes == ([50, 50] if logits > 10_000 else 2 * [*7 * [7], 1])
+    torch.testing.assert_close(found[1], found[0], rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1e-9])
+def test_a_position_bias_and_a_mask_count(dropout):
     query, key, value = states()
     bias = torch.randn(2, 4, 50, 50, dtype=torch.float64)
     for arguments in ({"position_bias": bias}, {"attention_mask": bias}):
         given = {"attention_mask": None, **arguments}
-        found, _ = attend(LAYER, query, key, value, **given)
+        found, _ = attend(LAYER, query, key, value, **given, dropout=dropout)
         expected = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         torch.testing.assert_close(found, expected.transpose(1, 2), rtol=1e-9, atol=1e-9)
 

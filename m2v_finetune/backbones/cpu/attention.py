@@ -17,6 +17,8 @@ from m2v_finetune.backbones.cpu.dropout import drop
 
 ATTENTION = "m2v_attention"
 """Name of `attend` among the attentions of transformers."""
+PART_LOGITS = 2**23
+"""Logits in memory at once in a prediction, 4 bytes each: those of 9 s in the largest published network."""
 
 
 def attend(
@@ -49,14 +51,7 @@ def attend(
             return _products(query, key, value, factor, dropout).transpose(1, 2).contiguous(), None
         # Not in training, whose passes with and without gradients have to be equal.
         if query.dtype == torch.bfloat16 and torch.is_inference_mode_enabled():
-            # One by one: logits are (heads, frames, frames), in float32.
-            windows = [
-                _products(*window, factor, dropout).transpose(1, 2)
-                for window in zip(
-                    torch.split(query, 1), torch.split(key, 1), torch.split(value, 1), strict=True
-                )
-            ]
-            return torch.cat(windows), None
+            return _in_parts(query, key, value, factor), None
     attended, _ = sdpa_attention_forward(
         module,
         query,
@@ -71,8 +66,25 @@ def attend(
     return attended, None
 
 
+def _in_parts(query: Tensor, key: Tensor, value: Tensor, factor: float) -> Tensor:
+    """Return the attention (batch, frames, heads, size), window by window and `PART_LOGITS` at once."""
+    _, num_heads, num_frames, _ = query.shape
+    num_rows = max(1, PART_LOGITS // (num_heads * num_frames))
+    attended = torch.empty_like(query.transpose(1, 2))
+    for number in range(len(query)):
+        window = slice(number, number + 1)
+        for start in range(0, num_frames, num_rows):
+            rows = slice(start, start + num_rows)
+            part = _products(query[window, :, rows], key[window], value[window], factor, 0.0)
+            attended[window, rows] = part.transpose(1, 2)
+    return attended
+
+
 def _products(query: Tensor, key: Tensor, value: Tensor, factor: float, dropout: float) -> Tensor:
-    """Return the attention (batch, heads, frames, size), by products of (batch x heads) matrices."""
+    """Return the attention (batch, heads, frames, size), by products of (batch x heads) matrices.
+
+    The query may have fewer frames than key and value.
+    """
     queries, keys, values = (states.flatten(0, 1) for states in (query, key, value))
     exact = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast("cpu", enabled=False):
