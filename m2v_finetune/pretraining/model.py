@@ -1,6 +1,7 @@
 """Base of the models of both objectives: a backbone, its loss, and what is watched during a run."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -76,6 +77,7 @@ class PretrainingModel(nn.Module, ABC):
         train_conv_encoder: bool,
         watch_after_steps: int,
         watched: Mapping[str, str],
+        min_spans: int = 1,
     ) -> None:
         """Make the backbone trainable.
 
@@ -87,19 +89,22 @@ class PretrainingModel(nn.Module, ABC):
             train_conv_encoder: Whether the conv encoder is trainable.
             watch_after_steps: Number of steps before a collapse is reported.
             watched: Names of the columns of `watched`.
+            min_spans: Least number of masked spans in a window.
 
         Raises:
-            UserError: A window is too short for the spans.
+            UserError: A window is too short for the spans, one after the other.
         """
         super().__init__()
         self.window_samples = round(window_seconds * backbone.sample_rate)
         num_frames = backbone.num_frames(self.window_samples)
-        if num_frames <= span_frames:
+        masked_frames = min_spans * span_frames
+        if num_frames <= masked_frames:
+            count, fewer = (f"{min_spans} ", " or min_mask_spans") if min_spans > 1 else ("", "")
+            enough = math.ceil(100 * (masked_frames + 2) / backbone.frame_rate) / 100
             raise UserError(
-                f"A window of {window_seconds:g} s has {num_frames} frames, and spans of "
-                f"{span_frames} are masked. Set data.window_seconds to at least "
-                f"{float((span_frames + 2) / backbone.frame_rate):.2g}, or "
-                f"{section}.mask_span_frames to less.",
+                f"A window of {window_seconds:g} s has {num_frames} frames, and {count}spans of "
+                f"{span_frames} are masked. Set data.window_seconds to at least {enough:g}, or "
+                f"{section}.mask_span_frames{fewer} to less.",
                 code="window-too-short",
             )
         self.tuning = TuningConfig(method="full", train_conv_encoder=train_conv_encoder)

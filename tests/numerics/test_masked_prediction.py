@@ -342,6 +342,9 @@ def test_what_cannot_be_trained_is_refused(architecture):
     backbone = init_backbone(architecture, licence="")
     with raises("window-too-short", "masked_prediction.mask_span_frames"):
         MaskedPredictionModel(backbone, MaskedPredictionConfig(), window_seconds=0.1)
+    with raises("window-too-short", "20 spans of 5", "at least 2.04, ", "min_mask_spans"):
+        config = MaskedPredictionConfig(min_mask_spans=20)
+        MaskedPredictionModel(backbone, config, window_seconds=1.0)
     with raises("settings-conflict", "masked_prediction.codes"):
         MaskedPredictionConfig(log_mel_clusters=0, chroma_clusters=0)
     for settings in ({"chroma_clusters": 1}, {"mix_probability": 1.5}, {"mix_max_seconds": 0.1}):

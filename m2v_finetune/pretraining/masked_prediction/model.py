@@ -60,6 +60,7 @@ class MaskedPredictionModel(PretrainingModel):
             train_conv_encoder=config.train_conv_encoder,
             watch_after_steps=config.watch_after_steps,
             watched=names,
+            min_spans=config.min_mask_spans,
         )
         self.config = config
         self.heads = nn.ModuleDict(
