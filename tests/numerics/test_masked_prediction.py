@@ -338,6 +338,23 @@ def test_labels_that_are_all_the_same_are_reported(architecture, caplog):
     assert "chroma" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("trains", "penalty", "warns"), [(True, 50.0, True), (True, 2.0, False), (False, 50.0, False)]
+)
+def test_a_penalty_that_is_most_of_the_loss_is_reported_once(
+    architecture, trains, penalty, warns, caplog
+):
+    config = MaskedPredictionConfig(train_conv_encoder=trains)
+    model = MaskedPredictionModel(
+        init_backbone(architecture, licence=""), config, window_seconds=1.0
+    )
+    metrics = dict.fromkeys(model.metric_names, 1.0) | {"feature_penalty": penalty}
+    for step in (10, 20):
+        model.check_collapse(metrics, num_updates=step)
+    assert [one.levelname for one in caplog.records] == ["WARNING"] * warns
+    assert ("masked_prediction.train_conv_encoder" in caplog.text) is warns
+
+
 def test_what_cannot_be_trained_is_refused(architecture):
     backbone = init_backbone(architecture, licence="")
     with raises("window-too-short", "masked_prediction.mask_span_frames"):

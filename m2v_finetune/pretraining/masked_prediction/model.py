@@ -1,5 +1,6 @@
 """MaskedPredictionModel: a network that predicts labels and the CQT of masked frames."""
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -12,9 +13,13 @@ from m2v_finetune.pretraining.masked_prediction.cqt import Cqt
 from m2v_finetune.pretraining.masked_prediction.heads import CqtHead, LabelHead
 from m2v_finetune.pretraining.model import PretrainingModel
 
+logger = logging.getLogger(__name__)
+
 CROSS_ENTROPY, ACCURACY, ENTROPY = "cross_entropy", "accuracy", "label_entropy"
 OF_LABELS = {CROSS_ENTROPY: "cross-entropy", ACCURACY: "accuracy", ENTROPY: "entropy of labels"}
 """Metrics of each label set, whose name follows theirs."""
+MAX_PENALTY = 10.0
+"""Times the cross-entropies above which the penalty is reported."""
 CQT_ERROR, FEATURE_PENALTY = "cqt_error", "feature_penalty"
 
 
@@ -63,6 +68,7 @@ class MaskedPredictionModel(PretrainingModel):
             min_spans=config.min_mask_spans,
         )
         self.config = config
+        self._has_warned_of_penalty = False
         self.heads = nn.ModuleDict(
             {
                 name: LabelHead(
@@ -188,12 +194,24 @@ class MaskedPredictionModel(PretrainingModel):
         self._trains_heads_alone = number <= self.config.freeze_backbone_steps
 
     def check_collapse(self, metrics: Mapping[str, float], *, num_updates: int) -> None:
-        """Warn, once, if labels hardly vary or the rank of conv features has collapsed.
+        """Warn, once, if labels hardly vary or the rank of conv features has collapsed; or of the penalty.
 
         Args:
             metrics: Means since the last call, by name.
             num_updates: Number of changes of the weights.
         """
+        penalty = self.config.feature_penalty * metrics[FEATURE_PENALTY]
+        others = sum(metrics[f"{CROSS_ENTROPY}_{name}"] for name in self.heads)
+        is_large = self.config.train_conv_encoder and penalty > MAX_PENALTY * others
+        if is_large and not self._has_warned_of_penalty:
+            self._has_warned_of_penalty = True
+            logger.warning(
+                "The penalty on the conv encoder's output is %.3g, and the cross-entropies are %.3g: the run "
+                "mainly makes that output smaller, which destroys trained filters. To keep them set "
+                "masked_prediction.train_conv_encoder to false; or lower masked_prediction.feature_penalty.",
+                penalty,
+                others,
+            )
         if num_updates > self.config.watch_after_steps:
             self.warn_below_floors(metrics, num_updates=num_updates)
 
