@@ -93,8 +93,8 @@ def warn_of_collapse(model: PretrainingModel, fitted: FitResult) -> None:
     if found:
         logger.warning(
             "Held-out music, over the time of a window: %s. The run had too few steps, the music "
-            "hardly changes within a window, or the representations have collapsed. A run watches for a collapse only after "
-            "%s.watch_after_steps (%d); this one had %d.",
+            "hardly changes within a window, or the representations have collapsed. A run watches "
+            "for a collapse only after %s.watch_after_steps (%d); this one had %d.",
             found,
             model.section,
             model.watch_after_steps,
