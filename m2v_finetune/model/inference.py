@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from m2v_finetune.variation import OutputVariation
 if TYPE_CHECKING:
     from m2v_finetune.model.task_model import TaskModel
 
+Owner = TypeVar("Owner")
 ScoredWindow = tuple[int, Window, "NDArray[np.float32] | AudioError | NotFiniteError"]
 """Number of a track, window of it, and the scores of the window or the reason why it has none."""
 
@@ -97,23 +98,56 @@ def score_windows(
         WorkerError: A process that reads audio failed.
         torch.OutOfMemoryError: A single window does not fit into memory.
     """
-    score = ForwardPass(
-        model, model.score, autocast=autocast or model.autocast, micro_batcher=model.micro_batcher
-    )
-    if any(module.training for module in model.modules()):
-        model.eval()
     loader = track_loader(
         windows,
         batch_size=batch_size,
         num_workers=num_workers,
         timeout_seconds=timeout_seconds,
     )
-    computed = in_order(
-        lambda batch: score(*batch[1]) if len(batch[0]) else None,
-        read_batches(loader),
+    numbers = range(len(windows.tracks))
+    yield from score_batches(
+        model,
+        ((numbers, windows, batch) for batch in read_batches(loader)),
         at_once=batches_at_once(model) if len(windows) > batch_size else 1,
+        autocast=autocast,
+        variation=variation,
+        raises_not_finite=raises_not_finite,
     )
-    for (indices, _, bad), outputs in computed:
+
+
+def score_batches(
+    model: "TaskModel",
+    batches: Iterable[tuple[Sequence[Owner], TrackWindows, Any]],
+    *,
+    at_once: int,
+    autocast: Callable[[], AbstractContextManager[Any]] | None = None,
+    variation: OutputVariation | None = None,
+    raises_not_finite: bool = True,
+) -> Iterator[tuple[Owner, Window, "NDArray[np.float32] | AudioError | NotFiniteError"]]:
+    """Yield the owner of each window, the window and its scores, as `score_windows` does.
+
+    Args:
+        model: On the device that computes.
+        batches: Batches of a `track_loader`, each with the windows that it was made of and the owner of each
+            of their tracks.
+        at_once: Number of batches that are computed at once.
+        autocast: As for `score_windows`, and the others too.
+        variation: Counter of the outputs of the head.
+        raises_not_finite: Whether scores that hold nan or infinity raise an error.
+
+    Raises:
+        NotFiniteError: The scores hold nan or infinity.
+        torch.OutOfMemoryError: A single window does not fit into memory.
+    """
+    score = ForwardPass(
+        model, model.score, autocast=autocast or model.autocast, micro_batcher=model.micro_batcher
+    )
+    if any(module.training for module in model.modules()):
+        model.eval()
+    computed = in_order(
+        lambda batch: score(*batch[2][1]) if len(batch[2][0]) else None, batches, at_once=at_once
+    )
+    for (owners, windows, (indices, _, bad)), outputs in computed:
         rows: dict[int, NDArray[np.float32] | AudioError] = dict(bad)
         if outputs is not None:
             scores = activate(model, outputs, variation)
@@ -121,12 +155,12 @@ def score_windows(
         for index, one in sorted(rows.items(), key=lambda pair: pair[0]):
             number, window = windows.locations[index]
             if isinstance(one, AudioError) or np.isfinite(one).all():
-                yield number, window, one
+                yield owners[number], window, one
                 continue
             error = NotFiniteError(windows.tracks[number].track.origin)
             if raises_not_finite:
                 raise error
-            yield number, window, error
+            yield owners[number], window, error
 
 
 def activate(
@@ -151,7 +185,7 @@ def activate(
 
 
 def scored(
-    rows: Iterable[ScoredWindow], resources: AbstractContextManager[Any] | None = None
+    rows: Iterable[tuple[Any, Window, Any]], resources: AbstractContextManager[Any] | None = None
 ) -> Iterator[tuple[Window, NDArray[np.float32]]]:
     """Yield the windows of one track with their scores.
 

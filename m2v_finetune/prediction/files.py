@@ -1,4 +1,4 @@
-"""Prediction of music files one after the other, into an output that is valid at every moment."""
+"""Prediction of music files in their order, into an output that is valid at every moment."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +13,7 @@ from m2v_finetune.data.manifest import problem_list
 from m2v_finetune.errors import AudioError, Stopped, UserError
 from m2v_finetune.model import NotFiniteError, TaskModel, require_inference
 from m2v_finetune.model.fingerprint import model_fingerprint
+from m2v_finetune.prediction.batches import FilePredictions
 from m2v_finetune.prediction.outputs import Output, Printed, Rendering, open_output
 from m2v_finetune.variation import OutputVariation
 
@@ -42,7 +43,7 @@ def predict_files(
     output: Path | None,
     on_bad_file: Literal["stop", "skip"],
 ) -> PredictedFiles:
-    """Predict music files in their order, and write each result as soon as it is there.
+    """Predict music files in their order, and write each result as soon as its batch is computed.
 
     Args:
         model: On its device.
@@ -70,24 +71,24 @@ def _predict(
     on_bad_file: Literal["stop", "skip"],
 ) -> PredictedFiles:
     """Do what `predict_files` does, with an open output."""
-    variation = OutputVariation()
+    is_done = [destination.take_done(path) for path in files]
+    predictions = FilePredictions(model, files, is_done=is_done)
     failed: list[str] = []
-    num_computed = num_resumed = 0
+    num_computed, num_resumed = 0, sum(is_done)
 
     def progress() -> str:
-        num_done = num_computed + num_resumed
-        if num_done == 0:
+        if destination.is_empty:
             destination.finish()  # it leaves no files
             return "Nothing was written."
+        num_done = num_computed + num_resumed
         return f"{num_done} of {len(files)} files are done{destination.where()}"
 
     try:
-        for path in files:
-            if destination.take_done(path):
-                num_resumed += 1
-                continue
+        for path, prediction in predictions:
             try:
-                destination.put(path, model.predict(path, variation=variation))
+                if isinstance(prediction, AudioError | NotFiniteError):
+                    raise prediction
+                destination.put(path, prediction)
                 num_computed += 1
             except (AudioError, NotFiniteError) as error:
                 # The name of the track comes before the message, which mostly has that of the file.
@@ -98,10 +99,10 @@ def _predict(
                         f"{why}\n{progress()} To leave out what cannot be read: --on-bad-file skip.",
                         code=error.code,
                     ) from error
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f"{_out_of_memory(model, path)} {progress()}", code="predict-out-of-memory"
-                ) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{_out_of_memory(model)} {progress()}", code="predict-out-of-memory"
+        ) from error
     except Stopped as stopped:
         raise Stopped(stopped.signal_number, f"Stopped. {progress()}") from None
     destination.finish()
@@ -111,11 +112,14 @@ def _predict(
             code="predict-unreadable-files",
         )
     return PredictedFiles(
-        num_computed=num_computed, num_resumed=num_resumed, failed=failed, variation=variation
+        num_computed=num_computed,
+        num_resumed=num_resumed,
+        failed=failed,
+        variation=predictions.variation,
     )
 
 
-def _out_of_memory(model: TaskModel, path: Path) -> str:
+def _out_of_memory(model: TaskModel) -> str:
     """Return a message that a single window does not fit in memory, with the remedies."""
     if next(model.parameters()).device.type == "cuda":
         where, remedy = (
@@ -125,7 +129,7 @@ def _out_of_memory(model: TaskModel, path: Path) -> str:
     else:
         where, remedy = "memory", "Use a machine with more memory."
     return (
-        f"{path}: a single window of {model.window_seconds:g} s does not fit in {where}. {remedy} The length "
+        f"A single window of {model.window_seconds:g} s does not fit in {where}. {remedy} The length "
         "of the window is the model's: one that was trained with a shorter --data.window_seconds needs less."
     )
 

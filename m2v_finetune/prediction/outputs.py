@@ -54,6 +54,11 @@ class Rendering:
 class Output(Protocol):
     """Destination of results."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no results, of this command or an earlier one."""
+        ...
+
     def take_done(self, path: Path) -> bool:
         """Return True if an earlier command finished a file; a name that is typed twice is done twice."""
 
@@ -77,7 +82,7 @@ class Printed:
     """Standard output."""
 
     rendering: Rendering
-    is_first: bool = True
+    is_empty: bool = True
 
     def take_done(self, path: Path) -> bool:
         """Return False: nothing was done before."""
@@ -85,9 +90,9 @@ class Printed:
 
     def put(self, path: Path, prediction: Prediction) -> None:
         """Print a result."""
-        text = self.rendering.render(prediction, path, is_first=self.is_first)
+        text = self.rendering.render(prediction, path, is_first=self.is_empty)
         print(text, end="", flush=True)  # noqa: T201 (the output of the command)
-        self.is_first = False
+        self.is_empty = False
 
     def finish(self) -> None:
         """Do nothing."""
@@ -161,6 +166,11 @@ class OneFile:
             self.file = os.fdopen(number, "wb", buffering=0)
             self._cut()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no results."""
+        return self.end == 0
+
     def _num_complete(self) -> int:
         """Return the number of results that are complete and of unchanged files, from the first on.
 
@@ -184,7 +194,7 @@ class OneFile:
 
     def put(self, path: Path, prediction: Prediction) -> None:
         """Append a result."""
-        text = self.rendering.render(prediction, path, is_first=self.end == 0)
+        text = self.rendering.render(prediction, path, is_first=self.is_empty)
         content = text.encode(errors="backslashreplace")  # of a file name that is not UTF-8
         end, checksum = self.end + len(content), zlib.crc32(content, self.checksum)
         try:
@@ -206,7 +216,7 @@ class OneFile:
         with disk_errors(self.output):
             os.fsync(self.file.fileno())
             self.file.close()
-            if self.end == 0:
+            if self.is_empty:
                 self.output.unlink()
             self.record.finish()
 
@@ -256,6 +266,7 @@ class FilesInFolder:
         """
         self.record = record
         entries = record.entries
+        self.is_empty = not entries
         record.require_named({entry.file for entry in entries}, self.files)
         record.keep(len(entries))
         self.done.update(
@@ -296,6 +307,7 @@ class FilesInFolder:
             write_atomically(
                 destination, lambda unfinished: prediction.write(self.kind, unfinished)
             )
+        self.is_empty = False
         print(destination, flush=True)  # noqa: T201 (the output of the command)
 
     def finish(self) -> None:

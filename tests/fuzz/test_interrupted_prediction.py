@@ -12,7 +12,6 @@ import random
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -294,12 +293,13 @@ def test_cut_anywhere(name, models, songs, whole, tmp_path, record_property):
 
 def _stop_at_last(model, songs, rendering, output):
     """Predict all files but the last, and end as if by Ctrl-C."""
-    compute = model.predict
+    task = type(model.task)
+    compute = task.predict
 
-    def stopped(path, **options):
-        if Path(path) == songs[-1]:
+    def stopped(self, checked, windows):
+        if checked.track.path == songs[-1]:
             raise KeyboardInterrupt
-        return compute(path, **options)
+        return compute(self, checked, windows)
 
-    model.predict = stopped
+    task.predict = stopped
     predict(model, songs, rendering, output)

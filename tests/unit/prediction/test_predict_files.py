@@ -20,7 +20,7 @@ from m2v_finetune.errors import Stopped
 from m2v_finetune.files import UNFINISHED
 from m2v_finetune.model import TaskModel
 from m2v_finetune.model.fingerprint import model_fingerprint
-from m2v_finetune.prediction import Rendering, predict_files
+from m2v_finetune.prediction import Rendering, batches, predict_files
 from m2v_finetune.tasks.beats import BeatTracking
 from m2v_finetune.tasks.separation import Separation
 from m2v_finetune.tasks.tagging import Tagging
@@ -86,16 +86,23 @@ def songs(tmp_path):
 
 
 @pytest.fixture
-def computed(monkeypatch):
-    """The names of the files that a model was really asked about."""
+def alone(monkeypatch):
+    """Each file has batches of its own, so that the next one is not read before."""
+    monkeypatch.setattr(batches, "BATCH_WINDOWS", 1)
+    monkeypatch.setattr(batches, "batches_at_once", lambda model: 1)
+
+
+@pytest.fixture
+def computed(alone, monkeypatch):
+    """The names of the files whose windows are read, each by itself."""
     names = []
-    predict = TaskModel.predict
+    load = batches.track_loader
 
-    def counted(self, path, **options):
-        names.append(Path(path).name)
-        return predict(self, path, **options)
+    def counted(windows, **options):
+        names.extend(checked.track.path.name for checked in windows.tracks)
+        return load(windows, **options)
 
-    monkeypatch.setattr(TaskModel, "predict", counted)
+    monkeypatch.setattr(batches, "track_loader", counted)
     return names
 
 
@@ -151,7 +158,7 @@ def test_a_window_that_does_not_fit_in_memory(tagger, songs, tmp_path, computed,
     hook = tagger.backbone.network.encoder.layers[1].register_forward_pre_hook(refuse)
     output = tmp_path / "out.csv"
     try:
-        with raises("predict-out-of-memory", "song-2.wav: ", "0.5 s", "2 of 5", output):
+        with raises("predict-out-of-memory", "0.5 s", "2 of 5", output):
             run(tagger, songs, output, on_bad_file=on_bad_file)
     finally:
         hook.remove()
@@ -194,16 +201,7 @@ def test_where_nothing_can_be_read_nothing_is_left(tagger, tracker, tmp_path, on
 
 
 def test_a_signal_between_files_keeps_what_is_done(tagger, songs, tmp_path, monkeypatch):
-    predict = TaskModel.predict
-    calls = []
-
-    def stopped(self, path, **options):
-        calls.append(path)
-        if len(calls) == 3:
-            raise Stopped(15, "")
-        return predict(self, path, **options)
-
-    monkeypatch.setattr(TaskModel, "predict", stopped)
+    stopping(monkeypatch, Tagging, at=3)
     output = tmp_path / "out.json"
     with pytest.raises(Stopped) as ended:
         run(tagger, songs, output, "json")
@@ -212,6 +210,132 @@ def test_a_signal_between_files_keeps_what_is_done(tagger, songs, tmp_path, monk
     assert [json.loads(line)["path"] for line in output.read_text().splitlines()] == [
         str(path) for path in songs[:2]
     ]
+
+
+def stopping(monkeypatch, task, *, at):
+    """Let a signal arrive when the n-th file of a task is predicted."""
+    predict = task.predict
+    calls = []
+
+    def stopped(self, checked, windows):
+        calls.append(checked)
+        if len(calls) == at:
+            raise Stopped(15, "")
+        return predict(self, checked, windows)
+
+    monkeypatch.setattr(task, "predict", stopped)
+
+
+@pytest.fixture
+def sizes(tagger, monkeypatch):
+    """The number of windows of each batch that the model computes."""
+    found = []
+    score = tagger.score
+    monkeypatch.setattr(
+        tagger, "score", lambda waveforms: (found.append(len(waveforms)), score(waveforms))[1]
+    )
+    monkeypatch.setattr(batches, "batches_at_once", lambda model: 1)
+    return found
+
+
+def test_short_files_share_a_batch_and_a_long_one_has_its_own(tagger, songs, tmp_path, sizes):
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.tile(soundfile.read(songs[0])[0], 5), RATE)
+    files = [*songs[:2], long, *songs[2:]]
+    run(tagger, files, tmp_path / "out.csv")
+    windows = [len(tagger.predict(path).timeline) for path in files]
+    assert windows == [4, 4, 20, 4, 4, 4]
+    assert sizes[:4] == [8, 16, 4, 12]
+    _, *found = rows(tmp_path / "out.csv")
+    for path, (name, *scores) in zip(files, found, strict=True):
+        assert name == str(path)
+        expected = list(tagger.predict(path).scores.values())
+        np.testing.assert_allclose(list(map(float, scores)), expected, rtol=0, atol=1e-6)
+
+
+def test_a_resumed_command_has_the_batches_of_one_that_was_not_stopped(
+    tagger, songs, tmp_path, sizes, monkeypatch
+):
+    run(tagger, songs, tmp_path / "whole.csv")
+    assert sizes == [16, 4]
+    with monkeypatch.context() as patches:
+        stopping(patches, Tagging, at=3)
+        with pytest.raises(Stopped):
+            run(tagger, songs, tmp_path / "out.csv")
+    sizes.clear()
+    done = run(tagger, songs, tmp_path / "out.csv")
+    assert (done.num_resumed, done.num_computed) == (2, 3)
+    assert sizes == [16, 4]
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_units_that_are_done_are_not_read_again(tagger, songs, tmp_path, monkeypatch, sizes):
+    monkeypatch.setattr(batches, "UNIT_FILES", 2)
+    with monkeypatch.context() as patches:
+        stopping(patches, Tagging, at=4)
+        with pytest.raises(Stopped):
+            run(tagger, songs, tmp_path / "out.csv")
+    looked_at = []
+    check = batches.check_file
+    monkeypatch.setattr(
+        batches, "check_file", lambda path: (looked_at.append(path), check(path))[1]
+    )
+    sizes.clear()
+    run(tagger, songs, tmp_path / "out.csv")
+    assert looked_at == songs[2:]
+    assert sizes == [8, 4]
+    assert [name for name, *_ in rows(tmp_path / "out.csv")[1:]] == list(map(str, songs))
+
+
+@pytest.mark.parametrize("change", ["longer", "damaged", "repaired"])
+def test_a_file_that_changes_while_its_batch_is_made(tagger, songs, tmp_path, change, monkeypatch):
+    """Files are looked at before their batch is read: the result is that of the new content."""
+    new = tmp_path / "new.wav"
+    write_song(new, seed=77, bad_at=RATE // 3 if change == "damaged" else None)
+    if change == "longer":
+        samples, _ = soundfile.read(new)
+        soundfile.write(new, np.concatenate([samples, samples[: RATE // 2]]), RATE)
+    if change == "repaired":
+        write_song(songs[1], seed=1, bad_at=RATE // 3)
+    load = batches.track_loader
+
+    def changed(windows, **options):
+        shutil.copy(new, songs[1])
+        return load(windows, **options)
+
+    monkeypatch.setattr(batches, "track_loader", changed)
+    monkeypatch.setattr(batches, "batches_at_once", lambda model: 1)
+    done = run(tagger, songs, tmp_path / "out.csv", on_bad_file="skip")
+    found = {name: scores for name, *scores in rows(tmp_path / "out.csv")[1:]}
+    if change == "damaged":
+        assert [str(songs[1])] == [why.partition(": ")[0] for why in done.failed]
+        assert list(found) == [str(path) for path in songs if path != songs[1]]
+        return
+    assert done.failed == []
+    expected = list(tagger.predict(new).scores.values())
+    np.testing.assert_allclose(list(map(float, found[str(songs[1])])), expected, rtol=0, atol=1e-6)
+
+
+def test_a_signal_at_the_first_file_keeps_the_results_of_an_earlier_command(
+    tracker, songs, tmp_path, monkeypatch
+):
+    run(tracker, songs, tmp_path / "whole", "beats")
+    output = tmp_path / "out"
+    write_song(songs[0], seed=0, bad_at=RATE // 3)
+    with monkeypatch.context() as patches:
+        stopping(patches, BeatTracking, at=4)  # songs[0] is asked about, too
+        with pytest.raises(Stopped):
+            run(tracker, songs, output, "beats", on_bad_file="skip")
+    write_song(songs[0], seed=0)
+    with monkeypatch.context() as patches:
+        stopping(patches, BeatTracking, at=1)
+        with pytest.raises(Stopped) as ended:
+            run(tracker, songs, output, "beats", on_bad_file="skip")
+    assert names(str(ended.value), 2, 5, output)
+    done = run(tracker, songs, output, "beats", on_bad_file="skip")
+    assert (done.num_resumed, done.num_computed) == (2, 3)
+    for path in (tmp_path / "whole").iterdir():
+        assert (output / path.name).read_bytes() == path.read_bytes()
 
 
 def interrupted(model, songs, output, kind="csv", **options):
