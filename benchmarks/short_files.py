@@ -6,12 +6,14 @@
 The model is `filterbank-small` of this checkout with a head of random weights, saved by each checkout. Each
 command is a process of its own; all take turns in each round, first on the idle machine, then beside a
 process that computes without end. The seconds of the same command for one note, its start-up, are
-subtracted. Medians, quartiles and range go to benchmarks/results/short_files.json.
+subtracted, by the clock and of processor time. Medians, quartiles and range go to
+benchmarks/results/short_files.json.
 """
 
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -56,6 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     load = os.getloadavg()
     rows: dict[str, Any] = {}
+    of_processor: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for count in (1, arguments.notes):
@@ -73,29 +76,35 @@ def main() -> None:
         for machine in ("idle", "one core busy"):
             busy = subprocess.Popen([sys.executable, "-c", BUSY]) if machine != "idle" else None
             taken: dict[str, list[float]] = {name: [] for name in ways}
+            used: dict[str, list[float]] = {name: [] for name in ways}
             for number in range(arguments.rounds):
                 for name, (checkout, is_table) in ways.items():
                     one, all_notes = (
                         predict(checkouts[checkout], folder, checkout, count, is_table=is_table)
                         for count in (1, arguments.notes)
                     )
-                    taken[name].append(round(all_notes - one, 2))
+                    taken[name].append(round(all_notes[0] - one[0], 2))
+                    used[name].append(round(all_notes[1] - one[1], 2))
                 print(machine, number, {name: one[-1] for name, one in taken.items()}, flush=True)
             rows[machine] = {name: spread(seconds) for name, seconds in taken.items()}
+            of_processor[machine] = {name: spread(seconds) for name, seconds in used.items()}
             if busy is not None:
                 busy.kill()
                 busy.wait()
     result = {
         "notes": arguments.notes,
         "seconds": rows,
+        "processor_seconds": of_processor,
         "load_average": {"before": load, "after": os.getloadavg()},
         "environment": environment(),
     }
     arguments.result.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def predict(checkout: Path, folder: Path, model: str, count: int, *, is_table: bool) -> float:
-    """Return the seconds of a command by the clock."""
+def predict(
+    checkout: Path, folder: Path, model: str, count: int, *, is_table: bool
+) -> tuple[float, float]:
+    """Return the seconds of a command by the clock, and of processor time."""
     output = folder / ("tables" if is_table else "out.csv")
     notes = folder / f"{count}"
     sources = [str(notes)] if is_table else [str(path) for path in sorted(notes.iterdir())]
@@ -112,9 +121,9 @@ def predict(checkout: Path, folder: Path, model: str, count: int, *, is_table: b
     return seconds
 
 
-def run(checkout: Path, code: str, words: list[str]) -> float:
-    """Run Python in a checkout; return the seconds by the clock."""
-    start = time.perf_counter()
+def run(checkout: Path, code: str, words: list[str]) -> tuple[float, float]:
+    """Run Python in a checkout; return the seconds by the clock, and of processor time."""
+    start, start_used = time.perf_counter(), processor_seconds()
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=checkout,
@@ -124,7 +133,13 @@ def run(checkout: Path, code: str, words: list[str]) -> float:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return time.perf_counter() - start
+    return time.perf_counter() - start, processor_seconds() - start_used
+
+
+def processor_seconds() -> float:
+    """Return the processor time of all processes that this one waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

@@ -583,11 +583,13 @@ def write(name: str, row: dict[str, Any], path: Path, device: torch.device) -> N
 
 
 def processor() -> str:
-    """Return the processor's name where the system tells it."""
+    """Return the processor's name and generation where the system has them."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    facts = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
+    if "model name" not in facts:
+        return platform.machine()
+    return f"{facts['model name'].strip()}, family{facts['cpu family']}, model{facts['model']}"
 
 
 if __name__ == "__main__":

@@ -1,19 +1,15 @@
 """bfloat16 on a CPU: only where the CPU is fast in it.
 
-The vector instructions ``avx512_bf16`` alone do not tell: by them the hidden states of music2vec's size take
-1.6 times as long as in float32 on an Intel Xeon, and 0.3 times on an AMD EPYC of the Zen 5 generation, which
-multiplies matrices at 500 GFLOP/s a core. Source: benchmarks/cpu_network.py.
+The vector instructions ``avx512_bf16`` alone do not tell: in bfloat16 the hidden states of music2vec's size
+take 1.6 times as long as in float32 on an Intel Xeon, 0.5 times on AMD's Zen 4 and 0.3 times on Zen 5. A core
+of these multiplies matrices at 180 and 500 GFLOP/s in bfloat16, and at 80 and 110 in float32. Source:
+benchmarks/cpu_network.py.
 """
 
 from typing import Literal
 
 import torch
 
-FAST_CPUS = (("amx_bf16",), ("avx512_bf16", "avx512_vp2intersect"))
-"""Names in `torch.cpu.get_capabilities` by which fast CPUs are known: matrix units (AMX), or AMD's Zen 5.
-
-No other generation has both names of the latter.
-"""
 TASKS = frozenset(
     {
         "beats",
@@ -40,13 +36,15 @@ InferencePrecision = Literal["float32", "bfloat16"]
 
 
 def has_fast_bfloat16() -> bool:
-    """Return whether bfloat16 is faster than float32 on this CPU: one of `FAST_CPUS`.
+    """Return whether bfloat16 is faster than float32 here: by matrix units (AMX), or on AMD's Zen 4 and 5.
 
-    PyTorch's variable ``ATEN_CPU_CAPABILITY``, such as ``avx2``, hides them.
+    These are the processors of AMD with ``avx512_bf16``. PyTorch's variable ``ATEN_CPU_CAPABILITY``, such as
+    ``avx2``, hides the instructions.
     """
-    is_used = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    capabilities = torch.cpu.get_capabilities()
-    return is_used and any(all(capabilities.get(name) for name in names) for names in FAST_CPUS)
+    found = torch.cpu.get_capabilities()
+    is_of_amd = str(found.get("cpu_name", "")).startswith("AMD ")
+    is_fast = bool(found.get("amx_bf16") or (is_of_amd and found.get("avx512_bf16")))
+    return is_fast and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def uses_bfloat16(task: str) -> bool:

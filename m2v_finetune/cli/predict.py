@@ -90,8 +90,8 @@ def add_commands(commands: Commands) -> None:
         "--precision",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="precision of the network; auto is bfloat16 on a CPU on which it is fast (AMX, Zen 5), and "
-        "float32 elsewhere (default: %(default)s)",
+        help="precision of the network; auto is bfloat16 on a CPU on which it is fast (AMX, Zen 4 and 5), "
+        "and float32 elsewhere (default: %(default)s)",
     )
     add_table_options(predict)
     predict.set_defaults(command=_predict)

@@ -68,7 +68,7 @@ class TrainingConfig:
             per_device_batch_size x this x the number of processes.
         eval_batch_size: Batch size of evaluation, in windows.
         mixed_precision: Precision of training. ``auto`` selects bf16 if the GPU supports it, fp16 with
-            loss scaling on older GPUs, and on a CPU bf16 if it is fast there (AMX, Zen 5) and the task
+            loss scaling on older GPUs, and on a CPU bf16 if it is fast there (AMX, Zen 4 and 5) and the task
             is among those measured (docs/precision.md), else no mixed precision.
         gradient_checkpointing: Whether activations are recomputed in the backward pass to save memory:
             those of each transformer layer, and of the conv encoder if it is trainable.

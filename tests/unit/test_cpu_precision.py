@@ -21,19 +21,23 @@ RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "precision.json"
 WAVE = np.random.default_rng(0).normal(0, 0.1, 4 * SAMPLES).astype(np.float32)
 
 
+XEON, EPYC = "Intel(R) Xeon(R) Processor", "AMD EPYC"
 CPUS = {
-    "AVX2": (),
-    "Xeon": ("avx512_bf16",),
-    "AMX": ("avx512_bf16", "amx_bf16"),
-    "Zen 5": ("avx512_bf16", "avx512_vp2intersect"),
+    "AVX2": (EPYC, ()),
+    "Zen 3": ("AMD EPYC-Milan Processor", ()),
+    "Xeon": (XEON, ("avx512_bf16",)),
+    "AMX": (XEON, ("avx512_bf16", "amx_bf16")),
+    "Zen 4": ("AMD Ryzen 9 7950X 16-Core Processor", ("avx512_bf16",)),
+    "Zen 5": (EPYC, ("avx512_bf16", "avx512_vp2intersect")),
 }
-"""Capabilities of CPUs, as torch reports them."""
+"""Name and capabilities of CPUs, as torch reports them."""
 
 
 @pytest.fixture(params=CPUS)
 def cpu(request, monkeypatch):
     """Name of the CPU that torch reports."""
-    found = {"avx2": True, **dict.fromkeys(CPUS[request.param], True)}
+    name, capabilities = CPUS[request.param]
+    found = {"avx2": True, "cpu_name": name, **dict.fromkeys(capabilities, True)}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     return request.param
@@ -44,7 +48,7 @@ def scores(model):
 
 
 def test_the_cpu_decides_and_the_run_summary_names_the_reason(cpu):
-    is_fast = cpu in ("AMX", "Zen 5")
+    is_fast = cpu in ("AMX", "Zen 4", "Zen 5")
     assert has_fast_bfloat16() == is_fast
     for setting, task, device, chosen in (
         ("auto", "tagging", CPU, "bfloat16" if is_fast else "float32"),

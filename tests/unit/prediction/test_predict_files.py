@@ -269,6 +269,18 @@ def test_a_resumed_command_has_the_batches_of_one_that_was_not_stopped(
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_a_file_that_is_done_and_gone_since_is_no_problem(tagger, songs, tmp_path, monkeypatch):
+    output = tmp_path / "out.csv"
+    with monkeypatch.context() as patches:
+        stopping(patches, Tagging, at=3)
+        with pytest.raises(Stopped):
+            run(tagger, songs, output)
+    songs[0].unlink()
+    done = run(tagger, songs, output)
+    assert (done.num_resumed, done.num_computed, done.failed) == (2, 3, [])
+    assert [name for name, *_ in rows(output)[1:]] == list(map(str, songs))
+
+
 def test_units_that_are_done_are_not_read_again(tagger, songs, tmp_path, monkeypatch, sizes):
     monkeypatch.setattr(batches, "UNIT_FILES", 2)
     with monkeypatch.context() as patches:
