@@ -13,6 +13,7 @@ import copy
 import json
 import os
 import statistics
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -139,15 +140,35 @@ def measure(
     return row
 
 
+def gflops_of_products(threads: int, dtype: torch.dtype) -> float:
+    """Return the rate of a matrix product of the size of a feed-forward layer, in GFLOP/s: the best of 20."""
+    torch.set_num_threads(threads)
+    rows, inputs, outputs = 8 * 249, 768, 3072
+    left, right = torch.randn(rows, inputs).to(dtype), torch.randn(inputs, outputs).to(dtype)
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - start)
+    return round(2 * rows * inputs * outputs / min(seconds) / 1e9)
+
+
 def main() -> None:
     """Measure each network with one thread and with all, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, default=8, help="windows of 5 s")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=sorted({1, torch.get_num_threads()}),
+        help="(default: 1, and all)",
+    )
     arguments = parser.parse_args()
     capabilities = torch.cpu.get_capabilities()
     units = [name for name in ("amx_bf16", "avx512_bf16") if capabilities.get(name)]
-    for threads in sorted({1, torch.get_num_threads()}):
+    for threads in arguments.threads:
         load = os.getloadavg()[0]
         rows = [
             measure(
@@ -167,6 +188,10 @@ def main() -> None:
             "torch": torch.__version__,
             "load_average": [round(load, 2), round(os.getloadavg()[0], 2)],
             "rounds": arguments.rounds,
+            "gflops_of_products": {
+                name: gflops_of_products(threads, getattr(torch, name))
+                for name in ("float32", "bfloat16")
+            },
             "rows": rows,
         }
         write(measured)

@@ -2,7 +2,7 @@
 
 The vector instructions ``avx512_bf16`` alone do not tell: in bfloat16 the hidden states of music2vec's size
 take 1.6 times as long as in float32 on an Intel Xeon, 0.5 times on AMD's Zen 4 and 0.3 times on Zen 5. A core
-of these multiplies matrices at 180 and 500 GFLOP/s in bfloat16, and at 80 and 110 in float32. Source:
+of these multiplies matrices at 187 and 500 GFLOP/s in bfloat16, and at 86 and 110 in float32. Source:
 benchmarks/cpu_network.py.
 """
 
@@ -41,6 +41,8 @@ def has_fast_bfloat16() -> bool:
     These are the processors of AMD with ``avx512_bf16``. PyTorch's variable ``ATEN_CPU_CAPABILITY``, such as
     ``avx2``, hides the instructions.
     """
+    if not hasattr(torch.cpu, "get_capabilities"):  # older PyTorch, such as 2.7
+        return False
     found = torch.cpu.get_capabilities()
     is_of_amd = str(found.get("cpu_name", "")).startswith("AMD ")
     is_fast = bool(found.get("amx_bf16") or (is_of_amd and found.get("avx512_bf16")))
