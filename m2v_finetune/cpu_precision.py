@@ -41,8 +41,6 @@ def has_fast_bfloat16() -> bool:
     These are the processors of AMD with ``avx512_bf16``. PyTorch's variable ``ATEN_CPU_CAPABILITY``, such as
     ``avx2``, hides the instructions.
     """
-    if not hasattr(torch.cpu, "get_capabilities"):  # older PyTorch, such as 2.7
-        return False
     found = torch.cpu.get_capabilities()
     is_of_amd = str(found.get("cpu_name", "")).startswith("AMD ")
     is_fast = bool(found.get("amx_bf16") or (is_of_amd and found.get("avx512_bf16")))

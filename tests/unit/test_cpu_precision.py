@@ -67,11 +67,6 @@ def test_instructions_that_pytorch_does_not_use_do_not_count(cpu, monkeypatch):
     assert not has_fast_bfloat16()
 
 
-def test_an_older_pytorch_does_not_name_the_instructions(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert not has_fast_bfloat16()
-
-
 def test_the_tasks_are_those_within_the_bound():
     found = json.loads(RESULT.read_text(encoding="utf-8"))
     within = {
