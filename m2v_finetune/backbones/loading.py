@@ -177,6 +177,7 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
             )
     try:
         config = encoder.config_class(**known_settings(settings, encoder))
+        _require_probabilities(config.to_dict())
         config._attn_implementation = ATTENTION
         network: PreTrainedModel = encoder.network_class(config)
     # Errors of transformers and torch for the values of an invalid file.
@@ -194,6 +195,13 @@ def build_network(settings: Mapping[str, Any], *, where: str) -> PreTrainedModel
         ) from error
     use_own_dropout(network)
     return network
+
+
+def _require_probabilities(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError if the probability of a dropout, or of leaving out a layer, is none."""
+    for name, value in settings.items():
+        if name.endswith(("dropout", "layerdrop")) and not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; it is a probability, from 0 to 1")
 
 
 def frame_grid_of(settings: Mapping[str, Any], sample_rate: int, *, where: str) -> FrameGrid:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from rich.progress import Progress
 
@@ -188,8 +189,9 @@ def output_variation(
 def measure(
     model: TaskModel, tracks: Sequence[CheckedTrack], *, batch_size: int = 16, seed: int = 0
 ) -> dict[str, Any]:
-    """Return the metrics of a trained model on labelled tracks, in the format of results.json."""
-    accelerator = Accelerator()
+    """Return the metrics of a trained model on labelled tracks in float32, in the format of results.json."""
+    AcceleratorState._reset_state()  # a run before it in this process may have another precision
+    accelerator = Accelerator(mixed_precision="no")  # whatever a launcher's variable has
     keep_freed_memory(accelerator.device)
     variation = OutputVariation()
     with progress_bar(accelerator) as bar:

@@ -34,6 +34,8 @@ MAY_CHANGE = (
 SPLIT = ("per_device_batch_size", "gradient_accumulation_steps")
 SOURCE = "data.source"
 """Setting that may change if it has the same tracks as at the start of the run."""
+PRECISION = "training.mixed_precision"
+"""Setting that may change if the precision stays: ``bf16`` on a machine where ``auto`` would be another."""
 OF_RESUME = ("run.output_dir", "run.resume")
 """Settings of each resume itself."""
 
@@ -98,6 +100,7 @@ def allowed_changes(
     *,
     initial_batch: TotalBatch,
     batch: TotalBatch,
+    is_same_precision: bool,
     may_source_change: bool,
     config_file: Path,
 ) -> list[Change]:
@@ -108,6 +111,7 @@ def allowed_changes(
         current: Settings now.
         initial_batch: Total batch at the start.
         batch: Total batch now.
+        is_same_precision: Whether the run computes in the precision of its start, by whatever setting.
         may_source_change: Whether the current source is known to have the same tracks.
         config_file: File with the initial settings, in the run folder.
 
@@ -125,6 +129,8 @@ def allowed_changes(
     ]
     is_same_total = batch.size == initial_batch.size
     may_change = {*MAY_CHANGE, *(f"training.{name}" for name in SPLIT if is_same_total)}
+    if is_same_precision:
+        may_change.add(PRECISION)
     if may_source_change:
         may_change.add(SOURCE)
     allowed = [one for one in changes if one.name in may_change or one.name.startswith("publish.")]
@@ -149,8 +155,9 @@ def _other_settings(problems: Sequence[str], config_file: Path) -> UserError:
             problems,
             f"Resume with its own, by --config {config_file}. Settings that may change: publish and "
             f"{', '.join(MAY_CHANGE)}; and {' and '.join(f'training.{name}' for name in SPLIT)}, "
-            "if their product with the number of processes does not. If a folder was moved, "
-            "a link with its old name (ln -s NEW OLD) lets the run resume with its own settings.",
+            f"if their product with the number of processes does not; and {PRECISION}, if the precision "
+            "stays. If a folder was moved, a link with its old name (ln -s NEW OLD) lets the run resume with "
+            "its own settings.",
         ),
         code="run-settings-changed",
     )

@@ -185,11 +185,13 @@ class RunFolder:
                 code="run-config-unreadable",
             ) from error
         current = to_dict(config)
+        initial_precision = environment.get("mixed_precision")
         changes = allowed_changes(
             initial,
             current,
             initial_batch=initial_batch,
             batch=TotalBatch.of(current, num_processes=num_processes),
+            is_same_precision=precision == initial_precision,
             # The recipe has compared the tracks with those of the new source.
             may_source_change=self.tracks.is_file(),
             config_file=self.config,
@@ -203,13 +205,14 @@ class RunFolder:
                 initial_threads,
                 num_threads,
             )
-        initial_precision = environment.get("mixed_precision", precision)
-        if precision != initial_precision:
+        if initial_precision is not None and precision != initial_precision:
             logger.warning(
                 "The run started in the precision %s and resumes in %s, as this machine has another "
-                "processor: it differs from an uninterrupted run. --training.mixed_precision sets it.",
+                "processor: it differs from an uninterrupted run. --training.mixed_precision %s keeps the "
+                "first.",
                 initial_precision,
                 precision,
+                initial_precision,
             )
         self._changed = {change.name: change.current for change in changes}
         line = {

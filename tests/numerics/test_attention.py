@@ -90,16 +90,25 @@ def test_only_training_on_a_cpu_that_is_not_compiled_uses_it(monkeypatch):
     assert torch.equal(drawn(), of_pytorch)
 
 
+def of_pytorch(network):
+    return [one for one in network.modules() if isinstance(one, nn.Dropout)]
+
+
 @pytest.mark.parametrize("name", ENCODERS)
-def test_every_network_has_it(name):
+def test_every_network_has_it_with_its_own_probabilities(name):
     encoder = ENCODERS[name]
     config = encoder.config_class(
         **{"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2},
         **{"intermediate_size": 8, "num_conv_pos_embedding_groups": 2},
     )
     network = encoder.network_class(config)
+    for number, one in enumerate(of_pytorch(network)):
+        one.p = number / 100
+    expected = [one.p for one in of_pytorch(network)]
     use_own_dropout(network)
-    kinds = {type(one) for one in network.modules() if isinstance(one, nn.Dropout)}
+    assert [one.p for one in of_pytorch(network)] == expected
+    assert len(set(expected)) > 2
+    kinds = set(map(type, of_pytorch(network)))
     assert kinds == {Dropout}
     assert type(build_architecture("random-small").network.encoder.dropout) is Dropout
 

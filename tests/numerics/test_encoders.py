@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -198,6 +199,11 @@ def test_families_that_look_alike_are_refused_by_name(model_type, tmp_path):
         ("conv_dim", [8]),
         ("hidden_act", "none such"),
         ("mask_time_prob", None),
+        ("hidden_dropout", 1.5),
+        ("attention_dropout", 1.5),
+        ("attention_dropout", -0.1),
+        ("attention_dropout", math.nan),
+        ("layerdrop", 2),
     ],
 )
 @pytest.mark.parametrize("name", FAMILIES)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from support.messages import noting_run_command, raises
 
@@ -559,6 +560,25 @@ def test_predict_states_that_outputs_hardly_vary(
 
 
 # -- evaluate -------------------------------------------------------------------------------------
+
+
+def test_evaluate_is_in_float32_whatever_a_variable_has(
+    m2v: M2v, saved: Path, songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AcceleratorState._reset_state()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    chosen = []
+    score = TaskModel.score
+    monkeypatch.setattr(
+        TaskModel,
+        "score",
+        lambda self, *parts: (chosen.append(torch.is_autocast_enabled("cpu")), score(self, *parts))[
+            1
+        ],
+    )
+    assert m2v("evaluate", saved, songs).code == 0
+    assert chosen
+    assert not any(chosen)
 
 
 @pytest.mark.slow

@@ -124,8 +124,25 @@ def test_a_run_that_resumes_in_another_precision_reports_it(tmp_path, caplog):
     assert caplog.text == ""
     folder.create(CONFIG, precision="no")
     assert logged(caplog, "bf16", "no") == 1
+    assert "--training.mixed_precision bf16" in " ".join(caplog.text.split())
     lines = folder.resumes.read_text().splitlines()
     assert [json.loads(line)["mixed_precision"] for line in lines] == ["bf16", "no"]
+
+
+def test_the_setting_of_the_precision_may_change_while_the_precision_stays(tmp_path, caplog):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(CONFIG, precision="bf16")
+    kept = replace(CONFIG, training=replace(CONFIG.training, mixed_precision="bf16"))
+    folder.create(kept, precision="bf16")
+    assert "resumes in" not in caplog.text
+    other = replace(CONFIG, training=replace(CONFIG.training, mixed_precision="no"))
+    with raises("run-settings-changed", "training.mixed_precision", "'auto'", "'no'"):
+        folder.create(other, precision="no")
+    environment = json.loads(folder.environment.read_text())
+    del environment["mixed_precision"]  # nobody knows it
+    write_json(folder.environment, environment)
+    with raises("run-settings-changed", "training.mixed_precision"):
+        folder.create(kept, precision="bf16")
 
 
 DEEP = 100_000 * b"["

@@ -376,11 +376,20 @@ def interrupted(model, songs, output, kind="csv", **options):
                 Tagging(labels=("drums", "piano", "slow, sad"), label_column="tags"), seed=1
             )
         },
+        {"precision": "bfloat16", "named": "precision"},
         {"files": slice(1, None)},
     ],
-    ids=["format", "time line", "top", "task", "weights", "without a file that is done"],
+    ids=[
+        "format",
+        "time line",
+        "top",
+        "task",
+        "weights",
+        "precision",
+        "without a file that is done",
+    ],
 )
-def test_another_command_does_not_resume(tagger, songs, tmp_path, other, computed):
+def test_another_command_does_not_resume(tagger, songs, tmp_path, other, computed, monkeypatch):
     output = tmp_path / "out.csv"
     interrupted(tagger, songs, output)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("out*")}
@@ -388,6 +397,7 @@ def test_another_command_does_not_resume(tagger, songs, tmp_path, other, compute
     computed.clear()
     options = {key: value for key, value in other.items() if key in ("kind", "timeline", "top")}
     model = other["model"]() if "model" in other else tagger
+    monkeypatch.setattr(model, "_precision", other.get("precision", "float32"))
     code, named = "output-other-settings", other.get("named", "model")
     if "files" in other:
         code, named = "output-other-files", songs[0]
