@@ -1,4 +1,4 @@
-"""Is int8 faster in prediction? Processor seconds of a window, and what changes, beside float32.
+"""Is int8 faster in prediction? Processor seconds of a window, and what changes, beside float32 and bfloat16.
 
     python benchmarks/int8.py [--networks BACKBONE ...] [--runs RUN_FOLDER ...] [--without-onnx]
 
@@ -15,6 +15,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from precision import metric
 from songs import spread
 from torch import Tensor, nn
+from training_step import processor
 
 from m2v_finetune.config import BackboneConfig, HeadConfig, TuningConfig
 from m2v_finetune.data.checking import check_tracks
@@ -65,7 +67,7 @@ def write(found: dict[str, Any]) -> None:
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
         "machine": f"{platform.machine()}, {torch.cpu.get_capabilities()['cpu_name']}, "
-        f"{os.cpu_count()} cores",
+        f"{os.cpu_count()} cores, {processor()}",
         "vnni": bool(torch.cpu.get_capabilities().get("avx512_vnni")),
         "load_average": os.getloadavg(),
     }
@@ -80,6 +82,13 @@ def in_int8(model: TaskModel) -> TaskModel:
     return quantised
 
 
+def in_bfloat16(model: TaskModel, waveforms: Tensor) -> Tensor:
+    """Return the logits of a model in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits: Tensor = model(waveforms)
+    return logits.float()
+
+
 def measure(source: str, rounds: int, *, with_onnx: bool) -> dict[str, Any]:
     """Return processor seconds of a window, and the relative difference of its logits."""
     torch.manual_seed(0)
@@ -92,7 +101,11 @@ def measure(source: str, rounds: int, *, with_onnx: bool) -> dict[str, Any]:
         with_weights=False,
     ).eval()
     waveforms = 0.1 * torch.randn(1, model.window_samples)
-    ways: dict[str, Callable[[Tensor], Tensor]] = {"torch": model, "torch int8": in_int8(model)}
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "torch": model,
+        "torch bfloat16": partial(in_bfloat16, model),
+        "torch int8": in_int8(model),
+    }
     with tempfile.TemporaryDirectory() as folder:
         if with_onnx:
             file, small = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
@@ -128,6 +141,7 @@ def compare(run: Path) -> dict[str, Any]:
         "backbone": model.backbone.source,
         "float32": metric(model, test),
         "int8": metric(in_int8(model), test),
+        "test_tracks": len(test),
     }
     print(run, row, flush=True)
     return {model.task.name: row}

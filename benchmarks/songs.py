@@ -77,6 +77,8 @@ def command_variables(**more: str) -> dict[str, str]:
 def environment() -> dict[str, Any]:
     """Return versions and machine, with those of the other side."""
     found = describe_environment()
+    for of_run in ("num_processes", "num_threads", "mixed_precision"):
+        del found[of_run]  # a benchmark has its own, beside its measurements
     found["packages"] |= {name: version(name) for name in ("librosa", "datasets")}
     found["packages"]["libsndfile"] = soundfile.__libsndfile_version__
     return found

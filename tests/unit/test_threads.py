@@ -167,23 +167,6 @@ def test_few_batches_are_read_before_they_are_used():
     assert len(read) == 100
 
 
-def test_batches_that_wait_are_not_computed_once_nobody_wants_them():
-    first, hold, computed = threading.Event(), threading.Event(), []
-
-    def work(number):
-        computed.append(number)
-        if number:
-            first.set()
-            hold.wait(10)
-
-    rows = in_order(work, range(100), at_once=2)
-    next(rows)
-    first.wait(10)
-    threading.Timer(0.2, hold.set).start()
-    rows.close()
-    assert max(computed) <= 3
-
-
 def test_an_error_of_a_batch_is_raised_at_its_place_and_the_others_end():
     ended = []
 
